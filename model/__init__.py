@@ -1,0 +1,56 @@
+"""The table: what a device that migrates may do, written down once.
+
+`load` reads it, `Spec` is its typed form, `Spec.machine` restricts it to a capability set and answers
+what a request leads to. `Trace` is what the prover, the engine and the diagrams tell each other.
+"""
+
+from vfio_migration.model.errors import Mistake, SpecError, UnknownName
+from vfio_migration.model.load import from_data, load, loads
+from vfio_migration.model.machine import Machine, Refused, Route
+from vfio_migration.model.spec import (
+    Activity,
+    Arc,
+    Capability,
+    CapabilitySet,
+    Event,
+    Operation,
+    Profile,
+    Refusal,
+    RequestRule,
+    RoutingRule,
+    Session,
+    SessionEffect,
+    Spec,
+    State,
+    StreamEnd,
+)
+from vfio_migration.model.trace import Step, Trace
+
+__all__ = [
+    "Activity",
+    "Arc",
+    "Capability",
+    "CapabilitySet",
+    "Event",
+    "Machine",
+    "Mistake",
+    "Operation",
+    "Profile",
+    "Refusal",
+    "Refused",
+    "RequestRule",
+    "Route",
+    "RoutingRule",
+    "Session",
+    "SessionEffect",
+    "Spec",
+    "SpecError",
+    "State",
+    "Step",
+    "StreamEnd",
+    "Trace",
+    "UnknownName",
+    "from_data",
+    "load",
+    "loads",
+]

@@ -1,0 +1,332 @@
+"""A table restricted to one capability set: its arcs, next steps, paths and refusals.
+
+Nothing here is written by hand that follows from the table:
+
+- *Contraction.* States the set lacks leave the grid; arcs along a straight line through them join.
+- *Next step.* For every pair of states, the first arc of the path that the routing rule selects.
+  A refused pair has none.
+- *Path.* The next step, taken again and again until it arrives. This is what a device does (and what
+  Linux does: it asks `vfio_mig_get_next_state` before each step), so it is what is computed here
+  too; that it always arrives, by a legal and shortest path, is for the verifier to prove.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from vfio_migration.model.spec import (
+    Arc,
+    CapabilitySet,
+    Condition,
+    RequestRule,
+    RoutingRule,
+    Spec,
+    State,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a request is refused: the errno the client is answered, and the row that says so."""
+
+    errno: str
+    reason: str
+    when: Condition
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a request leads to.
+
+    Attributes:
+        from_: The state in which the request is made.
+        to: The state asked for: its name, or the number given if no state has it.
+        arcs: The arcs to take, in order; empty for a no-op and for a refused request.
+        refused: Why it is refused, or None.
+    """
+
+    from_: str
+    to: str | int
+    arcs: tuple[Arc, ...]
+    refused: Refused | None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The states stepped through, the target last; empty for a no-op."""
+        return tuple(arc.to for arc in self.arcs)
+
+    def __str__(self) -> str:
+        if self.refused is not None:
+            return f"{self.from_} -> {self.to}: refused ({self.refused.errno})"
+        if not self.arcs:
+            return f"{self.from_} -> {self.to}: nothing to do"
+        return " -> ".join([self.from_, *self.path])
+
+
+class Machine:
+    """The table under one capability set. Make it with `Spec.machine`, which keeps it.
+
+    Attributes:
+        spec: The whole table.
+        capabilities: The capability set.
+        states: The states it supports, in the order of the table.
+        arcs: The arcs between them, contracted ones included.
+    """
+
+    def __init__(self, spec: Spec, capabilities: CapabilitySet) -> None:
+        self.spec = spec
+        self.capabilities = capabilities
+        self.states: tuple[State, ...] = tuple(
+            row for row in spec.states if spec.supports(capabilities, row.name)
+        )
+        self._supported = frozenset(row.name for row in self.states)
+        self.arcs: tuple[Arc, ...] = contracted_arcs(spec, self._supported)
+        self._out: dict[str, dict[str, Arc]] = {row.name: {} for row in self.states}
+        for arc in self.arcs:
+            self._out[arc.from_][arc.to] = arc
+        self._by_value = {row.value: row.name for row in spec.states}
+        rule = spec.routing_rule()
+        self._next = {
+            (state.name, target): first
+            for state in self.states
+            for target, first in self.first_steps(state.name, rule).items()
+            if spec.refusal(state.name, target) is None
+        }
+        self._routes: dict[tuple[str, str | int], Route] = {}
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.spec.name} {','.join(self.names)}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the capabilities, in the order of the table."""
+        return self.spec.names(self.capabilities)
+
+    def supports(self, state: str) -> bool:
+        """Say whether this capability set has `state`."""
+        return state in self._supported
+
+    def arc(self, from_: str, to: str) -> Arc | None:
+        """Return the arc between two states, or None if there is none."""
+        return self._out.get(from_, {}).get(to)
+
+    def arcs_from(self, state: str) -> tuple[Arc, ...]:
+        """Return the arcs that leave `state`."""
+        return tuple(self._out.get(state, {}).values())
+
+    def next_step(self, state: str, target: str) -> str | None:
+        """Return the state to step to on the way from `state` to `target`, or None if refused.
+
+        This is the table that `vfio_mig_get_next_state` of Linux looks its answers up in, but for
+        `state == target`, which is no step.
+        """
+        return self._next.get((state, target))
+
+    def route(self, from_: str, to: str | int | State) -> Route:
+        """Decide a request and return its path.
+
+        Args:
+            from_: The present state; it must be one of this capability set.
+            to: The state asked for: its name, its value on the wire, or the row itself.
+
+        Raises:
+            UnknownName: If `from_` or a target given by name is no state of the table.
+            ValueError: If this capability set lacks `from_`: no device can be there.
+        """
+        self.spec.state(from_)
+        if from_ not in self._supported:
+            raise ValueError(
+                f"a device with {','.join(self.names)} is never in {from_}: "
+                f"that requires {','.join(self.spec.state(from_).requires)}"
+            )
+        target: str | int = to.name if isinstance(to, State) else to
+        if isinstance(target, int):
+            target = self._by_value.get(target, target)
+        else:
+            self.spec.state(target)
+        key = (from_, target)
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes.setdefault(key, self._decide(from_, target))
+        return route
+
+    def options(self, from_: str) -> tuple[Route, ...]:
+        """Answer "what can I do from here, and why not that": one route per state of the table."""
+        return tuple(self.route(from_, row.name) for row in self.spec.states)
+
+    # --- deciding ---
+
+    def _decide(self, from_: str, to: str | int) -> Route:
+        for rule in self.spec.requests:
+            if _CONDITIONS[rule.when](self, from_, to):
+                if rule.outcome == "nothing":
+                    return Route(from_, to, (), None)
+                return Route(from_, to, (), self._refused(rule, from_, to))
+        arcs = self.follow(from_, str(to))
+        if arcs is None:
+            # The table has no "no_path" row and there is no path: nothing left to say but that.
+            raise ValueError(f"{from_} -> {to}: no path, and no row of requests that refuses it")
+        return Route(from_, to, arcs, None)
+
+    def _refused(self, rule: RequestRule, from_: str, to: str | int) -> Refused:
+        row = self.spec.refusal(from_, str(to)) if rule.when == "pair_refused" else None
+        errno, reason, source = (
+            (row.errno, row.reason, row.source) if row else (rule.errno, rule.reason, rule.source)
+        )
+        return Refused(errno or "EINVAL", reason or rule.when, rule.when, source)
+
+    def follow(self, from_: str, to: str) -> tuple[Arc, ...] | None:
+        """Take next steps from `from_` until `to`; None if they do not lead there.
+
+        At most as many steps as there are states are taken, so this ends for any table.
+        """
+        arcs: list[Arc] = []
+        here = from_
+        while here != to:
+            step = self._next.get((here, to))
+            if step is None or len(arcs) == len(self.states):
+                return None
+            arcs.append(self._out[here][step])
+            here = step
+        return tuple(arcs)
+
+    # --- paths ---
+
+    def first_steps(self, start: str, rule: RoutingRule) -> dict[str, str]:
+        """Return, for each other state a path allowed by `rule` leads to, the first step there.
+
+        The path is a shortest one; of several, the one whose arcs come first in the table (the
+        verifier's T4 proves that there never are several).
+        """
+        firsts: dict[str, tuple[int, str]] = {}
+        for allowed in self._walks(start, rule):
+            for target, found in self._search(start, allowed).items():
+                firsts[target] = min(firsts.get(target, found), found, key=lambda item: item[0])
+        return {target: first for target, (_, first) in firsts.items()}
+
+    def _walks(self, start: str, rule: RoutingRule) -> Iterable[Callable[[str, bool], bool]]:
+        """Yield, for each kind of path the rule allows, a test of its states.
+
+        The test takes a state and whether it stands inside the path (rather than at its end).
+        """
+        guarded = frozenset(row.name for row in self.states if row.session == rule.guarded)
+        if rule.interior == "always":
+            yield lambda _state, _inside: True
+            return
+        yield lambda state, inside: not (inside and state in guarded)
+        if rule.interior == "whole_path" and start in guarded:
+            yield lambda state, _inside: state in guarded
+
+    def _search(
+        self, start: str, allowed: Callable[[str, bool], bool]
+    ) -> dict[str, tuple[int, str]]:
+        """Breadth first from `start`: per state reached, the length of the path and its first step."""
+        found: dict[str, tuple[int, str]] = {}
+        queue = deque([(start, 0, "")])
+        while queue:
+            here, length, first = queue.popleft()
+            if here != start and not allowed(here, True):
+                continue
+            for to in self._out[here]:
+                if to != start and to not in found and allowed(to, False):
+                    found[to] = (length + 1, first or to)
+                    queue.append((to, length + 1, first or to))
+        return found
+
+
+def lines(spec: Spec, start: str) -> Iterable[tuple[Arc, ...]]:
+    """Yield every straight line of arcs from `start`: each arc, and its continuations along its axis.
+
+    These are what contraction joins; an arc that is no step along one axis has no continuation.
+    """
+    for first in spec.arcs:
+        if first.from_ != start:
+            continue
+        line = [first]
+        yield tuple(line)
+        direction = step_on_grid(spec, first.from_, first.to)
+        while direction is not None:
+            onward = [
+                arc
+                for arc in spec.arcs
+                if arc.from_ == line[-1].to and step_on_grid(spec, arc.from_, arc.to) == direction
+            ]
+            if len(onward) != 1:
+                break
+            line += onward
+            yield tuple(line)
+
+
+def step_on_grid(spec: Spec, from_: str, to: str) -> tuple[int, int] | None:
+    """Return the direction of a step along one axis of the grid, or None if it is not one.
+
+    Any distance along one axis counts: how far the next place is depends on the capability set.
+    """
+    here, there = spec.position(from_), spec.position(to)
+    if here is None or there is None:
+        return None
+    dx, dy = there[0] - here[0], there[1] - here[1]
+    if (dx == 0) == (dy == 0):
+        return None
+    return (dx > 0) - (dx < 0), (dy > 0) - (dy < 0)
+
+
+def contracted_arcs(spec: Spec, supported: frozenset[str]) -> tuple[Arc, ...]:
+    """Return the arcs of the table among `supported` states, lines through others joined into one."""
+    arcs: list[Arc] = []
+    for state in spec.states:
+        if state.name not in supported:
+            continue
+        for line in lines(spec, state.name):
+            ends_here = line[-1].to in supported
+            if ends_here and all(arc.to not in supported for arc in line[:-1]):
+                arcs.append(_join(line))
+    order = {(arc.from_, arc.to): index for index, arc in enumerate(spec.arcs)}
+    last = len(order)
+    return tuple(sorted(arcs, key=lambda arc: order.get((arc.from_, (*arc.via, arc.to)[0]), last)))
+
+
+def _join(line: tuple[Arc, ...]) -> Arc:
+    if len(line) == 1:
+        return line[0]
+    return Arc(
+        from_=line[0].from_,
+        to=line[-1].to,
+        via=tuple(arc.to for arc in line[:-1]),
+        summary=" ".join(arc.summary for arc in line),
+        source=line[0].source,
+    )
+
+
+_CONDITIONS: dict[Condition, Callable[[Machine, str, str | int], bool]] = {
+    "value_unknown": lambda _machine, _from, to: isinstance(to, int),
+    "target_unsupported": lambda machine, _from, to: not machine.supports(str(to)),
+    "target_not_settable": lambda machine, _from, to: not machine.spec.state(str(to)).settable,
+    "already_there": lambda _machine, from_, to: from_ == to,
+    "no_way_out": lambda machine, from_, _to: not machine.arcs_from(from_),
+    "pair_refused": lambda machine, from_, to: machine.spec.refusal(from_, str(to)) is not None,
+    "no_path": lambda machine, from_, to: machine.follow(from_, str(to)) is None,
+}
+
+
+def decisions(machine: Machine) -> dict[tuple[str, str], Route]:
+    """Return the route of every pair of states of the table that can be asked in this machine."""
+    return {
+        (state.name, target.name): machine.route(state.name, target.name)
+        for state in machine.states
+        for target in machine.spec.states
+    }
+
+
+__all__ = [
+    "Machine",
+    "Refused",
+    "Route",
+    "contracted_arcs",
+    "decisions",
+    "lines",
+    "step_on_grid",
+]
