@@ -1,0 +1,149 @@
+"""`vfio-migration diagram`: pictures made from the table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vfio_migration.cli import options
+
+if TYPE_CHECKING:
+    from vfio_migration.model import Spec, Trace
+
+_HELP = """\
+Draw the machine on its grid, one route through it, or a recorded run. The format follows the name
+of the file; without -o the DOT text goes to standard output. No Graphviz needs to be installed.
+
+examples:
+  vfio-migration diagram -o machine.svg
+  vfio-migration diagram -o small.png --flags STOP_COPY,P2P
+  vfio-migration diagram -o route.svg --route PRE_COPY STOP_COPY
+  vfio-migration diagram my_table.toml -o mine.pdf
+  vfio-migration diagram -o run.svg --trace run.json
+  vfio-migration diagram --format mmd              # Mermaid text to standard output
+"""
+
+_FORMATS = ("svg", "png", "pdf", "dot", "mmd", "json")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "diagram", help="draw the machine, a route or a run", description=_HELP
+    )
+    options.spec_argument(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write; .svg .png .pdf .dot .mmd .json"
+    )
+    parser.add_argument(
+        "--format", choices=_FORMATS, help="the format, if the file's name does not say"
+    )
+    parser.add_argument(
+        "--theme",
+        choices=("light", "dark"),
+        default="light",
+        help="the colours of PNG and PDF; an SVG follows its reader",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--route", nargs=2, metavar=("FROM", "TO"), help="highlight the path of a request"
+    )
+    what.add_argument("--trace", metavar="FILE", help="draw a recorded run or a counterexample")
+    options.flags_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the picture; 0 if it is written."""
+    from vfio_migration.cli.main import YES
+    from vfio_migration.cli.route import present_state
+
+    spec = options.read_spec(arguments.spec)
+    chosen = _format(arguments.output, arguments.format)
+    flags = options.read_flags(arguments.flags)
+    trace: Trace | None = None
+    if arguments.trace is not None:
+        trace = _read_trace(spec, arguments.trace)
+        flags = ",".join(trace.capabilities[0]) if flags is None else flags
+    machine = spec.machine(flags)
+    route = None
+    if arguments.route is not None:
+        from_, to = (options.read_state(text) for text in arguments.route)
+        route = machine.route(present_state(machine, from_), to)
+    from vfio_migration.diagrams import machine_graph, render
+
+    graph = machine_graph(machine, route=route, trace=trace)
+    data = render(graph, chosen, theme=arguments.theme)
+    if arguments.output is None:
+        if chosen in ("png", "pdf") and sys.stdout.isatty():
+            _wrong(
+                "--format",
+                chosen,
+                "is not for a terminal",
+                f"write it to a file with -o x.{chosen}",
+            )
+        sys.stdout.buffer.write(data)
+        return YES
+    _write(Path(arguments.output), data)
+    print(f"{arguments.output}: {graph.title}")
+    return YES
+
+
+def _format(output: str | None, given: str | None) -> str:
+    if given is not None:
+        return given
+    if output is None:
+        return "dot"
+    suffix = Path(output).suffix.lstrip(".").lower()
+    if suffix not in _FORMATS:
+        _wrong(
+            "--output",
+            output,
+            "does not say by its ending which format it is",
+            f"end it in one of {' '.join('.' + name for name in _FORMATS)}, or give --format",
+        )
+    return suffix
+
+
+def _read_trace(spec: Spec, path: str) -> Trace:
+    from vfio_migration.model import Trace
+
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        _wrong("--trace", path, f"cannot be read: {error}", None)
+    trace = Trace.from_json(text)
+    if not trace.start:
+        _wrong("--trace", path, "is a run of no device", None)
+    for name in (*trace.start, *(step.state for step in trace.steps)):
+        spec.state(name)
+    return trace
+
+
+def _wrong(place: str, value: object, problem: str, hint: str | None) -> Any:
+    from vfio_migration.model import Mistake, SpecError
+
+    raise SpecError([Mistake(place, value, problem, hint)])
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write all or nothing: a reader never sees half a picture."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            # mkstemp makes files private; a picture gets what any new file gets.
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        _wrong("--output", str(path), f"cannot be written: {error.strerror}", None)

@@ -1,0 +1,139 @@
+"""The entry point: arguments in, exit status out.
+
+Exit status: 0 yes, 1 no (refused, violated), 2 wrong input, 3 unknown or timed out. With `--json`
+every answer, a complaint about wrong input included, is one object on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+YES, NO, WRONG_INPUT, UNKNOWN = 0, 1, 2, 3
+
+_EPILOG = """\
+exit status:
+  0  yes: routed, proved, written
+  1  no: refused, violated
+  2  wrong input: the message names the place, the value and the way out
+  3  unknown: the solver gave up or ran out of time
+
+`vfio-migration COMMAND --help` explains a command and shows examples.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but each command's help keeps its examples as they are written."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        # An abbreviation that works today breaks the day a second option begins like it.
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments and exit with 2."""
+        if "--json" in sys.argv[1:]:
+            emit({"error": {"message": message, "mistakes": []}})
+        else:
+            self.print_usage(sys.stderr)
+            print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(WRONG_INPUT)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the whole command line."""
+    from vfio_migration.cli import completion, diagram, route, tables, verify
+
+    top = Parser(
+        prog="vfio-migration",
+        description="The VFIO v2 device-migration state machine: one table, proved, drawn and run.",
+        epilog=_EPILOG,
+    )
+    top.add_argument("--version", action="version", version=f"vfio-migration {_version()}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (route, verify, diagram, tables, completion):
+        module.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    chosen = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = chosen.run
+    from vfio_migration.model import SpecError
+
+    try:
+        status = run(chosen)
+        sys.stdout.flush()
+    except SpecError as error:
+        if getattr(chosen, "json", False):
+            emit({"error": {"message": str(error), "mistakes": [_data(m) for m in error.mistakes]}})
+        else:
+            print(f"vfio-migration: error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except ImportError as error:
+        # Only what an extra brings may be absent; anything else is a fault of ours and shows.
+        message = missing_extra(error)
+        if message is None:
+            raise
+        if getattr(chosen, "json", False):
+            emit({"error": {"message": message, "mistakes": []}})
+        else:
+            print(f"vfio-migration: error: {message}", file=sys.stderr)
+        return WRONG_INPUT
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Point stdout away so that the interpreter's own
+        # flush at exit does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return YES
+    except KeyboardInterrupt:
+        print("vfio-migration: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """Return how to install what an import lacks, or None if no extra brings it."""
+    extras = {
+        "z3": "verify",
+        "graphviz": "diagrams",
+        "pygraphviz": "diagrams",
+        "networkx": "graph",
+    }
+    extra = extras.get((error.name or "").partition(".")[0])
+    if extra is None:
+        return None
+    return (
+        f"this command needs {error.name}, which is not installed; "
+        f"run: pip install 'vfio-migration[{extra}]'"
+    )
+
+
+def emit(data: object) -> None:
+    """Print one JSON object."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _data(mistake: Any) -> dict[str, object]:
+    value = mistake.value
+    return {
+        "place": mistake.place,
+        "value": value if isinstance(value, str | int | float | bool | None) else str(value),
+        "problem": mistake.problem,
+        "hint": mistake.hint,
+    }
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("vfio-migration")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""Options that several commands share, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vfio_migration.model import Spec
+
+
+def spec_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--spec FILE`."""
+    parser.add_argument(
+        "--spec",
+        metavar="FILE",
+        help="a table of your own instead of the VFIO v2 table that comes with the package",
+    )
+
+
+def spec_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the positional `SPEC`."""
+    parser.add_argument(
+        "spec",
+        metavar="SPEC",
+        nargs="?",
+        help="a table of your own; by default the VFIO v2 table that comes with the package",
+    )
+
+
+def flags_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--flags NAMES`."""
+    parser.add_argument(
+        "--flags",
+        metavar="NAMES",
+        help="the capabilities of the device, as STOP_COPY,P2P,PRE_COPY or as a number (7); "
+        "by default all that the first profile of the table knows",
+    )
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def read_spec(path: str | None) -> Spec:
+    """Load the table a command is about."""
+    from vfio_migration.model import load
+
+    return load(path)
+
+
+def read_flags(flags: str | None) -> str | int | None:
+    """Return `--flags` as `Spec.capability_set` takes it: names, a number, or None."""
+    if flags is None:
+        return None
+    try:
+        return int(flags, 0)
+    except ValueError:
+        return flags
+
+
+def read_state(text: str) -> str | int:
+    """Return a state as it was given: a name, or a value on the wire."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return text

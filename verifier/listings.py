@@ -1,0 +1,77 @@
+"""Independent statements of specifications about the machine, for obligation T8."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Arcs that a device with all of `with_` and none of `without` must have."""
+
+    with_: tuple[str, ...]
+    without: tuple[str, ...]
+    arcs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one specification lists.
+
+    Attributes:
+        name: A short name.
+        title: What is listed, by whom.
+        source: File and symbol.
+        without: Capabilities the listing does not speak of; it is held only against sets without.
+        reading: How an ambiguous sentence is read, or the empty string.
+        groups: The arcs.
+        paths: Combination transitions, each with the capability set it is listed for.
+    """
+
+    name: str
+    title: str
+    source: str
+    without: tuple[str, ...]
+    reading: str
+    groups: tuple[Group, ...]
+    paths: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+
+    @property
+    def states(self) -> frozenset[str]:
+        """The states the listing names: on others it is silent."""
+        ends = {state for group in self.groups for arc in group.arcs for state in arc}
+        return frozenset(ends | {state for _, path in self.paths for state in path})
+
+
+@functools.cache
+def listings() -> tuple[Listing, ...]:
+    """Return every listing that comes with the verifier."""
+    text = (resources.files("vfio_migration.verifier") / "listings.toml").read_text("utf-8")
+    return tuple(_listing(row) for row in tomllib.loads(text)["listings"])
+
+
+def _listing(row: dict[str, Any]) -> Listing:
+    return Listing(
+        name=row["name"],
+        title=row["title"],
+        source=row["source"],
+        without=tuple(row["without"]),
+        reading=row["reading"],
+        groups=tuple(
+            Group(
+                with_=tuple(group["with"]),
+                without=tuple(group["without"]),
+                arcs=tuple((from_, to) for from_, to in group["arcs"]),
+            )
+            for group in row["groups"]
+        ),
+        paths=tuple(
+            (tuple(combination["capabilities"]), tuple(path))
+            for combination in row.get("combinations", ())
+            for path in combination["paths"]
+        ),
+    )
