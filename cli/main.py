@@ -101,6 +101,7 @@ def missing_extra(error: ImportError) -> str | None:
     """Return how to install what an import lacks, or None if no extra brings it."""
     extras = {
         "z3": "verify",
+        "cvc5": "cvc5",
         "graphviz": "diagrams",
         "pygraphviz": "diagrams",
         "networkx": "graph",

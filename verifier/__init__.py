@@ -7,7 +7,7 @@
 from vfio_migration.verifier.catalogue import obligations
 from vfio_migration.verifier.encoding import Encoding
 from vfio_migration.verifier.obligation import Example, Obligation, Outcome, Query, Verdict
-from vfio_migration.verifier.prover import Report, Variant, decide, select, verify
+from vfio_migration.verifier.prover import Report, Solving, Variant, decide, select, verify
 
 __all__ = [
     "Encoding",
@@ -16,6 +16,7 @@ __all__ = [
     "Outcome",
     "Query",
     "Report",
+    "Solving",
     "Variant",
     "Verdict",
     "decide",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from vfio_migration.verifier.device_promises import DEVICE
 from vfio_migration.verifier.obligation import Obligation
 from vfio_migration.verifier.table import TABLE
 
-FAMILIES = {"T": "the table"}
+FAMILIES = {"T": "the table", "D": "one device"}
 """The families by letter, in the order in which they are proved and documented."""
 
 
 def obligations() -> tuple[Obligation, ...]:
     """Return every obligation, in the order in which they are documented."""
-    return TABLE
+    return (*TABLE, *DEVICE)

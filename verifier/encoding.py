@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import z3
 
 from vfio_migration.model import Machine, RoutingRule, Spec, Step, Trace
 from vfio_migration.model.machine import lines
 
+Made = TypeVar("Made")
 Term: TypeAlias = z3.BitVecRef
 Formula: TypeAlias = z3.BoolRef
 
@@ -65,12 +66,20 @@ class Encoding:
         self._index = {name: index for index, name in enumerate(self.names)}
         self._values = [z3.BitVecVal(index, self._bits) for index in range(len(self.names) + 1)]
         self.none: Term = self._values[-1]
+        self.state_sort: z3.SortRef = z3.BitVecSort(self._bits)
+        self._made: dict[str, object] = {}
         self.flags: Term = z3.BitVec("flags", self._width)
         self.lines: tuple[Line, ...] = tuple(
             Line(name, tuple(arc.to for arc in line[:-1]), line[-1].to)
             for name in self.names
             for line in lines(spec, name)
         )
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what was made under this name before, or make it: systems are dear to build."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast("Made", self._made[name])
 
     # --- terms ---
 

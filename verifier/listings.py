@@ -19,6 +19,16 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Conduct:
+    """What a device in any of these states must not do, and what it may."""
+
+    states: tuple[str, ...]
+    forbids: tuple[str, ...]
+    permits: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """What one specification lists.
 
@@ -30,6 +40,7 @@ class Listing:
         reading: How an ambiguous sentence is read, or the empty string.
         groups: The arcs.
         paths: Combination transitions, each with the capability set it is listed for.
+        conduct: What a device does in which states.
     """
 
     name: str
@@ -39,6 +50,7 @@ class Listing:
     reading: str
     groups: tuple[Group, ...]
     paths: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    conduct: tuple[Conduct, ...]
 
     @property
     def states(self) -> frozenset[str]:
@@ -73,5 +85,14 @@ def _listing(row: dict[str, Any]) -> Listing:
             (tuple(combination["capabilities"]), tuple(path))
             for combination in row.get("combinations", ())
             for path in combination["paths"]
+        ),
+        conduct=tuple(
+            Conduct(
+                states=tuple(conduct["states"]),
+                forbids=tuple(conduct["forbids"]),
+                permits=tuple(conduct["permits"]),
+                source=conduct["source"],
+            )
+            for conduct in row.get("conduct", ())
         ),
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["proved", "violated", "unknown"]
 Method = Literal["symbolic", "exhaustive", "induction", "k-induction", "bounded", "quantified"]
-Role = Literal["claim", "witness"]
+Role = Literal["claim", "step", "witness"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Query:
     """One question to a solver.
 
     A claim holds if the answer is the expected one; `explain` reads a model that speaks against it.
+    A step of an induction is a claim whose failure refutes nothing: the situation it begins in may
+    be one that no run reaches. Then `Obligation.search` looks for a run that does.
     A witness must be satisfiable; `explain` reads the model that shows the premise happening.
 
     Attributes:
@@ -76,6 +78,8 @@ class Obligation:
         method: How it is proved.
         why: Why a user should care that it holds.
         queries: From the encoding of a table to the queries that decide it.
+        search: From the encoding to claims about runs from the start, shortest first, to be asked
+            if a step of the induction fails; None where every claim stands for itself.
     """
 
     id: str
@@ -84,6 +88,7 @@ class Obligation:
     method: Method
     why: str
     queries: Callable[[Encoding], Iterable[Query]] = field(repr=False)
+    search: Callable[[Encoding], Iterable[Query]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ if its witness is satisfiable, and an answer that is neither sat nor unsat is "u
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import z3
@@ -102,9 +102,10 @@ def verify(
     begun = time.perf_counter()
     chosen = select(only)
     encoding = Encoding(spec, profile)
+    solving = Solving(timeout)
     verdicts = []
     for obligation in chosen:
-        verdict = decide(obligation, encoding, timeout)
+        verdict = decide(obligation, encoding, solving)
         progress(verdict)
         verdicts.append(verdict)
     variants: tuple[Variant, ...] = ()
@@ -115,15 +116,15 @@ def verify(
     return Report(spec, encoding.profile, tuple(verdicts), variants, time.perf_counter() - begun)
 
 
-def decide(obligation: Obligation, encoding: Encoding, timeout: float | None = None) -> Verdict:
+def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None = None) -> Verdict:
     """Decide one obligation."""
+    solving = solving or Solving()
     begun = time.perf_counter()
     witness: Example | None = None
+    pending: list[str] = []
     count = 0
 
-    def verdict(
-        outcome: Outcome, example: Example | None = None, reason: str | None = None
-    ) -> Verdict:
+    def verdict(outcome: Outcome, example: Example | None = None) -> Verdict:
         return Verdict(
             id=obligation.id,
             statement=obligation.statement,
@@ -132,55 +133,99 @@ def decide(obligation: Obligation, encoding: Encoding, timeout: float | None = N
             seconds=time.perf_counter() - begun,
             witness=witness if outcome == "proved" else None,
             example=example,
-            reason=reason,
+            reason="; ".join(pending) if outcome == "unknown" else None,
             queries=count,
         )
 
-    pending: list[str] = []
-    for query, answer, model, reason in answers(obligation.queries(encoding), timeout):
+    failed_steps: list[str] = []
+    for query in obligation.queries(encoding):
+        answer = solving.ask(query)
         count += 1
-        if answer == "unknown":
+        if answer.answer == "unknown":
             # Go on: another query may still refute, which says more than "unknown".
-            pending.append(f"{query.name}: the solver gave up ({reason})")
-        elif query.role == "claim" and answer != query.expect:
-            return verdict("violated", query.explain(model))
-        elif query.role == "witness" and answer != query.expect:
-            pending.append(f"{query.name}: the premise never happens, so a proof would say nothing")
+            pending.append(f"{query.name}: the solver gave up ({answer.reason})")
+        elif answer.answer != query.expect:
+            if query.role == "claim":
+                return verdict("violated", answer.example)
+            if query.role == "step":
+                failed_steps.append(query.name)
+            else:
+                pending.append(f"{query.name}: the premise never happens, so a proof says nothing")
         elif query.role == "witness" and witness is None:
-            witness = query.explain(model)
-    if pending:
-        return verdict("unknown", reason="; ".join(pending))
-    if witness is None:
-        return verdict("unknown", reason="there is no witness")
-    return verdict("proved")
+            witness = answer.example
+    if failed_steps and obligation.search is not None:
+        for query in obligation.search(encoding):
+            answer = solving.ask(query)
+            count += 1
+            if answer.answer == "unknown":
+                pending.append(f"{query.name}: the solver gave up ({answer.reason})")
+            elif answer.answer != query.expect:
+                return verdict("violated", answer.example)
+    if failed_steps:
+        pending.append(
+            f"the induction fails ({', '.join(failed_steps)}), but no run found breaks it"
+        )
+    if witness is None and not pending:
+        pending.append("there is no witness")
+    return verdict("unknown" if pending else "proved")
 
 
-def answers(
-    queries: Iterable[Query], timeout: float | None = None
-) -> Iterator[tuple[Query, str, z3.ModelRef | None, str]]:
-    """Put queries to z3 one by one: the query, the answer, the model if there is one, the reason.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a solver said to a query: sat, unsat or unknown, the example if any, or the reason."""
 
-    Queries that begin with the same formula share a solver, which reads it once.
+    answer: str
+    example: Example | None = None
+    reason: str = ""
+
+
+class Solving:
+    """z3 at work on one encoding.
+
+    Queries that begin with the same formula share a solver, which reads it once. A query asked before,
+    as the lemmas of several obligations are, is not asked again.
     """
-    solver: z3.Solver | None = None
-    common: z3.BoolRef | None = None
-    for query in queries:
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._timeout = timeout
+        self._solvers: dict[int, tuple[z3.BoolRef, z3.Solver]] = {}
+        self._asked: dict[tuple[int, ...], tuple[Query, Answer]] = {}
+
+    def ask(self, query: Query) -> Answer:
+        """Put one query to the solver."""
+        # Formulas are shared: equal ones have the same id as long as one of them is kept, as here.
+        key = tuple(formula.get_id() for formula in query.formulas)
+        if key not in self._asked:
+            self._asked[key] = (query, self._ask(query))
+        return self._asked[key][1]
+
+    def _ask(self, query: Query) -> Answer:
         first, *rest = query.formulas
-        if solver is None or common is None or not first.eq(common):
-            solver = z3.Solver()
-            if timeout is not None:
-                solver.set("timeout", max(1, round(timeout * 1000)))
-            solver.add(first)
-            common = first
+        solver = self._solver(first)
         solver.push()
-        solver.add(*rest)
-        answer = str(solver.check())
-        model = solver.model() if answer == "sat" else None
-        if model is not None and query.shorter:
-            model = _shortest(solver, query.shorter) or model
-        reason = solver.reason_unknown() if answer == "unknown" else ""
-        yield query, answer, model, reason
-        solver.pop()
+        try:
+            solver.add(*rest)
+            answer = str(solver.check())
+            if answer == "unknown":
+                return Answer(answer, reason=solver.reason_unknown())
+            if answer != "sat" and (query.role != "claim" or answer == query.expect):
+                return Answer(answer)
+            model = solver.model() if answer == "sat" else None
+            if model is not None and query.shorter:
+                model = _shortest(solver, query.shorter) or model
+            wanted = query.role == "witness" or answer != query.expect
+            return Answer(answer, query.explain(model) if wanted else None)
+        finally:
+            solver.pop()
+
+    def _solver(self, first: z3.BoolRef) -> z3.Solver:
+        if first.get_id() not in self._solvers:
+            solver = z3.Solver()
+            if self._timeout is not None:
+                solver.set("timeout", max(1, round(self._timeout * 1000)))
+            solver.add(first)
+            self._solvers[first.get_id()] = (first, solver)
+        return self._solvers[first.get_id()][1]
 
 
 def _shortest(solver: z3.Solver, bounds: Sequence[z3.BoolRef]) -> z3.ModelRef | None:

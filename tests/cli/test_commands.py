@@ -1,0 +1,345 @@
+"""The commands as a user runs them: what they print, what status they exit with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from edits import BROKEN, ROOT, broken, to_toml
+
+from vfio_migration.cli.main import main
+
+BAD = sorted(path for path in (ROOT / "tests/data/bad_tables").glob("*.toml"))
+NINTH = ROOT / "tests/data/ninth_state.toml"
+SPEC_COMMANDS = (
+    ["verify", "{}"],
+    ["route", "RUNNING", "STOP", "--spec", "{}"],
+    ["tables", "{}"],
+    ["diagram", "{}", "--format", "dot"],
+)
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, as a shell does."""
+    return subprocess.run(
+        [sys.executable, "-m", "vfio_migration.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+# --- route ---
+
+
+def test_route_equals_the_kernels_answers_as_json(capsys, linux_paths, spec):
+    for word in ("5", "7"):
+        names = list(spec.names(spec.capability_set(int(word))))
+        for from_, row in linux_paths[word].items():
+            if not spec.supports(spec.capability_set(int(word)), from_):
+                continue
+            for to, path in row.items():
+                status = main(["route", from_, to, "--flags", ",".join(names), "--json"])
+                answer = json.loads(capsys.readouterr().out)
+                assert (answer["from"], answer["to"], answer["flags"]) == (from_, to, names)
+                assert answer["path"] == path
+                assert status == (1 if path is None else 0)
+                assert (answer["refused"] is None) == (path is not None)
+                if path is None:
+                    assert answer["refused"]["errno"] == "EINVAL"
+                    assert answer["refused"]["reason"]
+
+
+@pytest.mark.parametrize("value", ["8", "0xabcd", "4294967295"])
+def test_route_to_a_value_no_state_has_is_refused(capsys, value):
+    assert main(["route", "RUNNING", value, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["to"] == int(value, 0)
+    assert answer["refused"]["when"] == "value_unknown"
+
+
+def test_route_tells_each_arc(capsys):
+    assert main(["route", "PRE_COPY", "STOP_COPY"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("PRE_COPY -> PRE_COPY_P2P -> STOP_COPY")
+    assert "1. PRE_COPY -> PRE_COPY_P2P" in out
+    assert "keeps the session" in out
+
+
+def test_route_without_a_target_says_what_can_be_done(capsys, spec):
+    assert main(["route", "STOP_COPY"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [row.name for row in spec.states]
+    assert sum("refused (EINVAL)" in line for line in lines) == 3
+    assert main(["route", "STOP_COPY", "--json"]) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert len(options) == len(spec.states)
+
+
+def test_route_names_the_mistake_and_the_right_spelling(capsys):
+    assert main(["route", "stop_cpy", "STOP"]) == 2
+    err = capsys.readouterr().err
+    assert '"stop_cpy"' in err
+    assert 'did you mean "STOP_COPY"?' in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["route", "RUNNING_P2P", "STOP", "--flags", "STOP_COPY"], "RUNNING_P2P"),
+        (["route", "RUNNING", "STOP", "--flags", "P2P"], "lacks STOP_COPY"),
+        (["route", "RUNNING", "STOP", "--flags", "STOP_COPY,PRECOPY"], 'did you mean "PRE_COPY"?'),
+        (["route", "RUNNING", "STOP", "--flags", "9"], "9"),
+        (["route", "17", "STOP"], "17"),
+        (["route", "RUNNING", "STOP", "--spec", "/no/such/table.toml"], "/no/such/table.toml"),
+        (["verify", "--only", "T44"], "T44"),
+        (["verify", "--profile", "vfio-usr"], 'did you mean "vfio-user"?'),
+        (["diagram", "-o", "picture.gif"], "picture.gif"),
+        (["diagram", "-o", "/no/such/folder/picture.dot"], "/no/such/folder/picture.dot"),
+        (["diagram", "--trace", "/no/such/trace.json"], "/no/such/trace.json"),
+    ],
+)
+def test_wrong_input_is_named_and_exits_with_2(capsys, arguments, says):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_wrong_input_with_json_is_one_object(capsys):
+    assert main(["route", "RUNNING", "STOPP", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["mistakes"][0]["value"] == "STOPP"
+    assert error["mistakes"][0]["hint"] == 'did you mean "STOP"?'
+
+
+@pytest.mark.parametrize("arguments", [["route", "--json"], ["verify", "--json", "--bogus"]])
+def test_wrong_usage_with_json_is_one_object(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["message"]
+
+
+# --- verify ---
+
+
+def test_verify_proves_the_table_and_publishes_the_finding():
+    done = run("verify")
+    assert done.returncode == 0, done.stderr
+    assert "proved: " in done.stdout
+    assert "violated:" not in done.stdout
+    assert "contradicts the table in 1 cell of 256" in done.stdout
+    assert "PRE_COPY -> STOP_COPY goes PRE_COPY -> PRE_COPY_P2P -> STOP_COPY" in done.stdout
+
+
+def test_verify_json_has_the_promised_shape(capsys):
+    assert main(["verify", "--only", "T", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["outcome"] == "proved"
+    for verdict in report["verdicts"]:
+        assert {"id", "statement", "outcome", "method", "seconds", "witness", "trace"} <= set(
+            verdict
+        )
+        assert verdict["outcome"] == "proved"
+        assert verdict["witness"]
+    (variant,) = report["variants"]
+    assert variant["outcome"] == "violated"
+    assert len(variant["cells"]) == 1
+
+
+@pytest.mark.parametrize("path", sorted(BROKEN.glob("*.toml")), ids=lambda path: path.stem)
+def test_verify_exits_with_1_on_a_broken_table(tmp_path, capsys, path):
+    edit, data = broken(path)
+    table = tmp_path / "broken.toml"
+    table.write_text(to_toml(data), "utf-8")
+    assert main(["verify", str(table), "--only", edit["breaks"]]) == 1
+    out = capsys.readouterr().out
+    assert f"{edit['breaks']} is violated" in out
+    assert edit["says"] in out
+    assert "why it matters" in out
+    assert main(["verify", str(table), "--only", edit["breaks"], "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["outcome"] == "violated"
+
+
+def test_the_command_a_violation_names_shows_it_again(tmp_path, capsys):
+    _, data = broken(BROKEN / "t8-literal-rule.toml")
+    table = tmp_path / "broken.toml"
+    table.write_text(to_toml(data), "utf-8")
+    main(["verify", str(table), "--only", "T8"])
+    line = next(text for text in capsys.readouterr().out.splitlines() if "see it again" in text)
+    command = line.split("vfio-migration ")[1].split()
+    assert main(command) == 0
+    assert "PRE_COPY -> RUNNING -> RUNNING_P2P -> STOP -> STOP_COPY" in capsys.readouterr().out
+
+
+def test_verify_exits_with_3_when_it_runs_out_of_time(capsys):
+    assert main(["verify", "--only", "T5", "--timeout", "0.0005"]) == 3
+    assert "unknown" in capsys.readouterr().out
+
+
+def test_verify_lists_its_obligations(capsys):
+    assert main(["verify", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["obligations"]
+    assert [row["id"] for row in listed][:9] == [f"T{number}" for number in range(1, 10)]
+    assert all(row["statement"].endswith(".") for row in listed)
+
+
+# --- bad tables, by way of every command that reads one ---
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_a_malformed_table_exits_with_2_and_no_traceback(capsys, path):
+    for command in SPEC_COMMANDS:
+        status = main([part.format(path) for part in command])
+        captured = capsys.readouterr()
+        assert status == 2, command
+        assert captured.err.startswith("vfio-migration: error: ")
+        assert "Traceback" not in captured.err
+        assert captured.out == ""
+
+
+# --- the ninth state: a copy of the table, and no change of code ---
+
+
+def test_the_ninth_state_is_verified_routed_drawn_and_listed(tmp_path, capsys):
+    assert main(["verify", str(NINTH)]) == 0
+    capsys.readouterr()
+    assert main(["route", "STOP_P2P", "RUNNING", "--spec", str(NINTH), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == ["STOP", "RUNNING_P2P", "RUNNING"]
+    picture = tmp_path / "ninth.svg"
+    assert main(["diagram", str(NINTH), "-o", str(picture)]) == 0
+    assert "STOP_P2P" in picture.read_text("utf-8")
+    capsys.readouterr()
+    assert main(["tables", str(NINTH), "--format", "rst"]) == 0
+    assert "STOP_P2P" in capsys.readouterr().out
+
+
+# --- diagram, completion, help ---
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf", "dot", "mmd", "json"])
+def test_diagram_writes_each_format(tmp_path, ending):
+    target = tmp_path / f"machine.{ending}"
+    assert main(["diagram", "-o", str(target), "--route", "PRE_COPY", "STOP_COPY"]) == 0
+    start = target.read_bytes()[:16]
+    magic = {"png": b"\x89PNG", "pdf": b"%PDF", "json": b"{"}.get(ending, b"")
+    assert start.startswith(magic)
+    assert len(list(tmp_path.iterdir())) == 1  # no temporary file is left behind
+
+
+def test_diagram_leaves_the_old_picture_if_it_fails(tmp_path):
+    target = tmp_path / "machine.svg"
+    target.write_text("old", "utf-8")
+    assert main(["diagram", "-o", str(target), "--route", "RUNNING", "STOPP"]) == 2
+    assert target.read_text("utf-8") == "old"
+
+
+def test_diagram_draws_the_trace_of_a_violation(tmp_path, capsys):
+    _, data = broken(BROKEN / "t8-literal-rule.toml")
+    table = tmp_path / "broken.toml"
+    table.write_text(to_toml(data), "utf-8")
+    main(["verify", str(table), "--only", "T8", "--json"])
+    trace = json.loads(capsys.readouterr().out)["verdicts"][0]["trace"]
+    run_file = tmp_path / "trace.json"
+    run_file.write_text(json.dumps(trace), "utf-8")
+    picture = tmp_path / "trace.svg"
+    assert main(["diagram", str(table), "-o", str(picture), "--trace", str(run_file)]) == 0
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_states(capsys, shell):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "verify" in script
+    assert "PRE_COPY_P2P" in script
+
+
+def test_completion_is_a_script_bash_accepts(tmp_path):
+    script = tmp_path / "completion.bash"
+    script.write_text(run("completion", "bash").stdout, "utf-8")
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("command", ["", "route", "verify", "diagram", "tables", "completion"])
+def test_help_teaches_by_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([*([command] if command else []), "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert ("examples:" in out) if command else ("exit status:" in out)
+
+
+def test_every_example_in_the_help_is_accepted(tmp_path):
+    """Each example line of each command is run, in an empty folder with the files it names."""
+    import shutil
+
+    from vfio_migration.cli import completion, diagram, route, tables, verify
+    from vfio_migration.model import load
+    from vfio_migration.verifier.encoding import path_trace
+
+    shutil.copy(NINTH, tmp_path / "my_table.toml")
+    trace = path_trace(load(), 7, ["RUNNING", "PRE_COPY"], "an example")
+    (tmp_path / "run.json").write_text(trace.to_json(), "utf-8")
+    (tmp_path / ".zfunc").mkdir()
+    ran = 0
+    for module in (route, verify, diagram, tables, completion):
+        for line in module._HELP.splitlines():
+            if line.strip().startswith("vfio-migration "):
+                words = line.split("#")[0].split("|")[0].split(">")[0].split()[1:]
+                done = run(*words, cwd=tmp_path)
+                expected = 1 if "refused" in line else 0
+                assert done.returncode == expected, (line, done.stderr)
+                ran += 1
+    assert ran >= 15
+
+
+# --- start-up and pipes ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["route", "RUNNING", "STOP"], {"z3", "graphviz", "pygraphviz", "networkx", "shtab"}),
+        (["--help"], {"z3", "graphviz", "pygraphviz", "networkx", "shtab", "pydantic"}),
+        (["verify", "--only", "T1"], {"graphviz", "pygraphviz", "networkx", "shtab"}),
+        (["tables"], {"z3", "pygraphviz", "networkx", "shtab"}),
+    ],
+)
+def test_a_command_imports_no_more_than_it_uses(arguments, absent):
+    code = (
+        "import sys\nfrom vfio_migration.cli.main import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "print('MODULES', *sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split("MODULES")[1].split())
+    assert not loaded & absent
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m vfio_migration.cli.main tables | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+
+
+def test_an_absent_extra_is_named_with_the_way_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "z3", None)
+    for name in [name for name in sys.modules if name.startswith("vfio_migration.verifier")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["verify"]) == 2
+    assert "pip install 'vfio-migration[verify]'" in capsys.readouterr().err

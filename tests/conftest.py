@@ -1,0 +1,31 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfio_migration.model import Spec, load
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def spec() -> Spec:
+    """The table that comes with the package."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def ninth_state() -> Spec:
+    """A copy of the table with a ninth state, off to the side with its own arcs."""
+    return load(DATA / "ninth_state.toml")
+
+
+@pytest.fixture(scope="session")
+def linux_paths() -> dict[str, Any]:
+    """What Linux answers, cell by cell: paths[flags][current][target]."""
+    return json.loads((DATA / "linux-7.3-paths.json").read_text("utf-8"))["paths"]

@@ -1,0 +1,342 @@
+"""One device as a transition system, built from the table.
+
+A client asks for states, the device takes one arc at a time, any arc may fail back or fail for good,
+the device is reset, the client disconnects and comes back, data is read and written, and the device
+itself acts as its operation permits. Nothing here knows a state by name: what each event does is read
+from the rows of the table.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import z3
+
+from vfio_migration.model import Event as EventRow
+from vfio_migration.model import Step, Trace
+from vfio_migration.model.spec import EventName
+from vfio_migration.verifier.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.obligation import Example
+from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
+
+
+_FAILURES: tuple[EventName, ...] = ("arc_failed", "arc_failed_for_good")
+
+
+class DeviceSystem(System):
+    """A device and its client.
+
+    The variables:
+        state: Where the device stands.
+        busy, target, origin: A request under way, what it asks for, and where it set out.
+        open: How many data sessions are open.
+        session, sessions: The number of the open one (0 for none), and how many there ever were.
+        set_out: The number of the session that was open when the request set out.
+        changes: How often the device has changed its own state.
+        connected: A client is there.
+    """
+
+    events = (
+        "request",
+        "refused",
+        "nothing",
+        "arc",
+        "arc_failed",
+        "arc_failed_for_good",
+        "stuck",
+        "reset",
+        "disconnect",
+        "connect",
+        "read",
+        "write",
+        "act",
+    )
+
+    def __init__(self, encoding: Encoding) -> None:
+        super().__init__(encoding)
+        state = encoding.state_sort
+        self.sorts = {
+            "state": state,
+            "busy": z3.BoolSort(),
+            "target": state,
+            "origin": state,
+            "open": z3.IntSort(),
+            "session": z3.IntSort(),
+            "sessions": z3.IntSort(),
+            "set_out": z3.IntSort(),
+            "changes": z3.IntSort(),
+            "connected": z3.BoolSort(),
+        }
+        self.activities = [row.name for row in encoding.spec.activities]
+        self._activity_sort = z3.BitVecSort(max(1, len(self.activities).bit_length()))
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> DeviceSystem:
+        """The system of this encoding, made once."""
+        return encoding.once(cls.__name__, lambda: cls(encoding))
+
+    @functools.cached_property
+    def facts(self) -> Formula:
+        """The capability set is one of the profile, next steps are as the table has them."""
+        return z3.And(self.encoding.universe, self.encoding.next_facts)
+
+    # --- facts of the table about a state that is a term ---
+
+    def streams(self, state: Term, *transfers: str) -> Formula:
+        """The state is one in which data is streamed, in one of these directions or in any."""
+        spec = self.encoding.spec
+        wanted = transfers or ("read", "write")
+        return self.encoding.one_of(
+            state,
+            [row.name for row in spec.states if spec.session(row.session).transfer in wanted],
+        )
+
+    def permits(self, state: Term, activity: str) -> Formula:
+        """The table lets a device do this in this state."""
+        spec = self.encoding.spec
+        names = [row.name for row in spec.states if spec.permits(row.name, activity)]
+        return self.encoding.one_of(state, names)
+
+    def effect(self, from_: Term, to: Term, effect: str) -> Formula:
+        """Stepping between these states does this to the session."""
+        spec = self.encoding.spec
+        rows = [row for row in spec.session_effects if row.effect == effect]
+        return any_of(
+            [
+                z3.And(self._in_session(from_, row.from_), self._in_session(to, row.to))
+                for row in rows
+            ]
+        )
+
+    def _in_session(self, state: Term, session: str) -> Formula:
+        spec = self.encoding.spec
+        return self.encoding.one_of(state, [r.name for r in spec.states if r.session == session])
+
+    def failed(self, state: Term) -> Formula:
+        """The state is where a device lands that cannot be brought back."""
+        landing = self.encoding.spec.event("arc_failed_for_good").to
+        return self.encoding.one_of(state, [landing] if landing is not None else [])
+
+    def on_path(self, origin: Term, target: Term, state: Term) -> Formula:
+        """The state is one of those the request passes through."""
+        return any_of([state == term for term in self.encoding.follow(origin, target)])
+
+    # --- the system ---
+
+    def start(self, now: Situation) -> Formula:
+        """A client is connected to a device in the initial state that never streamed anything."""
+        spec = self.encoding.spec
+        return z3.And(
+            now["state"] == self.encoding.state(spec.initial),
+            z3.Not(now["busy"]),
+            now["connected"],
+            *(now[name] == 0 for name in ("open", "session", "sessions", "set_out", "changes")),
+            now["target"] == now["state"],
+            now["origin"] == now["state"],
+        )
+
+    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+        """Everything that can happen to the device or be done by it."""
+        encoding = self.encoding
+        state, target = now["state"], now["target"]
+        asked = choose("asked", encoding.state_sort)
+        activity = choose("activity", self._activity_sort)
+        idle = z3.And(z3.Not(now["busy"]), now["connected"])
+        known = encoding.one_of(asked, encoding.names)
+        sets_out = encoding.accepted(state, asked)
+        onward = encoding.next_step(state, target)
+        moving = z3.And(now["busy"], onward != encoding.none)
+        return [
+            Event(
+                "request",
+                z3.And(idle, sets_out),
+                {
+                    "busy": z3.BoolVal(True),
+                    "target": asked,
+                    "origin": state,
+                    "set_out": now["session"],
+                },
+            ),
+            Event("refused", z3.And(idle, known, z3.Not(sets_out), asked != state)),
+            Event("nothing", z3.And(idle, known, asked == state)),
+            Event("arc", moving, self._arc(now, onward)),
+            *(self._failing(name, moving) for name in _FAILURES),
+            Event(
+                "stuck",
+                z3.And(now["busy"], onward == encoding.none),
+                {"busy": z3.BoolVal(False)},
+            ),
+            Event("reset", idle, self._landing(encoding.spec.event("reset"))),
+            Event(
+                "disconnect",
+                idle,
+                {
+                    **self._landing(encoding.spec.event("disconnect")),
+                    "connected": z3.BoolVal(False),
+                },
+            ),
+            Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),
+            Event("read", z3.And(idle, self.streams(state, "read"), now["open"] > 0)),
+            Event("write", z3.And(idle, self.streams(state, "write"), now["open"] > 0)),
+            Event(
+                "act",
+                any_of(
+                    [
+                        z3.And(activity == self.activity(name), self.permits(state, name))
+                        for name in self.activities
+                    ]
+                ),
+                {
+                    "changes": now["changes"]
+                    + z3.If(self._changes_state(activity), z3.IntVal(1), z3.IntVal(0))
+                },
+            ),
+        ]
+
+    def activity(self, name: str) -> Term:
+        """The value that stands for an activity."""
+        return z3.BitVecVal(self.activities.index(name), self._activity_sort.size())
+
+    def chosen_activity(self, moment: int | str) -> Term:
+        """What the device does, if it acts at this moment."""
+        return z3.Const(f"activity@{moment}", self._activity_sort)
+
+    def _changes_state(self, activity: Term) -> Formula:
+        growing = {row.grows_while for row in self.encoding.spec.sessions if row.grows_while}
+        return any_of([activity == self.activity(name) for name in sorted(growing)])
+
+    def _arc(self, now: Situation, onward: Term) -> dict[str, Term]:
+        opens = self.effect(now["state"], onward, "opens")
+        closes = self.effect(now["state"], onward, "closes")
+        fresh = now["sessions"] + 1
+        return {
+            "state": onward,
+            "busy": onward != now["target"],
+            "open": now["open"]
+            + z3.If(opens, z3.IntVal(1), z3.If(closes, z3.IntVal(-1), z3.IntVal(0))),
+            "session": z3.If(opens, fresh, z3.If(closes, z3.IntVal(0), now["session"])),
+            "sessions": z3.If(opens, fresh, now["sessions"]),
+        }
+
+    def _failing(self, name: EventName, moving: Formula) -> Event:
+        row = self.encoding.spec.event(name)
+        return Event(name, moving, {**self._landing(row), "busy": z3.BoolVal(False)})
+
+    def _landing(self, row: EventRow) -> dict[str, Term]:
+        updates: dict[str, Term] = {}
+        if row.to is not None:
+            updates["state"] = self.encoding.state(row.to)
+        if row.session == "ended":
+            updates |= {"open": z3.IntVal(0), "session": z3.IntVal(0)}
+        return updates
+
+    # --- lemmas ---
+
+    @functools.cached_property
+    def lemmas(self) -> dict[str, Lemma]:
+        """What proofs about the device lean on, by name."""
+        encoding = self.encoding
+        found = [
+            Lemma(
+                "supported",
+                "the device stands in a state its capability set has",
+                lambda now: encoding.supported(now["state"]),
+            ),
+            Lemma(
+                "under-way",
+                "a request under way was accepted, the device stands on its path and not yet at its "
+                "end",
+                lambda now: z3.Implies(
+                    now["busy"],
+                    z3.And(
+                        encoding.accepted(now["origin"], now["target"]),
+                        self.on_path(now["origin"], now["target"], now["state"]),
+                        now["state"] != now["target"],
+                        now["state"] != encoding.none,
+                    ),
+                ),
+            ),
+            Lemma(
+                "one-session",
+                "one session is open in a state that streams, and none in any other",
+                lambda now: (
+                    now["open"] == z3.If(self.streams(now["state"]), z3.IntVal(1), z3.IntVal(0))
+                ),
+            ),
+            Lemma(
+                "numbered",
+                "the open session has a number that was given out, and no session has none",
+                lambda now: z3.And(
+                    now["sessions"] >= 0,
+                    now["session"] >= 0,
+                    now["session"] <= now["sessions"],
+                    (now["session"] == 0) == (now["open"] == 0),
+                ),
+            ),
+        ]
+        return {lemma.name: lemma for lemma in found}
+
+    def lemma(self, *names: str) -> list[Lemma]:
+        """The lemmas of these names."""
+        return [self.lemmas[name] for name in names]
+
+    # --- back from z3 ---
+
+    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
+        """Tell a run as a trace."""
+        encoding = self.encoding
+        word = encoding.read_flags(model)
+
+        def number(term: Term) -> int:
+            return int(model.eval(term, model_completion=True).as_long())
+
+        def state(term: Term) -> str:
+            return encoding.read_state(model, term) or "?"
+
+        steps: list[Step] = []
+        for moment, name in enumerate(events):
+            now, then = run[moment], run[moment + 1]
+            after = {"state": state(then["state"]), "session": number(then["session"]) or None}
+            here, target = state(now["state"]), state(now["target"])
+            if name in ("request", "refused", "nothing"):
+                asked = state(z3.Const(f"asked@{moment}", encoding.state_sort))
+                steps.append(Step(kind="request", to=asked, **after))
+                if name == "refused":
+                    refused = encoding.machines[word].route(here, asked).refused
+                    errno = refused.errno if refused else "EINVAL"
+                    steps.append(Step(kind="refused", to=asked, errno=errno, **after))
+            elif name == "arc":
+                steps.append(Step(kind="arc", from_=here, to=after["state"], **after))
+            elif name in ("arc_failed", "arc_failed_for_good"):
+                onward = state(encoding.next_step(now["state"], now["target"]))
+                row = encoding.spec.event(name)
+                steps.append(
+                    Step(kind=row.name, from_=here, to=onward, errno=row.errno or "EIO", **after)
+                )
+            elif name in get_args(EventName):
+                steps.append(Step(kind=name, **after))
+            elif name == "stuck":
+                note = f"half-way, SET_STATE {target} is refused"
+                steps.append(Step(kind="refused", to=target, errno="EINVAL", note=note, **after))
+            elif name == "act":
+                done = self.activities[number(self.chosen_activity(moment))]
+                steps.append(Step(kind="note", note=f"the device: {done}", **after))
+            else:
+                said = {"connect": "a client connects", "read": "MIG_DATA_READ"}
+                steps.append(Step(kind="note", note=said.get(name, "MIG_DATA_WRITE"), **after))
+        start = state(run[0]["state"])
+        names = encoding.spec.names(encoding.spec.capability_type(word))
+        text = f"{len(events)} events from {start}: {'; '.join(str(step) for step in steps)}"
+        text += f" (capabilities {','.join(names)})"
+        return Example(
+            text,
+            Trace(
+                spec=encoding.spec.name,
+                capabilities=(names,),
+                start=(start,),
+                steps=tuple(steps),
+                title=text,
+            ),
+        )
