@@ -1,12 +1,147 @@
-PYTHON ?= python3
-VENV := .venv
+# Everything a contributor does with this repository. `make` alone lists it.
+# Needed: make, a POSIX shell and Python 3.11 or newer; the rest is installed into $(VENV).
+
+VENV ?= .venv
 BIN := $(VENV)/bin
-ROOMS := model verifier runtime diagrams cli
-# pip is told to be quiet and to leave the network's advice alone; what it installs is pinned.
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTHONS := 3.11 3.12 3.13
+ROOMS := model runtime verifier diagrams cli
+# pip says only what is wrong: what it installs is pinned. The network is used when
+# requirements/dev.txt asks for something that is not there yet, and at no other time.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+# What the user's shell says about other Pythons is not meant for this one.
+unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
 
+##@ Use
 .PHONY: help
-help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+help: ## list what can be made
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) ":" } \
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@printf '\nPYTHON=/path/to/python chooses the interpreter; VENV=folder another place.\n'
+
+.PHONY: demo
+demo: setup ## prove the table, draw it into out/, and say what was found
+	@$(BIN)/python -m vfio_migration.cli.demo
+
+##@ Check
+.PHONY: test
+test: lint types rooms pytest ## all of the below; what CI runs
+
+.PHONY: lint
+lint: setup ## ruff: mistakes and format
+	@echo '== ruff check'
+	@$(BIN)/ruff check --quiet .
+	@echo '== ruff format'
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; \
+		echo 'make format puts this right.'; exit 1; }
+
+.PHONY: types
+types: setup ## mypy --strict, room by room
+	@echo '== mypy'
+	@$(BIN)/python -m mypy --no-error-summary >$(VENV)/log 2>&1 || \
+		{ sed 's#^build/__editable__[^/]*/vfio_migration/##' $(VENV)/log; exit 1; }
+
+.PHONY: rooms
+rooms: setup ## import-linter: each room imports only what it may
+	@echo '== import-linter'
+	@$(BIN)/lint-imports --no-logo >$(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
+
+.PHONY: pytest
+pytest: setup ## the tests; ARGS="tests/model -k route" chooses among them
+	@echo '== pytest'
+	@$(BIN)/python -m pytest --quiet --no-header $(ARGS)
+
+.PHONY: matrix
+matrix: ## pytest on each tested Python found here, each in its environment; EXCEPT=3.12
+	@for version in $(filter-out $(EXCEPT),$(PYTHONS)); do \
+		python=$$(requirements/find-python $$version 2>/dev/null) || \
+			{ echo "== Python $$version: not found, left out"; continue; }; \
+		echo "== Python $$version"; \
+		$(MAKE) --no-print-directory pytest VENV=.venv-$$version PYTHON="$$python" || exit 1; \
+	done
+
+.PHONY: bench
+bench: setup ## benchmarks, with their figures
+	@$(BIN)/python -m pytest --no-header -s --override-ini addopts=--import-mode=importlib \
+		tests/benchmarks
+
+##@ Change
+.PHONY: format
+format: setup ## put imports and layout right
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: docs
+docs: setup ## write the generated files anew: diagrams, tables, README's outputs
+	@$(BIN)/python -m vfio_migration.diagrams.generate
+	@$(BIN)/python tests/repository/readme_outputs.py
+
+.PHONY: wheel
+wheel: setup ## build the wheel into dist/
+	@rm -rf build/lib build/bdist.*  # setuptools would pack what an earlier build left there
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+# uv resolves for all Pythons at once. It is no development dependency: only these two need it.
+LOCK = --universal --python-version 3.11 --extra dev --custom-compile-command 'make lock' \
+	--output-file requirements/dev.txt pyproject.toml
+
+.PHONY: lock
+lock: build/lock/bin/uv ## bring requirements/dev.txt in line with pyproject.toml (network)
+	@build/lock/bin/uv pip compile --quiet $(LOCK) >/dev/null
+
+.PHONY: upgrade
+upgrade: build/lock/bin/uv ## move every pin in requirements/dev.txt to its newest release (network)
+	@build/lock/bin/uv pip compile --quiet --upgrade $(LOCK) >/dev/null
+
+build/lock/bin/uv:
+	@python=$$(requirements/find-python $(if $(PYTHON),"$(PYTHON)")) && "$$python" -m venv build/lock
+	@build/lock/bin/python -m pip -qq --disable-pip-version-check --no-input install uv
+
+.PHONY: clean
+clean: ## remove all that is not in the repository, the environments included
+	rm -rf .venv .venv-* build dist out .benchmarks *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ The environment
+# Four steps, each done again only if what it rests on has changed:
+#   where      the virtual environment; anew if it was made elsewhere or with another PYTHON
+#   pins       what requirements/dev.txt names
+#   files      the list of files in the rooms, which a strict editable install does not follow
+#   installed  vfio-migration itself, editable
+
+.PHONY: setup
+setup: $(VENV)/installed ## make it or bring it up to date; whatever needs it does so by itself
+
+WHICH = -c 'import sys; print(sys.version_info, sys.base_prefix)'
+ifneq (fits,$(shell test "`cat $(VENV)/where 2>&1`" = "$(CURDIR)" && venv=`$(BIN)/python $(WHICH)` && \
+	if test -n "$(PYTHON)"; then test "`$(PYTHON) $(WHICH)`" = "$$venv"; fi && echo fits))
+.PHONY: $(VENV)/where
+endif
+
+$(VENV)/where:
+	@python=$$(requirements/find-python $(if $(PYTHON),"$(PYTHON)")) || exit 1; \
+	echo "Setting up $(VENV) with $$python; this takes a minute, once."; \
+	"$$python" -m venv --clear $(VENV)
+	@pwd >$@
+
+$(VENV)/pins: requirements/dev.txt $(VENV)/where
+	@$(PIP) install --no-deps --requirement requirements/dev.txt || { \
+		echo 'The development tools could not be installed; the lines above say why.'; \
+		echo 'The first set-up needs a package index to install from; later runs do not.'; \
+		exit 1; } >&2
+	@touch $@
+
+.PHONY: package-files
+$(VENV)/files: package-files $(VENV)/where
+	@find $(ROOMS) -type f ! -path '*/__pycache__/*' ! -name '.*' | LC_ALL=C sort >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(VENV)/installed: $(VENV)/pins $(VENV)/files pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --no-index \
+		--config-settings editable_mode=strict --editable .
+	@touch $@

@@ -1,0 +1,97 @@
+"""The outputs shown in README.md: run again, compared by the tests, written anew by `make docs`.
+
+A block of output is marked by the comment before it, which names the command:
+
+    <!-- output: vfio-migration route RUNNING STOP -->
+    ```text
+    RUNNING -> RUNNING_P2P -> STOP
+    ```
+
+`<!-- output (exit 1): ... -->` is for a command whose answer is no. Durations may differ from run
+to run; everything else may not. `make test` is not run from within itself: its block is kept, and
+test_readme.py compares its headings with the Makefile.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tempfile
+from dataclasses import dataclass
+
+from repository import ROOT, run, script
+
+README = ROOT / "README.md"
+NOT_RUN = ("make test",)
+BLOCK = re.compile(
+    r"<!-- output(?: \(exit (?P<exit>\d)\))?: (?P<command>[^\n]+?) -->\n"
+    r"```(?P<language>\w*)\n(?P<text>.*?)```\n",
+    re.DOTALL,
+)
+DURATION = re.compile(r" *\b\d+(?:\.\d+)?(?= ?(?:ms|s|seconds?)\b)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One marked block of output."""
+
+    command: str
+    exit_status: int
+    text: str
+
+
+def blocks(readme: str) -> list[Block]:
+    """Return the marked blocks, in order."""
+    return [
+        Block(found["command"], int(found["exit"] or 0), found["text"])
+        for found in BLOCK.finditer(readme)
+    ]
+
+
+def real_output(block: Block) -> str:
+    """Run the command of a block and return what it prints.
+
+    Raises:
+        RuntimeError: If its exit status is not the one the block promises.
+    """
+    words = shlex.split(block.command)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        if words == ["make", "demo"]:  # without make, which might want to set up what is running
+            result = run(sys.executable, "-m", "vfio_migration.cli.demo")
+        elif words[0] == "make":
+            result = run(*words)
+        else:
+            program = sys.executable if words[0] == "python" else script(words[0])
+            result = run(program, *words[1:], cwd=elsewhere)
+    if result.returncode != block.exit_status:
+        raise RuntimeError(
+            f"{block.command}: exit status {result.returncode}, not {block.exit_status}\n"
+            f"{result.stdout}"
+        )
+    return result.stdout
+
+
+def comparable(text: str) -> str:
+    """Return a text with what may differ from run to run made alike."""
+    return DURATION.sub(" #", text).rstrip()
+
+
+def filled(readme: str) -> str:
+    """Return README with every block's output as it is now; one that only ran longer is kept."""
+
+    def fill(found: re.Match[str]) -> str:
+        block = Block(found["command"], int(found["exit"] or 0), found["text"])
+        if block.command in NOT_RUN:
+            return found[0]
+        output = real_output(block)
+        if comparable(output) == comparable(block.text):
+            return found[0]
+        head = found[0][: found.start("text") - found.start()]
+        return f"{head}{output.rstrip()}\n```\n"
+
+    return BLOCK.sub(fill, readme)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text("utf-8")), "utf-8")
