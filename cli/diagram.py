@@ -7,11 +7,12 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vfio_migration.cli import options
 
 if TYPE_CHECKING:
+    from vfio_migration.diagrams import Format
     from vfio_migration.model import Spec, Trace
 
 _HELP = """\
@@ -27,7 +28,7 @@ examples:
   vfio-migration diagram --format mmd              # Mermaid text to standard output
 """
 
-_FORMATS = ("svg", "png", "pdf", "dot", "mmd", "json")
+_FORMATS: tuple[Format, ...] = ("svg", "png", "pdf", "dot", "mmd", "json")
 
 
 def add(commands: Any) -> None:
@@ -93,20 +94,21 @@ def run(arguments: argparse.Namespace) -> int:
     return YES
 
 
-def _format(output: str | None, given: str | None) -> str:
+def _format(output: str | None, given: Format | None) -> Format:
     if given is not None:
         return given
     if output is None:
         return "dot"
     suffix = Path(output).suffix.lstrip(".").lower()
-    if suffix not in _FORMATS:
+    found = next((name for name in _FORMATS if name == suffix), None)
+    if found is None:
         _wrong(
             "--output",
             output,
             "does not say by its ending which format it is",
             f"end it in one of {' '.join('.' + name for name in _FORMATS)}, or give --format",
         )
-    return suffix
+    return found
 
 
 def _read_trace(spec: Spec, path: str) -> Trace:
@@ -124,7 +126,7 @@ def _read_trace(spec: Spec, path: str) -> Trace:
     return trace
 
 
-def _wrong(place: str, value: object, problem: str, hint: str | None) -> Any:
+def _wrong(place: str, value: object, problem: str, hint: str | None) -> NoReturn:
     from vfio_migration.model import Mistake, SpecError
 
     raise SpecError([Mistake(place, value, problem, hint)])

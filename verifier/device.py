@@ -1,16 +1,15 @@
 """One device as a transition system, built from the table.
 
-A client asks for states, the device takes one arc at a time, any arc may fail back or fail for good,
-the device is reset, the client disconnects and comes back, data is read and written, and the device
-itself acts as its operation permits. Nothing here knows a state by name: what each event does is read
-from the rows of the table.
+A client asks for states, the device takes one arc at a time, any arc may fail back or for good, the
+device is reset, the client disconnects and comes back, data is read and written, and the device
+itself acts as its operation permits. Nothing here knows a state by name: what each event does is
+read from the rows of the table.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import z3
 
@@ -21,8 +20,8 @@ from vfio_migration.verifier.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.obligation import Example
 from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
 
-
 _FAILURES: tuple[EventName, ...] = ("arc_failed", "arc_failed_for_good")
+_AT_REST: tuple[EventName, ...] = ("reset", "disconnect")
 
 
 class DeviceSystem(System):
@@ -246,8 +245,7 @@ class DeviceSystem(System):
             ),
             Lemma(
                 "under-way",
-                "a request under way was accepted, the device stands on its path and not yet at its "
-                "end",
+                "a request under way was accepted; the device is on its path and not at its end",
                 lambda now: z3.Implies(
                     now["busy"],
                     z3.And(
@@ -298,34 +296,36 @@ class DeviceSystem(System):
         steps: list[Step] = []
         for moment, name in enumerate(events):
             now, then = run[moment], run[moment + 1]
-            after = {"state": state(then["state"]), "session": number(then["session"]) or None}
+            step = functools.partial(
+                Step, state=state(then["state"]), session=number(then["session"]) or None
+            )
             here, target = state(now["state"]), state(now["target"])
             if name in ("request", "refused", "nothing"):
                 asked = state(z3.Const(f"asked@{moment}", encoding.state_sort))
-                steps.append(Step(kind="request", to=asked, **after))
+                steps.append(step(kind="request", to=asked))
                 if name == "refused":
                     refused = encoding.machines[word].route(here, asked).refused
-                    errno = refused.errno if refused else "EINVAL"
-                    steps.append(Step(kind="refused", to=asked, errno=errno, **after))
+                    steps.append(
+                        step(kind="refused", to=asked, errno=refused.errno if refused else None)
+                    )
             elif name == "arc":
-                steps.append(Step(kind="arc", from_=here, to=after["state"], **after))
-            elif name in ("arc_failed", "arc_failed_for_good"):
+                steps.append(step(kind="arc", from_=here, to=state(then["state"])))
+            elif name in _FAILURES:
                 onward = state(encoding.next_step(now["state"], now["target"]))
-                row = encoding.spec.event(name)
-                steps.append(
-                    Step(kind=row.name, from_=here, to=onward, errno=row.errno or "EIO", **after)
-                )
-            elif name in get_args(EventName):
-                steps.append(Step(kind=name, **after))
+                kind = _FAILURES[_FAILURES.index(name)]
+                errno = encoding.spec.event(kind).errno
+                steps.append(step(kind=kind, from_=here, to=onward, errno=errno))
+            elif name in _AT_REST:
+                steps.append(step(kind=_AT_REST[_AT_REST.index(name)]))
             elif name == "stuck":
                 note = f"half-way, SET_STATE {target} is refused"
-                steps.append(Step(kind="refused", to=target, errno="EINVAL", note=note, **after))
+                steps.append(step(kind="refused", to=target, note=note))
             elif name == "act":
                 done = self.activities[number(self.chosen_activity(moment))]
-                steps.append(Step(kind="note", note=f"the device: {done}", **after))
+                steps.append(step(kind="note", note=f"the device: {done}"))
             else:
                 said = {"connect": "a client connects", "read": "MIG_DATA_READ"}
-                steps.append(Step(kind="note", note=said.get(name, "MIG_DATA_WRITE"), **after))
+                steps.append(step(kind="note", note=said.get(name, "MIG_DATA_WRITE")))
         start = state(run[0]["state"])
         names = encoding.spec.names(encoding.spec.capability_type(word))
         text = f"{len(events)} events from {start}: {'; '.join(str(step) for step in steps)}"

@@ -1,8 +1,8 @@
-"""Family D: one device, any sequence of requests, failures, resets, reads, writes and disconnects.
+"""Family D: one device, any sequence of requests, failures, resets, reads, writes, disconnects.
 
-Each is proved by induction and so for runs of any length; where a single step needs to know more, the
-lemmas of `DeviceSystem.lemmas` say what. If an induction fails, runs from the start are searched,
-shortest first.
+Each is proved by induction and so for runs of any length; where a single step needs to know more,
+the lemmas of `DeviceSystem.lemmas` say what. If an induction fails, runs from the start are
+searched, shortest first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEPTH = 7
 """How many events a search for a run that breaks a promise goes."""
 
 Promise = Callable[[DeviceSystem], tuple[Bad, Bad]]
-"""From the system to the step that must never happen and the step that shows the premise happening."""
+"""From the system to the step that must never happen and one that shows the premise happening."""
 
 
 def _inductive(
@@ -31,7 +31,7 @@ def _inductive(
     Callable[[Encoding], Iterable[Query]],
     Callable[[Encoding], Iterable[Query]],
 ]:
-    """Make the queries of a promise: by induction under lemmas, with a witness of so many events."""
+    """Make the queries of a promise: induction under lemmas, a witness of so many events."""
 
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = DeviceSystem.of(encoding)

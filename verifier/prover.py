@@ -1,7 +1,8 @@
 """Deciding obligations: z3 answers the queries, verdicts say what that means.
 
 A claim speaks for its obligation only if the solver gives the expected answer, a proof counts only
-if its witness is satisfiable, and an answer that is neither sat nor unsat is "unknown", never a pass.
+if its witness is satisfiable, and an answer that is neither sat nor unsat is "unknown", never a
+pass.
 """
 
 from __future__ import annotations
@@ -182,8 +183,8 @@ class Answer:
 class Solving:
     """z3 at work on one encoding.
 
-    Queries that begin with the same formula share a solver, which reads it once. A query asked before,
-    as the lemmas of several obligations are, is not asked again.
+    Queries that begin with the same formula share a solver, which reads it once. A query asked
+    before, as the lemmas of several obligations are, is not asked again.
     """
 
     def __init__(self, timeout: float | None = None) -> None:

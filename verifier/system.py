@@ -1,10 +1,11 @@
 """Transition systems: variables, named events, and what can be asked about their runs.
 
-A `System` is built from the table by a subclass: it says which variables there are, how a run begins,
-and what each event does. From that come the three kinds of query a proof about behaviour needs:
+A `System` is built from the table by a subclass: it says which variables there are, how a run
+begins, and what each event does. From that come the kinds of query a proof about behaviour needs:
 
-- *inductive*: a lemma holds at the start, and each event keeps it; so it holds in runs of any length.
-- *step*: between a situation in which the lemmas hold and the next, something never happens.
+- *inductive*: a lemma holds at the start, and each event keeps it; so it holds in runs of any
+  length.
+- *never*: between a situation in which the lemmas hold and the next, something never happens.
 - *bounded*: no run from the start of up to so many events ends badly; the first that does is a
   shortest trace.
 
@@ -83,7 +84,7 @@ class System(abc.ABC):
     @property
     @abc.abstractmethod
     def facts(self) -> Formula:
-        """What holds throughout: the capability set is one of the profile, tables are as they are."""
+        """What holds throughout a run: which capability sets there are, what the table says."""
 
     @abc.abstractmethod
     def start(self, now: Situation) -> Formula:

@@ -341,8 +341,8 @@ TABLE: tuple[Obligation, ...] = (
     ),
     Obligation(
         "T6",
-        "Computing next steps ends for every request, refused ones included, and an accepted "
-        "request ends at its target in at most as many steps as there are states; skipping unsupported "
+        "Computing next steps ends for every request, refused ones included; an accepted request "
+        "ends at its target in at most as many steps as there are states; skipping unsupported "
         "states in the full table gives the same next steps.",
         "every state, target and capability set",
         "symbolic",
