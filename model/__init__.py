@@ -1,10 +1,12 @@
 """The table: what a device that migrates may do, written down once.
 
-`load` reads it, `Spec` is its typed form, `Spec.machine` restricts it to a capability set and answers
-what a request leads to. `Trace` is what the prover, the engine and the diagrams tell each other.
+`load` reads it, `Spec` is its typed form, `Spec.machine` restricts it to a capability set and
+answers what a request leads to. `Trace` is what the prover, the engine and the diagrams tell each
+other. `digraph` hands a machine to networkx, which is imported only then.
 """
 
 from vfio_migration.model.errors import Mistake, SpecError, UnknownName
+from vfio_migration.model.graph import digraph
 from vfio_migration.model.load import from_data, load, loads
 from vfio_migration.model.machine import Machine, Refused, Route
 from vfio_migration.model.spec import (
@@ -50,6 +52,7 @@ __all__ = [
     "StreamEnd",
     "Trace",
     "UnknownName",
+    "digraph",
     "from_data",
     "load",
     "loads",

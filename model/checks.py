@@ -1,26 +1,38 @@
 """What must hold between the rows of a table, beyond each row having the right shape.
 
-The checks read the plain data of the file, not the typed rows, so that a table with a misspelt key in
-one place still gets its dangling arcs in another reported in the same run. What has the wrong type is
-passed over here: `vfio_migration.model.load` reports it.
+The checks read the plain data of the file, not the typed rows, so that a table with a misspelt key
+in one place still gets its dangling arcs in another reported in the same run. What has the wrong
+type is passed over here: `vfio_migration.model.load` reports it. And one mistake is reported once:
+where a section cannot be read, nothing is said of the rows that refer to it.
 """
 
 from __future__ import annotations
 
 import errno as errno_module
-from collections.abc import Callable, Iterator, Mapping
-from typing import get_args
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any, get_args
 
-from vfio_migration.model.errors import Mistake, closest, did_you_mean
-from vfio_migration.model.spec import Condition, EventName
+from vfio_migration.model.errors import Mistake, closest, did_you_mean, escaped, it_has
+from vfio_migration.model.spec import Capability, Condition, EventName, Row, Spec
 
 Data = Mapping[str, object]
+
+_SECTIONS = tuple(field.name for field in fields(Spec) if field.type != "str")
+_CAPABILITY_KEYS = {field.name for field in fields(Capability)}
+_ROWS: list[Any] = Row.__subclasses__()
+_KEYS = {field.name.rstrip("_") for rows in _ROWS for field in fields(rows)}
+_LISTS = ("universe", "may", "requires")
+_MAY_BE_EMPTY = ("activities", "refusals")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def check(data: Data) -> list[Mistake]:
     """Return every mistake that rows make against each other."""
     table = _Table(data)
     for look in (
+        _texts,
         _names,
         _capabilities,
         _axes,
@@ -32,8 +44,9 @@ def check(data: Data) -> list[Mistake]:
         _events,
     ):
         look(table)
-    if not table.mistakes:
-        # Only on an otherwise sound table: one misspelt arc would make half the states unreachable.
+    table.report_unknown()
+    if _connected_by_known_arcs(table):
+        # Only then: one misspelt arc would make half the states unreachable.
         _reachability(table)
     return table.mistakes
 
@@ -44,60 +57,101 @@ class _Table:
     def __init__(self, data: Data) -> None:
         self.data = data
         self.mistakes: list[Mistake] = []
+        self.unknown: dict[tuple[str, str, str], list[str]] = {}
         self.names = {
-            section: [text for _, row in self.rows(section) if (text := _text(row, "name"))]
-            for section in data
+            section: [_text(row, "name") for _, row in self.rows(section)] for section in _SECTIONS
         }
+        self.mandatory = [
+            name
+            for _, row in self.rows("capabilities")
+            if row.get("mandatory") is True and (name := _text(row, "name")) is not None
+        ]
+        # Not those whose `mandatory` cannot be read, or may be there with another spelling.
+        self.optional = [
+            name
+            for _, row in self.rows("capabilities")
+            if row.get("mandatory", False) is False
+            and row.keys() <= _CAPABILITY_KEYS
+            and (name := _text(row, "name")) is not None
+            and name not in self.mandatory
+        ]
 
     def rows(self, section: str) -> Iterator[tuple[int, Data]]:
         """Yield the rows of a section that are tables at all, with their index."""
-        rows = self.data.get(section, ())
+        rows = self.data.get(section)
         if isinstance(rows, list):
             for index, row in enumerate(rows):
                 if isinstance(row, Mapping):
                     yield index, row
 
+    def readable(self, section: str) -> bool:
+        """Say whether each row of a section has a good name of its own.
+
+        If not, what seems to be missing from the section may be the row that is broken, or the one
+        that has the name of another.
+        """
+        rows = self.data.get(section)
+        good = {name for name in self.names[section] if name and _NAME.fullmatch(name)}
+        return isinstance(rows, list) and len(good) == len(rows)
+
     def report(self, place: str, value: object, problem: str, hint: str | None = None) -> None:
         self.mistakes.append(Mistake(place, value, problem, hint))
 
-    def refer(self, place: str, value: object, section: str, kind: str) -> bool:
-        """Report `value` unless it names a row of `section`; say whether it does."""
-        if not isinstance(value, str):
-            return False
-        known = self.names.get(section, [])
-        if value in known:
-            return True
-        self.report(
-            place, value, f"is no {kind} of this table", did_you_mean(closest(value, known))
-        )
-        return False
+    def knows(self, section: str, name: object) -> bool:
+        """Say whether `name` is the name of a row of a section that is readable."""
+        return self.readable(section) and name in self.names[section]
+
+    def refer(self, place: str, value: object, section: str, kind: str) -> None:
+        """Note `value` if it names no row of `section`."""
+        if not isinstance(value, str) or not value.strip():
+            return  # reported as the wrong type, or as empty
+        known = [name for name in self.names[section] if name is not None]
+        # A section with no rows at all is reported itself; so is a row without a name, which may
+        # be the one that is meant.
+        if known and value not in known and self.readable(section):
+            self.unknown.setdefault((section, kind, value), []).append(place)
+
+    def report_unknown(self) -> None:
+        """Report the names that were noted.
+
+        A name that is unknown in many places is told once: then it is rather the row that should
+        have it that is wrong.
+        """
+        for (section, kind, value), places in self.unknown.items():
+            known = [name for name in self.names[section] if name is not None]
+            hint = did_you_mean(closest(value, known)) or it_has(known)
+            problem = f"is no {kind} of this table"
+            if len(places) > 2:
+                problem += f", but {len(places)} places name it"
+                places = places[:1]
+            for place in places:
+                self.report(place, value, problem, hint)
 
     def refer_all(self, section: str, key: str, target: str, kind: str) -> None:
         """Check a key of every row that names rows of another section, alone or in a list."""
         for index, row in self.rows(section):
+            place = f"{section}[{index}].{key}"
             value = row.get(key)
-            if isinstance(value, list):
+            if key not in _LISTS:
+                self.refer(place, value, target, kind)
+            elif isinstance(value, list):
                 for position, item in enumerate(value):
-                    self.refer(f"{section}[{index}].{key}[{position}]", item, target, kind)
-            elif value is not None:
-                self.refer(f"{section}[{index}].{key}", value, target, kind)
+                    self.refer(f"{place}[{position}]", item, target, kind)
 
-    def unique(self, section: str, what: str, key: Callable[[Data], object | None]) -> None:
+    def unique(
+        self, section: str, what: str, key: Callable[[Data], object | None], way_out: str
+    ) -> None:
         """Report rows of a section for which `key` gives what an earlier row gave."""
         seen: dict[object, int] = {}
         for index, row in self.rows(section):
             value = key(row)
             if value is None:
                 continue
-            if value in seen:
-                shown = " -> ".join(value) if isinstance(value, tuple) else value
-                self.report(
-                    f"{section}[{index}]{what}",
-                    shown,
-                    f"stands already in {section}[{seen[value]}]",
-                )
-            else:
-                seen[value] = index
+            first = seen.setdefault(value, index)
+            if first != index:
+                shown = _arrow(value) if isinstance(value, tuple) else value
+                problem = f"stands already in {section}[{first}]"
+                self.report(f"{section}[{index}]{what}", shown, problem, way_out)
 
 
 def _text(row: Data, key: str) -> str | None:
@@ -115,46 +169,80 @@ def _pair(row: Data) -> tuple[str, str] | None:
     return (from_, to) if from_ is not None and to is not None else None
 
 
-def _names(table: _Table) -> None:
-    for section in table.data:
-        table.unique(section, ".name", lambda row: _text(row, "name"))
+def _arrow(pair: Iterable[str]) -> str:
+    return " -> ".join(pair)
+
+
+def _texts(table: _Table) -> None:
+    """Report texts that say nothing, and items that stand twice in one list."""
+    for key in ("name", "title", "initial"):
+        _blank(table, key, table.data.get(key))
+    for section in _SECTIONS:
         for index, row in table.rows(section):
-            for key in ("name", "source", "summary"):
-                text = _text(row, key)
-                if text is not None and not text.strip():
-                    table.report(f"{section}[{index}].{key}", text, "is empty")
-    for section in ("capabilities", "profiles", "operations", "sessions", "states", "arcs"):
-        if table.data.get(section) == []:
+            for key, value in row.items():
+                if key not in _KEYS:
+                    continue
+                place = f"{section}[{index}].{key}"
+                _blank(table, place, value)
+                if isinstance(value, list):
+                    for position, item in enumerate(value):
+                        _blank(table, f"{place}[{position}]", item)
+                        if isinstance(item, str) and item in value[:position]:
+                            problem = "stands twice in this list"
+                            table.report(f"{place}[{position}]", item, problem, "remove one")
+
+
+def _blank(table: _Table, place: str, value: object) -> None:
+    if isinstance(value, str) and not value.strip():
+        table.report(place, value, "is empty")
+
+
+def _names(table: _Table) -> None:
+    for section in _SECTIONS:
+        if section != "events":  # see _events
+            table.unique(section, ".name", lambda row: _text(row, "name"), "give it another")
+        for index, row in table.rows(section):
+            name = _text(row, "name")
+            if name is not None and name.strip() and not _NAME.fullmatch(name):
+                table.report(
+                    f"{section}[{index}].name",
+                    name,
+                    "is no name",
+                    "a name is a letter, then letters, digits, _ and -",
+                )
+        if table.data.get(section) == [] and section not in _MAY_BE_EMPTY:
             table.report(section, None, "has no rows", f"add [[{section}]]")
-    if "initial" in table.data:
-        table.refer("initial", table.data["initial"], "states", "state")
+    table.refer("initial", table.data.get("initial"), "states", "state")
 
 
 def _capabilities(table: _Table) -> None:
-    table.unique("capabilities", ".value", lambda row: _number(row, "value"))
+    table.unique("capabilities", ".value", lambda row: _number(row, "value"), "give it another")
     for index, row in table.rows("capabilities"):
-        value = _number(row, "value")
-        if value is not None and (value <= 0 or value & (value - 1)):
-            table.report(
-                f"capabilities[{index}].value", value, "is not one bit", "take 1, 2, 4, 8, ..."
-            )
-        elif value is not None and value >= 1 << 64:
-            table.report(
-                f"capabilities[{index}].value", value, "does not fit the 64-bit flags word"
-            )
+        place, value = f"capabilities[{index}]", _number(row, "value")
+        if value is not None and value >= 1 << 64:
+            table.report(f"{place}.value", value, "does not fit the 64 bits of the flags word")
+        elif value is not None and (value <= 0 or value & (value - 1)):
+            table.report(f"{place}.value", value, "is not one bit", "take 1, 2, 4, 8, ...")
+        if row.get("name") in _TAKEN:
+            table.report(f"{place}.name", row["name"], "is taken", "choose another name")
     table.refer_all("profiles", "universe", "capabilities", "capability")
-    mandatory = [row for _, row in table.rows("capabilities") if row.get("mandatory") is True]
     for index, row in table.rows("profiles"):
         universe = row.get("universe")
-        if isinstance(universe, list):
-            for lacking in [_text(must, "name") for must in mandatory]:
-                if lacking not in universe:
+        if isinstance(universe, list) and all(
+            table.knows("capabilities", name) for name in universe
+        ):
+            for name in table.mandatory:
+                if name not in universe:
                     table.report(
                         f"profiles[{index}].universe",
                         universe,
-                        f"lacks {lacking}, which is mandatory",
-                        f'add "{lacking}"',
+                        f"lacks {escaped(name, quotes=False)}, which is mandatory",
+                        f'add "{escaped(name)}"',
                     )
+
+
+_TAKEN = ("mro", "name", "value")
+"""What a member of a `Flag`, which capabilities become, cannot be called."""
 
 
 def _axes(table: _Table) -> None:
@@ -162,20 +250,33 @@ def _axes(table: _Table) -> None:
     table.refer_all("sessions", "grows_while", "activities", "activity")
     table.refer_all("session_effects", "from", "sessions", "session")
     table.refer_all("session_effects", "to", "sessions", "session")
-    table.unique("session_effects", "", _pair)
-    table.unique("stream_ends", ".kind", lambda row: _text(row, "kind"))
-    kinds = [_text(row, "kind") for _, row in table.rows("stream_ends")]
-    for kind in ("temporary", "final"):
-        if kind not in kinds and "stream_ends" in table.data:
-            table.report("stream_ends", None, f'has no row with kind = "{kind}"')
+    table.unique("session_effects", "", _pair, "remove one of the two")
+    _one_each(table, "stream_ends", "kind", ("temporary", "final"))
+
+
+def _one_each(table: _Table, section: str, key: str, wanted: Collection[str]) -> None:
+    """Report rows of a section that say the same twice, and what none of them says."""
+    table.unique(section, f".{key}", lambda row: _text(row, key), "remove one of the two")
+    rows = table.data.get(section)
+    said = [_text(row, key) for _, row in table.rows(section)]
+    # A row that says something else, or nothing that can be read, may be the one that is missing.
+    if (
+        isinstance(rows, list)
+        and rows
+        and len(said) == len(rows)
+        and all(s in wanted for s in said)
+    ):
+        for one in wanted:
+            if one not in said:
+                table.report(section, None, f'has no row with {key} = "{one}"', "add one")
 
 
 def _states(table: _Table) -> None:
     table.refer_all("states", "requires", "capabilities", "capability")
     table.refer_all("states", "operation", "operations", "operation")
     table.refer_all("states", "session", "sessions", "session")
-    table.unique("states", ".value", lambda row: _number(row, "value"))
-    off_grid = [_text(row, "name") for _, row in table.rows("operations") if row.get("off_grid")]
+    table.unique("states", ".value", lambda row: _number(row, "value"), "give it another")
+    off_grid = [row.get("name") for _, row in table.rows("operations") if row.get("off_grid")]
     places: dict[tuple[str, str], int] = {}
     for index, row in table.rows("states"):
         value = _number(row, "value")
@@ -186,6 +287,8 @@ def _states(table: _Table) -> None:
         operation, session = _text(row, "operation"), _text(row, "session")
         if operation is None or session is None or operation in off_grid:
             continue
+        if not table.knows("operations", operation) or not table.knows("sessions", session):
+            continue
         first = places.setdefault((operation, session), index)
         if first != index:
             table.report(
@@ -194,78 +297,95 @@ def _states(table: _Table) -> None:
                 f"is the place on the grid that states[{first}] has already",
                 "give it an operation or a session of its own",
             )
-    for index, row in table.rows("states"):
-        if row.get("name") == table.data.get("initial"):
-            _initial(table, index, row)
+    _on_every_device(table, "initial", table.data.get("initial"), "the initial state")
 
 
-def _initial(table: _Table, index: int, row: Data) -> None:
-    mandatory = [
-        _text(cap, "name") for _, cap in table.rows("capabilities") if cap.get("mandatory") is True
-    ]
-    requires = row.get("requires")
-    for position, name in enumerate(requires if isinstance(requires, list) else ()):
-        if isinstance(name, str) and name in table.names["capabilities"] and name not in mandatory:
-            table.report(
-                f"states[{index}].requires[{position}]",
-                name,
-                "is optional, but every device must have the initial state",
-            )
+def _on_every_device(table: _Table, place: str, name: object, role: str) -> None:
+    """Report a reference to a state that requires what a device may lack."""
+    for _, row in table.rows("states"):
+        requires = row.get("requires")
+        if row.get("name") != name or not isinstance(requires, list):
+            continue
+        lacking = [capability for capability in requires if capability in table.optional]
+        if lacking and table.readable("states"):
+            problem = f"requires {' and '.join(lacking)}, which a device may lack"
+            table.report(place, name, problem, f"every device must have {role}")
 
 
 def _arcs(table: _Table) -> None:
-    table.unique("arcs", "", _pair)
-    sessions = {_text(row, "name"): _text(row, "session") for _, row in table.rows("states")}
-    effects = {_pair(row) for _, row in table.rows("session_effects")}
+    table.unique("arcs", "", _pair, "remove one of the two")
+    table.refer_all("arcs", "from", "states", "state")
+    table.refer_all("arcs", "to", "states", "state")
     for index, row in table.rows("arcs"):
-        known = [
-            table.refer(f"arcs[{index}].{end}", row.get(end), "states", "state")
-            for end in ("from", "to")
-        ]
+        if "via" in row:
+            table.report(f"arcs[{index}].via", row["via"], "is computed, not written", "remove it")
+        pair = _pair(row)
+        if pair is not None and pair[0] == pair[1]:
+            table.report(
+                f"arcs[{index}]",
+                _arrow(pair),
+                "leads back to where it begins",
+                "a request for the present state needs no arc; remove this row",
+            )
+    _effects(table)
+
+
+def _effects(table: _Table) -> None:
+    """Report moves from session to session that arcs make and no row of effects speaks of."""
+    rows = table.data.get("session_effects")
+    effects = [pair for _, row in table.rows("session_effects") if (pair := _pair(row))]
+    if not isinstance(rows, list) or not rows or len(set(effects)) != len(rows):
+        return  # a row that cannot be read, or stands twice, may be the one that seems to lack
+    if not all(table.knows("sessions", end) for pair in effects for end in pair):
+        return
+    if any(mistake.place.startswith("states[") for mistake in table.mistakes):
+        return  # a state with the wrong name or session makes its arcs look wrong
+    sessions = {_text(row, "name"): _text(row, "session") for _, row in table.rows("states")}
+    lacking: dict[tuple[str, str], list[int]] = {}
+    for index, row in table.rows("arcs"):
+        pair = _pair(row)
+        if pair is None or pair[0] == pair[1]:
+            continue
+        from_, to = (sessions.get(end) for end in pair)
+        if from_ is None or to is None or (from_, to) in effects:
+            continue
+        if table.knows("sessions", from_) and table.knows("sessions", to):
+            lacking.setdefault((from_, to), []).append(index)
+    for (from_, to), arcs in lacking.items():
+        needed = ", ".join(f"arcs[{index}]" for index in arcs[:3])
+        more = f" and {len(arcs) - 3} more" if len(arcs) > 3 else ""
+        table.report(
+            "session_effects",
+            None,
+            f"has no row for the move from {from_} to {to} that {needed}{more} would make",
+            f'add one with from = "{from_}" and to = "{to}"',
+        )
+
+
+def _refusals(table: _Table) -> None:
+    table.unique("refusals", "", _pair, "remove one of the two")
+    table.refer_all("refusals", "from", "states", "state")
+    table.refer_all("refusals", "to", "states", "state")
+    arcs: dict[object, int] = {}
+    for index, row in table.rows("arcs"):
+        arcs.setdefault(_pair(row), index)
+    for index, row in table.rows("refusals"):
         pair = _pair(row)
         if pair is None:
             continue
         if pair[0] == pair[1]:
             table.report(
-                f"arcs[{index}]",
-                " -> ".join(pair),
-                "leads back to where it begins",
-                "a request for the present state needs no arc; remove this row",
-            )
-        if row.get("via"):
-            table.report(f"arcs[{index}].via", row["via"], "is computed, not written", "remove it")
-        between = (sessions.get(pair[0]), sessions.get(pair[1]))
-        if all(known) and None not in between and between not in effects:
-            table.report(
-                f"arcs[{index}]",
-                " -> ".join(pair),
-                f"moves from session {between[0]} to {between[1]}, which no row of session_effects "
-                "speaks of",
-            )
-
-
-def _refusals(table: _Table) -> None:
-    table.unique("refusals", "", _pair)
-    arcs = {_pair(row): index for index, row in table.rows("arcs")}
-    for index, row in table.rows("refusals"):
-        for end in ("from", "to"):
-            table.refer(f"refusals[{index}].{end}", row.get(end), "states", "state")
-        pair = _pair(row)
-        if pair is None:
-            continue
-        if pair in arcs:
-            table.report(
                 f"refusals[{index}]",
-                " -> ".join(pair),
-                f"contradicts arcs[{arcs[pair]}], which allows it",
-                "remove one of the two",
-            )
-        elif pair[0] == pair[1]:
-            table.report(
-                f"refusals[{index}]",
-                " -> ".join(pair),
+                _arrow(pair),
                 "refuses a request that changes nothing",
                 "remove this row",
+            )
+        elif pair in arcs:
+            table.report(
+                f"refusals[{index}]",
+                _arrow(pair),
+                f"contradicts arcs[{arcs[pair]}], which allows it",
+                "remove one of the two",
             )
     for section in ("refusals", "requests", "events"):
         _errnos(table, section)
@@ -275,33 +395,44 @@ def _errnos(table: _Table, section: str) -> None:
     known = errno_module.errorcode.values()
     for index, row in table.rows(section):
         name = _text(row, "errno")
-        if name is not None and name not in known:
-            table.report(
-                f"{section}[{index}].errno",
-                name,
-                "is no errno of this system",
-                did_you_mean(closest(name, known)),
-            )
+        if name is not None and name.strip() and name not in known:
+            hint = did_you_mean(closest(name, known)) or 'write its name, as in "EINVAL"'
+            table.report(f"{section}[{index}].errno", name, "is no errno of this system", hint)
 
 
 def _requests(table: _Table) -> None:
-    table.unique("requests", ".when", lambda row: _text(row, "when"))
-    present = [_text(row, "when") for _, row in table.rows("requests")]
-    for condition in get_args(Condition):
-        if condition not in present and "requests" in table.data:
-            table.report("requests", None, f'has no row with when = "{condition}"')
+    _one_each(table, "requests", "when", get_args(Condition))
     for index, row in table.rows("requests"):
-        refused = row.get("outcome") == "refused" and row.get("when") != "pair_refused"
+        if row.get("when") not in get_args(Condition):
+            continue
+        refuses = row.get("outcome") == "refused"
+        by_name = row.get("when") == "pair_refused"
         for key in ("errno", "reason"):
-            if refused and key not in row:
-                table.report(f"requests[{index}].{key}", None, "is missing from a row that refuses")
+            place = f"requests[{index}].{key}"
+            if refuses and not by_name and key not in row:
+                table.report(
+                    place, None, "is missing from a row that refuses", f'add {key} = "..."'
+                )
+            elif refuses and by_name and key in row:
+                problem = "is never used: [[refusals]] says it for each pair"
+                table.report(place, row[key], problem, "remove it")
+        if row.get("outcome") == "nothing" and "errno" in row:
+            table.report(
+                f"requests[{index}].errno",
+                row["errno"],
+                "is never used: the row refuses nothing",
+                "remove it",
+            )
 
 
 def _routing(table: _Table) -> None:
     table.refer_all("routing", "guarded", "sessions", "session")
-    rules = list(table.rows("routing"))
-    in_force = [index for index, row in rules if row.get("in_force") is True]
-    if "routing" in table.data and not in_force:
+    rules = table.data.get("routing")
+    if not isinstance(rules, list) or not rules:
+        return
+    said = [row.get("in_force") if isinstance(row, Mapping) else None for row in rules]
+    in_force = [index for index, value in enumerate(said) if value is True]
+    if not in_force and all(value is False for value in said):
         table.report("routing", None, "has no rule in force", "set in_force = true on one of them")
     for index in in_force[1:]:
         table.report(
@@ -314,10 +445,41 @@ def _routing(table: _Table) -> None:
 
 def _events(table: _Table) -> None:
     table.refer_all("events", "to", "states", "state")
-    present = table.names.get("events", [])
-    for name in get_args(EventName):
-        if name not in present and "events" in table.data:
-            table.report("events", None, f'has no row with name = "{name}"')
+    _one_each(table, "events", "name", get_args(EventName))
+    for index, row in table.rows("events"):
+        name, to = _text(row, "name"), _text(row, "to")
+        if name in _FAILURES and "errno" not in row:
+            table.report(
+                f"events[{index}].errno",
+                None,
+                "is missing: the failed request must be answered something",
+                'add errno = "..."',
+            )
+        if to is not None and to != table.data.get("initial"):
+            _on_every_device(table, f"events[{index}].to", to, "the states that events lead to")
+
+
+_FAILURES = ("arc_failed", "arc_failed_for_good")
+
+
+def _connected_by_known_arcs(table: _Table) -> bool:
+    """Say whether it can be told which states the arcs connect."""
+    if not table.knows("states", table.data.get("initial")):
+        return False
+    arcs = table.data.get("arcs")
+    pairs = [pair for _, row in table.rows("arcs") if (pair := _pair(row))]
+    if not isinstance(arcs, list) or len(set(pairs)) != len(arcs):
+        return False
+    if set(table.names["events"]) != set(get_args(EventName)):
+        return False
+    ends = [to for _, row in table.rows("events") if (to := row.get("to")) is not None]
+    known = set(table.names["states"])
+    return (
+        bool(pairs)
+        and all(pair[0] != pair[1] and known.issuperset(pair) for pair in pairs)
+        and all(to in known for to in ends if isinstance(to, str))
+        and all(isinstance(to, str) for to in ends)
+    )
 
 
 def _reachability(table: _Table) -> None:
@@ -325,7 +487,9 @@ def _reachability(table: _Table) -> None:
 
     A state that a device only fails into is exempt: it is entered and left by events.
     """
-    by_failure = {_text(row, "to") for _, row in table.rows("events") if row.get("errno")}
+    by_failure = {
+        _text(row, "to") for _, row in table.rows("events") if row.get("name") in _FAILURES
+    }
     pairs = [pair for _, row in table.rows("arcs") if (pair := _pair(row))]
     initial = table.data.get("initial")
     reachable = _closure(initial, pairs)
@@ -338,7 +502,7 @@ def _reachability(table: _Table) -> None:
             table.report(
                 f"states[{index}]", name, f"cannot be reached from {initial}", "add an arc to it"
             )
-        elif name not in returning:
+        if name not in returning:
             table.report(
                 f"states[{index}]", name, f"has no way back to {initial}", "add an arc from it"
             )

@@ -1,23 +1,24 @@
 """Reading a table from a file, and refusing a bad one with all its mistakes at once.
 
-Three kinds of mistake, found in this order and reported together: the file is no TOML (then there is
-nothing else to say), a row has the wrong shape (pydantic finds these), the rows contradict each other
-(`vfio_migration.model.checks`).
+There are three kinds of mistake. The file is no TOML: then there is nothing else to say. A row has
+the wrong shape: pydantic finds these, and they are put into the words of the format here. The rows
+contradict each other: `vfio_migration.model.checks` finds these. The last two are reported
+together.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import pkgutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, time
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.model.checks import check
-from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean
+from vfio_migration.model.errors import Mistake, SpecError, closest, cut, did_you_mean, escaped
 from vfio_migration.model.spec import Spec
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT = "vfio_v2.toml"
+
+Location = tuple[str | int, ...]
+"""Keys and indexes that lead from the top of the data to a value."""
 
 
 def load(path: str | Path | None = None) -> Spec:
@@ -37,10 +41,9 @@ def load(path: str | Path | None = None) -> Spec:
         return _default()
     try:
         text = Path(path).read_bytes()
-    except OSError as error:
-        raise SpecError(
-            [Mistake("file", str(path), f"cannot be read: {error.strerror}", None)]
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError([Mistake("file", str(path), f"cannot be read: {reason}", None)]) from error
     return loads(text, origin=str(path))
 
 
@@ -51,12 +54,15 @@ def loads(text: str | bytes, origin: str | None = None) -> Spec:
         SpecError: As `load`.
     """
     try:
-        data = tomllib.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
-    except UnicodeDecodeError as error:
-        mistake = Mistake(f"byte {error.start}", None, "is not UTF-8, so this is no TOML", None)
-        raise SpecError([mistake], origin) from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError([Mistake("not TOML", None, str(error), None)], origin) from None
+        # Bytes and text go the same way, so that neither may hold what UTF-8 cannot write.
+        encoded = text.encode("utf-8") if isinstance(text, str) else text
+        decoded = encoded.decode("utf-8-sig")
+    except UnicodeError as error:
+        raise SpecError([_not_utf8(error)], origin) from None
+    try:
+        data = tomllib.loads(decoded)
+    except (ValueError, RecursionError) as error:
+        raise SpecError([_not_toml(error, decoded)], origin) from None
     return from_data(data, origin)
 
 
@@ -70,17 +76,17 @@ def from_data(data: Mapping[str, object], origin: str | None = None) -> Spec:
     # file costs.
     from pydantic import ValidationError
 
-    mistakes: list[Mistake] = []
     spec: Spec | None = None
+    shape: list[Mistake] = []
     try:
         # By way of JSON: pydantic's strict mode takes tables and lists only from there.
-        spec = _adapter().validate_json(json.dumps(_to_python(data)))
+        spec = _adapter().validate_json(json.dumps(_for_pydantic(data)))
     except ValidationError as error:
-        mistakes += [
-            _shape_mistake(detail)
-            for detail in error.errors(include_url=False, include_context=True)
-        ]
-    mistakes += check(data)
+        details = error.errors(include_url=False, include_context=True)
+        shape = list(_shape_mistakes(details, data))
+    # One mistake a place: what has the wrong type needs no second complaint about its value.
+    badly_shaped = {mistake.place for mistake in shape}
+    mistakes = shape + [found for found in check(data) if found.place not in badly_shaped]
     if mistakes or spec is None:
         raise SpecError(_in_file_order(mistakes, data), origin)
     return spec
@@ -88,7 +94,8 @@ def from_data(data: Mapping[str, object], origin: str | None = None) -> Spec:
 
 @functools.cache
 def _default() -> Spec:
-    text = (resources.files("vfio_migration.model") / DEFAULT).read_text("utf-8")
+    text = pkgutil.get_data("vfio_migration.model", DEFAULT)
+    assert text is not None, "the package is installed without its table"
     return loads(text, origin=DEFAULT)
 
 
@@ -99,24 +106,60 @@ def _adapter() -> TypeAdapter[Spec]:
     return TypeAdapter(Spec)
 
 
+# --- Data that pydantic reads ---------------------------------------------------------------------
+
 # TOML says `from`, which Python keeps for itself. Swapping both ways makes a literal `from_` in a
 # file an unknown key, as it should be.
 _TO_PYTHON = {"from": "from_", "from_": "from"}
 _TO_TOML = {"from_": "from", "from": "from_"}
 
+_MISFIT = 0.5
+"""Stands for any value that JSON cannot carry. No key of the format takes a fraction."""
 
-def _to_python(value: object) -> object:
+_DEEPEST = 4
+"""An item of a list in a row of a section: the deepest the format goes."""
+
+_HUGE = 1 << 64
+"""No number of the format is this large; larger ones, which JSON libraries choke on, become it."""
+
+
+def _for_pydantic(value: object, depth: int = 0) -> object:
+    """Copy what the format knows; what it does not know becomes a misfit of the same place."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return max(-_HUGE, min(value, _HUGE))
+    if isinstance(value, str):
+        return value if _is_text(value) else _MISFIT
+    if depth > _DEEPEST:
+        return _MISFIT
     if isinstance(value, Mapping):
-        return {_TO_PYTHON.get(key, key): _to_python(item) for key, item in value.items()}
+        return {
+            # Not in JSON, so not for pydantic: `via` is a field of an arc, but no key of the format
+            # (the checks refuse it).
+            _TO_PYTHON.get(key, key): _for_pydantic(item, depth + 1)
+            for key, item in ((_key(key), item) for key, item in value.items())
+            if not (depth == 2 and key == "via")
+        }
     if isinstance(value, list):
-        return [_to_python(item) for item in value]
-    return {_DATE: str(value)} if isinstance(value, date | time) else value
+        return [_for_pydantic(item, depth + 1) for item in value]
+    return _MISFIT
 
 
-# JSON knows no dates. No key of a file can be this one: a TOML key has no such character unescaped,
-# and an escaped one is refused as unknown all the same.
-_DATE = "\x00date"
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
+
+def _key(key: object) -> str:
+    """Return a key as pydantic can read it; one that is no text is unknown in any case."""
+    return key if isinstance(key, str) and _is_text(key) else ascii(key)
+
+
+# --- Mistakes of shape ----------------------------------------------------------------------------
 
 _WANTED = {
     "string_type": "a string",
@@ -128,25 +171,48 @@ _WANTED = {
 }
 
 
-def _shape_mistake(detail: ErrorDetails) -> Mistake:
-    location = tuple(_TO_TOML.get(str(part), part) for part in detail["loc"])
+def _shape_mistakes(details: list[ErrorDetails], data: Mapping[str, object]) -> Iterator[Mistake]:
+    """Put what pydantic found into the words of the format.
+
+    A misspelt key is one mistake, though pydantic finds two: a key too many and one too few.
+    """
+    found = [
+        (detail, tuple(_TO_TOML.get(str(part), part) for part in detail["loc"]))
+        for detail in details
+    ]
+    meant: dict[Location, str] = {}
+    for detail, location in found:
+        if detail["type"] in _UNKNOWN_KEY:
+            suggestion = closest(str(location[-1]), _keys(location[:-1]))
+            if suggestion is not None:
+                meant[location] = suggestion
+    misspelt = {(*location[:-1], suggestion) for location, suggestion in meant.items()}
+    for detail, location in found:
+        if detail["type"] in _UNKNOWN_KEY:
+            keys = ", ".join(_keys(location[:-1]))
+            hint = did_you_mean(meant.get(location)) or f"the keys here are {keys}"
+            yield Mistake(_place(location), None, "is a key that nothing reads", hint)
+        elif detail["type"] != "missing":
+            yield _wrong_value(detail, location, _value_at(data, location))
+        elif location not in misspelt:
+            yield Mistake(_place(location), None, "is missing", f"add {_example(location)}")
+
+
+_UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def _wrong_value(detail: ErrorDetails, location: Location, value: object) -> Mistake:
     place = _place(location)
-    kind = detail["type"]
-    if kind == "missing":
-        return Mistake(place, None, "is missing", _example(location))
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        hint = did_you_mean(closest(str(location[-1]), _known_keys(location)))
-        return Mistake(place, None, "is a key that nothing reads", hint)
-    if kind == "literal_error":
-        expected = str(detail["ctx"]["expected"]).replace("'", '"')
-        return Mistake(place, detail["input"], "is not allowed here", f"it is one of {expected}")
-    wanted = _WANTED.get(kind)
-    value = detail["input"]
-    if wanted is None:
-        return Mistake(place, value, detail["msg"], None)
-    if isinstance(value, Mapping) and _DATE in value:
-        return Mistake(place, value[_DATE], f"is a date or time where {wanted} is expected", None)
-    return Mistake(place, value, f"is {_kind_of(value)} where {wanted} is expected", None)
+    if detail["type"] == "literal_error":
+        wanted = f"one of {_choices(location)}"
+        if isinstance(value, str):
+            return Mistake(place, value, "is not allowed here", f"take {wanted}")
+    else:
+        wanted = _WANTED.get(detail["type"], "something else")
+    hint = None
+    if len(location) == 1 and wanted == "a list":
+        wanted, hint = "a list of tables", f"begin each row with [[{location[0]}]]"
+    return Mistake(place, value, f"is {_kind_of(value)} where {wanted} is expected", hint)
 
 
 def _kind_of(value: object) -> str:
@@ -157,47 +223,162 @@ def _kind_of(value: object) -> str:
         (float, "a fraction"),
         (Mapping, "a table"),
         (list, "a list"),
+        (date, "a date"),
+        (time, "a time"),
     )
     for types, name in kinds:
         if isinstance(value, types):
-            return name
-    return f"of type {type(value).__name__}"
+            return f"{name} that UTF-8 cannot write" if types is str and not _text(value) else name
+    return "nothing TOML can write"
 
 
-def _place(location: tuple[str | int, ...]) -> str:
+def _text(value: object) -> bool:
+    return isinstance(value, str) and _is_text(value)
+
+
+def _place(location: Location) -> str:
+    """Write a location as a path into the table, as in `arcs[3].to`."""
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = part.replace("_", "").replace("-", "").isalnum() and part.isascii()
+            key = cut(part if bare else f'"{escaped(part)}"')
+            text += f".{key}" if text else key
     return text
 
 
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    """Return the keys that may stand where an unknown one was found."""
+def _value_at(data: object, location: Location) -> object:
+    """Return what stands at a location, as the file has it."""
+    for part in location:
+        if isinstance(data, Mapping):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+    return data
+
+
+def _fields(location: Location) -> dict[str, Any]:
+    """Return the keys that a table at this location may have, each with its type."""
     from typing import get_args, get_type_hints
 
     fields: dict[str, Any] = get_type_hints(Spec)
-    if len(location) > 1:
+    if location:
         fields = get_type_hints(get_args(fields[str(location[0])])[0])
-    return [_TO_TOML.get(name, name) for name in fields if not name.startswith("_")]
+    return {
+        _TO_TOML.get(name, name): kind
+        for name, kind in fields.items()
+        if not name.startswith("_") and name != "via"
+    }
 
 
-def _example(location: tuple[str | int, ...]) -> str | None:
-    """Say how a missing key is written, where a word or two can."""
+def _keys(location: Location) -> list[str]:
+    return list(_fields(location))
+
+
+def _choices(location: Location) -> str:
+    from typing import get_args
+
+    kind = _fields(location[:-1])[str(location[-1])]
+    return ", ".join(f'"{choice}"' for choice in get_args(kind))
+
+
+def _example(location: Location) -> str:
+    """Write down what a missing key may look like."""
+    from typing import get_origin
+
+    key = str(location[-1])
+    kind = _fields(location[:-1])[key]
     if len(location) == 1:
-        name = location[0]
-        return f'add {name} = "..."' if name in ("name", "title", "initial") else f"add [[{name}]]"
-    return None
+        return f'{key} = "..."' if kind is str else f"[[{key}]]"
+    if kind is str:
+        return f'{key} = "..."'
+    if kind is int:
+        return f"{key} = NUMBER"
+    if kind is bool:
+        return f"{key} = true or {key} = false"
+    if get_origin(kind) is tuple:
+        return f"{key} = [...]"
+    return f"{key} = one of {_choices(location)}"
 
 
 def _in_file_order(mistakes: list[Mistake], data: Mapping[str, object]) -> list[Mistake]:
-    """Sort by section as the file has them, then by row; what is missing altogether comes first."""
+    """Sort by section as the file has them, then by row; what is missing comes first."""
     import re
 
     order = {key: index for index, key in enumerate(data)}
 
     def key(mistake: Mistake) -> tuple[int, int]:
-        found = re.match(r"(\w+)(?:\[(\d+)\])?", mistake.place)
+        found = re.match(r"([\w-]+)(?:\[(\d+)\])?", mistake.place)
         section, row = (found[1], found[2]) if found else ("", None)
-        return order.get(section, -1), int(row or 0)
+        return order.get(section, -1), int(row or -1)
 
     return sorted(mistakes, key=key)
+
+
+# --- Files that are no TOML -----------------------------------------------------------------------
+
+# What `tomllib` says, said in the words of someone who writes a table. What is not listed is passed
+# on as it is.
+_TOML_WORDS = {
+    "Invalid value": "there is no value here; a string needs quotes",
+    "Invalid statement": "a line is a key = value, a [table] or a [[table]]",
+    "Expected '=' after a key in a key/value pair": "a key without = and a value",
+    "Expected newline or end of document after a statement": "something follows the value",
+    "Cannot overwrite a value": "this key or table is there already",
+    "Unterminated string": "a string that does not end",
+    "Illegal character '\\n'": "a string that does not end on its line",
+    "Unescaped '\\' in a string": "a \\ that escapes nothing; write \\\\ or use single quotes",
+    "Unclosed array": "a list that does not end, or lacks a comma",
+    "Unclosed inline table": "a table that does not end, or lacks a comma",
+}
+
+
+_AT = r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
+
+
+def _not_toml(error: Exception, text: str) -> Mistake:
+    import re
+
+    if isinstance(error, RecursionError):
+        return Mistake("file", None, "is nested too deeply to be a table", None)
+    if not isinstance(error, tomllib.TOMLDecodeError):
+        # What is left is a decimal number of thousands of digits, which int() refuses to read.
+        long = re.search(r"[\d_]{4000}", text)
+        place = f"line {text.count(chr(10), 0, long.start()) + 1}" if long else "file"
+        return Mistake(place, None, "has a number that is too long to read", None)
+    # Before Python 3.14 the position is in the message only.
+    found = re.fullmatch(_AT, str(error), re.DOTALL)
+    if found is None:
+        return Mistake("file", None, f"is no TOML: {error}", None)
+    words, line, column = found.groups()
+    if line is None:
+        problem = "is no TOML: something is not closed or not complete"
+        return Mistake("end of file", None, problem, "look for a missing ], }, quote or value")
+    problem = f"is no TOML: {_TOML_WORDS.get(words) or _dotted(words)}"
+    wrong = text.replace("\r\n", "\n").split("\n")[int(line) - 1].strip()
+    hint = f"the line reads: {cut(escaped(wrong, quotes=False))}" if wrong else None
+    return Mistake(f"line {line}, column {column}", None, problem, hint)
+
+
+def _dotted(words: str) -> str:
+    """Write the keys that `tomllib` shows as tuples the way TOML does."""
+    import re
+
+    keys = re.compile(r"\((?:'[^']*',? ?)+\)")
+    text = keys.sub(lambda found: ".".join(re.findall(r"'([^']*)'", found[0])), words)
+    return escaped(text[:1].lower() + text[1:], quotes=False)
+
+
+def _not_utf8(error: UnicodeError) -> Mistake:
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        return Mistake(
+            f"line {line}",
+            None,
+            f"is no TOML: byte 0x{byte:02X} at offset {error.start} is not UTF-8",
+            "save the file as UTF-8",
+        )
+    return Mistake("file", None, "is no TOML: it holds characters that UTF-8 cannot write", None)

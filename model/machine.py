@@ -5,9 +5,9 @@ Nothing here is written by hand that follows from the table:
 - *Contraction.* States the set lacks leave the grid; arcs along a straight line through them join.
 - *Next step.* For every pair of states, the first arc of the path that the routing rule selects.
   A refused pair has none.
-- *Path.* The next step, taken again and again until it arrives. This is what a device does (and what
-  Linux does: it asks `vfio_mig_get_next_state` before each step), so it is what is computed here
-  too; that it always arrives, by a legal and shortest path, is for the verifier to prove.
+- *Path.* The next step, taken again and again until it arrives. This is what a device does (and
+  what Linux does: it asks `vfio_mig_get_next_state` before each step), so it is what is computed
+  here too; that it always arrives, by a legal and shortest path, is for the verifier to prove.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vfio_migration.model.errors import Mistake, SpecError
 from vfio_migration.model.spec import (
     Arc,
     CapabilitySet,
@@ -74,6 +75,7 @@ class Machine:
         capabilities: The capability set.
         states: The states it supports, in the order of the table.
         arcs: The arcs between them, contracted ones included.
+        not_settable: The states of the table that can never be asked for.
     """
 
     def __init__(self, spec: Spec, capabilities: CapabilitySet) -> None:
@@ -87,6 +89,7 @@ class Machine:
         self._out: dict[str, dict[str, Arc]] = {row.name: {} for row in self.states}
         for arc in self.arcs:
             self._out[arc.from_][arc.to] = arc
+        self.not_settable = frozenset(row.name for row in spec.states if not row.settable)
         self._by_value = {row.value: row.name for row in spec.states}
         rule = spec.routing_rule()
         self._next = {
@@ -95,7 +98,11 @@ class Machine:
             for target, first in self.first_steps(state.name, rule).items()
             if spec.refusal(state.name, target) is None
         }
-        self._routes: dict[tuple[str, str | int], Route] = {}
+        self._routes: dict[tuple[str, str], Route] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what it is made of; everything else is computed again."""
+        return _machine, (self.spec, int(self.capabilities.value))
 
     def __repr__(self) -> str:
         return f"<Machine {self.spec.name} {','.join(self.names)}>"
@@ -134,23 +141,25 @@ class Machine:
 
         Raises:
             UnknownName: If `from_` or a target given by name is no state of the table.
-            ValueError: If this capability set lacks `from_`: no device can be there.
+            SpecError: If this capability set lacks `from_`: no device can be there.
         """
         self.spec.state(from_)
         if from_ not in self._supported:
-            raise ValueError(
-                f"a device with {','.join(self.names)} is never in {from_}: "
-                f"that requires {','.join(self.spec.state(from_).requires)}"
-            )
-        target: str | int = to.name if isinstance(to, State) else to
-        if isinstance(target, int):
-            target = self._by_value.get(target, target)
+            problem = f"is no state of a device with {','.join(self.names)}"
+            hint = f"it requires {','.join(self.spec.state(from_).requires)}"
+            raise SpecError([Mistake("from", from_, problem, hint)])
+        if isinstance(to, int):
+            name = self._by_value.get(to)
+            if name is None:
+                # Not kept: a client may ask for any of 2**32 values.
+                return self._decide(from_, to)
         else:
-            self.spec.state(target)
-        key = (from_, target)
+            name = to.name if isinstance(to, State) else to
+            self.spec.state(name)
+        key = (from_, name)
         route = self._routes.get(key)
         if route is None:
-            route = self._routes.setdefault(key, self._decide(from_, target))
+            route = self._routes.setdefault(key, self._decide(from_, name))
         return route
 
     def options(self, from_: str) -> tuple[Route, ...]:
@@ -168,7 +177,8 @@ class Machine:
         arcs = self.follow(from_, str(to))
         if arcs is None:
             # The table has no "no_path" row and there is no path: nothing left to say but that.
-            raise ValueError(f"{from_} -> {to}: no path, and no row of requests that refuses it")
+            problem = "has no path, and no row of requests refuses it"
+            raise SpecError([Mistake("request", f"{from_} -> {to}", problem, None)])
         return Route(from_, to, arcs, None)
 
     def _refused(self, rule: RequestRule, from_: str, to: str | int) -> Refused:
@@ -223,7 +233,7 @@ class Machine:
     def _search(
         self, start: str, allowed: Callable[[str, bool], bool]
     ) -> dict[str, tuple[int, str]]:
-        """Breadth first from `start`: per state reached, the length of the path and its first step."""
+        """Search breadth first: per state reached, the length of the path and its first step."""
         found: dict[str, tuple[int, str]] = {}
         queue = deque([(start, 0, "")])
         while queue:
@@ -238,9 +248,10 @@ class Machine:
 
 
 def lines(spec: Spec, start: str) -> Iterable[tuple[Arc, ...]]:
-    """Yield every straight line of arcs from `start`: each arc, and its continuations along its axis.
+    """Yield the straight lines of arcs from `start`: each arc, and its continuations.
 
-    These are what contraction joins; an arc that is no step along one axis has no continuation.
+    These are what contraction joins. An arc that is no step along one axis has no continuation, and
+    a line ends where two arcs lead on in its direction: neither is the next step of the other.
     """
     for first in spec.arcs:
         if first.from_ != start:
@@ -275,18 +286,28 @@ def step_on_grid(spec: Spec, from_: str, to: str) -> tuple[int, int] | None:
 
 
 def contracted_arcs(spec: Spec, supported: frozenset[str]) -> tuple[Arc, ...]:
-    """Return the arcs of the table among `supported` states, lines through others joined into one."""
-    arcs: list[Arc] = []
+    """Return the arcs among `supported` states; a line through others is joined into one arc.
+
+    Between two states there is one arc at most, the table's own before a joined one.
+    """
+    arcs: dict[tuple[str, str], Arc] = {}
     for state in spec.states:
         if state.name not in supported:
             continue
         for line in lines(spec, state.name):
             ends_here = line[-1].to in supported
             if ends_here and all(arc.to not in supported for arc in line[:-1]):
-                arcs.append(_join(line))
+                arc = _join(line)
+                first = arcs.setdefault((arc.from_, arc.to), arc)
+                if first.via and not arc.via:
+                    arcs[arc.from_, arc.to] = arc
     order = {(arc.from_, arc.to): index for index, arc in enumerate(spec.arcs)}
     last = len(order)
-    return tuple(sorted(arcs, key=lambda arc: order.get((arc.from_, (*arc.via, arc.to)[0]), last)))
+
+    def place(arc: Arc) -> int:
+        return order.get((arc.from_, (*arc.via, arc.to)[0]), last)
+
+    return tuple(sorted(arcs.values(), key=place))
 
 
 def _join(line: tuple[Arc, ...]) -> Arc:
@@ -301,10 +322,14 @@ def _join(line: tuple[Arc, ...]) -> Arc:
     )
 
 
+def _machine(spec: Spec, flags: int) -> Machine:
+    return spec.machine(flags)
+
+
 _CONDITIONS: dict[Condition, Callable[[Machine, str, str | int], bool]] = {
     "value_unknown": lambda _machine, _from, to: isinstance(to, int),
     "target_unsupported": lambda machine, _from, to: not machine.supports(str(to)),
-    "target_not_settable": lambda machine, _from, to: not machine.spec.state(str(to)).settable,
+    "target_not_settable": lambda machine, _from, to: to in machine.not_settable,
     "already_there": lambda _machine, from_, to: from_ == to,
     "no_way_out": lambda machine, from_, _to: not machine.arcs_from(from_),
     "pair_refused": lambda machine, from_, to: machine.spec.refusal(from_, str(to)) is not None,

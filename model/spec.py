@@ -6,7 +6,8 @@ They hold data and nothing else; what follows from the data (capability sets, co
 is computed by `vfio_migration.model.machine`.
 
 Everything is frozen, hashable and comparable. `load` builds a `Spec` from a file and checks it;
-`dataclasses.replace` builds a variant without checks, which is how the verifier makes broken tables.
+`dataclasses.replace` builds a variant without checks, which is how the verifier makes broken
+tables.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Effect = Literal["none", "opens", "keeps", "closes"]
 """What an arc does to the data session."""
 
 Transfer = Literal["none", "read", "write"]
-"""Who may move migration data: the client reads (MIG_DATA_READ), writes (MIG_DATA_WRITE), or not."""
+"""What the client may do with migration data: read it (MIG_DATA_READ) or write it (_WRITE)."""
 
 Condition = Literal[
     "value_unknown",
@@ -37,13 +38,13 @@ Condition = Literal[
     "pair_refused",
     "no_path",
 ]
-"""What a row of `[[requests]]` can ask about a request; see `vfio_migration.model.machine.Machine.route`."""
+"""What a row of `[[requests]]` can ask about a request; `Machine.route` asks it."""
 
 EventName = Literal["arc_failed", "arc_failed_for_good", "reset", "disconnect"]
 """What may move a device besides an arc."""
 
 CapabilitySet = enum.Flag
-"""A set of capabilities: a member of the `Flag` that `Spec.capability_type` makes from the table."""
+"""A set of capabilities: a member of the `Flag` that `Spec.capability_type` makes of the table."""
 
 
 class Row:
@@ -67,7 +68,7 @@ class Capability(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile(Row):
-    """The capabilities that one interface knows: the universe its capability sets are drawn from."""
+    """The capabilities that one interface knows: the universe of its capability sets."""
 
     name: str
     universe: tuple[str, ...]
@@ -188,7 +189,10 @@ class Refusal(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRule(Row):
-    """One row of the decision about a request. `pair_refused` takes errno and reason from `Refusal`."""
+    """One row of the decision about a request: the first row that holds decides.
+
+    `pair_refused` takes errno and reason from the `Refusal` that names the pair.
+    """
 
     when: Condition
     outcome: Literal["refused", "nothing"]
@@ -215,7 +219,7 @@ class RoutingRule(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Row):
-    """Something other than an arc that may move a device: where to, and what becomes of the session.
+    """Something other than an arc that may move a device, and what becomes of the session.
 
     Without `to` the state stays as it is. `errno` is what a failed request is answered when the
     device names no error of its own. `drops` lists what of the client's is forgotten.
@@ -257,7 +261,7 @@ class Spec(Row):
     # --- looking rows up ---
 
     def state(self, name: str) -> State:
-        """Return the state called `name`; raise `UnknownName` with a suggestion if there is none."""
+        """Return the state called `name`; raise `UnknownName` if there is none."""
         return _lookup("state", self._states, name)
 
     def capability(self, name: str) -> Capability:
@@ -265,7 +269,7 @@ class Spec(Row):
         return _lookup("capability", self._capabilities, name)
 
     def profile(self, name: str | None = None) -> Profile:
-        """Return the profile called `name`, by default the first; raise `UnknownName` if none is."""
+        """Return the profile called `name`, by default the first; raise `UnknownName`."""
         if name is None:
             return self.profiles[0]
         return _lookup("profile", {row.name: row for row in self.profiles}, name)
@@ -285,7 +289,10 @@ class Spec(Row):
     def routing_rule(self, name: str | None = None) -> RoutingRule:
         """Return the routing rule called `name`, by default the one in force."""
         if name is None:
-            return next(row for row in self.routing if row.in_force)
+            in_force = [row for row in self.routing if row.in_force]
+            if not in_force:
+                raise SpecError([Mistake("routing", None, "has no rule in force", None)])
+            return in_force[0]
         return _lookup("routing rule", {row.name: row for row in self.routing}, name)
 
     def refusal(self, from_: str, to: str) -> Refusal | None:
@@ -293,9 +300,16 @@ class Spec(Row):
         return self._refusals.get((from_, to))
 
     def effect(self, from_: str, to: str) -> Effect:
-        """Return what stepping between these two states does to the data session."""
+        """Return what stepping between these two states does to the data session.
+
+        Raises `SpecError` for two sessions that no row of `[[session_effects]]` speaks of.
+        """
         pair = (self.state(from_).session, self.state(to).session)
-        return self._effects[pair]
+        effect = self._effects.get(pair)
+        if effect is None:
+            problem = f"moves from session {pair[0]} to {pair[1]}, which no arc does"
+            raise SpecError([Mistake("step", f"{from_} -> {to}", problem, None)])
+        return effect
 
     def permits(self, state: str, activity: str) -> bool:
         """Say whether a device may do `activity` while it is in `state`."""
@@ -313,7 +327,7 @@ class Spec(Row):
     # --- the grid ---
 
     def position(self, state: str) -> tuple[int, int] | None:
-        """Return (column, row) of `state` on the grid, counted from the top left, or None off it."""
+        """Return (column, row) of `state` on the grid, from the top left, or None off the grid."""
         self.state(state)
         return self._positions[state]
 
@@ -327,7 +341,7 @@ class Spec(Row):
     def capability_set(
         self, names: str | int | enum.Flag | Iterable[str] | None = None
     ) -> CapabilitySet:
-        """Make a capability set of names ("STOP_COPY,P2P" or an iterable), a flags word, or a `Flag`.
+        """Make a capability set of names ("STOP_COPY,P2P" or a list), a flags word, or a `Flag`.
 
         Without an argument it is the whole universe of the first profile. Raises `SpecError` for a
         name or bit the table does not have, and for a set that lacks a mandatory capability.
@@ -343,9 +357,9 @@ class Spec(Row):
         if isinstance(names, int):
             known = sum(row.value for row in self.capabilities)
             if names < 0 or names & ~known:
-                raise SpecError(
-                    [Mistake("flags", names, "has bits that stand for no capability", None)]
-                )
+                listed = ", ".join(f"{row.name} {row.value}" for row in self.capabilities)
+                problem = "has bits that stand for no capability"
+                raise SpecError([Mistake("flags", names, problem, f"there are {listed}")])
             result = flags(names)
         else:
             for name in names:
@@ -434,7 +448,7 @@ class Spec(Row):
         return {(row.from_, row.to): row.effect for row in self.session_effects}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the rows only: the indexes are made again, and the `Flag` has no importable home."""
+        """Pickle the rows only: the indexes are made again, and the `Flag` cannot be imported."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
@@ -442,9 +456,12 @@ def _lookup(kind: str, rows: Mapping[str, _Named], name: str) -> _Named:
     try:
         return rows[name]
     except KeyError:
-        raise UnknownName(kind, name, closest(name, rows)) from None
+        raise UnknownName(kind, name, closest(name, rows), rows) from None
 
 
 @functools.cache
 def _flag_type(members: tuple[tuple[str, int], ...]) -> type[enum.Flag]:
-    return enum.Flag("Capabilities", members)
+    # By way of Any: mypy takes a call of `Flag` for the lookup of a member.
+    make: Any = enum.Flag
+    made: type[enum.Flag] = make("Capabilities", members)
+    return made

@@ -1,8 +1,8 @@
 """A run of one or more devices, step by step: what prover, engine, diagrams and replay share.
 
 The prover writes a counterexample as a `Trace`, the engine's recorder writes a live run as one,
-diagrams draw it and `replay` takes it up again. It holds plain values only and goes to JSON and back
-unchanged.
+diagrams draw it and `replay` takes it up again. It holds plain values only and goes to JSON and
+back unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean
+from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean, escaped
 
 FORMAT = 1
 """The version of the JSON form; a reader refuses a higher one."""
@@ -102,93 +102,148 @@ class Trace:
         return json.dumps(self.to_data(), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Trace:
+    def from_json(cls, text: str | bytes) -> Trace:
         """Read the JSON text of a trace. Raises `SpecError` that names the place of the mistake."""
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise SpecError([Mistake("trace", None, f"is not JSON: {error}", None)]) from None
+            place = f"line {error.lineno}, column {error.colno}"
+            raise _wrong(place, None, f"is no JSON: {error.msg}") from None
+        except UnicodeDecodeError as error:
+            raise _wrong(f"byte {error.start}", None, "is no JSON: it is not UTF-8") from None
+        except RecursionError:
+            raise _wrong("trace", None, "is nested too deeply to be a trace") from None
+        except ValueError:
+            # What is left is a number of thousands of digits, which int() refuses to read.
+            raise _wrong("trace", None, "has a number that is too long to read") from None
         return cls.from_data(data)
 
     @classmethod
     def from_data(cls, data: object) -> Trace:
         """Read plain data, as `to_data` gives it. Raises `SpecError`."""
-        top = _mapping("trace", data)
-        version = top.get("format")
-        if version != FORMAT:
+        top = _Object("trace", data)
+        version = top.take("format")
+        if type(version) is not int or version != FORMAT:
             hint = f"this version reads {FORMAT}"
-            raise SpecError([Mistake("format", version, "is not a known trace format", hint)])
-        steps = _sequence("steps", top.get("steps"))
+            raise _wrong("format", version, "is no trace format that is known", hint)
+        spec, title = top.text("spec"), top.text("title", "")
+        capabilities = tuple(
+            tuple(_texts(f"capabilities[{device}]", names))
+            for device, names in enumerate(top.list("capabilities"))
+        )
+        start = tuple(_texts("start", top.list("start")))
+        steps = top.list("steps")
+        top.done()
+        if len(start) != len(capabilities):
+            problem = f"has {len(start)} devices where capabilities has {len(capabilities)}"
+            raise _wrong("start", None, problem)
         return cls(
-            spec=_text("spec", top.get("spec")),
-            title=_text("title", top.get("title", "")),
-            capabilities=tuple(
-                tuple(
-                    _text(f"capabilities[{device}][{index}]", name)
-                    for index, name in enumerate(_sequence(f"capabilities[{device}]", names))
-                )
-                for device, names in enumerate(_sequence("capabilities", top.get("capabilities")))
+            spec=spec,
+            title=title,
+            capabilities=capabilities,
+            start=start,
+            steps=tuple(
+                _step(f"steps[{index}]", step, len(start)) for index, step in enumerate(steps)
             ),
-            start=tuple(
-                _text(f"start[{index}]", name)
-                for index, name in enumerate(_sequence("start", top.get("start")))
-            ),
-            steps=tuple(_step(f"steps[{index}]", step) for index, step in enumerate(steps)),
         )
 
 
-def _step(place: str, data: object) -> Step:
-    row = dict(_mapping(place, data))
+def _step(place: str, data: object, devices: int) -> Step:
+    row = _Object(place, data)
+    kind = row.text("kind")
     kinds = get_args(StepKind)
-    kind = _text(f"{place}.kind", row.pop("kind", None))
     if kind not in kinds:
-        raise SpecError(
-            [
-                Mistake(
-                    f"{place}.kind", kind, "is no kind of step", did_you_mean(closest(kind, kinds))
-                )
-            ]
-        )
-    state = _text(f"{place}.state", row.pop("state", None))
-    device, session, to = row.pop("device", 0), row.pop("session", None), row.pop("to", None)
-    optional = {key: row.pop(key, None) for key in ("from", "errno", "note")}
-    for key, value in {"device": device, "session": session}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise SpecError([Mistake(f"{place}.{key}", value, "is not a whole number", None)])
-    if isinstance(to, bool) or not isinstance(to, str | int | None):
-        raise SpecError([Mistake(f"{place}.to", to, "is neither a state nor a number", None)])
-    for key, value in optional.items():
-        if value is not None:
-            _text(f"{place}.{key}", value)
-    if row:
-        raise SpecError(
-            [Mistake(f"{place}.{next(iter(row))}", None, "is a key that nothing reads", None)]
-        )
-    return Step(
+        hint = did_you_mean(closest(kind, kinds)) or f"take one of {', '.join(kinds)}"
+        raise _wrong(f"{place}.kind", kind, "is no kind of step", hint)
+    to = row.take("to", None)
+    if to is not None and (isinstance(to, bool) or not isinstance(to, str | int)):
+        raise _wrong(f"{place}.to", to, "is neither a state nor a number")
+    step = Step(
         kind=kind,  # type: ignore[arg-type]  # checked against the literal's members above
-        device=device,
-        from_=optional["from"],
+        device=row.number("device", 0),
+        from_=row.optional_text("from"),
         to=to,
-        state=state,
-        session=session,
-        errno=optional["errno"],
-        note=optional["note"],
+        state=row.text("state"),
+        session=row.optional_number("session"),
+        errno=row.optional_text("errno"),
+        note=row.optional_text("note"),
     )
+    row.done()
+    if not 0 <= step.device < devices:
+        hint = f"the trace has {devices}, counted from 0"
+        raise _wrong(f"{place}.device", step.device, "is no device of this trace", hint)
+    return step
 
 
-def _mapping(place: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SpecError([Mistake(place, value, "is not an object", None)])
-    return value
+_MISSING = object()
 
 
-def _sequence(place: str, value: object) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise SpecError([Mistake(place, value, "is not a list", None)])
-    return value
+class _Object:
+    """An object of the JSON text: its keys are taken one by one, and none may be left over."""
+
+    def __init__(self, place: str, value: object) -> None:
+        if not isinstance(value, Mapping):
+            raise _wrong(place, value, "is not an object")
+        self._prefix = "" if place == "trace" else f"{place}."
+        self._left = dict(value)
+        self._known: list[str] = []
+
+    def take(self, key: str, default: object = _MISSING) -> object:
+        self._known.append(key)
+        value = self._left.pop(key, default)
+        if value is _MISSING:
+            raise _wrong(self._prefix + key, None, "is missing", self._misspelt(key))
+        return value
+
+    def text(self, key: str, default: object = _MISSING) -> str:
+        return _text(self._prefix + key, self.take(key, default))
+
+    def optional_text(self, key: str) -> str | None:
+        value = self.take(key, None)
+        return None if value is None else _text(self._prefix + key, value)
+
+    def number(self, key: str, default: object = _MISSING) -> int:
+        return _number(self._prefix + key, self.take(key, default))
+
+    def optional_number(self, key: str) -> int | None:
+        value = self.take(key, None)
+        return None if value is None else _number(self._prefix + key, value)
+
+    def list(self, key: str) -> Sequence[object]:
+        return _list(self._prefix + key, self.take(key))
+
+    def done(self) -> None:
+        for key in self._left:
+            place = f"{self._prefix}{escaped(str(key), quotes=False)}"
+            hint = did_you_mean(closest(str(key), self._known))
+            raise _wrong(place, None, "is a key that nothing reads", hint)
+
+    def _misspelt(self, key: str) -> str | None:
+        near = closest(key, [other for other in self._left if isinstance(other, str)])
+        return None if near is None else f'is "{escaped(near)}" meant to be it?'
 
 
 def _text(place: str, value: object) -> str:
     if not isinstance(value, str):
-        raise SpecError([Mistake(place, value, "is not a string", None)])
+        raise _wrong(place, value, "is not a string")
     return value
+
+
+def _number(place: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(place, value, "is not a whole number")
+    return value
+
+
+def _list(place: str, value: object) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise _wrong(place, value, "is not a list")
+    return value
+
+
+def _texts(place: str, value: object) -> list[str]:
+    return [_text(f"{place}[{index}]", item) for index, item in enumerate(_list(place, value))]
+
+
+def _wrong(place: str, value: object, problem: str, hint: str | None = None) -> SpecError:
+    return SpecError([Mistake(place, value, problem, hint)])

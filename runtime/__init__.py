@@ -1,1 +1,54 @@
-"""To be written."""
+"""The live engine: runs the table on a device.
+
+`Engine(spec, capabilities, device)` takes requests, steps through the arcs that the table selects
+and calls the device for each. Every fact about migration comes from the table; nothing here knows
+the name of a state. Only `vfio_migration.model` and the standard library are imported.
+
+    >>> from vfio_migration.model import load
+    >>> from vfio_migration.runtime import Engine, NullDevice
+    >>> engine = Engine(load(), "STOP_COPY", NullDevice())
+    >>> engine.set_state("STOP_COPY")
+    Situation(state='STOP_COPY', session=1)
+"""
+
+from vfio_migration.runtime.device import Device, DisconnectingDevice, NullDevice
+from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.errors import (
+    ANSWERS,
+    Answer,
+    ArcError,
+    DeviceFailed,
+    DisconnectFailed,
+    EngineError,
+    Fault,
+    Reentered,
+    RequestFailed,
+    RequestRefused,
+    ResetFailed,
+    answer_to,
+)
+from vfio_migration.runtime.observe import Observer, Record, Recorder
+from vfio_migration.runtime.program import Situation
+
+__all__ = [
+    "ANSWERS",
+    "Answer",
+    "ArcError",
+    "Device",
+    "DeviceFailed",
+    "DisconnectFailed",
+    "DisconnectingDevice",
+    "Engine",
+    "EngineError",
+    "Fault",
+    "NullDevice",
+    "Observer",
+    "Record",
+    "Recorder",
+    "Reentered",
+    "RequestFailed",
+    "RequestRefused",
+    "ResetFailed",
+    "Situation",
+    "answer_to",
+]

@@ -88,6 +88,7 @@ def verify(
     *,
     profile: str | None = None,
     only: Sequence[str] | None = None,
+    claims: Sequence[Obligation] = (),
     timeout: float | None = None,
     progress: Callable[[Verdict], None] = lambda _: None,
 ) -> Report:
@@ -97,11 +98,12 @@ def verify(
         spec: The table.
         profile: Whose capability sets to cover; by default the first profile's.
         only: Identifiers or families; all by default.
+        claims: Obligations of the user's own, decided after the built-in ones.
         timeout: Seconds a single query may take; a query over it is unknown.
         progress: Called with each verdict as it is found.
     """
     begun = time.perf_counter()
-    chosen = select(only)
+    chosen = (*select(only), *claims)
     encoding = Encoding(spec, profile)
     solving = Solving(timeout)
     verdicts = []

@@ -156,14 +156,14 @@ class System(abc.ABC):
                 "step",
                 (self.facts, self.start(begin), z3.Not(lemma.formula(begin))),
                 "unsat",
-                lambda _model, lemma=lemma: Example(f"a run can begin without: {lemma.words}"),
+                _says(f"a run can begin without: {lemma.words}"),
             )
             yield Query(
                 f"keeps-{lemma.name}",
                 "step",
                 (self.facts, self.step(0), *held, z3.Not(lemma.formula(then))),
                 "unsat",
-                lambda _model, lemma=lemma: Example(f"an event can end: {lemma.words}"),
+                _says(f"an event can end: {lemma.words}"),
             )
 
     def never(self, name: str, bad: Bad, lemmas: Sequence[Lemma] = ()) -> Iterator[Query]:
@@ -175,7 +175,7 @@ class System(abc.ABC):
             "step",
             (self.facts, self.step(0), *held, bad(now, self.event(0), then)),
             "unsat",
-            lambda _model: Example(f"the lemmas do not rule out {name}"),
+            _says(f"the lemmas do not rule out {name}"),
         )
 
     def run(self, length: int, *conditions: Formula) -> tuple[Formula, ...]:
@@ -215,3 +215,8 @@ class System(abc.ABC):
             return self.tell(model, run, fired)
 
         return explain
+
+
+def _says(text: str) -> Callable[[z3.ModelRef | None], Example]:
+    """Explain an answer with a fixed sentence."""
+    return lambda _model: Example(text)
