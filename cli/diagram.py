@@ -45,9 +45,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--theme",
-        choices=("light", "dark"),
-        default="light",
-        help="the colours of PNG and PDF; an SVG follows its reader",
+        choices=("auto", "light", "dark"),
+        default="auto",
+        help="the colours; auto is light, but an SVG follows its reader",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(data)
         return YES
     _write(Path(arguments.output), data)
-    print(f"{arguments.output}: {graph.title}")
+    print(f"{arguments.output}: {graph.title}".replace("\n", ", "))
     return YES
 
 

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
-    from vfio_migration.cli import completion, diagram, route, tables, verify
+    from vfio_migration.cli import completion, diagram, replay, route, tables, verify
 
     top = Parser(
         prog="vfio-migration",
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vfio-migration {_version()}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (route, verify, diagram, tables, completion):
+    for module in (route, verify, replay, diagram, tables, completion):
         module.add(commands)
     return top
 

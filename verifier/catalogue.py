@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from vfio_migration.verifier.device_promises import DEVICE
 from vfio_migration.verifier.obligation import Obligation
+from vfio_migration.verifier.stream_promises import STREAM
 from vfio_migration.verifier.table import TABLE
 
-FAMILIES = {"T": "the table", "D": "one device"}
+FAMILIES = {"T": "the table", "D": "one device", "S": "the stream"}
 """The families by letter, in the order in which they are proved and documented."""
 
 
 def obligations() -> tuple[Obligation, ...]:
     """Return every obligation, in the order in which they are documented."""
-    return (*TABLE, *DEVICE)
+    return (*TABLE, *DEVICE, *STREAM)

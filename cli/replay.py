@@ -1,0 +1,116 @@
+"""`vfio-migration replay`: run a trace again on the live engine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from vfio_migration.cli import options
+
+if TYPE_CHECKING:
+    from vfio_migration.verifier.replay import Replay
+
+_HELP = """\
+Run a trace (a counterexample, a recorded run) again on the live engine, and say step by step
+whether the engine does the same. The device of the engine fails where the trace says so.
+
+examples:
+  vfio-migration replay run.json
+  vfio-migration replay run.json --spec my_table.toml
+  vfio-migration verify my_table.toml --json | jq '.verdicts[] | .trace // empty' > run.json
+
+exit status: 0 the engine does the same, 1 it differs, 2 wrong input
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "replay", help="run a trace again on the live engine", description=_HELP
+    )
+    parser.add_argument("trace", metavar="TRACE", help="the trace, a JSON file; - reads it in")
+    options.spec_option(parser)
+    options.json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Replay; 0 if the engine does what the trace says, 1 if it differs."""
+    from vfio_migration.cli.main import NO, YES, emit
+    from vfio_migration.model import Trace
+    from vfio_migration.verifier.replay import replay
+
+    spec = options.read_spec(arguments.spec)
+    result = replay(Trace.from_json(_read(arguments.trace)), spec)
+    if arguments.json:
+        emit(_data(result))
+    else:
+        print("\n".join(_told(result)))
+    return YES if result.agrees else NO
+
+
+def _read(path: str) -> bytes:
+    from pathlib import Path
+
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake
+
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        # A ValueError is what a path with a NUL in it gives.
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise SpecError([Mistake("TRACE", path, problem, None)]) from None
+
+
+def _data(result: Replay) -> dict[str, Any]:
+    difference = result.difference
+    return {
+        "agrees": result.agrees,
+        "spec": result.trace.spec,
+        "compared": result.compared,
+        "skipped": result.skipped,
+        "steps": [
+            {"number": number, "step": str(step), "comparison": comparison}
+            for number, (step, comparison) in enumerate(
+                zip(result.trace.steps, result.steps, strict=True), 1
+            )
+        ],
+        "difference": {
+            "step": difference.step,
+            "trace": difference.trace,
+            "engine": difference.engine,
+        }
+        if difference
+        else None,
+    }
+
+
+_WORDS = {"same": "ok", "differs": "differs", "skipped": "-", "not compared": ""}
+
+
+def _told(result: Replay) -> Iterator[str]:
+    trace, difference = result.trace, result.difference
+    several = len(trace.start) > 1
+    if trace.title:
+        yield trace.title
+    for device, (start, names) in enumerate(zip(trace.start, trace.capabilities, strict=True)):
+        who = f"device {device}: " if several else ""
+        word = "differs" if difference is not None and difference.step == 0 else "ok"
+        yield f"{0:>3}. {word:<8} {who}{start} ({','.join(names)})"
+    for number, (step, comparison) in enumerate(zip(trace.steps, result.steps, strict=True), 1):
+        who = f"device {step.device}: " if several else ""
+        session = "" if step.session is None else f" session {step.session}"
+        where = f"[{step.state}{session}]"
+        yield f"{number:>3}. {_WORDS[comparison]:<8} {who}{step}   {where}"
+        if difference is not None and number == difference.step:
+            yield f"{'':14}the engine: {difference.engine}"
+    yield ""
+    if difference is None:
+        yield str(result)
+    else:
+        yield f"the live engine differs at step {difference.step}: {difference.engine}"
