@@ -9,28 +9,31 @@ where a section cannot be read, nothing is said of the rows that refer to it.
 from __future__ import annotations
 
 import errno as errno_module
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from vfio_migration.model.errors import Mistake, closest, did_you_mean, escaped, it_has
-from vfio_migration.model.spec import Capability, Condition, EventName, Row, Spec
+from vfio_migration.model.errors import Mistake, closest, did_you_mean, escaped
+from vfio_migration.model.plain import (
+    NAME,
+    SECTIONS,
+    Data,
+    PlainTable,
+    arrow,
+    number_of,
+    pair_of,
+    text_of,
+)
+from vfio_migration.model.spec import Condition, EventName, Row
 
-Data = Mapping[str, object]
-
-_SECTIONS = tuple(field.name for field in fields(Spec) if field.type != "str")
-_CAPABILITY_KEYS = {field.name for field in fields(Capability)}
 _ROWS: list[Any] = Row.__subclasses__()
 _KEYS = {field.name.rstrip("_") for rows in _ROWS for field in fields(rows)}
-_LISTS = ("universe", "may", "requires")
 _MAY_BE_EMPTY = ("activities", "refusals")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def check(data: Data) -> list[Mistake]:
     """Return every mistake that rows make against each other."""
-    table = _Table(data)
+    table = PlainTable(data)
     for look in (
         _texts,
         _names,
@@ -51,133 +54,11 @@ def check(data: Data) -> list[Mistake]:
     return table.mistakes
 
 
-class _Table:
-    """The data of a file with the few questions the checks ask of it."""
-
-    def __init__(self, data: Data) -> None:
-        self.data = data
-        self.mistakes: list[Mistake] = []
-        self.unknown: dict[tuple[str, str, str], list[str]] = {}
-        self.names = {
-            section: [_text(row, "name") for _, row in self.rows(section)] for section in _SECTIONS
-        }
-        self.mandatory = [
-            name
-            for _, row in self.rows("capabilities")
-            if row.get("mandatory") is True and (name := _text(row, "name")) is not None
-        ]
-        # Not those whose `mandatory` cannot be read, or may be there with another spelling.
-        self.optional = [
-            name
-            for _, row in self.rows("capabilities")
-            if row.get("mandatory", False) is False
-            and row.keys() <= _CAPABILITY_KEYS
-            and (name := _text(row, "name")) is not None
-            and name not in self.mandatory
-        ]
-
-    def rows(self, section: str) -> Iterator[tuple[int, Data]]:
-        """Yield the rows of a section that are tables at all, with their index."""
-        rows = self.data.get(section)
-        if isinstance(rows, list):
-            for index, row in enumerate(rows):
-                if isinstance(row, Mapping):
-                    yield index, row
-
-    def readable(self, section: str) -> bool:
-        """Say whether each row of a section has a good name of its own.
-
-        If not, what seems to be missing from the section may be the row that is broken, or the one
-        that has the name of another.
-        """
-        rows = self.data.get(section)
-        good = {name for name in self.names[section] if name and _NAME.fullmatch(name)}
-        return isinstance(rows, list) and len(good) == len(rows)
-
-    def report(self, place: str, value: object, problem: str, hint: str | None = None) -> None:
-        self.mistakes.append(Mistake(place, value, problem, hint))
-
-    def knows(self, section: str, name: object) -> bool:
-        """Say whether `name` is the name of a row of a section that is readable."""
-        return self.readable(section) and name in self.names[section]
-
-    def refer(self, place: str, value: object, section: str, kind: str) -> None:
-        """Note `value` if it names no row of `section`."""
-        if not isinstance(value, str) or not value.strip():
-            return  # reported as the wrong type, or as empty
-        known = [name for name in self.names[section] if name is not None]
-        # A section with no rows at all is reported itself; so is a row without a name, which may
-        # be the one that is meant.
-        if known and value not in known and self.readable(section):
-            self.unknown.setdefault((section, kind, value), []).append(place)
-
-    def report_unknown(self) -> None:
-        """Report the names that were noted.
-
-        A name that is unknown in many places is told once: then it is rather the row that should
-        have it that is wrong.
-        """
-        for (section, kind, value), places in self.unknown.items():
-            known = [name for name in self.names[section] if name is not None]
-            hint = did_you_mean(closest(value, known)) or it_has(known)
-            problem = f"is no {kind} of this table"
-            if len(places) > 2:
-                problem += f", but {len(places)} places name it"
-                places = places[:1]
-            for place in places:
-                self.report(place, value, problem, hint)
-
-    def refer_all(self, section: str, key: str, target: str, kind: str) -> None:
-        """Check a key of every row that names rows of another section, alone or in a list."""
-        for index, row in self.rows(section):
-            place = f"{section}[{index}].{key}"
-            value = row.get(key)
-            if key not in _LISTS:
-                self.refer(place, value, target, kind)
-            elif isinstance(value, list):
-                for position, item in enumerate(value):
-                    self.refer(f"{place}[{position}]", item, target, kind)
-
-    def unique(
-        self, section: str, what: str, key: Callable[[Data], object | None], way_out: str
-    ) -> None:
-        """Report rows of a section for which `key` gives what an earlier row gave."""
-        seen: dict[object, int] = {}
-        for index, row in self.rows(section):
-            value = key(row)
-            if value is None:
-                continue
-            first = seen.setdefault(value, index)
-            if first != index:
-                shown = _arrow(value) if isinstance(value, tuple) else value
-                problem = f"stands already in {section}[{first}]"
-                self.report(f"{section}[{index}]{what}", shown, problem, way_out)
-
-
-def _text(row: Data, key: str) -> str | None:
-    value = row.get(key)
-    return value if isinstance(value, str) else None
-
-
-def _number(row: Data, key: str) -> int | None:
-    value = row.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _pair(row: Data) -> tuple[str, str] | None:
-    from_, to = _text(row, "from"), _text(row, "to")
-    return (from_, to) if from_ is not None and to is not None else None
-
-
-def _arrow(pair: Iterable[str]) -> str:
-    return " -> ".join(pair)
-
-
-def _texts(table: _Table) -> None:
+def _texts(table: PlainTable) -> None:
     """Report texts that say nothing, and items that stand twice in one list."""
     for key in ("name", "title", "initial"):
         _blank(table, key, table.data.get(key))
-    for section in _SECTIONS:
+    for section in SECTIONS:
         for index, row in table.rows(section):
             for key, value in row.items():
                 if key not in _KEYS:
@@ -192,18 +73,18 @@ def _texts(table: _Table) -> None:
                             table.report(f"{place}[{position}]", item, problem, "remove one")
 
 
-def _blank(table: _Table, place: str, value: object) -> None:
+def _blank(table: PlainTable, place: str, value: object) -> None:
     if isinstance(value, str) and not value.strip():
         table.report(place, value, "is empty")
 
 
-def _names(table: _Table) -> None:
-    for section in _SECTIONS:
+def _names(table: PlainTable) -> None:
+    for section in SECTIONS:
         if section != "events":  # see _events
-            table.unique(section, ".name", lambda row: _text(row, "name"), "give it another")
+            table.unique(section, ".name", lambda row: text_of(row, "name"), "give it another")
         for index, row in table.rows(section):
-            name = _text(row, "name")
-            if name is not None and name.strip() and not _NAME.fullmatch(name):
+            name = text_of(row, "name")
+            if name is not None and name.strip() and not NAME.fullmatch(name):
                 table.report(
                     f"{section}[{index}].name",
                     name,
@@ -215,10 +96,10 @@ def _names(table: _Table) -> None:
     table.refer("initial", table.data.get("initial"), "states", "state")
 
 
-def _capabilities(table: _Table) -> None:
-    table.unique("capabilities", ".value", lambda row: _number(row, "value"), "give it another")
+def _capabilities(table: PlainTable) -> None:
+    table.unique("capabilities", ".value", lambda row: number_of(row, "value"), "give it another")
     for index, row in table.rows("capabilities"):
-        place, value = f"capabilities[{index}]", _number(row, "value")
+        place, value = f"capabilities[{index}]", number_of(row, "value")
         if value is not None and value >= 1 << 64:
             table.report(f"{place}.value", value, "does not fit the 64 bits of the flags word")
         elif value is not None and (value <= 0 or value & (value - 1)):
@@ -245,20 +126,20 @@ _TAKEN = ("mro", "name", "value")
 """What a member of a `Flag`, which capabilities become, cannot be called."""
 
 
-def _axes(table: _Table) -> None:
+def _axes(table: PlainTable) -> None:
     table.refer_all("operations", "may", "activities", "activity")
     table.refer_all("sessions", "grows_while", "activities", "activity")
     table.refer_all("session_effects", "from", "sessions", "session")
     table.refer_all("session_effects", "to", "sessions", "session")
-    table.unique("session_effects", "", _pair, "remove one of the two")
+    table.unique("session_effects", "", pair_of, "remove one of the two")
     _one_each(table, "stream_ends", "kind", ("temporary", "final"))
 
 
-def _one_each(table: _Table, section: str, key: str, wanted: Collection[str]) -> None:
+def _one_each(table: PlainTable, section: str, key: str, wanted: Collection[str]) -> None:
     """Report rows of a section that say the same twice, and what none of them says."""
-    table.unique(section, f".{key}", lambda row: _text(row, key), "remove one of the two")
+    table.unique(section, f".{key}", lambda row: text_of(row, key), "remove one of the two")
     rows = table.data.get(section)
-    said = [_text(row, key) for _, row in table.rows(section)]
+    said = [text_of(row, key) for _, row in table.rows(section)]
     # A row that says something else, or nothing that can be read, may be the one that is missing.
     if (
         isinstance(rows, list)
@@ -271,20 +152,20 @@ def _one_each(table: _Table, section: str, key: str, wanted: Collection[str]) ->
                 table.report(section, None, f'has no row with {key} = "{one}"', "add one")
 
 
-def _states(table: _Table) -> None:
+def _states(table: PlainTable) -> None:
     table.refer_all("states", "requires", "capabilities", "capability")
     table.refer_all("states", "operation", "operations", "operation")
     table.refer_all("states", "session", "sessions", "session")
-    table.unique("states", ".value", lambda row: _number(row, "value"), "give it another")
+    table.unique("states", ".value", lambda row: number_of(row, "value"), "give it another")
     off_grid = [row.get("name") for _, row in table.rows("operations") if row.get("off_grid")]
     places: dict[tuple[str, str], int] = {}
     for index, row in table.rows("states"):
-        value = _number(row, "value")
+        value = number_of(row, "value")
         if value is not None and not 0 <= value < 1 << 32:
             table.report(
                 f"states[{index}].value", value, "does not fit the 32 bits of device_state"
             )
-        operation, session = _text(row, "operation"), _text(row, "session")
+        operation, session = text_of(row, "operation"), text_of(row, "session")
         if operation is None or session is None or operation in off_grid:
             continue
         if not table.knows("operations", operation) or not table.knows("sessions", session):
@@ -297,11 +178,12 @@ def _states(table: _Table) -> None:
                 f"is the place on the grid that states[{first}] has already",
                 "give it an operation or a session of its own",
             )
-    _on_every_device(table, "initial", table.data.get("initial"), "the initial state")
+    _initial(table)
 
 
-def _on_every_device(table: _Table, place: str, name: object, role: str) -> None:
-    """Report a reference to a state that requires what a device may lack."""
+def _initial(table: PlainTable) -> None:
+    """Report an initial state that requires what a device may lack."""
+    name = table.data.get("initial")
     for _, row in table.rows("states"):
         requires = row.get("requires")
         if row.get("name") != name or not isinstance(requires, list):
@@ -309,41 +191,41 @@ def _on_every_device(table: _Table, place: str, name: object, role: str) -> None
         lacking = [capability for capability in requires if capability in table.optional]
         if lacking and table.readable("states"):
             problem = f"requires {' and '.join(lacking)}, which a device may lack"
-            table.report(place, name, problem, f"every device must have {role}")
+            table.report("initial", name, problem, "every device must have the initial state")
 
 
-def _arcs(table: _Table) -> None:
-    table.unique("arcs", "", _pair, "remove one of the two")
+def _arcs(table: PlainTable) -> None:
+    table.unique("arcs", "", pair_of, "remove one of the two")
     table.refer_all("arcs", "from", "states", "state")
     table.refer_all("arcs", "to", "states", "state")
     for index, row in table.rows("arcs"):
         if "via" in row:
             table.report(f"arcs[{index}].via", row["via"], "is computed, not written", "remove it")
-        pair = _pair(row)
+        pair = pair_of(row)
         if pair is not None and pair[0] == pair[1]:
             table.report(
                 f"arcs[{index}]",
-                _arrow(pair),
+                arrow(pair),
                 "leads back to where it begins",
                 "a request for the present state needs no arc; remove this row",
             )
     _effects(table)
 
 
-def _effects(table: _Table) -> None:
+def _effects(table: PlainTable) -> None:
     """Report moves from session to session that arcs make and no row of effects speaks of."""
     rows = table.data.get("session_effects")
-    effects = [pair for _, row in table.rows("session_effects") if (pair := _pair(row))]
+    effects = [pair for _, row in table.rows("session_effects") if (pair := pair_of(row))]
     if not isinstance(rows, list) or not rows or len(set(effects)) != len(rows):
         return  # a row that cannot be read, or stands twice, may be the one that seems to lack
     if not all(table.knows("sessions", end) for pair in effects for end in pair):
         return
     if any(mistake.place.startswith("states[") for mistake in table.mistakes):
         return  # a state with the wrong name or session makes its arcs look wrong
-    sessions = {_text(row, "name"): _text(row, "session") for _, row in table.rows("states")}
+    sessions = {text_of(row, "name"): text_of(row, "session") for _, row in table.rows("states")}
     lacking: dict[tuple[str, str], list[int]] = {}
     for index, row in table.rows("arcs"):
-        pair = _pair(row)
+        pair = pair_of(row)
         if pair is None or pair[0] == pair[1]:
             continue
         from_, to = (sessions.get(end) for end in pair)
@@ -362,28 +244,28 @@ def _effects(table: _Table) -> None:
         )
 
 
-def _refusals(table: _Table) -> None:
-    table.unique("refusals", "", _pair, "remove one of the two")
+def _refusals(table: PlainTable) -> None:
+    table.unique("refusals", "", pair_of, "remove one of the two")
     table.refer_all("refusals", "from", "states", "state")
     table.refer_all("refusals", "to", "states", "state")
     arcs: dict[object, int] = {}
     for index, row in table.rows("arcs"):
-        arcs.setdefault(_pair(row), index)
+        arcs.setdefault(pair_of(row), index)
     for index, row in table.rows("refusals"):
-        pair = _pair(row)
+        pair = pair_of(row)
         if pair is None:
             continue
         if pair[0] == pair[1]:
             table.report(
                 f"refusals[{index}]",
-                _arrow(pair),
+                arrow(pair),
                 "refuses a request that changes nothing",
                 "remove this row",
             )
         elif pair in arcs:
             table.report(
                 f"refusals[{index}]",
-                _arrow(pair),
+                arrow(pair),
                 f"contradicts arcs[{arcs[pair]}], which allows it",
                 "remove one of the two",
             )
@@ -391,16 +273,16 @@ def _refusals(table: _Table) -> None:
         _errnos(table, section)
 
 
-def _errnos(table: _Table, section: str) -> None:
+def _errnos(table: PlainTable, section: str) -> None:
     known = errno_module.errorcode.values()
     for index, row in table.rows(section):
-        name = _text(row, "errno")
+        name = text_of(row, "errno")
         if name is not None and name.strip() and name not in known:
             hint = did_you_mean(closest(name, known)) or 'write its name, as in "EINVAL"'
             table.report(f"{section}[{index}].errno", name, "is no errno of this system", hint)
 
 
-def _requests(table: _Table) -> None:
+def _requests(table: PlainTable) -> None:
     _one_each(table, "requests", "when", get_args(Condition))
     for index, row in table.rows("requests"):
         if row.get("when") not in get_args(Condition):
@@ -425,7 +307,7 @@ def _requests(table: _Table) -> None:
             )
 
 
-def _routing(table: _Table) -> None:
+def _routing(table: PlainTable) -> None:
     table.refer_all("routing", "guarded", "sessions", "session")
     rules = table.data.get("routing")
     if not isinstance(rules, list) or not rules:
@@ -443,31 +325,28 @@ def _routing(table: _Table) -> None:
         )
 
 
-def _events(table: _Table) -> None:
+def _events(table: PlainTable) -> None:
     table.refer_all("events", "to", "states", "state")
     _one_each(table, "events", "name", get_args(EventName))
     for index, row in table.rows("events"):
-        name, to = _text(row, "name"), _text(row, "to")
-        if name in _FAILURES and "errno" not in row:
+        if row.get("name") in _FAILURES and "errno" not in row:
             table.report(
                 f"events[{index}].errno",
                 None,
                 "is missing: the failed request must be answered something",
                 'add errno = "..."',
             )
-        if to is not None and to != table.data.get("initial"):
-            _on_every_device(table, f"events[{index}].to", to, "the states that events lead to")
 
 
 _FAILURES = ("arc_failed", "arc_failed_for_good")
 
 
-def _connected_by_known_arcs(table: _Table) -> bool:
+def _connected_by_known_arcs(table: PlainTable) -> bool:
     """Say whether it can be told which states the arcs connect."""
     if not table.knows("states", table.data.get("initial")):
         return False
     arcs = table.data.get("arcs")
-    pairs = [pair for _, row in table.rows("arcs") if (pair := _pair(row))]
+    pairs = [pair for _, row in table.rows("arcs") if (pair := pair_of(row))]
     if not isinstance(arcs, list) or len(set(pairs)) != len(arcs):
         return False
     if set(table.names["events"]) != set(get_args(EventName)):
@@ -482,20 +361,20 @@ def _connected_by_known_arcs(table: _Table) -> bool:
     )
 
 
-def _reachability(table: _Table) -> None:
+def _reachability(table: PlainTable) -> None:
     """Report states no request can reach, and states no request can leave for the initial one.
 
     A state that a device only fails into is exempt: it is entered and left by events.
     """
     by_failure = {
-        _text(row, "to") for _, row in table.rows("events") if row.get("name") in _FAILURES
+        text_of(row, "to") for _, row in table.rows("events") if row.get("name") in _FAILURES
     }
-    pairs = [pair for _, row in table.rows("arcs") if (pair := _pair(row))]
+    pairs = [pair for _, row in table.rows("arcs") if (pair := pair_of(row))]
     initial = table.data.get("initial")
     reachable = _closure(initial, pairs)
     returning = _closure(initial, [(to, from_) for from_, to in pairs])
     for index, row in table.rows("states"):
-        name = _text(row, "name")
+        name = text_of(row, "name")
         if name is None or name in by_failure:
             continue
         if name not in reachable:
