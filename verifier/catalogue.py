@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from vfio_migration.verifier.device_promises import DEVICE
+from vfio_migration.verifier.group_promises import GROUP
 from vfio_migration.verifier.obligation import Obligation
 from vfio_migration.verifier.stream_promises import STREAM
 from vfio_migration.verifier.table import TABLE
 
-FAMILIES = {"T": "the table", "D": "one device", "S": "the stream"}
+FAMILIES = {"T": "the table", "D": "one device", "S": "the stream", "G": "groups of devices"}
 """The families by letter, in the order in which they are proved and documented."""
 
 
 def obligations() -> tuple[Obligation, ...]:
     """Return every obligation, in the order in which they are documented."""
-    return (*TABLE, *DEVICE, *STREAM)
+    return (*TABLE, *DEVICE, *STREAM, *GROUP)

@@ -20,6 +20,7 @@ import z3
 
 from vfio_migration.model import Machine, RoutingRule, Spec, Step, Trace
 from vfio_migration.model.machine import lines
+from vfio_migration.model.spec import Condition
 
 Made = TypeVar("Made")
 Term: TypeAlias = z3.BitVecRef
@@ -214,16 +215,45 @@ class Encoding:
         word = max(self.machines)
         return self._next[0](z3.BitVecVal(word, self._width), from_, to)
 
+    def holds(self, when: Condition, from_: Term, to: Term) -> Formula:
+        """What a row of [[requests]] asks about a request is so."""
+        if when == "value_unknown":
+            return z3.UGE(to, self.none)
+        if when == "target_unsupported":
+            return z3.Not(self.supported(to))
+        if when == "target_not_settable":
+            return self.one_of(to, [row.name for row in self.spec.states if not row.settable])
+        if when == "already_there":
+            return from_ == to
+        if when == "no_way_out":
+            return any_of([z3.And(from_ == self.state(n), w) for n, w in self._shut.items()])
+        if when == "pair_refused":
+            return self.refused(from_, to)
+        return self.follow(from_, to)[-1] != to
+
+    @functools.cached_property
+    def _shut(self) -> dict[str, Formula]:
+        """The states no arc leaves, each with the capability sets for which that is so."""
+        shut = {}
+        for name in self.names:
+            having = [word for word, m in self.machines.items() if m.supports(name)]
+            words = [word for word in having if not self.machines[word].arcs_from(name)]
+            if words:
+                in_all = len(words) == len(having)
+                shut[name] = (
+                    z3.BoolVal(True) if in_all else any_of([self.flags == word for word in words])
+                )
+        return shut
+
     def accepted(self, from_: Term, to: Term) -> Formula:
-        """A request from one state for the other sets out: no row of [[requests]] stops it."""
-        leaving = sorted({line.from_ for line in self.lines})
+        """A request from one state for the other sets out.
+
+        No row of [[requests]] stops it but for one that asks whether there is a path: that there
+        always is, is for the obligations to prove and not to assume.
+        """
+        stops = [row.when for row in self.spec.requests if row.when != "no_path"]
         return z3.And(
-            self.supported(from_),
-            self.supported(to),
-            self.settable(to),
-            from_ != to,
-            self.one_of(from_, leaving),
-            z3.Not(self.refused(from_, to)),
+            self.supported(from_), *(z3.Not(self.holds(when, from_, to)) for when in stops)
         )
 
     def follow(self, from_: Term, to: Term) -> tuple[Term, ...]:
