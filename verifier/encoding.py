@@ -49,12 +49,15 @@ class Encoding:
     def __init__(self, spec: Spec, profile: str | None = None) -> None:
         self._of(spec, [spec.profile(profile).name])
 
-    @classmethod
-    def of_all_profiles(cls, spec: Spec) -> Encoding:
-        """Encode a table over the capability sets of all its profiles together."""
-        encoding = cls.__new__(cls)
-        encoding._of(spec, [row.name for row in spec.profiles])
-        return encoding
+    def widest(self) -> Encoding:
+        """The encoding over the capability sets of all profiles together; often this one."""
+
+        def make() -> Encoding:
+            encoding = Encoding.__new__(Encoding)
+            encoding._of(self.spec, [row.name for row in self.spec.profiles])
+            return self if encoding.machines.keys() == self.machines.keys() else encoding
+
+        return self.once("widest", make)
 
     def _of(self, spec: Spec, profiles: Sequence[str]) -> None:
         self.spec = spec

@@ -1,8 +1,8 @@
 """Family G: groups of any size, moved by the plans of `model/group_plan.toml`.
 
 G1, G4 and G5 are proved by induction over the steps of a plan, quantified over devices: once, for
-groups of every size and every mixture of capabilities the plan admits. The bad disciplines are
-refuted with two devices, by a shortest run.
+groups of every size and every mixture of capabilities the plan admits, whichever profiles they come
+from. The bad disciplines are refuted with two devices, by a shortest run.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def _search(encoding: Encoding, plans: list[Plan], *, failing: bool) -> Iterator
 
 
 def _g1(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     plans = _plans(encoding, sound=True, after=False)
     for plan in plans:
         yield from _safe_by_induction(encoding, plan, failing=False)
@@ -121,6 +122,7 @@ def _g1(encoding: Encoding) -> Iterator[Query]:
 
 
 def _g1_search(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     yield from _search(encoding, _plans(encoding, sound=True, after=False), failing=False)
 
 
@@ -128,6 +130,7 @@ def _g1_search(encoding: Encoding) -> Iterator[Query]:
 
 
 def _g2(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     for plan in _plans(encoding, sound=False, after=False):
         yield from _refuted(encoding, plan)
 
@@ -159,6 +162,7 @@ def _refuted(encoding: Encoding, plan: Plan, *, failing: bool = False) -> Iterat
 
 
 def _g3(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     lacking = sorted(
         {limit.lacks for plan in _plans(encoding, sound=True, after=False) for limit in plan.limits}
     )
@@ -211,6 +215,7 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
 
 
 def _g4(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     for plan in _plans(encoding, sound=False, after=True):
         yield from _refuted(encoding, plan, failing=True)
     for after in (False, True):
@@ -219,11 +224,13 @@ def _g4(encoding: Encoding) -> Iterator[Query]:
 
 
 def _g4_search(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     plans = _plans(encoding, sound=True, after=False) + _plans(encoding, sound=True, after=True)
     yield from _search(encoding, plans, failing=True)
 
 
 def _g5(encoding: Encoding) -> Iterator[Query]:
+    encoding = encoding.widest()
     plans = _plans(encoding, sound=True, after=True) + _plans(encoding, sound=True, after=False)
     for plan in plans:
         yield from _arrives(encoding, plan)

@@ -10,6 +10,8 @@ What the engine then does is recorded and held against the trace, step by step.
   engine does: they are skipped, and counted.
 - *Sessions* are compared by which steps share one, not by number: a trace may begin in the middle
   of a device's life.
+- *Arcs that no request asks for*, as in traces where requests are left out, are asked for one by
+  one.
 - *A trace may end in the middle of a request.* The engine then goes on, and nobody looks.
 """
 
@@ -123,9 +125,9 @@ def second_opinion(example: Example, spec: Spec) -> str:
 
     Returns:
         "the live engine does the same (4 steps)", or "the live engine differs at step 3: ...", or
-        "the live engine cannot be asked: ...", or nothing if the example is no run.
+        "the live engine cannot be asked: ...", or nothing if the example is no run of one device.
     """
-    if example.trace is None:
+    if example.trace is None or len(example.trace.start) != 1:
         return ""
     try:
         return str(replay(example.trace, spec))
@@ -140,8 +142,17 @@ def second_opinion(example: Example, spec: Spec) -> str:
 class _Operation:
     """One thing asked of an engine, with the steps of the trace that it is to result in."""
 
-    kind: Literal["request", "reset", "reset fails", "disconnect", "nothing"]
+    kind: Literal["request", "reset", "disconnect"]
     steps: list[tuple[int, Step]]
+    target: str | int | None = None
+    announced: bool = True
+
+    @property
+    def under_way(self) -> bool:
+        """It is a request that has more to do."""
+        last = self.steps[-1][1]
+        going_on = last.kind == "request" or (last.kind == "arc" and last.to != self.target)
+        return self.announced and self.kind == "request" and going_on
 
 
 @dataclass(slots=True)
@@ -196,14 +207,18 @@ def _operations(trace: Trace, machine: Machine, device: int) -> list[_Operation]
     for number, step in enumerate(trace.steps, 1):
         if step.device != device or step.kind == "note":
             continue
-        if step.kind in ("request", "reset", "disconnect"):
-            operations.append(_Operation(step.kind, [(number, step)]))
+        here = [(number, step)]
+        if step.kind == "reset" or step.kind == "disconnect":
+            operations.append(_Operation(step.kind, here))
+        elif step.kind == "request":
+            target = None if step.to is None else _name(step.to, machine.spec)
+            operations.append(_Operation("request", here, target))
         elif _is_failed_event(step, machine):
-            operations.append(_Operation("reset fails", [(number, step)]))
-        elif operations and operations[-1].kind == "request":
-            operations[-1].steps.append((number, step))
+            operations.append(_Operation("reset", here))
+        elif operations and operations[-1].under_way:
+            operations[-1].steps += here
         else:
-            operations.append(_Operation("nothing", [(number, step)]))
+            operations.append(_Operation("request", here, step.to, announced=False))
     return operations
 
 
@@ -222,25 +237,24 @@ def _is_failed_event(step: Step, machine: Machine) -> bool:
 def _perform(engine: Engine, device: ScriptedDevice, operation: _Operation) -> list[Step]:
     """Ask an operation of the engine; return what it does."""
     spec = engine.machine.spec
-    device.script = deque(
-        _fault(step, spec)
-        for _, step in operation.steps
-        if step.kind in ("arc", "arc_failed", "arc_failed_for_good")
-    )
+    arcs = [step for _, step in operation.steps if step.kind in _ARCS]
+    device.script = deque(_fault(step, spec) for step in arcs)
     recorder = Recorder()
     engine.add_observer(recorder)
-    _, step = operation.steps[0]
     try:
         with contextlib.suppress(EngineError):
-            if operation.kind == "request" and step.to is not None:
-                engine.set_state(step.to)
-            elif operation.kind in ("reset", "reset fails"):
+            if operation.kind == "reset":
                 engine.reset()
             elif operation.kind == "disconnect":
                 engine.disconnect()
+            elif operation.target is not None:
+                engine.set_state(operation.target)
     finally:
         engine.remove_observer(recorder)
-    return list(recorder.trace().steps)
+    return list(recorder.trace().steps[0 if operation.announced else 1 :])
+
+
+_ARCS = ("arc", "arc_failed", "arc_failed_for_good")
 
 
 def _fault(step: Step, spec: Spec) -> ArcError | None:
@@ -301,8 +315,8 @@ def _check(trace: Trace, spec: Spec) -> None:
         try:
             spec.capability_set(names)
         except SpecError as error:
-            for mistake in error.mistakes:
-                wrong(f"capabilities[{device}]", mistake.value, mistake.problem, mistake.hint)
+            for one in error.mistakes:
+                wrong(f"capabilities[{device}]", one.value, one.problem, one.hint)
         state(f"start[{device}]", trace.start[device])
     for index, step in enumerate(trace.steps):
         place = f"steps[{index}]"
@@ -312,8 +326,8 @@ def _check(trace: Trace, spec: Spec) -> None:
         if step.kind == "request" and step.to is None:
             wrong(f"{place}.to", None, "is missing from a request", "name the state asked for")
         if step.errno is not None and not _is_errno(step.errno):
-            hint = did_you_mean(closest(step.errno, errorcode.values()))
-            wrong(f"{place}.errno", step.errno, "is no errno of this system", hint)
+            near = did_you_mean(closest(step.errno, errorcode.values()))
+            wrong(f"{place}.errno", step.errno, "is no errno of this system", near)
     if mistakes:
         raise SpecError(mistakes)
 
