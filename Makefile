@@ -77,6 +77,7 @@ format: setup ## put imports and layout right
 .PHONY: docs
 docs: setup ## write the generated files anew: diagrams, tables, README's outputs
 	@$(BIN)/python -m vfio_migration.diagrams.generate
+	@$(BIN)/python -m vfio_migration.verifier.findings
 	@$(BIN)/python tests/repository/readme_outputs.py
 
 .PHONY: wheel

@@ -1,0 +1,56 @@
+"""The pages made from the verdicts: up to date, and resting on what is proved."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from edits import ROOT
+
+from vfio_migration.model import SpecError, load
+from vfio_migration.verifier import findings as module
+from vfio_migration.verifier import obligations, verify
+
+
+@pytest.fixture(scope="module")
+def report():
+    return verify(load())
+
+
+def test_the_findings_page_is_as_it_would_be_made(report):
+    assert (ROOT / "docs/findings.md").read_text("utf-8") == module.findings_page(report)
+
+
+def test_the_obligations_page_is_as_it_would_be_made():
+    assert (ROOT / "docs/obligations.md").read_text("utf-8") == module.obligations_page()
+
+
+def test_every_obligation_is_listed():
+    page = module.obligations_page()
+    assert all(f"**{row.id}.** {row.statement}" in page for row in obligations())
+
+
+def test_a_finding_whose_obligation_is_not_proved_is_not_published(report):
+    verdicts = tuple(
+        dataclasses.replace(row, outcome="unknown") if row.id == "G3" else row
+        for row in report.verdicts
+    )
+    with pytest.raises(SpecError, match="G3"):
+        module.findings_page(dataclasses.replace(report, verdicts=verdicts))
+
+
+def test_a_finding_whose_row_is_gone_is_not_published(report):
+    routing = tuple(row for row in report.spec.routing if row.name != "whole-path")
+    spec = dataclasses.replace(report.spec, routing=routing)
+    with pytest.raises(SpecError, match="whole-path"):
+        module.findings_page(dataclasses.replace(report, spec=spec))
+
+
+def test_the_check_sees_a_difference(tmp_path, monkeypatch, capsys):
+    pages = {"findings.md": "new\n"}
+    monkeypatch.setattr(module, "pages", lambda _spec: pages)
+    assert module.main(["--output", str(tmp_path)]) == 0
+    assert module.main(["--check", "--output", str(tmp_path)]) == 0
+    (tmp_path / "findings.md").write_text("old\n", "utf-8")
+    assert module.main(["--check", "--output", str(tmp_path)]) == 1
+    assert "-old" in capsys.readouterr().out
