@@ -59,7 +59,7 @@ def findings_page(report: Report) -> str:
     """Render the page.
 
     Raises:
-        SpecError: If a finding rests on an obligation that is not proved or a row that is not there.
+        SpecError: If a finding rests on an obligation that is not proved or on no row there is.
     """
     return "\n".join(_findings(report)) + "\n"
 
@@ -71,8 +71,8 @@ def _findings(report: Report) -> Iterator[str]:
     yield "# Findings"
     yield ""
     yield (
-        "Where the text of a specification and the model had to differ, or the text left a question "
-        "open. Each finding names what decides it: obligations, which are proved "
+        "Where the text of a specification and the model had to differ, or the text left a "
+        "question open. Each finding names what decides it: obligations, which are proved "
         "([the list](obligations.md)), and rows of the tables ([the tables](tables.md))."
     )
     yield ""
@@ -115,15 +115,10 @@ def _decides(finding: Finding, name: str, verdicts: dict[str, Verdict], spec: Sp
         if verdict is None or verdict.outcome != "proved":
             problem = "is not proved, so the finding cannot rest on it"
             raise SpecError([Mistake(place, name, problem, None)])
-        witness = verdict.witness.text if verdict.witness else ""
-        return f"{name}, {verdict.outcome}: {verdict.statement} Witness: {witness}"
+        return f"{name}, {verdict.outcome}: {verdict.statement}"
     section, _, key = name.partition(": ")
     for row in getattr(spec, section, ()):
-        if key in (
-            getattr(row, "name", None),
-            getattr(row, "when", None),
-            getattr(row, "kind", None),
-        ):
+        if key in [getattr(row, field, None) for field in ("name", "when", "kind")]:
             said = getattr(row, "summary", None) or getattr(row, "reason", None) or ""
             return f"the row {key} of `[[{section}]]`: {said}"
     raise SpecError([Mistake(place, name, "is no row of the table", None)])
@@ -140,10 +135,10 @@ def _obligations() -> Iterator[str]:
     yield "# What is proved"
     yield ""
     yield (
-        "`vfio-migration verify` decides these about a table, each with a witness that its premise "
-        "happens; a violation comes with a shortest run. *Symbolic*: one query covers every "
-        "capability set. *Induction*: for runs of any length. *Quantified*: for groups of any size. "
-        "*Bounded*: runs of a stated length."
+        "`vfio-migration verify` decides these about a table, each with a witness that its "
+        "premise happens; a violation comes with a shortest run. *Symbolic*: one query covers "
+        "every capability set. *Induction*: for runs of any length. *Quantified*: for groups of "
+        "any size. *Bounded*: runs of a stated length."
     )
     for letter, title in FAMILIES.items():
         yield ""
