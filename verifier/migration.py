@@ -20,6 +20,8 @@ from vfio_migration.verifier.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.obligation import Example
 from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
 
+_DEVICES = ("source", "destination")
+
 OTHER = -1
 """What a chunk that is not about the page under watch holds of it."""
 
@@ -30,8 +32,8 @@ _TOLD = {
     "stream_page": "the source streams the page",
     "stream_other": "the source streams something else",
     "read": "the client reads a chunk",
-    "end_temporary": "the source: nothing to read for now",
-    "end_final": "the source: this is the end of the stream",
+    "end_temporary": "the source says: nothing to read for now",
+    "end_final": "the source says: this is the end of the stream",
     "write": "the client writes a chunk to the destination",
     "damage": "what has been written to the destination is damaged",
     "target_lost": "an arc of the destination fails for good",
@@ -373,7 +375,10 @@ class MigrationSystem(System):
                 steps.append(step(kind="reset"))
             else:
                 steps.append(step(kind="note", note=_TOLD[name]))
-        text = "; ".join(f"{'destination' if s.device else 'source'}: {s}" for s in steps)
+        text = "; ".join(
+            str(step) if step.kind == "note" else f"{_DEVICES[step.device]}: {step}"
+            for step in steps
+        )
         text += f" (capabilities {','.join(names)})"
         start = tuple(
             encoding.read_state(model, run[0][name]) or "?" for name in ("source", "target")
