@@ -16,7 +16,6 @@ from typing import Any, get_args
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, escaped
 from vfio_migration.model.plain import (
     NAME,
-    SECTIONS,
     Data,
     PlainTable,
     arrow,
@@ -55,13 +54,20 @@ def check(data: Data) -> list[Mistake]:
 
 
 def _texts(table: PlainTable) -> None:
-    """Report texts that say nothing, and items that stand twice in one list."""
-    for key in ("name", "title", "initial"):
+    texts(table, ("name", "title", "initial"), _KEYS)
+
+
+def texts(table: PlainTable, heads: Collection[str], keys: Collection[str]) -> None:
+    """Report texts that say nothing, and items that stand twice in one list.
+
+    `heads` are the keys outside of all sections, `keys` those that a row may have.
+    """
+    for key in heads:
         _blank(table, key, table.data.get(key))
-    for section in SECTIONS:
+    for section in table.sections:
         for index, row in table.rows(section):
             for key, value in row.items():
-                if key not in _KEYS:
+                if key not in keys:
                     continue
                 place = f"{section}[{index}].{key}"
                 _blank(table, place, value)
@@ -79,8 +85,17 @@ def _blank(table: PlainTable, place: str, value: object) -> None:
 
 
 def _names(table: PlainTable) -> None:
-    for section in SECTIONS:
-        if section != "events":  # see _events
+    names(table, _MAY_BE_EMPTY, ("events",))  # those: see _events
+    table.refer("initial", table.data.get("initial"), "states", "state")
+
+
+def names(table: PlainTable, may_be_empty: Collection[str], repeated: Collection[str]) -> None:
+    """Report names that are none or are taken, and sections that lack rows.
+
+    `repeated` are the sections in which a name may stand more than once.
+    """
+    for section in table.sections:
+        if section not in repeated:
             table.unique(section, ".name", lambda row: text_of(row, "name"), "give it another")
         for index, row in table.rows(section):
             name = text_of(row, "name")
@@ -91,9 +106,8 @@ def _names(table: PlainTable) -> None:
                     "is no name",
                     "a name is a letter, then letters, digits, _ and -",
                 )
-        if table.data.get(section) == [] and section not in _MAY_BE_EMPTY:
+        if table.data.get(section) == [] and section not in may_be_empty:
             table.report(section, None, "has no rows", f"add [[{section}]]")
-    table.refer("initial", table.data.get("initial"), "states", "state")
 
 
 def _capabilities(table: PlainTable) -> None:
@@ -270,10 +284,11 @@ def _refusals(table: PlainTable) -> None:
                 "remove one of the two",
             )
     for section in ("refusals", "requests", "events"):
-        _errnos(table, section)
+        errnos(table, section)
 
 
-def _errnos(table: PlainTable, section: str) -> None:
+def errnos(table: PlainTable, section: str) -> None:
+    """Report errnos that this system does not have."""
     known = errno_module.errorcode.values()
     for index, row in table.rows(section):
         name = text_of(row, "errno")

@@ -12,20 +12,23 @@ import functools
 import json
 import pkgutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vfio_migration.model.checks import check
 from vfio_migration.model.errors import Mistake, SpecError, closest, cut, did_you_mean, escaped
-from vfio_migration.model.spec import Spec
+from vfio_migration.model.spec import Row, Spec
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 DEFAULT = "vfio_v2.toml"
+
+Table = TypeVar("Table", bound=Row)
+"""A kind of table: the state machine's, the wire's."""
 
 Location = tuple[str | int, ...]
 """Keys and indexes that lead from the top of the data to a value."""
@@ -39,12 +42,7 @@ def load(path: str | Path | None = None) -> Spec:
     """
     if path is None:
         return _default()
-    try:
-        text = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise SpecError([Mistake("file", str(path), f"cannot be read: {reason}", None)]) from error
-    return loads(text, origin=str(path))
+    return loads(read_bytes(path), origin=str(path))
 
 
 def loads(text: str | bytes, origin: str | None = None) -> Spec:
@@ -53,17 +51,7 @@ def loads(text: str | bytes, origin: str | None = None) -> Spec:
     Raises:
         SpecError: As `load`.
     """
-    try:
-        # Bytes and text go the same way, so that neither may hold what UTF-8 cannot write.
-        encoded = text.encode("utf-8") if isinstance(text, str) else text
-        decoded = encoded.decode("utf-8-sig")
-    except UnicodeError as error:
-        raise SpecError([_not_utf8(error)], origin) from None
-    try:
-        data = tomllib.loads(decoded)
-    except (ValueError, RecursionError) as error:
-        raise SpecError([_not_toml(error, decoded)], origin) from None
-    return from_data(data, origin)
+    return from_data(parse(text, origin), origin)
 
 
 def from_data(data: Mapping[str, object], origin: str | None = None) -> Spec:
@@ -72,24 +60,70 @@ def from_data(data: Mapping[str, object], origin: str | None = None) -> Spec:
     Raises:
         SpecError: As `load`.
     """
+    return typed(Spec, check, data, origin)
+
+
+# --- What every kind of table is read with --------------------------------------------------------
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return what is in a file; a `SpecError` says why it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError([Mistake("file", str(path), f"cannot be read: {reason}", None)]) from error
+
+
+def parse(text: str | bytes, origin: str | None = None) -> dict[str, object]:
+    """Return the data of TOML text; a `SpecError` says why there is none."""
+    try:
+        # Bytes and text go the same way, so that neither may hold what UTF-8 cannot write.
+        encoded = text.encode("utf-8") if isinstance(text, str) else text
+        decoded = encoded.decode("utf-8-sig")
+    except UnicodeError as error:
+        raise SpecError([_not_utf8(error)], origin) from None
+    try:
+        return tomllib.loads(decoded)
+    except (ValueError, RecursionError) as error:
+        raise SpecError([_not_toml(error, decoded)], origin) from None
+
+
+def typed(
+    kind: type[Table],
+    check: Callable[[Mapping[str, object]], list[Mistake]],
+    data: Mapping[str, object],
+    origin: str | None,
+) -> Table:
+    """Make a table of one kind of plain data.
+
+    Args:
+        kind: A frozen dataclass whose fields are texts and tuples of rows.
+        check: Finds what the rows say against each other.
+        data: The data, as `tomllib` gives it.
+        origin: The name the table has in messages.
+
+    Raises:
+        SpecError: With every mistake in it.
+    """
     # pydantic is imported here and not above: importing the model must not cost what reading a
     # file costs.
     from pydantic import ValidationError
 
-    spec: Spec | None = None
+    table: Table | None = None
     shape: list[Mistake] = []
     try:
         # By way of JSON: pydantic's strict mode takes tables and lists only from there.
-        spec = _adapter().validate_json(json.dumps(_for_pydantic(data)))
+        table = _adapter(kind).validate_json(json.dumps(_for_pydantic(data)))
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
-        shape = list(_shape_mistakes(details, data))
+        shape = list(_shape_mistakes(kind, details, data))
     # One mistake a place: what has the wrong type needs no second complaint about its value.
     badly_shaped = {mistake.place for mistake in shape}
     mistakes = shape + [found for found in check(data) if found.place not in badly_shaped]
-    if mistakes or spec is None:
+    if mistakes or table is None:
         raise SpecError(_in_file_order(mistakes, data), origin)
-    return spec
+    return table
 
 
 @functools.cache
@@ -99,11 +133,15 @@ def _default() -> Spec:
     return loads(text, origin=DEFAULT)
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[Spec]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Spec)
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
+
+
+_adapters: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 # --- Data that pydantic reads ---------------------------------------------------------------------
@@ -116,8 +154,8 @@ _TO_TOML = {"from_": "from", "from": "from_"}
 _MISFIT = 0.5
 """Stands for any value that JSON cannot carry. No key of the format takes a fraction."""
 
-_DEEPEST = 4
-"""An item of a list in a row of a section: the deepest the format goes."""
+_DEEPEST = 8
+"""An item of a list of a move in a phase of a plan: the deepest a format goes."""
 
 _HUGE = 1 << 64
 """No number of the format is this large; larger ones, which JSON libraries choke on, become it."""
@@ -171,7 +209,9 @@ _WANTED = {
 }
 
 
-def _shape_mistakes(details: list[ErrorDetails], data: Mapping[str, object]) -> Iterator[Mistake]:
+def _shape_mistakes(
+    kind: type, details: list[ErrorDetails], data: Mapping[str, object]
+) -> Iterator[Mistake]:
     """Put what pydantic found into the words of the format.
 
     A misspelt key is one mistake, though pydantic finds two: a key too many and one too few.
@@ -183,28 +223,28 @@ def _shape_mistakes(details: list[ErrorDetails], data: Mapping[str, object]) -> 
     meant: dict[Location, str] = {}
     for detail, location in found:
         if detail["type"] in _UNKNOWN_KEY:
-            suggestion = closest(str(location[-1]), _keys(location[:-1]))
+            suggestion = closest(str(location[-1]), _fields(kind, location[:-1]))
             if suggestion is not None:
                 meant[location] = suggestion
     misspelt = {(*location[:-1], suggestion) for location, suggestion in meant.items()}
     for detail, location in found:
         if detail["type"] in _UNKNOWN_KEY:
-            keys = ", ".join(_keys(location[:-1]))
+            keys = ", ".join(_fields(kind, location[:-1]))
             hint = did_you_mean(meant.get(location)) or f"the keys here are {keys}"
             yield Mistake(_place(location), None, "is a key that nothing reads", hint)
         elif detail["type"] != "missing":
-            yield _wrong_value(detail, location, _value_at(data, location))
+            yield _wrong_value(kind, detail, location, _value_at(data, location))
         elif location not in misspelt:
-            yield Mistake(_place(location), None, "is missing", f"add {_example(location)}")
+            yield Mistake(_place(location), None, "is missing", f"add {_example(kind, location)}")
 
 
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 
 
-def _wrong_value(detail: ErrorDetails, location: Location, value: object) -> Mistake:
+def _wrong_value(kind: type, detail: ErrorDetails, location: Location, value: object) -> Mistake:
     place = _place(location)
     if detail["type"] == "literal_error":
-        wanted = f"one of {_choices(location)}"
+        wanted = f"one of {_choices(kind, location)}"
         if isinstance(value, str):
             return Mistake(place, value, "is not allowed here", f"take {wanted}")
     else:
@@ -259,48 +299,45 @@ def _value_at(data: object, location: Location) -> object:
     return data
 
 
-def _fields(location: Location) -> dict[str, Any]:
+def _fields(kind: type, location: Location) -> dict[str, Any]:
     """Return the keys that a table at this location may have, each with its type."""
     from typing import get_args, get_type_hints
 
-    fields: dict[str, Any] = get_type_hints(Spec)
-    if location:
-        fields = get_type_hints(get_args(fields[str(location[0])])[0])
+    fields: dict[str, Any] = get_type_hints(kind)
+    for section in location:
+        if isinstance(section, str):
+            fields = get_type_hints(get_args(fields[section])[0])
     return {
-        _TO_TOML.get(name, name): kind
-        for name, kind in fields.items()
+        _TO_TOML.get(name, name): hint
+        for name, hint in fields.items()
         if not name.startswith("_") and name != "via"
     }
 
 
-def _keys(location: Location) -> list[str]:
-    return list(_fields(location))
-
-
-def _choices(location: Location) -> str:
+def _choices(kind: type, location: Location) -> str:
     from typing import get_args
 
-    kind = _fields(location[:-1])[str(location[-1])]
-    return ", ".join(f'"{choice}"' for choice in get_args(kind))
+    choices = get_args(_fields(kind, location[:-1])[str(location[-1])])
+    return ", ".join(f'"{choice}"' for choice in choices)
 
 
-def _example(location: Location) -> str:
+def _example(kind: type, location: Location) -> str:
     """Write down what a missing key may look like."""
     from typing import get_origin
 
     key = str(location[-1])
-    kind = _fields(location[:-1])[key]
+    wanted = _fields(kind, location[:-1])[key]
     if len(location) == 1:
-        return f'{key} = "..."' if kind is str else f"[[{key}]]"
-    if kind is str:
+        return f'{key} = "..."' if wanted is str else f"[[{key}]]"
+    if wanted is str:
         return f'{key} = "..."'
-    if kind is int:
+    if wanted is int:
         return f"{key} = NUMBER"
-    if kind is bool:
+    if wanted is bool:
         return f"{key} = true or {key} = false"
-    if get_origin(kind) is tuple:
+    if get_origin(wanted) is tuple:
         return f"{key} = [...]"
-    return f"{key} = one of {_choices(location)}"
+    return f"{key} = one of {_choices(kind, location)}"
 
 
 def _in_file_order(mistakes: list[Mistake], data: Mapping[str, object]) -> list[Mistake]:

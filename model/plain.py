@@ -15,8 +15,11 @@ from vfio_migration.model.spec import Capability, Spec
 
 Data = Mapping[str, object]
 
-SECTIONS = tuple(field.name for field in fields(Spec) if field.type != "str")
-"""The names of all sections."""
+
+def sections_of(kind: type) -> tuple[str, ...]:
+    """Return the names of all sections of a kind of table."""
+    return tuple(field.name for field in fields(kind) if field.type != "str")
+
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What a row may be called."""
@@ -30,18 +33,21 @@ class PlainTable:
 
     Attributes:
         data: The data as the file has it.
+        sections: The names of the sections a table of this kind has.
         mistakes: What was reported so far.
         names: The names of the rows of each section, None for a row without.
         mandatory: The names of the capabilities that every device has.
         optional: The names of those a device may lack.
     """
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, kind: type = Spec) -> None:
         self.data = data
+        self.sections = sections_of(kind)
         self.mistakes: list[Mistake] = []
         self.unknown: dict[tuple[str, str, str], list[str]] = {}
         self.names = {
-            section: [text_of(row, "name") for _, row in self.rows(section)] for section in SECTIONS
+            section: [text_of(row, "name") for _, row in self.rows(section)]
+            for section in self.sections
         }
         self.mandatory = [
             name

@@ -8,20 +8,18 @@ it lead.
 from __future__ import annotations
 
 import functools
-import json
-import tomllib
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfio_migration.model.errors import Mistake, SpecError, UnknownName, closest, did_you_mean
+from vfio_migration.model.errors import Mistake, UnknownName, closest
+from vfio_migration.model.load import parse, read_bytes, typed
+from vfio_migration.model.plan_checks import check_places, check_plans
 from vfio_migration.model.spec import Row, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vfio_migration.model.machine import Machine
 
 DEFAULT = "group_plan.toml"
@@ -85,7 +83,8 @@ class Plans(Row):
         for row in self.plans:
             if row.name == name:
                 return row
-        raise UnknownName("plan", name, closest(name, [row.name for row in self.plans]))
+        names = [row.name for row in self.plans]
+        raise UnknownName("plan", name, closest(name, names), names)
 
 
 def standing(plan: Plan, machine: Machine) -> str | None:
@@ -116,13 +115,13 @@ def step(move: Move, machine: Machine, state: str) -> str | None:
     return None if move.to is None else machine.next_step(state, move.to)
 
 
-def admits(plan: Plan, groups: list[frozenset[str]]) -> Limit | None:
+def exceeds(plan: Plan, group: Sequence[frozenset[str]]) -> Limit | None:
     """Return the limit that a group of devices, given by their capabilities, exceeds, or None.
 
     A group of one has no peers, and no limit.
     """
     for limit in plan.limits:
-        if len(groups) > 1 and sum(limit.lacks not in names for names in groups) > limit.count:
+        if len(group) > 1 and sum(limit.lacks not in names for names in group) > limit.count:
             return limit
     return None
 
@@ -133,90 +132,34 @@ def load_plans(spec: Spec, path: str | Path | None = None) -> Plans:
     Raises:
         SpecError: If the file cannot be read or is wrong, with every mistake in it.
     """
-    origin = DEFAULT if path is None else str(path)
-    try:
-        text = (
-            (resources.files("vfio_migration.model") / DEFAULT).read_bytes()
-            if path is None
-            else Path(path).read_bytes()
-        )
-    except OSError as error:
-        mistake = Mistake("file", origin, f"cannot be read: {error.strerror}", None)
-        raise SpecError([mistake]) from error
-    plans = _read(text, origin)
-    mistakes = list(_mistakes(plans, spec))
-    if mistakes:
-        raise SpecError(mistakes, origin)
-    return plans
+    if path is None:
+        return default_plans(spec)
+    return loads_plans(spec, read_bytes(path), str(path))
 
 
-def _read(text: bytes, origin: str) -> Plans:
-    from pydantic import TypeAdapter, ValidationError
+def loads_plans(spec: Spec, text: str | bytes, origin: str | None = None) -> Plans:
+    """Read plans from TOML text (UTF-8 if bytes); `origin` is the name it has in messages.
 
-    try:
-        data = tomllib.loads(text.decode("utf-8"))
-        return TypeAdapter(Plans).validate_json(json.dumps(data))
-    except ValidationError as error:
-        mistakes = [
-            Mistake(_place(detail["loc"]), None, detail["msg"].lower(), None)
-            for detail in error.errors(include_url=False)
-        ]
-        raise SpecError(mistakes, origin) from None
-    except (ValueError, TypeError) as error:
-        raise SpecError([Mistake("not TOML", None, str(error), None)], origin) from None
+    Raises:
+        SpecError: As `load_plans`.
+    """
 
+    def check(data: Mapping[str, object]) -> list[Mistake]:
+        return check_plans(data, spec) + check_places(data, spec)
 
-def _place(location: tuple[int | str, ...]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
-    return "".join(parts).lstrip(".")
-
-
-def _mistakes(plans: Plans, spec: Spec) -> Iterator[Mistake]:
-    known: Mapping[str, list[str]] = {
-        "state": [row.name for row in spec.states],
-        "capability": [row.name for row in spec.capabilities],
-        "activity": [row.name for row in spec.activities],
-        "plan": [row.name for row in plans.plans],
-        "event": ["reset"],
-    }
-
-    def refer(place: str, kind: str, name: str | None) -> Iterator[Mistake]:
-        if name is not None and name not in known[kind]:
-            hint = did_you_mean(closest(name, known[kind]))
-            yield Mistake(place, name, f"is no {kind}", hint)
-
-    seen: dict[str, int] = {}
-    for number, plan in enumerate(plans.plans):
-        at = f"plans[{number}]"
-        if plan.name in seen:
-            yield Mistake(
-                f"{at}.name", plan.name, f"stands already in plans[{seen[plan.name]}]", None
-            )
-        seen.setdefault(plan.name, number)
-        if bool(plan.before) == bool(plan.after):
-            yield Mistake(at, plan.name, "must say either before or after", "give one of the two")
-        for index, name in enumerate(plan.after):
-            yield from refer(f"{at}.after[{index}]", "plan", name)
-        for index, limit in enumerate(plan.limits):
-            yield from refer(f"{at}.limits[{index}].lacks", "capability", limit.lacks)
-        moves = [(f"{at}.before[{index}]", move) for index, move in enumerate(plan.before)]
-        moves += [
-            (f"{at}.phases[{phase}].moves[{index}]", move)
-            for phase, row in enumerate(plan.phases)
-            for index, move in enumerate(row.moves)
-        ]
-        for place, move in moves:
-            for key, names in (("needs", move.needs), ("lacks", move.lacks)):
-                for index, name in enumerate(names):
-                    yield from refer(f"{place}.{key}[{index}]", "capability", name)
-            yield from refer(f"{place}.to", "state", move.to)
-            yield from refer(f"{place}.may", "activity", move.may)
-            yield from refer(f"{place}.event", "event", move.event)
-            if (move.to is None) == (move.event is None):
-                yield Mistake(place, None, "must lead somewhere", "give either to or event")
+    return typed(Plans, check, parse(text, origin), origin)
 
 
 @functools.cache
 def default_plans(spec: Spec) -> Plans:
-    """Return the plans that come with the package, read once per table."""
-    return load_plans(spec)
+    """Return the plans that come with the package, read once per table.
+
+    That a table of the user's own, or a mutant, leaves a device no place to begin in is not refused
+    here: it is for G5 to find.
+
+    Raises:
+        SpecError: If the table lacks names that the plans use.
+    """
+    text = pkgutil.get_data("vfio_migration.model", DEFAULT)
+    assert text is not None, "the package is installed without its plans"
+    return typed(Plans, lambda data: check_plans(data, spec), parse(text, DEFAULT), DEFAULT)

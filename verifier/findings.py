@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vfio_migration.model import Mistake, Spec, SpecError, load
+from vfio_migration.model.wire import load_wire
 from vfio_migration.verifier.catalogue import FAMILIES, obligations
 from vfio_migration.verifier.obligation import Verdict
 from vfio_migration.verifier.prover import Report, verify
@@ -117,7 +118,7 @@ def _decides(finding: Finding, name: str, verdicts: dict[str, Verdict], spec: Sp
             raise SpecError([Mistake(place, name, problem, None)])
         return f"{name}, {verdict.outcome}: {verdict.statement}"
     section, _, key = name.partition(": ")
-    for row in getattr(spec, section, ()):
+    for row in (*getattr(spec, section, ()), *getattr(load_wire(), section, ())):
         if key in [getattr(row, field, None) for field in ("name", "when", "kind")]:
             said = getattr(row, "summary", None) or getattr(row, "reason", None) or ""
             return f"the row {key} of `[[{section}]]`: {said}"

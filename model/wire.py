@@ -1,0 +1,332 @@
+"""The vfio-user connection in its typed form: commands, features, bounds and answers.
+
+What `vfio_migration.model.spec` is for the state machine this is for the wire: rows that hold data
+and nothing else, read from a file by `load_wire` with every mistake in it reported at once. What a
+row may say is what its class has fields for.
+
+Sizes are bytes and do not count the header. A payload is `request` (or `reply`) bytes long; where
+`request_item` is not 0, any number of items of that size may follow, as far as the limit named by
+`request_bound` allows.
+"""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from vfio_migration.model.errors import UnknownName, closest
+from vfio_migration.model.load import parse, read_bytes, typed
+from vfio_migration.model.spec import Row, Transfer
+
+DEFAULT = "wire.toml"
+
+Descriptors = Literal["none", "one", "many"]
+"""How many file descriptors a message may carry; "many" are bounded by `max_msg_fds`."""
+
+Occasion = Literal[
+    "size_below_header",
+    "size_over_limit",
+    "fds_over_limit",
+    "reply_unasked",
+    "type_unknown",
+    "command_unknown",
+    "wrong_direction",
+    "version_first",
+    "version_again",
+    "version_incompatible",
+    "not_negotiated",
+    "fds_unexpected",
+    "size_wrong",
+    "over_bound",
+    "feature_flags_clash",
+    "feature_unknown",
+    "method_unsupported",
+    "method_missing",
+    "logging_on",
+    "logging_off",
+    "out_of_session",
+    "map_exists",
+    "map_unknown",
+    "argument_invalid",
+    "holding_full",
+    "request_refused",
+    "request_failed",
+]
+"""What a row of `[[answers]]` can be about; the first row of the file that holds decides."""
+
+FROM_THE_TABLE = ("request_refused", "request_failed")
+"""Occasions whose errno is a row of the migration table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderField(Row):
+    """A field of the header that every message begins with."""
+
+    name: str
+    offset: int
+    size: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagBits(Row):
+    """Bits of a flags word: the word has them if what `mask` selects is `value`.
+
+    Without `value` they are a number of their own.
+    """
+
+    word: Literal["header", "feature", "dma_map"]
+    name: str
+    mask: int
+    value: int | None = None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit(Row):
+    """What the server allows at most. With a `default` it is told in VERSION, under its name.
+
+    The default is what a peer that names no number of its own is taken to have named.
+    """
+
+    name: str
+    value: int
+    default: int | None = None
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option(Row):
+    """Something VERSION agrees on that is no limit."""
+
+    name: str
+    json: Literal["number", "boolean", "object"]
+    default: int
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding(Row):
+    """Something a client can make the server keep, and how much of it.
+
+    At its `limit` the server refuses more, or reads nothing until there is room again. What belongs
+    to the connection ends with it; what belongs to the client is dropped as the disconnect row of
+    the migration table says.
+    """
+
+    name: str
+    limit: str | None = None
+    full: Literal["refused", "waits"]
+    belongs_to: Literal["client", "connection"]
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(Row):
+    """A command and its reply.
+
+    Attributes:
+        sender: Who sends the command; the other side replies.
+        before_version: It may come before a version is agreed.
+        does: What it does that the protocol must know of.
+        needs: The option without which it does not exist.
+        transfer: What the data session must allow, in the words of `Session.transfer`.
+        adds: What a served command adds to.
+        removes: What it takes from.
+        whole: All of it is checked before any of it is done.
+    """
+
+    name: str
+    number: int
+    sender: Literal["client", "server"]
+    before_version: bool = False
+    does: Literal["negotiate", "reset", "feature", "other"] = "other"
+    request: int
+    request_item: int = 0
+    request_bound: str | None = None
+    reply: int
+    reply_item: int = 0
+    reply_bound: str | None = None
+    takes_fds: Descriptors = "none"
+    gives_fds: Descriptors = "none"
+    needs: str | None = None
+    transfer: Transfer = "none"
+    adds: str | None = None
+    removes: str | None = None
+    whole: bool = True
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature(Row):
+    """A device feature, its methods and the sizes of its data. PROBE takes and returns none.
+
+    A reply to GET holds the data of the request and what is added to it (`reply` in all); a reply
+    to SET returns the data of the request.
+
+    Attributes:
+        get: It has a GET method.
+        set: It has a SET method.
+        moves: Its data is a migration state, and SET moves the device.
+        logging: What it has to do with DMA logging: SET starts or stops it, or it must be on.
+    """
+
+    name: str
+    number: int
+    get: bool
+    set: bool
+    get_request: int = 0
+    get_reply: int = 0
+    get_reply_item: int = 0
+    set_request: int = 0
+    set_request_item: int = 0
+    moves: bool = False
+    logging: Literal["none", "starts", "stops", "needs"] = "none"
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Row):
+    """What a message that cannot be served comes to.
+
+    "error": an error reply, or silence if none was asked for; "closes": the same, and then the
+    connection ends; "ignored": nothing. An occasion without a row is not looked at.
+    """
+
+    when: Occasion
+    outcome: Literal["error", "closes", "ignored"]
+    errno: str | None = None
+    reason: str
+    source: str
+
+
+_Numbered = TypeVar("_Numbered", Command, Feature)
+_Named = TypeVar("_Named", Limit, Option, Holding, HeaderField)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire(Row):
+    """The whole table of the connection."""
+
+    name: str
+    title: str
+    header: tuple[HeaderField, ...]
+    flags: tuple[FlagBits, ...]
+    limits: tuple[Limit, ...]
+    options: tuple[Option, ...]
+    holdings: tuple[Holding, ...]
+    commands: tuple[Command, ...]
+    features: tuple[Feature, ...]
+    answers: tuple[Answer, ...]
+
+    def command(self, key: str | int) -> Command | None:
+        """Return the command of a name or number, or None."""
+        return _find(self.commands, key)
+
+    def feature(self, key: str | int) -> Feature | None:
+        """Return the feature of a name or index, or None."""
+        return _find(self.features, key)
+
+    def answer(self, when: Occasion) -> Answer | None:
+        """Return what an occasion comes to, or None if nobody looks."""
+        return next((row for row in self.answers if row.when == when), None)
+
+    def limit(self, name: str) -> Limit:
+        """Return the limit called `name`; raise `UnknownName` if there is none."""
+        return _named("limit", self.limits, name)
+
+    def holding(self, name: str) -> Holding:
+        """Return the holding called `name`; raise `UnknownName` if there is none."""
+        return _named("holding", self.holdings, name)
+
+    def option(self, name: str) -> Option:
+        """Return the option called `name`; raise `UnknownName` if there is none."""
+        return _named("option", self.options, name)
+
+    def bits(self, word: str, name: str) -> FlagBits:
+        """Return the bits of a flags word by name; raise `UnknownName` if there are none."""
+        rows = {row.name: row for row in self.flags if row.word == word}
+        if name not in rows:
+            raise UnknownName("flag", name, closest(name, rows), rows)
+        return rows[name]
+
+    @property
+    def header_size(self) -> int:
+        """How long a header is."""
+        return sum(row.size for row in self.header)
+
+    @functools.cached_property
+    def largest_request(self) -> int | None:
+        """The longest message a client may send, header included; None if nothing bounds it."""
+        return self._largest("request", "client")
+
+    @functools.cached_property
+    def largest_reply(self) -> int | None:
+        """The longest reply the server sends, header included; None if nothing bounds it."""
+        return self._largest("reply", "client")
+
+    def _largest(self, part: Literal["request", "reply"], sender: str) -> int | None:
+        longest = 0
+        for row in self.commands:
+            fixed, item, bound = (
+                (row.request, row.request_item, row.request_bound)
+                if part == "request"
+                else (row.reply, row.reply_item, row.reply_bound)
+            )
+            if row.sender != sender:
+                continue
+            if item and bound is None:
+                return None
+            longest = max(longest, fixed + (self.limit(bound).value if bound and item else 0))
+        return self.header_size + longest
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the rows only: what is computed is computed again."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+
+def _find(rows: tuple[_Numbered, ...], key: str | int) -> _Numbered | None:
+    return next((row for row in rows if key in (row.name, row.number)), None)
+
+
+def _named(kind: str, rows: tuple[_Named, ...], name: str) -> _Named:
+    for row in rows:
+        if row.name == name:
+            return row
+    known = [row.name for row in rows]
+    raise UnknownName(kind, name, closest(name, known), known)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def load_wire(path: str | Path | None = None) -> Wire:
+    """Read the table of the connection; without a path, the one that comes with the package.
+
+    Raises:
+        SpecError: If the file cannot be read or the table is wrong, with every mistake in it.
+    """
+    return _default() if path is None else wire_from(parse(read_bytes(path), str(path)), str(path))
+
+
+@functools.cache
+def _default() -> Wire:
+    text = pkgutil.get_data("vfio_migration.model", DEFAULT)
+    assert text is not None, "the package is installed without its table"
+    return wire_from(parse(text, DEFAULT), DEFAULT)
+
+
+def wire_from(data: Mapping[str, object], origin: str | None = None) -> Wire:
+    """Make a table of the connection of plain data. Raises `SpecError` as `load_wire`."""
+    from vfio_migration.model.wire_checks import check_wire  # which builds on the classes above
+
+    return typed(Wire, check_wire, data, origin)
