@@ -68,6 +68,11 @@ bench: setup ## benchmarks, with their figures
 	@$(BIN)/python -m pytest --no-header -s --override-ini addopts=--import-mode=importlib \
 		tests/benchmarks
 
+.PHONY: interop
+interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder keeps the messages
+	@qemu=$$(tests/interop/setup) && VFIO_MIGRATION_QEMU="$$qemu" \
+		VFIO_MIGRATION_RECORD=$(RECORD) $(BIN)/python -m pytest --no-header tests/interop $(ARGS)
+
 ##@ Change
 .PHONY: format
 format: setup ## put imports and layout right

@@ -1,25 +1,38 @@
 """The prover: the table becomes formulas, promises become queries, answers become verdicts.
 
-`verify` decides obligations about a `Spec` and returns a `Report`. Importing this package needs z3
+`verify` decides obligations about a `Spec` and returns a `Report`. What a claim of a user's own is
+made of (docs/own-claims.md) is exported here too. Importing this package needs z3
 (`pip install 'vfio-migration[verify]'`).
 """
 
 from vfio_migration.verifier.catalogue import obligations
-from vfio_migration.verifier.encoding import Encoding
+from vfio_migration.verifier.claims import load_claims, never
+from vfio_migration.verifier.device import DeviceSystem
+from vfio_migration.verifier.encoding import Encoding, Formula
 from vfio_migration.verifier.obligation import Example, Obligation, Outcome, Query, Verdict
 from vfio_migration.verifier.prover import Report, Solving, Variant, decide, select, verify
+from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
 
 __all__ = [
+    "DeviceSystem",
     "Encoding",
+    "Event",
     "Example",
+    "Formula",
+    "Lemma",
     "Obligation",
     "Outcome",
     "Query",
     "Report",
+    "Situation",
     "Solving",
+    "System",
+    "Term",
     "Variant",
     "Verdict",
     "decide",
+    "load_claims",
+    "never",
     "obligations",
     "select",
     "verify",

@@ -15,10 +15,13 @@ import z3
 
 from vfio_migration.model import Event as EventRow
 from vfio_migration.model import Step, Trace
-from vfio_migration.model.spec import EventName
-from vfio_migration.verifier.encoding import Encoding, Formula, any_of
+from vfio_migration.model.spec import Condition, EventName
+from vfio_migration.verifier.encoding import Encoding, Formula, any_of, refusal_half_way
 from vfio_migration.verifier.obligation import Example
 from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
+
+CHANGE = "change_state"
+"""What specifications forbid a stopped device: to change its own state (see listings.toml)."""
 
 _FAILURES: tuple[EventName, ...] = ("arc_failed", "arc_failed_for_good")
 _AT_REST: tuple[EventName, ...] = ("reset", "disconnect")
@@ -46,7 +49,9 @@ class DeviceSystem(System):
         "arc_failed_for_good",
         "stuck",
         "reset",
+        "reset_failed",
         "disconnect",
+        "disconnect_failed",
         "connect",
         "read",
         "write",
@@ -143,14 +148,14 @@ class DeviceSystem(System):
         asked = choose("asked", encoding.state_sort)
         activity = choose("activity", self._activity_sort)
         idle = z3.And(z3.Not(now["busy"]), now["connected"])
-        known = encoding.one_of(asked, encoding.names)
-        sets_out = encoding.accepted(state, asked)
+        answers = self._answers(state, asked)
         onward = encoding.next_step(state, target)
         moving = z3.And(now["busy"], onward != encoding.none)
+        lost = self._landing(encoding.spec.event("arc_failed_for_good"))
         return [
             Event(
                 "request",
-                z3.And(idle, sets_out),
+                z3.And(idle, answers["sets out"]),
                 {
                     "busy": z3.BoolVal(True),
                     "target": asked,
@@ -158,8 +163,8 @@ class DeviceSystem(System):
                     "set_out": now["session"],
                 },
             ),
-            Event("refused", z3.And(idle, known, z3.Not(sets_out), asked != state)),
-            Event("nothing", z3.And(idle, known, asked == state)),
+            Event("refused", z3.And(idle, answers["refused"])),
+            Event("nothing", z3.And(idle, answers["nothing"])),
             Event("arc", moving, self._arc(now, onward)),
             *(self._failing(name, moving) for name in _FAILURES),
             Event(
@@ -176,6 +181,9 @@ class DeviceSystem(System):
                     "connected": z3.BoolVal(False),
                 },
             ),
+            # A device that cannot even do these stands where one does that failed for good.
+            Event("reset_failed", idle, lost),
+            Event("disconnect_failed", idle, {**lost, "connected": z3.BoolVal(False)}),
             Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),
             Event("read", z3.And(idle, self.streams(state, "read"), now["open"] > 0)),
             Event("write", z3.And(idle, self.streams(state, "write"), now["open"] > 0)),
@@ -194,6 +202,45 @@ class DeviceSystem(System):
             ),
         ]
 
+    @functools.cached_property
+    def changing(self) -> set[str]:
+        """The activities by which a device changes its own state.
+
+        By the name that specifications have for it: what the table says a session grows by is what
+        is to be proved right. Only a table with names of its own is taken at its word.
+        """
+        if CHANGE in self.activities:
+            return {CHANGE}
+        sessions = self.encoding.spec.sessions
+        return {row.grows_while for row in sessions if row.grows_while and row.transfer == "read"}
+
+    def _answers(self, state: Term, asked: Term) -> dict[str, Formula]:
+        """How a request is decided: the rows of [[requests]], the first that holds.
+
+        But for "no_path": like Linux, the device asks for the next step before each arc, and so
+        finds out half-way ("stuck").
+        """
+        encoding = self.encoding
+        holds: dict[Condition, Formula] = {
+            "value_unknown": z3.Not(encoding.one_of(asked, encoding.names)),
+            "target_unsupported": z3.Not(encoding.supported(asked)),
+            "target_not_settable": z3.Not(encoding.settable(asked)),
+            "already_there": asked == state,
+            "no_way_out": z3.Not(encoding.one_of(state, {line.from_ for line in encoding.lines})),
+            "pair_refused": encoding.refused(state, asked),
+            "no_path": z3.BoolVal(False),
+        }
+        answers: dict[str, list[Formula]] = {"refused": [], "nothing": []}
+        undecided: list[Formula] = []
+        for row in encoding.spec.requests:
+            answers[row.outcome].append(z3.And(*undecided, holds[row.when]))
+            undecided.append(z3.Not(holds[row.when]))
+        return {
+            "refused": any_of(answers["refused"]),
+            "nothing": any_of(answers["nothing"]),
+            "sets out": z3.And(undecided),
+        }
+
     def activity(self, name: str) -> Term:
         """The value that stands for an activity."""
         return z3.BitVecVal(self.activities.index(name), self._activity_sort.size())
@@ -203,8 +250,7 @@ class DeviceSystem(System):
         return z3.Const(f"activity@{moment}", self._activity_sort)
 
     def _changes_state(self, activity: Term) -> Formula:
-        growing = {row.grows_while for row in self.encoding.spec.sessions if row.grows_while}
-        return any_of([activity == self.activity(name) for name in sorted(growing)])
+        return any_of([activity == self.activity(name) for name in sorted(self.changing)])
 
     def _arc(self, now: Situation, onward: Term) -> dict[str, Term]:
         opens = self.effect(now["state"], onward, "opens")
@@ -287,6 +333,9 @@ class DeviceSystem(System):
         encoding = self.encoding
         word = encoding.read_flags(model)
 
+        values = {row.value for row in encoding.spec.states}
+        unknown = next(value for value in range(len(values) + 1) if value not in values)
+
         def number(term: Term) -> int:
             return int(model.eval(term, model_completion=True).as_long())
 
@@ -301,7 +350,8 @@ class DeviceSystem(System):
             )
             here, target = state(now["state"]), state(now["target"])
             if name in ("request", "refused", "nothing"):
-                asked = state(z3.Const(f"asked@{moment}", encoding.state_sort))
+                term = z3.Const(f"asked@{moment}", encoding.state_sort)
+                asked: str | int = encoding.read_state(model, term) or unknown
                 steps.append(step(kind="request", to=asked))
                 if name == "refused":
                     refused = encoding.machines[word].route(here, asked).refused
@@ -317,9 +367,16 @@ class DeviceSystem(System):
                 steps.append(step(kind=kind, from_=here, to=onward, errno=errno))
             elif name in _AT_REST:
                 steps.append(step(kind=_AT_REST[_AT_REST.index(name)]))
+            elif name in ("reset_failed", "disconnect_failed"):
+                errno = encoding.spec.event("arc_failed_for_good").errno
+                note = f"no arc, but a {name.removesuffix('_failed')} that fails"
+                landed = state(then["state"])
+                failed = functools.partial(step, kind="arc_failed_for_good", errno=errno)
+                steps.append(failed(from_=here, to=landed, note=note))
             elif name == "stuck":
                 note = f"half-way, SET_STATE {target} is refused"
-                steps.append(step(kind="refused", to=target, note=note))
+                errno = refusal_half_way(encoding.spec)
+                steps.append(step(kind="refused", to=target, errno=errno, note=note))
             elif name == "act":
                 done = self.activities[number(self.chosen_activity(moment))]
                 steps.append(step(kind="note", note=f"the device: {done}"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import z3
 
-from vfio_migration.verifier.device import DeviceSystem
+from vfio_migration.verifier.device import CHANGE, DeviceSystem
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of, path_trace
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.listings import listings
@@ -88,20 +88,19 @@ def _conduct(system: DeviceSystem, state: Term, activities: set[str]) -> dict[st
                 if activity in conduct.forbids
             ]
         )
-        for activity in activities & set(system.activities)
+        for activity in sorted(activities & set(system.activities))
     }
 
 
 def _still(system: DeviceSystem, state: Term) -> Formula:
     """A specification says that the device stands still in this state, or the stream ends there."""
     spec = system.encoding.spec
-    growing = {row.grows_while for row in spec.sessions if row.grows_while is not None}
     final = [
         row.name
         for row in spec.states
         if (end := spec.stream_end(row.name)) is not None and end.kind == "final"
     ]
-    listed = _conduct(system, state, growing).values()
+    listed = _conduct(system, state, system.changing).values()
     return any_of([*listed, system.encoding.one_of(state, final)])
 
 
@@ -155,7 +154,8 @@ def _d5(system: DeviceSystem) -> tuple[Bad, Bad]:
 def _d6(system: DeviceSystem) -> tuple[Bad, Bad]:
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
         was, is_ = system.failed(now["state"]), system.failed(then["state"])
-        entered = z3.And(is_, z3.Not(was), z3.Not(system.is_event(event, "arc_failed_for_good")))
+        failing = ("arc_failed_for_good", "reset_failed", "disconnect_failed")
+        entered = z3.And(is_, z3.Not(was), z3.Not(system.is_event(event, *failing)))
         left = z3.And(was, z3.Not(is_), z3.Not(system.is_event(event, "reset")))
         return z3.Or(entered, left)
 
@@ -366,7 +366,7 @@ DEVICE: tuple[Obligation, ...] = (
         "D3",
         "A stopped device starts no DMA and raises no interrupt.",
         "Guest memory copied after the stop would otherwise change behind the copy.",
-        _forbidden(lambda name: name not in ("start_p2p_dma", "change_state")),
+        _forbidden(lambda name: name not in ("start_p2p_dma", CHANGE)),
         (),
         3,
     ),
@@ -389,7 +389,8 @@ DEVICE: tuple[Obligation, ...] = (
     ),
     _obligation(
         "D6",
-        "The failed state is entered only by a failed arc and left only by a reset.",
+        "The failed state is entered only by a failure, of an arc, a reset or a disconnect, and left "
+        "only by a reset.",
         "A device that failed must not come back to work by a side door.",
         _d6,
         ("supported", "under-way"),

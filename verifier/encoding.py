@@ -316,11 +316,22 @@ def any_of(formulas: Sequence[Formula]) -> Formula:
     return z3.Or(list(formulas)) if formulas else z3.BoolVal(False)
 
 
-def path_trace(spec: Spec, word: int, path: Sequence[str], title: str, note: str = "") -> Trace:
-    """Make the trace of a device that steps along `path`, sessions numbered as they open."""
+def refusal_half_way(spec: Spec) -> str | None:
+    """The errno of a request that turns out on its way to lead nowhere."""
+    return next((row.errno for row in spec.requests if row.when == "no_path"), None)
+
+
+def path_trace(
+    spec: Spec, word: int, path: Sequence[str], title: str, target: str | None = None
+) -> Trace:
+    """Make the trace of a request whose path is `path`, sessions numbered as they open.
+
+    `target` is what was asked for, if the path ends before it.
+    """
     session = 1 if spec.session(spec.state(path[0]).session).transfer != "none" else None
     opened = session or 0
-    steps = [Step(kind="request", to=path[-1], state=path[0], session=session)]
+    asked = target or path[-1]
+    steps = [Step(kind="request", to=asked, state=path[0], session=session)]
     for from_, to in itertools.pairwise(path):
         effect = spec.effect(from_, to)
         if effect == "opens":
@@ -329,8 +340,9 @@ def path_trace(spec: Spec, word: int, path: Sequence[str], title: str, note: str
         elif effect in ("closes", "none"):
             session = None
         steps.append(Step(kind="arc", from_=from_, to=to, state=to, session=session))
-    if note:
-        steps.append(Step(kind="note", state=path[-1], session=session, note=note))
+    if path[-1] != asked:
+        errno = refusal_half_way(spec)
+        steps.append(Step(kind="refused", to=asked, state=path[-1], session=session, errno=errno))
     names = spec.names(spec.capability_type(word))
     return Trace(
         spec=spec.name, capabilities=(names,), start=(path[0],), steps=tuple(steps), title=title

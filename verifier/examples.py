@@ -69,7 +69,7 @@ def request_example(
         text = f"{' -> '.join(path)} (SET_STATE {there}, capabilities {encoding.set_name(word)})"
         remark = say(model, there)
         title = f"{text}: {remark}" if remark else text
-        return Example(title, path_trace(encoding.spec, word, path, title))
+        return Example(title, path_trace(encoding.spec, word, path, title, there))
 
     return explain
 

@@ -47,7 +47,8 @@ def apply(edit: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 def find(data: dict[str, Any], section: str, key: object) -> dict[str, Any]:
     for row in data[section]:
-        if key in (row.get("name"), row.get("when"), [row.get("from"), row.get("to")]):
+        names = (row.get("name"), row.get("when"), row.get("kind"))
+        if key in (*names, [row.get("from"), row.get("to")]):
             return row
     raise LookupError(f"no row {key} in {section}")
 

@@ -172,6 +172,9 @@ class Explicit:
                     yield ("refused or nothing", target), now
             yield ("reset", ""), self._lands(now, "reset")
             yield ("disconnect", ""), replace(self._lands(now, "disconnect"), connected=False)
+            lost = self._lands(now, "arc_failed_for_good")
+            yield ("reset_failed", ""), lost
+            yield ("disconnect_failed", ""), replace(lost, connected=False)
             if now.open > 0 and self.transfer[now.state] != "none":
                 yield (self.transfer[now.state], ""), now
         if not now.connected:
@@ -185,7 +188,7 @@ class Explicit:
                 for failure in ("arc_failed", "arc_failed_for_good"):
                     yield (failure, step), _at_rest(self._lands(now, failure))
         for activity in self.may[now.state]:
-            grown = now.changes + (activity in self.growing)
+            grown = now.changes + (activity == "change_state")
             yield ("act", activity), replace(now, changes=grown)
 
     def _takes(self, now: Now, to: str) -> Now:
@@ -240,7 +243,8 @@ def _d2(table: Explicit, now: Now, event: Event, then: Now) -> bool:
 
 def _d6(table: Explicit, now: Now, event: Event, then: Now) -> bool:
     was, is_ = table.failed(now.state), table.failed(then.state)
-    return (is_ and not was and event[0] != "arc_failed_for_good") or (
+    failures = ("arc_failed_for_good", "reset_failed", "disconnect_failed")
+    return (is_ and not was and event[0] not in failures) or (
         was and not is_ and event[0] != "reset"
     )
 
