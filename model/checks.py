@@ -147,6 +147,15 @@ def _axes(table: PlainTable) -> None:
     table.refer_all("session_effects", "to", "sessions", "session")
     table.unique("session_effects", "", pair_of, "remove one of the two")
     _one_each(table, "stream_ends", "kind", ("temporary", "final"))
+    for index, row in table.rows("sessions"):
+        if row.get("judged") is True and row.get("transfer") in ("none", "read"):
+            table.report(
+                f"sessions[{index}].judged",
+                True,
+                f'is said of a session whose transfer is "{row["transfer"]}": there is no stream '
+                "to judge",
+                "remove it",
+            )
 
 
 def _one_each(table: PlainTable, section: str, key: str, wanted: Collection[str]) -> None:
@@ -351,9 +360,20 @@ def _events(table: PlainTable) -> None:
                 "is missing: the failed request must be answered something",
                 'add errno = "..."',
             )
+        # A name that stands twice is a mistake of its own: which event the row means is not known.
+        known = row.get("name") in get_args(EventName)
+        single = table.names["events"].count(str(row.get("name"))) == 1
+        if row.get("drops") and known and single and row["name"] != _LEAVING:
+            table.report(
+                f"events[{index}].drops",
+                row["drops"],
+                "is read where a client goes away only",
+                f'say it in the row name = "{_LEAVING}"',
+            )
 
 
 _FAILURES = ("arc_failed", "arc_failed_for_good")
+_LEAVING = "disconnect"
 
 
 def _connected_by_known_arcs(table: PlainTable) -> bool:

@@ -126,7 +126,7 @@ def _move(place: str, move: Data, spec: Spec) -> Iterator[Mistake]:
     event = text_of(move, "event")
     if event is not None and event != "reset":
         yield Mistake(
-            f"{place}.event", event, "is no event that a manager brings about", "reset is"
+            f"{place}.event", event, "is no event that a manager brings about", "reset is one"
         )
 
 

@@ -234,7 +234,11 @@ def test_garbage_is_refused_as_a_table(value: Any, other: Any):
     data = tomllib.loads(TABLE.read_text("utf-8"))
     data["commands"][3]["request"] = value
     data["answers"] = other
-    if value == 16 and not isinstance(value, bool):
+    size = isinstance(value, int) and not isinstance(value, bool)
+    if size and other == []:
+        # A size and a table without answers may be right: then it must load, or say why not.
+        with contextlib.suppress(SpecError):
+            wire_from(data)
         return
     with pytest.raises(SpecError):
         wire_from(data)
