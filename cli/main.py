@@ -47,7 +47,17 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
-    from vfio_migration.cli import completion, diagram, replay, route, tables, verify
+    from vfio_migration.cli import (
+        completion,
+        diagram,
+        generate,
+        mutate,
+        replay,
+        route,
+        serve,
+        tables,
+        verify,
+    )
 
     top = Parser(
         prog="vfio-migration",
@@ -56,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vfio-migration {_version()}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (route, verify, replay, diagram, tables, completion):
+    for module in (route, verify, mutate, replay, diagram, tables, serve, generate, completion):
         module.add(commands)
     return top
 

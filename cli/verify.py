@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
+import shlex
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import options
 
 if TYPE_CHECKING:
-    from vfio_migration.verifier import Report, Verdict
+    from vfio_migration.model import Spec
+    from vfio_migration.verifier import Obligation, Report, Verdict
+    from vfio_migration.verifier.formats import Context
+    from vfio_migration.verifier.smtlib import Origin
 
 _HELP = """\
 Prove every obligation about a table for all its capability sets, each with a witness that its
@@ -21,7 +30,13 @@ examples:
   vfio-migration verify --only T4 T5               # or a whole family: --only T
   vfio-migration verify --profile vfio-user
   vfio-migration verify --json | jq .outcome
+  vfio-migration verify my_table.toml --junit verify.xml --sarif verify.sarif
+  vfio-migration verify my_table.toml --traces traces     # one file for each violation
+  vfio-migration verify --smtlib queries           # every query, for any solver to decide
+  vfio-migration verify --only T1 --solver both    # z3 and cvc5, which must agree
 """
+
+_SOLVERS = ("z3", "cvc5", "both")
 
 
 def add(commands: Any) -> None:
@@ -41,71 +56,219 @@ def add(commands: Any) -> None:
         "--profile", metavar="NAME", help="the profile whose capability sets are covered"
     )
     parser.add_argument(
+        "--claims", metavar="FILE", help="obligations of your own, in a Python file, besides"
+    )
+    parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_positive,
         help="give up on a single query after this long",
     )
+    parser.add_argument(
+        "--solver",
+        metavar="NAME",
+        choices=_SOLVERS,
+        default="z3",
+        help="z3 (the default), cvc5, or both: they must agree on every query",
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        help="how many processes work at once; by default one for each processor",
+    )
     parser.add_argument("--list", action="store_true", help="list the obligations and stop")
     options.json_option(parser)
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print only what is not proved, and the outcome"
+    )
+    parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--sarif", metavar="FILE", help="write SARIF 2.1.0")
+    parser.add_argument(
+        "--traces", metavar="DIR", help="write the trace of each violation to DIR/ID.json"
+    )
+    parser.add_argument(
+        "--smtlib", metavar="DIR", help="write every query to DIR as SMT-LIB 2.6, with an index"
+    )
     parser.set_defaults(run=run)
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
     return value
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
+    return int(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Verify; 0 if all is proved, 1 if anything is violated, 3 if anything is unknown."""
     from vfio_migration.cli.main import NO, UNKNOWN, YES, emit
+    from vfio_migration.cli.progress import Progress
 
     spec = options.read_spec(arguments.spec)
     spec.profile(arguments.profile)
     from vfio_migration.verifier import select, verify
     from vfio_migration.verifier.report import to_data
+    from vfio_migration.verifier.workers import processors
 
-    chosen = select(arguments.only)
+    claims = _claims(arguments.claims)
+    chosen = select(arguments.only, claims)
     if arguments.list:
-        if arguments.json:
-            emit(
-                {
-                    "obligations": [
-                        {
-                            "id": o.id,
-                            "statement": o.statement,
-                            "ranges_over": o.ranges_over,
-                            "method": o.method,
-                            "why": o.why,
-                        }
-                        for o in chosen
-                    ]
-                }
-            )
-        else:
-            print("\n".join(f"{o.id:<4} {o.statement}\n     over {o.ranges_over}" for o in chosen))
+        _list(chosen, arguments.json)
         return YES
-    if not arguments.json:
+    _check_outputs(arguments)
+    talks = not (arguments.json or arguments.quiet)
+    if talks:
         sets = spec.capability_sets(arguments.profile)
         print(
             f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}, {len(spec.states)} states, "
             f"{len(spec.arcs)} arcs, {len(sets)} capability sets\n",
             flush=True,
         )
-    report = verify(
-        spec,
-        profile=arguments.profile,
-        only=arguments.only,
-        timeout=arguments.timeout,
-        progress=(lambda _: None) if arguments.json else _show,
-    )
+    export = _origin(arguments, spec)
+    with Progress([obligation.id for obligation in chosen], talks) as progress:
+
+        def found(verdict: Verdict) -> None:
+            progress.clear()
+            if talks:
+                _show(verdict)
+            progress.advance()
+
+        report = verify(
+            spec,
+            profile=arguments.profile,
+            only=arguments.only,
+            claims=claims,
+            timeout=arguments.timeout,
+            solver=arguments.solver,
+            jobs=arguments.jobs or processors(),
+            export=export if arguments.smtlib is not None else None,
+            progress=found,
+        )
+    report, context = _write(arguments, report, chosen, export)
     if arguments.json:
         emit(to_data(report))
     else:
-        _summary(report, arguments.spec)
+        _summary(report, context, arguments.quiet)
     return {"proved": YES, "violated": NO, "unknown": UNKNOWN}[report.outcome]
+
+
+def _claims(path: str | None) -> tuple[Obligation, ...]:
+    if path is None:
+        return ()
+    from vfio_migration.verifier.claims import load_claims
+
+    return tuple(load_claims(path))
+
+
+def _list(chosen: Sequence[Obligation], json: bool) -> None:
+    from vfio_migration.cli.main import emit
+
+    if not json:
+        print("\n".join(f"{o.id:<4} {o.statement}\n     over {o.ranges_over}" for o in chosen))
+        return
+    names = ("id", "statement", "ranges_over", "method", "why")
+    emit({"obligations": [{name: getattr(o, name) for name in names} for o in chosen]})
+
+
+# --- files ---
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse before the work what could not be written after it."""
+    from vfio_migration.verifier.output import check_file, refuse
+    from vfio_migration.verifier.smtlib import check_folder
+
+    for option in ("junit", "sarif"):
+        path = getattr(arguments, option)
+        if path is not None:
+            check_file(f"--{option}", Path(path))
+    if arguments.traces is not None:
+        folder = Path(arguments.traces)
+        check_file("--traces", folder / "-") if folder.is_dir() else check_file("--traces", folder)
+        if folder.exists() and not folder.is_dir():
+            refuse("--traces", folder, "is no folder")
+    if arguments.smtlib is not None:
+        check_folder(Path(arguments.smtlib))
+
+
+def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
+    from vfio_migration.verifier.smtlib import Origin
+
+    profile = spec.profile(arguments.profile).name
+    words = ["vfio-migration", "verify", *([arguments.spec] if arguments.spec else [])]
+    words += ["--profile", profile] if arguments.profile else []
+    words += ["--claims", arguments.claims] if arguments.claims else []
+    sets = (",".join(spec.names(flags)) for flags in spec.capability_sets(profile))
+    return Origin(spec.name, profile, "; ".join(sets), shlex.join(words))
+
+
+def _write(
+    arguments: argparse.Namespace, report: Report, chosen: Sequence[Obligation], export: Origin
+) -> tuple[Report, Context]:
+    """Write what was asked for; return the report with the names of what was written."""
+    from importlib import resources
+    from importlib.metadata import version
+
+    from vfio_migration.verifier import formats, smtlib
+    from vfio_migration.verifier.output import write_file
+
+    if arguments.smtlib is not None:
+        smtlib.write(Path(arguments.smtlib), report.documents, export)
+    verdicts = [_with_files(verdict, arguments.smtlib) for verdict in report.verdicts]
+    report = dataclasses.replace(report, verdicts=tuple(verdicts))
+    saved: dict[str, str] = {}
+    if arguments.traces is not None:
+        folder = Path(arguments.traces)
+        folder.mkdir(exist_ok=True)
+        for verdict in report.verdicts:
+            if verdict.example is not None and verdict.example.trace is not None:
+                path = folder / f"{verdict.id}.json"
+                write_file("--traces", path, verdict.example.trace.to_json())
+                saved[verdict.id] = str(path)
+    packaged = Path(str(resources.files("vfio_migration.model") / "vfio_v2.toml"))
+    context = formats.Context(
+        obligations=chosen,
+        origin=arguments.spec,
+        file=Path(arguments.spec or packaged),
+        version=version("vfio-migration"),
+        saved=saved,
+    )
+    if arguments.junit is not None:
+        write_file("--junit", Path(arguments.junit), formats.junit(report, context))
+    if arguments.sarif is not None:
+        write_file("--sarif", Path(arguments.sarif), formats.sarif(report, context))
+    return report, context
+
+
+def _with_files(verdict: Verdict, folder: str | None) -> Verdict:
+    """Name the file of each query two solvers disagree about; write it if nothing else did."""
+    if not verdict.disagreements:
+        return verdict
+    from vfio_migration.verifier.smtlib import file_of
+
+    found = []
+    for one in verdict.disagreements:
+        if folder is not None:
+            path = Path(folder) / file_of(verdict.id, one.query)
+        else:
+            below = Path(tempfile.mkdtemp(prefix="vfio-migration-"))
+            path = below / Path(file_of(verdict.id, one.query)).name
+            path.write_text(one.text, "utf-8")
+        found.append(dataclasses.replace(one, file=str(path)))
+    return dataclasses.replace(verdict, disagreements=tuple(found))
+
+
+# --- what is printed ---
 
 
 def _show(verdict: Verdict) -> None:
@@ -119,29 +282,34 @@ def _show(verdict: Verdict) -> None:
     sys.stdout.flush()
 
 
-def _summary(report: Report, origin: str | None) -> None:
-    from vfio_migration.verifier import select
-    from vfio_migration.verifier.report import variant_lines, violation
+def _summary(report: Report, context: Context, quiet: bool) -> None:
+    from vfio_migration.verifier.report import disagreement_lines, variant_lines
 
-    obligations = {obligation.id: obligation for obligation in select(None)}
     for verdict in report.verdicts:
+        if quiet and verdict.outcome == "unknown":
+            _show(verdict)
         if verdict.outcome == "violated":
-            print()
-            print("\n".join(violation(verdict, obligations[verdict.id], report.spec, origin)))
-    for variant in report.variants:
+            print("\n" + context.told(report, verdict))
+        if verdict.disagreements:
+            print("\n" + "\n".join(disagreement_lines(verdict)))
+    for variant in () if quiet else report.variants:
         lines = list(variant_lines(report.spec, variant))
         print("\nfinding: " + "\n".join(lines))
     counts = dict.fromkeys(("proved", "violated", "unknown"), 0)
     for verdict in report.verdicts:
         counts[verdict.outcome] += 1
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    print(f"\n{_coloured(report.outcome, report.outcome)}: {told} in {report.seconds:.2f} s")
+    by = {
+        "z3": "",
+        "cvc5": ", decided by cvc5; z3 tells the examples",
+        "both": ", decided by z3 and cvc5",
+    }[report.solver]
+    line = f"{report.outcome}: {told} in {report.seconds:.2f} s{by}"
+    print(("" if quiet else "\n") + _coloured(line, report.outcome))
 
 
 def _coloured(text: str, outcome: str) -> str:
     """Colour the outcome's word, on a terminal that has not asked for none."""
-    import os
-
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return text
     code = {"proved": "32", "violated": "31", "unknown": "33"}[outcome]

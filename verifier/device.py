@@ -226,7 +226,9 @@ class DeviceSystem(System):
             "target_unsupported": z3.Not(encoding.supported(asked)),
             "target_not_settable": z3.Not(encoding.settable(asked)),
             "already_there": asked == state,
-            "no_way_out": z3.Not(encoding.one_of(state, {line.from_ for line in encoding.lines})),
+            "no_way_out": z3.Not(
+                encoding.one_of(state, sorted({line.from_ for line in encoding.lines}))
+            ),
             "pair_refused": encoding.refused(state, asked),
             "no_path": z3.BoolVal(False),
         }

@@ -16,6 +16,9 @@ from typing import Any, get_args
 from vfio_migration.model import Arc, Refusal, Spec
 from vfio_migration.model.spec import Effect, Transfer
 
+_SECTIONS = tuple(field.name for field in dataclasses.fields(Spec) if field.type != "str")
+_NO_SUMMARY = ("session_effects", "refusals", "requests")
+
 LABELS: dict[str, frozenset[str]] = {
     "names, which other rows refer to: an edit of one alone leaves them dangling, and no file with "
     "a dangling reference is loaded": frozenset(
@@ -28,15 +31,8 @@ LABELS: dict[str, frozenset[str]] = {
         {
             *("spec.name", "spec.title", "refusals.reason", "requests.reason", "routing.name"),
             *("stream_ends.linux", "stream_ends.vfio_user"),
-            *(
-                f"{section}.{key}"
-                for section in (
-                    *("capabilities", "profiles", "activities", "operations", "sessions"),
-                    *("session_effects", "stream_ends", "states", "arcs", "refusals"),
-                    *("requests", "routing", "events"),
-                )
-                for key in ("summary", "source")
-            ),
+            *(f"{section}.source" for section in _SECTIONS),
+            *(f"{section}.summary" for section in _SECTIONS if section not in _NO_SUMMARY),
         }
     ),
     "computed and never written": frozenset({"arcs.via"}),
@@ -195,11 +191,12 @@ def _arcs_redirected(spec: Spec) -> Iterator[Edit]:
     for index, row in enumerate(spec.arcs):
         for field in ("from_", "to"):
             for state in _names(spec.states):
-                arc = dataclasses.replace(row, **{field: state})
+                ends: dict[str, Any] = {field: state}
+                arc = dataclasses.replace(row, **ends)
                 if (arc.from_, arc.to) in free:
                     place = f"arcs[{index}].{field.rstrip('_')}"
                     sentence = f"arcs[{index}] {row} redirected: {arc}"
-                    yield place, f"={state}", sentence, _put(spec, "arcs", index, **{field: state})
+                    yield place, f"={state}", sentence, _put(spec, "arcs", index, **ends)
 
 
 def _refusals_added(spec: Spec) -> Iterator[Edit]:
@@ -433,7 +430,6 @@ KINDS: tuple[Kind, ...] = (
         "profiles.universe",
         _toggling("profiles", "universe", "capabilities"),
     ),
-    _kind("profile-order", "two profiles swapped", "", _swapping("profiles")),
     _kind("initial", "the initial state changed", "spec.initial", _initial),
 )
 """Every kind of edit, in the order in which mutants are made and reported."""

@@ -1,8 +1,9 @@
 """Two tables that differ in their rows and in nothing a client, a device or a proof can tell.
 
-`behaviour` computes everything a table determines: for each capability set its states, arcs, next
-steps and the answer to every request; what a device may do and a client may stream in each state;
-what each event does. All of it is finite, so comparing it cell by cell is a proof.
+`behaviour` computes everything a table determines, but for the order in which things are listed
+(the first profile, which is the default of commands, included): for each capability set its states,
+arcs, next steps and the answer to every request; what a device may do and a client may stream in
+each state; what each event does. All of it is finite, so comparing it cell by cell is a proof.
 
 It is safe by construction against a field that is added to the table one day: a field is left out
 of the comparison only if it stands in `_COMPUTED` (what it determines is compared instead) or among
@@ -25,7 +26,7 @@ _COMPUTED = frozenset(
         "operations.may",  # states: may
         "operations.off_grid",  # lines of arcs: arcs
         "sessions.transfer",  # states: transfer
-        "sessions.grows_while",  # states: grows_while, end
+        "sessions.grows_while",  # states: end, which is temporary while that is permitted
         "sessions.judged",  # arcs: judged
         "session_effects.from_",  # arcs: session
         "session_effects.to",
@@ -69,7 +70,6 @@ def behaviour(spec: Spec) -> dict[str, Any]:
         for row in spec.profiles
     }
     return {
-        "default profile": spec.profile().name,
         "profiles": words,
         "capabilities": {row.name: row.value for row in spec.capabilities},
         "machines": {
@@ -107,6 +107,7 @@ def _machine(machine: Machine) -> dict[str, Any]:
     spec = machine.spec
     names = [row.name for row in machine.states]
     targets = [row.name for row in spec.states]
+    asked: list[str | int] = [*targets, _NO_STATE]
     return {
         "states": {row.name: _state(spec, row.name) for row in machine.states},
         "arcs": {
@@ -119,11 +120,7 @@ def _machine(machine: Machine) -> dict[str, Any]:
             for to in targets
             if (step := machine.next_step(from_, to)) is not None
         },
-        "answers": {
-            (from_, to): _answer(machine, from_, to)
-            for from_ in names
-            for to in [*targets, _NO_STATE]
-        },
+        "answers": {(from_, to): _answer(machine, from_, to) for from_ in names for to in asked},
     }
 
 
@@ -135,9 +132,7 @@ def _state(spec: Spec, name: str) -> dict[str, Any]:
         "value": row.value,
         "may": sorted(a.name for a in spec.activities if spec.permits(name, a.name)),
         "transfer": session.transfer,
-        # What is never read has no end that could come too early.
-        "grows_while": session.grows_while if session.transfer == "read" else None,
-        "end": None if end is None else (end.linux, end.vfio_user, end.kind, end.precopy_info),
+        "end": None if end is None else (end.kind, end.precopy_info),
     }
 
 

@@ -1,6 +1,6 @@
 """A group of devices with peer-to-peer DMA between them, moved by a plan.
 
-Two encodings of the same behaviour, both read from the table of plans:
+Two encodings of the same behaviour, both of what `Discipline` reads from the table of plans:
 
 - `QuantifiedGroup`: any number of devices. They are an uninterpreted sort; where each stands and
   what it is capable of are functions of it. A proof here is one for groups of every size.
@@ -18,167 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import z3
 
-from vfio_migration.model import Machine, Step, Trace
-from vfio_migration.model.plan import Phase, Plan, Plans, applying, default_plans, standing
-from vfio_migration.model.plan import step as step_of
+from vfio_migration.model import Step, Trace
+from vfio_migration.model.plan import Limit
 from vfio_migration.model.trace import StepKind
+from vfio_migration.verifier.discipline import ACCEPTS, STARTS, Discipline, Sets
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of
-from vfio_migration.verifier.obligation import Example
+from vfio_migration.verifier.obligation import Example, Query
 from vfio_migration.verifier.system import Event, Situation, System, Term
-
-STARTS, ACCEPTS = "start_p2p_dma", "accept_p2p_dma"
-"""The two activities that meet, by their names in [[activities]]."""
-
-
-class Discipline:
-    """What a plan makes of each device, worked out for every capability set.
-
-    Attributes:
-        encoding: The table in z3.
-        plan: The plan.
-        failing: Arcs may fail for good at any time.
-    """
-
-    def __init__(self, encoding: Encoding, plan: Plan, *, failing: bool = False) -> None:
-        self.encoding = encoding
-        self.plan = plan
-        self.failing = failing
-        self.lost = encoding.spec.event("arc_failed_for_good").to
-
-    @classmethod
-    def plans(cls, encoding: Encoding) -> Plans:
-        """The plans for this table."""
-        return encoding.once("plans", lambda: default_plans(encoding.spec))
-
-    def steps(self, phase: Phase, machine: Machine) -> dict[str, str]:
-        """Per state of a device to which a move of the phase applies, where its next step leads."""
-        found = {}
-        for row in machine.states:
-            move = applying(phase, machine, row.name)
-            if move is not None:
-                onward = step_of(move, machine, row.name)
-                if onward is not None:
-                    found[row.name] = onward
-        return found
-
-    def stuck(self, phase: Phase, machine: Machine) -> list[str]:
-        """The states in which a move applies but has no next step."""
-        return [
-            row.name
-            for row in machine.states
-            if (move := applying(phase, machine, row.name)) is not None
-            and step_of(move, machine, row.name) is None
-        ]
-
-    @functools.cached_property
-    def stands(self) -> list[dict[int, frozenset[str]]]:
-        """Per phase and capability set, the states a device may stand in while the phase lasts.
-
-        The first phase begins where the plan begins; each later one with what no move of the phase
-        before applied to any more.
-        """
-        result: list[dict[int, frozenset[str]]] = []
-        entering = {word: self.begins(word) for word in self.encoding.machines}
-        for phase in self.plan.phases:
-            during = {
-                word: self._closed(entering[word], self.steps(phase, machine))
-                for word, machine in self._machines()
-            }
-            result.append(during)
-            entering = {
-                word: frozenset(
-                    name for name in during[word] if applying(phase, machine, name) is None
-                )
-                for word, machine in self._machines()
-            }
-        self._left = entering
-        return result
-
-    @property
-    def ends(self) -> dict[int, frozenset[str]]:
-        """Per capability set, the states a device may stand in when the plan is over."""
-        assert self.stands is not None
-        return self._left
-
-    def _machines(self) -> list[tuple[int, Machine]]:
-        return list(self.encoding.machines.items())
-
-    def begins(self, word: int) -> frozenset[str]:
-        """Where a device with this capability set may stand when the plan begins."""
-        machine = self.encoding.machines[word]
-        begin = standing(self.plan, machine)
-        if begin is not None:
-            return frozenset([begin])
-        before = [
-            Discipline(self.encoding, self.plans(self.encoding).plan(name), failing=True)
-            for name in self.plan.after
-        ]
-        return frozenset().union(*(phase[word] for plan in before for phase in plan.stands))
-
-    def _closed(self, names: frozenset[str], steps: dict[str, str]) -> frozenset[str]:
-        reached = set(names)
-        while grown := {steps[name] for name in reached if name in steps} - reached:
-            reached |= grown
-        if self.failing and self.lost is not None:
-            reached.add(self.lost)
-        return frozenset(reached)
-
-
-def shortest_meeting(discipline: Discipline, size: int) -> int | None:
-    """Search breadth first: after how many events can a running device meet a stopped one?
-
-    Every mixture of capability sets is tried. None if it never happens.
-    """
-    spec = discipline.encoding.spec
-    starts = {row.name for row in spec.states if spec.permits(row.name, STARTS)}
-    stopped = {row.name for row in spec.states if not spec.permits(row.name, ACCEPTS)}
-    stopped.discard(discipline.lost or "")
-
-    def unsafe(where: tuple[str, ...]) -> bool:
-        return any(
-            one in starts and other in stopped for one, other in itertools.permutations(where, 2)
-        )
-
-    best: int | None = None
-    machines = discipline.encoding.machines.values()
-    for group in itertools.combinations_with_replacement(machines, size):
-        found = _search(discipline, group, unsafe)
-        best = found if best is None else best if found is None else min(best, found)
-    return best
-
-
-def _search(
-    discipline: Discipline,
-    group: Sequence[Machine],
-    unsafe: Callable[[tuple[str, ...]], bool],
-) -> int | None:
-    phases = discipline.plan.phases
-    steps = [[discipline.steps(phase, machine) for machine in group] for phase in phases]
-    words = [int(machine.capabilities.value) for machine in group]
-    begins = itertools.product(*(sorted(discipline.begins(word)) for word in words))
-    level = {(0, where) for where in begins if not unsafe(where)}
-    seen = set(level)
-    length = 0
-    while level:
-        length += 1
-        grown: set[tuple[int, tuple[str, ...]]] = set()
-        for phase, where in level:
-            moving = False
-            for device, name in enumerate(where):
-                onward = steps[phase][device].get(name)
-                if onward is None:
-                    continue
-                moving = True
-                lost = [discipline.lost] if discipline.failing and discipline.lost else []
-                for there in (onward, *lost):
-                    grown.add((phase, (*where[:device], there, *where[device + 1 :])))
-            if not moving and phase + 1 < len(phases):
-                grown.add((phase + 1, where))
-        if any(unsafe(where) for _, where in grown):
-            return length
-        level = grown - seen
-        seen |= grown
-    return None
 
 
 def may(encoding: Encoding, state: Term, activity: str) -> Formula:
@@ -222,21 +68,28 @@ class QuantifiedGroup:
     @functools.cached_property
     def facts(self) -> Formula:
         """Every device has a capability set of the profile; the group is one the plan is for."""
-        one, other = self.one, self.other
+        one = self.one
         capable = z3.ForAll(
             [one], any_of([self.flags(one) == word for word in self.encoding.machines])
         )
-        limits = []
-        for limit in self.discipline.plan.limits:
-            bit = self.encoding.spec.capability(limit.lacks).value
-            assert limit.count == 1, "the quantified encoding of a limit is for one device"
-            both = z3.And(self.flags(one) & bit == 0, self.flags(other) & bit == 0)
-            limits.append(z3.ForAll([one, other], z3.Implies(both, one == other)))
-        return z3.And(capable, *limits)
+        return z3.And(capable, *(self._limited(limit) for limit in self.discipline.plan.limits))
 
-    def stands(
-        self, where: z3.FuncDeclRef, device: Term, sets: dict[int, frozenset[str]]
-    ) -> Formula:
+    def _limited(self, limit: Limit) -> Formula:
+        """At most so many devices lack a capability; a group of one has no limit.
+
+        Of one device more than the limit that all lack it, two are the same. Where it allows none,
+        one that lacks it is the only device there is.
+        """
+        bit = self.encoding.spec.capability(limit.lacks).value
+        devices = z3.Consts(
+            [f"device{index}" for index in range(max(2, limit.count + 1))], self.sort
+        )
+        without = [self.flags(device) & bit == 0 for device in devices]
+        same = [one == other for one, other in itertools.combinations(devices, 2)]
+        premise = z3.And(without) if limit.count else without[0]
+        return z3.ForAll(devices, z3.Implies(premise, z3.Or(same)))
+
+    def stands(self, where: z3.FuncDeclRef, device: Term, sets: Sets) -> Formula:
         """A device stands in one of the states that its capability set has in `sets`."""
         return any_of(
             [
@@ -273,10 +126,8 @@ class QuantifiedGroup:
         one = self.one
         row = self.discipline.plan.phases[phase]
         rest = {
-            word: frozenset(
-                state.name for state in machine.states if applying(row, machine, state.name) is None
-            )
-            for word, machine in self.encoding.machines.items()
+            word: self.discipline.rests(row, machine)
+            for word, machine in self.discipline.machines()
         }
         return z3.ForAll([one], self.stands(where, one, rest))
 
@@ -307,13 +158,40 @@ class QuantifiedGroup:
         stay = z3.ForAll([one], z3.Or(one == mover, then(one) == now(one)))
         return z3.And(any_of(cases), stay)
 
+    def inductive(self) -> Iterator[Query]:
+        """The invariant of each phase holds when it begins and survives every step of any device.
+
+        Where a plan that comes after others begins is part of the invariant of its first phase.
+        """
+        discipline, plan = self.discipline, self.discipline.plan
+        now, then = self.where("0"), self.where("1")
+        tag = f"{plan.name}{'-failing' if discipline.failing else ''}"
+
+        def step(name: str, *formulas: Formula) -> Query:
+            text = f"the invariant of plan {plan.name} breaks"
+            return Query(
+                f"{tag}-{name}", "step", (self.facts, *formulas), "unsat", lambda _: Example(text)
+            )
+
+        if plan.before:
+            begins = self.stands(now, self.one, discipline.begins_anywhere)
+            yield step("begins", z3.ForAll([self.one], begins), self.broken(now, 0))
+        for index, phase in enumerate(plan.phases):
+            held = self.holds(now, index)
+            moves = self.moves(now, then, index)
+            yield step(f"{phase.name}-kept", held, moves, self.broken(then, index))
+            if index + 1 < len(plan.phases):
+                over = self.over(now, index)
+                yield step(f"{phase.name}-over", held, over, self.broken(now, index + 1))
+
 
 class FiniteGroup(System):
     """A fixed number of devices that follow a plan; the variables are where each stands."""
 
-    def __init__(self, encoding: Encoding, plan: Plan, size: int, *, failing: bool = False) -> None:
+    def __init__(self, discipline: Discipline, size: int) -> None:
+        encoding = discipline.encoding
         super().__init__(encoding)
-        self.discipline = Discipline(encoding, plan, failing=failing)
+        self.discipline = discipline
         self.size = size
         state = encoding.state_sort
         devices = range(size)
@@ -333,24 +211,34 @@ class FiniteGroup(System):
 
     def start(self, now: Situation) -> Formula:
         """Every device stands where the plan begins, or where those before it may leave it."""
-        conditions = [now["phase"] == 0]
-        for device in range(self.size):
-            choices = []
-            for word in self.encoding.machines:
-                names = sorted(self.discipline.begins(word))
-                choices.append(
-                    z3.And(
-                        now[f"flags{device}"] == word,
-                        self.encoding.one_of(now[f"state{device}"], names),
-                    )
-                )
-            conditions.append(any_of(choices))
+        begins = [
+            z3.And([self._among(now, device, begin) for device in range(self.size)])
+            for begin in self.discipline.begins
+        ]
+        conditions = [now["phase"] == 0, any_of(begins), *self._limits(now)]
         pairs = itertools.permutations(range(self.size), 2)
         conditions += [
             z3.Not(meets(self.encoding, now[f"state{one}"], now[f"state{other}"]))
             for one, other in pairs
         ]
         return z3.And(conditions)
+
+    def _among(self, now: Situation, device: int, sets: Sets) -> Formula:
+        state, flags = now[f"state{device}"], now[f"flags{device}"]
+        return any_of(
+            [
+                z3.And(flags == word, self.encoding.one_of(state, sorted(names)))
+                for word, names in sets.items()
+            ]
+        )
+
+    def _limits(self, now: Situation) -> Iterator[Formula]:
+        """The group is one the plan is for."""
+        for limit in self.discipline.plan.limits:
+            bit = self.encoding.spec.capability(limit.lacks).value
+            without = [now[f"flags{device}"] & bit == 0 for device in range(self.size)]
+            too_many = itertools.combinations(without, limit.count + 1) if self.size > 1 else ()
+            yield from (z3.Not(z3.And(some)) for some in too_many)
 
     def happenings(
         self,
@@ -359,36 +247,27 @@ class FiniteGroup(System):
     ) -> list[Event]:
         """A device takes a step of its move, or fails; or the phase is over and the next begins."""
         events = []
-        encoding = self.encoding
-        done = []
-        for index, phase in enumerate(self.discipline.plan.phases):
+        encoding, discipline = self.encoding, self.discipline
+        phases = discipline.plan.phases
+        for index, phase in enumerate(phases):
+            resting = {word: discipline.rests(phase, m) for word, m in discipline.machines()}
             for device in range(self.size):
                 state, flags = now[f"state{device}"], now[f"flags{device}"]
-                rest = []
-                for word, machine in encoding.machines.items():
-                    steps = self.discipline.steps(phase, machine)
-                    for here, there in steps.items():
+                for word, machine in discipline.machines():
+                    for here, there in discipline.steps(phase, machine).items():
                         guard = z3.And(
                             now["phase"] == index, flags == word, state == encoding.state(here)
                         )
                         events.append(
                             Event(f"move{device}", guard, {f"state{device}": encoding.state(there)})
                         )
-                        if self.discipline.failing and self.discipline.lost is not None:
-                            lost = encoding.state(self.discipline.lost)
+                        if discipline.failing and discipline.lost is not None:
+                            lost = encoding.state(discipline.lost)
                             events.append(Event(f"fail{device}", guard, {f"state{device}": lost}))
-                    names = [
-                        row.name
-                        for row in machine.states
-                        if applying(phase, machine, row.name) is None
-                    ]
-                    rest.append(z3.And(flags == word, encoding.one_of(state, names)))
-                done.append((index, any_of(rest)))
-        last = len(self.discipline.plan.phases) - 1
-        for index in range(last):
-            rests = [formula for phase, formula in done if phase == index]
-            guard = z3.And(now["phase"] == index, *rests)
-            events.append(Event("next_phase", guard, {"phase": now["phase"] + 1}))
+            if index + 1 < len(phases):
+                rest = [self._among(now, device, resting) for device in range(self.size)]
+                guard = z3.And(now["phase"] == index, *rest)
+                events.append(Event("next_phase", guard, {"phase": now["phase"] + 1}))
         return events
 
     def unsafe(self, _now: Situation, _event: Term, then: Situation) -> Formula:

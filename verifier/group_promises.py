@@ -11,77 +11,20 @@ from collections.abc import Callable, Iterator
 
 import z3
 
-from vfio_migration.model.plan import Phase, Plan, standing
-from vfio_migration.verifier.encoding import Encoding, Formula, any_of
+from vfio_migration.model.plan import Plan
+from vfio_migration.verifier.discipline import ACCEPTS, STARTS, Discipline, shortest_meeting
+from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
-from vfio_migration.verifier.group import (
-    ACCEPTS,
-    STARTS,
-    Discipline,
-    FiniteGroup,
-    QuantifiedGroup,
-    may,
-    meets,
-    shortest_meeting,
-)
+from vfio_migration.verifier.group import FiniteGroup, QuantifiedGroup, may, meets
+from vfio_migration.verifier.group_arrival import arrivals, loaded_together
 from vfio_migration.verifier.obligation import Example, Obligation, Query
-from vfio_migration.verifier.system import Situation, Term
+from vfio_migration.verifier.system import Situation
 
-DEPTH = 9
-"""How many events a search for a run that breaks a plan goes."""
+SIZES = (2, 3)
+"""How many devices there are where a run that breaks a plan is searched for."""
 
 PREMISE = 6
 """How many events it takes until one of two devices stops: quiesce both, three phases, stop."""
-
-
-def _plans(encoding: Encoding, *, sound: bool, after: bool) -> list[Plan]:
-    rows = Discipline.plans(encoding).plans
-    return [plan for plan in rows if plan.sound == sound and bool(plan.after) == after]
-
-
-def _safe_by_induction(encoding: Encoding, plan: Plan, *, failing: bool) -> Iterator[Query]:
-    """The invariant of each phase holds when it begins and survives every step of every device."""
-    discipline = Discipline(encoding, plan, failing=failing)
-    group = QuantifiedGroup(discipline)
-    now, then = group.where("0"), group.where("1")
-    one = group.one
-    says = _says(f"the invariant of plan {plan.name} breaks")
-    tag = f"{plan.name}{'-failing' if failing else ''}"
-    if plan.before:
-        begins = {
-            word: frozenset(filter(None, [standing(plan, machine)]))
-            for word, machine in encoding.machines.items()
-        }
-        start = z3.ForAll([one], group.stands(now, one, begins))
-        yield Query(
-            f"{tag}-begins", "step", (group.facts, start, group.broken(now, 0)), "unsat", says
-        )
-    for index, phase in enumerate(plan.phases):
-        yield Query(
-            f"{tag}-{phase.name}-kept",
-            "step",
-            (
-                group.facts,
-                group.holds(now, index),
-                group.moves(now, then, index),
-                group.broken(then, index),
-            ),
-            "unsat",
-            says,
-        )
-        if index + 1 < len(plan.phases):
-            yield Query(
-                f"{tag}-{phase.name}-over",
-                "step",
-                (
-                    group.facts,
-                    group.holds(now, index),
-                    group.over(now, index),
-                    group.broken(now, index + 1),
-                ),
-                "unsat",
-                says,
-            )
 
 
 def _says(text: str) -> Callable[[Model], Example]:
@@ -89,9 +32,15 @@ def _says(text: str) -> Callable[[Model], Example]:
 
 
 def _search(encoding: Encoding, plans: list[Plan], *, failing: bool) -> Iterator[Query]:
+    """The shortest run that breaks each plan, if there is one: how long it is, a search knows."""
     for plan in plans:
-        group = FiniteGroup(encoding, plan, 2, failing=failing)
-        yield from group.bounded(group.unsafe, DEPTH)
+        discipline = Discipline(encoding, plan, failing=failing)
+        for size in SIZES:
+            length = shortest_meeting(discipline, size)
+            if length is not None:
+                group = FiniteGroup(discipline, size)
+                yield from group.bounded(group.unsafe, length)
+                break
 
 
 # --- G1: the good discipline ---
@@ -99,10 +48,10 @@ def _search(encoding: Encoding, plans: list[Plan], *, failing: bool) -> Iterator
 
 def _g1(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    plans = _plans(encoding, sound=True, after=False)
+    plans = Discipline.marked(encoding, sound=True, after=False)
     for plan in plans:
-        yield from _safe_by_induction(encoding, plan, failing=False)
-    group = FiniteGroup(encoding, plans[0], 2)
+        yield from QuantifiedGroup(Discipline(encoding, plan, failing=False)).inductive()
+    group = FiniteGroup(Discipline(encoding, plans[0]), 2)
 
     def one_stops(now: Situation, _event: Term, then: Situation) -> Formula:
         """A device stops while its peer still runs, and they do not meet."""
@@ -123,7 +72,9 @@ def _g1(encoding: Encoding) -> Iterator[Query]:
 
 def _g1_search(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    yield from _search(encoding, _plans(encoding, sound=True, after=False), failing=False)
+    yield from _search(
+        encoding, Discipline.marked(encoding, sound=True, after=False), failing=False
+    )
 
 
 # --- G2: the bad ones ---
@@ -131,14 +82,18 @@ def _g1_search(encoding: Encoding) -> Iterator[Query]:
 
 def _g2(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    for plan in _plans(encoding, sound=False, after=False):
+    for plan in Discipline.marked(encoding, sound=False, after=False):
         yield from _refuted(encoding, plan)
 
 
 def _refuted(encoding: Encoding, plan: Plan, *, failing: bool = False) -> Iterator[Query]:
-    """Two devices that follow a plan come to grief in some run; no shorter one does."""
-    group = FiniteGroup(encoding, plan, 2, failing=failing)
-    length = shortest_meeting(group.discipline, 2)
+    """Two devices that follow a plan come to grief in some run; no shorter one does.
+
+    Both have every capability there is: it is the plan that is wrong, not the devices.
+    """
+    discipline = Discipline(encoding, plan, failing=failing, words=[max(encoding.machines)])
+    group = FiniteGroup(discipline, 2)
+    length = shortest_meeting(discipline, 2)
     if length is None:
         text = f"no run of two devices under plan {plan.name} goes wrong"
         yield Query(f"{plan.name}-refuted", "claim", (z3.BoolVal(False),), "sat", _says(text))
@@ -161,22 +116,40 @@ def _refuted(encoding: Encoding, plan: Plan, *, failing: bool = False) -> Iterat
 # --- G3: devices that cannot be quiesced ---
 
 
+def _unquiesced(encoding: Encoding) -> list[str]:
+    """The capabilities without which a device that accepts DMA from its peers also starts it."""
+    spec = encoding.spec
+    return [
+        row.name
+        for row in spec.capabilities
+        if (words := [word for word in encoding.machines if not word & row.value])
+        and not any(
+            spec.permits(state.name, ACCEPTS) and not spec.permits(state.name, STARTS)
+            for word in words
+            for state in encoding.machines[word].states
+        )
+    ]
+
+
 def _g3(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    lacking = sorted(
-        {limit.lacks for plan in _plans(encoding, sound=True, after=False) for limit in plan.limits}
-    )
     here, there, peer = (encoding.variable(name) for name in ("here", "there", "peer"))
-    for name in lacking:
+    theirs = z3.BitVec("peer_flags", encoding.flags.size())
+    started, starts, runs = (may(encoding, term, STARTS) for term in (here, there, peer))
+    plans = Discipline.marked(encoding, sound=True, after=False)
+    limited = {limit.lacks for plan in plans for limit in plan.limits}
+    for name in sorted(limited.union(_unquiesced(encoding))):
         bit = encoding.spec.capability(name).value
         without = z3.And(encoding.universe, encoding.flags & bit == 0)
-        both_start = z3.And(
-            encoding.supported(here),
-            encoding.supported(peer),
-            may(encoding, here, STARTS),
-            may(encoding, peer, STARTS),
+        alike = z3.And(without, encoding.supported(peer))
+        two = z3.And(
+            without,
+            encoding.arc(here, there),
+            z3.substitute(alike, (encoding.flags, theirs)),
+            z3.Not(_failed(encoding, peer)),
         )
-        stops = z3.And(encoding.arc(here, there), z3.Not(may(encoding, there, STARTS)))
+        stops = z3.And(two, started, z3.Not(starts), runs)
+        wakes = z3.And(two, z3.Not(started), starts, z3.Not(runs))
 
         def explain(model: Model, name: str = name) -> Example:
             assert model is not None
@@ -184,14 +157,6 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
             return Example(
                 f"without {name}, {names[0]} -> {names[1]} beside a device in {names[2]} is safe"
             )
-
-        yield Query(
-            f"two-without-{name}",
-            "claim",
-            (without, both_start, stops, z3.Not(meets(encoding, peer, there))),
-            "unsat",
-            explain,
-        )
 
         def one_of_two(model: Model, name: str = name) -> Example:
             assert model is not None
@@ -202,13 +167,17 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
                 f"that have it is safe, if it is stopped before them and started after (G1)"
             )
 
-        yield Query(
-            f"one-of-two-without-{name}",
-            "witness",
-            (without, both_start, stops),
-            "sat",
-            one_of_two,
-        )
+        safe = z3.Not(meets(encoding, peer, there))
+        yield Query(f"two-without-{name}", "claim", (stops, safe), "unsat", explain)
+        safe = z3.Not(meets(encoding, there, peer))
+        yield Query(f"two-wake-without-{name}", "claim", (wakes, safe), "unsat", explain)
+        yield Query(f"one-of-two-without-{name}", "witness", (stops,), "sat", one_of_two)
+        yield Query(f"one-of-two-wakes-without-{name}", "witness", (wakes,), "sat", one_of_two)
+
+
+def _failed(encoding: Encoding, state: Term) -> Formula:
+    lost = encoding.spec.event("arc_failed_for_good").to
+    return encoding.one_of(state, [lost] if lost is not None else [])
 
 
 # --- G4, G5: failures, and the way back ---
@@ -216,91 +185,19 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
 
 def _g4(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    for plan in _plans(encoding, sound=False, after=True):
+    for plan in Discipline.marked(encoding, sound=False, after=True):
         yield from _refuted(encoding, plan, failing=True)
     for after in (False, True):
-        for plan in _plans(encoding, sound=True, after=after):
-            yield from _safe_by_induction(encoding, plan, failing=True)
+        for plan in Discipline.marked(encoding, sound=True, after=after):
+            yield from QuantifiedGroup(Discipline(encoding, plan, failing=True)).inductive()
 
 
 def _g4_search(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    plans = _plans(encoding, sound=True, after=False) + _plans(encoding, sound=True, after=True)
-    yield from _search(encoding, plans, failing=True)
-
-
-def _g5(encoding: Encoding) -> Iterator[Query]:
-    encoding = encoding.widest()
-    plans = _plans(encoding, sound=True, after=True) + _plans(encoding, sound=True, after=False)
-    for plan in plans:
-        yield from _arrives(encoding, plan)
-    for plan in plans[:1]:
-        yield from _safe_by_induction(encoding, plan, failing=False)
-
-
-def _arrives(encoding: Encoding, plan: Plan) -> Iterator[Query]:
-    """In every phase each device comes to rest, and when the plan is over each is at its goal."""
-    discipline = Discipline(encoding, plan)
-    state = encoding.variable("state")
-
-    def among(sets: dict[int, frozenset[str]]) -> Formula:
-        return any_of(
-            [
-                z3.And(encoding.flags == word, encoding.one_of(state, sorted(names)))
-                for word, names in sets.items()
-            ]
-        )
-
-    def explain(model: Model) -> Example:
-        assert model is not None
-        name = encoding.read_state(model, state)
-        flags = encoding.set_name(encoding.read_flags(model))
-        return Example(f"plan {plan.name}: a device in {name} with {flags} does not arrive")
-
-    for index, phase in enumerate(plan.phases):
-        known = z3.And(encoding.universe, among(discipline.stands[index]))
-        here: z3.BitVecRef = state
-        for _ in encoding.names:
-            here = _one_step(discipline, phase, here)
-        settled = _one_step(discipline, phase, here) == here
-        stuck = {
-            word: frozenset(discipline.stuck(phase, machine))
-            for word, machine in encoding.machines.items()
-        }
-        yield Query(
-            f"{plan.name}-{phase.name}-arrives",
-            "claim",
-            (known, z3.Or(z3.Not(settled), among(stuck))),
-            "unsat",
-            explain,
-        )
-    goal = next(move.to for move in reversed(plan.phases[-1].moves) if move.to is not None)
-    ends = z3.And(encoding.universe, among(discipline.ends))
-    yield Query(
-        f"{plan.name}-goal", "claim", (ends, state != encoding.state(goal)), "unsat", explain
+    plans = Discipline.marked(encoding, sound=True, after=False) + Discipline.marked(
+        encoding, sound=True, after=True
     )
-    begun = z3.And(encoding.universe, among(discipline.stands[0]), state != encoding.state(goal))
-
-    def begins(model: Model) -> Example:
-        assert model is not None
-        name = encoding.read_state(model, state)
-        flags = encoding.set_name(encoding.read_flags(model))
-        return Example(
-            f"plan {plan.name} takes a device from {name} to {goal} (capabilities {flags})"
-        )
-
-    yield Query(f"{plan.name}-begins", "witness", (begun,), "sat", begins)
-
-
-def _one_step(discipline: Discipline, phase: Phase, here: z3.BitVecRef) -> z3.BitVecRef:
-    """Where one step of its move takes a device; where it is if it has none."""
-    encoding = discipline.encoding
-    result = here
-    for word, machine in encoding.machines.items():
-        for from_, to in discipline.steps(phase, machine).items():
-            applies = z3.And(encoding.flags == word, here == encoding.state(from_))
-            result = z3.If(applies, encoding.state(to), result)
-    return result
+    yield from _search(encoding, plans, failing=True)
 
 
 _GROUPS = "groups of any number of devices, of any mixture of capabilities a plan admits"
@@ -320,7 +217,7 @@ GROUP: tuple[Obligation, ...] = (
         "G2",
         "A manager that moves devices one by one does let a running device meet a stopped one, and "
         "so does one that asks PRE_COPY -> STOP_COPY in a single request on each device.",
-        "every plan marked unsound, with two devices",
+        "every plan marked unsound, with two devices that have every capability",
         "bounded",
         "The obvious loop over the devices is wrong; the specification nowhere says so.",
         _g2,
@@ -328,8 +225,10 @@ GROUP: tuple[Obligation, ...] = (
     Obligation(
         "G3",
         "Of two devices that cannot be quiesced, neither can be stopped without the other being "
-        "able to start DMA to it: no order of arcs makes such a group safe.",
-        "every two devices without the capability that a plan limits, in every state",
+        "able to start DMA to it, nor be started again without being able to start DMA to the "
+        "other: no order of arcs makes such a group safe.",
+        "every two devices without a capability it takes to be quiesced, or that a plan limits, in "
+        "every state",
         "symbolic",
         "QEMU refuses groups with any such device; the model shows that only a second one is too "
         "many.",
@@ -348,11 +247,22 @@ GROUP: tuple[Obligation, ...] = (
     Obligation(
         "G5",
         "From every situation a plan can be left in, failed devices among them, recovery leads to "
-        "all running; from there the save plan leads to all stopped and streaming.",
-        _GROUPS,
+        "all running; from there the save plan leads to all stopped and streaming, and gives up no "
+        "session that it opened.",
+        f"{_GROUPS}; an arc that is asked for again and again is taken in the end or fails for good",
         "quantified",
         "A manager that was killed half-way must never leave a group without a way on.",
-        _g5,
+        arrivals,
+    ),
+    Obligation(
+        "G6",
+        "A destination is loaded whole or not at all: under a sound plan no device of it does "
+        "anything before every other has taken its state over.",
+        _GROUPS,
+        "symbolic",
+        "As long as nothing at the destination has run, a refused stream leaves the source to go "
+        "back to.",
+        loaded_together,
     ),
 )
 """Family G, in the order of DESIGN.md."""

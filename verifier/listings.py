@@ -29,6 +29,24 @@ class Conduct:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """A capability set there can be, and the states that a device with it has."""
+
+    capabilities: tuple[str, ...]
+    states: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The values of states and capabilities on the wire."""
+
+    states: dict[str, int]
+    capabilities: dict[str, int]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """What one specification lists.
 
@@ -41,6 +59,9 @@ class Listing:
         groups: The arcs.
         paths: Combination transitions, each with the capability set it is listed for.
         conduct: What a device does in which states.
+        profile: The profile of the table that stands for this specification.
+        sets: The capability sets there can be.
+        numbers: What stands for states and capabilities on the wire.
     """
 
     name: str
@@ -51,6 +72,9 @@ class Listing:
     groups: tuple[Group, ...]
     paths: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     conduct: tuple[Conduct, ...]
+    profile: str
+    sets: tuple[Allowed, ...]
+    numbers: Numbers
 
     @property
     def states(self) -> frozenset[str]:
@@ -95,4 +119,14 @@ def _listing(row: dict[str, Any]) -> Listing:
             )
             for conduct in row.get("conduct", ())
         ),
+        profile=row["profile"],
+        sets=tuple(
+            Allowed(
+                capabilities=tuple(allowed["capabilities"]),
+                states=tuple(allowed["states"]),
+                source=allowed["source"],
+            )
+            for allowed in row["sets"]
+        ),
+        numbers=Numbers(**row["numbers"]),
     )

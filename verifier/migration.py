@@ -4,7 +4,15 @@ The state of a device has any number of pages and its stream any length. One pag
 is known, stands for all: what is proved of it is proved of each. Chunks of the stream are kept in
 an unbounded array, in the order in which the source produced them.
 
-Both devices move along arcs of the table in any order, which allows more than any client would do.
+Both devices move along arcs of the table in any order, may fail for good and be reset at any time,
+and the client may open the two sessions in either order and write on what it has read after the
+source closed its own: more than any client would do. What it does not do is keep chunks of a
+session of the source once the next one is open. A client that writes anything but what it read, in
+order, is no different from one whose bytes were damaged on the way.
+
+The source puts a mark at the end of its stream once nothing is left to say and nothing can change
+any more. A destination accepts a stream that has this mark, from its first chunk to its last and
+undamaged; that it can tell by itself, from the bytes alone.
 """
 
 from __future__ import annotations
@@ -38,6 +46,8 @@ _TOLD = {
     "damage": "what has been written to the destination is damaged",
     "target_lost": "an arc of the destination fails for good",
     "target_reset": "the destination is reset",
+    "source_lost": "an arc of the source fails for good",
+    "source_reset": "the source is reset",
 }
 
 
@@ -50,9 +60,9 @@ class MigrationSystem(System):
         dirty: The page has changed since this session last streamed it; others: some other has.
         stream, produced: The chunks of this session and their number.
         last, sent: Which chunk spoke of the page last (OTHER: none did), and what it said.
-        ended: The client was told that the stream is over for good.
+        ended: The source has marked the end of the stream; final: what it held in the page then.
         got: How many chunks the client has read; put: how many it has written on.
-        joined: The destination's session takes in this session of the source.
+        joined: All that the destination's session has taken in is of this session of the source.
         intact: Nothing that was written has been damaged.
         copy: What the destination holds in the page.
         whole: The destination's state is one that a device may run on.
@@ -63,6 +73,7 @@ class MigrationSystem(System):
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
         self.device = DeviceSystem.of(encoding)
+        self.target_flags = z3.BitVec("target_flags", encoding.flags.size())
         state, number, truth = encoding.state_sort, z3.IntSort(), z3.BoolSort()
         self.sorts = {
             "source": state,
@@ -75,6 +86,7 @@ class MigrationSystem(System):
             "last": number,
             "sent": number,
             "ended": truth,
+            "final": number,
             "got": number,
             "put": number,
             "joined": truth,
@@ -90,8 +102,12 @@ class MigrationSystem(System):
 
     @functools.cached_property
     def facts(self) -> Formula:
-        """The capability set is one of the profile."""
-        return self.encoding.universe
+        """Each of the two has a capability set of the profile: they need not be alike."""
+        return z3.And(self.encoding.universe, self._of_target(self.encoding.universe))
+
+    def _of_target(self, formula: Formula) -> Formula:
+        """What a formula says of the source's capability set, said of the destination's."""
+        return z3.substitute(formula, (self.encoding.flags, self.target_flags))
 
     def ends(self, state: Term, kind: str) -> Formula:
         """In this state the end of the stream is of this kind."""
@@ -105,10 +121,8 @@ class MigrationSystem(System):
 
     def grows(self, state: Term) -> Formula:
         """In this state the device may change what is to be streamed."""
-        growing = {row.grows_while for row in self.encoding.spec.sessions if row.transfer == "read"}
-        # A session that no activity lets grow still belongs to a device that changes itself.
-        names = {name for name in growing if name is not None} or {"change_state"}
-        return any_of([self.device.permits(state, name) for name in sorted(names)])
+        # Whatever the table says a session grows by: a device that may change itself may do so.
+        return any_of([self.device.permits(state, name) for name in sorted(self.device.changing)])
 
     def acts(self, state: Term) -> Formula:
         """In this state the device may do anything at all."""
@@ -127,7 +141,7 @@ class MigrationSystem(System):
     def start(self, now: Situation) -> Formula:
         """Two devices in the initial state, neither with a session."""
         initial = self.encoding.state(self.encoding.spec.initial)
-        numbers = [now[name] == 0 for name in ("value", "produced", "got", "put")]
+        numbers = [now[name] == 0 for name in ("value", "final", "produced", "got", "put")]
         return z3.And(
             now["source"] == initial,
             now["target"] == initial,
@@ -142,20 +156,16 @@ class MigrationSystem(System):
         )
 
     def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
-        """Everything that source, client and destination can do."""
+        """Everything that source, client and destination can do, and what can happen to them."""
         encoding, device = self.encoding, self.device
         source, target = now["source"], now["target"]
         onward = choose("onward", encoding.state_sort)
         left = choose("others_left", z3.BoolSort())
-        damaged = choose("damaged", z3.IntSort())
+        damaged, fresh = choose("damaged", z3.IntSort()), choose("fresh", z3.IntSort())
         reading = device.streams(source, "read")
         one, none = z3.IntVal(1), z3.BoolVal(False)
-        drained = z3.And(
-            reading,
-            z3.Not(now["dirty"]),
-            z3.Not(now["others"]),
-            now["got"] == now["produced"],
-        )
+        nothing_left = z3.And(reading, z3.Not(now["dirty"]), z3.Not(now["others"]))
+        drained = z3.And(nothing_left, now["got"] == now["produced"])
         said = z3.Select(now["stream"], now["put"])
         reset = encoding.spec.event("reset")
         lost = encoding.spec.event("arc_failed_for_good")
@@ -164,8 +174,8 @@ class MigrationSystem(System):
             Event("target_arc", *self._target_arc(now, onward)),
             Event(
                 "change",
-                self.grows(source),
-                {"value": now["value"] + one, "dirty": z3.BoolVal(True), "others": left},
+                z3.And(self.grows(source), fresh != now["value"], fresh != OTHER),
+                {"value": fresh, "dirty": z3.BoolVal(True), "others": left},
             ),
             Event(
                 "stream_page",
@@ -195,8 +205,8 @@ class MigrationSystem(System):
             Event("end_temporary", z3.And(drained, self.ends(source, "temporary"))),
             Event(
                 "end_final",
-                z3.And(drained, self.ends(source, "final")),
-                {"ended": z3.BoolVal(True)},
+                z3.And(nothing_left, self.ends(source, "final"), z3.Not(now["ended"])),
+                {"ended": z3.BoolVal(True), "final": now["value"]},
             ),
             Event(
                 "write",
@@ -213,13 +223,23 @@ class MigrationSystem(System):
             ),
             Event(
                 "target_lost",
-                any_of([encoding.arc(target, encoding.state(name)) for name in encoding.names]),
+                self._of_target(self._leaves(target)),
                 self._landing("target", lost.to) | {"joined": none},
             ),
             Event(
                 "target_reset",
                 z3.BoolVal(True),
                 self._landing("target", reset.to) | ({"whole": z3.BoolVal(True), "joined": none}),
+            ),
+            Event(
+                "source_lost",
+                self._leaves(source),
+                self._landing("source", lost.to),
+            ),
+            Event(
+                "source_reset",
+                fresh != OTHER,
+                self._landing("source", reset.to) | {"value": fresh, "dirty": z3.BoolVal(True)},
             ),
         ]
 
@@ -228,9 +248,8 @@ class MigrationSystem(System):
 
     def _source_arc(self, now: Situation, onward: Term, more: Term) -> dict[str, Term]:
         opens = self.device.effect(now["source"], onward, "opens")
-        closes = self.device.effect(now["source"], onward, "closes")
         anew = z3.And(opens, self.device.streams(onward, "read"))
-        over = z3.Or(opens, closes)
+        no, none_yet = z3.BoolVal(False), now["put"] == 0
 
         def begin(name: str, value: Term) -> Term:
             return z3.If(anew, value, now[name])
@@ -243,8 +262,8 @@ class MigrationSystem(System):
             "last": begin("last", z3.IntVal(OTHER)),
             "dirty": begin("dirty", z3.BoolVal(True)),
             "others": begin("others", more),
-            "ended": z3.If(over, z3.BoolVal(False), now["ended"]),
-            "joined": z3.If(over, z3.BoolVal(False), now["joined"]),
+            "ended": begin("ended", no),
+            "joined": begin("joined", z3.And(now["joined"], none_yet)),
         }
 
     def _target_arc(self, now: Situation, onward: Term) -> tuple[Formula, dict[str, Term]]:
@@ -256,16 +275,22 @@ class MigrationSystem(System):
             self.device.effect(target, onward, "closes"), self.device.streams(target, "write")
         )
         complete = self.complete(now)
+        yes, no = z3.BoolVal(True), z3.BoolVal(False)
         # Where the session is judged, an incomplete or damaged stream makes the arc fail instead.
         may = z3.Implies(z3.And(closes, self._judged(target)), complete)
-        begins = z3.And(opens, self.device.streams(now["source"], "read"), now["put"] == 0)
         updates = {
             "target": onward,
-            "whole": z3.If(opens, z3.BoolVal(False), z3.If(closes, complete, now["whole"])),
-            "joined": z3.If(opens, begins, z3.If(closes, z3.BoolVal(False), now["joined"])),
-            "intact": z3.If(opens, z3.BoolVal(True), now["intact"]),
+            "whole": z3.If(opens, no, z3.If(closes, complete, now["whole"])),
+            "joined": z3.If(opens, yes, z3.If(closes, no, now["joined"])),
+            "put": z3.If(opens, z3.IntVal(0), now["put"]),
+            "intact": z3.If(opens, yes, now["intact"]),
         }
-        return z3.And(self.encoding.arc(target, onward), may), updates
+        return z3.And(self._of_target(self.encoding.arc(target, onward)), may), updates
+
+    def _leaves(self, state: Term) -> Formula:
+        """Some arc leaves the state."""
+        encoding = self.encoding
+        return any_of([encoding.arc(state, encoding.state(name)) for name in encoding.names])
 
     # --- lemmas ---
 
@@ -274,13 +299,6 @@ class MigrationSystem(System):
         """What proofs about the stream lean on, by name."""
         index = z3.Int("index")
         found = [
-            Lemma(
-                "standing",
-                "both devices stand in states their capability set has",
-                lambda now: z3.And(
-                    self.encoding.supported(now["source"]), self.encoding.supported(now["target"])
-                ),
-            ),
             Lemma(
                 "counted",
                 "no more is written than was read, and no more read than was produced",
@@ -297,8 +315,8 @@ class MigrationSystem(System):
                     z3.Implies(
                         now["last"] >= 0, z3.Select(now["stream"], now["last"]) == now["sent"]
                     ),
-                    z3.Implies(now["last"] >= 0, now["sent"] >= 0),
-                    now["value"] >= 0,
+                    z3.Implies(now["last"] >= 0, now["sent"] != OTHER),
+                    now["value"] != OTHER,
                     z3.ForAll(
                         [index],
                         z3.Implies(
@@ -317,14 +335,17 @@ class MigrationSystem(System):
             ),
             Lemma(
                 "ended-is-still",
-                "once the end of the stream was told, the source is still and nothing is left",
+                "while a session is open whose end was marked, the source changes no more",
                 lambda now: z3.Implies(
-                    now["ended"],
-                    z3.And(
-                        self.ends(now["source"], "final"),
-                        z3.Not(now["dirty"]),
-                        now["got"] == now["produced"],
-                    ),
+                    z3.And(now["ended"], self.device.streams(now["source"], "read")),
+                    z3.And(self.ends(now["source"], "final"), now["value"] == now["final"]),
+                ),
+            ),
+            Lemma(
+                "final-is-sent",
+                "the stream said last of the page what the source held at the end",
+                lambda now: z3.Implies(
+                    now["ended"], z3.And(now["last"] >= 0, now["sent"] == now["final"])
                 ),
             ),
             Lemma(
@@ -358,7 +379,10 @@ class MigrationSystem(System):
     def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
         """Tell a run as a trace of two devices: 0 the source, 1 the destination."""
         encoding = self.encoding
-        names = encoding.spec.names(encoding.spec.capability_type(encoding.read_flags(model)))
+        words = [
+            int(model.eval(flags, model_completion=True).as_long())
+            for flags in (encoding.flags, self.target_flags)
+        ]
         steps: list[Step] = []
         for now, then, name in zip(run, run[1:], events, strict=False):
             which = "target" if name.startswith(("target", "write", "damage")) else "source"
@@ -371,7 +395,7 @@ class MigrationSystem(System):
                 here = encoding.read_state(model, now[which])
                 there = encoding.read_state(model, then[which])
                 steps.append(step(kind="arc", from_=here, to=there))
-            elif name == "target_reset":
+            elif name in ("target_reset", "source_reset"):
                 steps.append(step(kind="reset"))
             else:
                 steps.append(step(kind="note", note=_TOLD[name]))
@@ -379,7 +403,8 @@ class MigrationSystem(System):
             str(step) if step.kind == "note" else f"{_DEVICES[step.device]}: {step}"
             for step in steps
         )
-        text += f" (capabilities {','.join(names)})"
+        sets = list(dict.fromkeys(encoding.set_name(word) for word in words))
+        text += f" (capabilities {' and '.join(sets)})"
         start = tuple(
             encoding.read_state(model, run[0][name]) or "?" for name in ("source", "target")
         )
@@ -387,7 +412,9 @@ class MigrationSystem(System):
             text,
             Trace(
                 spec=encoding.spec.name,
-                capabilities=(names, names),
+                capabilities=tuple(
+                    encoding.spec.names(encoding.spec.capability_type(word)) for word in words
+                ),
                 start=start,
                 steps=tuple(steps),
                 title=text,

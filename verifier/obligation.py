@@ -92,6 +92,25 @@ class Obligation:
 
 
 @dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Two solvers that answer one query differently: one of them is wrong, or its reader is.
+
+    Attributes:
+        query: The name of the query.
+        z3: What z3 says.
+        cvc5: What cvc5 says.
+        text: The query, as SMT-LIB.
+        file: Where the text was written, or None.
+    """
+
+    query: str
+    z3: str
+    cvc5: str
+    text: str = field(repr=False)
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What was found about one obligation.
 
@@ -105,6 +124,8 @@ class Verdict:
         example: For a violation, what breaks it; its trace is a shortest one.
         reason: For unknown, why.
         queries: How many queries were decided.
+        disagreements: The queries about which two solvers disagree. None of them counts for or
+            against the obligation.
     """
 
     id: str
@@ -116,3 +137,4 @@ class Verdict:
     example: Example | None = None
     reason: str | None = None
     queries: int = 0
+    disagreements: tuple[Disagreement, ...] = ()

@@ -1,4 +1,4 @@
-"""Deciding obligations: z3 answers the queries, verdicts say what that means.
+"""Deciding obligations: solvers answer the queries, verdicts say what that means.
 
 A claim speaks for its obligation only if the solver gives the expected answer, a proof counts only
 if its witness is satisfiable, and an answer that is neither sat nor unsat is "unknown", never a
@@ -7,18 +7,43 @@ pass.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import z3
 
 from vfio_migration.model import RoutingRule, Spec, SpecError
 from vfio_migration.model.errors import Mistake, closest, did_you_mean
+from vfio_migration.verifier import smtlib, workers
 from vfio_migration.verifier.catalogue import obligations
 from vfio_migration.verifier.encoding import Encoding
-from vfio_migration.verifier.obligation import Example, Obligation, Outcome, Query, Verdict
+from vfio_migration.verifier.obligation import (
+    Disagreement,
+    Example,
+    Obligation,
+    Outcome,
+    Verdict,
+)
+from vfio_migration.verifier.second_solver import SecondSolver
+from vfio_migration.verifier.solving import (
+    Answer,
+    CrossChecked,
+    Solver,
+    Solving,
+    checked,
+    new_solver,
+)
 from vfio_migration.verifier.table import variant_query
+
+__all__ = ["Answer", "Report", "Solver", "Solving", "Variant", "decide", "select", "verify"]
+
+UNIT = 8
+"""How many obligations of a family are decided in one process: they share what is built for them,
+and other processes have something to do meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +67,25 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything one run found."""
+    """Everything one run found.
+
+    Attributes:
+        spec: The table.
+        profile: The profile whose capability sets were covered.
+        verdicts: One for each obligation, in the catalogue's order.
+        variants: Routing rules that are not in force, held against the table.
+        seconds: Wall time of the whole.
+        solver: Who decided.
+        documents: The queries as SMT-LIB, if they were asked for.
+    """
 
     spec: Spec
     profile: str
     verdicts: tuple[Verdict, ...]
     variants: tuple[Variant, ...]
     seconds: float
+    solver: Solver = "z3"
+    documents: tuple[smtlib.Document, ...] = field(default=(), repr=False)
 
     @property
     def outcome(self) -> Outcome:
@@ -59,13 +96,21 @@ class Report:
         return "unknown" if "unknown" in outcomes or not outcomes else "proved"
 
 
-def select(only: Sequence[str] | None) -> tuple[Obligation, ...]:
+def select(only: Sequence[str] | None, claims: Sequence[Obligation] = ()) -> tuple[Obligation, ...]:
     """Return the obligations named, by identifier ("T4") or family ("T"); all without a name.
 
+    Args:
+        only: Identifiers or families.
+        claims: Obligations of the user's own, which come after the built-in ones.
+
     Raises:
-        SpecError: If a name stands for none.
+        SpecError: If a name stands for none, or a claim has the identifier of another obligation.
     """
-    known = tuple(obligations())
+    known = (*obligations(), *claims)
+    names = [obligation.id.upper() for obligation in known]
+    for claim in claims:
+        if names.count(claim.id.upper()) > 1:
+            raise SpecError([Mistake("--claims", claim.id, "names two obligations", "rename one")])
     if not only:
         return known
     for name in only:
@@ -79,8 +124,11 @@ def select(only: Sequence[str] | None) -> tuple[Obligation, ...]:
 
 
 def _matches(name: str, obligation: Obligation) -> bool:
-    wanted = name.upper()
-    return obligation.id == wanted or obligation.id.rstrip("0123456789") == wanted
+    return name.upper() in (obligation.id.upper(), _family(obligation).upper())
+
+
+def _family(obligation: Obligation) -> str:
+    return obligation.id.rstrip("0123456789")
 
 
 def verify(
@@ -90,6 +138,9 @@ def verify(
     only: Sequence[str] | None = None,
     claims: Sequence[Obligation] = (),
     timeout: float | None = None,
+    solver: Solver = "z3",
+    jobs: int | None = None,
+    export: smtlib.Origin | None = None,
     progress: Callable[[Verdict], None] = lambda _: None,
 ) -> Report:
     """Decide obligations about a table.
@@ -100,23 +151,177 @@ def verify(
         only: Identifiers or families; all by default.
         claims: Obligations of the user's own, decided after the built-in ones.
         timeout: Seconds a single query may take; a query over it is unknown.
-        progress: Called with each verdict as it is found.
+        solver: Who decides.
+        jobs: How many child processes work at once; None decides everything in this process, and
+            so does any number where forking is impossible or other threads run. The outcomes are
+            the same; which of several witnesses is found may differ between the two.
+        export: Return the queries as SMT-LIB, with this in their heads.
+        progress: Called with each verdict when it is found and all before it are.
     """
     begun = time.perf_counter()
-    chosen = (*select(only), *claims)
-    encoding = Encoding(spec, profile)
-    solving = Solving(timeout)
-    verdicts = []
-    for obligation in chosen:
-        verdict = decide(obligation, encoding, solving)
-        progress(verdict)
-        verdicts.append(verdict)
-    variants: tuple[Variant, ...] = ()
-    if any(obligation.id == "T4" for obligation in chosen):
-        variants = tuple(
-            _variant(encoding, rule, timeout) for rule in spec.routing if not rule.in_force
+    chosen = select(only, claims)
+    rules = [rule for rule in spec.routing if not rule.in_force]
+    run = _Run(
+        spec=spec,
+        profile=spec.profile(profile).name,
+        chosen=chosen,
+        claims=frozenset(claim.id for claim in claims),
+        rules=tuple(rules) if any(obligation.id == "T4" for obligation in chosen) else (),
+        timeout=timeout,
+        solver=solver,
+        second=None if solver == "z3" else SecondSolver(),
+        export=export,
+    )
+    results: Generator[tuple[int, _Found | Variant | workers.Death], None, None]
+    if jobs is not None and workers.can_fork():
+        results = workers.spread(run.units(), run.work_in_child, jobs)
+    else:
+        results = run.here()
+    found: dict[int, _Found] = {}
+    variants: dict[int, Variant] = {}
+    told = 0
+    # Closed at once, whatever happens here: that ends the children.
+    with contextlib.closing(results):
+        for index, result in results:
+            if index >= len(chosen):
+                variants[index] = run.variant_of(index, result)
+                continue
+            found[index] = run.found_of(index, result)
+            while told in found:
+                progress(found[told].verdict)
+                told += 1
+    in_order = [found[index] for index in sorted(found)]
+    return Report(
+        spec=spec,
+        profile=run.profile,
+        verdicts=tuple(one.verdict for one in in_order),
+        variants=tuple(variants[index] for index in sorted(variants)),
+        seconds=time.perf_counter() - begun,
+        solver=solver,
+        documents=tuple(itertools.chain.from_iterable(one.documents for one in in_order)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a process sends back about an obligation."""
+
+    verdict: Verdict
+    documents: tuple[smtlib.Document, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One call of `verify`. Its tasks are the obligations, then the rules that are not in force."""
+
+    spec: Spec
+    profile: str
+    chosen: tuple[Obligation, ...]
+    claims: frozenset[str]
+    rules: tuple[RoutingRule, ...]
+    timeout: float | None
+    solver: Solver
+    second: SecondSolver | None
+    export: smtlib.Origin | None
+
+    @property
+    def tasks(self) -> int:
+        return len(self.chosen) + len(self.rules)
+
+    def units(self) -> list[workers.Unit]:
+        """Up to `UNIT` neighbours of one family to a process, and all rules to another."""
+        units: list[workers.Unit] = []
+        for _, group in itertools.groupby(
+            range(len(self.chosen)), lambda index: _family(self.chosen[index])
+        ):
+            members = tuple(group)
+            units += (members[at : at + UNIT] for at in range(0, len(members), UNIT))
+        rules = tuple(range(len(self.chosen), self.tasks))
+        return [*units, rules] if rules else units
+
+    def here(self) -> Generator[tuple[int, _Found | Variant], None, None]:
+        """Do every task in this process."""
+        everything = tuple(range(self.tasks))
+        yield from zip(everything, self.work(everything), strict=True)
+
+    def work_in_child(self, unit: workers.Unit) -> Iterator[_Found | Variant]:
+        """Do tasks in a process of their own."""
+        if not self.claims:
+            # z3 can leave out its checks of our calls, as under `python -O`: a tenth of the time.
+            # They stay for claims, where a wrong call must be told and not crash.
+            z3.z3.Z3_DEBUG = False
+        yield from self.work(unit)
+
+    def work(self, unit: workers.Unit) -> Iterator[_Found | Variant]:
+        """Do tasks that share an encoding and its solvers."""
+        encoding = Encoding(self.spec, self.profile)
+        solving = (
+            Solving(self.timeout)
+            if self.second is None
+            else CrossChecked(self.second, self.solver, self.timeout)
         )
-    return Report(spec, encoding.profile, tuple(verdicts), variants, time.perf_counter() - begun)
+        for index in unit:
+            if index < len(self.chosen):
+                yield self._decided(self.chosen[index], encoding, solving)
+            else:
+                yield _variant(encoding, self.rules[index - len(self.chosen)], self.timeout)
+
+    def _decided(self, obligation: Obligation, encoding: Encoding, solving: Solving) -> _Found:
+        try:
+            verdict = decide(obligation, encoding, solving)
+            if self.export is None:
+                return _Found(verdict)
+            queries = list(obligation.queries(encoding))
+            if verdict.outcome != "proved" and obligation.search is not None:
+                queries += obligation.search(encoding)
+            return _Found(verdict, smtlib.documents(obligation, queries, self.export))
+        except MemoryError:
+            return self.unknown(obligation, "there is not enough memory")
+        except SpecError as error:
+            if obligation.id in self.claims:
+                raise
+            # A table may lack what an obligation speaks of, as group_plan.toml speaks of P2P.
+            first = error.mistakes[0]
+            more = f" and {len(error.mistakes) - 1} more" if len(error.mistakes) > 1 else ""
+            source = f"{error.origin}: " if error.origin else ""
+            return self.unknown(
+                obligation, f"it cannot be asked of this table: {source}{first}{more}"
+            )
+        except Exception as error:
+            if obligation.id not in self.claims:
+                raise
+            problem = f"cannot be asked: {type(error).__name__}: {error}"
+            raise SpecError([Mistake("--claims", obligation.id, problem, None)]) from error
+
+    def unknown(self, obligation: Obligation, reason: str) -> _Found:
+        """Nothing is known about this obligation."""
+        return _Found(
+            Verdict(
+                id=obligation.id,
+                statement=obligation.statement,
+                outcome="unknown",
+                method=obligation.method,
+                seconds=0.0,
+                reason=reason,
+            )
+        )
+
+    def found_of(self, index: int, result: _Found | Variant | workers.Death) -> _Found:
+        """What a task about an obligation came to."""
+        if isinstance(result, workers.Death):
+            return self.unknown(
+                self.chosen[index], f"the process that was deciding it died ({result.how})"
+            )
+        assert isinstance(result, _Found)
+        return result
+
+    def variant_of(self, index: int, result: _Found | Variant | workers.Death) -> Variant:
+        """What a task about a rule came to."""
+        if isinstance(result, workers.Death):
+            rule = self.rules[index - len(self.chosen)]
+            return Variant(rule, (), 0, 0.0, f"the process died ({result.how})")
+        assert isinstance(result, Variant)
+        return result
 
 
 def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None = None) -> Verdict:
@@ -125,6 +330,7 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
     begun = time.perf_counter()
     witness: Example | None = None
     pending: list[str] = []
+    disagreements: list[Disagreement] = []
     count = 0
 
     def verdict(outcome: Outcome, example: Example | None = None) -> Verdict:
@@ -138,6 +344,7 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
             example=example,
             reason="; ".join(pending) if outcome == "unknown" else None,
             queries=count,
+            disagreements=tuple(disagreements),
         )
 
     failed_steps: list[str] = []
@@ -146,7 +353,11 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
         count += 1
         if answer.answer == "unknown":
             # Go on: another query may still refute, which says more than "unknown".
-            pending.append(f"{query.name}: the solver gave up ({answer.reason})")
+            pending.append(f"{query.name}: {answer.reason}")
+            if answer.disagreement is not None:
+                # An answer is kept for every query of these formulas, whatever their names.
+                found = dataclasses.replace(answer.disagreement, query=query.name)
+                disagreements.append(found)
         elif answer.answer != query.expect:
             if query.role == "claim":
                 return verdict("violated", answer.example)
@@ -161,7 +372,9 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
             answer = solving.ask(query)
             count += 1
             if answer.answer == "unknown":
-                pending.append(f"{query.name}: the solver gave up ({answer.reason})")
+                pending.append(f"{query.name}: {answer.reason}")
+                if answer.disagreement is not None:
+                    disagreements.append(answer.disagreement)
             elif answer.answer != query.expect:
                 return verdict("violated", answer.example)
     if failed_steps:
@@ -173,82 +386,14 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
     return verdict("unknown" if pending else "proved")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a solver said to a query: sat, unsat or unknown, the example if any, or the reason."""
-
-    answer: str
-    example: Example | None = None
-    reason: str = ""
-
-
-class Solving:
-    """z3 at work on one encoding.
-
-    Queries that begin with the same formula share a solver, which reads it once. A query asked
-    before, as the lemmas of several obligations are, is not asked again.
-    """
-
-    def __init__(self, timeout: float | None = None) -> None:
-        self._timeout = timeout
-        self._solvers: dict[int, tuple[z3.BoolRef, z3.Solver]] = {}
-        self._asked: dict[tuple[int, ...], tuple[Query, Answer]] = {}
-
-    def ask(self, query: Query) -> Answer:
-        """Put one query to the solver."""
-        # Formulas are shared: equal ones have the same id as long as one of them is kept, as here.
-        key = tuple(formula.get_id() for formula in query.formulas)
-        if key not in self._asked:
-            self._asked[key] = (query, self._ask(query))
-        return self._asked[key][1]
-
-    def _ask(self, query: Query) -> Answer:
-        first, *rest = query.formulas
-        solver = self._solver(first)
-        solver.push()
-        try:
-            solver.add(*rest)
-            answer = str(solver.check())
-            if answer == "unknown":
-                return Answer(answer, reason=solver.reason_unknown())
-            if answer != "sat" and (query.role != "claim" or answer == query.expect):
-                return Answer(answer)
-            model = solver.model() if answer == "sat" else None
-            if model is not None and query.shorter:
-                model = _shortest(solver, query.shorter) or model
-            wanted = query.role == "witness" or answer != query.expect
-            return Answer(answer, query.explain(model) if wanted else None)
-        finally:
-            solver.pop()
-
-    def _solver(self, first: z3.BoolRef) -> z3.Solver:
-        if first.get_id() not in self._solvers:
-            solver = z3.Solver()
-            if self._timeout is not None:
-                solver.set("timeout", max(1, round(self._timeout * 1000)))
-            solver.add(first)
-            self._solvers[first.get_id()] = (first, solver)
-        return self._solvers[first.get_id()][1]
-
-
-def _shortest(solver: z3.Solver, bounds: Sequence[z3.BoolRef]) -> z3.ModelRef | None:
-    """Return a model under the first bound that can be met."""
-    for bound in bounds:
-        if solver.check(bound) == z3.sat:
-            return solver.model()
-    return None
-
-
 def _variant(encoding: Encoding, rule: RoutingRule, timeout: float | None) -> Variant:
     """List every cell in which the table's path breaks a rule that is not in force."""
     begun = time.perf_counter()
     query, from_, to = variant_query(encoding, rule)
-    solver = z3.Solver()
-    if timeout is not None:
-        solver.set("timeout", max(1, round(timeout * 1000)))
+    solver = new_solver(timeout)
     solver.add(*query.formulas)
     cells = []
-    while (answer := solver.check()) == z3.sat:
+    while (answer := checked(solver, timeout)) == "sat":
         model = solver.model()
         word = encoding.read_flags(model)
         here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
@@ -267,5 +412,5 @@ def _variant(encoding: Encoding, rule: RoutingRule, timeout: float | None) -> Va
         cells=tuple(sorted(cells)),
         compared=len(encoding.machines) * len(encoding.names) ** 2,
         seconds=time.perf_counter() - begun,
-        unknown=solver.reason_unknown() if answer == z3.unknown else None,
+        unknown=solver.reason_unknown() if answer == "unknown" else None,
     )

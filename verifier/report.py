@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from vfio_migration.model import Spec, Trace
-from vfio_migration.verifier.obligation import Example, Obligation, Verdict
+from vfio_migration.verifier import rows
+from vfio_migration.verifier.obligation import Obligation, Verdict
 from vfio_migration.verifier.prover import Report, Variant
+from vfio_migration.verifier.replay import second_opinion
 
 
 def to_data(report: Report) -> dict[str, Any]:
-    """Return the report as one plain object, the shape of `verify --json`."""
+    """Return the report as one plain object, the shape of `verify --json`.
+
+    `verify.schema.json` describes it.
+    """
     return {
         "outcome": report.outcome,
         "spec": report.spec.name,
         "profile": report.profile,
+        "solver": report.solver,
         "seconds": round(report.seconds, 6),
-        "verdicts": [_verdict_data(verdict) for verdict in report.verdicts],
+        "verdicts": [_verdict_data(report.spec, verdict) for verdict in report.verdicts],
         "variants": [_variant_data(report.spec, variant) for variant in report.variants],
     }
 
 
-def _verdict_data(verdict: Verdict) -> dict[str, Any]:
+def _verdict_data(spec: Spec, verdict: Verdict) -> dict[str, Any]:
     example = verdict.example
+    blamed = rows.blamed(spec, example) if example else None
     return {
         "id": verdict.id,
         "statement": verdict.statement,
@@ -33,9 +41,14 @@ def _verdict_data(verdict: Verdict) -> dict[str, Any]:
         "witness": verdict.witness.text if verdict.witness else None,
         "trace": example.trace.to_data() if example and example.trace else None,
         "violation": example.text if example else None,
-        "row": example.row if example else None,
+        "row": blamed[1] if blamed else None,
+        "engine": second_opinion(example, spec) or None if example else None,
         "reason": verdict.reason,
         "queries": verdict.queries,
+        "disagreements": [
+            {"query": found.query, "z3": found.z3, "cvc5": found.cvc5, "file": found.file}
+            for found in verdict.disagreements
+        ],
     }
 
 
@@ -65,22 +78,41 @@ def verdict_line(verdict: Verdict) -> str:
 
 
 def violation(
-    verdict: Verdict, obligation: Obligation, spec: Spec, origin: str | None
+    verdict: Verdict,
+    obligation: Obligation,
+    spec: Spec,
+    origin: str | None,
+    saved: str | None = None,
 ) -> Iterator[str]:
-    """Tell a violation: the promise, the steps, why it matters, the row, how to see it again."""
+    """Tell a violation: the promise, the steps, why it matters, the row, how to see it again.
+
+    Args:
+        verdict: The verdict.
+        obligation: The obligation it is about.
+        spec: The table.
+        origin: The file the table came from, or None for the packaged one.
+        saved: The file the trace was written to, or None.
+    """
     yield f"{verdict.id} is violated: {verdict.statement}"
     example = verdict.example
     if example is None:
         return
-    yield f"  {example.text}"
-    if example.trace is not None and example.trace.steps:
+    has_steps = example.trace is not None and bool(example.trace.steps)
+    if not (has_steps and rows.repeats(example)):
+        yield f"  {example.text}"
+    if example.trace is not None and has_steps:
         yield ""
         yield from (f"  {line}" for line in steps(example.trace))
         yield ""
     yield f"  why it matters: {obligation.why}"
-    if example.row is not None:
-        yield f"  the row: {example.row}{_provenance(spec, example)}"
-    command = see_again(example.trace, origin)
+    blamed = rows.blamed(spec, example)
+    if blamed is not None:
+        how, row = blamed
+        yield f"  {how}: {rows.told(spec, row)}"
+    opinion = second_opinion(example, spec)
+    if opinion:
+        yield f"  run again: {opinion}"
+    command = see_again(verdict, origin, saved)
     if command is not None:
         yield f"  see it again: {command}"
 
@@ -90,9 +122,10 @@ def steps(trace: Trace) -> Iterator[str]:
     several = len(trace.start) > 1
     state = dict(enumerate(trace.start))
     session: dict[int, int | None] = {}
+    width = len(str(len(trace.steps)))
     for device, start in state.items():
         who = f"device {device} " if several else ""
-        yield f"0. {who}{start} ({','.join(trace.capabilities[device])})"
+        yield f"{0:>{width}}. {who}{start} ({','.join(trace.capabilities[device])})"
     for number, step in enumerate(trace.steps, 1):
         who = f"device {step.device}: " if several else ""
         changes = []
@@ -105,29 +138,50 @@ def steps(trace: Trace) -> Iterator[str]:
             )
         state[step.device] = step.state
         session[step.device] = step.session
-        yield f"{number}. {who}{step}" + (f"   [{', '.join(changes)}]" if changes else "")
+        changed = f"   [{', '.join(changes)}]" if changes else ""
+        yield f"{number:>{width}}. {who}{step}{changed}"
 
 
-def see_again(trace: Trace | None, origin: str | None) -> str | None:
-    """Return the command that shows the request of a one-device trace again, or None."""
-    if trace is None or len(trace.start) != 1:
+def see_again(verdict: Verdict, origin: str | None, saved: str | None = None) -> str | None:
+    """Return the command that shows a violation again, or None if it has no run to show.
+
+    A single request is what `route` shows; a longer run is one for `replay`, from the file it was
+    saved to or from the one `verify --traces` saves it to.
+    """
+    trace = verdict.example.trace if verdict.example else None
+    if trace is None or not trace.steps:
         return None
-    request = next((step for step in trace.steps if step.kind == "request"), None)
-    if request is None:
-        return None
-    command = f"vfio-migration route {trace.start[0]} {request.to}"
-    command += f" --flags {','.join(trace.capabilities[0])}"
-    return command + (f" --spec {origin}" if origin else "")
+    first, *rest = trace.steps
+    one_device = len(trace.start) == 1
+    if one_device and first.kind == "request" and all(s.kind == "arc" for s in rest):
+        command = f"vfio-migration route {trace.start[0]} {first.to}"
+        command += f" --flags {','.join(trace.capabilities[0])}"
+        return command + (f" --spec {_word(origin)}" if origin else "")
+    of_table = f" --spec {_word(origin)}" if origin else ""
+    if saved is not None:
+        return f"vfio-migration replay {_word(saved)}{of_table}"
+    table = f" {_word(origin)}" if origin else ""
+    return (
+        f"vfio-migration verify{table} --only {verdict.id} --traces DIR; "
+        f"vfio-migration replay DIR/{verdict.id}.json{of_table}"
+    )
 
 
-def _provenance(spec: Spec, example: Example) -> str:
-    """The source of the row an example names, if it is a row with one."""
-    if example.row is None or "[" not in example.row:
-        return ""
-    section, index = example.row.rstrip("]").split("[")
-    row = getattr(spec, section)[int(index)]
-    title = row.name if hasattr(row, "name") else str(row)
-    return f" ({title}; {row.source})"
+def _word(text: str) -> str:
+    """One word of a command line."""
+    return shlex.quote(text)
+
+
+def disagreement_lines(verdict: Verdict) -> Iterator[str]:
+    """Say loudly that two solvers disagree."""
+    for found in verdict.disagreements:
+        yield (
+            f"the solvers disagree about {verdict.id}: to {found.query}, z3 says {found.z3} and "
+            f"cvc5 says {found.cvc5}"
+        )
+        yield "  one of the two is wrong, or reads the query wrongly; the table is not to blame"
+        if found.file is not None:
+            yield f"  the query: {found.file}"
 
 
 def variant_lines(spec: Spec, variant: Variant) -> Iterator[str]:

@@ -255,7 +255,7 @@ class EstimateSystem(_SourceSystem):
             z3.Not(now["ended"]),
         )
 
-    def _informs(self, state: Term) -> Formula:
+    def informs(self, state: Term) -> Formula:
         """In this state the client may ask how much is left."""
         spec = self.encoding.spec
         names = [
@@ -304,7 +304,7 @@ class EstimateSystem(_SourceSystem):
             Event("opt_in", z3.BoolVal(True), {"asked": z3.BoolVal(True)}),
             Event(
                 "reinit",
-                z3.And(self._informs(source), now["asked"], size >= 0),
+                z3.And(self.informs(source), now["asked"], size >= 0),
                 {"initial": size, "dirty": zero},
             ),
             Event("end_temporary", z3.And(drained, self.migration.ends(source, "temporary"))),
@@ -332,7 +332,7 @@ class EstimateSystem(_SourceSystem):
                     z3.And(
                         self.migration.ends(now["source"], "final"),
                         z3.Not(self.migration.grows(now["source"])),
-                        z3.Not(self._informs(now["source"])),
+                        z3.Not(self.informs(now["source"])),
                         now["initial"] == 0,
                         now["dirty"] == 0,
                     ),
@@ -351,6 +351,28 @@ class EstimateSystem(_SourceSystem):
         unasked = z3.And(self.is_event(event, "reinit"), z3.Not(now["asked"]))
         return any_of([after_end, both, rises, unasked])
 
+    def told_apart(self) -> Query:
+        """The end is temporary, and the client may ask how much is left, where more may come."""
+        encoding, state = self.encoding, self.encoding.variable("state")
+        more = self.migration.grows(state)
+        waits = self.migration.ends(state, "temporary") != more
+        asks = self.informs(state) != more
+        known = z3.And(encoding.universe, encoding.supported(state), self.reads(state))
+
+        def explain(model: z3.ModelRef | None) -> Example:
+            assert model is not None
+            name = encoding.read_state(model, state) or "?"
+            end = encoding.spec.stream_end(name)
+            assert end is not None
+            may = "may" if z3.is_true(model.eval(more)) else "may not"
+            can = "can" if end.precopy_info else "cannot"
+            return Example(
+                f"in {name} the device {may} change itself, but the end of its stream is "
+                f"{end.kind} and the client {can} ask how much is left"
+            )
+
+        return Query("told-apart", "claim", (known, z3.Or(waits, asks)), "unsat", explain)
+
     def paused(self, now: Situation, event: Term, _then: Situation) -> Formula:
         """A client that was told to wait reads on after new data came."""
         return z3.And(self.is_event(event, "read"), now["dirty"] > 0, now["initial"] == 0)
@@ -362,6 +384,7 @@ def estimates() -> tuple[Queries, Queries]:
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = EstimateSystem.of(encoding)
         wrong: Bad = system.wrong
+        yield system.told_apart()
         yield from system.inductive(system.lemmas)
         yield from system.never("wrong", wrong, system.lemmas)
         paused = system.is_event(system.event(2), "end_temporary")

@@ -1,22 +1,28 @@
-"""T8: the table against what specifications list in so many words."""
+"""T8: the table against what specifications list in so many words.
+
+On what a listing does not name, a state or a capability that a table adds, it is silent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import z3
 
 from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
-from vfio_migration.verifier.examples import pair, request_example, step_example
-from vfio_migration.verifier.listings import Listing, listings
-from vfio_migration.verifier.obligation import Query
+from vfio_migration.verifier.examples import Model, pair, request_example, step_example
+from vfio_migration.verifier.listings import Allowed, Listing, listings
+from vfio_migration.verifier.obligation import Example, Query
 
 
 def as_listed(encoding: Encoding) -> Iterator[Query]:
-    """T8: arcs and paths are what each listing says of the states and sets it speaks of."""
+    """T8: what each listing says of states, capability sets, numbers, arcs, paths and conduct."""
     for listing in listings():
+        yield from _listed_numbers(encoding, listing)
+        yield from _listed_sets(encoding, listing)
         yield from _listed_arcs(encoding, listing)
         yield from _listed_paths(encoding, listing)
+        yield from _listed_conduct(encoding, listing)
 
 
 def _speaks_of(encoding: Encoding, listing: Listing) -> Formula:
@@ -114,4 +120,146 @@ def _listed_paths(encoding: Encoding, listing: Listing) -> Iterator[Query]:
         (spoken_of, any_of([z3.And(asked, z3.Not(taken)) for asked, taken in cases])),
         "unsat",
         request_example(encoding, from_, to, lambda *_: f"{listing.source} lists another path"),
+    )
+
+
+def _listed_numbers(encoding: Encoding, listing: Listing) -> Iterator[Query]:
+    """No state and no capability has another number than the listed one."""
+    spec, numbers = encoding.spec, listing.numbers
+    state = encoding.variable("state")
+    wrong = {
+        row.name: row.value
+        for row in spec.states
+        if numbers.states.get(row.name, row.value) != row.value
+    }
+    bits = {
+        row.name: row.value
+        for row in spec.capabilities
+        if numbers.capabilities.get(row.name, row.value) != row.value
+    }
+
+    def other_value(model: Model) -> Example:
+        assert model is not None
+        name = encoding.read_state(model, state) or "?"
+        listed = numbers.states[name]
+        place = f"states[{encoding.names.index(name)}].value"
+        return Example(f"{name} is {wrong[name]}, but {listed} in {numbers.source}", None, place)
+
+    def other_bit(model: Model) -> Example:
+        assert model is not None
+        word = encoding.read_flags(model)
+        name = next(name for name, value in bits.items() if value == word)
+        listed = numbers.capabilities[name]
+        index = [row.name for row in spec.capabilities].index(name)
+        text = f"{name} is {word}, but {listed} in {numbers.source}"
+        return Example(text, None, f"capabilities[{index}].value")
+
+    yield Query(
+        f"{listing.name}-numbers", "claim", (encoding.one_of(state, wrong),), "unsat", other_value
+    )
+    any_bit = any_of([encoding.flags == value for value in bits.values()])
+    yield Query(f"{listing.name}-bits", "claim", (any_bit,), "unsat", other_bit)
+
+
+def _listed_sets(encoding: Encoding, listing: Listing) -> Iterator[Query]:
+    """The profile has the listed capability sets and no others, each with the listed states."""
+    spec = encoding.spec
+    known = {row.name: encoding.flags & row.value != 0 for row in spec.capabilities}
+    sets = [allowed for allowed in listing.sets if known.keys() >= set(allowed.capabilities)]
+    named = {name for allowed in sets for name in allowed.capabilities} | set(listing.without)
+    if not sets or listing.profile not in {row.name for row in spec.profiles}:
+        return
+    there = any_of(
+        [encoding.flags == int(flags.value) for flags in spec.capability_sets(listing.profile)]
+    )
+    chosen = [
+        z3.And(
+            [
+                bit if name in allowed.capabilities else z3.Not(bit)
+                for name, bit in known.items()
+                if name in named
+            ]
+        )
+        for allowed in sets
+    ]
+
+    def other_set(model: Model) -> Example:
+        assert model is not None
+        names = encoding.set_name(encoding.read_flags(model))
+        return Example(f"{sets[0].source} has no capability set {names}")
+
+    yield Query(
+        f"{listing.name}-other-set",
+        "claim",
+        (there, z3.Not(any_of(chosen))),
+        "unsat",
+        other_set,
+    )
+    state = encoding.variable("state")
+    for allowed, this in zip(sets, chosen, strict=True):
+        title = ",".join(allowed.capabilities)
+
+        text = f"the profile {listing.profile} lacks the set {title} of {allowed.source}"
+
+        def no_such_set(_: Model, text: str = text) -> Example:
+            return Example(text)
+
+        yield Query(
+            f"{listing.name}-has-{title.replace(',', '-')}",
+            "claim",
+            (there, this),
+            "sat",
+            no_such_set,
+        )
+        listed = encoding.one_of(state, sorted(set(allowed.states) & set(encoding.names)))
+        speaks = encoding.one_of(state, sorted(listing.states & set(encoding.names)))
+        yield Query(
+            f"{listing.name}-states-{title.replace(',', '-')}",
+            "claim",
+            (there, this, speaks, encoding.supported(state) != listed),
+            "unsat",
+            _other_states(encoding, allowed, state),
+        )
+
+
+def _other_states(encoding: Encoding, allowed: Allowed, state: Term) -> Callable[[Model], Example]:
+    def explain(model: Model) -> Example:
+        assert model is not None
+        name = encoding.read_state(model, state) or "?"
+        flags = encoding.spec.capability_type(encoding.read_flags(model))
+        done = "has" if encoding.spec.supports(flags, name) else "lacks"
+        title = ",".join(allowed.capabilities)
+        text = f"a device with {title} {done} {name}, unlike in {allowed.source}"
+        return Example(text, None, f"states[{encoding.names.index(name)}].requires")
+
+    return explain
+
+
+def _listed_conduct(encoding: Encoding, listing: Listing) -> Iterator[Query]:
+    """What a device may do in a state by the listing it may do by the table.
+
+    That it does nothing it must not is what D3, D4 and D5 are about.
+    """
+    spec = encoding.spec
+    state = encoding.variable("state")
+    kept_from: dict[str, tuple[str, str]] = {}
+    for conduct in listing.conduct:
+        for name in sorted(set(conduct.states) & set(encoding.names)):
+            for activity in spec.activities:
+                if activity.name in conduct.permits and not spec.permits(name, activity.name):
+                    kept_from.setdefault(name, (activity.name, conduct.source))
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        name = encoding.read_state(model, state) or "?"
+        activity, source = kept_from[name]
+        text = f"a device in {name} may not {activity}, but may by {source}"
+        return Example(text, None, f"states[{encoding.names.index(name)}]")
+
+    yield Query(
+        f"{listing.name}-kept-from",
+        "claim",
+        (encoding.one_of(state, kept_from),),
+        "unsat",
+        explain,
     )

@@ -21,6 +21,7 @@ from vfio_migration.verifier.examples import (
     step_example,
 )
 from vfio_migration.verifier.obligation import Example, Obligation, Query
+from vfio_migration.verifier.requests import one_answer
 from vfio_migration.verifier.rules import no_idle_row, no_other_table
 from vfio_migration.verifier.specifications import as_listed
 
@@ -132,7 +133,8 @@ def _t3(encoding: Encoding) -> Iterator[Query]:
 
     premise = z3.And(encoding.universe, encoding.supported(target))
     yield Query("unreachable", "claim", (premise, z3.Not(there)), "unsat", explain)
-    far = z3.And([target != encoding.state(name) for name in {start, *entered} if name is not None])
+    near = sorted(name for name in {start, *entered} if name is not None)
+    far = z3.And([target != encoding.state(name) for name in near])
     yield Query("reachable", "witness", (premise, there, far), "sat", explain)
 
 
@@ -359,9 +361,10 @@ TABLE: tuple[Obligation, ...] = (
     ),
     Obligation(
         "T8",
-        "The contracted tables equal the arcs the specifications list for each capability set, and "
-        "the combination transitions they list are the paths taken.",
-        "every state a listing names, under every capability set it speaks of",
+        "The table says what the specifications list: the capability sets there are and the states "
+        "of each, the numbers on the wire, the arcs of each contracted table, the paths of "
+        "combination transitions, and what a device may do in each state.",
+        "every state and capability a listing names, under every capability set it speaks of",
         "symbolic",
         "Two statements of one fact are compared, by a solver and not by eye.",
         as_listed,
@@ -374,8 +377,18 @@ TABLE: tuple[Obligation, ...] = (
         "A row that changes nothing misleads whoever reads it.",
         no_idle_row,
     ),
+    Obligation(
+        "T10",
+        "Every request has the one answer it must have: it is refused if the state asked for is "
+        "unknown, unsupported, never to be asked for or refused by name; it succeeds at once if "
+        "the device is there; otherwise it sets out on a path that arrives.",
+        "every state, every value that can be asked for and every capability set",
+        "symbolic",
+        "A client that is told all went well believes its device to be where it asked for it.",
+        one_answer,
+    ),
 )
-"""Family T, in the order of DESIGN.md."""
+"""Family T, in the order of DESIGN.md, and T10."""
 
 
 def variant_query(encoding: Encoding, rule: RoutingRule) -> tuple[Query, Term, Term]:

@@ -10,7 +10,7 @@ import copy
 import itertools
 import tomllib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -220,11 +220,13 @@ def safe_route(
     from_: Where,
     arrived: Callable[[Where], bool],
     *,
-    mishaps: bool,
+    mishaps: Collection[int] = (),
+    refusing: Collection[int] = (),
 ) -> list[Where] | None:
     """Search every order of every arc for one in which nobody meets; a shortest one, or None.
 
-    With `mishaps` a device may also fail for good and be reset wherever that helps.
+    Devices of `mishaps` may also fail for good and be reset wherever that helps. Those of
+    `refusing` never leave RESUMING but by a reset.
     """
     before: dict[Where, Where | None] = {from_: None}
     queue = deque([from_])
@@ -239,9 +241,10 @@ def safe_route(
             return route[::-1]
         for index, state in enumerate(where):
             landings = [to for here, to in device(words[index]).arcs if here == state]
-            if mishaps:
-                landings += [LOST] if landings else []
-                landings.append("RUNNING")
+            if index in mishaps:
+                landings += [LOST, "RUNNING"] if landings else ["RUNNING"]
+            if index in refusing and state == "RESUMING":
+                landings = ["RUNNING"]
             for to in landings:
                 then = (*where[:index], to, *where[index + 1 :])
                 if then not in before and not unsafe(then):

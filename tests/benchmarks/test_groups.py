@@ -1,0 +1,98 @@
+"""Groups in spin, beside the proof that needs no size. Run with `make spin`.
+
+Spin and gcc are no development dependencies: this is skipped with the other benchmarks, and where
+it is asked for and they are missing, it fails and says how to get them.
+"""
+
+from __future__ import annotations
+
+import herds
+import pytest
+import spin
+
+from vfio_migration.model import load
+from vfio_migration.model.plan import default_plans, loads_plans
+from vfio_migration.verifier import Encoding, decide, obligations
+from vfio_migration.verifier.discipline import Discipline
+from vfio_migration.verifier.promela import promela
+
+PLANS = {plan["name"]: plan["sound"] for plan in herds.plan_data()["plans"]}
+BROKEN = sorted(herds.BROKEN.glob("g1-*.toml"))
+
+
+@pytest.fixture
+def checked(benchmark, tmp_path):
+    """Checks a model with spin, once, under the eyes of the benchmark."""
+
+    def check(discipline: Discipline, size: int, *options: str) -> spin.Found:
+        if (lacking := spin.missing()) is not None:
+            pytest.fail(lacking)
+        arguments = (promela(discipline, size), tmp_path, *options)
+        found = benchmark.pedantic(spin.check, args=arguments, rounds=1)
+        benchmark.extra_info.update(states=found.states, running=round(found.running, 3))
+        assert found.gave_up is None
+        return found
+
+    return check
+
+
+def discipline(name: str, failing: bool = False) -> Discipline:
+    return Discipline(Encoding(load()).widest(), default_plans(load()).plan(name), failing=failing)
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("size", [2, 3])
+def test_spin_agrees(checked, name: str, size: int):
+    found = checked(discipline(name), size)
+    if PLANS[name]:
+        assert (found.errors, found.error) == (0, None)
+    else:
+        assert found.errors == 1
+        assert found.error is not None
+        assert found.error.startswith("assertion violated")
+        assert "starts" in found.error or "state" in found.error
+
+
+@pytest.mark.parametrize("name", [name for name, sound in PLANS.items() if sound])
+def test_spin_agrees_where_arcs_fail(checked, name: str):
+    assert checked(discipline(name, failing=True), 3).errors == 0
+
+
+@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
+def test_spin_refutes_broken_plans(checked, path):
+    edit, data = herds.broken(path)
+    plan = loads_plans(load(), herds.to_toml(data)).plan(edit["plan"])
+    found = checked(Discipline(Encoding(load()).widest(), plan), 2)
+    assert found.errors == 1
+    assert "assertion violated" in str(found.error)
+
+
+def test_spin_sees_a_phase_that_never_ends(checked):
+    _, data = herds.broken(herds.BROKEN / "g5-asks-what-it-cannot.toml")
+    plan = loads_plans(load(), herds.to_toml(data)).plan("save")
+    found = checked(Discipline(Encoding(load()).widest(), plan), 2)
+    assert found.errors == 1
+    assert found.error == "invalid end state"
+
+
+@pytest.mark.parametrize("name", ["save", "resume", "recover"])
+@pytest.mark.parametrize("failing", [False, True])
+def test_spin_stores_the_situations_there_are(checked, name: str, failing: bool):
+    """It counts those of `init` too, and of a manager about to begin a phase or done with the last.
+
+    So it stores more than there are; how many there are the second model checker knows.
+    """
+    from promela_reader import Model
+
+    model = discipline(name, failing)
+    there = len(Model(promela(model, 3)).run().situations)
+    found = checked(model, 3)
+    assert found.states is not None
+    assert there < found.states < 3 * there
+
+
+@pytest.mark.parametrize("promise", ["G1", "G4"])
+def test_the_proof_needs_no_size(benchmark, promise: str):
+    obligation = next(o for o in obligations() if o.id == promise)
+    verdict = benchmark.pedantic(lambda: decide(obligation, Encoding(load())), rounds=5)
+    assert verdict.outcome == "proved"

@@ -1,0 +1,329 @@
+"""Family S: proved of the real table; each promise broken by a table, or by whoever is careless.
+
+Where a table cannot break a promise (a device that forgets to mark a page, a client that reorders
+chunks), the system itself is made careless: that shows that the model can lose what the promise is
+about. A second model checker in plain Python confirms every length.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import pytest
+import z3
+from edits import BROKEN, broken, spec_of, table_data
+from explicit import Explicit
+from migrations import Migrations, cannot_cancel, estimates, segments
+
+from vfio_migration.model import load
+from vfio_migration.verifier import Encoding, Report, Solving, decide, obligations, verify
+from vfio_migration.verifier.dma_log import DmaLogSystem
+from vfio_migration.verifier.migration import MigrationSystem
+from vfio_migration.verifier.session_stream import EstimateSystem, SegmentationSystem
+from vfio_migration.verifier.system import Event
+
+WORDS = (1, 3, 5, 7)
+FAMILY_S = [f"S{number}" for number in range(1, 7)]
+FILES = sorted(BROKEN.glob("s*.toml"))
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return verify(load(), only=["S"])
+
+
+def test_the_family_is_complete():
+    assert [o.id for o in obligations() if o.id.startswith("S")] == FAMILY_S
+
+
+@pytest.mark.parametrize("name", FAMILY_S)
+def test_each_is_proved_with_a_witness(report: Report, name: str):
+    verdict = next(verdict for verdict in report.verdicts if verdict.id == name)
+    assert verdict.outcome == "proved", verdict
+    assert verdict.method == "induction"
+    assert verdict.witness is not None
+    assert verdict.witness.text
+
+
+# --- tables that break them ---
+
+
+def test_every_obligation_about_the_table_is_broken_by_some():
+    """S6 is about no row of the table: see `test_a_careless_logger_is_refuted`."""
+    assert {broken(path)[0]["breaks"] for path in FILES} == set(FAMILY_S) - {"S6"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_broken_table_is_refuted_by_the_obligation_it_breaks(path):
+    edit, data = broken(path)
+    (verdict,) = verify(spec_of(data), only=[edit["breaks"]]).verdicts
+    assert verdict.outcome == "violated", verdict
+    assert verdict.witness is None
+    assert verdict.example is not None
+    assert edit["says"] in verdict.example.text
+    if "events" in edit:
+        assert _length(verdict) == edit["events"]
+
+
+def _length(verdict) -> int:
+    trace = verdict.example.trace
+    return len(trace.steps) if trace is not None else verdict.example.text.count("; ") + 1
+
+
+def _searched(promise: str, data, source: int, target: int) -> int | None:
+    table = Explicit(data, source)
+    if promise == "S2":
+        return segments(table, 3).shortest
+    if promise == "S3":
+        return estimates(table, 3).shortest
+    both = Migrations(table, Explicit(data, target))
+    return both.search(both.s1 if promise == "S1" else both.s4, chunks=2, values=2).shortest
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if "events" in broken(path)[0]], ids=lambda path: path.stem
+)
+def test_the_run_shown_is_a_shortest_one(path):
+    """With a destination that has no options: any other takes as many steps to load, or more."""
+    edit, data = broken(path)
+    lengths = [_searched(edit["breaks"], data, word, 1) for word in WORDS]
+    assert min(length for length in lengths if length is not None) == edit["events"]
+
+
+def test_s5_by_search_finds_the_same_states():
+    for path in FILES:
+        edit, data = broken(path)
+        if edit["breaks"] == "S5":
+            (verdict,) = verify(spec_of(data), only=["S5"]).verdicts
+            found = {state for _, state in cannot_cancel(data, WORDS)}
+            assert found
+            assert verdict.example.text.split()[2] in found
+    assert cannot_cancel(table_data(), WORDS) == []
+
+
+# --- the real table, searched ---
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_nothing_bad_is_found_in_all_that_can_be_reached(word: int):
+    table = Explicit(table_data(), word)
+    both = Migrations(table, Explicit(table_data(), 1))
+    for bad, reached in ((both.s1, 10_000), (both.s4, 10_000)):
+        found = both.search(bad, chunks=2, values=2)
+        assert found.shortest is None
+        assert len(found.situations) > reached
+    complete = [now for now in found.situations if now.complete]
+    assert {now.held for now in complete} >= {0, 1, 2}  # S1 is about something
+    other = Migrations(table, Explicit(table_data(), 7))
+    assert other.search(other.s1, chunks=1, values=1).shortest is None
+    assert segments(table, 4).shortest is None
+    assert estimates(table, 4).shortest is None
+
+
+# --- whoever is careless ---
+
+Change = Callable[[dict[str, Event]], None]
+
+
+def _careless(system, change: Change, monkeypatch) -> None:
+    """Let the system do what `change` makes of its events."""
+    inner = system.happenings
+
+    def happenings(now, choose):
+        events = {event.name: event for event in inner(now, choose)}
+        change(events, now)
+        return list(events.values())
+
+    monkeypatch.setattr(system, "happenings", happenings)
+
+
+def _edit(name: str, **updates):
+    """Overwrite what an event does; None: it leaves that alone."""
+
+    def change(events, now):
+        event = events[name]
+        changed = {
+            key: now[key] if value is None else value(event, now) for key, value in updates.items()
+        }
+        events[name] = Event(name, event.guard, {**event.updates, **changed})
+
+    return change
+
+
+def _always(name: str, *conditions):
+    """Let an event happen whenever these conditions hold, whatever else it waits for."""
+
+    def change(events, now):
+        guard = z3.And([condition(now) for condition in conditions])
+        events[name] = Event(name, guard, events[name].updates)
+
+    return change
+
+
+def _stale(_event, now):
+    return z3.Store(now["stream"], now["produced"], now["value"] + 1)
+
+
+CARELESS: dict[str, tuple[str, type, Sequence[object]]] = {
+    "a source that forgets to mark what changed": (
+        "S1",
+        MigrationSystem,
+        [_edit("change", dirty=None)],
+    ),
+    "a source that marks the end whenever it likes": (
+        "S1",
+        MigrationSystem,
+        [_always("end_final", lambda now: z3.Not(now["ended"]))],
+    ),
+    "a source that streams what the page was before": (
+        "S1",
+        MigrationSystem,
+        [_edit("stream_page", stream=_stale)],
+    ),
+    "a client that skips a chunk": (
+        "S1",
+        MigrationSystem,
+        [_edit("write", copy=None)],
+    ),
+    "a destination that believes every stream": (
+        "S4",
+        MigrationSystem,
+        [_edit("damage", intact=None, whole=lambda _event, _now: z3.BoolVal(False)),
+         _edit("target_reset", whole=None)],
+    ),
+    "a device that is changed by an arc": (
+        "S5",
+        MigrationSystem,
+        [_edit("source_arc", value=lambda _event, now: now["value"] + 1)],
+    ),
+    "a destination that takes a short write for a whole one": (
+        "S2",
+        SegmentationSystem,
+        [_edit("write", taken=lambda event, _now: event.updates["taken"] - 1)],
+    ),
+    "a source that loses its place": (
+        "S2",
+        SegmentationSystem,
+        [_edit("read", position=lambda _event, now: now["position"])],
+    ),
+    "a device that has new initial data and does not say so": (
+        "S3",
+        EstimateSystem,
+        [_edit("change", initial=lambda _event, now: now["initial"] + 1)],
+    ),
+    "a device that announces new initial data to whoever did not ask": (
+        "S3",
+        EstimateSystem,
+        [_always("reinit")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("who", CARELESS)
+def test_the_model_can_lose_what_is_promised(who: str, monkeypatch):
+    promise, kind, changes = CARELESS[who]
+    encoding = Encoding(load())
+    for change in changes:
+        _careless(kind.of(encoding), change, monkeypatch)
+    obligation = next(o for o in obligations() if o.id == promise)
+    verdict = decide(obligation, encoding, Solving())
+    assert verdict.outcome == "violated", verdict
+    assert verdict.example is not None
+    assert verdict.example.text
+
+
+def test_a_careless_logger_is_refuted(monkeypatch):
+    monkeypatch.setattr(DmaLogSystem, "careless", True)
+    (verdict,) = verify(load(), only=["S6"]).verdicts
+    assert verdict.outcome == "violated"
+    assert verdict.example is not None
+    assert verdict.example.text.count("; ") + 1 == 3 == _logged(careless=True)
+    assert "a report covers" in verdict.example.text
+
+
+def _logged(*, careless: bool) -> int | None:
+    """Log writes to eight addresses, with page sizes that are powers of two: a shortest miss."""
+    size = 8
+
+    def marked(page: int, report: int, low: int, high: int, pages: frozenset[int]) -> set[int]:
+        """The bits of a report: every reporting page that any reported part of a page touches."""
+        bits = set()
+        for number in pages:
+            for address in range(number * page, (number + 1) * page):
+                if low <= address <= high:
+                    bits.add((address - low) // report)
+        return bits
+
+    best = None
+    for page in (1, 2, 4):
+        level = {(frozenset(), frozenset())}
+        seen = set(level)
+        for length in range(1, 5):
+            grown = set()
+            for pages, unreported in level:
+                for address in range(size):
+                    grown.add((pages | {address // page}, unreported | {address}))
+                for low in range(size):
+                    for high in range(low, size):
+                        asked = {a for a in unreported if low <= a <= high}
+                        for report in (1, 2, 4, 8):
+                            bits = marked(page, report, low, high, pages)
+                            if any((a - low) // report not in bits for a in asked):
+                                best = length if best is None else min(best, length)
+                        inside = {a for a in range(size) if low <= a <= high}
+                        touched = {a // page for a in inside}
+                        covered = {
+                            n for n in touched if set(range(n * page, (n + 1) * page)) <= inside
+                        }
+                        kept = pages - (touched if careless else covered)
+                        grown.add((kept, unreported - inside))
+            level = grown - seen
+            seen |= grown
+    return best
+
+
+def test_a_careful_logger_misses_nothing_of_what_can_be_tried():
+    assert _logged(careless=False) is None
+
+
+# --- what the models are about ---
+
+
+def test_a_destination_may_be_ready_before_the_source_streams():
+    """As QEMU does: the destination opens its session first, the source may close its own early."""
+    system = MigrationSystem.of(Encoding(load()))
+    order = ("target_arc", "target_arc", "source_arc", "source_arc", "stream_page", "end_final",
+             "read", "source_arc", "write")  # fmt: skip
+    last = len(order)
+    fired = [system.is_event(system.event(moment), name) for moment, name in enumerate(order)]
+    solver = z3.Solver()
+    solver.add(*system.run(last, *fired, system.complete(system.situation(last))))
+    assert solver.check() == z3.sat
+    model = solver.model()
+    here = [system.encoding.read_state(model, system.situation(last)[n]) for n in ("source",)]
+    assert here == ["STOP"]  # it has closed its session, and what it said is still good
+
+
+def test_the_two_devices_may_have_different_capabilities():
+    system = MigrationSystem.of(Encoding(load()))
+    solver = z3.Solver()
+    solver.add(system.facts, system.encoding.flags == 7, system.target_flags == 1)
+    assert solver.check() == z3.sat
+
+
+@functools.cache
+def _kinds() -> dict[str, str | None]:
+    spec = load()
+    return {
+        row.name: end.kind for row in spec.states if (end := spec.stream_end(row.name)) is not None
+    }
+
+
+def test_what_growing_means_is_not_what_the_table_says_grows():
+    """The end of a stream is the table's word; that a device may change itself is its activity."""
+    assert _kinds() == {"STOP_COPY": "final", "PRE_COPY": "temporary", "PRE_COPY_P2P": "temporary"}
+    for path in FILES:
+        _, data = broken(path)
+        system = MigrationSystem.of(Encoding(spec_of(data)))
+        assert system.device.changing == {"change_state"}

@@ -1,0 +1,239 @@
+"""G5 and G6: that plans arrive, wherever they were begun, and that nothing runs half loaded.
+
+Within a phase each device moves by itself, so what is said of one device under every capability set
+is said of each device of every group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import z3
+
+from vfio_migration.model.plan import Phase, Plan
+from vfio_migration.verifier.discipline import Discipline, Sets
+from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
+from vfio_migration.verifier.examples import Model
+from vfio_migration.verifier.group import may
+from vfio_migration.verifier.obligation import Example, Query
+
+
+def arrivals(encoding: Encoding) -> Iterator[Query]:
+    """G5: every plan arrives, and from wherever one was left another leads on."""
+    encoding = encoding.widest()
+    recover = Discipline.marked(encoding, sound=True, after=True)
+    others = Discipline.marked(encoding, sound=True, after=False)
+    for plan in recover + others:
+        yield from _arrives(encoding, plan)
+    for plan in others:
+        if _kind(encoding, plan) == "save":
+            yield from _keeps_its_session(encoding, plan)
+        ways = [way for way in recover if plan.name in way.after and _admits_all_of(way, plan)]
+        text = f"no plan leads a group of plan {plan.name} back from wherever it was left"
+        yield _fact(f"{plan.name}-recovers", bool(ways), text)
+    kinds = {_kind(encoding, plan) for plan in others}
+    text = "no plan leads from all running to all stopped and streaming"
+    yield _fact("stopped-and-copied", "save" in kinds, text)
+    text = "no plan leads from all loaded to all running"
+    yield _fact("loaded-and-running", "run" in kinds, text)
+    for plan in recover:
+        yield _again(encoding, plan)
+
+
+def _fact(name: str, holds: bool, text: str) -> Query:
+    """A claim about the plans that needs no solver, in the form of one."""
+    return Query(name, "claim", (z3.BoolVal(not holds),), "unsat", lambda _: Example(text))
+
+
+def _admits_all_of(way: Plan, plan: Plan) -> bool:
+    """Every group that one plan is for, the other is for too."""
+    return all(
+        any(own.lacks == limit.lacks and own.count <= limit.count for own in plan.limits)
+        for limit in way.limits
+    )
+
+
+def _kind(encoding: Encoding, plan: Plan) -> str:
+    """What a sound plan is for, told by where it begins."""
+    spec = encoding.spec
+    begins = frozenset().union(*Discipline(encoding, plan).begins_anywhere.values())
+    if plan.after or all(spec.session(spec.state(n).session).transfer == "write" for n in begins):
+        return "run"
+    return "save" if begins == {spec.initial} else "other"
+
+
+def _goals(encoding: Encoding, plan: Plan) -> list[str]:
+    """Where each device must stand when the plan is over, whatever its last phase says."""
+    spec = encoding.spec
+    kind = _kind(encoding, plan)
+    if kind == "run":
+        return [spec.initial]
+    if kind == "save":
+        ends = {row.name: spec.stream_end(row.name) for row in spec.states}
+        return [name for name, end in ends.items() if end is not None and end.kind == "final"]
+    return [move.to for move in plan.phases[-1].moves if move.to is not None][-1:]
+
+
+def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:
+    """No step of the plan ends a saving session or loads a state over that of the source."""
+    spec = encoding.spec
+    discipline = Discipline(encoding, plan)
+    here, there = encoding.variable("here"), encoding.variable("there")
+
+    def transfers(state: Term, transfer: str) -> Formula:
+        names = [r.name for r in spec.states if spec.session(r.session).transfer == transfer]
+        return encoding.one_of(state, names)
+
+    gone = z3.And(transfers(here, "read"), z3.Not(transfers(there, "read")))
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        names = [encoding.read_state(model, state) for state in (here, there)]
+        flags = encoding.set_name(encoding.read_flags(model))
+        return Example(
+            f"plan {plan.name}: {names[0]} -> {names[1]} loses what was saved "
+            f"(capabilities {flags})"
+        )
+
+    for index, phase in enumerate(plan.phases):
+        steps = [
+            z3.And(
+                encoding.flags == word,
+                here == encoding.state(from_),
+                there == encoding.state(to),
+            )
+            for word, machine in discipline.machines()
+            for from_, to in discipline.steps(phase, machine).items()
+            if from_ in discipline.stands[index][word]
+        ]
+        lost = z3.Or(gone, transfers(there, "write"))
+        yield Query(
+            f"{plan.name}-{phase.name}-keeps", "claim", (any_of(steps), lost), "unsat", explain
+        )
+
+
+def loaded_together(encoding: Encoding) -> Iterator[Query]:
+    """G6: in no phase may one device act while another is still being loaded."""
+    encoding = encoding.widest()
+    spec = encoding.spec
+    one, other = encoding.variable("one"), encoding.variable("other")
+    theirs = z3.BitVec("other_flags", encoding.flags.size())
+    acts = any_of([may(encoding, one, row.name) for row in spec.activities])
+    loading = [r.name for r in spec.states if spec.session(r.session).transfer == "write"]
+    loads = encoding.one_of(other, loading)
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        names = [encoding.read_state(model, state) for state in (one, other)]
+        return Example(f"a device runs in {names[0]} while another is still loaded in {names[1]}")
+
+    for plan in Discipline.marked(encoding, sound=True, after=False):
+        discipline = Discipline(encoding, plan)
+        for index, phase in enumerate(plan.phases):
+            stands = discipline.stands[index]
+            both = (
+                _among(encoding, one, stands),
+                z3.substitute(_among(encoding, other, stands), (encoding.flags, theirs)),
+            )
+            name = f"{plan.name}-{phase.name}"
+            yield Query(f"{name}-together", "claim", (*both, acts, loads), "unsat", explain)
+            if _kind(encoding, plan) == "run" and index == 0:
+                yield Query(
+                    f"{name}-loads", "witness", (*both, loads), "sat", _told(encoding, other)
+                )
+
+
+def _told(encoding: Encoding, state: Term) -> Callable[[Model], Example]:
+    def explain(model: Model) -> Example:
+        assert model is not None
+        return Example(f"a device is being loaded in {encoding.read_state(model, state)}")
+
+    return explain
+
+
+def _among(encoding: Encoding, state: Term, sets: Sets) -> Formula:
+    return any_of(
+        [
+            z3.And(encoding.flags == word, encoding.one_of(state, sorted(names)))
+            for word, names in sets.items()
+        ]
+    )
+
+
+def _again(encoding: Encoding, plan: Plan) -> Query:
+    """A recovery that is itself left half-way, by failing devices too, can begin again."""
+    discipline = Discipline(encoding, plan, failing=True)
+    state = encoding.variable("state")
+    left = any_of([_among(encoding, state, sets) for sets in discipline.stands])
+    begins = _among(encoding, state, discipline.begins_anywhere)
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        name = encoding.read_state(model, state)
+        return Example(f"plan {plan.name}, left with a device in {name}, cannot begin again")
+
+    known = z3.And(encoding.universe, left)
+    return Query(f"{plan.name}-again", "claim", (known, z3.Not(begins)), "unsat", explain)
+
+
+def _arrives(encoding: Encoding, plan: Plan) -> Iterator[Query]:
+    """In every phase each device comes to rest, and when the plan is over each is at its goal."""
+    discipline = Discipline(encoding, plan)
+    state = encoding.variable("state")
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        name = encoding.read_state(model, state)
+        flags = encoding.set_name(encoding.read_flags(model))
+        return Example(f"plan {plan.name}: a device in {name} with {flags} does not arrive")
+
+    placed = any_of(
+        [encoding.flags == word for word, names in discipline.begins_anywhere.items() if names]
+    )
+    yield Query(
+        f"{plan.name}-placed", "claim", (encoding.universe, z3.Not(placed)), "unsat", explain
+    )
+    for index, phase in enumerate(plan.phases):
+        known = z3.And(encoding.universe, _among(encoding, state, discipline.stands[index]))
+        here: z3.BitVecRef = state
+        for _ in encoding.names:
+            here = _one_step(discipline, phase, here)
+        settled = _one_step(discipline, phase, here) == here
+        lost = {
+            word: frozenset(discipline.stuck(phase, machine) + discipline.strays(phase, machine))
+            for word, machine in encoding.machines.items()
+        }
+        yield Query(
+            f"{plan.name}-{phase.name}-arrives",
+            "claim",
+            (known, z3.Or(z3.Not(settled), _among(encoding, state, lost))),
+            "unsat",
+            explain,
+        )
+    goals = encoding.one_of(state, _goals(encoding, plan))
+    ends = z3.And(encoding.universe, _among(encoding, state, discipline.ends))
+    yield Query(f"{plan.name}-goal", "claim", (ends, z3.Not(goals)), "unsat", explain)
+    begins = _among(encoding, state, discipline.begins_anywhere)
+    begun = z3.And(encoding.universe, begins, z3.Not(goals))
+
+    def begun_in(model: Model) -> Example:
+        assert model is not None
+        name = encoding.read_state(model, state)
+        flags = encoding.set_name(encoding.read_flags(model))
+        goal = " or ".join(_goals(encoding, plan))
+        return Example(
+            f"plan {plan.name} takes a device from {name} to {goal} (capabilities {flags})"
+        )
+
+    yield Query(f"{plan.name}-begins", "witness", (begun,), "sat", begun_in)
+
+
+def _one_step(discipline: Discipline, phase: Phase, here: z3.BitVecRef) -> z3.BitVecRef:
+    """Where one step of its move takes a device; where it is if it has none."""
+    encoding = discipline.encoding
+    result = here
+    for word, machine in encoding.machines.items():
+        for from_, to in discipline.steps(phase, machine).items():
+            applies = z3.And(encoding.flags == word, here == encoding.state(from_))
+            result = z3.If(applies, encoding.state(to), result)
+    return result

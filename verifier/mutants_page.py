@@ -1,0 +1,193 @@
+"""What became of the mutants of a table, for people and for programs; and a page of docs.
+
+`python -m vfio_migration.verifier.mutants_page` writes docs/mutants.md; with `--check` it compares
+what is there, byte for byte. The page holds no time and no date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vfio_migration.model import load
+from vfio_migration.verifier.catalogue import obligations
+from vfio_migration.verifier.edits import KINDS
+from vfio_migration.verifier.mutate import LOAD, OUTCOMES, Fate, Survey, mutate
+
+PAGE = "mutants.md"
+
+_FAILURES = {
+    "survived": "survived: no promise speaks of these edits",
+    "broken": "broken: the verifier failed on these, which is a fault of ours",
+    "unknown": "unknown: a solver gave up on these",
+}
+
+
+def to_data(survey: Survey) -> dict[str, Any]:
+    """Return a survey as one plain object, the shape of `mutate --json`."""
+    return {
+        "mutants": len(survey.fates),
+        "killed": len(survey.of("killed")),
+        "equivalent": len(survey.of("equivalent")),
+        "survivors": [_fate_data(fate) for fate in survey.of("survived")],
+        "kills": survey.kills,
+        "unknown": [_fate_data(fate) for fate in survey.of("unknown")],
+        "broken": [_fate_data(fate) for fate in survey.of("broken")],
+        "equivalents": [_fate_data(fate) for fate in survey.of("equivalent")],
+        "kinds": survey.by_kind(),
+        "violations": survey.violations if survey.full else None,
+        "spec": survey.spec.name,
+        "seconds": round(survey.seconds, 6),
+    }
+
+
+def _fate_data(fate: Fate) -> dict[str, Any]:
+    data = {"id": fate.id, "kind": fate.kind, "sentence": fate.sentence}
+    return data if fate.reason is None else data | {"reason": fate.reason}
+
+
+def survey_lines(survey: Survey) -> Iterator[str]:
+    """Tell a survey: kinds by outcomes, who killed how many, and what was not caught."""
+    shown = [o for o in OUTCOMES if o in ("killed", "equivalent", "survived") or survey.of(o)]
+    widths = [max(9, len(outcome)) for outcome in shown]
+    yield f"{'':18}mutants" + "".join(
+        f"  {outcome:>{width}}" for outcome, width in zip(shown, widths, strict=True)
+    )
+    for kind, counts in survey.by_kind().items():
+        cells = [
+            f"  {counts[outcome] or '.':>{width}}"
+            for outcome, width in zip(shown, widths, strict=True)
+        ]
+        yield f"{kind:18}{sum(counts.values()):7}{''.join(cells)}"
+    yield ""
+    killers = [f"{name} {count}" for name, count in survey.kills.items() if count]
+    yield f"killed first by: {', '.join(killers) or 'none'}"
+    if survey.full:
+        found = [f"{name} {count}" for name, count in survey.violations.items()]
+        yield f"violated by: {', '.join(found)}"
+    for outcome in OUTCOMES:
+        fates = survey.of(outcome)
+        if outcome in _FAILURES and fates:
+            yield ""
+            yield f"{_FAILURES[outcome]}:"
+            yield from (
+                f"  {fate.sentence}" + (f" ({fate.reason})" if fate.reason else "")
+                for fate in fates
+            )
+    yield ""
+    counted = ", ".join(f"{len(survey.of(o))} {o}" for o in shown)
+    yield f"{len(survey.fates)} mutants: {counted} in {survey.seconds:.1f} s"
+
+
+def page(survey: Survey) -> str:
+    """Render the page of docs."""
+    return "\n".join(_page(survey)) + "\n"
+
+
+def _page(survey: Survey) -> Iterator[str]:
+    yield "<!-- Made by `python -m vfio_migration.verifier.mutants_page`; do not edit. -->"
+    yield "# Mutants"
+    yield ""
+    yield (
+        "Would the promises notice a mistake in the table? `vfio-migration mutate` makes every "
+        "single edit of it and shows that each either violates a promise or changes nothing that "
+        "anybody can tell. An edit that does neither is a survivor: a line of the table that no "
+        "promise speaks of. There must be none."
+    )
+    yield ""
+    counted = [(outcome, len(survey.of(outcome))) for outcome in OUTCOMES]
+    told = ", ".join(f"**{count}** {o}" for o, count in counted if count or o == "survived")
+    yield f"**{len(survey.fates)}** mutants of {survey.spec.title}: {told}."
+    yield ""
+    yield "## By kind of edit"
+    yield ""
+    kinds = survey.by_kind()
+    titles = {kind.name: kind.title for kind in KINDS}
+    shown = [o for o in OUTCOMES if o in ("killed", "equivalent", "survived") or survey.of(o)]
+    yield f"| kind | edit | mutants | {' | '.join(shown)} |"
+    yield f"|---|---|--:|{'--:|' * len(shown)}"
+    for kind, counts in kinds.items():
+        cells = " | ".join(str(counts[outcome]) for outcome in shown)
+        yield f"| {kind} | {titles[kind]} | {sum(counts.values())} | {cells} |"
+    yield ""
+    yield "## By obligation"
+    yield ""
+    yield (
+        "The obligations are tried in the order of the catalogue (T9, which asks a question for "
+        "every row, after the rest of its family), and the first that is violated has the kill: a "
+        "later one may be violated as well. `vfio-migration mutate --full` counts all."
+    )
+    yield ""
+    yield "| obligation | kills first | promise |"
+    yield "|---|--:|---|"
+    statements = {obligation.id: obligation.statement for obligation in obligations()}
+    statements[LOAD] = (
+        "(No obligation: the edit makes a table that cannot be encoded, or that means nothing, and "
+        "no file with it is loaded.)"
+    )
+    for name, count in survey.kills.items():
+        yield f"| {name} | {count} | {statements[name]} |"
+    yield from _listed(
+        "Equivalent",
+        "These change no state, arc, next step, answer, permitted activity, stream or event under "
+        "any capability set, which is shown by comparing all of them.",
+        survey.of("equivalent"),
+    )
+    by_load = [fate for fate in survey.of("killed") if fate.by == (LOAD,)]
+    yield from _listed(
+        "Refused when loaded",
+        "These violate no obligation or cannot be put to one, and no file can hold them.",
+        by_load,
+    )
+    for outcome in OUTCOMES:
+        if outcome in _FAILURES:
+            title = _FAILURES[outcome]
+            yield from _listed(title[0].upper() + title[1:], "", survey.of(outcome))
+
+
+def _listed(title: str, words: str, fates: Sequence[Fate]) -> Iterator[str]:
+    if fates:
+        yield from ("", f"## {title}", "")
+        if words:
+            yield from (words, "")
+        yield from (f"- {fate.sentence}" for fate in fates)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, or compare it; 1 if it differs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vfio_migration.verifier.mutants_page",
+        description="Write docs/mutants.md, or check it.",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs"), metavar="DIR", help="where (default: docs)"
+    )
+    chosen = parser.parse_args(arguments)
+    path: Path = chosen.output / PAGE
+    text = page(mutate(load()))
+    if not chosen.check:
+        path.write_text(text, "utf-8")
+        return 0
+    found = list(differences(text, path))
+    sys.stdout.writelines(found)
+    return 1 if found else 0
+
+
+def differences(text: str, path: Path) -> Iterator[str]:
+    """Yield what is wrong with the page that is there, line by line."""
+    old = path.read_text("utf-8") if path.exists() else ""
+    yield from difflib.unified_diff(
+        old.splitlines(keepends=True),
+        text.splitlines(keepends=True),
+        str(path),
+        "as it would be made",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
