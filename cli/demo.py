@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     spec = load()
     print("== prove ==\n")
-    status = command(["verify"])
+    status = command(["verify", "--brief"])
     print("\n== route ==\n")
     status |= command(["route", "PRE_COPY", "STOP_COPY"])
     print("\n== draw ==\n")

@@ -82,6 +82,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="print only what is not proved, and the outcome"
     )
+    parser.add_argument(
+        "--brief", action="store_true", help="print each verdict without its witness"
+    )
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     parser.add_argument("--sarif", metavar="FILE", help="write SARIF 2.1.0")
     parser.add_argument(
@@ -140,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         def found(verdict: Verdict) -> None:
             progress.clear()
             if talks:
-                _show(verdict)
+                _show(verdict, brief=arguments.brief)
             progress.advance()
 
         report = verify(
@@ -271,15 +274,28 @@ def _with_files(verdict: Verdict, folder: str | None) -> Verdict:
 # --- what is printed ---
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: Verdict, *, brief: bool = False) -> None:
     from vfio_migration.verifier.report import verdict_line
 
-    print(_coloured(verdict_line(verdict), verdict.outcome))
-    if verdict.witness is not None:
-        print(f"{'':15}witness: {verdict.witness.text}")
+    print(_coloured(_wrapped(verdict_line(verdict)), verdict.outcome))
+    if verdict.witness is not None and not brief:
+        print(_wrapped(f"{_HANGING}witness: {verdict.witness.text}"))
     if verdict.reason is not None:
-        print(f"{'':15}unknown: {verdict.reason}")
+        print(_wrapped(f"{_HANGING}unknown: {verdict.reason}"))
     sys.stdout.flush()
+
+
+_HANGING = " " * 24
+"""Statements begin in this column, and so does whatever belongs to one."""
+
+
+def _wrapped(text: str) -> str:
+    """Break a line for the terminal, or for a page of 100 columns."""
+    import shutil
+    import textwrap
+
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
+    return textwrap.fill(text, width, subsequent_indent=_HANGING, break_on_hyphens=False)
 
 
 def _summary(report: Report, context: Context, quiet: bool) -> None:

@@ -389,8 +389,8 @@ DEVICE: tuple[Obligation, ...] = (
     ),
     _obligation(
         "D6",
-        "The failed state is entered only by a failure, of an arc, a reset or a disconnect, and left "
-        "only by a reset.",
+        "The failed state is entered only by a failure, of an arc, a reset or a disconnect, and "
+        "left only by a reset.",
         "A device that failed must not come back to work by a side door.",
         _d6,
         ("supported", "under-way"),

@@ -17,6 +17,7 @@ from vfio_migration.verifier.catalogue import FAMILIES
 from vfio_migration.verifier.second_solver import SecondSolver
 from vfio_migration.verifier.smtlib import text
 
+
 def start(*arguments: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "vfio_migration.cli.main", "verify", *arguments],
