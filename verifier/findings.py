@@ -78,10 +78,8 @@ def _findings(report: Report) -> Iterator[str]:
     )
     yield ""
     for finding in findings():
-        yield f"- [{finding.title}](#{finding.id})"
+        yield f"- [{finding.title}](#{_anchor(finding.title)})"
     for finding in findings():
-        yield ""
-        yield f'<a id="{finding.id}"></a>'
         yield ""
         yield f"## {finding.title}"
         yield ""
@@ -106,6 +104,12 @@ def _findings(report: Report) -> Iterator[str]:
             for variant in report.variants:
                 yield from variant_lines(report.spec, variant)
             yield "```"
+
+
+def _anchor(title: str) -> str:
+    """The name under which a heading is linked to."""
+    kept = "".join(char for char in title.lower() if char.isalnum() or char in " -_")
+    return kept.replace(" ", "-")
 
 
 def _decides(finding: Finding, name: str, verdicts: dict[str, Verdict], spec: Spec) -> str:
