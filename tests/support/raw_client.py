@@ -27,7 +27,7 @@ WRITE_MULTI, FEATURE, MIG_READ, MIG_WRITE = range(15, 19)
 GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - reads as what it says
     """An error reply; `errno` is its number."""
 
     def __init__(self, errno: int) -> None:
@@ -134,7 +134,8 @@ class Client:
     def hello(self, capabilities) -> dict:
         said = json.dumps({"capabilities": capabilities}).encode() + b"\0"
         reply = self.ask(VERSION, struct.pack("=HH", 0, 0) + said)
-        assert len(reply) <= 4 + len(said), "QEMU has no room for more"
+        if capabilities is CAPABILITIES:
+            assert len(reply) <= 4 + len(said), "QEMU has no room for more"
         assert reply[-1:] == b"\0"
         assert struct.unpack_from("=HH", reply) == (0, 0)
         return json.loads(reply[4:-1])["capabilities"]
@@ -191,4 +192,5 @@ class Client:
         assert self.ask(DMA_UNMAP, payload) == payload
 
     def set_irqs(self, flags: int, index: int, start: int, count: int, fds=()) -> None:
-        assert self.ask(SET_IRQS, struct.pack("=IIIII", 20, flags, index, start, count), fds=fds) == b""
+        payload = struct.pack("=IIIII", 20, flags, index, start, count)
+        assert self.ask(SET_IRQS, payload, fds=fds) == b""

@@ -1,0 +1,127 @@
+"""DEVICE_FEATURE: what there is to get, set and probe, and in which order things are wrong.
+
+Which features there are, their methods and the sizes of their data are rows of [[features]] in the
+table of the connection, and the errno of each refusal a row of its [[answers]]; their order there
+is the order of the checks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vfio_migration.model.wire import Feature, Occasion
+from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.features import (
+    DeviceFeature,
+    DeviceFeatureReply,
+    DmaLoggingControl,
+    DmaLoggingReport,
+    FeatureDeviceState,
+    FeatureMigration,
+    MigDataSize,
+)
+from vfio_migration.runtime.protocol.layout import (
+    FEATURE_GET,
+    FEATURE_MASK,
+    FEATURE_PROBE,
+    FEATURE_SET,
+    WIRE,
+    Data,
+)
+from vfio_migration.runtime.served import ServedDevice
+
+_KNOWN_BITS: Final = FEATURE_MASK | FEATURE_GET | FEATURE_SET | FEATURE_PROBE
+_METHODS: Final = FEATURE_GET | FEATURE_SET
+_ROWS: Final[dict[int, Feature]] = {row.number: row for row in WIRE.features}
+
+
+class Features:
+    """The features of one device.
+
+    Args:
+        device: The device.
+        engine: What moves it.
+    """
+
+    def __init__(self, device: ServedDevice, engine: Engine) -> None:
+        self._device = device
+        self._engine = engine
+        self._values = {row.name: row.value for row in device.spec.states}
+        flags = int(engine.machine.capabilities.value)
+        self._flags = FeatureMigration(flags).pack()
+        self._states = {
+            name: FeatureDeviceState(value).pack() for name, value in self._values.items()
+        }
+        self._get: dict[str, Callable[[Data], Data]] = {
+            "MIGRATION": lambda _data: self._flags,
+            "MIG_DEVICE_STATE": lambda _data: self._states[self._engine.state],
+            "DMA_LOGGING_REPORT": self._report,
+            "MIG_DATA_SIZE": lambda _data: MigDataSize(self._device.stop_copy_length()).pack(),
+        }
+        self._set: dict[str, Callable[[Data], Data]] = {
+            "MIG_DEVICE_STATE": self._move,
+            "DMA_LOGGING_START": self._start_logging,
+            "DMA_LOGGING_STOP": self._stop_logging,
+            # vfio-user has no message that tells of new initial data: to take note of the wish is
+            # all there is to do.
+            "MIG_PRECOPY_INFOv2": lambda data: data,
+        }
+
+    def answer(self, message: DeviceFeature, _fds: Sequence[int] = ()) -> DeviceFeatureReply:
+        """Do what DEVICE_FEATURE asks for.
+
+        Raises:
+            Malformed: The command makes no sense, or the device has no such feature or method.
+            ServedError: The device does not do it.
+            EngineError: The migration table refuses a state, or an arc failed.
+        """
+        flags = message.flags
+        probe, methods = flags & FEATURE_PROBE, flags & _METHODS
+        if flags & ~_KNOWN_BITS or (methods == _METHODS and not probe):
+            raise _fault("feature_flags_clash", flags)
+        row = _ROWS.get(flags & FEATURE_MASK)
+        if row is None:
+            raise _fault("feature_unknown", flags)
+        if (flags & FEATURE_GET and not row.get) or (flags & FEATURE_SET and not row.set):
+            raise _fault("method_unsupported", flags)
+        if probe:
+            return DeviceFeatureReply.echo(message)
+        if not methods:
+            raise _fault("method_missing", flags)
+        if flags & FEATURE_GET:
+            if len(message.data) < row.get_request:
+                raise _fault("size_wrong", flags)
+            data = self._get[row.name](message.data)
+            return DeviceFeatureReply.got(message, data)
+        if len(message.data) < row.set_request:
+            raise _fault("size_wrong", flags)
+        return DeviceFeatureReply.echo(message, self._set[row.name](message.data))
+
+    def _move(self, data: Data) -> Data:
+        size = WIRE_STATE.set_request
+        self._engine.set_state(FeatureDeviceState.parse(data[:size]).device_state)
+        return data
+
+    def _start_logging(self, data: Data) -> Data:
+        asked = DmaLoggingControl.parse(data)
+        ranges = [(one.iova, one.length) for one in asked.ranges]
+        self._device.memory.log.start(asked.page_size, ranges)
+        return data
+
+    def _stop_logging(self, data: Data) -> Data:
+        self._device.memory.log.stop()
+        return data
+
+    def _report(self, data: Data) -> Data:
+        asked = DmaLoggingReport.parse(data)
+        bitmap = self._device.memory.log.report(asked.iova, asked.length, asked.page_size)
+        return DmaLoggingReport(asked.iova, asked.length, asked.page_size, bitmap).pack()
+
+
+(WIRE_STATE,) = (row for row in WIRE.features if row.moves)
+
+
+def _fault(occasion: Occasion, flags: int) -> Malformed:
+    return Malformed(occasion, f"DeviceFeature: flags {flags:#x}")

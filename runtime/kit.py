@@ -1,0 +1,313 @@
+"""The device kit: what people subclass who write a device.
+
+A device says what it is (class attributes), answers register accesses (`bar_read`, `bar_write`) and
+gives its state out and takes it in (`save`, `load`, `reset_device`). The rest is here:
+configuration space, interrupts, memory of the guest, work to be done later, streams, and when what
+is permitted.
+
+    >>> import struct
+    >>> class Counter(PciDevice):
+    ...     name = "counter"
+    ...     identity = Identity(vendor=0x1234, device=0xC0DE)
+    ...     bars = {0: Bar(4096)}
+    ...     msi = 1
+    ...
+    ...     def reset_device(self):
+    ...         self.count = 0
+    ...
+    ...     def bar_read(self, bar, offset, size):
+    ...         return self.count
+    ...
+    ...     def bar_write(self, bar, offset, value, size):
+    ...         self.count = value
+    ...         self.interrupt()
+    ...
+    ...     def save(self):
+    ...         return struct.pack("<Q", self.count)
+    ...
+    ...     def load(self, state, version):
+    ...         (self.count,) = struct.unpack("<Q", state)
+    >>> Counter().capabilities
+    'STOP_COPY,P2P,PRE_COPY'
+
+What a device may do in a state is asked of the table, here and only here; no state is known by its
+name. `docs/devices.md` tells the whole story.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from vfio_migration.model import Arc, Spec, load
+from vfio_migration.model.spec import Effect
+from vfio_migration.runtime import kit_build, kit_state
+from vfio_migration.runtime.dma import GuestMemory
+from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
+from vfio_migration.runtime.irq import INTX, MSI, MSIX, Interrupts
+from vfio_migration.runtime.kit_build import Bar
+from vfio_migration.runtime.lifecycle import CHANGE, Lifecycle
+from vfio_migration.runtime.pci import Identity
+from vfio_migration.runtime.program import Situation
+from vfio_migration.runtime.region import Area, Region
+from vfio_migration.runtime.served import Part, PrecopyInfo
+from vfio_migration.runtime.timers import Timer
+from vfio_migration.runtime.tracked import TrackedMemory
+
+__all__ = ["Area", "Bar", "Identity", "PciDevice"]
+
+
+class PciDevice:
+    """A PCI device that can be migrated: a `ServedDevice`. Subclass it.
+
+    What is declared here can also be set on the object, as options are: before `super().__init__`,
+    which builds the device and calls `reset_device`.
+
+    Args:
+        spec: The table to run by; the one of the package if none is given.
+        capabilities: What of the table's capabilities to offer; all if nothing is said.
+        clock: Tells the time in seconds.
+        max_maps: How many maps of guest memory a client may have.
+
+    Attributes:
+        spec: The table.
+        capabilities: The names of the capabilities offered, joined by commas.
+        clock: Tells the time in seconds.
+        memories: The parts of the state that the kit streams by pages.
+        regions: By VFIO index.
+        interrupts: All interrupts; `interrupt` is what a device mostly wants.
+        memory: The memory of the guest; a device may also call it `dma`.
+        config: Configuration space.
+    """
+
+    name: str = ""
+    """What the device is called. A stream is loaded only by a device of the same name."""
+    identity: Identity = Identity(vendor=0x1234, device=0x0001)
+    """Who it is on the bus."""
+    bars: Mapping[int, Bar] = MappingProxyType({})
+    """Its BARs, by number."""
+    private: Mapping[str, int] = MappingProxyType({})
+    """Memory that no BAR shows, by name, with its size: streamed by pages. See `block`."""
+    intx: bool = True
+    """Whether it has an interrupt line."""
+    msi: int = 0
+    """How many MSI vectors it has."""
+    msix: int = 0
+    """How many MSI-X vectors it has."""
+    msix_bar: int = 4
+    """Which BAR holds the MSI-X table; the kit makes it."""
+    express: bool = False
+    """Whether it is a PCI Express device."""
+    version: int = 1
+    """Which version of its state `save` gives out."""
+    loads: Collection[int] = ()
+    """Which versions `load` takes, besides `version`."""
+
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        capabilities: Any = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_maps: int = 65535,
+    ) -> None:
+        self.spec = load() if spec is None else spec
+        self.capabilities = ",".join(self.spec.machine(capabilities).names)
+        self.clock = clock
+        self.memory = self.dma = GuestMemory(max_maps=max_maps, gate=lambda what: self.may(what))
+        self.interrupts = Interrupts(
+            intx=self.intx,
+            msi=self.msi,
+            msix=self.msix,
+            err=True,
+            req=True,
+            gate=lambda: self.may(RAISE_INTERRUPT),
+        )
+        built = kit_build.build(self)
+        self.config = built.config
+        self.regions: Sequence[Region] = built.regions
+        self.memories: Sequence[TrackedMemory] = built.memories
+        self._kit_owned = built.owned
+        self._kit = Lifecycle(self, kit_state.SECTIONS, clock)
+        self.reset_device()
+        self._kit.begin()
+
+    # --- what a device supplies ---
+
+    def bar_read(self, bar: int, offset: int, size: int) -> int:  # noqa: ARG002
+        """Return the register of `size` bytes (1, 2, 4 or 8) at `offset`; all ones if none is."""
+        return -1
+
+    def bar_write(self, bar: int, offset: int, value: int, size: int) -> None:
+        """Take a write to a register; called only while the device may change its state."""
+
+    def save(self) -> Part:
+        """Return the state of the device, without what the kit saves; it changes nothing."""
+        return b""
+
+    def load(self, state: bytes, version: int) -> None:
+        """Take over what `save` of another device of this kind gave out, or raise.
+
+        Work that was to be done later has been cancelled: what the new state calls for is to be
+        put off again with `later`. Whatever this raises, the stream is refused, and the device does
+        not run before a `load` has succeeded or it was reset.
+        """
+
+    def reset_device(self) -> None:
+        """Come to the state of a device that was just turned on. Called once when it is made."""
+
+    def quiesce(self) -> None:
+        """Start no DMA to other devices any more, and finish what is under way.
+
+        This and the three below need not do anything: work put off with `later` waits by itself,
+        and DMA that is not permitted cannot be started. Each may raise `ArcError`. `quiesce` and
+        `resume` alternate, and so do `stop` and `start`, whatever happens to the device.
+        """
+
+    def resume(self) -> None:
+        """DMA to other devices may be started again."""
+
+    def stop(self) -> None:
+        """Change nothing any more, inside and outside, and finish what is under way."""
+
+    def start(self) -> None:
+        """Everything else goes on."""
+
+    def config_written(self, offset: int, size: int) -> None:
+        """Some of configuration space has been written."""
+
+    # --- what the kit offers to a device ---
+
+    @property
+    def state(self) -> str:
+        """The name of the state the device is in: to be shown, never to be compared."""
+        return self._kit.state
+
+    def may(self, activity: str) -> bool:
+        """Say whether the table permits an activity in the present state."""
+        return self._kit.may(activity)
+
+    def later(
+        self,
+        delay: float,
+        work: Callable[[], object],
+        needs: Callable[[], bool] | None = None,
+    ) -> Timer:
+        """Do `work` after `delay` seconds in which the device could change its state.
+
+        With `needs` that must be true as well, all the time: say `lambda: self.dma.permitted(...)`
+        for work that is DMA. While it is not, the time stands still.
+        """
+        if needs is None:
+            return self._kit.timers.add(delay, work, lambda: self.may(CHANGE))
+        return self._kit.timers.add(delay, work, lambda: self.may(CHANGE) and needs())
+
+    def cancel(self, timer: Timer) -> None:
+        """Forget work that was to be done later."""
+        self._kit.timers.cancel(timer)
+
+    def interrupt(self, vector: int = 0) -> None:
+        """Raise an interrupt the way the guest wants it: MSI-X, MSI, or the line.
+
+        The line stays up until `interrupts.lower_line`.
+        """
+        irq, config = self.interrupts, self.config
+        if vector < self.msix and (irq.armed(MSIX) or config.msix_enabled):
+            irq.trigger(MSIX, vector)
+        elif vector < self.msi and (irq.armed(MSI) or config.msi_enabled):
+            irq.trigger(MSI, vector)
+        elif irq.count(INTX):
+            irq.raise_line()
+        else:
+            irq.trigger(MSIX if self.msix else MSI, vector)
+
+    def block(self, name: str) -> TrackedMemory:
+        """Return plain memory of the device: "bar0", "bar0.1" (an area of it), or from `private`.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        for memory in self.memories:
+            if memory.name == name:
+                return memory
+        raise KeyError(name)
+
+    # --- what the engine and the server call: `ServedDevice` ---
+
+    def take(self, arc: Arc, session: int | None, effect: Effect, /) -> None:
+        """Take an arc; see `Device.take`."""
+        self._kit.take(arc, session, effect)
+
+    def reset(self, to: Situation, /) -> None:
+        """Be as just turned on; see `Device.reset`. Maps, descriptors and logging stay."""
+        self._kit.reset(to)
+
+    def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
+        """Forget what the client had; see `DisconnectingDevice.disconnect`."""
+        self._kit.disconnect(to, drops)
+
+    def stream_read(self, size: int, /) -> list[Part]:
+        """Return the next bytes of the saving session; see `ServedDevice`."""
+        return self._kit.stream_read(size)
+
+    def stream_write(self, data: Part, /) -> None:
+        """Take the next bytes of the resuming session; see `ServedDevice`."""
+        self._kit.stream_write(data)
+
+    def precopy_info(self) -> PrecopyInfo:
+        """Say how much is left to read; see `ServedDevice`."""
+        return self._kit.precopy_info()
+
+    def stop_copy_length(self) -> int:
+        """Estimate what is left to read once the device is stopped; see `ServedDevice`."""
+        return self._kit.stop_copy_length()
+
+    def deadline(self) -> float | None:
+        """Say when `tick` wants to be called; see `ServedDevice`."""
+        return self._kit.timers.deadline()
+
+    def tick(self) -> None:
+        """Do what is due; see `ServedDevice`."""
+        self._kit.timers.run()
+
+    def close(self) -> None:
+        """Give back memory and descriptors."""
+        self._kit.close()
+        self._kit.timers.cancel_all()
+        self.memory.drop()
+        self.interrupts.drop()
+        for memory in self.memories:
+            memory.view.release()
+        for region in self.regions:
+            region.close()
+        for owned in self._kit_owned:
+            owned.close()
+
+    # --- what `Lifecycle` asks for ---
+
+    def kit_power_on(self) -> None:
+        """Be as just turned on."""
+        self.interrupts.forget()
+        self.config.reset()
+        for memory in self._kit_owned:
+            memory.clear()
+        self.reset_device()
+
+    def kit_hello(self) -> Mapping[str, Any]:
+        """Say who saves."""
+        return kit_state.hello(self)
+
+    def kit_check(self, said: object, /) -> None:
+        """Raise `StreamRefused` if who saved is another kind of device."""
+        kit_state.check(self, said)
+
+    def kit_sections(self) -> Sequence[tuple[int, Part]]:
+        """Return the state that is not in `memories`, by number."""
+        return [(kit_state.KIT, kit_state.pack(self)), (kit_state.DEVICE, self.save())]
+
+    def kit_load(self, sections: Mapping[int, bytes], /) -> None:
+        """Take over what `kit_sections` of another device returned."""
+        kit_state.unpack(self, sections[kit_state.KIT])
+        self.load(sections[kit_state.DEVICE], kit_state.version(sections[kit_state.KIT]))

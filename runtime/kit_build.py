@@ -1,0 +1,149 @@
+"""Builds what a device declares: configuration space, regions, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vfio_migration.runtime import kit_state
+from vfio_migration.runtime.lifecycle import CHANGE
+from vfio_migration.runtime.pci import ConfigRegion, ConfigSpace
+from vfio_migration.runtime.region import (
+    CONFIG_INDEX,
+    PEER_NAME,
+    REGION_COUNT,
+    Area,
+    CallbackRegion,
+    Memory,
+    MemoryRegion,
+    Region,
+)
+from vfio_migration.runtime.tracked import TrackedMemory
+
+if TYPE_CHECKING:
+    from vfio_migration.runtime.kit import PciDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A BAR of memory space.
+
+    Attributes:
+        size: Its length: a power of two.
+        memory: It is plain memory and not registers. It is saved and loaded by the kit.
+        areas: For registers: the parts that are plain memory.
+        mappable: A client may map plain memory of it. What is written through such a map nobody is
+            told of, so it is streamed only when the device stands still.
+        is64: It has a 64-bit address, and takes the next number too.
+        prefetchable: Reading it changes nothing.
+    """
+
+    size: int
+    memory: bool = False
+    areas: tuple[Area, ...] = ()
+    mappable: bool = True
+    is64: bool = False
+    prefetchable: bool = False
+
+
+@dataclass(slots=True)
+class Built:
+    """What a device is made of.
+
+    Attributes:
+        config: Configuration space.
+        regions: By VFIO index.
+        memories: What is streamed by pages.
+        owned: All memory that was made.
+    """
+
+    config: ConfigSpace
+    regions: list[Region] = field(default_factory=lambda: [Region() for _ in range(REGION_COUNT)])
+    memories: list[TrackedMemory] = field(default_factory=list)
+    owned: list[Memory] = field(default_factory=list)
+
+    def make(self, size: int, name: str) -> Memory:
+        """Make memory."""
+        made = Memory(size, name)
+        self.owned.append(made)
+        return made
+
+    def track(
+        self, name: str, memory: Memory, *, tracked: bool, area: Area | None = None
+    ) -> TrackedMemory:
+        """Have memory, or an area of it, streamed."""
+        if area is None:
+            made = TrackedMemory(name, memory.view, tracked=tracked, prefault=memory.prefault)
+        else:
+            view = memory.view[area.offset : area.offset + area.size]
+            made = TrackedMemory(name, view, tracked=tracked)
+        self.memories.append(made)
+        return made
+
+
+def build(device: PciDevice) -> Built:
+    """Build what a device declares.
+
+    Raises:
+        ValueError: It declares what cannot be.
+    """
+    built = Built(_config(device))
+    for number, bar in device.bars.items():
+        if built.regions[number].size:
+            raise ValueError(f"BAR {number}: two of that number")
+        built.regions[number] = _bar(device, built, number, bar)
+    if device.msix:
+        # No page of the table is known to be clean: a client may write it in any state.
+        table = built.make(kit_state.msix_bar_size(device.msix), "msix")
+        built.track("msix", table, tracked=False)
+        built.regions[device.msix_bar] = MemoryRegion(table, mappable=False)
+    built.regions[CONFIG_INDEX] = ConfigRegion(
+        built.config, lambda offset, size: device.config_written(offset, size)
+    )
+    for name, size in device.private.items():
+        built.track(name, built.make(size, name), tracked=True)
+    return built
+
+
+def _config(device: PciDevice) -> ConfigSpace:
+    config = ConfigSpace(device.identity, express=device.express)
+    config.set_interrupt_pin(int(device.intx))
+    for number, bar in device.bars.items():
+        config.add_bar(number, bar.size, is64=bar.is64, prefetchable=bar.prefetchable)
+    config.add_pm()
+    if device.msi:
+        config.add_msi(device.msi)
+    if device.express:
+        config.add_express()
+    if device.msix:
+        if device.msix_bar in device.bars:
+            raise ValueError(f"BAR {device.msix_bar}: is to hold the MSI-X table alone")
+        config.add_bar(device.msix_bar, kit_state.msix_bar_size(device.msix))
+        pending = kit_state.msix_pending(device.msix)
+        config.add_msix(device.msix, device.msix_bar, 0, pending)
+    return config
+
+
+def _bar(device: PciDevice, built: Built, number: int, bar: Bar) -> Region:
+    def changeable() -> bool:
+        return device.may(CHANGE)
+
+    name = f"bar{number}"
+    if bar.memory:
+        memory = built.make(bar.size, f"{PEER_NAME}{number}")
+        block = built.track(name, memory, tracked=not bar.mappable)
+        return MemoryRegion(memory, mappable=bar.mappable, gate=changeable, wrote=block.mark)
+    plain: Memory | None = None
+    if bar.areas:
+        plain = built.make(bar.size, f"{PEER_NAME}{number}")
+        for index, area in enumerate(bar.areas):
+            built.track(f"{name}.{index}", plain, tracked=False, area=area)
+    return CallbackRegion(
+        bar.size,
+        lambda offset, size: device.bar_read(number, offset, size),
+        lambda offset, value, size: device.bar_write(number, offset, value, size),
+        memory=plain,
+        areas=bar.areas,
+        gate=changeable,
+        mappable=bar.mappable,
+    )

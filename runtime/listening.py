@@ -1,0 +1,139 @@
+"""Where a server listens: a socket of its own at a path, or one it was given."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+BACKLOG: Final = 128
+"""How many clients may wait for their turn."""
+
+FIRST_GIVEN: Final = 3
+"""The first descriptor that socket activation gives (sd_listen_fds)."""
+
+
+class CannotListen(Exception):  # noqa: N818 - reads as what it says
+    """There is no listening there; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def listening(path: str | Path) -> Iterator[socket.socket]:
+    """Listen at a path, with mode 0600; the socket is removed at the end.
+
+    A socket at which nobody listens any more is replaced.
+
+    Raises:
+        CannotListen: Somebody does, or it is no socket, or it cannot be made.
+    """
+    path = Path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            with _alone_in(path.parent):
+                _make_way(path)
+                before = os.umask(0o177)
+                try:
+                    sock.bind(str(path))
+                finally:
+                    os.umask(before)
+                sock.listen(BACKLOG)
+                made = path.lstat()
+        except CannotListen:
+            raise
+        except (OSError, ValueError) as error:
+            raise CannotListen(f"{path}: cannot listen there: {_said(error)}") from error
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(OSError):
+                now = path.lstat()
+                if (now.st_dev, now.st_ino) == (made.st_dev, made.st_ino):
+                    path.unlink()
+    finally:
+        sock.close()
+
+
+def given(fd: int) -> socket.socket:
+    """Return a socket that this process was given, listening or connected.
+
+    Raises:
+        CannotListen: It is none that can be used.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        if error.errno == errno.ENOTSOCK:
+            raise CannotListen(f"descriptor {fd} is no UNIX stream socket") from error
+        raise CannotListen(f"descriptor {fd}: {_said(error)}") from error
+    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        sock.detach()
+        raise CannotListen(f"descriptor {fd} is no UNIX stream socket")
+    os.set_inheritable(fd, False)
+    return sock
+
+
+def is_listening(sock: socket.socket) -> bool:
+    """Say whether clients connect to this socket, or it is a client's already."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def activated(environ: Mapping[str, str]) -> int | None:
+    """Return the descriptor that the service manager gave (LISTEN_FDS), or None.
+
+    Raises:
+        CannotListen: It gave more than one.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = environ.get("LISTEN_FDS", "0")
+    if not count.isdigit() or int(count) == 0:
+        return None
+    if int(count) > 1:
+        raise CannotListen(f"LISTEN_FDS={count}: one socket is served, not {count}")
+    return FIRST_GIVEN
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other servers that start from looking at the same stale socket."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket at which nobody listens; raise `CannotListen` for anything else there."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise CannotListen(f"{path}: is there and is no socket; it is left as it is")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        probe.connect(str(path))
+    except ConnectionRefusedError:
+        path.unlink()
+        return
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EPROTOTYPE):
+            raise
+    finally:
+        probe.close()
+    raise CannotListen(f"{path}: somebody listens there already; stop it or take another path")
+
+
+def _said(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,152 @@
+"""The commands about the device and its interrupts.
+
+Source: docs/interop/vfio-user.rst, the section named after the command.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.layout import Data, IrqSetFlags
+from vfio_migration.runtime.protocol.message import Empty, Fixed, Message, Sized, wrong_size
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGetInfo(Sized):
+    """What is the device?"""
+
+    name = "DEVICE_GET_INFO"
+    layout = struct.Struct("=IIII")
+
+    argsz: int = 16
+    flags: int = 0
+    num_regions: int = 0
+    num_irqs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGetInfoReply(Fixed):
+    """What the device is; `flags` are `DeviceFlags`."""
+
+    name = "DEVICE_GET_INFO"
+    is_reply = True
+    layout = struct.Struct("=IIII")
+
+    argsz: int = 16
+    flags: int = 0
+    num_regions: int = 0
+    num_irqs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGetIrqInfo(Sized):
+    """What is this type of interrupt?"""
+
+    name = "DEVICE_GET_IRQ_INFO"
+    layout = struct.Struct("=IIII")
+
+    argsz: int = 16
+    flags: int = 0
+    index: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGetIrqInfoReply(Fixed):
+    """What this type of interrupt is; `flags` are `IrqInfoFlags`."""
+
+    name = "DEVICE_GET_IRQ_INFO"
+    is_reply = True
+    layout = struct.Struct("=IIII")
+
+    argsz: int = 16
+    flags: int = 0
+    index: int = 0
+    count: int = 0
+
+
+_BOOL: Final = int(IrqSetFlags.DATA_BOOL)
+_EVENTFD: Final = int(IrqSetFlags.DATA_EVENTFD)
+_DATA: Final = frozenset((int(IrqSetFlags.DATA_NONE), _BOOL, _EVENTFD))
+_DATA_MASK: Final = sum(_DATA)
+_ACTIONS: Final = frozenset(
+    int(flag)
+    for flag in (
+        IrqSetFlags.ACTION_MASK,
+        IrqSetFlags.ACTION_UNMASK,
+        IrqSetFlags.ACTION_TRIGGER,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSetIrqs(Message):
+    """What is to happen when an interrupt is raised, masked or unmasked.
+
+    `flags` are `IrqSetFlags`. With DATA_BOOL, `data` has a byte for each of `count` interrupts.
+    With DATA_EVENTFD, as many descriptors come along, or none, which takes them back.
+    """
+
+    name = "DEVICE_SET_IRQS"
+    layout = struct.Struct("=IIIII")
+
+    flags: int
+    index: int
+    start: int
+    count: int
+    data: Data = b""
+
+    @property
+    def argsz(self) -> int:
+        """The size of the payload, data included."""
+        return 20 + len(self.data)
+
+    @classmethod
+    def parse(cls, payload: Data, fds: Sequence[int] = (), /) -> Self:
+        """Read a payload; see `Message.parse`."""
+        if len(payload) < 20:
+            raise wrong_size(cls, payload)
+        argsz, flags, index, start, count = cls.layout.unpack_from(payload)
+        kind = flags & _DATA_MASK
+        if kind not in _DATA or flags - kind not in _ACTIONS:
+            raise Malformed(
+                "argument_invalid", f"DeviceSetIrqs: flags {flags:#x}: one DATA and one ACTION"
+            )
+        if len(fds) not in ((0, count) if kind == _EVENTFD else (0,)):
+            raise Malformed("fds_unexpected", f"DeviceSetIrqs: {len(fds)} descriptors")
+        expected = 20 + (count if kind == _BOOL else 0)
+        if len(payload) != expected or argsz != expected:
+            raise wrong_size(cls, payload, expected)
+        return cls(flags, index, start, count, payload[20:])
+
+    def parts(self) -> tuple[Data, ...]:
+        """Return the payload in pieces."""
+        fixed = self.layout.pack(self.argsz, self.flags, self.index, self.start, self.count)
+        return (fixed, self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSetIrqsReply(Empty):
+    """So it is."""
+
+    name = "DEVICE_SET_IRQS"
+    is_reply = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReset(Empty):
+    """Reset the device."""
+
+    name = "DEVICE_RESET"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceResetReply(Empty):
+    """It is reset."""
+
+    name = "DEVICE_RESET"
+    is_reply = True

@@ -1,0 +1,117 @@
+"""What the table of the connection says, in the form in which the code needs it.
+
+Numbers, sizes, bounds and errno answers stand in `model/wire.toml` and are read from there; only
+what a table cannot hold (which attribute of a message a field becomes) is code.
+
+Constants of other headers that travel inside messages are here too, named as there. Source:
+docs/interop/vfio-user.rst and include/uapi/linux/vfio.h.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Final, TypeAlias
+
+from vfio_migration.model.wire import load_wire
+
+Data: TypeAlias = bytes | bytearray | memoryview
+"""What a payload can be made of. A view must be flat: one dimension, of bytes."""
+
+WIRE: Final = load_wire()
+"""The table. It is read once: the numbers of commands are part of the classes of messages."""
+
+_CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+HEADER: Final = struct.Struct("=" + "".join(_CODES[row.size] for row in WIRE.header))
+"""The header: id, command, size, flags, errno, in the byte order of the host, without padding."""
+
+HEADER_SIZE: Final = HEADER.size
+
+TYPE_MASK: Final = WIRE.bits("header", "command").mask
+TYPE_COMMAND: Final = WIRE.bits("header", "command").value or 0
+TYPE_REPLY: Final = WIRE.bits("header", "reply").value or 0
+NO_REPLY: Final = WIRE.bits("header", "no_reply").mask
+ERROR: Final = WIRE.bits("header", "error").mask
+
+FEATURE_MASK: Final = WIRE.bits("feature", "index").mask
+FEATURE_GET: Final = WIRE.bits("feature", "get").mask
+FEATURE_SET: Final = WIRE.bits("feature", "set").mask
+FEATURE_PROBE: Final = WIRE.bits("feature", "probe").mask
+
+MAJOR: Final = 0
+MINOR: Final = 0
+"""The version of the protocol that is spoken here, and the only one there is."""
+
+
+class DmaMapFlags(enum.IntFlag):
+    """`DmaMap.flags`."""
+
+    READ = WIRE.bits("dma_map", "readable").mask
+    WRITE = WIRE.bits("dma_map", "writeable").mask
+
+
+class DmaUnmapFlags(enum.IntFlag):
+    """`DmaUnmap.flags`: unused, says vfio-user; these are VFIO's, and QEMU sends ALL."""
+
+    ALL = 1 << 1
+
+
+class DeviceFlags(enum.IntFlag):
+    """`DeviceGetInfoReply.flags`."""
+
+    RESET = 1 << 0
+    PCI = 1 << 1
+
+
+class RegionFlags(enum.IntFlag):
+    """`DeviceGetRegionInfoReply.flags`."""
+
+    READ = 1 << 0
+    WRITE = 1 << 1
+    MMAP = 1 << 2
+    CAPS = 1 << 3
+
+
+class IrqInfoFlags(enum.IntFlag):
+    """`DeviceGetIrqInfoReply.flags`."""
+
+    EVENTFD = 1 << 0
+    MASKABLE = 1 << 1
+    AUTOMASKED = 1 << 2
+    NORESIZE = 1 << 3
+
+
+class IrqSetFlags(enum.IntFlag):
+    """`DeviceSetIrqs.flags`: one of DATA_ and one of ACTION_."""
+
+    DATA_NONE = 1 << 0
+    DATA_BOOL = 1 << 1
+    DATA_EVENTFD = 1 << 2
+    ACTION_MASK = 1 << 3
+    ACTION_UNMASK = 1 << 4
+    ACTION_TRIGGER = 1 << 5
+
+
+class IoFdType(enum.IntEnum):
+    """`SubRegion.type`. The text names no numbers; these are libvfio-user's."""
+
+    IOEVENTFD = 0
+    IOREGIONFD = 1
+
+
+class RegionCapabilityId(enum.IntEnum):
+    """The identity of a capability of a region (VFIO_REGION_INFO_CAP_*)."""
+
+    SPARSE_MMAP = 1
+    TYPE = 2
+
+
+def feature_flags(index: int, *, get: bool = False, set_: bool = False, probe: bool = False) -> int:
+    """Return the flags word of a `DeviceFeature`."""
+    return (
+        index
+        | (FEATURE_GET if get else 0)
+        | (FEATURE_SET if set_ else 0)
+        | (FEATURE_PROBE if probe else 0)
+    )

@@ -1,0 +1,167 @@
+"""The two shapes of a message: fields only, or fields and then data.
+
+A message is a frozen dataclass of the fields of its payload. Its class knows its command (`name`,
+`number`), whether it is the reply (`is_reply`) and the fixed part of its payload (`layout`); that
+these agree with `model/wire.toml` is tested, not trusted.
+
+Data is never copied: `parse` gives out views of the payload it was given, and `parts` gives the
+data back as it came in.
+"""
+
+from __future__ import annotations
+
+import operator
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Self, cast
+
+from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.layout import WIRE, Data
+
+
+class Message:
+    """The payload of a command or of a reply.
+
+    Attributes:
+        name: The command, as in `model/wire.toml`.
+        number: Its number.
+        is_reply: Whether this is the payload of its reply.
+        layout: The fixed part of the payload.
+        asks: The field that says how much data the reply is to hold, if there is one.
+        cuts: It is a reply with `argsz` and `cut`: if it is longer than the argsz of the command,
+            what `cut` returns is sent.
+    """
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+    number: ClassVar[int]
+    is_reply: ClassVar[bool] = False
+    layout: ClassVar[struct.Struct]
+    asks: ClassVar[str | None] = None
+    cuts: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in cls.__dict__:
+            row = WIRE.command(cls.name)
+            assert row is not None, f"{cls.__name__}: no command {cls.name}"
+            cls.number = row.number
+
+    @classmethod
+    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
+        """Read a payload.
+
+        Args:
+            payload: All of it; data in the message is a view of it, if it is one.
+            _fds: The descriptors that came with it. Only their number matters here: whoever has
+                them keeps them.
+
+        Raises:
+            Malformed: It says something it may not.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def answering(cls, _command: Message, payload: Data, /) -> Self:
+        """Read the payload of a reply to that command, which it must fit. Raises as `parse`."""
+        return cls.parse(payload)
+
+    def parts(self) -> tuple[Data, ...]:
+        """Return the payload in pieces that, one after the other, are its bytes."""
+        raise NotImplementedError
+
+    def pack(self) -> bytes:
+        """Return the payload in one piece."""
+        return b"".join(self.parts())
+
+
+class Fixed(Message):
+    """A message all of whose fields are numbers, in the order of `layout`."""
+
+    __slots__ = ()
+
+    _values: ClassVar[Callable[[Any], tuple[int, ...]]]
+
+    @classmethod
+    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
+        """Read a payload; see `Message.parse`."""
+        if len(payload) != cls.layout.size:
+            raise wrong_size(cls, payload)
+        return cls(*cls.layout.unpack(payload))
+
+    def parts(self) -> tuple[Data, ...]:
+        """Return the payload in pieces."""
+        return (self.pack(),)
+
+    def pack(self) -> bytes:
+        """Return the payload."""
+        kind = type(self)
+        try:
+            values = kind._values
+        except AttributeError:
+            values = kind._values = _getter([field.name for field in fields(cast(Any, kind))])
+        return self.layout.pack(*values(self))
+
+
+class Sized(Fixed):
+    """A command whose first field, `argsz`, says how long a reply it takes.
+
+    That is at least as long as the fixed part of the reply, which is as long as the command.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
+        """Read a payload; see `Message.parse`."""
+        need = cls.layout.size
+        if len(payload) != need:
+            raise wrong_size(cls, payload)
+        values = cls.layout.unpack(payload)
+        if values[0] < need:
+            raise small_argsz(cls, values[0], need)
+        return cls(*values)
+
+
+class Empty(Message):
+    """A message without a payload."""
+
+    __slots__ = ()
+
+    layout = struct.Struct("=")
+
+    @classmethod
+    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
+        """Read a payload; see `Message.parse`."""
+        if len(payload):
+            raise wrong_size(cls, payload)
+        return cls()
+
+    def parts(self) -> tuple[Data, ...]:
+        """Return the payload in pieces."""
+        return ()
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[int, ...]]:
+    if len(names) == 1:
+        get = operator.attrgetter(names[0])
+        return lambda message: (get(message),)
+    return operator.attrgetter(*names)
+
+
+def wrong_size(kind: type[Message], payload: Data, expected: int | None = None) -> Malformed:
+    """Return the fault of a payload that is not as long as it has to be."""
+    want = kind.layout.size if expected is None else expected
+    return Malformed("size_wrong", f"{kind.__name__}: {len(payload)} bytes instead of {want}")
+
+
+def small_argsz(kind: type[Message], argsz: int, need: int) -> Malformed:
+    """Return the fault of a request whose reply would not fit what it allows."""
+    return Malformed("argument_invalid", f"{kind.__name__}: argsz {argsz} is below {need}")
+
+
+def too_much(kind: type[Message], count: int, asked: int) -> Malformed:
+    """Return the fault of a reply that holds more than was asked for."""
+    return Malformed("size_wrong", f"{kind.__name__}: {count} bytes, and {asked} were asked for")

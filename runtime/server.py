@@ -1,0 +1,269 @@
+"""A vfio-user server: one device, one client at a time, over UNIX stream sockets.
+
+    with listening("/run/edu.sock") as sock, Server(Edu()) as server:
+        server.serve(sock)
+
+All of it runs in the thread that calls `serve`; only `stop` may be called from another one, or from
+a signal handler. Clients that come while one is served wait for their turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import select
+import socket
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from vfio_migration.runtime.counters import Counters
+from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.journal import Journal, say
+from vfio_migration.runtime.link import Gone, Link, Stopped, peer_of
+from vfio_migration.runtime.observe import Observer
+from vfio_migration.runtime.protocol.connection import Connection
+from vfio_migration.runtime.protocol.version import Limits
+from vfio_migration.runtime.served import ServedDevice
+from vfio_migration.runtime.serving import Serving
+from vfio_migration.runtime.session import HURRY, PATIENCE, Session
+
+_logger: Final = logging.getLogger(__name__)
+
+_REST: Final = 0.1
+"""How many seconds a device is left alone after its `tick` raised."""
+
+
+class Server:
+    """Serves one device.
+
+    Args:
+        device: The device. It stays the caller's: `close` does not close it.
+        limits: What a client may ask for; all that the table of the connection allows, if nothing
+            is said.
+        observers: Who is told what happens to the device, besides the log and the counters.
+        patience: How many seconds a client may take to give or take memory of the guest.
+        hurry: The same, once the client waits for what cannot be done before.
+
+    Attributes:
+        counters: What was done, in numbers.
+        serving: What answers.
+        limits: As given.
+        patience: As given.
+        hurry: As given.
+    """
+
+    def __init__(
+        self,
+        device: ServedDevice,
+        *,
+        limits: Limits | None = None,
+        observers: Iterable[Observer] = (),
+        patience: float = PATIENCE,
+        hurry: float = HURRY,
+    ) -> None:
+        self.counters = Counters()
+        self.serving = Serving(device, observers=(self.counters, Journal(), *observers))
+        self._device = device
+        self.limits = limits
+        self.patience, self.hurry = patience, hurry
+        self._rests_until = 0.0
+        self._tell = False
+        self._stopping = False
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    @property
+    def engine(self) -> Engine:
+        """What moves the device."""
+        return self.serving.engine
+
+    @property
+    def device(self) -> ServedDevice:
+        """The device."""
+        return self._device
+
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
+    @property
+    def wake(self) -> int:
+        """A descriptor that can be read once `stop` or `tell` was called."""
+        return self._wake
+
+    def link(self, sock: socket.socket, connection: Connection) -> Link:
+        """Make the sockets of a client."""
+        return Link(sock, connection, self.counters, self._wake, self._woken)
+
+    def stop(self) -> None:
+        """Make `serve` return. May be called from any thread and from a signal handler."""
+        self._stopping = True
+        self._rouse()
+
+    def tell(self) -> None:
+        """Log the counters soon. May be called as `stop`."""
+        self._tell = True
+        self._rouse()
+
+    def close(self) -> None:
+        """Give back what the server itself holds."""
+        if self._wake >= 0:
+            os.close(self._wake)
+            os.close(self._waker)
+            self._wake = self._waker = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Serve one client after the other, until `stop`."""
+        listener.setblocking(False)
+        waits = select.poll()
+        waits.register(listener, select.POLLIN)
+        waits.register(self._wake, select.POLLIN)
+        while not self.is_stopping():
+            self.look_after()
+            ready = waits.poll(_milliseconds(self.due()))
+            if any(fd == self._wake for fd, _ in ready):
+                self._woken()
+            if self.is_stopping() or not any(fd == listener.fileno() for fd, _ in ready):
+                continue
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                # No descriptor is free, say: the client goes on waiting, and so do we.
+                say("accept", level=logging.ERROR, why=str(error))
+                self._rest()
+                continue
+            self.serve_client(sock)
+
+    def serve_client(self, sock: socket.socket) -> None:
+        """Serve one client to its end; the socket is closed then."""
+        with self.visit(sock) as visit:
+            while not visit.over:
+                visit.turn()
+
+    def visit(self, sock: socket.socket) -> Visit:
+        """Begin to serve a client, for a shell that waits in its own way."""
+        return Visit(self, sock)
+
+    # --- time ---
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._waker, b"\0")
+
+    def _woken(self) -> bool:
+        with contextlib.suppress(OSError):
+            os.read(self._wake, 4096)
+        return self._stopping
+
+    def due(self) -> float | None:
+        """When the device wants to do something by itself; None: no matter when."""
+        due = self._device.deadline()
+        return due if due is None else max(due, self._rests_until)
+
+    def look_after(self) -> None:
+        """Let the device do what is due, and log what was asked for."""
+        if self._tell:
+            self._tell = False
+            say("counters", **self.counters.snapshot())
+        due = self.due()
+        if due is not None and due <= time.monotonic():
+            try:
+                self._device.tick()
+            except Exception:
+                _logger.exception("the device failed in what it does by itself")
+                self._rest()
+
+    def _rest(self) -> None:
+        self._rests_until = time.monotonic() + _REST
+
+
+class Visit:
+    """One client while it is served; a context, at the end of which it is gone.
+
+    Attributes:
+        over: The client is gone or broke the protocol, or the server is to end.
+        link: Its sockets.
+    """
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.over = False
+        self._server = server
+        self._serving = serving = server.serving
+        counters = server.counters
+        counters.connections += 1
+        self._number = counters.connections
+        self._why = "the server is to end"
+        say("connected", client=self._number, pid=peer_of(sock), state=serving.stands)
+        connection = Connection("server", server.limits)
+        self.link = server.link(sock, connection)
+        self._session = Session(
+            serving,
+            connection,
+            self.link,
+            counters,
+            patience=server.patience,
+            hurry=server.hurry,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session.close()
+        self.link.close()
+        self._serving.client_gone()
+        say("disconnected", client=self._number, why=self._why, state=self._serving.stands)
+
+    def turn(self, *, wait: bool = True) -> bool:
+        """Do what there is to do, then wait for more, or only look for it.
+
+        Returns:
+            Whether there is something to do now.
+        """
+        session, server = self._session, self._server
+        try:
+            server.look_after()
+            session.work()
+            if session.over:
+                self.over, self._why = True, session.why or self._why
+            elif server.is_stopping():
+                self.over = True
+            else:
+                session.feed(self.link.read(self.until() if wait else 0.0))
+        except Stopped:
+            self.over = True
+        except Gone as error:
+            self.over, self._why = True, str(error)
+        except Exception:
+            self.over, self._why = True, "a mistake in the server"
+            _logger.exception("serving client %d failed", self._number)
+        return not session.idle and not self.link.congested
+
+    def until(self) -> float | None:
+        """Until when there is nothing to do, as far as is known; None: no matter when."""
+        return self._server.due() if self._session.idle or self.link.congested else 0.0
+
+
+def _milliseconds(until: float | None) -> int | None:
+    return None if until is None else max(0, math.ceil((until - time.monotonic()) * 1000))

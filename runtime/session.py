@@ -1,0 +1,328 @@
+"""One client, from its first byte to its last: events in, replies out, still without a socket.
+
+The part that is not simple is memory of the guest that is reached by messages. The device asks for
+it in the middle of a call, and while it waits the client's commands must go on being answered: a
+client may be unable to reply before it has got an answer of its own (QEMU's is). So commands are
+served *inside* the wait, with these limits:
+
+- What moves the device, resets it, streams or changes what is mapped waits until the call is over:
+  it would pull the ground from under it. What comes after such a command waits too, so that the
+  order is kept; a client that waits for one of these gets its answer because the wait for the
+  memory is then cut short to `HURRY` seconds, and the access fails.
+- At most `max_server_commands` waits stand one inside the other, and at most `MOST_PUT_OFF`
+  commands wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from vfio_migration.runtime.counters import Counters
+from vfio_migration.runtime.errors import answer_to, errno_name, errno_number
+from vfio_migration.runtime.protocol.connection import Connection
+from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
+from vfio_migration.runtime.protocol.faults import CannotSend
+from vfio_migration.runtime.protocol.message import Message
+from vfio_migration.runtime.protocol.messages import (
+    DeviceFeature,
+    DeviceGetInfo,
+    DeviceGetIrqInfo,
+    DeviceGetRegionInfo,
+    DeviceGetRegionIoFds,
+    DeviceSetIrqs,
+    DmaRead,
+    DmaReadReply,
+    DmaWrite,
+    DmaWriteReply,
+    RegionRead,
+    RegionWrite,
+    RegionWriteMulti,
+    Version,
+)
+from vfio_migration.runtime.served import Part
+from vfio_migration.runtime.serving import Answered, Serving
+
+_logger: Final = logging.getLogger(__name__)
+
+PATIENCE: Final = 10.0
+"""How many seconds a client may take to give or take memory of the guest."""
+
+HURRY: Final = 2.0
+"""The same, once it waits for something that cannot be done before. QEMU waits 5 s for a reply."""
+
+MOST_PUT_OFF: Final = 256
+"""How many commands may wait until the memory is there."""
+
+INSIDE: Final = (
+    DeviceGetInfo,
+    DeviceGetRegionInfo,
+    DeviceGetRegionIoFds,
+    DeviceGetIrqInfo,
+    DeviceSetIrqs,
+    RegionRead,
+    RegionWrite,
+    RegionWriteMulti,
+)
+"""What is served while the device waits for memory of the guest, besides reading a feature."""
+
+
+class Port(Protocol):
+    """The socket, or what stands for it."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether so many replies wait to be sent that no more may be made."""
+        ...
+
+    def send(self, outgoing: Outgoing, *, twin: bool = False) -> None:
+        """Send, or keep to be sent; what has to be kept is copied."""
+        ...
+
+    def wait(self, until: float) -> list[Event]:
+        """Wait until something comes, there is room again or it is `until`; return what came.
+
+        The messages are good for as long as anybody has them.
+
+        Raises:
+            ConnectionError: Nothing will come any more.
+        """
+        ...
+
+    def make_twin(self) -> int | None:
+        """Make the twin socket and return the client's end, or None if that cannot be done."""
+        ...
+
+    def open_twin(self, connection: Connection) -> None:
+        """Speak `connection` on the twin socket from now on."""
+        ...
+
+
+class Session:
+    """One client.
+
+    Args:
+        serving: The device.
+        connection: The protocol.
+        port: The socket.
+        counters: What is counted.
+
+    Attributes:
+        over: Nothing more is to be said.
+        why: Why it is, if the client broke the protocol.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        connection: Connection,
+        port: Port,
+        counters: Counters,
+        *,
+        patience: float = PATIENCE,
+        hurry: float = HURRY,
+    ) -> None:
+        self.over = False
+        self.why = ""
+        self._serving = serving
+        self._connection = connection
+        self._dma = connection  # or that of the twin socket
+        self._port = port
+        self._counters = counters
+        self._patience, self._hurry = patience, hurry
+        self._inbox: deque[Event] = deque()
+        self._put_off: deque[Event] = deque()
+        self._depth = 0
+        self._replies: dict[int, Reply | None] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do before more comes."""
+        return not self._inbox
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take in what came."""
+        self._inbox.extend(events)
+
+    def work(self) -> None:
+        """Do what came, as far as there is room for the replies."""
+        while self._inbox and not self.over and not self._port.congested:
+            self._handle(self._inbox.popleft())
+
+    def close(self) -> None:
+        """Forget what came and was not done."""
+        self.over = True
+        for event in (*self._put_off, *self._inbox):
+            if not isinstance(event, ProtocolFault):
+                _close(event.fds)
+        self._inbox.clear()
+        self._put_off.clear()
+
+    # --- events ---
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Command):
+            if self._depth and (self._put_off or not _inside(event)):
+                self._put_off.append(event)
+            else:
+                self._serve(event)
+        elif isinstance(event, Reply):
+            _close(event.fds)
+            # One that nobody waits for any more comes too late.
+            if event.id in self._replies:
+                self._replies[event.id] = event
+        else:
+            self._counters.fault(event)
+            if event.reply is not None:
+                self._port.send(event.reply)
+            if event.fatal:
+                self.over, self.why = True, event.why
+
+    def _serve(self, command: Command) -> None:
+        begun = time.perf_counter_ns()
+        outgoing: Outgoing | None
+        errno: str | None = None
+        try:
+            if isinstance(command.message, Version):
+                outgoing = self._agree(command)
+            else:
+                answer = self._serving.answer(command)
+                if isinstance(answer, str):
+                    errno = answer
+                    outgoing = self._connection.send_error(command, answer)
+                else:
+                    outgoing = self._reply(command, answer)
+            # Before the reply: a client that asks then finds itself counted.
+            self._counters.served(command.number, time.perf_counter_ns() - begun, errno)
+            if outgoing is not None:
+                self._port.send(outgoing)
+        finally:
+            if command.fds:
+                _close(command.fds)
+
+    def _reply(self, command: Command, answer: Message | Answered) -> Outgoing | None:
+        message, fds = answer if isinstance(answer, Answered) else (answer, ())
+        try:
+            return self._connection.send_reply(command, message, fds)
+        except CannotSend as error:
+            _logger.exception("a reply that cannot be sent")
+            return self._connection.send_error(command, answer_to(error).errno)
+
+    def _agree(self, command: Command) -> Outgoing | None:
+        """Answer VERSION; the twin socket is made if the client asked for one."""
+        connection, port = self._connection, self._port
+        assert connection.agreed is not None
+        wanted = connection.agreed.twin_socket and connection.peer.max_msg_fds > 0
+        twin = port.make_twin() if wanted else None
+        try:
+            outgoing = connection.version_reply(command, twin)
+            if outgoing is not None:
+                port.send(outgoing)
+        finally:
+            if twin is not None:
+                os.close(twin)
+        if twin is not None:
+            self._dma = connection.twin()
+            port.open_twin(self._dma)
+        self._serving.max_maps = connection.agreed.max_dma_maps
+        self._serving.max_fds = connection.peer.max_msg_fds
+        self._serving.device.memory.reach = self
+        return None
+
+    # --- memory of the guest by messages: `vfio_migration.runtime.dma.Reach` ---
+
+    def read(self, iova: int, size: int, /) -> Part:
+        """Return memory of the guest.
+
+        Raises:
+            OSError: The client does not give it.
+        """
+        pieces = []
+        for at, count in self._cut(iova, size):
+            reply = self._ask(DmaRead(at, count))
+            if not isinstance(reply, DmaReadReply) or reply.count != count:
+                raise _os_error("EIO", "the client gave less than was asked for")
+            pieces.append(reply.data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def write(self, iova: int, data: Part, /) -> None:
+        """Write memory of the guest.
+
+        Raises:
+            OSError: The client does not take it.
+        """
+        view = memoryview(data)
+        for at, count in self._cut(iova, len(view)):
+            reply = self._ask(DmaWrite(at, view[at - iova : at - iova + count]))
+            if not isinstance(reply, DmaWriteReply) or reply.count != count:
+                raise _os_error("EIO", "the client took less than it was given")
+
+    def _cut(self, iova: int, size: int) -> Iterable[tuple[int, int]]:
+        most = self._connection.peer.max_data_xfer_size
+        if most <= 0:
+            raise _os_error("EIO", "the client takes no data")
+        return [(at, min(most, iova + size - at)) for at in range(iova, iova + size, most)]
+
+    def _ask(self, message: Message) -> Message:
+        """Send a command and wait for its reply, serving the client meanwhile."""
+        if self.over or not self._dma.may_send:
+            raise _os_error("EIO", "the client owes too many replies, or is gone")
+        try:
+            outgoing = self._dma.send_command(message)
+        except CannotSend as error:
+            raise _os_error("EIO", str(error)) from error
+        self._replies[outgoing.id] = None
+        self._depth += 1
+        try:
+            self._port.send(outgoing, twin=self._dma is not self._connection)
+            return self._await(outgoing.id)
+        finally:
+            self._depth -= 1
+            del self._replies[outgoing.id]
+            if not self._depth and self._put_off:
+                self._put_off.extend(self._inbox)
+                self._inbox, self._put_off = self._put_off, deque()
+
+    def _await(self, ident: int) -> Message:
+        until = time.monotonic() + self._patience
+        hurried = False
+        while (reply := self._replies[ident]) is None:
+            if self._put_off and not hurried:
+                until, hurried = min(until, time.monotonic() + self._hurry), True
+            if self.over or len(self._put_off) > MOST_PUT_OFF or time.monotonic() >= until:
+                raise _os_error("ETIMEDOUT", "the client does not answer")
+            if self._inbox and not self._port.congested:
+                self._handle(self._inbox.popleft())
+                continue
+            try:
+                self.feed(self._port.wait(until))
+            except ConnectionError:
+                self.over = True
+                raise
+        if reply.message is None:
+            raise _os_error(reply.errno or "EIO", reply.why or "the client refuses")
+        return reply.message
+
+
+def _inside(command: Command) -> bool:
+    message = command.message
+    if isinstance(message, DeviceFeature):
+        return not message.set
+    return isinstance(message, INSIDE)
+
+
+def _os_error(errno: str, why: str) -> OSError:
+    try:
+        number = errno_number(errno_name(errno))
+    except ValueError:
+        number = errno_number("EIO")
+    return OSError(number, why)
+
+
+def _close(fds: Iterable[int], close: Callable[[int], object] = os.close) -> None:
+    for fd in fds:
+        close(fd)

@@ -1,0 +1,92 @@
+"""Work that a device does later, as far as its state permits.
+
+A timer counts down only while what it needs is permitted; otherwise it is frozen with the time it
+had left. So work that was under way when a device was stopped is neither done nor lost: it goes on
+when the device does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Permission = Callable[[], bool]
+
+
+@dataclass(slots=True, eq=False)
+class Timer:
+    """One piece of work.
+
+    Attributes:
+        left: Seconds left when it was last looked at.
+        since: When that was, or None while it is frozen.
+        needs: Says whether it may count down, and be done, now.
+        work: What is done.
+    """
+
+    left: float
+    since: float | None
+    needs: Permission
+    work: Callable[[], object]
+
+
+class Timers:
+    """All work of a device that is to be done later.
+
+    Args:
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._timers: list[Timer] = []
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+    def add(self, delay: float, work: Callable[[], object], needs: Permission) -> Timer:
+        """Do `work` once `delay` seconds have passed during which `needs` was true."""
+        timer = Timer(delay, self._clock() if needs() else None, needs, work)
+        self._timers.append(timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Forget one; nothing happens if it is done or cancelled."""
+        if timer in self._timers:
+            self._timers.remove(timer)
+
+    def cancel_all(self) -> None:
+        """Forget all."""
+        self._timers.clear()
+
+    def settle(self) -> None:
+        """Freeze and thaw: what is permitted may have changed."""
+        now = self._clock()
+        for timer in self._timers:
+            permitted = timer.needs()
+            if timer.since is not None and not permitted:
+                timer.left = max(0.0, timer.left - (now - timer.since))
+                timer.since = None
+            elif timer.since is None and permitted:
+                timer.since = now
+
+    def deadline(self) -> float | None:
+        """Return when the next is due, or None."""
+        self.settle()
+        due = [timer.since + timer.left for timer in self._timers if timer.since is not None]
+        return min(due, default=None)
+
+    def run(self) -> None:
+        """Do what is due, in order; what this puts off to no later is done at the next call."""
+        self.settle()
+        now = self._clock()
+        due = [
+            (timer.since + timer.left, timer)
+            for timer in self._timers
+            if timer.since is not None and timer.since + timer.left <= now
+        ]
+        for _, timer in sorted(due, key=lambda item: item[0]):
+            # What was done before it may have cancelled it, or have changed what is permitted.
+            if timer in self._timers and timer.needs():
+                self._timers.remove(timer)
+                timer.work()

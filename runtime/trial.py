@@ -1,0 +1,324 @@
+"""One device on trial: under an engine, with a guest that watches what it does.
+
+`vfio_migration.runtime.testing` is what people use; here is what its checks are made of. Nothing in
+here knows the name of a state: where to go is asked of the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vfio_migration.model import Machine, Spec, State
+from vfio_migration.runtime.dma import PEER_DMA
+from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.errors import RequestFailed, errno_number
+from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
+from vfio_migration.runtime.lifecycle import CHANGE
+from vfio_migration.runtime.served import ServedDevice, ServedError
+from vfio_migration.runtime.trial_guest import Clock, Drive, Guest, fuzz
+
+_CHUNK: Final = 1 << 16
+_LOOK: Final = 1 << 12
+_TRIES: Final = 4
+
+
+class BrokenPromise(AssertionError):  # noqa: N818 - reads as what it says
+    """A device does not keep a promise.
+
+    Attributes:
+        promise: Its number among the obligations ("D3", "S1"), as in docs/obligations.md.
+        words: What happened.
+    """
+
+    def __init__(self, promise: str, words: str) -> None:
+        super().__init__(promise, words)
+        self.promise = promise
+        self.words = words
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.words}"
+
+
+def promise(number: str, holds: object, words: str) -> None:
+    """Raise `BrokenPromise` unless this holds."""
+    if not holds:
+        raise BrokenPromise(number, words)
+
+
+@dataclass
+class Setup:
+    """What is tried: how devices are made, and what a driver does to them.
+
+    Attributes:
+        factory: Makes a device; called with `spec`, `capabilities` and `clock`.
+        spec: The table.
+        flags: The capability set.
+        drive: What a driver does.
+    """
+
+    factory: Callable[..., ServedDevice]
+    spec: Spec
+    flags: int
+    drive: Drive = fuzz
+    _good: bytes | None = field(default=None, repr=False)
+
+    @property
+    def machine(self) -> Machine:
+        """The table restricted to the capability set."""
+        return self.spec.machine(self.flags)
+
+    @contextlib.contextmanager
+    def trial(self, seed: int = 1) -> Iterator[Trial]:
+        """Make a device and a guest for it."""
+        made = Trial(self, seed)
+        try:
+            yield made
+        finally:
+            made.close()
+
+    # --- places, by what the table says of them ---
+
+    def states(self, wanted: Callable[[State], object]) -> list[str]:
+        """Return the states of this capability set that can be asked for and for which it holds."""
+        return [row.name for row in self.machine.states if row.settable and wanted(row)]
+
+    def transfer(self, state: str) -> str:
+        """Return what is streamed in a state: "read", "write" or "none"."""
+        return self.spec.session(self.spec.state(state).session).transfer
+
+    def ends(self, kind: str) -> list[str]:
+        """Return the states in which the end of the stream is of this kind."""
+        return [
+            name
+            for name in self.states(lambda _: True)
+            if (end := self.spec.stream_end(name)) is not None and end.kind == kind
+        ]
+
+    def quiet(self) -> str:
+        """Return a state without a session in which the device stands still."""
+        return self.states(
+            lambda row: (
+                self.transfer(row.name) == "none" and not self.spec.permits(row.name, CHANGE)
+            )
+        )[0]
+
+    def writing(self) -> list[str]:
+        """Return the states in which a stream is written."""
+        return self.states(lambda row: self.transfer(row.name) == "write")
+
+    def good_stream(self) -> bytes:
+        """Return a whole stream of a device that was driven."""
+        if self._good is None:
+            with self.trial(seed=77) as source:
+                source.drive(3)
+                source.ask(self.ends("final")[0])
+                self._good = source.read_all()
+        return self._good
+
+
+class Trial:
+    """A device, its engine and its guest.
+
+    Attributes:
+        device: The device.
+        engine: Its engine.
+        guest: Its guest.
+        clock: The device's time.
+    """
+
+    def __init__(self, setup: Setup, seed: int) -> None:
+        self.setup = setup
+        self.spec = setup.spec
+        self.clock = Clock()
+        self.rng = random.Random(seed)
+        self.device = setup.factory(spec=setup.spec, capabilities=setup.flags, clock=self.clock)
+        self.engine = Engine(setup.spec, setup.flags, self.device)
+        self.guest = Guest()
+        self.guest.connect(self.device)
+
+    def close(self) -> None:
+        """Give all back."""
+        with contextlib.suppress(Exception):
+            self.device.close()
+        self.guest.close()
+
+    # --- acting ---
+
+    @property
+    def where(self) -> str:
+        """The state, and the capability set, for messages."""
+        return f"{self.engine.state} ({','.join(self.setup.machine.names)})"
+
+    def drive(self, times: int = 1) -> None:
+        """Do what a driver does, and let some time pass."""
+        for _ in range(times):
+            self.setup.drive(self.device, self.guest, self.rng)
+            self.settle(0.01)
+
+    def settle(self, seconds: float) -> None:
+        """Let time pass, and the device do what is due."""
+        self.clock.now += seconds
+        for _ in range(8):
+            deadline = self.device.deadline()
+            if deadline is None or deadline > self.clock.now:
+                break
+            self.device.tick()
+
+    def ask(self, target: str | int) -> None:
+        """Ask for a state; arcs that fail by the device's own doing are held to D11, and retried.
+
+        Raises:
+            RequestFailed: It fails again and again.
+        """
+        for left in reversed(range(_TRIES)):
+            try:
+                self.engine.set_state(target)
+            except RequestFailed as failure:
+                if failure.event.name != "arc_failed" or not left:
+                    raise
+                self.coherent(f"after {failure.arc} failed")
+            else:
+                break
+        self.coherent()
+
+    def coherent(self, when: str = "") -> None:
+        """Hold what the device offers against what the table says of the state it is in."""
+        state, device = self.engine.state, self.device
+        transfer, end = self.setup.transfer(state), self.spec.stream_end(state)
+        at = f"in {self.where} {when}".strip()
+        promise(
+            "D1",
+            _works(lambda: device.stream_read(0)) == (transfer == "read"),
+            f"{at}: a stream can{'not' if transfer == 'read' else ''} be read",
+        )
+        promise(
+            "D1",
+            _works(lambda: device.stream_write(b"")) == (transfer == "write"),
+            f"{at}: a stream can{'not' if transfer == 'write' else ''} be written",
+        )
+        informs = end is not None and end.precopy_info
+        promise(
+            "S3",
+            _works(device.precopy_info) == informs,
+            f"{at}: how much is left is {'not ' if informs else ''}told",
+        )
+
+    def reach(self, state: str) -> None:
+        """Come to a state from a fresh start; where a stream is to be written, write nothing."""
+        if self.engine.state != state:
+            self.ask(state)
+
+    # --- streams ---
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        return b"".join(bytes(part) for part in self.device.stream_read(size))
+
+    def read_all(self, piece: int = _CHUNK) -> bytes:
+        """Read until there is nothing more."""
+        pieces = []
+        while True:
+            got = self.read(piece)
+            pieces.append(got)
+            promise("S3", len(got) <= piece, f"{len(got)} bytes read where {piece} were asked for")
+            if len(got) < piece:
+                return b"".join(pieces)
+
+    def write_all(self, data: bytes, pieces: Sequence[int] = (_CHUNK,)) -> bool:
+        """Write in pieces of these sizes, over and over; return whether all was taken."""
+        at = turn = 0
+        taken = True
+        while at < len(data):
+            size = pieces[turn % len(pieces)]
+            try:
+                self.device.stream_write(data[at : at + size])
+            except ServedError:
+                # The next writes are made all the same, as a careless client would.
+                taken = False
+            at += size
+            turn += 1
+        return taken
+
+    # --- looking ---
+
+    def observe(self) -> dict[str, Any]:
+        """Return all that can be seen of the device from outside, but for its stream."""
+        seen: dict[str, Any] = {}
+        for index, region in enumerate(self.device.regions):
+            if not region.size or not region.readable:
+                continue
+            seen[f"region {index}"] = bytes(region.read(0, min(region.size, _LOOK)))
+            for area in region.areas:
+                content = region.read(area.offset, area.size)
+                seen[f"region {index} at {area.offset:#x}"] = hashlib.blake2b(content).digest()
+        irq = self.device.interrupts
+        seen["line"] = irq.line
+        return seen
+
+    def world(self) -> dict[str, Any]:
+        """Return what a device could have changed outside itself."""
+        return {
+            "memory": hashlib.blake2b(self.guest.memory.view).digest(),
+            "peer": hashlib.blake2b(self.guest.peer.view).digest(),
+        }
+
+    def snapshot(self) -> bytes:
+        """Return the whole stream of the device as it stands; it ends stopped, without session."""
+        quiet = self.setup.quiet()
+        self.ask(quiet)
+        self.ask(self.setup.ends("final")[0])
+        stream = self.read_all()
+        self.ask(quiet)
+        return stream
+
+    def idle(self) -> None:
+        """Let time pass in the present state, and hold what happened against the table."""
+        before, seen = self.world(), self.observe()
+        self.guest.interrupts()
+        state = self.engine.state
+        self.settle(1.0)
+        after, came = self.world(), self.guest.interrupts()
+        permits = {row.name for row in self.spec.activities if self.spec.permits(state, row.name)}
+        if "start_dma" not in permits:
+            promise("D3", before["memory"] == after["memory"], f"DMA was done in {self.where}")
+        if PEER_DMA not in permits:
+            promise("D4", before["peer"] == after["peer"], f"DMA to a peer in {self.where}")
+        if RAISE_INTERRUPT not in permits:
+            promise("D3", not came, f"{came} interrupts were raised in {self.where}")
+        if CHANGE not in permits:
+            now = self.observe()
+            changed = [name for name in seen if seen[name] != now.get(name)]
+            promise("D5", not changed, f"{', '.join(changed)} changed in {self.where}")
+
+    def poke(self) -> None:
+        """Do what a driver does in a state in which the device may change nothing."""
+        if not self.spec.permits(self.engine.state, CHANGE):
+            before, seen = self.world(), self.observe()
+            self.setup.drive(self.device, self.guest, self.rng)
+            self.settle(1.0)
+            changed = [name for name, what in self.observe().items() if seen[name] != what]
+            # Plain memory that a client maps is out of anybody's hands.
+            changed = [name for name in changed if " at " not in name]
+            promise("D5", not changed, f"{', '.join(changed)} could be changed in {self.where}")
+            promise("D3", before == self.world(), f"DMA was started in {self.where}")
+
+
+def _works(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except ServedError:
+        return False
+    return True
+
+
+def is_errno(failure: RequestFailed) -> bool:
+    """Say whether a failure names an errno that exists."""
+    try:
+        return errno_number(failure.errno) > 0
+    except ValueError:
+        return False

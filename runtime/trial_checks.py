@@ -1,0 +1,242 @@
+"""What is tried of a device: each check walks the table and holds the device against promises.
+
+A check takes a `Setup` and raises `BrokenPromise`. Where it goes follows from the table, so that a
+state, an arc or a capability more is tried without a change here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from vfio_migration.model import Arc
+from vfio_migration.runtime.errors import ArcError, RequestFailed, RequestRefused, ResetFailed
+from vfio_migration.runtime.trial import Setup, Trial, promise
+from vfio_migration.runtime.trial_guest import GUEST_AT, GUEST_SIZE
+from vfio_migration.runtime.trial_steps import (
+    as_new,
+    at_each_state,
+    go_on_alike,
+    leave,
+    resumed,
+    whole_life,
+)
+from vfio_migration.runtime.trial_streams import (
+    check_bad_streams,
+    check_ends_of_stream,
+    check_migration,
+    check_sessions_do_not_mix,
+    check_strangers,
+)
+
+Check = Callable[[Setup], None]
+
+_PAGE = 4096
+_HOOKS = ("quiesce", "stop", "resume", "start")
+
+
+def check_every_arc(setup: Setup) -> None:
+    """D1, S5: each arc can be taken, streams are where the table says, the device goes on after."""
+    for arc in setup.machine.arcs:
+        with setup.trial() as trial, setup.trial() as twin:
+            trial.drive()
+            twin.drive()
+            leave(trial, arc)
+            try:
+                trial.ask(arc.to)
+                trial.idle()
+                if setup.transfer(arc.to) == "write" or setup.transfer(arc.from_) == "write":
+                    continue
+                trial.ask(setup.spec.initial)
+            except RequestFailed as failure:
+                promise("D9", False, f"{failure.arc} fails: {failure.__cause__!r}")
+            go_on_alike(trial, twin, f"after {arc}, the device and one that stayed behind")
+
+
+def check_gates(setup: Setup) -> None:
+    """D3, D4, D5: nothing is started or changed in a state that does not permit it."""
+    for trial in at_each_state(setup, 8):
+        trial.idle()
+        trial.poke()
+        trial.idle()
+
+
+def check_refusals(setup: Setup) -> None:
+    """D8: a refused request changes nothing."""
+    for trial in at_each_state(setup):
+        for target in range(-1, 2 + max(row.value for row in setup.spec.states)):
+            here, seen = trial.engine.situation, trial.observe()
+            if setup.machine.route(here.state, target).refused is not None:
+                with contextlib.suppress(RequestRefused):
+                    trial.engine.set_state(target)
+                same = trial.engine.situation == here and trial.observe() == seen
+                promise("D8", same, f"a refused request for {target} changed {trial.where}")
+                trial.coherent()
+
+
+def check_reset(setup: Setup) -> None:
+    """D9, D12: a reset leads from everywhere to a device like a new one."""
+    for trial in at_each_state(setup):
+        transfer = setup.transfer(trial.engine.state)
+        if transfer == "read":
+            trial.read(100)
+        elif transfer == "write":
+            good = setup.good_stream()
+            trial.write_all(good[: len(good) // 2])
+        where = trial.where
+        try:
+            trial.engine.reset()
+        except ResetFailed as error:
+            promise("D9", False, f"reset in {where}: {error.__cause__!r}")
+        as_new(trial, f"a reset in {where}")
+
+
+def check_disconnect(setup: Setup) -> None:
+    """D9: a client that goes away leaves the device as it was, and nothing of its own behind."""
+    for trial in at_each_state(setup):
+        state, transfer = trial.engine.state, setup.transfer(trial.engine.state)
+        where = trial.where
+        good = setup.good_stream()
+        stream = trial.read(100) if transfer == "read" else b""
+        if transfer == "write":
+            trial.write_all(good[: len(good) // 2])
+        seen = trial.observe()
+        trial.engine.disconnect()
+        promise("D9", not trial.device.memory.maps, f"disconnect in {where}: maps are kept")
+        armed = any(trial.device.interrupts.armed(index) for index in range(5))
+        promise("D9", not armed, f"disconnect in {where}: interrupt descriptors are kept")
+        promise("D9", trial.engine.state == state, f"disconnect in {where} moved the device")
+        promise("D9", trial.observe() == seen, f"disconnect in {where} changed the device")
+        trial.coherent("after a disconnect")
+        trial.guest.hang_up()
+        trial.guest.connect(trial.device)
+        try:
+            if transfer == "write":
+                trial.write_all(good[len(good) // 2 :])
+                trial.ask(setup.quiet())
+            elif transfer == "read":
+                trial.ask(setup.ends("final")[0])
+                stream += trial.read_all()
+                resumed(setup, stream).close()
+            trial.ask(setup.spec.initial)
+        except RequestFailed as failure:
+            promise("D9", False, f"after a disconnect in {where}: {failure.__cause__!r}")
+
+
+def check_two_lives(setup: Setup) -> None:
+    """D12: a second life cycle is as the first, the refusal of bad streams included."""
+    with setup.trial() as trial:
+        lives = [whole_life(trial) for _ in range(3)]
+        for name in lives[1]:
+            same = lives[1][name] == lives[2].get(name)
+            promise("D12", same, f"{name}: {lives[1][name]}, then {lives[2].get(name)}")
+        trial.reach(setup.writing()[0])
+        trial.write_all(setup.good_stream()[:-1])
+        try:
+            trial.engine.set_state(setup.spec.initial)
+        except RequestFailed:
+            trial.engine.reset()
+        else:
+            promise("D12", False, "a second life takes a stream that is cut off")
+        as_new(trial, "two life cycles")
+
+
+def check_failing_hooks(setup: Setup) -> None:
+    """D6, D11: an arc that fails leaves the device as it was, or for good in the state for that.
+
+    Only hooks of the kit can be made to fail; another device is tried as far as it fails by itself.
+    """
+    for arc in setup.machine.arcs:
+        for hook in _HOOKS:
+            for for_good in (False, True):
+                with setup.trial() as trial:
+                    if hasattr(trial.device, hook):
+                        _fail_once(trial, arc, hook, for_good)
+
+
+def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
+    trial.drive()
+    leave(trial, arc)
+    before, seen = trial.engine.situation, trial.observe()
+    real, calls = getattr(trial.device, hook), 0
+
+    def fail() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ArcError("made to fail", for_good=for_good)
+        real()
+
+    setattr(trial.device, hook, fail)
+    try:
+        trial.engine.set_state(arc.to)
+    except RequestFailed:
+        pass
+    else:
+        return  # this arc does not call this hook
+    setattr(trial.device, hook, real)
+    what = f"{arc}, where {hook} fails"
+    if for_good:
+        lost = trial.spec.event("arc_failed_for_good").to
+        promise("D6", trial.engine.state == lost, f"{what}: the device is in {trial.engine.state}")
+        trial.idle()
+        trial.poke()
+        trial.engine.reset()
+        as_new(trial, f"a reset after {what}")
+        return
+    promise("D11", trial.engine.situation == before, f"{what}: {trial.engine.situation}")
+    promise("D11", trial.observe() == seen, f"{what}: the device has changed")
+    trial.coherent(f"after {what}")
+    trial.idle()
+    try:
+        trial.ask(arc.to)
+        trial.ask(trial.spec.initial)
+    except RequestFailed as failure:
+        promise("D11", False, f"{what}: then {failure.arc} fails: {failure.__cause__!r}")
+
+
+def check_dma_log(setup: Setup) -> None:
+    """S6: every page that the device wrote is reported, whatever the size of pages asked for."""
+    whole = GUEST_SIZE
+    with setup.trial() as trial:
+        # How large a tracking page is, a page of the report, and the range of one report.
+        for tracked, page, step in (
+            (_PAGE, _PAGE, whole),
+            (_PAGE, 4 * _PAGE, whole),
+            (16 * _PAGE, _PAGE, 3 * _PAGE),
+            (16 * _PAGE, 64 * _PAGE, whole),
+        ):
+            log = trial.device.memory.log
+            log.start(tracked)
+            before = bytes(trial.guest.memory.view)
+            trial.drive(20)
+            trial.settle(1.0)
+            after = trial.guest.memory.view
+            for begin in range(0, whole, step):
+                size = min(step, whole - begin)
+                bitmap = log.report(GUEST_AT + begin, size, page)
+                for number in range(-(-size // page)):
+                    first = begin + number * page
+                    at = slice(first, min(first + page, begin + size))
+                    told = bitmap[number // 8] >> (number % 8) & 1
+                    unlike = before[at] != after[at]
+                    promise("S6", told or not unlike, f"{first:#x} was written, and not reported")
+            log.stop()
+
+
+CHECKS: tuple[Check, ...] = (
+    check_every_arc,
+    check_gates,
+    check_refusals,
+    check_migration,
+    check_ends_of_stream,
+    check_bad_streams,
+    check_strangers,
+    check_reset,
+    check_disconnect,
+    check_two_lives,
+    check_sessions_do_not_mix,
+    check_failing_hooks,
+    check_dma_log,
+)
+"""All of them."""

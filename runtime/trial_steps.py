@@ -1,0 +1,87 @@
+"""What checks of a device have in common: ways to go about the table, and comparisons."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from vfio_migration.model import Arc
+from vfio_migration.runtime.errors import RequestFailed, RequestRefused
+from vfio_migration.runtime.trial import Setup, Trial, promise
+
+
+def at_each_state(setup: Setup, seeds: int = 1) -> Iterator[Trial]:
+    """Yield driven devices in each state, with work begun where that can be."""
+    for state, seed in itertools.product(setup.states(lambda _: True), range(seeds)):
+        with setup.trial(seed=seed) as trial:
+            trial.drive()
+            # Not waited for: what it started is still to be done when the device is stopped.
+            setup.drive(trial.device, trial.guest, trial.rng)
+            trial.reach(state)
+            yield trial
+
+
+def leave(trial: Trial, arc: Arc) -> None:
+    """Bring a device to where an arc begins, and what it needs to be taken."""
+    trial.reach(arc.from_)
+    if trial.setup.transfer(arc.from_) == "write":
+        whole = trial.write_all(trial.setup.good_stream())
+        promise("S1", whole, "a whole stream of such a device was refused while it was written")
+
+
+def resumed(setup: Setup, stream: bytes, pieces: tuple[int, ...] = (1 << 16,)) -> Trial:
+    """Return a device that has taken a stream over and stands still."""
+    made = Trial(setup, 5)
+    made.drive()
+    made.reach(setup.writing()[0])
+    made.write_all(stream, pieces)
+    made.ask(setup.quiet())
+    return made
+
+
+def whole_life(trial: Trial) -> dict[str, object]:
+    """Take a device through every settable state and back, and return what could be seen."""
+    seen: dict[str, object] = {}
+    for state in trial.setup.states(lambda _: True):
+        try:
+            trial.ask(state)
+            if trial.setup.transfer(state) == "write":
+                seen[f"{state} wrote"] = trial.write_all(trial.setup.good_stream())
+            elif trial.setup.transfer(state) == "read":
+                seen[f"{state} read"] = len(trial.read_all())
+        except RequestRefused as refusal:
+            seen[state] = refusal.errno
+        except RequestFailed as failure:
+            seen[state] = f"{failure.errno} in {failure.situation.state}"
+    trial.ask(trial.spec.initial)
+    return seen
+
+
+def go_on_alike(one: Trial, other: Trial, who: str) -> None:
+    """Do the same to two devices, and hold what can be seen of them side by side."""
+    now = max(one.clock.now, other.clock.now) + 1
+    for trial in (one, other):
+        trial.rng = random.Random(99)
+        trial.clock.now = now
+        trial.guest.serve_line(trial.device)
+        trial.settle(1.0)
+        trial.drive(2)
+    left, right = one.observe(), other.observe()
+    differ = [name for name in left if left[name] != right.get(name)]
+    promise("S5", not differ, f"{', '.join(differ)}: {who} go on unlike")
+
+
+def as_new(trial: Trial, when: str) -> None:
+    """Hold a device that was reset against one that was just made."""
+    trial.coherent(when)
+    with trial.setup.trial() as fresh:
+        seen, new = trial.observe(), fresh.observe()
+        differ = [name for name in new if seen.get(name) != new[name]]
+        promise("D12", not differ, f"after {when}, {', '.join(differ)}: not as in a new device")
+        # Acting alike: whatever it remembers in secret shows.
+        go_on_alike(trial, fresh, f"a device after {when}, and a new one")
+        lives = [whole_life(one) for one in (trial, fresh)]
+        for name in lives[1]:
+            same = lives[0].get(name) == lives[1][name]
+            promise("D12", same, f"after {when}, {name}: {lives[0].get(name)}, {lives[1][name]}")

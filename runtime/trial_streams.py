@@ -1,0 +1,174 @@
+"""Checks of the streams of a device: the promises of S, and those of D that streams have part in.
+
+As all checks they walk the table, and raise `BrokenPromise`.
+"""
+
+from __future__ import annotations
+
+import random
+
+from vfio_migration.runtime.errors import RequestFailed
+from vfio_migration.runtime.trial import Setup, Trial, is_errno, promise
+from vfio_migration.runtime.trial_steps import as_new, go_on_alike, resumed
+
+
+def check_migration(setup: Setup) -> None:
+    """S1, S2, S5: what arrives is the whole state, however cut; the source is unharmed."""
+    pieces = ((1,), (7, 64), (1 << 20,))
+    growing = [*setup.ends("temporary"), None]
+    for number, begin in enumerate(growing):
+        for final in setup.ends("final"):
+            with setup.trial(seed=number) as source:
+                source.drive(3)
+                stream = b""
+                if begin is not None:
+                    source.reach(begin)
+                    for size in (1 << 16, 5, 1 << 16):
+                        stream += source.read(size)
+                        source.drive()
+                    stream += source.read(100)
+                _follow(source, final)
+                seen = source.observe()
+                stream += source.read_all(4093)
+                more = b"".join(source.read(100) for _ in range(3))
+                promise("S3", not more, "there is more after the end of the stream")
+                promise("D5", source.observe() == seen, "streaming changed the device")
+                _arrives(setup, source, stream, pieces[number % len(pieces)])
+
+
+def _follow(source: Trial, final: str) -> None:
+    """Go on to the final end of stream, by arcs that keep the session."""
+    source.settle(0.0)
+    source.ask(final)
+
+
+def _arrives(setup: Setup, source: Trial, stream: bytes, pieces: tuple[int, ...]) -> None:
+    seen = source.observe()
+    try:
+        target = resumed(setup, stream, pieces)
+    except RequestFailed as failure:
+        promise("S1", False, f"a whole stream is refused: {failure.__cause__!r}")
+        return
+    try:
+        now = target.observe()
+        differ = [name for name in seen if seen[name] != now.get(name)]
+        promise("S1", not differ, f"{', '.join(differ)}: not what the source had")
+        again = source.snapshot()
+        promise("S1", target.snapshot() == again, "the state is not what the source had")
+        promise("S1", source.snapshot() == again, "saving a state twice gives two states")
+        # Both go on alike: nothing of the state was only in the source's memory of it.
+        for trial in (source, target):
+            trial.ask(setup.spec.initial)
+        go_on_alike(source, target, "source and destination")
+    finally:
+        target.close()
+
+
+def check_ends_of_stream(setup: Setup) -> None:
+    """S3: an end of stream that can pass is told apart from the last; initial bytes only fall."""
+    for state in setup.ends("temporary"):
+        with setup.trial() as trial:
+            trial.drive(2)
+            trial.reach(state)
+            left = trial.device.precopy_info().initial
+            for size in (1, 4096, 1 << 20, 1 << 20):
+                data = trial.read(size)
+                info = trial.device.precopy_info()
+                promise("S3", info.initial <= left, f"initial bytes rose to {info.initial}")
+                left = info.initial
+                short = len(data) < size
+                left_over = info.initial + info.dirty
+                promise(
+                    "S3", not (short and left_over), f"a short read; {left_over} bytes are left"
+                )
+                if info.initial + info.dirty == 0:
+                    promise("S3", not trial.read(1), "nothing is left, and something is read")
+                if not short:
+                    trial.drive()
+
+
+def check_bad_streams(setup: Setup) -> None:
+    """S4: what is cut off, damaged or too long never leads to a running device."""
+    good = setup.good_stream()
+    cuts = sorted({0, 1, len(good) // 3, len(good) // 2, len(good) - 33, len(good) - 1})
+    for cut in cuts:
+        if 0 <= cut < len(good):
+            _refused(setup, good[:cut], f"{cut} of {len(good)} bytes", rest=good[cut:])
+    rng = random.Random(11)
+    places = {*range(min(len(good), 40)), *range(max(0, len(good) - 60), len(good))}
+    places |= {rng.randrange(len(good)) for _ in range(40)}
+    for place in sorted(places):
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.randrange(8)
+        _refused(setup, bytes(bad), f"byte {place} damaged")
+    half = len(good) // 2
+    _refused(setup, good[:half] + good[half + 1 :], "a byte left out")
+    _refused(setup, good[:half] + b"\0" + good[half:], "a byte put in")
+    _refused(setup, good + b"\0", "a byte too many")
+    _refused(setup, bytes(len(good)), "zeroes")
+
+
+def _refused(setup: Setup, stream: bytes, what: str, rest: bytes | None = None) -> None:
+    with setup.trial(seed=3) as trial:
+        trial.drive()
+        judge = setup.writing()[0]
+        trial.reach(judge)
+        trial.write_all(stream)
+        situation = trial.engine.situation
+        try:
+            trial.engine.set_state(setup.spec.initial)
+        except RequestFailed as failure:
+            promise("S4", is_errno(failure), f"{what}: refused with errno {failure.errno}")
+        else:
+            promise("S4", False, f"{what}: the device runs on it")
+        now = trial.engine.situation
+        lost = setup.spec.event("arc_failed_for_good").to
+        back = now == situation
+        promise("D11", back or now.state == lost, f"{what}: left the device in {now}")
+        trial.idle()
+        if back:
+            trial.coherent(f"after {what}")
+        if back and rest is not None:
+            promise("D11", trial.write_all(rest), f"{what}: the rest is refused")
+            try:
+                trial.engine.set_state(setup.spec.initial)
+            except RequestFailed as failure:
+                promise("D11", False, f"{what}: refused with the rest too: {failure.__cause__!r}")
+            return
+        trial.engine.reset()
+        as_new(trial, f"a reset after {what}")
+
+
+def check_strangers(setup: Setup) -> None:
+    """S4: the stream of another kind of device is refused."""
+    from vfio_migration.runtime.kit import Identity, PciDevice
+
+    class Stranger(PciDevice):
+        name = "stranger"
+        identity = Identity(vendor=0xFFFE, device=0xFFFE)
+
+    other = Setup(Stranger, setup.spec, setup.flags)
+    _refused(setup, other.good_stream(), "the stream of a stranger")
+
+
+def check_sessions_do_not_mix(setup: Setup) -> None:
+    """D2: what was read or written of a session that was given up does not reach the next."""
+    good = setup.good_stream()
+    quiet, writing = setup.quiet(), setup.writing()[0]
+    for state in (*setup.ends("temporary"), *setup.ends("final")):
+        with setup.trial() as trial:
+            trial.drive(2)
+            trial.reach(state)
+            trial.read(60)
+            trial.ask(quiet)
+            _arrives(setup, trial, trial.snapshot(), (1 << 16,))
+    with setup.trial() as trial:
+        trial.reach(writing)
+        trial.write_all(good[: len(good) // 2])
+        trial.engine.reset()
+        trial.reach(writing)
+        trial.write_all(good)
+        try:
+            trial.ask(quiet)
+        except RequestFailed as failure:
+            promise("D2", False, f"half a stream before a reset is in the way: {failure.__cause__}")

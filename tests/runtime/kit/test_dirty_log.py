@@ -1,0 +1,132 @@
+"""DMA logging against a simple second opinion: a set of addresses."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfio_migration.runtime.dirty_log import MAX_BITMAP, DirtyLog
+from vfio_migration.runtime.served import ServedError
+
+SPACE = 1 << 19
+BASE = 0xFFFF_FFFF_FFF0_0000  # near the end of all addresses, where sums go wrong
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, SPACE - 1), st.integers(1, 9000)),
+        st.tuples(st.just("report"), st.integers(0, SPACE - 1), st.integers(1, SPACE)),
+    ),
+    max_size=25,
+)
+
+
+def bits(bitmap: bytes, count: int) -> list[int]:
+    words = struct.unpack(f"={len(bitmap) // 8}Q", bitmap)
+    return [words[number // 64] >> (number % 64) & 1 for number in range(count)]
+
+
+@pytest.mark.parametrize("base", [0, BASE])
+@given(steps=steps, tracked=st.sampled_from([12, 13, 16]), asked=st.sampled_from([8, 12, 14, 17]))
+def test_it_never_reports_too_little(
+    base: int, steps: list[tuple[str, int, int]], tracked: int, asked: int
+) -> None:
+    log = DirtyLog()
+    assert log.start(1 << tracked) == 1 << tracked
+    unreported: set[int] = set()  # in units of 256 bytes, which divide all page sizes
+    marked: set[int] = set()  # what may be reported at most: whole tracking pages
+    for what, at, size in steps:
+        size = min(size, SPACE - at)
+        if what == "write":
+            log.wrote(base + at, size)
+            unreported |= set(range(at >> 8, ((at + size - 1) >> 8) + 1))
+            marked |= set(range(at >> tracked, ((at + size - 1) >> tracked) + 1))
+            continue
+        at &= ~0xFF  # a report begins where units do; any page boundary would be one
+        page = 1 << asked
+        count = -(-size // page)
+        bitmap = log.report(base + at, size, page)
+        assert len(bitmap) == 8 * -(-count // 64)
+        told = bits(bitmap, len(bitmap) * 8)
+        assert not any(told[count:]), "bits outside of the range are zero"
+        for unit in list(unreported):
+            if at <= unit << 8 < at + size:
+                assert told[((unit << 8) - at) // page]
+                unreported.discard(unit)
+        for number in range(count):
+            first, last = at + number * page, min(at + (number + 1) * page, at + size) - 1
+            if told[number]:
+                pages = set(range(first >> tracked, (last >> tracked) + 1))
+                assert pages & marked
+        first, last = at >> tracked, (at + size) >> tracked
+        covered = {p for p in marked if at <= p << tracked and (p + 1) << tracked <= at + size}
+        marked -= covered
+        assert first <= last
+
+
+def test_a_page_reported_in_part_is_not_forgotten() -> None:
+    log = DirtyLog()
+    log.start(1 << 16)
+    log.wrote(0x1F000, 1)
+    assert not any(log.report(0x0, 0x10000, 4096))
+    assert any(log.report(0x10000, 0x8000, 4096)), "too much may be told"
+    assert any(log.report(0x18000, 0x8000, 4096))
+    assert any(log.report(0x10000, 0x10000, 4096))
+    assert not any(log.report(0x10000, 0x10000, 4096))
+
+
+def test_only_ranges_asked_for_are_logged() -> None:
+    log = DirtyLog()
+    log.start(4096, [(0x1000, 0x1000), (0x8000, 0x2000)])
+    log.wrote(0, 0x10000)
+    assert bits(log.report(0, 0x10000, 4096), 16) == [0, 1, 0, 0, 0, 0, 0, 0, 1, 1] + [0] * 6
+
+
+@pytest.mark.parametrize(("hint", "taken"), [(1, 4096), (4096, 4096), (1 << 40, 1 << 30)])
+def test_the_page_size_is_a_hint(hint: int, taken: int) -> None:
+    assert DirtyLog().start(hint) == taken
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    log = DirtyLog()
+    cases = [
+        (lambda: log.report(0, 4096, 4096), "logging_off"),
+        (lambda: log.start(0), "argument_invalid"),
+        (lambda: log.start(4097), "argument_invalid"),
+        (lambda: log.start(4096, [(0, 0)]), "argument_invalid"),
+        (lambda: log.start(4096, [(1, (1 << 64) - 0)]), "argument_invalid"),
+    ]
+    for act, occasion in cases:
+        with pytest.raises(ServedError) as refusal:
+            act()
+        assert refusal.value.occasion == occasion
+        assert not log.on
+    log.start(4096)
+    cases = [
+        (lambda: log.start(4096), "logging_on"),
+        (lambda: log.report(0, 0, 4096), "argument_invalid"),
+        (lambda: log.report(0, 4096, 3), "argument_invalid"),
+        (lambda: log.report(1, 1 << 64, 1 << 62), "argument_invalid"),
+        (lambda: log.report(0, MAX_BITMAP * 8 * 4096 + 1, 4096), "over_bound"),
+        (lambda: log.report(0, 1 << 64, 1), "over_bound"),
+    ]
+    for act, occasion in cases:
+        with pytest.raises(ServedError) as refusal:
+            act()
+        assert refusal.value.occasion == occasion
+    log.wrote(0, 4096)
+    log.stop()
+    log.stop()
+    log.start(4096)
+    assert not any(log.report(0, 4096, 4096)), "a new start begins anew"
+
+
+def test_reports_of_much_memory_are_quick() -> None:
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(0, 1 << 34)
+    bitmap = log.report(0, 1 << 34, 4096)
+    assert bitmap == b"\xff" * len(bitmap)
+    assert not any(log.report(0, 1 << 34, 4096))

@@ -1,0 +1,206 @@
+"""Interrupts: the line, messages, masks, pending ones, hostile descriptors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from vfio_migration.runtime import irq
+from vfio_migration.runtime.irq import (
+    ACTION_MASK,
+    ACTION_TRIGGER,
+    ACTION_UNMASK,
+    DATA_BOOL,
+    DATA_EVENTFD,
+    DATA_NONE,
+    INTX,
+    MSI,
+    MSIX,
+    Interrupts,
+)
+from vfio_migration.runtime.served import ServedError
+
+
+@pytest.fixture
+def events() -> Iterator[list[int]]:
+    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(4)]
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+def came(fd: int) -> int:
+    try:
+        return os.eventfd_read(fd)
+    except BlockingIOError:
+        return 0
+
+
+def test_messages_go_to_their_descriptor(events: list[int]) -> None:
+    all_ = Interrupts(msi=2, msix=3)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSIX, 1, 2, fds=events[:2])
+    all_.trigger(MSIX, 1)
+    all_.trigger(MSIX, 2)
+    all_.trigger(MSIX, 2)
+    assert [came(fd) for fd in events] == [1, 2, 0, 0]
+    with pytest.raises(IndexError):
+        all_.trigger(MSIX, 3)
+    all_.drop()
+
+
+def test_what_has_no_descriptor_is_pending(events: list[int]) -> None:
+    all_ = Interrupts(msi=2)
+    all_.trigger(MSI, 1)
+    assert all_.pending(MSI) == (1,)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=events[:1])
+    assert all_.pending(MSI) == (1,), "fewer descriptors than interrupts: the rest comes later"
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 1, 1, fds=events[1:2])
+    assert (came(events[0]), came(events[1]), all_.pending(MSI)) == (0, 1, ())
+    all_.drop()
+
+
+def test_what_is_not_permitted_is_pending(events: list[int]) -> None:
+    may = False
+    all_ = Interrupts(intx=True, msi=1, gate=lambda: may)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=events[:1])
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, INTX, 0, 1, fds=events[1:2])
+    all_.trigger(MSI)
+    all_.raise_line()
+    assert (came(events[0]), came(events[1])) == (0, 0)
+    may = True
+    all_.flush()
+    assert (came(events[0]), came(events[1])) == (1, 1)
+    all_.drop()
+
+
+def test_the_line_masks_itself_and_tells_again_while_it_is_up(events: list[int]) -> None:
+    all_ = Interrupts(intx=True)
+    all_.raise_line()
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, INTX, 0, 1, fds=events[:1])
+    assert came(events[0]) == 1, "it was up before anybody listened"
+    all_.raise_line()
+    assert (came(events[0]), all_.masked) == (0, True)
+    all_.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+    assert came(events[0]) == 1
+    all_.lower_line()
+    all_.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+    assert (came(events[0]), all_.masked) == (0, False)
+    all_.set(DATA_BOOL | ACTION_MASK, INTX, 0, 1, bools=b"\0")
+    assert not all_.masked
+    all_.set(DATA_BOOL | ACTION_MASK, INTX, 0, 1, bools=b"\1")
+    all_.raise_line()
+    assert came(events[0]) == 0
+    all_.drop()
+
+
+def test_masking_is_told(events: list[int]) -> None:
+    all_ = Interrupts(intx=True)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_MASK, 1), (ACTION_UNMASK, 2)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    all_.raise_line()
+    assert [came(fd) for fd in events[:3]] == [1, 1, 0]
+    all_.lower_line()
+    all_.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+    assert [came(fd) for fd in events[:3]] == [0, 0, 1]
+    all_.drop()
+
+
+def test_a_client_can_try_its_descriptors(events: list[int]) -> None:
+    all_ = Interrupts(msi=2, gate=lambda: False)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=events[:2])
+    all_.set(DATA_BOOL | ACTION_TRIGGER, MSI, 0, 2, bools=b"\0\1")
+    assert [came(fd) for fd in events[:2]] == [0, 1]
+    all_.set(DATA_NONE | ACTION_TRIGGER, MSI, 0, 2)
+    assert [came(fd) for fd in events[:2]] == [1, 1]
+    all_.drop()
+
+
+def test_descriptors_are_taken_back(events: list[int]) -> None:
+    all_ = Interrupts(msi=2)
+    give = DATA_EVENTFD | ACTION_TRIGGER
+    all_.set(give, MSI, 0, 2, fds=events[:2])
+    all_.set(give, MSI, 0, 1)
+    all_.trigger(MSI, 0)
+    all_.trigger(MSI, 1)
+    assert [came(fd) for fd in events[:2]] == [0, 1]
+    all_.set(DATA_NONE | ACTION_TRIGGER, MSI, 0, 0)
+    assert not all_.armed(MSI)
+    all_.set(DATA_NONE | ACTION_TRIGGER, MSIX, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "index", "start", "count", "more"),
+    [
+        (0, MSI, 0, 1, {}),
+        (DATA_NONE, MSI, 0, 1, {}),
+        (ACTION_TRIGGER, MSI, 0, 1, {}),
+        (DATA_NONE | DATA_BOOL | ACTION_TRIGGER, MSI, 0, 1, {}),
+        (DATA_NONE | ACTION_MASK | ACTION_TRIGGER, INTX, 0, 1, {}),
+        (DATA_NONE | ACTION_TRIGGER | 64, MSI, 0, 1, {}),
+        (DATA_NONE | ACTION_TRIGGER, 5, 0, 1, {}),
+        (DATA_NONE | ACTION_TRIGGER, -1, 0, 1, {}),
+        (DATA_NONE | ACTION_TRIGGER, MSI, 1, 2, {}),
+        (DATA_NONE | ACTION_TRIGGER, MSI, 1, 0, {}),
+        (DATA_NONE | ACTION_TRIGGER, MSI, 0xFFFFFFFF, 0xFFFFFFFF, {}),
+        (DATA_NONE | ACTION_MASK, MSI, 0, 1, {}),
+        (DATA_BOOL | ACTION_TRIGGER, MSI, 0, 2, {"bools": b"\1"}),
+        (DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, {"fds": [0, 1]}),
+        (DATA_EVENTFD | ACTION_MASK, INTX, 0, 0, {}),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    flags: int, index: int, start: int, count: int, more: dict[str, object]
+) -> None:
+    all_ = Interrupts(intx=True, msi=2)
+    with pytest.raises(ServedError) as refusal:
+        all_.set(flags, index, start, count, **more)  # type: ignore[arg-type]
+    assert refusal.value.occasion == "argument_invalid"
+
+
+def test_only_event_descriptors_are_taken(events: list[int]) -> None:
+    all_ = Interrupts(msi=2)
+    end, other = os.pipe()
+    before = len(os.listdir("/proc/self/fd"))
+    for bad in (end, other, 9999):
+        with pytest.raises(ServedError):
+            all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=[events[0], bad])
+    assert not all_.armed(MSI)
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(end)
+    os.close(other)
+
+
+def test_a_full_counter_does_not_block() -> None:
+    fd = os.eventfd(0)
+    os.eventfd_write(fd, 0xFFFFFFFFFFFFFFFE)
+    all_ = Interrupts(msi=1)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=[fd])
+    all_.trigger(MSI)
+    assert all_.sent == 0
+    all_.drop()
+    os.close(fd)
+
+
+def test_the_state_of_another_device_is_taken_over(events: list[int]) -> None:
+    all_ = Interrupts(intx=True, msi=2)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=events[:2])
+    for bad in ([(9, 0)], [(MSI, 2)], [(MSIX, 0)]):
+        with pytest.raises(ValueError, match="no interrupt"):
+            all_.restore(True, bad)
+        assert (all_.line, all_.pending(MSI)) == (False, ())
+    all_.restore(True, [(MSI, 1)])
+    assert (all_.line, all_.pending(MSI)) == (True, (1,))
+    all_.forget()
+    assert (all_.line, all_.pending(MSI)) == (False, ())
+    all_.drop()
+
+
+def test_what_kinds_there_are() -> None:
+    all_ = Interrupts(intx=True, msi=4, err=True)
+    assert [all_.count(index) for index in range(irq.INDEXES)] == [1, 4, 0, 1, 0]
+    assert all_.flags(INTX) == 7
+    assert all_.flags(MSI) == 9
+    with pytest.raises(ServedError):
+        all_.flags(5)

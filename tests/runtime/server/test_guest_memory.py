@@ -1,0 +1,193 @@
+"""Memory of the guest: maps, DMA by descriptor and by message, DMA logging."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+import time
+
+import pytest
+import raw_client as raw
+from edu_client import (
+    BUFFER,
+    dma,
+    dma_done,
+    until,
+)
+from raw_client import GET, SET, Client, Refused
+
+from vfio_migration.runtime.devices import Edu
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_dma_reaches_memory_by_descriptor_and_by_message(serve, shared) -> None:
+    served = serve(Edu(dma_seconds=0))
+    with served.client() as client:
+        memory = os.memfd_create("guest")
+        os.ftruncate(memory, 1 << 16)
+        client.memory = bytearray(1 << 16)
+        client.dma_map(0, 1 << 16, fd=memory if shared else None)
+        what = os.urandom(4096)
+        client.write(0, BUFFER, what)
+        dma(client, BUFFER, 0x2000, 4096, from_device=True)
+        until(lambda: dma_done(client))
+        seen = os.pread(memory, 4096, 0x2000) if shared else bytes(client.memory[0x2000:0x3000])
+        assert seen == what
+        client.write(0, BUFFER, bytes(4096))
+        dma(client, 0x2001, BUFFER + 3, 1001, from_device=False)
+        until(lambda: dma_done(client))
+        assert client.read(0, BUFFER + 3, 1001) == what[1 : 1 + 1001]
+        assert bool(client.dma_commands) != shared
+        os.close(memory)
+
+
+def test_a_client_that_takes_little_at_a_time_gets_little(serve) -> None:
+    served = serve(Edu(dma_seconds=0))
+    with served.client(capabilities={"max_data_xfer_size": 1000}) as client:
+        client.memory = bytearray(1 << 16)
+        client.dma_map(0, 1 << 16)
+        what = os.urandom(4096)
+        for at in range(0, 4096, 1024):
+            client.write(0, BUFFER + at, what[at : at + 1024])
+        dma(client, BUFFER, 0, 4096, from_device=True)
+        until(lambda: dma_done(client))
+        assert client.memory[:4096] == what
+        assert [count for _, _, count in client.dma_commands] == [1000, 1000, 1000, 1000, 96]
+
+
+def test_commands_are_answered_while_memory_is_waited_for(serve) -> None:
+    """QEMU replies to DMA only after its processor has got what it waits for."""
+    served = serve(Edu(dma_seconds=0))
+    with served.client() as client:
+        client.memory = bytearray(b"guest" * 1000)
+        client.dma_map(0, 4096)
+        seen = []
+
+        def during() -> None:
+            seen.append(client.read(0, 0x00, 4))
+            seen.append(client.state)
+            client.write(0, 0x04, struct.pack("<I", 1))
+            seen.append(client.read(7, 0, 2))
+
+        client.during_dma = during
+        dma(client, 0, BUFFER, 100, from_device=False)
+        until(lambda: dma_done(client))
+        assert seen == [b"\xed\x00\x00\x01", 2, b"\x34\x12"]
+        assert client.read(0, BUFFER, 10) == b"guestguest"
+
+
+def test_what_moves_the_device_waits_until_the_transfer_is_over(serve) -> None:
+    served = serve(Edu(dma_seconds=0))
+    with served.client() as client:
+        client.memory = bytearray(b"guest" * 1000)
+        client.dma_map(0, 4096)
+        put_off = []
+
+        def during() -> None:
+            put_off.append(client.send(raw.FEATURE, struct.pack("=IIIi", 16, SET | 2, 1, -1)))
+            put_off.append(client.send(raw.REGION_READ, struct.pack("=QII", BUFFER, 0, 5)))
+
+        client.during_dma = during
+        dma(client, 0, BUFFER, 100, from_device=False)
+        until(lambda: dma_done(client))
+        client.reply(put_off[0])
+        # The transfer came first, as the client's commands did not.
+        assert client.reply(put_off[1])[16:] == b"guest"
+        assert client.state == 1
+
+
+def test_a_client_that_waits_for_what_cannot_be_done_is_not_kept_waiting(serve) -> None:
+    served = serve(Edu(dma_seconds=0), hurry=0.1)
+    with served.client() as client:
+        client.memory = bytearray(8192)
+        client.dma_map(0, 4096)
+        begun = []
+
+        def during() -> None:
+            begun.append(time.monotonic())
+            client.reset()
+            begun.append(time.monotonic())
+
+        client.during_dma = during
+        dma(client, 0, BUFFER, 100, from_device=False)
+        until(lambda: dma_done(client))
+        assert begun[1] - begun[0] < 3
+        assert client.state == 2
+
+
+def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve) -> None:
+    served = serve(Edu(dma_seconds=0))
+    client = served.client()
+    client.dma_map(0, 4096)
+    dma(client, 0, BUFFER, 100, from_device=False)
+    assert client.message()[1] == raw.DMA_READ
+    client.close()
+    with served.client() as client:
+        assert client.state == 2
+        assert client.read(0, 0, 4) == b"\xed\x00\x00\x01"
+
+
+def test_the_twin_socket_carries_the_servers_commands(serve) -> None:
+    served = serve(Edu(dma_seconds=0))
+    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    with served.client(capabilities=said) as client:
+        assert client.agreed["twin_socket"] == {"supported": True, "fd_index": 0}
+        [end] = client.fds
+        twin = Client(sock=socket.socket(fileno=os.dup(end)), version=False)
+        twin.memory = bytearray(b"twins" * 1000)
+
+        def answer() -> None:
+            ident, command, _, _, payload = twin.message()
+            twin.answer(ident, command, payload)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        client.dma_map(0, 4096)
+        dma(client, 0, BUFFER, 100, from_device=False)
+        until(lambda: dma_done(client))
+        thread.join()
+        assert client.read(0, BUFFER, 10) == b"twinstwins"
+        assert not client.dma_commands
+        twin.close()
+
+
+def test_written_pages_are_logged_and_reported(serve) -> None:
+    served = serve(Edu(dma_seconds=0))
+    with served.client() as client:
+        client.memory = bytearray(1 << 16)
+        client.dma_map(0, 1 << 16)
+        ask = struct.pack("=QQQ", 0, 1 << 16, 4096)
+        with pytest.raises(Refused):
+            client.feature(GET | 8, ask)
+        client.feature(SET | 6, struct.pack("=QIIQQ", 4096, 1, 0, 0, 1 << 16))
+        with pytest.raises(Refused):
+            client.feature(SET | 6, struct.pack("=QII", 4096, 0, 0))
+        dma(client, BUFFER, 0x3000, 1, from_device=True)
+        until(lambda: dma_done(client))
+        assert client.feature(GET | 8, ask) == ask + struct.pack("=Q", 1 << 3)
+        assert client.feature(GET | 8, ask) == ask + struct.pack("=Q", 0)
+        client.feature(SET | 7)
+        with pytest.raises(Refused):
+            client.feature(GET | 8, ask)
+
+
+def test_maps_that_make_no_sense_are_refused(serve) -> None:
+    with serve().client() as client:
+        client.dma_map(0, 8192)
+        for expected, act in (
+            (errno.EEXIST, lambda: client.dma_map(4096, 4096)),
+            (errno.EINVAL, lambda: client.dma_map(1 << 20, 0)),
+            (errno.EINVAL, lambda: client.dma_map((1 << 64) - 4096, 8192)),
+            (errno.EINVAL, lambda: client.dma_map(1 << 20, 4096, flags=0)),
+            (errno.EINVAL, lambda: client.dma_map(1 << 20, 4096, flags=7)),
+            (errno.ENOENT, lambda: client.dma_unmap(0, 4096)),
+            (errno.EINVAL, lambda: client.dma_unmap(0, 8192, 2)),
+        ):
+            with pytest.raises(Refused) as refused:
+                act()
+            assert refused.value.errno == expected
+        client.dma_unmap(0, 0, 2)
+        client.dma_map(0, 4096)
