@@ -328,20 +328,21 @@ def test_every_mutant_has_its_fate(survey: Survey):
     assert not survey.of("broken")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="7 edits wait for a promise: that only a disconnect drops what is the client's, and "
-    "that only a stream that is written is judged",
-)
 def test_nothing_survives(survey: Survey):
     assert [fate.sentence for fate in survey.of("survived")] == []
     assert survey.caught is True
 
 
-def test_what_only_loading_refuses_could_not_have_been_asked_about(survey: Survey):
-    by_load = [fate for fate in survey.of("killed") if fate.by == (LOAD,)]
-    assert len(by_load) <= 4
-    assert not any(can_be_loaded(m.spec) for m in ALL if m.id in {fate.id for fate in by_load})
+def test_what_only_loading_refuses_is_little_and_cannot_be_loaded(survey: Survey):
+    by_load = {fate.id: fate.kind for fate in survey.of("killed") if fate.by == (LOAD,)}
+    assert collections.Counter(by_load.values()) == {
+        "session-effect": 1,  # a move that arcs make and no row speaks of
+        "event-drops": 6,  # drops where nobody would read them
+        "judged": 1,  # judging where nothing is written
+        "stream-end": 2,  # two ends of one kind
+        "profile": 1,  # a profile without what is mandatory
+    }
+    assert not any(can_be_loaded(mutant.spec) for mutant in ALL if mutant.id in by_load)
 
 
 def test_the_page_is_up_to_date(survey: Survey):
