@@ -68,6 +68,11 @@ bench: setup ## benchmarks, with their figures
 	@$(BIN)/python -m pytest --no-header -s --override-ini addopts=--import-mode=importlib \
 		tests/benchmarks
 
+.PHONY: spin
+spin: setup ## the model checker spin checks the plans for groups (apt-get install spin gcc)
+	@$(BIN)/python -m pytest --quiet --no-header --override-ini addopts=--import-mode=importlib \
+		tests/benchmarks/test_groups.py $(ARGS)
+
 .PHONY: interop
 interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder keeps the messages
 	@qemu=$$(tests/interop/setup) && VFIO_MIGRATION_QEMU="$$qemu" \
@@ -83,6 +88,7 @@ format: setup ## put imports and layout right
 docs: setup ## write the generated files anew: diagrams, tables, README's outputs
 	@$(BIN)/python -m vfio_migration.diagrams.generate
 	@$(BIN)/python -m vfio_migration.verifier.findings
+	@$(BIN)/python tests/support/groups_page.py
 	@$(BIN)/python tests/repository/readme_outputs.py
 
 .PHONY: wheel

@@ -162,8 +162,9 @@ class PciDevice:
         """Start no DMA to other devices any more, and finish what is under way.
 
         This and the three below need not do anything: work put off with `later` waits by itself,
-        and DMA that is not permitted cannot be started. Each may raise `ArcError`. `quiesce` and
-        `resume` alternate, and so do `stop` and `start`, whatever happens to the device.
+        and DMA that is not permitted cannot be started. `quiesce` and `resume` alternate, and so do
+        `stop` and `start`, whatever happens to the device. Each may raise: an `ArcError` that is
+        not for good says that the device goes on as if it had not been called.
         """
 
     def resume(self) -> None:

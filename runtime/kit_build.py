@@ -89,8 +89,6 @@ def build(device: PciDevice) -> Built:
     """
     built = Built(_config(device))
     for number, bar in device.bars.items():
-        if built.regions[number].size:
-            raise ValueError(f"BAR {number}: two of that number")
         built.regions[number] = _bar(device, built, number, bar)
     if device.msix:
         # No page of the table is known to be clean: a client may write it in any state.
@@ -116,8 +114,6 @@ def _config(device: PciDevice) -> ConfigSpace:
     if device.express:
         config.add_express()
     if device.msix:
-        if device.msix_bar in device.bars:
-            raise ValueError(f"BAR {device.msix_bar}: is to hold the MSI-X table alone")
         config.add_bar(device.msix_bar, kit_state.msix_bar_size(device.msix))
         pending = kit_state.msix_pending(device.msix)
         config.add_msix(device.msix, device.msix_bar, 0, pending)

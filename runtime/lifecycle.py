@@ -218,15 +218,13 @@ class Lifecycle:
         try:
             for row in _HOOKS:
                 if row[0] in self._on and not self._spec.permits(to, row[0]):
-                    getattr(self._host, row[1])()
-                    self._on.discard(row[0])
+                    self._tell(row)
                     done.append(row)
             self.state = to
             self.timers.settle()
             for row in reversed(_HOOKS):
                 if row[0] not in self._on and self.may(row[0]):
-                    getattr(self._host, row[2])()
-                    self._on.add(row[0])
+                    self._tell(row)
                     done.append(row)
         except ArcError as error:
             if error.for_good or back_to is None:
@@ -240,14 +238,22 @@ class Lifecycle:
         self._host.interrupts.flush()
 
     def _undo(self, done: Sequence[tuple[str, str, str]]) -> None:
-        for activity, off, on in reversed(done):
-            if activity in self._on:
-                getattr(self._host, off)()
-                self._on.discard(activity)
-            else:
-                getattr(self._host, on)()
-                self._on.add(activity)
+        for row in reversed(done):
+            self._tell(row)
         self.timers.settle()
+
+    def _tell(self, row: tuple[str, str, str]) -> None:
+        """Call the hook whose turn it is. It has been told, unless it says that it is back."""
+        activity, off, on = row
+        turn = {activity}
+        try:
+            getattr(self._host, off if activity in self._on else on)()
+        except ArcError as error:
+            if not error.for_good:
+                turn = set()
+            raise
+        finally:
+            self._on ^= turn
 
     def _fail(self) -> None:
         """Nobody knows what the device is in the middle of: come to where the table says."""

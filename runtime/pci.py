@@ -70,6 +70,7 @@ class ConfigSpace:
         self._last_cap = 0
         self._next_cap = _FIRST_CAP
         self._caps: dict[int, int] = {}
+        self._bars: set[int] = set()
         self._put(0x00, "<HH", identity.vendor, identity.device)
         self._put(0x08, "<I", identity.class_code << 8 | identity.revision)
         self._put(0x2C, "<HH", identity.subsystem_vendor, identity.subsystem)
@@ -88,12 +89,17 @@ class ConfigSpace:
         """Add a BAR of memory; one of 64 bits takes the next number too.
 
         Raises:
-            ValueError: Its size is no power of two of at least 16, or it does not fit.
+            ValueError: Its size is no power of two of at least 16, it does not fit, or is
+                taken.
         """
         if size < 16 or size & (size - 1):
             raise ValueError(f"BAR {number}: size {size:#x} is no power of two of at least 16")
         if not 0 <= number < (5 if is64 else 6) or (not is64 and size > 1 << 31):
             raise ValueError(f"BAR {number}: does not fit")
+        taken = {number, number + 1} if is64 else {number}
+        if taken & self._bars:
+            raise ValueError(f"BAR {number}: there is one already")
+        self._bars |= taken
         at = BARS + 4 * number
         flags = (4 if is64 else 0) | (8 if prefetchable else 0)
         decoded = ~(size - 1) & (0xFFFFFFFFFFFFFFFF if is64 else 0xFFFFFFFF)

@@ -52,6 +52,11 @@ class Memory:
             raise
         self.view = memoryview(self._map)
 
+    def __del__(self) -> None:
+        # Set last: an object that could not be made has nothing to give back.
+        if hasattr(self, "view"):
+            self.close()
+
     def clear(self) -> None:
         """Make all of it zero, giving the memory back to the system."""
         # Zero pages again after the hole is punched, through every mapping of the file.

@@ -249,7 +249,7 @@ GROUP: tuple[Obligation, ...] = (
         "From every situation a plan can be left in, failed devices among them, recovery leads to "
         "all running; from there the save plan leads to all stopped and streaming, and gives up no "
         "session that it opened.",
-        f"{_GROUPS}; an arc that is asked for again and again is taken in the end or fails for good",
+        f"{_GROUPS}; an arc asked for again and again is taken in the end or fails for good",
         "quantified",
         "A manager that was killed half-way must never leave a group without a way on.",
         arrivals,
@@ -258,7 +258,7 @@ GROUP: tuple[Obligation, ...] = (
         "G6",
         "A destination is loaded whole or not at all: under a sound plan no device of it does "
         "anything before every other has taken its state over.",
-        _GROUPS,
+        f"{_GROUPS}; no arc fails for good",
         "symbolic",
         "As long as nothing at the destination has run, a refused stream leaves the source to go "
         "back to.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -162,12 +163,12 @@ def test_what_makes_no_sense_is_refused(
 def test_only_event_descriptors_are_taken(events: list[int]) -> None:
     all_ = Interrupts(msi=2)
     end, other = os.pipe()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for bad in (end, other, 9999):
         with pytest.raises(ServedError):
             all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=[events[0], bad])
     assert not all_.armed(MSI)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     os.close(end)
     os.close(other)
 
