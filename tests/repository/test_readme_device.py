@@ -1,0 +1,52 @@
+"""The device in README: it is served, and its tests pass."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from repository import ROOT
+
+SOURCE = re.search(r"```python\n(import struct\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+@pytest.fixture
+def counter(tmp_path):
+    assert SOURCE is not None
+    path = tmp_path / "counter.py"
+    path.write_text(SOURCE[1], "utf-8")
+    return path
+
+
+def test_it_is_short(counter):
+    lines = [line for line in counter.read_text("utf-8").splitlines() if line.strip()]
+    assert len(lines) <= 34
+
+
+def test_its_tests_pass(counter):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(counter)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=counter.parent,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+
+
+def test_it_is_served(counter):
+    server = subprocess.Popen([sys.executable, str(counter)], cwd=counter.parent)
+    try:
+        path = counter.parent / "counter.sock"
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
