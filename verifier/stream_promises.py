@@ -20,7 +20,7 @@ sessions, a page that is streamed, read and written, an end, an arc onward, and 
 
 
 def _about(
-    promise: Callable[[MigrationSystem], tuple[Bad, Bad]], lemmas: Sequence[str], witness: int
+    promise: Callable[[MigrationSystem], tuple[Bad, Bad]], lemmas: Sequence[str], run: Sequence[str]
 ) -> tuple[Callable[[Encoding], Iterable[Query]], Callable[[Encoding], Iterable[Query]]]:
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = MigrationSystem.of(encoding)
@@ -28,7 +28,9 @@ def _about(
         held = system.lemma(*lemmas)
         yield from system.inductive(held)
         yield from system.never("broken", bad, held)
-        yield system.happens("premise", premise, witness)
+        # The order of events is given: without it the solver looks through all of them.
+        order = [system.is_event(system.event(moment), name) for moment, name in enumerate(run)]
+        yield system.happens("premise", premise, len(run), *order)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = MigrationSystem.of(encoding)
@@ -121,9 +123,16 @@ _S1_QUERIES = _about(
         "final-is-sent",
         "copy-follows",
     ),
-    8,
+    (
+        *("source_arc", "stream_page", "read", "source_arc", "end_final"),
+        *("target_arc", "target_arc", "write"),
+    ),
 )
-_S4_QUERIES = _about(_s4, ("half-is-held",), 5)
+_S4_QUERIES = _about(
+    _s4,
+    ("half-is-held",),
+    ("source_arc", "stream_page", "read", "target_arc", "target_arc", "write", "damage"),
+)
 
 STREAM: tuple[Obligation, ...] = (
     Obligation(

@@ -1,0 +1,458 @@
+"""The kit as a device author meets it: declarations, hooks, gates, work put off, load and save."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_device import DELAY, JOB, Sample, drive_sample
+
+from vfio_migration.model import Spec, load
+from vfio_migration.runtime import ArcError, Engine, RequestFailed, RequestRefused, ResetFailed
+from vfio_migration.runtime.dma import NotPermitted
+from vfio_migration.runtime.irq import DATA_EVENTFD, INTX, MSI, MSIX
+from vfio_migration.runtime.kit import Bar, Identity, PciDevice
+from vfio_migration.runtime.served import ServedError
+from vfio_migration.runtime.stream import StreamRefused
+from vfio_migration.runtime.testing import (
+    Clock,
+    Setup,
+    Trial,
+    device_test_suite,
+    find_problems,
+    run_random_walks,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+class Counter(PciDevice):
+    """The device of the documentation."""
+
+    name = "counter"
+    identity = Identity(vendor=0x1234, device=0xC0DE)
+    bars = {0: Bar(4096)}  # noqa: RUF012
+    msi = 1
+
+    def reset_device(self) -> None:
+        self.count = 0
+
+    def bar_read(self, bar: int, offset: int, size: int) -> int:
+        return self.count
+
+    def bar_write(self, bar: int, offset: int, value: int, size: int) -> None:
+        self.count = value
+        self.interrupt()
+
+    def save(self) -> bytes:
+        return struct.pack("<Q", self.count)
+
+    def load(self, state: bytes, version: int) -> None:
+        (self.count,) = struct.unpack("<Q", state)
+
+
+TestCounter = device_test_suite(Counter, examples=10, steps=20)
+
+
+class Noting(Sample):
+    """Notes what it is told, and fails where it is told to."""
+
+    def __init__(self, **options: Any) -> None:
+        self.told: list[str] = []
+        self.script: dict[str, BaseException] = {}
+        super().__init__(**options)
+
+    def _note(self, hook: str) -> None:
+        self.told.append(hook)
+        if hook in self.script:
+            raise self.script.pop(hook)
+
+    def quiesce(self) -> None:
+        self._note("quiesce")
+
+    def resume(self) -> None:
+        self._note("resume")
+
+    def stop(self) -> None:
+        self._note("stop")
+
+    def start(self) -> None:
+        self._note("start")
+
+    def alternates(self) -> bool:
+        """Whether each pair of hooks took turns, the one that says "on" first."""
+        for on, off in (("start", "stop"), ("resume", "quiesce")):
+            turns = [hook for hook in self.told if hook in (on, off)]
+            if turns != [on, off] * (len(turns) // 2) + [on] * (len(turns) % 2):
+                return False
+        return True
+
+
+def engine(device: PciDevice) -> Engine:
+    return Engine(device.spec, device.capabilities, device)
+
+
+# --- hooks ---
+
+
+def test_hooks_follow_what_the_table_permits() -> None:
+    device = Noting()
+    run = engine(device)
+    assert device.told == ["start", "resume"]
+    device.told.clear()
+    for target, told in (
+        ("RUNNING_P2P", ["quiesce"]),
+        ("RUNNING", ["resume"]),
+        ("PRE_COPY", []),
+        ("STOP_COPY", ["quiesce", "stop"]),
+        ("STOP", []),
+        ("RUNNING", ["start", "resume"]),
+    ):
+        run.set_state(target)
+        assert device.told == told, target
+        device.told.clear()
+
+
+def test_without_p2p_both_go_in_one_arc() -> None:
+    device = Noting(capabilities="STOP_COPY")
+    run = engine(device)
+    device.told.clear()
+    run.set_state("STOP")
+    run.set_state("RUNNING")
+    assert device.told == ["quiesce", "stop", "start", "resume"]
+
+
+@pytest.mark.parametrize("hook", ["quiesce", "stop", "start", "resume"])
+@pytest.mark.parametrize("flags", [1, 3, 5, 7])
+def test_a_hook_that_fails_is_undone(hook: str, flags: int) -> None:
+    device = Noting(capabilities=flags)
+    run = engine(device)
+    if hook in ("start", "resume"):
+        run.set_state("STOP")
+    before = run.situation
+    target = "STOP" if hook in ("quiesce", "stop") else "RUNNING"
+    device.script[hook] = ArcError("no")
+    with pytest.raises(RequestFailed):
+        run.set_state(target)
+    assert run.state == device.state
+    if flags in (1, 5):
+        assert run.situation == before, "there is but one arc"
+    device.told.append(f"failed {hook}")
+    run.set_state(target)
+    run.set_state("RUNNING")
+    assert device.may("start_p2p_dma")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 7),
+            st.sampled_from([None, None, "quiesce", "resume", "stop", "start"]),
+            st.sampled_from(["back", "for good", "slip"]),
+        ),
+        max_size=15,
+    )
+)
+@settings(max_examples=150)
+def test_hooks_alternate_whatever_happens(steps: list[tuple[int, str | None, str]]) -> None:
+    device = Noting()
+    run = engine(device)
+    faults: dict[str, Callable[[], BaseException]] = {
+        "back": lambda: ArcError("back"),
+        "for good": lambda: ArcError("gone", for_good=True),
+        "slip": lambda: ValueError("slip"),
+    }
+    told = list(device.told)
+    for target, hook, how in steps:
+        device.told.clear()
+        if hook:
+            device.script = {hook: faults[how]()}
+        with contextlib.suppress(RequestRefused, RequestFailed):
+            run.set_state(target)
+        if hook in device.told and not device.script and how == "back":
+            # As if it had not been called.
+            device.told.remove(hook)
+        device.script = {}
+        told += device.told
+        assert run.state == device.state
+        if not run.machine.arcs_from(run.state):
+            device.told.clear()
+            run.reset()
+            told += device.told
+    device.told = told
+    assert device.alternates(), told
+    device.close()
+
+
+def test_a_failure_while_undoing_is_for_good() -> None:
+    device = Noting(capabilities="STOP_COPY")
+    run = engine(device)
+    device.script = {"stop": ArcError("no"), "resume": ArcError("nor that")}
+    with pytest.raises(RequestFailed, match="ERROR"):
+        run.set_state("STOP")
+    assert (run.state, device.state) == ("ERROR", "ERROR")
+    run.reset()
+
+
+def test_a_reset_that_fails_leaves_it_lost_and_can_be_repeated() -> None:
+    class Stubborn(Sample):
+        tries = 0
+
+        def reset_device(self) -> None:
+            super().reset_device()
+            self.tries += 1
+            if self.tries == 2:
+                raise OSError(5, "no")
+
+    device = Stubborn()
+    run = engine(device)
+    with pytest.raises(ResetFailed):
+        run.reset()
+    assert run.state == device.state == "ERROR"
+    assert run.reset().state == device.state == "RUNNING"
+
+
+# --- gates ---
+
+
+def test_dma_is_impossible_where_it_is_not_permitted(spec: Spec) -> None:
+    for state in ("STOP", "STOP_COPY", "RESUMING"):
+        trial = Trial(Setup(Sample, spec, 7), 1)
+        trial.ask(state)
+        assert isinstance(trial.device, Sample)
+        before, memory = trial.world(), trial.device.memory
+        with pytest.raises(NotPermitted, match="start_dma"):
+            memory.write(0, b"x")
+        with pytest.raises(NotPermitted, match="start_dma"):
+            memory.read(0, 1)
+        assert trial.world() == before
+        trial.close()
+
+
+def test_work_waits_until_it_is_permitted(spec: Spec) -> None:
+    clock = Clock()
+    device = Sample(clock=clock)
+    run = engine(device)
+    device.regions[0].write(JOB, struct.pack("<Q", 5))
+    clock.now += DELAY / 2
+    run.set_state("STOP")
+    clock.now += 100
+    assert device.deadline() is None
+    device.tick()
+    assert (device.count, device.job) == (0, 5)
+    run.set_state("RUNNING")
+    assert device.deadline() == pytest.approx(clock.now + DELAY / 2)
+    device.tick()
+    assert device.count == 0
+    clock.now += DELAY / 2
+    device.tick()
+    assert (device.count, device.job) == (5, 0)
+
+
+def test_registers_cannot_be_written_while_it_stands_still() -> None:
+    device = Sample()
+    run = engine(device)
+    run.set_state("STOP")
+    with pytest.raises(ServedError) as refusal:
+        device.regions[0].write(0, bytes(4))
+    assert refusal.value.errno == "EBUSY"
+    device.regions[7].write(4, b"\6\0")
+    assert device.config.command == 6, "configuration space can: the client restores it"
+
+
+def test_interrupts_take_the_way_the_guest_wants() -> None:
+    class Both(Sample):
+        msix = 4
+
+    device = Both()
+    device.interrupt()
+    assert device.interrupts.line
+    device.interrupts.lower_line()
+    msi, msix = device.config.capability(5), device.config.capability(0x11)
+    assert msi
+    assert msix
+    device.config.write(msi + 2, b"\1\0")
+    device.interrupt(1)
+    assert device.interrupts.pending(MSI) == (1,)
+    device.interrupt(3)
+    assert device.interrupts.line, "there is no MSI 3"
+    device.config.write(msix + 2, b"\0\x80")
+    device.interrupt(3)
+    assert device.interrupts.pending(MSIX) == (3,)
+    with pytest.raises(ServedError):
+        device.interrupts.set(DATA_EVENTFD, INTX, 0, 1)
+
+
+# --- save and load ---
+
+
+def carry(source: PciDevice, target: PciDevice) -> None:
+    here, there = engine(source), engine(target)
+    here.set_state("STOP_COPY")
+    there.set_state("RESUMING")
+    while parts := source.stream_read(1000):
+        for part in parts:
+            target.stream_write(part)
+    there.set_state("RUNNING")
+    here.set_state("RUNNING")
+
+
+def test_an_older_version_is_loaded_if_the_device_says_so() -> None:
+    class Newer(Counter):
+        version = 3
+        loads = (1,)
+
+        def load(self, state: bytes, version: int) -> None:
+            super().load(state, version)
+            self.seen = version
+
+    old, new = Counter(), Newer()
+    old.count = 7
+    carry(old, new)
+    assert (new.count, new.seen) == (7, 1)
+    third = Newer()
+    carry(new, third)
+    assert third.seen == 3
+    with pytest.raises(ServedError, match="version 3 of the state; this device loads 1"):
+        carry(third, Counter())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, struct.error, RuntimeError, ArcError])
+def test_whatever_load_raises_the_stream_is_refused(error: type[Exception]) -> None:
+    class Picky(Counter):
+        good = False
+
+        def load(self, state: bytes, version: int) -> None:
+            if not self.good:
+                raise error("no")
+            super().load(state, version)
+
+    source, target = Counter(), Picky()
+    with pytest.raises(RequestFailed) as failure:
+        carry(source, target)
+    assert isinstance(failure.value.__cause__, ArcError)
+    assert failure.value.situation.state == target.state == "RESUMING"
+    assert failure.value.errno in ("EINVAL", "EIO")
+    target.good = True
+    target.take(target.spec.machine(7).arcs_from("RESUMING")[0], 1, "closes")
+
+
+def test_work_under_way_before_does_not_survive_a_load() -> None:
+    clock = Clock()
+    source, target = Sample(clock=clock), Sample(clock=clock)
+    target.regions[0].write(JOB, struct.pack("<Q", 5))
+    carry(source, target)
+    assert target.deadline() is None
+    clock.now += 10
+    target.tick()
+    assert target.count == 0
+
+
+def test_a_device_with_other_memory_or_registers_is_refused() -> None:
+    class More(Counter):
+        private = {"more": 4096}  # noqa: RUF012
+
+    class Express(Counter):
+        express = True
+
+    for other, why in ((More(), "memories"), (Sample(), "device")):
+        with pytest.raises(ServedError, match=why):
+            carry(Counter(), other)
+    with pytest.raises(RequestFailed) as failure:
+        carry(Counter(), Express())
+    assert isinstance(failure.value.__cause__, StreamRefused)
+
+
+def test_plain_memory_is_found_by_name() -> None:
+    device = Sample()
+    assert [device.block(name).size for name in ("bar0.0", "bar2", "notes")] == [4096, 4096, 16384]
+    with pytest.raises(KeyError):
+        device.block("bar1")
+
+
+def test_closing_leaves_nothing_behind() -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    gc.collect()
+    before = count()
+    for _ in range(50):
+        trial = Trial(Setup(Sample, load(), 7, drive_sample), 1)
+        trial.drive()
+        trial.ask("PRE_COPY")
+        trial.read(10)
+        trial.close()
+    assert count() == before
+
+
+# --- a changed table ---
+
+
+def test_a_ninth_state_is_run_by_the_same_device(ninth_state: Spec) -> None:
+    assert list(find_problems(Sample, ninth_state, drive=drive_sample, capabilities=[7])) == []
+    device = Noting(spec=ninth_state)
+    run = engine(device)
+    run.set_state("STOP_P2P")
+    assert (device.state, device.may("start_dma")) == ("STOP_P2P", False)
+    with pytest.raises(ServedError):
+        device.regions[0].write(0, bytes(4))
+
+
+def test_a_state_that_gives_back_dma_alone_is_obeyed(spec: Spec) -> None:
+    """What a state permits is asked of the table and of nothing else."""
+    from dataclasses import replace
+
+    stopped = spec.operation("stopped")
+    changed = replace(
+        spec,
+        operations=tuple(
+            replace(row, may=("start_dma",)) if row is stopped else row for row in spec.operations
+        ),
+    )
+    trial = Trial(Setup(Sample, changed, 7), 1)
+    trial.ask("STOP")
+    trial.device.memory.write(0, b"permitted")
+    assert bytes(trial.guest.memory.view[:9]) == b"permitted"
+    trial.close()
+
+
+def test_no_state_is_known_by_name() -> None:
+    names = [row.name for row in load().states]
+    files = [
+        *("kit.py", "kit_build.py", "kit_state.py", "lifecycle.py", "stream.py", "tracked.py"),
+        *("dma.py", "guest_map.py", "irq.py", "pci.py", "region.py", "timers.py", "served.py"),
+        *("testing.py", "trial.py", "trial_checks.py", "trial_steps.py", "trial_streams.py"),
+        *("trial_walk.py", "trial_guest.py", "devices/edu.py", "devices/memory.py"),
+    ]
+    for file in files:
+        text = (ROOT / "runtime" / file).read_text("utf-8").replace("'STOP_COPY,P2P,PRE_COPY'", "")
+        for name in names:
+            quoted = [quote + name + quote for quote in ('"', "'")]
+            assert not [one for one in quoted if one in text], (file, name)
+
+
+# --- the kit for testing, without hypothesis ---
+
+
+def test_without_hypothesis_the_walks_say_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, spec: Spec
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "hypothesis", None)
+    with pytest.raises(ImportError, match=r"vfio-migration\[testing\]"):
+        run_random_walks(Setup(Counter, spec, 7))
+    assert list(find_problems(Counter, spec, capabilities=[1])) == []
+
+
+def test_the_suite_names_its_tests_by_check_and_capabilities() -> None:
+    names = {name for name in dir(TestCounter) if name.startswith("test_")}
+    assert "test_two_lives_with_stop_copy_p2p_pre_copy" in names
+    assert len(names) == 4 * 14
+    assert random.Random(1).random()
