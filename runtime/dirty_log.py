@@ -106,6 +106,8 @@ class DirtyLog:
         words = -(-pages // 64)
         if words * 8 > MAX_BITMAP:
             raise ServedError(f"a bitmap of {words * 8} bytes", occasion="over_bound")
+        if page_size == self.page_size and iova % page_size == 0:
+            return _host_order(self._report_alike(iova >> self._shift, end, words * 8))
         bitmap = bytearray(words * 8)
         for page in self._marked(iova >> self._shift, (end - 1) >> self._shift):
             first = page << self._shift
@@ -117,6 +119,24 @@ class DirtyLog:
                 number, bit = page >> _CHUNK, page & _IN_CHUNK
                 self._chunks[number][bit >> 3] &= ~(1 << (bit & 7))
         return _host_order(bitmap)
+
+    def _report_alike(self, first: int, end: int, size: int) -> bytearray:
+        """Report in tracking pages, from a border of one: the bits are the log's own."""
+        last = (end - 1) >> self._shift
+        chunks = range(first >> _CHUNK, (last >> _CHUNK) + 1)
+        none = bytes(1 << (_CHUNK - 3))
+        kept = b"".join(bytes(self._chunks.get(number, none)) for number in chunks)
+        bits = int.from_bytes(kept, "little") >> (first & _IN_CHUNK)
+        bits &= (1 << (last - first + 1)) - 1
+        # The last page may be covered in part.
+        covered = last if end & (self.page_size - 1) == 0 else last - 1
+        page = first
+        while page <= covered:
+            stop = min(covered, page | _IN_CHUNK)
+            if (chunk := self._chunks.get(page >> _CHUNK)) is not None:
+                _clear(chunk, page & _IN_CHUNK, stop & _IN_CHUNK)
+            page = stop + 1
+        return bytearray(bits.to_bytes(size, "little"))
 
     def _mark(self, iova: int, end: int) -> None:
         page, last = iova >> self._shift, (end - 1) >> self._shift
@@ -159,6 +179,19 @@ def _set(bits: bytearray, low: int, high: int) -> None:
     bits[end] |= right
     if end - begin > 1:
         bits[begin + 1 : end] = b"\xff" * (end - begin - 1)
+
+
+def _clear(bits: bytearray, low: int, high: int) -> None:
+    """Clear the bits from `low` to `high`, both included."""
+    begin, end = low >> 3, high >> 3
+    left, right = 0xFF & (0xFF << (low & 7)), 0xFF >> (7 - (high & 7))
+    if begin == end:
+        bits[begin] &= ~(left & right)
+        return
+    bits[begin] &= ~left
+    bits[end] &= ~right
+    if end - begin > 1:
+        bits[begin + 1 : end] = bytes(end - begin - 1)
 
 
 def _host_order(bitmap: bytearray) -> bytes:

@@ -2,7 +2,8 @@
 
 Sealed memory (a memfd that cannot shrink) is mapped. Any other file is read and written through its
 descriptor: were it mapped, a client that truncates it would kill this process at the next access.
-What is no plain file (the BAR of a real device) can only be mapped.
+What cannot be read and written so is mapped all the same: the BAR of a real device, and files on
+hugetlbfs, where the danger remains if they are not sealed.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _cannot_shrink(fd: int) -> bool:
 
 def _pages_huge(fd: int) -> bool:
     """Say whether this is a hugetlbfs file, which cannot be written but through a map."""
-    return os.fstat(fd).st_blksize > 1 << 16
+    return os.fstatvfs(fd).f_bsize > 1 << 16
 
 
 def _name(fd: int) -> str:

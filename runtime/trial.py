@@ -23,7 +23,9 @@ from vfio_migration.runtime.served import ServedDevice, ServedError
 from vfio_migration.runtime.trial_guest import Clock, Drive, Guest, fuzz
 
 _CHUNK: Final = 1 << 16
-_LOOK: Final = 1 << 12
+_LOOK: Final = 1 << 10
+_WORDS: Final = 1 << 8
+"""How many bytes of each region are looked at, and how many of them word by word."""
 _TRIES: Final = 4
 
 
@@ -252,6 +254,9 @@ class Trial:
         for index, region in enumerate(self.device.regions):
             if not region.size or not region.readable:
                 continue
+            # In words too: some registers can be read only so.
+            words = range(0, min(region.size, _WORDS), 4)
+            seen[f"region {index} in words"] = [bytes(region.read(at, 4)) for at in words]
             seen[f"region {index}"] = bytes(region.read(0, min(region.size, _LOOK)))
             for area in region.areas:
                 content = region.read(area.offset, area.size)

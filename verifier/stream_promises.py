@@ -124,14 +124,17 @@ _S1_QUERIES = _about(
         "copy-follows",
     ),
     (
-        *("source_arc", "stream_page", "read", "source_arc", "end_final"),
+        *("source_arc", "source_arc", "stream_page", "read", "end_final"),
         *("target_arc", "target_arc", "write"),
     ),
 )
 _S4_QUERIES = _about(
     _s4,
     ("half-is-held",),
-    ("source_arc", "stream_page", "read", "target_arc", "target_arc", "write", "damage"),
+    (
+        *("source_arc", "source_arc", "stream_page", "read"),
+        *("target_arc", "target_arc", "write", "damage"),
+    ),
 )
 
 STREAM: tuple[Obligation, ...] = (

@@ -204,6 +204,27 @@ class GoesOnAfterFailing(Sample):
             raise
 
 
+@breaks("D5", "D8")
+class ReadingChangesIt(Sample):
+    """A register counts how often it was read, in any state."""
+
+    def bar_read(self, bar: int, offset: int, size: int) -> int:
+        self.note += 1
+        return super().bar_read(bar, offset, size)
+
+
+@breaks("D11")
+class FailingChangesIt(Sample):
+    """An arc that fails has done something all the same."""
+
+    def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
+        try:
+            super().take(arc, session, effect)
+        except ArcError:
+            self.count += 1
+            raise
+
+
 @breaks("S6")
 class ForgetsToLog(Sample):
     def __init__(self, **options: Any) -> None:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import bad_devices as bad
 import pytest
-from bad_devices import BAD, ChangesWhileStopped, DmaWhileStopped, TakesHalfAStream
+from bad_devices import BAD
 from sample_device import Sample, drive_sample
 
 from vfio_migration.model import Spec
+from vfio_migration.runtime import trial_checks as checks
 from vfio_migration.runtime.testing import BrokenPromise, Setup, find_problems, run_random_walks
+from vfio_migration.runtime.trial_checks import CHECKS, Check
 
+# Which device makes which check fail: none of them passes whatever it is given.
+EXAMPLES: dict[Check, type[Sample]] = {
+    checks.check_every_arc: bad.StopsAndSaysItDidNot,
+    checks.check_gates: bad.PeerDmaWhileQuiesced,
+    checks.check_refusals: bad.ReadingChangesIt,
+    checks.check_migration: bad.ForgetsDirtyPages,
+    checks.check_ends_of_stream: bad.InitialBytesRise,
+    checks.check_bad_streams: bad.TakesDamage,
+    checks.check_strangers: bad.TakesStrangers,
+    checks.check_reset: bad.NoResetInSession,
+    checks.check_disconnect: bad.KeepsMaps,
+    checks.check_two_lives: bad.FlagNeverCleared,
+    checks.check_sessions_do_not_mix: bad.SessionsMix,
+    checks.check_failing_hooks: bad.FailingChangesIt,
+    checks.check_dma_log: bad.ForgetsPartlyReported,
+}
+WALKED = [bad.TakesHalfAStream, bad.ChangesWhileStopped, bad.DmaWhileStopped]
 ALL = 7
 
 
@@ -26,7 +46,17 @@ def test_it_is_caught(device: type[Sample], spec: Spec) -> None:
     pytest.fail(f"{BAD[device]} is not among {found}")
 
 
-@pytest.mark.parametrize("device", [TakesHalfAStream, ChangesWhileStopped, DmaWhileStopped])
+@pytest.mark.parametrize("device", WALKED)
 def test_random_walks_catch_it_too(device: type[Sample], spec: Spec) -> None:
     with pytest.raises(BrokenPromise):
         run_random_walks(Setup(device, spec, ALL, drive_sample), examples=100)
+
+
+def test_every_check_can_fail() -> None:
+    assert list(EXAMPLES) == list(CHECKS)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_check_fails(check: Check, spec: Spec) -> None:
+    with pytest.raises(BrokenPromise):
+        check(Setup(EXAMPLES[check], spec, ALL, drive_sample))

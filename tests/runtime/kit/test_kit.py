@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import random
 import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from noting_device import Noting
 from sample_device import DELAY, JOB, Sample, drive_sample
 
 from vfio_migration.model import Spec, load
-from vfio_migration.runtime import ArcError, Engine, RequestFailed, RequestRefused, ResetFailed
+from vfio_migration.runtime import ArcError, Engine, RequestFailed
 from vfio_migration.runtime.dma import NotPermitted
 from vfio_migration.runtime.irq import DATA_EVENTFD, INTX, MSI, MSIX
 from vfio_migration.runtime.kit import Bar, Identity, PciDevice
@@ -62,162 +58,8 @@ class Counter(PciDevice):
 TestCounter = device_test_suite(Counter, examples=10, steps=20)
 
 
-class Noting(Sample):
-    """Notes what it is told, and fails where it is told to."""
-
-    def __init__(self, **options: Any) -> None:
-        self.told: list[str] = []
-        self.script: dict[str, BaseException] = {}
-        super().__init__(**options)
-
-    def _note(self, hook: str) -> None:
-        self.told.append(hook)
-        if hook in self.script:
-            raise self.script.pop(hook)
-
-    def quiesce(self) -> None:
-        self._note("quiesce")
-
-    def resume(self) -> None:
-        self._note("resume")
-
-    def stop(self) -> None:
-        self._note("stop")
-
-    def start(self) -> None:
-        self._note("start")
-
-    def alternates(self) -> bool:
-        """Whether each pair of hooks took turns, the one that says "on" first."""
-        for on, off in (("start", "stop"), ("resume", "quiesce")):
-            turns = [hook for hook in self.told if hook in (on, off)]
-            if turns != [on, off] * (len(turns) // 2) + [on] * (len(turns) % 2):
-                return False
-        return True
-
-
 def engine(device: PciDevice) -> Engine:
     return Engine(device.spec, device.capabilities, device)
-
-
-# --- hooks ---
-
-
-def test_hooks_follow_what_the_table_permits() -> None:
-    device = Noting()
-    run = engine(device)
-    assert device.told == ["start", "resume"]
-    device.told.clear()
-    for target, told in (
-        ("RUNNING_P2P", ["quiesce"]),
-        ("RUNNING", ["resume"]),
-        ("PRE_COPY", []),
-        ("STOP_COPY", ["quiesce", "stop"]),
-        ("STOP", []),
-        ("RUNNING", ["start", "resume"]),
-    ):
-        run.set_state(target)
-        assert device.told == told, target
-        device.told.clear()
-
-
-def test_without_p2p_both_go_in_one_arc() -> None:
-    device = Noting(capabilities="STOP_COPY")
-    run = engine(device)
-    device.told.clear()
-    run.set_state("STOP")
-    run.set_state("RUNNING")
-    assert device.told == ["quiesce", "stop", "start", "resume"]
-
-
-@pytest.mark.parametrize("hook", ["quiesce", "stop", "start", "resume"])
-@pytest.mark.parametrize("flags", [1, 3, 5, 7])
-def test_a_hook_that_fails_is_undone(hook: str, flags: int) -> None:
-    device = Noting(capabilities=flags)
-    run = engine(device)
-    if hook in ("start", "resume"):
-        run.set_state("STOP")
-    before = run.situation
-    target = "STOP" if hook in ("quiesce", "stop") else "RUNNING"
-    device.script[hook] = ArcError("no")
-    with pytest.raises(RequestFailed):
-        run.set_state(target)
-    assert run.state == device.state
-    if flags in (1, 5):
-        assert run.situation == before, "there is but one arc"
-    device.told.append(f"failed {hook}")
-    run.set_state(target)
-    run.set_state("RUNNING")
-    assert device.may("start_p2p_dma")
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(1, 7),
-            st.sampled_from([None, None, "quiesce", "resume", "stop", "start"]),
-            st.sampled_from(["back", "for good", "slip"]),
-        ),
-        max_size=15,
-    )
-)
-@settings(max_examples=150)
-def test_hooks_alternate_whatever_happens(steps: list[tuple[int, str | None, str]]) -> None:
-    device = Noting()
-    run = engine(device)
-    faults: dict[str, Callable[[], BaseException]] = {
-        "back": lambda: ArcError("back"),
-        "for good": lambda: ArcError("gone", for_good=True),
-        "slip": lambda: ValueError("slip"),
-    }
-    told = list(device.told)
-    for target, hook, how in steps:
-        device.told.clear()
-        if hook:
-            device.script = {hook: faults[how]()}
-        with contextlib.suppress(RequestRefused, RequestFailed):
-            run.set_state(target)
-        if hook in device.told and not device.script and how == "back":
-            # As if it had not been called.
-            device.told.remove(hook)
-        device.script = {}
-        told += device.told
-        assert run.state == device.state
-        if not run.machine.arcs_from(run.state):
-            device.told.clear()
-            run.reset()
-            told += device.told
-    device.told = told
-    assert device.alternates(), told
-    device.close()
-
-
-def test_a_failure_while_undoing_is_for_good() -> None:
-    device = Noting(capabilities="STOP_COPY")
-    run = engine(device)
-    device.script = {"stop": ArcError("no"), "resume": ArcError("nor that")}
-    with pytest.raises(RequestFailed, match="ERROR"):
-        run.set_state("STOP")
-    assert (run.state, device.state) == ("ERROR", "ERROR")
-    run.reset()
-
-
-def test_a_reset_that_fails_leaves_it_lost_and_can_be_repeated() -> None:
-    class Stubborn(Sample):
-        tries = 0
-
-        def reset_device(self) -> None:
-            super().reset_device()
-            self.tries += 1
-            if self.tries == 2:
-                raise OSError(5, "no")
-
-    device = Stubborn()
-    run = engine(device)
-    with pytest.raises(ResetFailed):
-        run.reset()
-    assert run.state == device.state == "ERROR"
-    assert run.reset().state == device.state == "RUNNING"
 
 
 # --- gates ---
