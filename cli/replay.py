@@ -19,7 +19,7 @@ whether the engine does the same. The device of the engine fails where the trace
 examples:
   vfio-migration replay run.json
   vfio-migration replay run.json --spec my_table.toml
-  vfio-migration verify my_table.toml --json | jq '.verdicts[] | .trace // empty' > run.json
+  vfio-migration verify my_table.toml -q --traces traces     # one file for each violation
 
 exit status: 0 the engine does the same, 1 it differs, 2 wrong input
 """

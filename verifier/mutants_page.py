@@ -94,9 +94,9 @@ def _page(survey: Survey) -> Iterator[str]:
     yield ""
     yield (
         "Would the promises notice a mistake in the table? `vfio-migration mutate` makes every "
-        "single edit of it and shows that each either violates a promise or changes nothing that "
-        "anybody can tell. An edit that does neither is a survivor: a line of the table that no "
-        "promise speaks of. There must be none."
+        "single edit of it and shows that each violates a promise, is no table that loads, or "
+        "changes nothing that anybody can tell. An edit that does none of these is a survivor: a "
+        "line of the table that no promise speaks of. There must be none."
     )
     yield ""
     counted = [(outcome, len(survey.of(outcome))) for outcome in OUTCOMES]

@@ -128,7 +128,7 @@ def _t3(encoding: Encoding) -> Iterator[Query]:
         path = (start, *machine.route(start, name).path)
         if len(path) == 1 and name != start:
             text = f"{name} cannot be reached from {start} with {encoding.set_name(word)}"
-            return Example(text, path_trace(spec, word, (start, name)[:1], text))
+            return Example(text, path_trace(spec, word, [start], text, target=name))
         return Example(f"{' -> '.join(path)} (capabilities {encoding.set_name(word)})")
 
     premise = z3.And(encoding.universe, encoding.supported(target))
