@@ -134,7 +134,13 @@ def _wrong(place: str, value: object, problem: str, hint: str | None) -> NoRetur
 
 def _write(path: Path, data: bytes) -> None:
     """Write all or nothing: a reader never sees half a picture."""
+    path = path.resolve()  # a link stays a link
     try:
+        if path.exists() and not path.is_file():
+            # A pipe or a device is written to, not replaced.
+            with path.open("wb") as special:
+                special.write(data)
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -7,6 +7,7 @@ every answer, a complaint about wrong input included, is one object on standard 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -73,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
     chosen = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = chosen.run
     from vfio_migration.model import SpecError
@@ -101,6 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # flush at exit does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return YES
+    except OSError as error:
+        # Only the standard output is written without a check of its own: its disk is full.
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename:
+            raise
+        print(f"vfio-migration: error: the output cannot be written: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print("vfio-migration: interrupted", file=sys.stderr)
         return 130

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     where.add_argument(
         "--fd",
         metavar="N",
-        type=int,
+        type=_descriptor,
         help="a socket that this process was started with: listening, or a client's already",
     )
     parser.add_argument(
@@ -57,6 +57,12 @@ def add(commands: Any) -> None:
         help="lines for people (the default), or one JSON object a line",
     )
     parser.set_defaults(run=run)
+
+
+def _descriptor(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text} is no descriptor")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

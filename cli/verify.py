@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vfio_migration.cli import options
 
 if TYPE_CHECKING:
-    from vfio_migration.model import Spec
+    from vfio_migration.model import CapabilitySet, Spec
     from vfio_migration.verifier import Obligation, Report, Verdict
     from vfio_migration.verifier.formats import Context
     from vfio_migration.verifier.smtlib import Origin
@@ -53,7 +53,9 @@ def add(commands: Any) -> None:
         help="obligations (T4) or families (T)",
     )
     parser.add_argument(
-        "--profile", metavar="NAME", help="the profile whose capability sets are covered"
+        "--profile",
+        metavar="NAME",
+        help="the profile whose capability sets are covered; by default those of all",
     )
     parser.add_argument(
         "--claims", metavar="FILE", help="obligations of your own, in a Python file, besides"
@@ -131,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
     talks = not (arguments.json or arguments.quiet)
     if talks:
-        sets = spec.capability_sets(arguments.profile)
+        sets = _sets(spec, arguments.profile)
         print(
             f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}, {len(spec.states)} states, "
             f"{len(spec.arcs)} arcs, {len(sets)} capability sets\n",
@@ -204,14 +206,21 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         check_folder(Path(arguments.smtlib))
 
 
+def _sets(spec: Spec, profile: str | None) -> list[CapabilitySet]:
+    """Every capability set that is covered, smallest flags word first."""
+    names = [row.name for row in spec.profiles] if profile is None else [profile]
+    found = {flags for name in names for flags in spec.capability_sets(name)}
+    return sorted(found, key=lambda flags: int(flags.value))
+
+
 def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
     from vfio_migration.verifier.smtlib import Origin
 
-    profile = spec.profile(arguments.profile).name
+    profile = arguments.profile or ",".join(row.name for row in spec.profiles)
     words = ["vfio-migration", "verify", *([arguments.spec] if arguments.spec else [])]
     words += ["--profile", profile] if arguments.profile else []
     words += ["--claims", arguments.claims] if arguments.claims else []
-    sets = (",".join(spec.names(flags)) for flags in spec.capability_sets(profile))
+    sets = (",".join(spec.names(flags)) for flags in _sets(spec, arguments.profile))
     return Origin(spec.name, profile, "; ".join(sets), shlex.join(words))
 
 

@@ -30,6 +30,9 @@ DEFAULT = "vfio_v2.toml"
 Table = TypeVar("Table", bound=Row)
 """A kind of table: the state machine's, the wire's."""
 
+LARGEST = 1 << 24
+"""How many bytes a file may have."""
+
 Location = tuple[str | int, ...]
 """Keys and indexes that lead from the top of the data to a value."""
 
@@ -69,10 +72,16 @@ def from_data(data: Mapping[str, object], origin: str | None = None) -> Spec:
 def read_bytes(path: str | Path) -> bytes:
     """Return what is in a file; a `SpecError` says why it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        # Bounded, for a device file may have no end.
+        with Path(path).open("rb") as file:
+            data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise SpecError([Mistake("file", str(path), f"cannot be read: {reason}", None)]) from error
+    if len(data) > LARGEST:
+        problem = f"has more than {LARGEST} bytes, so this is no table"
+        raise SpecError([Mistake("file", str(path), problem, None)])
+    return data
 
 
 def parse(text: str | bytes, origin: str | None = None) -> dict[str, object]:

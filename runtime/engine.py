@@ -272,7 +272,8 @@ class Engine:
         """Return the moves of an accepted route; raise `RequestRefused` for any other."""
         if route.refused is not None:
             raise RequestRefused(route)
-        return self._moves[route.from_][route.to]
+        # Nothing to do may also be the answer to a request for what the device does not have.
+        return self._moves[route.from_][route.to] if route.arcs else ()
 
     def _take(self, arc: Arc, effect: Effect, now: Situation) -> Situation:
         """Take one arc and return where it led. Raises what the device raises."""

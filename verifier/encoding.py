@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar, cast
 
 import z3
 
-from vfio_migration.model import Machine, RoutingRule, Spec, Step, Trace
+from vfio_migration.model import Machine, Profile, RoutingRule, Spec, Step, Trace
 from vfio_migration.model.machine import lines
 from vfio_migration.model.spec import Condition
 
@@ -37,7 +37,7 @@ class Line:
 
 
 class Encoding:
-    """A table in z3, over the capability sets of one profile.
+    """A table in z3, over the capability sets of one profile, or of all of them together.
 
     Attributes:
         spec: The table.
@@ -47,7 +47,7 @@ class Encoding:
     """
 
     def __init__(self, spec: Spec, profile: str | None = None) -> None:
-        self._of(spec, [spec.profile(profile).name])
+        self._of(spec, [row.name for row in scope(spec, profile)])
 
     def widest(self) -> Encoding:
         """The encoding over the capability sets of all profiles together; often this one."""
@@ -309,6 +309,11 @@ class Encoding:
     def set_name(self, word: int) -> str:
         """The names in a capability set, joined by commas."""
         return ",".join(self.spec.names(self.spec.capability_type(word)))
+
+
+def scope(spec: Spec, profile: str | None) -> tuple[Profile, ...]:
+    """The profiles a run is about: the one named, or all of them, in whatever order they stand."""
+    return spec.profiles if profile is None else (spec.profile(profile),)
 
 
 def any_of(formulas: Sequence[Formula]) -> Formula:

@@ -20,7 +20,7 @@ from vfio_migration.model import RoutingRule, Spec, SpecError
 from vfio_migration.model.errors import Mistake, closest, did_you_mean
 from vfio_migration.verifier import smtlib, workers
 from vfio_migration.verifier.catalogue import obligations
-from vfio_migration.verifier.encoding import Encoding
+from vfio_migration.verifier.encoding import Encoding, scope
 from vfio_migration.verifier.obligation import (
     Disagreement,
     Example,
@@ -147,7 +147,7 @@ def verify(
 
     Args:
         spec: The table.
-        profile: Whose capability sets to cover; by default the first profile's.
+        profile: Whose capability sets to cover; by default those of all profiles.
         only: Identifiers or families; all by default.
         claims: Obligations of the user's own, decided after the built-in ones.
         timeout: Seconds a single query may take; a query over it is unknown.
@@ -163,7 +163,7 @@ def verify(
     rules = [rule for rule in spec.routing if not rule.in_force]
     run = _Run(
         spec=spec,
-        profile=spec.profile(profile).name,
+        profile=profile,
         chosen=chosen,
         claims=frozenset(claim.id for claim in claims),
         rules=tuple(rules) if any(obligation.id == "T4" for obligation in chosen) else (),
@@ -193,7 +193,7 @@ def verify(
     in_order = [found[index] for index in sorted(found)]
     return Report(
         spec=spec,
-        profile=run.profile,
+        profile=",".join(row.name for row in scope(spec, profile)),
         verdicts=tuple(one.verdict for one in in_order),
         variants=tuple(variants[index] for index in sorted(variants)),
         seconds=time.perf_counter() - begun,
@@ -215,7 +215,7 @@ class _Run:
     """One call of `verify`. Its tasks are the obligations, then the rules that are not in force."""
 
     spec: Spec
-    profile: str
+    profile: str | None
     chosen: tuple[Obligation, ...]
     claims: frozenset[str]
     rules: tuple[RoutingRule, ...]

@@ -245,9 +245,10 @@ def _listed_conduct(encoding: Encoding, listing: Listing) -> Iterator[Query]:
     kept_from: dict[str, tuple[str, str]] = {}
     for conduct in listing.conduct:
         for name in sorted(set(conduct.states) & set(encoding.names)):
-            for activity in spec.activities:
-                if activity.name in conduct.permits and not spec.permits(name, activity.name):
-                    kept_from.setdefault(name, (activity.name, conduct.source))
+            # An activity the table does not even name is one that it permits nowhere.
+            for activity in conduct.permits:
+                if not spec.permits(name, activity):
+                    kept_from.setdefault(name, (activity, conduct.source))
 
     def explain(model: Model) -> Example:
         assert model is not None
