@@ -51,34 +51,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=_count,
+        type=options.processes,
         help="how many processes work at once; by default one for each processor",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_positive,
+        type=options.seconds,
         help="give up on a single query after this long (default: 10)",
     )
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     options.json_option(parser)
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
-    return value
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
-        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -66,3 +66,21 @@ def read_state(text: str) -> str | int:
         return int(text, 0)
     except ValueError:
         return text
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds; argparse reports what is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return value
+
+
+def processes(text: str) -> int:
+    """Read a number of processes; argparse reports what is none."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
+    return int(text)
