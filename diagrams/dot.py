@@ -8,12 +8,11 @@ and arcs are plain nodes and edges with readable names; headings and badges are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
-from vfio_migration.diagrams.errors import needs
-from vfio_migration.diagrams.graph import Edge, EdgeKind, Emphasis, Graph
+from vfio_migration.diagrams.graph import Edge, Emphasis, Graph
 from vfio_migration.diagrams.layout import (
     Layout,
     PlacedEdge,
@@ -23,21 +22,33 @@ from vfio_migration.diagrams.layout import (
     lay_out,
 )
 from vfio_migration.diagrams.palette import PALETTES, STYLES, Palette, Theme
-from vfio_migration.diagrams.shapes import Box, Line, Point, Text
+from vfio_migration.diagrams.pen import Pen, classes
+from vfio_migration.diagrams.shapes import Box, Line
+from vfio_migration.diagrams.svg import Drawing, Group
 
 if TYPE_CHECKING:
     from graphviz import Digraph
 
-FONT = "Helvetica"
 NAME_SIZE = 13
 CAPTION_SIZE = 10
-ARROW = 0.75
-_FADED = "48"  # the alpha of what is off the route
 
 
 def to_dot(graph: Graph, theme: Theme = "light") -> str:
     """Return the DOT text of a graph. Raises `MissingDependency` without the graphviz package."""
-    return _Writer(graph, lay_out(graph), PALETTES[theme]).source()
+    return draw(graph, theme).dot
+
+
+def draw(graph: Graph, theme: Theme = "light") -> Drawing:
+    """Return a graph, drawn. Raises `MissingDependency` without the graphviz package."""
+    layout = lay_out(graph)
+    ids = {node.name: identifier(node.name, node.value) for node in graph.nodes}
+    return Drawing(
+        dot=_Writer(graph, layout, PALETTES[theme]).source(),
+        title=graph.title,
+        description=graph.description,
+        height=layout.height,
+        groups=_groups(layout, ids),
+    )
 
 
 def identifier(name: str, value: int) -> str:
@@ -54,71 +65,34 @@ def edge_id(edge: Edge, ids: Mapping[str, str]) -> str:
     return f"{edge.kind}-{start}-{ids[edge.to]}"
 
 
-class _Writer:
+class _Writer(Pen):
     def __init__(self, graph: Graph, layout: Layout, palette: Palette) -> None:
-        with needs("graphviz"):
-            import graphviz
-        self.graphviz = graphviz
+        super().__init__(graph.name, layout.width, layout.height, palette)
         self.layout = layout
-        self.palette = palette
         self.ids = {node.name: identifier(node.name, node.value) for node in graph.nodes}
-        self.dot: Digraph = graphviz.Digraph(graph.name)
-        self.dot.attr(
-            "graph",
-            layout="nop2",
-            outputorder="edgesfirst",
-            pad="0",
-            # The page is a cluster of its own, which has a class and so a colour in each theme.
-            bgcolor="transparent",
-            # `class` is a word Python keeps for itself.
-            **{"class": "vfio-migration"},
-        )
-        font = {"fontname": FONT, "fontsize": _number(CAPTION_SIZE), "fontcolor": palette.text}
-        self.dot.attr("node", fixedsize="true", margin="0", **font)
-        self.dot.attr("edge", arrowsize=_number(ARROW), **font)
 
     def source(self) -> str:
         layout = self.layout
-        page = Box.between(0, 0, layout.width, layout.height)
-        self._cluster(self.dot, "page", page, self.palette.page, self.palette.page)
         for index, band in enumerate(layout.bands):
-            self._cluster(self.dot, f"band-{index}", band, self.palette.band, self.palette.band)
-        self._cluster(self.dot, "frame", layout.frame, "transparent", self.palette.rule)
+            self.cluster(self.dot, f"band-{index}", band, self.palette.band, self.palette.band)
+        self.cluster(self.dot, "frame", layout.frame, "transparent", self.palette.rule)
         for node in layout.nodes:
             self._state(node)
         for edge in layout.edges:
             self._edge(edge)
         for index, edge in enumerate(layout.edges):
             if edge.badge is not None:
-                self._badge(f"badge-{index}", edge.badge, badge_text(edge.edge), edge.edge)
+                failed = any(mark.failed for mark in edge.edge.marks)
+                self.badge(f"badge-{index}", edge.badge, badge_text(edge.edge), failed)
         for index, text in enumerate(layout.texts):
-            self._text(f"text-{index}", text)
+            self.text(f"text-{index}", text)
         with self.dot.subgraph(name="cluster_legend") as legend:
-            self._cluster_attributes(
+            self.cluster_attributes(
                 legend, "legend", layout.legend, "transparent", self.palette.rule
             )
             for index, sample in enumerate(layout.samples):
                 self._sample(legend, f"legend-{index}", sample)
         return str(self.dot.source)
-
-    # --- clusters: what stands behind ---
-
-    def _cluster(self, parent: Digraph, name: str, box: Box, fill: str, line: str) -> None:
-        with parent.subgraph(name=f"cluster_{name}") as cluster:
-            self._cluster_attributes(cluster, name, box, fill, line)
-
-    def _cluster_attributes(
-        self, cluster: Digraph, name: str, box: Box, fill: str, line: str
-    ) -> None:
-        corners = (*self._point((box.left, box.bottom)), *self._point((box.right, box.top)))
-        cluster.attr(
-            bb=",".join(map(_number, corners)),
-            style="filled" if name == "page" else "filled,rounded",
-            fillcolor=fill,
-            color=line,
-            id=name,
-            **{"class": name.split("-")[0]},
-        )
 
     # --- states ---
 
@@ -138,9 +112,9 @@ class _Writer:
             fillcolor=fill,
             color=border,
             penwidth="2.6" if node.initial else "1.2",
-            tooltip=self._plain(node.summary),
-            **self._place(placed.box),
-            **{"class": _classes("state", node.emphasis, "initial" if node.initial else "")},
+            tooltip=self.plain(node.summary),
+            **self.place(placed.box),
+            **{"class": classes("state", node.emphasis, "initial" if node.initial else "")},
         )
 
     # --- edges ---
@@ -149,93 +123,24 @@ class _Writer:
         edge = placed.edge
         if edge.from_ is None:
             tail = f"any-{self.ids[edge.to]}"
-            self._point_node(self.dot, tail, placed.line.start, "any")
+            self.point_node(self.dot, tail, placed.line.start, "any")
         else:
             tail = self.ids[edge.from_]
         self.dot.edge(
             tail,
             self.ids[edge.to],
             id=edge_id(edge, self.ids),
-            tooltip=self._plain(edge.summary),
-            **self._line(placed.line, edge.kind, edge.emphasis),
-            **{"class": _classes("arc" if edge.is_arc else "", edge.kind, edge.emphasis)},
-        )
-
-    def _line(self, line: Line, kind: EdgeKind, emphasis: Emphasis) -> dict[str, str]:
-        look = STYLES[kind]
-        colour = self.palette.alarm if emphasis == "alarm" else self.palette.edge(kind)
-        width = look.width
-        if emphasis in ("strong", "alarm"):
-            # Wider lines would close the gap of a double one.
-            width += 0.3 if look.double else 0.9
-        if emphasis == "dim":
-            colour += _FADED
-        head = 4.0 if look.head == "tee" else 10 * ARROW
-        tail = 8 * ARROW if look.tail else 0.0
-        points = line.shortened(tail, head).bezier()
-        ends = [f"s,{self._pair(line.start)}"] if look.tail else []
-        ends.append(f"e,{self._pair(line.end)}")
-        return {
-            "pos": " ".join([*ends, *map(self._pair, points)]),
-            "color": f"{colour}:{colour}" if look.double else colour,
-            "style": look.style,
-            "penwidth": _number(width),
-            "arrowhead": look.head,
-            **({"arrowtail": look.tail, "dir": "both"} if look.tail else {}),
-        }
-
-    def _badge(
-        self, name: str, box: Box, text: str, edge: Edge | None, failed: bool = False
-    ) -> None:
-        failed = failed or (edge is not None and any(mark.failed for mark in edge.marks))
-        colour = self.palette.alarm if failed else self.palette.strong
-        self.dot.node(
-            name,
-            label=self._plain(text),
-            id=name,
-            shape="box",
-            style="filled,rounded",
-            fillcolor=colour,
-            color=self.palette.page,
-            fontcolor=self.palette.badge_text,
-            fontname=f"{FONT}-Bold",
-            **self._place(box),
-            **{"class": _classes("badge", "failed" if failed else "")},
+            tooltip=self.plain(edge.summary),
+            **self.line(placed.line, edge.kind, edge.emphasis),
+            **{"class": classes("arc" if edge.is_arc else "", edge.kind, edge.emphasis)},
         )
 
     # --- texts and the legend ---
 
-    def _text(self, name: str, text: Text) -> None:
-        # Graphviz puts the baseline of a label at the top of its node this far down, whatever the
-        # font: the one vertical place it does not measure the font for.
-        height = 2 * text.size
-        top = text.y - 0.95 * text.size
-        room = {
-            "left": self.layout.width - text.x,
-            "middle": 2 * min(text.x, self.layout.width - text.x),
-            "right": text.x,
-        }[text.anchor]
-        width = min(room, len(text.text) * text.size)
-        shift = {"left": width / 2, "middle": 0, "right": -width / 2}[text.anchor]
-        justify = {"left": r"\l", "middle": "", "right": r"\r"}[text.anchor]
-        bold = text.role in ("title", "heading")
-        self.dot.node(
-            name,
-            label=self._plain(text.text) + justify,
-            id=name,
-            shape="plaintext",
-            labelloc="t",
-            fontname=f"{FONT}-Bold" if bold else FONT,
-            fontsize=_number(text.size),
-            fontcolor=self.palette.muted if text.role == "muted" else self.palette.text,
-            **self._place(Box(text.x + shift, top + height / 2, width, height)),
-            **{"class": _classes("text", text.role)},
-        )
-
     def _sample(self, legend: Digraph, name: str, sample: Sample) -> None:
         box, kind = sample.box, sample.entry.kind
         if kind in ("step", "failed_step"):
-            self._badge(name, Box(box.x, box.y, 18, 18), "n", None, failed=kind == "failed_step")
+            self.badge(name, Box(box.x, box.y, 18, 18), "n", kind == "failed_step")
         elif kind == "initial":
             legend.node(
                 name,
@@ -246,44 +151,20 @@ class _Writer:
                 fillcolor=self.palette.node,
                 color=self.palette.border,
                 penwidth="2.6",
-                **self._place(Box(box.x, box.y, 28, 14)),
+                **self.place(Box(box.x, box.y, 28, 14)),
                 **{"class": "state initial legend"},
             )
         elif kind in STYLES:
             line = Line(((box.left, box.y), (box.right, box.y)))
-            self._point_node(legend, f"{name}-a", line.start, "legend")
-            self._point_node(legend, f"{name}-b", line.end, "legend")
+            self.point_node(legend, f"{name}-a", line.start, "legend")
+            self.point_node(legend, f"{name}-b", line.end, "legend")
             legend.edge(
                 f"{name}-a",
                 f"{name}-b",
                 id=name,
-                **self._line(line, kind, "normal"),
-                **{"class": _classes("legend", kind)},
+                **self.line(line, kind, "normal"),
+                **{"class": classes("legend", kind)},
             )
-
-    def _point_node(self, parent: Digraph, name: str, point: Point, role: str) -> None:
-        place = self._place(Box(*point, 0.72, 0.72))
-        parent.node(name, label="", shape="point", style="invis", **place, **{"class": role})
-
-    # --- from the page's coordinates to Graphviz's, which count upwards ---
-
-    def _point(self, point: Point) -> Point:
-        return point[0], self.layout.height - point[1]
-
-    def _pair(self, point: Point) -> str:
-        return ",".join(map(_number, self._point(point)))
-
-    def _place(self, box: Box) -> dict[str, str]:
-        return {
-            "pos": self._pair((box.x, box.y)),
-            "width": _number(box.width / 72, 4),
-            "height": _number(box.height / 72, 4),
-        }
-
-    def _plain(self, text: str) -> str:
-        """Quote text that Graphviz must take as it stands."""
-        escaped: str = self.graphviz.escape(text)
-        return escaped
 
 
 def _node_colours(emphasis: Emphasis, palette: Palette) -> tuple[str, str]:
@@ -293,10 +174,6 @@ def _node_colours(emphasis: Emphasis, palette: Palette) -> tuple[str, str]:
         "alarm": (palette.alarm, palette.alarm_fill),
         "dim": (palette.rule, palette.node),
     }[emphasis]
-
-
-def _classes(*names: str) -> str:
-    return " ".join(name for name in names if name and name != "normal")
 
 
 def _two_lines(*lines: tuple[str, float, str, str]) -> str:
@@ -312,19 +189,29 @@ def _two_lines(*lines: tuple[str, float, str, str]) -> str:
     return f"<{table}{''.join(cells)}</TABLE>>"
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".rstrip("0").rstrip(".")
-
-
-def pinned_texts(layout: Layout, ids: Iterable[str]) -> dict[str, list[Point]]:
-    """Return, for each group of the SVG with a measured text, where the lines belong."""
-    pins = {
-        f"state-{name}": [(node.box.x, node.box.y - 3), (node.box.x, node.box.y + 12.5)]
-        for name, node in zip(ids, layout.nodes, strict=True)
-    }
+def _groups(layout: Layout, ids: Mapping[str, str]) -> dict[str, Group]:
+    """Return what is known of the groups of the SVG, and where measured texts belong."""
+    groups = {}
+    for placed in layout.nodes:
+        node, box = placed.node, placed.box
+        groups[f"state-{ids[node.name]}"] = Group(
+            title=f"{node.name}: {node.summary}",
+            data={"state": node.name, "value": str(node.value)},
+            pins=[(box.x, box.y - 3), (box.x, box.y + 12.5)],
+        )
     for index, edge in enumerate(layout.edges):
+        groups[edge_id(edge.edge, ids)] = Group(
+            title=f"{edge.edge}: {_meaning(edge.edge)}",
+            data={"from": edge.edge.from_ or "", "to": edge.edge.to, "kind": edge.edge.kind},
+        )
         if edge.badge is not None:
-            pins[f"badge-{index}"] = [(edge.badge.x, edge.badge.y + 3.3)]
+            groups[f"badge-{index}"] = Group(data={}, pins=[(edge.badge.x, edge.badge.y + 3.3)])
     for index, sample in enumerate(layout.samples):
-        pins[f"legend-{index}"] = [(sample.box.x, sample.box.y + 3.3)]
-    return pins
+        groups[f"legend-{index}"] = Group(data={}, pins=[(sample.box.x, sample.box.y + 3.3)])
+    return groups
+
+
+def _meaning(edge: Edge) -> str:
+    if edge.kind == "refused":
+        return f"refused ({edge.errno}), {edge.summary}"
+    return edge.summary

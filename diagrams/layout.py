@@ -6,12 +6,22 @@ machine to machine, and a committed picture must not.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vfio_migration.diagrams.graph import Edge, Graph, Heading, LegendEntry, Node
-from vfio_migration.diagrams.shapes import Anchor, Box, Line, Point, Text, TextRole, at
+from vfio_migration.diagrams.shapes import (
+    CHARACTER,
+    Anchor,
+    Box,
+    Line,
+    Point,
+    Text,
+    TextRole,
+    at,
+    balanced,
+    wrap,
+)
 from vfio_migration.diagrams.tracks import Cell, Detour, Port, Straight, plan
 
 MARGIN = 24.0
@@ -28,7 +38,6 @@ TIP = 2.0  # between an arrow and the state it points at
 LINE = 13.0  # from baseline to baseline
 LEGEND_LINE = 21.0
 SAMPLE = 40.0  # the length of a line in the legend
-CHARACTER = 0.56  # the width of a character, of its size: on the wide side
 MOST_STEPS = 40  # how many steps of a run are listed in the picture
 
 
@@ -150,17 +159,17 @@ class _Page:
     def _title(self) -> float:
         y = MARGIN - 6
         for line in self.graph.title.split("\n"):
-            for part in _wrap(line, self.right - MARGIN, 17):
+            for part in wrap(line, self.right - MARGIN, 17):
                 y += 22
                 self.texts.append(Text(MARGIN, y, part, 17, role="title"))
-        for part in _wrap(self.graph.subtitle, self.right - MARGIN, 11):
+        for part in wrap(self.graph.subtitle, self.right - MARGIN, 11):
             y += 17
             self.texts.append(Text(MARGIN, y, part, 11, role="muted"))
         return y + 32
 
     def _column_headings(self, y: float) -> float:
         wide = self.node_width + 3 * PAD
-        lines = [_balanced(row.summary, wide, 9.5) for row in self.graph.columns]
+        lines = [balanced(row.summary, wide, 9.5) for row in self.graph.columns]
         bottom = y + LINE * (1 + max(map(len, lines), default=0))
         for (first, last), row, summary in zip(self.spans, self.graph.columns, lines, strict=True):
             middle = (self.column_x[first] + self.column_x[last]) / 2
@@ -187,7 +196,7 @@ class _Page:
         return bands, centres, y - ROW_GAP
 
     def _row_lines(self, headings: Sequence[Heading]) -> list[str]:
-        return [line for row in headings for line in _balanced(row.summary, HEADINGS - PAD, 9.5)]
+        return [line for row in headings for line in balanced(row.summary, HEADINGS - PAD, 9.5)]
 
     def _half_height(self, headings: Sequence[Heading]) -> float:
         """Return half the height of a row: enough for a state, and for the words beside it."""
@@ -291,7 +300,7 @@ class _Page:
 
     def _small_print(self, lines: Sequence[str], y: float, role: TextRole) -> float:
         for line in lines:
-            for index, part in enumerate(_wrap(line, self.right - MARGIN - 3 * PAD, 9.5)):
+            for index, part in enumerate(wrap(line, self.right - MARGIN - 3 * PAD, 9.5)):
                 y += LINE + (0 if index else 2)
                 self.texts.append(Text(MARGIN + PAD + 14 * bool(index), y, part, 9.5, role=role))
         return y
@@ -355,18 +364,3 @@ def _cells(graph: Graph, lane: int) -> tuple[dict[str, Cell], list[tuple[int, in
         taken.add(column)
         cells[node.name] = (column, lane)
     return cells, spans
-
-
-def _wrap(text: str, width: float, size: float) -> list[str]:
-    return textwrap.wrap(text, max(12, int(width / (size * CHARACTER))))
-
-
-def _balanced(text: str, width: float, size: float) -> list[str]:
-    """Wrap a text to lines of about the same length, no more of them than are needed."""
-    lines = narrower = _wrap(text, width, size)
-    while len(narrower) == len(lines) and width > size:
-        lines, width = narrower, width - size * CHARACTER
-        narrower = _wrap(text, width, size)
-        if max(map(len, narrower), default=0) * size * CHARACTER > width:
-            break
-    return lines

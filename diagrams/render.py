@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from vfio_migration.diagrams import svg
-from vfio_migration.diagrams.dot import edge_id, identifier, pinned_texts, to_dot
+from vfio_migration.diagrams.dot import draw
 from vfio_migration.diagrams.errors import needs
-from vfio_migration.diagrams.graph import Edge, Graph
-from vfio_migration.diagrams.layout import lay_out
+from vfio_migration.diagrams.graph import Graph
 from vfio_migration.diagrams.palette import Theme
 from vfio_migration.diagrams.plain import to_json, to_mermaid
 
@@ -50,46 +49,13 @@ def render(graph: Graph, format: Format = "svg", theme: Theme = "auto") -> bytes
         return to_mermaid(graph).encode()
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format of a picture: it is one of {', '.join(FORMATS)}")
-    dot = to_dot(graph, theme)
+    drawing = draw(graph, theme)
     if format == "dot":
-        return dot.encode()
+        return drawing.dot.encode()
+    drawn = _draw(drawing.dot, format)
     if format == "svg":
-        return _svg(graph, dot, theme)
-    drawn = _draw(dot, format)
+        return svg.finish(drawn, drawing, theme)
     return _undated(drawn) if format == "pdf" else drawn
-
-
-def _svg(graph: Graph, dot: str, theme: Theme) -> bytes:
-    layout = lay_out(graph)
-    ids = {node.name: identifier(node.name, node.value) for node in graph.nodes}
-    pins = pinned_texts(layout, ids.values())
-    groups = {name: svg.Group(data={}, pins=pin) for name, pin in pins.items()}
-    for node in graph.nodes:
-        name = f"state-{ids[node.name]}"
-        groups[name] = svg.Group(
-            title=f"{node.name}: {node.summary}",
-            data={"state": node.name, "value": str(node.value)},
-            pins=pins[name],
-        )
-    for edge in graph.edges:
-        groups[edge_id(edge, ids)] = svg.Group(
-            title=f"{edge}: {_meaning(edge)}",
-            data={"from": edge.from_ or "", "to": edge.to, "kind": edge.kind},
-        )
-    return svg.finish(
-        _draw(dot, "svg"),
-        title=graph.title,
-        description=graph.description,
-        height=layout.height,
-        groups=groups,
-        theme=theme,
-    )
-
-
-def _meaning(edge: Edge) -> str:
-    if edge.kind == "refused":
-        return f"refused ({edge.errno}), {edge.summary}"
-    return edge.summary
 
 
 # --- Graphviz ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,8 @@ from typing import Literal
 Point = tuple[float, float]
 Anchor = Literal["left", "middle", "right"]
 TextRole = Literal["title", "heading", "text", "muted"]
+
+CHARACTER = 0.56  # the width of a character, of its size: on the wide side
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +152,19 @@ class Text:
     size: float = 10
     anchor: Anchor = "left"
     role: TextRole = "text"
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """Break a text into lines that fit a width."""
+    return textwrap.wrap(text, max(12, int(width / (size * CHARACTER))))
+
+
+def balanced(text: str, width: float, size: float) -> list[str]:
+    """Break a text into lines of about the same length, no more of them than are needed."""
+    lines = narrower = wrap(text, width, size)
+    while len(narrower) == len(lines) and width > size:
+        lines, width = narrower, width - size * CHARACTER
+        narrower = wrap(text, width, size)
+        if max(map(len, narrower), default=0) * size * CHARACTER > width:
+            break
+    return lines

@@ -34,15 +34,26 @@ class Group:
     pins: Sequence[Point] = ()
 
 
-def finish(
-    drawn: bytes,
-    *,
-    title: str,
-    description: str,
-    height: float,
-    groups: Mapping[str, Group],
-    theme: Theme,
-) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """A picture, ready for Graphviz, and what the SVG of it has to say.
+
+    Attributes:
+        dot: Its DOT text.
+        title: Its title.
+        description: The picture in words.
+        height: Its height in points.
+        groups: What is known of the groups of its SVG, by their `id`.
+    """
+
+    dot: str
+    title: str
+    description: str
+    height: float
+    groups: Mapping[str, Group]
+
+
+def finish(drawn: bytes, drawing: Drawing, theme: Theme) -> bytes:
     """Return the finished SVG of what Graphviz drew."""
     ET.register_namespace("", SVG)
     # Comments, one of them the version of Graphviz, and the document type are dropped on the way.
@@ -53,7 +64,7 @@ def finish(
         if element.tag == f"{{{SVG}}}title":
             graph.remove(element)
     for element in graph.findall(f"{{{SVG}}}g"):
-        _finish_group(element, groups.get(element.get("id", "")), height)
+        _finish_group(element, drawing.groups.get(element.get("id", "")), drawing.height)
     for label in root.iter(f"{{{SVG}}}text"):
         # Graphviz ends its lists with "sans-Serif", which some viewers take for a font's name.
         label.attrib.pop("font-family", None)
@@ -62,8 +73,8 @@ def finish(
     root.set("role", "img")
     root.set("aria-labelledby", "picture-title picture-description")
     head = [
-        _element("title", title.replace("\n", ", "), id="picture-title"),
-        _element("desc", description, id="picture-description"),
+        _element("title", drawing.title.replace("\n", ", "), id="picture-title"),
+        _element("desc", drawing.description, id="picture-description"),
     ]
     if sheet := style_sheet(theme):
         head.append(_element("style", sheet))
