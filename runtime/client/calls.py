@@ -1,0 +1,345 @@
+"""Every command a client can send, as data: what is sent, and what is made of the reply.
+
+A `Call` knows nothing of sockets or of waiting. `Client` and `AsyncClient` carry calls out, each in
+its own way, and so does any other shell around `Core`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from vfio_migration.model.wire import Feature
+from vfio_migration.runtime.protocol.access import SingleWrite
+from vfio_migration.runtime.protocol.events import Reply
+from vfio_migration.runtime.protocol.features import (
+    DmaLoggingControl,
+    DmaLoggingRange,
+    DmaLoggingReport,
+    FeatureDeviceState,
+    FeatureMigration,
+    MigDataSize,
+)
+from vfio_migration.runtime.protocol.layout import WIRE, Data, DmaMapFlags, DmaUnmapFlags
+from vfio_migration.runtime.protocol.message import Message
+from vfio_migration.runtime.protocol.messages import (
+    DeviceFeature,
+    DeviceGetInfo,
+    DeviceGetInfoReply,
+    DeviceGetIrqInfo,
+    DeviceGetIrqInfoReply,
+    DeviceGetRegionInfo,
+    DeviceGetRegionInfoReply,
+    DeviceGetRegionIoFds,
+    DeviceGetRegionIoFdsReply,
+    DeviceReset,
+    DeviceSetIrqs,
+    DmaMap,
+    DmaUnmap,
+    MigDataRead,
+    MigDataWrite,
+    RegionRead,
+    RegionWrite,
+    RegionWriteMulti,
+)
+from vfio_migration.runtime.protocol.regions import MmapArea, SparseMmap, SubRegion
+
+T = TypeVar("T")
+
+FEATURES: Final[dict[str, Feature]] = {row.name: row for row in WIRE.features}
+
+Sink: TypeAlias = Callable[[Data], object]
+"""Takes migration data. It is good until the sink returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A command.
+
+    Attributes:
+        message: The payload.
+        read: Makes the result of a reply without an error; owns its descriptors. Data of the reply
+            is good until it returns. May raise `Malformed`.
+        fds: Descriptors to send with it; they stay the caller's.
+        no_reply: The server is not to answer: there is no result.
+    """
+
+    message: Message
+    read: Callable[[Reply], T]
+    fds: tuple[int, ...] = ()
+    no_reply: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegionInfo:
+    """What a region is.
+
+    Attributes:
+        index: Which one.
+        flags: `RegionFlags`.
+        size: How large; 0 if the device does not have it.
+        offset: Where it begins in `fd`.
+        areas: What of it can be mapped, counted from its beginning; all of it if empty and `fd` is
+            there.
+        fd: Its descriptor, which is now the caller's to close, or None.
+        more: How many bytes of capabilities did not fit the reply.
+    """
+
+    index: int
+    flags: int
+    size: int
+    offset: int
+    areas: tuple[MmapArea, ...] = ()
+    fd: int | None = None
+    more: int = 0
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one."""
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+@dataclass(frozen=True, slots=True)
+class IoFds:
+    """Descriptors through which parts of a region can be accessed; they are the caller's."""
+
+    parts: tuple[SubRegion, ...]
+    fds: tuple[int, ...]
+
+
+def _done(_reply: Reply) -> None:
+    return None
+
+
+# --- the device ---
+
+
+def info() -> Call[DeviceGetInfoReply]:
+    """Ask what the device is."""
+    return Call(DeviceGetInfo(16), _message)
+
+
+def _message(reply: Reply) -> Any:
+    return reply.message
+
+
+def region_info(index: int, *, room: int = 4096) -> Call[RegionInfo]:
+    """Ask about a region; `room` is how long a reply is taken, capabilities included."""
+
+    def read(reply: Reply) -> RegionInfo:
+        said = reply.message
+        assert isinstance(said, DeviceGetRegionInfoReply)
+        areas: tuple[MmapArea, ...] = ()
+        for one in said.capabilities:
+            if isinstance(one, SparseMmap):
+                areas += one.areas
+        # One descriptor stands for all areas; the specification allows no more.
+        fd = reply.fds[0] if reply.fds else None
+        return RegionInfo(index, said.flags, said.size, said.offset, areas, fd, said.omitted)
+
+    return Call(DeviceGetRegionInfo.asking(index, argsz=room), read)
+
+
+def region_io_fds(index: int, *, room: int = 4096) -> Call[IoFds]:
+    """Ask for descriptors through which parts of a region can be accessed."""
+
+    def read(reply: Reply) -> IoFds:
+        assert isinstance(reply.message, DeviceGetRegionIoFdsReply)
+        return IoFds(reply.message.sub_regions, reply.fds)
+
+    return Call(DeviceGetRegionIoFds(room, 0, index, 0), read)
+
+
+def irq_info(index: int) -> Call[DeviceGetIrqInfoReply]:
+    """Ask about a type of interrupt."""
+    return Call(DeviceGetIrqInfo(16, 0, index, 0), _message)
+
+
+def set_irqs(
+    flags: int,
+    index: int,
+    start: int = 0,
+    count: int = 1,
+    *,
+    bools: bytes = b"",
+    fds: Sequence[int] = (),
+) -> Call[None]:
+    """Say what happens when an interrupt is raised, masked or unmasked; `flags` are `IrqSetFlags`.
+
+    Args:
+        flags: One DATA and one ACTION.
+        index: Which type of interrupt.
+        start: The first vector.
+        count: How many vectors.
+        bools: With DATA_BOOL, a byte for each.
+        fds: With DATA_EVENTFD, a descriptor for each; they stay the caller's.
+    """
+    return Call(DeviceSetIrqs(flags, index, start, count, bools), _done, tuple(fds))
+
+
+def reset() -> Call[None]:
+    """Reset the device."""
+    return Call(DeviceReset(), _done)
+
+
+# --- regions ---
+
+
+def region_read(region: int, offset: int, count: int) -> Call[bytes]:
+    """Read `count` bytes of a region."""
+
+    def read(reply: Reply) -> bytes:
+        return bytes(reply.message.data)  # type: ignore[union-attr]
+
+    return Call(RegionRead(offset, region, count), read)
+
+
+def region_write(region: int, offset: int, data: Data, *, no_reply: bool = False) -> Call[None]:
+    """Write to a region; with `no_reply` nobody says whether it was done."""
+    return Call(RegionWrite(offset, region, data), _done, no_reply=no_reply)
+
+
+def region_write_multi(writes: Sequence[tuple[int, int, bytes]]) -> Call[int]:
+    """Do several short writes, each of (region, offset, data); the result is how many were done."""
+    pieces = [SingleWrite(offset, region, data) for region, offset, data in writes]
+
+    def read(reply: Reply) -> int:
+        count: int = reply.message.wr_cnt  # type: ignore[union-attr]
+        return count
+
+    return Call(RegionWriteMulti.of(*pieces), read)
+
+
+# --- memory of the client ---
+
+
+def dma_map(
+    address: int,
+    size: int,
+    *,
+    fd: int | None = None,
+    offset: int = 0,
+    readable: bool = True,
+    writable: bool = True,
+) -> Call[None]:
+    """Let the device reach memory: through `fd`, which stays the caller's, or by messages."""
+    flags = (DmaMapFlags.READ if readable else 0) | (DmaMapFlags.WRITE if writable else 0)
+    message = DmaMap.asking(address, size, flags=int(flags), offset=offset)
+    return Call(message, _done, () if fd is None else (fd,))
+
+
+def dma_unmap(address: int, size: int) -> Call[None]:
+    """Take memory back that was mapped exactly so."""
+    return Call(DmaUnmap.asking(address, size), _done)
+
+
+def dma_unmap_all() -> Call[None]:
+    """Take all memory back. Not every server knows this (VFIO_DMA_UNMAP_FLAG_ALL)."""
+    return Call(DmaUnmap.asking(0, 0, flags=int(DmaUnmapFlags.ALL)), _done)
+
+
+# --- features ---
+
+
+def probe(feature: str, *, get: bool = False, set_: bool = False) -> Call[None]:
+    """Ask whether a feature is there, with these methods. A no is an error reply."""
+    return Call(_feature(feature, get=get, set_=set_, probe=True), _done)
+
+
+def capabilities() -> Call[int]:
+    """Get what of migration the device supports: `vfio_device_feature_migration.flags`."""
+    return Call(
+        _feature("MIGRATION", get=True),
+        lambda reply: FeatureMigration.parse(_data(reply)).flags,
+    )
+
+
+def get_state() -> Call[int]:
+    """Get the number of the state the device is in."""
+    return Call(
+        _feature("MIG_DEVICE_STATE", get=True),
+        lambda reply: FeatureDeviceState.parse(_data(reply)).device_state,
+    )
+
+
+def set_state(value: int) -> Call[None]:
+    """Ask for a state, by its number."""
+    return Call(
+        _feature("MIG_DEVICE_STATE", set_=True, data=FeatureDeviceState(value).pack()), _done
+    )
+
+
+def data_size() -> Call[int]:
+    """Get how many bytes are expected to be left once the device is stopped (Linux)."""
+    return Call(
+        _feature("MIG_DATA_SIZE", get=True),
+        lambda reply: MigDataSize.parse(_data(reply)).stop_copy_length,
+    )
+
+
+def logging_start(page_size: int, ranges: Sequence[tuple[int, int]] = ()) -> Call[None]:
+    """Log what the device writes by DMA to (address, length); to all addresses if none is given."""
+    wanted = tuple(DmaLoggingRange(*one) for one in ranges)
+    data = DmaLoggingControl(page_size, wanted).pack()
+    return Call(_feature("DMA_LOGGING_START", set_=True, data=data), _done)
+
+
+def logging_stop() -> Call[None]:
+    """Log no more."""
+    return Call(_feature("DMA_LOGGING_STOP", set_=True), _done)
+
+
+def logging_report(iova: int, length: int, page_size: int) -> Call[bytes]:
+    """Get the bitmap of the pages written since they were last reported."""
+    asked = DmaLoggingReport(iova, length, page_size).pack()
+    pages = -(-length // page_size)
+    room = len(asked) + -(-pages // 64) * 8
+    return Call(
+        _feature("DMA_LOGGING_REPORT", get=True, data=asked, room=room),
+        lambda reply: bytes(DmaLoggingReport.parse(_data(reply)).bitmap),
+    )
+
+
+def _feature(
+    name: str,
+    *,
+    get: bool = False,
+    set_: bool = False,
+    probe: bool = False,
+    data: bytes = b"",
+    room: int = 0,
+) -> DeviceFeature:
+    number = FEATURES[name].number
+    if get and not probe:
+        room = max(room, len(data) + FEATURES[name].get_reply)
+    return DeviceFeature.asking(number, get=get, set_=set_, probe=probe, data=data, room=room)
+
+
+def _data(reply: Reply) -> Data:
+    data: Data = reply.message.data  # type: ignore[union-attr]
+    return data
+
+
+# --- migration data ---
+
+
+def data_read(size: int, sink: Sink) -> Call[int]:
+    """Read migration data into `sink`; the result is how many bytes there were.
+
+    Fewer than `size` mean that there is no more: for now or for good, as the table says of the
+    state.
+    """
+
+    def read(reply: Reply) -> int:
+        data = _data(reply)
+        sink(data)
+        return len(data)
+
+    return Call(MigDataRead.asking(size), read)
+
+
+def data_write(data: Data) -> Call[None]:
+    """Write migration data."""
+    return Call(MigDataWrite.asking(data), _done)

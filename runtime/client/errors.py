@@ -1,0 +1,49 @@
+"""What goes wrong for a client, by whose doing it is.
+
+`Refused` is the server's answer, and the connection goes on. After any of the others it is over:
+what was asked for may have been done or not.
+"""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """What a client raises.
+
+    Attributes:
+        peer: Whom the client was talking to: a path, or what its owner calls it.
+    """
+
+    def __init__(self, peer: str, why: str) -> None:
+        super().__init__(peer, why)
+        self.peer = peer
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.peer}: {self.why}"
+
+
+class Refused(ClientError):  # noqa: N818 - reads as what it says
+    """An error reply.
+
+    Attributes:
+        command: The command, as the specification calls it.
+        errno: The name of the error; EIO for a number that is zero or unknown here.
+    """
+
+    def __init__(self, peer: str, command: str, errno: str) -> None:
+        super().__init__(peer, f"{command} is refused ({errno})")
+        self.command = command
+        self.errno = errno
+
+
+class PeerGone(ClientError):  # noqa: N818 - reads as what it says
+    """The connection could not be made, has ended, or was closed by this side."""
+
+
+class PeerBroke(ClientError):  # noqa: N818 - reads as what it says
+    """The server said what the protocol does not allow."""
+
+
+class TimedOut(ClientError):  # noqa: N818 - reads as what it says
+    """The server did not answer in time."""
