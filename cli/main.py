@@ -125,6 +125,7 @@ def missing_extra(error: ImportError) -> str | None:
         "graphviz": "diagrams",
         "pygraphviz": "diagrams",
         "networkx": "graph",
+        "zstandard": "compress",
     }
     extra = extras.get((error.name or "").partition(".")[0])
     if extra is None:

@@ -39,7 +39,10 @@ OUTSIDE = {
     "cli": {"shtab"},
 }
 # Files that may import one more: each only when it is used, and never from another file.
-OUTSIDE_FILES = {"runtime/testing.py": {"hypothesis"}}
+OUTSIDE_FILES = {
+    "runtime/testing.py": {"hypothesis"},
+    "runtime/compression.py": {"zstandard"},
+}
 
 # Asks import-linter about each contract by itself: once as things are, and once with each planted
 # import. In one interpreter of its own, since what is linted must be the copy and not what is

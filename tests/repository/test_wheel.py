@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from repository import ROOT, pyproject, rooms, run
 
 # Imported by nothing that the core installs.
-EXTRAS_ONLY = ("z3", "cvc5", "graphviz", "pygraphviz", "networkx", "hypothesis")
+EXTRAS_ONLY = ("z3", "cvc5", "graphviz", "pygraphviz", "networkx", "hypothesis", "zstandard")
 
 
 @pytest.fixture(scope="module")
