@@ -324,10 +324,14 @@ def _fields(kind: type, location: Location) -> dict[str, Any]:
 
 
 def _choices(kind: type, location: Location) -> str:
-    from typing import get_args
+    from typing import Literal, get_args, get_origin
 
-    choices = get_args(_fields(kind, location[:-1])[str(location[-1])])
-    return ", ".join(f'"{choice}"' for choice in choices)
+    key = max(index for index, part in enumerate(location) if isinstance(part, str))
+    wanted = _fields(kind, location[:key])[str(location[key])]
+    # The words stand inside what may be left out, and inside what is a list.
+    while get_origin(wanted) is not Literal:
+        wanted = get_args(wanted)[0]
+    return ", ".join(f'"{choice}"' for choice in get_args(wanted))
 
 
 def _example(kind: type, location: Location) -> str:

@@ -1,18 +1,18 @@
 """The plans a manager follows with a group of devices: a table too.
 
 The verifier proves the plans marked sound for groups of any size; the coordinator executes them.
-Both read the rows through the same two questions: which move applies to a device, and where does
-it lead.
+Both read the rows through the same questions: which move applies to a device, where does it lead,
+and, when a migration was left in the middle, which side is to run.
 """
 
 from __future__ import annotations
 
 import functools
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vfio_migration.model.errors import Mistake, UnknownName, closest
 from vfio_migration.model.load import parse, read_bytes, typed
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from vfio_migration.model.machine import Machine
 
 DEFAULT = "group_plan.toml"
+
+Side = Literal["source", "destination"]
+"""One of the two groups of a migration."""
+
+Holder = Literal["source", "both", "destination"]
+"""Who holds the state, as far as a journal says. See [[migrations]] in the file."""
+
+FIRST_HOLDER: Holder = "source"
+"""Who holds it when a migration begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +81,64 @@ class Plan(Row):
     source: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationStep(Row):
+    """Phases of a plan for one side, or a transfer of the streams; never both.
+
+    Attributes:
+        side: Whose devices move.
+        plan: The plan they follow.
+        phases: Through which of its phases, in its order; none means all.
+        transfer: In passes while the sources run, or the rest, to the final end of every stream.
+        holder: What the journal says from here on of who holds the state; it is written before
+            anything else of the step is done. None if nothing changes.
+    """
+
+    side: Side | None = None
+    plan: str | None = None
+    phases: tuple[str, ...] = ()
+    transfer: Literal["passes", "rest"] | None = None
+    holder: Holder | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration(Row):
+    """A whole migration, of all devices of the source into those of the destination."""
+
+    name: str
+    steps: tuple[MigrationStep, ...]
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover(Row):
+    """Who is to run when a migration was left in the middle, and how this is brought about.
+
+    Attributes:
+        winner: The side that is to run.
+        holders: What the journal may say of who holds the state.
+        failed: Whether the row also holds if devices of the winner have failed.
+        undoes: Whether the other side may have run since it was given the state.
+        steps: What to do. If a step of the winner fails, the next row that holds is tried.
+        summary: Why the winner is to run.
+    """
+
+    winner: Side
+    holders: tuple[Holder, ...]
+    failed: bool = False
+    undoes: bool = False
+    steps: tuple[MigrationStep, ...]
+    summary: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plans(Row):
-    """All plans, in the order of the file."""
+    """All plans, migrations and handovers, in the order of the file."""
 
     plans: tuple[Plan, ...]
+    migrations: tuple[Migration, ...] = ()
+    handovers: tuple[Handover, ...] = ()
 
     def plan(self, name: str) -> Plan:
         """Return the plan called `name`; raise `UnknownName` with a suggestion if there is none."""
@@ -85,6 +147,21 @@ class Plans(Row):
                 return row
         names = [row.name for row in self.plans]
         raise UnknownName("plan", name, closest(name, names), names)
+
+    def migration(self, name: str) -> Migration:
+        """Return the migration called `name`; raise `UnknownName` as `plan` does."""
+        for row in self.migrations:
+            if row.name == name:
+                return row
+        names = [row.name for row in self.migrations]
+        raise UnknownName("migration", name, closest(name, names), names)
+
+    def phases(self, step: MigrationStep) -> tuple[Phase, ...]:
+        """Return the phases a step leads through: none if it transfers."""
+        if step.plan is None:
+            return ()
+        phases = self.plan(step.plan).phases
+        return tuple(row for row in phases if not step.phases or row.name in step.phases)
 
 
 def standing(plan: Plan, machine: Machine) -> str | None:
@@ -124,6 +201,33 @@ def exceeds(plan: Plan, group: Sequence[frozenset[str]]) -> Limit | None:
         if len(group) > 1 and sum(limit.lacks not in names for names in group) > limit.count:
             return limit
     return None
+
+
+def deciding(
+    plans: Plans,
+    spec: Spec,
+    holder: Holder,
+    states: Mapping[Side, Sequence[str]],
+    alive: Mapping[Side, bool],
+) -> Iterator[Handover]:
+    """Yield the handovers that hold, in the order in which they are to be tried.
+
+    If none is left the state is lost.
+
+    Args:
+        plans: The rows.
+        spec: The table they are for.
+        holder: Who holds the state, as the journal of the migration says.
+        states: Where the devices of each side stand; of a side that is not alive nothing is read.
+        alive: Whether every device of a side is served by the process that served it when the
+            migration began. Another process has a blank device.
+    """
+    lost = spec.event("arc_failed_for_good").to
+    for row in plans.handovers:
+        if holder in row.holders and alive[row.winner]:
+            whole = all(state != lost for state in states[row.winner])
+            if whole or row.failed:
+                yield row
 
 
 def load_plans(spec: Spec, path: str | Path | None = None) -> Plans:

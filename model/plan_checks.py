@@ -13,6 +13,7 @@ from vfio_migration.model.plain import NAME, Data, number_of, text_of
 from vfio_migration.model.spec import Spec
 
 _MOVE = {"needs", "lacks", "may", "failed", "to", "event"}
+_STEP = {"side", "plan", "phases", "transfer", "holder"}
 _PLACING = ("needs", "lacks", "to")
 """What a row of `before` may say: where devices stand follows from their capabilities alone."""
 
@@ -33,7 +34,63 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
                 problem = "is less than no device"
                 mistakes.append(Mistake(f"{place}.count", count, problem, "0 allows none"))
         mistakes += _phases(at, plan, spec)
+    migrations = list(_rows(data.get("migrations"), "migrations"))
+    mistakes += _unique(migrations)
+    for at, row in migrations + list(_rows(data.get("handovers"), "handovers")):
+        if row.get("steps") == []:
+            mistakes.append(Mistake(f"{at}.steps", None, "has no rows", "add a step"))
+        if row.get("holders") == []:
+            hint = "name one of source, both, destination"
+            mistakes.append(Mistake(f"{at}.holders", None, "names nobody", hint))
+        for place, step in _rows(row.get("steps"), f"{at}.steps"):
+            mistakes += _step(place, step, plans, names)
     return mistakes
+
+
+def _step(
+    at: str, step: Data, plans: list[tuple[str, Data]], names: list[str]
+) -> Iterator[Mistake]:
+    """What is wrong with a step of a migration or of a handover."""
+    if step.keys() <= _STEP:
+        if ("plan" in step) == ("transfer" in step):
+            yield Mistake(at, None, "must do one thing", "give either plan or transfer")
+        elif "transfer" in step:
+            for key in ("side", "phases"):
+                if key in step:
+                    yield Mistake(f"{at}.{key}", None, "says nothing of a transfer", "drop it")
+        elif "side" not in step:
+            yield Mistake(at, None, "must say whose devices move", "give side")
+    name = text_of(step, "plan")
+    if name is None:
+        return
+    if name not in names:
+        hint = did_you_mean(closest(name, names)) or it_has(names)
+        yield Mistake(f"{at}.plan", name, "is no plan of this file", hint)
+        return
+    plan = next(row for _, row in plans if row.get("name") == name)
+    if plan.get("sound") is False:
+        hint = "mark it sound, and see what the verifier says"
+        yield Mistake(f"{at}.plan", name, "is a plan marked unsound", hint)
+    yield from _phases_named(at, step, plan)
+
+
+def _phases_named(at: str, step: Data, plan: Data) -> Iterator[Mistake]:
+    """The phases a step names are those of its plan, in the order they have there."""
+    known = [text_of(row, "name") or "" for _, row in _rows(plan.get("phases"), "")]
+    phases = step.get("phases", [])
+    last = -1
+    for index, phase in enumerate(phases if isinstance(phases, list) else []):
+        place = f"{at}.phases[{index}]"
+        if not isinstance(phase, str):
+            continue
+        if phase not in known:
+            hint = did_you_mean(closest(phase, known)) or it_has(known)
+            yield Mistake(place, phase, f"is no phase of plan {plan['name']}", hint)
+        elif known.index(phase) <= last:
+            problem = "does not come after the one before it"
+            yield Mistake(place, phase, problem, f"the plan goes {', '.join(known)}")
+        else:
+            last = known.index(phase)
 
 
 def _phases(at: str, plan: Data, spec: Spec) -> Iterator[Mistake]:

@@ -21,23 +21,31 @@ from vfio_migration.verifier.obligation import Example, Query
 def arrivals(encoding: Encoding) -> Iterator[Query]:
     """G5: every plan arrives, and from wherever one was left another leads on."""
     encoding = encoding.widest()
-    recover = Discipline.marked(encoding, sound=True, after=True)
+    after = Discipline.marked(encoding, sound=True, after=True)
     others = Discipline.marked(encoding, sound=True, after=False)
-    for plan in recover + others:
+    for plan in after + others:
         yield from _arrives(encoding, plan)
     for plan in others:
         if _kind(encoding, plan) == "save":
             yield from _keeps_its_session(encoding, plan)
-        ways = [way for way in recover if plan.name in way.after and _admits_all_of(way, plan)]
-        text = f"no plan leads a group of plan {plan.name} back from wherever it was left"
-        yield _fact(f"{plan.name}-recovers", bool(ways), text)
+        for kind, where in (("run", "running"), ("stop", "stopped")):
+            ways = [way for way in after if plan.name in way.after and _admits_all_of(way, plan)]
+            found = any(_kind(encoding, way) == kind for way in ways)
+            text = f"no plan leads from wherever {plan.name} was left to all {where}"
+            yield _fact(f"{plan.name}-{kind}", found, text)
     kinds = {_kind(encoding, plan) for plan in others}
-    text = "no plan leads from all running to all stopped and streaming"
-    yield _fact("stopped-and-copied", "save" in kinds, text)
-    text = "no plan leads from all loaded to all running"
-    yield _fact("loaded-and-running", "run" in kinds, text)
-    for plan in recover:
+    for kind, name, text in _NEEDED:
+        yield _fact(name, kind in kinds, f"no plan leads from {text}")
+    for plan in after:
         yield _again(encoding, plan)
+
+
+_NEEDED = (
+    ("save", "stopped-and-copied", "all running to all stopped and streaming"),
+    ("load", "ready-to-be-loaded", "all running to all ready to be loaded"),
+    ("run", "loaded-and-running", "all loaded to all running"),
+)
+"""What there must be a plan for: its kind, the name of the claim, from where to where."""
 
 
 def _fact(name: str, holds: bool, text: str) -> Query:
@@ -54,12 +62,30 @@ def _admits_all_of(way: Plan, plan: Plan) -> bool:
 
 
 def _kind(encoding: Encoding, plan: Plan) -> str:
-    """What a sound plan is for, told by where it begins."""
+    """What a sound plan is for, told by where it begins, where it passes and where it leads on."""
     spec = encoding.spec
-    begins = frozenset().union(*Discipline(encoding, plan).begins_anywhere.values())
-    if plan.after or all(spec.session(spec.state(n).session).transfer == "write" for n in begins):
+    discipline = Discipline(encoding, plan)
+    if plan.after:
+        acts = any(spec.operation(spec.state(name).operation).may for name in _last(plan))
+        return "run" if acts else "stop"
+    begins = frozenset().union(*discipline.begins_anywhere.values())
+    if begins <= _transferring(encoding, "write"):
         return "run"
-    return "save" if begins == {spec.initial} else "other"
+    passes = frozenset().union(*(names for sets in discipline.stands for names in sets.values()))
+    if begins != {spec.initial}:
+        return "other"
+    return "save" if passes & _transferring(encoding, "read") else "load"
+
+
+def _last(plan: Plan) -> list[str]:
+    """Where the last phase of a plan leads."""
+    return [move.to for move in plan.phases[-1].moves if move.to is not None][-1:]
+
+
+def _transferring(encoding: Encoding, transfer: str) -> frozenset[str]:
+    """The states in which a stream is read, or written."""
+    spec = encoding.spec
+    return frozenset(r.name for r in spec.states if spec.session(r.session).transfer == transfer)
 
 
 def _goals(encoding: Encoding, plan: Plan) -> list[str]:
@@ -71,7 +97,13 @@ def _goals(encoding: Encoding, plan: Plan) -> list[str]:
     if kind == "save":
         ends = {row.name: spec.stream_end(row.name) for row in spec.states}
         return [name for name, end in ends.items() if end is not None and end.kind == "final"]
-    return [move.to for move in plan.phases[-1].moves if move.to is not None][-1:]
+    if kind == "load":
+        return sorted(_transferring(encoding, "write"))
+    if kind == "stop":
+        # Nobody does anything; a device that failed does nothing either.
+        idle = [r.name for r in spec.states if not spec.operation(r.operation).may]
+        return [name for name in idle if name in _transferring(encoding, "none")]
+    return _last(plan)
 
 
 def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:

@@ -179,7 +179,9 @@ class _Text:
         if not goals:
             return "skip"
         lost = self.discipline.lost
-        names = goals + ([lost] if self.discipline.failing and lost is not None else [])
+        # One that failed stays where a plan does not reset it.
+        stay = any(lost in names for names in self.discipline.ends.values())
+        names = goals + ([lost] if stay and lost is not None else [])
         return f"assert({' && '.join(self._one_of(names, str(d)) for d in range(self.size))})"
 
     def _init(self) -> Iterator[str]:

@@ -49,8 +49,13 @@ def broken(path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def apply(edit: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Edit plans: drop a phase, swap two, or set a key of a plan or of a phase (none: drop it)."""
+    """Edit plans: drop a phase, swap two, or set a key of a plan or of a phase (none: drop it).
+
+    The migrations, which name the phases, are left out where nothing is said of them.
+    """
     data = copy.deepcopy(data)
+    if all("plan" in change for change in edit["edit"]):
+        data = {"plans": data["plans"]}
     for change in edit["edit"]:
         plan = find(data, change["plan"])
         names = [phase["name"] for phase in plan["phases"]]
@@ -70,8 +75,11 @@ def apply(edit: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(data: dict[str, Any]) -> str:
-    """Write plans as TOML."""
-    return "plans = [\n" + "".join(f"    {_value(plan)},\n" for plan in data["plans"]) + "]\n"
+    """Write plans, and what stands with them, as TOML."""
+    return "".join(
+        f"{section} = [\n" + "".join(f"    {_value(row)},\n" for row in rows) + "]\n"
+        for section, rows in data.items()
+    )
 
 
 def _value(value: object) -> str:
