@@ -1,0 +1,215 @@
+"""One device of a migration, at one of its two ends."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from vfio_migration.model import Spec
+from vfio_migration.model.machine import Machine
+from vfio_migration.runtime.client import Client, Refused
+from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.process import Process
+
+Side: TypeAlias = Literal["source", "destination"]
+SIDES: Final[tuple[Side, Side]] = ("source", "destination")
+
+_CONFIG: Final = 7
+"""The index of PCI configuration space (VFIO_PCI_CONFIG_REGION_INDEX)."""
+_MOST: Final = 64
+"""No PCI device has as many regions or types of interrupts: who says so is not asked further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a device its guest sees and must find again at the destination.
+
+    Attributes:
+        ids: Vendor and device, or None if it has no configuration space.
+        regions: The size of each region.
+        irqs: How many interrupts of each type.
+    """
+
+    ids: tuple[int, int] | None
+    regions: tuple[int, ...]
+    irqs: tuple[int, ...]
+
+    def differences(self, other: Shape) -> list[str]:
+        """Say what is not the same, in words: mine, then the other's."""
+        found = []
+        if self.ids != other.ids:
+            found.append(f"PCI device {_ids(self.ids)} and {_ids(other.ids)}")
+        for name, mine, theirs in (
+            ("region {} of {} and {} bytes", self.regions, other.regions),
+            ("interrupts of type {}: {} and {}", self.irqs, other.irqs),
+        ):
+            for index in range(max(len(mine), len(theirs))):
+                one = mine[index] if index < len(mine) else 0
+                two = theirs[index] if index < len(theirs) else 0
+                if one != two:
+                    found.append(name.format(index, one, two))
+        return found
+
+
+def _ids(ids: tuple[int, int] | None) -> str:
+    return "unknown" if ids is None else f"{ids[0]:04x}:{ids[1]:04x}"
+
+
+class Endpoint:
+    """A device at one end.
+
+    Args:
+        where: The path of its socket.
+        side: At which end.
+        spec: The table.
+        client: A connection that somebody else made, and closes.
+        patience: How many seconds its server may take to answer.
+        watches: Who is told of every message.
+
+    Attributes:
+        where: As given.
+        side: As given.
+        process: Who serves it, as far as is known.
+        state: The state it was last known to be in; None if that is not known.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        side: Side,
+        spec: Spec,
+        *,
+        client: Client | None = None,
+        patience: float,
+        watches: Iterable[Watch] = (),
+    ) -> None:
+        self.where = str(where)
+        self.side: Side = side
+        self.process = Process(0, 0)
+        self.state: str | None = None
+        self._spec = spec
+        self._client = client
+        self._ours = client is None
+        self._patience = patience
+        self._watches = tuple(watches)
+        self._machine: Machine | None = None
+        self._sizes: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self.where
+
+    # --- the connection ---
+
+    @property
+    def client(self) -> Client:
+        """The connection. One that is over is not made anew: another device may be served there.
+
+        Raises:
+            ClientError: There is none.
+        """
+        if self._client is None:
+            self._client = Client(
+                self.where, spec=self._spec, patience=self._patience, watches=self._watches
+            )
+        if self._client.over is not None:
+            raise self._client.over
+        return self._client
+
+    def connect(self) -> Process:
+        """Make the connection anew if it is over; return who serves there now.
+
+        What the owner of a connection had mapped is gone with it. To see where the device stands,
+        and to move it, needs none of it.
+
+        Raises:
+            ClientError: That cannot be done.
+        """
+        if self._client is not None and self._client.over is not None:
+            self._client.close()
+            self._client, self._ours = None, True
+            self._machine = self._sizes = None
+        return Process.of(self.client.pid)
+
+    def close(self) -> None:
+        """Hang up, if the connection is ours."""
+        if self._client is not None and self._ours:
+            self._client.close()
+            self._client = None
+
+    # --- what it is ---
+
+    @property
+    def machine(self) -> Machine:
+        """The table as its capabilities contract it.
+
+        Raises:
+            CannotMigrate: It says that it cannot be migrated.
+            ClientError: It does not answer.
+        """
+        if self._machine is None:
+            try:
+                flags = self.client.capabilities()
+            except Refused as refusal:
+                raise CannotMigrate(
+                    f"{self.label}: the device cannot be migrated: {refusal.why}"
+                ) from refusal
+            known = 0
+            for row in self._spec.capabilities:
+                known |= row.value
+                if row.mandatory and not flags & row.value:
+                    raise CannotMigrate(
+                        f"{self.label}: the device cannot be migrated: its flags are {flags:#x}, "
+                        f"without {row.name}"
+                    )
+            # A capability that the table does not know brings states that nobody will ask for.
+            self._machine = self._spec.machine(flags & known)
+        return self._machine
+
+    def shape(self) -> Shape:
+        """Ask what its guest sees of it. Raises as `client`."""
+        client = self.client
+        about = client.info()
+        regions = []
+        for index in range(min(about.num_regions, _MOST)):
+            info = client.region_info(index)
+            info.close()
+            regions.append(info.size)
+        irqs = [client.irq_info(index).count for index in range(min(about.num_irqs, _MOST))]
+        ids = None
+        if len(regions) > _CONFIG and regions[_CONFIG] >= 4:
+            ids = struct.unpack("<HH", client.region_read(_CONFIG, 0, 4))
+        return Shape(ids, tuple(regions), tuple(irqs))
+
+    def look(self) -> str:
+        """Ask for its state, and remember it. Raises as `client`."""
+        self.state = None
+        self.state = self.client.state()
+        return self.state
+
+    def left(self) -> int | None:
+        """Ask how much is left to read once it is stopped; None if it cannot say."""
+        client = self.client
+        if self._sizes is None:
+            self._sizes = client.supports("MIG_DATA_SIZE", get=True)
+        if not self._sizes:
+            return None
+        try:
+            return client.data_size()
+        except Refused:
+            return None
+
+    def may(self, activity: str) -> bool:
+        """Say whether the table permits an activity in the state it was last known to be in."""
+        return self.state is not None and self._spec.permits(self.state, activity)
+
+    def transfers(self) -> str:
+        """Return what can be done with migration data in that state: "none", "read", "write"."""
+        if self.state is None:
+            return "none"
+        return self._spec.session(self._spec.state(self.state).session).transfer

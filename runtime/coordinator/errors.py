@@ -1,0 +1,66 @@
+"""What can become of a migration besides success, by what is left behind.
+
+`CannotMigrate`: nothing was begun, everything is as it was. `MigrationFailed`: it was begun, and
+`outcome` says who runs now. Both say in `hints` what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+Outcome = Literal["destination", "source", "lost", "undecided"]
+"""Who runs with the whole state: one side, nobody any more, or it cannot be told."""
+
+
+class CoordinatorError(Exception):
+    """What a coordinator raises.
+
+    Attributes:
+        why: What is wrong, naming the device and the value.
+        hints: What to do, one sentence each.
+    """
+
+    def __init__(self, why: str, hints: Sequence[str] = ()) -> None:
+        super().__init__(why, tuple(hints))
+        self.why = why
+        self.hints = tuple(hints)
+
+    def __str__(self) -> str:
+        return "\n".join((self.why, *(f"  {hint}" for hint in self.hints)))
+
+
+class CannotMigrate(CoordinatorError):  # noqa: N818 - reads as what it says
+    """Nothing was begun, and nothing has changed."""
+
+
+class Cancelled(CoordinatorError):  # noqa: N818 - reads as what it says
+    """Somebody wished that it be given up."""
+
+
+class StepFailed(CoordinatorError):  # noqa: N818 - reads as what it says
+    """A step of the plan was not done.
+
+    Attributes:
+        peers: The labels of the devices that failed it.
+    """
+
+    def __init__(self, why: str, peers: Sequence[str] = (), hints: Sequence[str] = ()) -> None:
+        super().__init__(why, hints)
+        self.peers = tuple(peers)
+
+
+class MigrationFailed(CoordinatorError):  # noqa: N818 - reads as what it says
+    """It was begun and did not succeed.
+
+    Attributes:
+        outcome: Who runs now.
+        cancelled: It was given up because somebody wished so.
+    """
+
+    def __init__(
+        self, why: str, outcome: Outcome, hints: Sequence[str] = (), *, cancelled: bool = False
+    ) -> None:
+        super().__init__(why, hints)
+        self.outcome: Outcome = outcome
+        self.cancelled = cancelled

@@ -1,0 +1,36 @@
+"""What a coordinator tells of a migration while it goes on: for people, for programs, for tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened.
+
+    Attributes:
+        name: What: "plan", "phase", "moved", "pass", "progress", "stopped", "running", "failed",
+            "recovering", "won", "retired", "summary".
+        fields: The rest; what JSON can hold. Bytes are counted in bytes, times in seconds.
+        time: When, as `time.monotonic` counts.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    time: float = field(default_factory=time.monotonic)
+
+    def to_data(self, begun: float) -> dict[str, Any]:
+        """Return plain data for JSON, its time counted from `begun`."""
+        return {"event": self.name, "time": round(self.time - begun, 6), **self.fields}
+
+
+Report: TypeAlias = Callable[[Event], object]
+"""Is told of events, by the thread that coordinates. It had better be quick, and not raise."""
+
+
+def ignore(_event: Event) -> None:
+    """Tell nobody."""

@@ -1,0 +1,195 @@
+"""Follows the plans of `model/group_plan.toml` with the live devices of one side.
+
+What a phase asks of a device is asked of the rows (`applying`), and so is where it leads. Nothing
+about a state is known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vfio_migration.model import Spec
+from vfio_migration.model.plan import MigrationStep, Move, Phase, Plans, applying
+from vfio_migration.runtime.client import ClientError, Refused, calls
+from vfio_migration.runtime.client.core import Pending
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
+from vfio_migration.runtime.coordinator.errors import StepFailed
+from vfio_migration.runtime.coordinator.events import Event, Report
+
+CHANGE: Final = "change_state"
+"""The activity of the table without which a device stands still."""
+
+_TRIES: Final = 3
+"""How often a way back is tried: an arc that failed once may be taken the next time."""
+_BETWEEN: Final = 0.05
+
+
+def names(endpoints: Sequence[Endpoint]) -> str:
+    """Return labels for a message."""
+    return ", ".join(one.label for one in endpoints)
+
+
+class Group:
+    """The devices of one side.
+
+    Args:
+        side: Which one.
+        endpoints: The devices.
+        spec: The table.
+        plans: The plans.
+        report: Is told.
+        before_phase: Called with a phase, and who moves where in it, before they do.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        endpoints: Sequence[Endpoint],
+        spec: Spec,
+        plans: Plans,
+        report: Report,
+        before_phase: Callable[[Side, Sequence[tuple[Endpoint, Move]]], object] = lambda *_: None,
+    ) -> None:
+        self.side: Side = side
+        self.endpoints = tuple(endpoints)
+        self._spec = spec
+        self._plans = plans
+        self._report = report
+        self._before_phase = before_phase
+
+    def take(self, step: MigrationStep, *, among: Sequence[Endpoint] | None = None) -> None:
+        """Lead all devices through the phases of a step.
+
+        Args:
+            step: The step; it is one of a plan.
+            among: Only these devices are there; all if nothing is said.
+
+        Raises:
+            StepFailed: A device did not follow. Those that move in the same phase were moved.
+        """
+        devices = self.endpoints if among is None else among
+        for phase in self._plans.phases(step):
+            self._phase(step, phase, devices, tries=1)
+
+    def bring(self, step: MigrationStep, among: Sequence[Endpoint]) -> None:
+        """Do as `take`, on the way back: what fails is tried again. Raises as `take`."""
+        for phase in self._plans.phases(step):
+            self._phase(step, phase, among, tries=_TRIES)
+
+    def put_away(self, step: MigrationStep, among: Sequence[Endpoint]) -> list[Endpoint]:
+        """Lead the devices that are not to run through the phases of a step.
+
+        Those that are gone are passed over. One that refuses has its maps taken away, is reset, and
+        is asked again: a device without maps reaches nobody.
+
+        Returns:
+            Those that could not be brought to stand still.
+        """
+        left = list(among)
+        for phase in self._plans.phases(step):
+            try:
+                self._phase(step, phase, left, tries=1)
+            except StepFailed:
+                for device in self._moving(phase, left):
+                    self._reset_alone(device)
+                left = [device for device in left if device.state is not None]
+                with contextlib.suppress(StepFailed):
+                    self._phase(step, phase, left, tries=_TRIES)
+                left = [device for device in left if device.state is not None]
+        return [device for device in among if device.state is None or device.may(CHANGE)]
+
+    def _reset_alone(self, device: Endpoint) -> None:
+        with contextlib.suppress(ClientError):
+            with contextlib.suppress(Refused):  # not every server can take all maps at once
+                device.client.do(calls.dma_unmap_all())
+            device.client.reset()
+            self._tell(device, "reset", device.state, device.look())
+
+    # --- inside ---
+
+    def _moving(self, phase: Phase, devices: Sequence[Endpoint]) -> list[Endpoint]:
+        return [one for one in devices if one.state and applying(phase, one.machine, one.state)]
+
+    def _phase(
+        self, step: MigrationStep, phase: Phase, devices: Sequence[Endpoint], *, tries: int
+    ) -> None:
+        """Move until no move of the phase applies to any device."""
+        where = f"plan {step.plan}, phase {phase.name}"
+        begun = False
+        while True:
+            moves: list[tuple[Endpoint, Move]] = []
+            for device in devices:
+                assert device.state is not None
+                move = applying(phase, device.machine, device.state)
+                if move is not None:
+                    moves.append((device, move))
+            if not moves:
+                return
+            if not begun:
+                begun = True
+                self._before_phase(self.side, moves)
+                fields = {"side": self.side, "plan": step.plan, "phase": phase.name}
+                self._report(Event("phase", {**fields, "summary": phase.summary}))
+            self._round(where, moves, tries)
+
+    def _round(self, where: str, moves: Sequence[tuple[Endpoint, Move]], tries: int) -> None:
+        """Make one move with each device, all at a time."""
+        failures: list[tuple[Endpoint, str]] = []
+        under_way: list[tuple[Endpoint, Move, Pending[None]]] = []
+        for device, move in moves:
+            try:
+                under_way.append((device, move, self._begin(device, move)))
+            except ClientError as error:
+                self._failed(device, error, failures)
+        for device, move, pending in under_way:
+            try:
+                device.client.finish(pending)
+            except ClientError as error:
+                self._failed(device, error, failures)
+            else:
+                before, device.state = device.state, self._leads(move)
+                self._tell(device, "SET_STATE" if move.to else "reset", before, device.state)
+        if not failures:
+            return
+        if tries > 1 and all(device.state is not None for device, _ in failures):
+            time.sleep(_BETWEEN)
+            again = {id(device) for device, _ in failures}
+            self._round(where, [row for row in moves if id(row[0]) in again], tries - 1)
+            return
+        raise StepFailed(
+            f"{where}: " + "; ".join(why for _, why in failures),
+            [device.label for device, _ in failures],
+        )
+
+    def _leads(self, move: Move) -> str | None:
+        return self._spec.event("reset").to if move.to is None else move.to
+
+    def _begin(self, device: Endpoint, move: Move) -> Pending[None]:
+        call = calls.reset() if move.to is None else None
+        if call is not None:
+            return device.client.begin(call)
+        assert move.to is not None
+        return device.client.moving(move.to)
+
+    def _failed(
+        self, device: Endpoint, error: ClientError, failures: list[tuple[Endpoint, str]]
+    ) -> None:
+        """Take note of what a device did not do, and see where it stands now."""
+        before, why = device.state, str(error)
+        device.state = None
+        if isinstance(error, Refused):
+            with contextlib.suppress(ClientError):
+                why = f"{error}; it is in {device.look()} now"
+        self._report(
+            Event(
+                "failed", {"device": device.label, "from": before, "why": why, "now": device.state}
+            )
+        )
+        failures.append((device, why))
+
+    def _tell(self, device: Endpoint, how: str, before: str | None, after: str | None) -> None:
+        fields = {"device": device.label, "side": self.side, "how": how}
+        self._report(Event("moved", {**fields, "from": before, "to": after}))

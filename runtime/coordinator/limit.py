@@ -1,0 +1,41 @@
+"""How fast bytes may go: a bucket that fills at a set rate and is emptied by what was sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+_BURST: Final = 0.05
+"""How many seconds' worth may be saved up: more would not be noticed as a limit."""
+
+
+class Bandwidth:
+    """A limit on bytes a second, shared by any number of threads.
+
+    Args:
+        rate: Bytes a second, or None for no limit.
+        clock: Tells the time in seconds.
+
+    Attributes:
+        rate: As given.
+    """
+
+    def __init__(self, rate: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if rate is not None and rate <= 0:
+            raise ValueError(f"{rate} bytes a second: must be more than 0")
+        self.rate = rate
+        self._clock = clock
+        self._lock = threading.Lock()
+        # When all that was sent would have been sent at the rate.
+        self._paid_until = clock()
+
+    def spend(self, size: int) -> float:
+        """Take note that so many bytes were sent; return for how many seconds to send nothing."""
+        if self.rate is None:
+            return 0.0
+        with self._lock:
+            now = self._clock()
+            self._paid_until = max(self._paid_until, now - _BURST) + size / self.rate
+            return max(0.0, self._paid_until - now)

@@ -1,0 +1,341 @@
+"""Migrates a group of devices: follows a row of [[migrations]], and settles what goes wrong.
+
+    coordinator = Coordinator([("a.sock", "b.sock")], report=print)
+    summary = coordinator.run()
+
+The steps are those of the table, and each device is asked for nothing but what a row says. What is
+here is what no table can hold: sockets, time, how long to pre-copy, and whom to tell.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.plan import MigrationStep, Move, Plans, default_plans
+from vfio_migration.runtime.client import Client, ClientError
+from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.coordinator import preflight
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
+from vfio_migration.runtime.coordinator.errors import (
+    Cancelled,
+    CannotMigrate,
+    CoordinatorError,
+    MigrationFailed,
+    StepFailed,
+)
+from vfio_migration.runtime.coordinator.events import Event, Report, ignore
+from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
+from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.settings import Hooks, Settings
+from vfio_migration.runtime.coordinator.settle import Settled, Settler
+from vfio_migration.runtime.coordinator.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a migration took.
+
+    Attributes:
+        devices: How many devices.
+        seconds: From the first request to the last reply.
+        downtime: For how many seconds some device of the group stood still.
+        bytes: How many bytes of state were transferred.
+        sent: How many of them went over, compressed or not.
+        passes: How many passes the device with the most of them took.
+        last_pass: How many bytes were transferred while the devices stood still.
+        expected_downtime: What was expected before they were stopped; None if nobody could know.
+        loose: The sources that are not known to stand still, and why, if any.
+    """
+
+    devices: int
+    seconds: float
+    downtime: float
+    bytes: int
+    sent: int
+    passes: int
+    last_pass: int
+    expected_downtime: float | None
+    loose: tuple[str, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "devices": self.devices,
+            "seconds": round(self.seconds, 6),
+            "downtime": round(self.downtime, 6),
+            "bytes": self.bytes,
+            "sent": self.sent,
+            "passes": self.passes,
+            "last_pass": self.last_pass,
+            "expected_downtime": self.expected_downtime,
+            "loose": list(self.loose),
+        }
+
+
+class Coordinator:
+    """One migration.
+
+    Args:
+        pairs: The sockets of each device: source and destination.
+        spec: The table; that of the package if none is given.
+        plans: The plans; those of the package if none are given.
+        settings: How to migrate.
+        hooks: What a program that owns the guest does meanwhile.
+        report: Is told what happens.
+        watches: Who is told of every message.
+        journal: Where the journal stands while it goes on; None keeps none, and then nobody can
+            bring back what a killed coordinator leaves behind.
+        clients: Connections that somebody else made and closes, by the path of their socket.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str | Path, str | Path]],
+        *,
+        spec: Spec | None = None,
+        plans: Plans | None = None,
+        settings: Settings | None = None,
+        hooks: Hooks | None = None,
+        report: Report = ignore,
+        watches: Iterable[Watch] = (),
+        journal: Path | None = None,
+        clients: dict[str, Client] | None = None,
+    ) -> None:
+        self._spec = load() if spec is None else spec
+        self._plans = default_plans(self._spec) if plans is None else plans
+        self._settings = settings or Settings()
+        self._hooks = hooks or Hooks()
+        self._report = report
+        self._journal = journal
+        self._cancelled = threading.Event()
+        self._endpoints = _endpoints(
+            pairs, self._spec, self._settings.patience, tuple(watches), clients or {}
+        )
+        self._groups = {
+            side: Group(side, group, self._spec, self._plans, self._tell, self._before_phase)
+            for side, group in self._endpoints.items()
+        }
+        self._transfer = Transfer(
+            list(zip(self._endpoints["source"], self._endpoints["destination"], strict=True)),
+            self._settings,
+            self._tell,
+            self._cancelled,
+        )
+        self._ledger: Ledger | None = None
+        self._stopped_at: float | None = None
+        self._ran_at: float | None = None
+        self._expected: float | None = None
+        self._paused = False
+
+    def cancel(self) -> None:
+        """Give the migration up, if it is not too late. May be called from a signal handler."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """See whether these devices can be migrated, and together; raise `CannotMigrate`."""
+        migration = self._plans.migration(self._settings.migration)
+        preflight.check(self._endpoints, migration, self._spec, self._plans)
+
+    def run(self) -> Summary:
+        """Migrate.
+
+        Raises:
+            CannotMigrate: Nothing was begun.
+            MigrationFailed: It failed or was cancelled; it says who runs.
+        """
+        try:
+            self.check()
+            return self._migrate()
+        finally:
+            for group in self._endpoints.values():
+                for device in group:
+                    device.close()
+
+    # --- inside ---
+
+    def _migrate(self) -> Summary:
+        migration = self._plans.migration(self._settings.migration)
+        begun = time.monotonic()
+        self._ledger = ledger = Ledger(self._journal, migration.name, self._entries())
+        ledger.begin()
+        self._tell(Event("plan", self._planned(migration.name)))
+        loose: list[Endpoint] = []
+        try:
+            for step in migration.steps:
+                if step.holder is not None:
+                    ledger.hold(step.holder)
+                if self._won:
+                    loose = self._retire(step)
+                else:
+                    self._take(step)
+        except (CoordinatorError, ClientError, OSError) as error:
+            raise self._give_up(error) from error
+        if not loose:
+            ledger.end()
+        streams = self._transfer.streams
+        self._resume("destination")
+        summary = Summary(
+            devices=len(streams),
+            seconds=time.monotonic() - begun,
+            downtime=(self._ran_at or 0.0) - (self._stopped_at or 0.0),
+            bytes=sum(one.bytes for one in streams),
+            sent=sum(one.sent for one in streams),
+            passes=max(one.passes for one in streams),
+            last_pass=sum(one.pass_bytes for one in streams),
+            expected_downtime=self._expected,
+            loose=tuple(one.label for one in loose),
+        )
+        self._tell(Event("summary", summary.to_data()))
+        return summary
+
+    @property
+    def _won(self) -> bool:
+        """Whether every destination runs: from here on there is no way back, and none is needed."""
+        return self._ran_at is not None
+
+    def _take(self, step: MigrationStep) -> None:
+        if self._cancelled.is_set() and (self._ledger and self._ledger.holder != "destination"):
+            raise Cancelled("cancelled")
+        if step.transfer == "passes":
+            self._expected = self._transfer.passes()
+        elif step.transfer == "rest":
+            self._transfer.rest()
+        elif step.side is not None:
+            self._groups[step.side].take(step)
+            self._verify(step.side)
+        destinations = self._endpoints["destination"]
+        if self._stopped_at is not None and all(one.may(CHANGE) for one in destinations):
+            self._ran_at = time.monotonic()
+            self._resume("destination")
+            downtime = self._ran_at - self._stopped_at
+            self._tell(Event("running", {"side": "destination", "downtime": round(downtime, 6)}))
+
+    def _verify(self, side: Side) -> None:
+        """See that every device stands where the plan has led it."""
+        for device in self._endpoints[side]:
+            led = device.state
+            if device.look() != led:
+                raise StepFailed(
+                    f"{device.label}: was led to {led} and is in {device.state}", [device.label]
+                )
+
+    def _retire(self, step: MigrationStep) -> list[Endpoint]:
+        assert step.side is not None
+        group = self._groups[step.side]
+        loose = group.put_away(step, group.endpoints)
+        self._tell(Event("retired", {"loose": [device.label for device in loose]}))
+        return loose
+
+    def _before_phase(self, side: Side, moves: Sequence[tuple[Endpoint, Move]]) -> None:
+        """Hold the guest before a source gives anything up; begin to count the downtime."""
+        if side != "source" or self._won:
+            return
+        losing = [
+            device
+            for device, move in moves
+            if any(
+                device.may(one.name) and not self._spec.permits(move.to, one.name)
+                for one in self._spec.activities
+                if move.to is not None
+            )
+        ]
+        if losing and not self._paused:
+            self._paused = True
+            self._hooks.pause()
+        stands_still = [
+            device
+            for device, move in moves
+            if move.to is not None and not self._spec.permits(move.to, CHANGE)
+        ]
+        if stands_still and self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+            self._tell(Event("stopped", {"side": "source", "expected": self._expected}))
+
+    def _resume(self, side: Side) -> None:
+        if self._paused:
+            self._paused = False
+            self._hooks.resume(side)
+
+    def _give_up(self, error: Exception) -> MigrationFailed:
+        """Settle what was begun; return what is to be raised."""
+        assert self._ledger is not None
+        cancelled = isinstance(error, Cancelled)
+        why = error.why if isinstance(error, CoordinatorError) else str(error)
+        if not cancelled:
+            self._tell(Event("failed", {"device": None, "why": why}))
+        try:
+            settled = Settler(
+                self._endpoints, self._ledger, self._spec, self._plans, self._tell
+            ).settle()
+        except OSError as worse:
+            settled = Settled(
+                "undecided", f"the journal {self._ledger.path} cannot be written: {worse.strerror}"
+            )
+        if settled.outcome in ("source", "destination"):
+            self._resume("source" if settled.outcome == "source" else "destination")
+        hints = [settled.why, *settled.problems]
+        if settled.outcome == "undecided" or settled.loose:
+            ends = " ".join(f"{one.source} {one.destination}" for one in self._ledger.entries)
+            late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
+            hints.append(f"{late}once it can be reached run: vfio-migration recover {ends}")
+        return MigrationFailed(why, settled.outcome, hints, cancelled=cancelled)
+
+    def _entries(self) -> tuple[Entry, ...]:
+        try:
+            return tuple(
+                Entry(one.where, two.where, one.connect(), two.connect())
+                for one, two in zip(
+                    self._endpoints["source"], self._endpoints["destination"], strict=True
+                )
+            )
+        except ClientError as error:
+            raise CannotMigrate(str(error)) from error
+
+    def _planned(self, name: str) -> dict[str, Any]:
+        return {
+            "migration": name,
+            "devices": [
+                {
+                    "source": one.where,
+                    "destination": two.where,
+                    "source_capabilities": list(one.machine.names),
+                    "destination_capabilities": list(two.machine.names),
+                }
+                for one, two in zip(
+                    self._endpoints["source"], self._endpoints["destination"], strict=True
+                )
+            ],
+        }
+
+    def _tell(self, event: Event) -> None:
+        self._report(event)
+
+
+def _endpoints(
+    pairs: Sequence[tuple[str | Path, str | Path]],
+    spec: Spec,
+    patience: float,
+    watches: tuple[Watch, ...],
+    clients: dict[str, Client],
+) -> dict[Side, Sequence[Endpoint]]:
+    if not pairs:
+        raise CannotMigrate("there is no device to migrate")
+    places = [str(Path(where).absolute()) for pair in pairs for where in pair]
+    twice = next((one for one in places if places.count(one) > 1), None)
+    if twice is not None:
+        raise CannotMigrate(f"{twice}: is named twice; each socket is one end of one device")
+
+    def end(where: str | Path, side: Side) -> Endpoint:
+        client = clients.get(str(where))
+        return Endpoint(where, side, spec, client=client, patience=patience, watches=watches)
+
+    return {
+        "source": [end(source, "source") for source, _ in pairs],
+        "destination": [end(destination, "destination") for _, destination in pairs],
+    }

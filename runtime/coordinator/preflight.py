@@ -1,0 +1,107 @@
+"""What is looked at before anything is begun: whether these devices can be migrated, and together.
+
+What is found unsafe or impossible here is refused, and nothing has been touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vfio_migration.model import Spec
+from vfio_migration.model.plan import Migration, Plans, exceeds, standing
+from vfio_migration.runtime.client import ClientError
+from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Side
+from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.group import CHANGE, names
+
+
+def check(
+    endpoints: dict[Side, Sequence[Endpoint]], migration: Migration, spec: Spec, plans: Plans
+) -> None:
+    """Look at all devices.
+
+    Raises:
+        CannotMigrate: They cannot be migrated, or not together; says which and why.
+    """
+    for side in SIDES:
+        for device in endpoints[side]:
+            try:
+                device.look()
+                _ = device.machine
+            except ClientError as error:
+                raise CannotMigrate(str(error)) from error
+    check_limits(endpoints, migration, plans)
+    for source, destination in zip(endpoints["source"], endpoints["destination"], strict=True):
+        _check_states(source, destination, spec, plans, migration)
+        _check_shapes(source, destination)
+
+
+def check_limits(
+    endpoints: dict[Side, Sequence[Endpoint]], migration: Migration, plans: Plans
+) -> None:
+    """Hold the capabilities of both groups against the limits of the plans they would follow.
+
+    Raises:
+        CannotMigrate: No order of steps would be safe for them.
+    """
+    for step in migration.steps:
+        if step.side is None or step.plan is None:
+            continue
+        group = endpoints[step.side]
+        limit = exceeds(plans.plan(step.plan), [frozenset(one.machine.names) for one in group])
+        if limit is not None:
+            lacking = [one for one in group if limit.lacks not in one.machine.names]
+            raise CannotMigrate(
+                f"{names(lacking)}: lack {limit.lacks}, and of a group only {limit.count} may: "
+                f"with {len(lacking)} no order of steps keeps each from starting DMA to another "
+                "that stands still already (obligation G3)",
+                [
+                    f"migrate them without the others, if they do no DMA to each other, or with at "
+                    f"most {limit.count} of them at a time"
+                ],
+            )
+
+
+def _check_states(
+    source: Endpoint, destination: Endpoint, spec: Spec, plans: Plans, migration: Migration
+) -> None:
+    recover = f"run: vfio-migration recover {source.where} {destination.where}"
+    begins = {
+        step.side: standing(plans.plan(step.plan), device.machine)
+        for step, device in (
+            (step, source if step.side == "source" else destination)
+            for step in reversed(migration.steps)
+        )
+        if step.side is not None and step.plan is not None and plans.plan(step.plan).before
+    }
+    if source.state != begins.get("source"):
+        raise CannotMigrate(
+            f"{source.label}: is in {source.state}, and a migration begins in "
+            f"{begins.get('source')}",
+            [recover],
+        )
+    # Of the destination only its way into the first state that loads matters: it is blank.
+    assert destination.state is not None
+    still = not spec.permits(destination.state, CHANGE)
+    blank = destination.state == begins.get("destination") or (
+        still and spec.session(spec.state(destination.state).session).transfer == "none"
+    )
+    failed = destination.state == spec.event("arc_failed_for_good").to
+    if not blank or failed:
+        raise CannotMigrate(
+            f"{destination.label}: is in {destination.state}, and is no blank device",
+            [recover],
+        )
+
+
+def _check_shapes(source: Endpoint, destination: Endpoint) -> None:
+    try:
+        differences = source.shape().differences(destination.shape())
+    except ClientError as error:
+        raise CannotMigrate(str(error)) from error
+    if differences:
+        raise CannotMigrate(
+            f"{source.label} and {destination.label} are not the same kind of device: "
+            + "; ".join(differences),
+            ["a guest would not find its device again; take another destination"],
+        )

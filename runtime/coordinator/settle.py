@@ -1,0 +1,225 @@
+"""Brings what a migration left behind to exactly one running side, by the rows of [[handovers]].
+
+It is asked of the journal who holds the state, and of the servers whether they are the processes
+they were. What follows from that stands in the rows; here it is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from vfio_migration.model import Spec
+from vfio_migration.model.plan import Handover, MigrationStep, Plans, deciding
+from vfio_migration.runtime.client import ClientError, TimedOut
+from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Side
+from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
+from vfio_migration.runtime.coordinator.events import Event, Report
+from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
+from vfio_migration.runtime.coordinator.ledger import Ledger
+
+
+@dataclass(slots=True)
+class Settled:
+    """What came of it.
+
+    Attributes:
+        outcome: Who runs.
+        why: Why, in the words of the row that decided.
+        problems: What did not go as the row says.
+        loose: The devices of the other side that are not known to stand still.
+    """
+
+    outcome: Outcome
+    why: str
+    problems: list[str] = field(default_factory=list)
+    loose: list[Endpoint] = field(default_factory=list)
+
+
+class Settler:
+    """Settles one migration.
+
+    Args:
+        endpoints: The devices of each side, in the order of the journal.
+        ledger: The journal.
+        spec: The table.
+        plans: The plans and handovers.
+        report: Is told.
+        given_up: Sides that whoever asks says are gone for good.
+    """
+
+    def __init__(
+        self,
+        endpoints: dict[Side, Sequence[Endpoint]],
+        ledger: Ledger,
+        spec: Spec,
+        plans: Plans,
+        report: Report,
+        given_up: Sequence[Side] = (),
+    ) -> None:
+        self._endpoints = endpoints
+        self._ledger = ledger
+        self._spec = spec
+        self._plans = plans
+        self._report = report
+        self._given_up = tuple(given_up)
+        self._groups = {
+            side: Group(side, endpoints[side], spec, plans, report) for side in endpoints
+        }
+        self._gone: dict[str, ClientError | CannotMigrate] = {}
+        self._alive: dict[Side, bool] = {}
+
+    def settle(self) -> Settled:
+        """Do it. The journal is removed once nothing more can be owed to it.
+
+        Raises:
+            OSError: The journal cannot be written.
+        """
+        problems: list[str] = []
+        self._look()
+        while True:
+            row = next(self._rows(), None)
+            if row is None:
+                return self._lost(problems)
+            if row.undoes and (hung := self._may_run_unseen(row)):
+                return self._undecided(hung, problems)
+            self._report(Event("recovering", {"winner": row.winner, "why": row.summary}))
+            try:
+                loose = self._carry_out(row)
+            except StepFailed as failure:
+                problems.append(failure.why)
+                if not self._tried(row):
+                    return self._lost(problems)
+                continue
+            return self._done(Settled(row.winner, row.summary, problems, loose))
+
+    # --- inside ---
+
+    def _look(self) -> None:
+        """See who is there, whether it is who it was, and where each device stands."""
+        self._gone.clear()
+        for side, entries in self._endpoints.items():
+            known = [
+                one.source_process if side == "source" else one.destination_process
+                for one in self._ledger.entries
+            ]
+            same = True
+            for device, process in zip(entries, known, strict=True):
+                try:
+                    now = device.connect()
+                    device.look()
+                    _ = device.machine
+                except (ClientError, CannotMigrate) as error:
+                    device.state = None
+                    self._gone[device.label] = error
+                    same = False
+                    continue
+                same = same and (now == process or not process.known)
+            self._alive[side] = same and side not in self._given_up
+        self._skipped: set[int] = set()
+
+    def _rows(self) -> Iterator[Handover]:
+        states: dict[Side, list[str]] = {
+            side: [device.state or "" for device in self._endpoints.get(side, ())] for side in SIDES
+        }
+        alive = {side: self._alive.get(side, False) for side in SIDES}
+        for row in deciding(self._plans, self._spec, self._ledger.holder, states, alive):
+            if id(row) not in self._skipped:
+                yield row
+
+    def _tried(self, row: Handover) -> bool:
+        """Take note that a row did not do, and look again; say whether there is another."""
+        skipped = self._skipped | {id(row)}
+        self._look()
+        self._skipped = skipped
+        return next(self._rows(), None) is not None
+
+    def _carry_out(self, row: Handover) -> list[Endpoint]:
+        """Take the steps of a row; raise `StepFailed` if the winner does not follow."""
+        loose: list[Endpoint] = []
+        for step in row.steps:
+            assert step.side is not None
+            if step.holder is not None:
+                self._ledger.hold(step.holder)
+            if step.side not in self._endpoints:
+                continue
+            group, there = self._groups[step.side], self._there(step.side)
+            if step.side == row.winner:
+                group.bring(step, there)
+            else:
+                group.put_away(step, there)
+                loose = [
+                    device
+                    for device in group.endpoints
+                    if device.state is None or device.may(CHANGE)
+                ]
+                if running := [device for device in loose if device.may(CHANGE)]:
+                    raise StepFailed(
+                        f"{names(running)}: runs and cannot be stopped",
+                        [device.label for device in running],
+                    )
+        return loose
+
+    def _there(self, side: Side) -> list[Endpoint]:
+        return [device for device in self._endpoints[side] if device.state is not None]
+
+    def _may_run_unseen(self, row: Handover) -> list[Endpoint]:
+        """Return the devices of the loser that may run although nobody answers for them."""
+        loser: Side = "destination" if row.winner == "source" else "source"
+        if loser in self._given_up:
+            return []
+        unseen = []
+        for index, device in enumerate(self._endpoints.get(loser, ())):
+            if device.state is not None:
+                continue
+            entry = self._ledger.entries[index]
+            process = entry.source_process if loser == "source" else entry.destination_process
+            late = isinstance(self._gone.get(device.label), TimedOut)
+            if process.is_there() or (late and not process.known):
+                unseen.append(device)
+        return unseen
+
+    def _undecided(self, hung: Sequence[Endpoint], problems: list[str]) -> Settled:
+        return Settled(
+            "undecided",
+            f"{names(hung)}: does not answer, and its process is there: it may run",
+            [*problems, *map(str, self._gone.values())],
+            list(hung),
+        )
+
+    def _lost(self, problems: list[str]) -> Settled:
+        """Nobody holds the whole state: let what is left run at the source, and nowhere else."""
+        problems += [str(error) for error in self._gone.values()]
+        self._report(Event("recovering", {"winner": None, "why": "nobody holds the whole state"}))
+        loose: list[Endpoint] = []
+        for side, plan in (("destination", "retire"), ("source", "recover")):
+            if side not in self._endpoints:
+                continue
+            group, step = self._groups[side], MigrationStep(side=side, plan=plan)
+            if side == "destination":
+                group.put_away(step, self._there(side))
+                loose = [one for one in group.endpoints if one.state is None or one.may(CHANGE)]
+                continue
+            try:
+                group.bring(step, self._there(side))
+            except StepFailed as failure:
+                problems.append(failure.why)
+        # A source that could not be led all the way back may run all the same.
+        sources = self._endpoints["source"]
+        whole = self._alive["source"] and all(one.may(CHANGE) for one in sources)
+        outcome: Outcome = "source" if whole and self._ledger.holder != "destination" else "lost"
+        why = (
+            f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
+            if outcome == "source"
+            else "nobody holds the whole state any more"
+        )
+        return self._done(Settled(outcome, why, problems, loose))
+
+    def _done(self, settled: Settled) -> Settled:
+        if not settled.loose and not any(
+            device.state is None for side in self._endpoints.values() for device in side
+        ):
+            self._ledger.end()
+        fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
+        self._report(Event("won", fields))
+        return settled

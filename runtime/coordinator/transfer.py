@@ -1,0 +1,223 @@
+"""Transfers the streams of all devices at once: in passes while they run, then the rest.
+
+Each device has a thread of its own, which does nothing but move its stream; the thread that
+coordinates watches them, tells how far they are, and decides when pre-copy has done enough.
+
+Pre-copy ends when the time the rest is expected to take is within the downtime that is allowed, or
+when more passes bring nothing. What is left is asked of the device (MIG_DATA_SIZE, of Linux); one
+that cannot say has as much left as it streamed in its last pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from vfio_migration.runtime.client import ClientError
+from vfio_migration.runtime.compression import codec
+from vfio_migration.runtime.coordinator.endpoint import Endpoint
+from vfio_migration.runtime.coordinator.errors import Cancelled, StepFailed
+from vfio_migration.runtime.coordinator.events import Event, Report
+from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.settings import Settings
+from vfio_migration.runtime.coordinator.stream import Meter, Stream
+
+_TELL: Final = 0.1
+"""How often progress is told, in seconds."""
+_REST: Final = 0.02
+"""How long a device is left alone that had nothing to stream."""
+_STALLED: Final = 4
+"""After how many passes that brought nothing pre-copy is given up."""
+_LEAST_PASS: Final = 1 << 16
+
+
+class _Worker(threading.Thread):
+    """Moves one stream; ends with its errors kept."""
+
+    def __init__(self, stream: Stream, stop: threading.Event, *, passes: bool) -> None:
+        super().__init__(name=f"stream of {stream.source.label}", daemon=True)
+        self.stream = stream
+        self.error: BaseException | None = None
+        self.left: int | None = None
+        self.rounds = 0
+        self._stop_all = stop
+        self._passes = passes
+
+    def run(self) -> None:
+        """Move the stream: once to its end, or pass after pass until told to stop."""
+        try:
+            if not self._passes:
+                self.stream.run(None, self._stop_all)
+                return
+            left = self.stream.source.left()
+            while not self._stop_all.is_set():
+                # One pass is what there was to stream when it began: a device that changes faster
+                # than it is read would never come to an end of it.
+                most = None if left is None else max(left, _LEAST_PASS)
+                self.stream.run(most, self._stop_all)
+                left = self.stream.source.left()
+                self.left = self.stream.pass_bytes if left is None else left
+                self.rounds += 1
+                if self.stream.pass_bytes < _LEAST_PASS:
+                    self._stop_all.wait(_REST)
+        except BaseException as error:
+            self.error = error
+            self._stop_all.set()
+            if not isinstance(error, Exception):
+                raise
+
+
+class Transfer:
+    """All streams of a migration.
+
+    Args:
+        pairs: Both ends of each device.
+        settings: How to migrate.
+        report: Is told.
+        cancelled: Set when the migration is to be given up.
+
+    Attributes:
+        streams: The streams, in the order of the pairs.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Endpoint, Endpoint]],
+        settings: Settings,
+        report: Report,
+        cancelled: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._report = report
+        self._cancelled = cancelled
+        bandwidth = Bandwidth(settings.bandwidth)
+        self._bandwidth = bandwidth
+        self.streams = tuple(
+            Stream(
+                source,
+                destination,
+                chunk=settings.chunk,
+                bandwidth=bandwidth,
+                codec=None if settings.codec == "none" else codec(settings.codec),
+            )
+            for source, destination in pairs
+        )
+        self._meter = Meter()
+
+    def passes(self) -> float | None:
+        """Pre-copy; return how many seconds the rest is expected to take, if that can be known.
+
+        Raises:
+            ClientError: Of one of the devices.
+            Cancelled: It was cancelled.
+            StepFailed: It does not converge, and that is a reason to give up.
+        """
+        streams = [one for one in self.streams if one.source.transfers() == "read"]
+        if not streams:
+            return None
+        stop = threading.Event()
+        workers = [_Worker(one, stop, passes=True) for one in streams]
+        best, useless, seen = float("inf"), 0, 0
+        try:
+            self._begin(workers)
+            while True:
+                stop.wait(_TELL)
+                expected = self._progress("passes", workers)
+                if stop.is_set():
+                    break
+                rounds = min(one.rounds for one in workers)
+                if rounds and expected is not None and expected <= self._settings.downtime:
+                    break
+                if rounds > seen:
+                    useless = useless + 1 if expected is None or expected >= best * 0.95 else 0
+                    best, seen = min(best, best if expected is None else expected), rounds
+                if rounds >= self._settings.max_passes or useless >= _STALLED:
+                    if self._settings.if_slow == "cancel":
+                        raise StepFailed(_slow(rounds, expected, self._settings.downtime))
+                    break
+        finally:
+            stop.set()
+            self._end(workers)
+        return self._progress("passes", workers)
+
+    def rest(self) -> None:
+        """Transfer what is left, to the final end of every stream. Raises as `passes`."""
+        stop = threading.Event()
+        workers = [_Worker(one, stop, passes=False) for one in self.streams]
+        try:
+            self._begin(workers)
+            while any(one.is_alive() for one in workers):
+                workers[0].join(_TELL)
+                if any(one.is_alive() for one in workers):
+                    self._progress("rest", workers)
+                    next((one for one in workers if one.is_alive()), workers[0]).join(_TELL)
+        finally:
+            if any(one.error for one in workers) or self._cancelled.is_set():
+                stop.set()
+            self._end(workers)
+        self._progress("rest", workers)
+
+    # --- inside ---
+
+    def _begin(self, workers: Sequence[_Worker]) -> None:
+        self._meter.add(sum(one.bytes for one in self.streams))
+        for one in workers:
+            one.start()
+
+    def _end(self, workers: Sequence[_Worker]) -> None:
+        """Wait for all, and raise what one of them met."""
+        for one in workers:
+            if one.ident is not None:
+                one.join()
+        errors = [one.error for one in workers if one.error is not None]
+        told = next((one for one in errors if isinstance(one, ClientError)), None)
+        if told is not None:
+            raise told
+        if errors:
+            raise errors[0]
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled")
+
+    def _progress(self, step: str, workers: Sequence[_Worker]) -> float | None:
+        """Tell how far it is; return for how long the devices would stand still if stopped now."""
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled")
+        total = sum(one.bytes for one in self.streams)
+        self._meter.add(total)
+        rate = self._meter.rate
+        if self._bandwidth.rate is not None:
+            rate = min(rate, self._bandwidth.rate) if rate else float(self._bandwidth.rate)
+        known = [one.left for one in workers if one.left is not None]
+        left = sum(known) if len(known) == len(workers) else None
+        expected = left / rate if left is not None and rate > 0 else None
+        self._report(
+            Event(
+                "progress",
+                {
+                    "step": step,
+                    "bytes": total,
+                    "rate": round(rate),
+                    "left": left,
+                    "expected_downtime": None if expected is None else round(expected, 6),
+                    "devices": [
+                        {
+                            "device": one.stream.source.label,
+                            "pass": one.stream.passes,
+                            "bytes": one.stream.bytes,
+                            "left": one.left,
+                        }
+                        for one in workers
+                    ],
+                },
+            )
+        )
+        return expected
+
+
+def _slow(rounds: int, expected: float | None, wanted: float) -> str:
+    much = "nobody knows how long" if expected is None else f"{expected:.2f} s"
+    return (
+        f"after {rounds} passes the devices would still stand still for {much}, and {wanted:g} s "
+        "are allowed: they change faster than they can be transferred"
+    )
