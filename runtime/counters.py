@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from vfio_migration.runtime.observe import Record
 from vfio_migration.runtime.protocol.events import ProtocolFault
 from vfio_migration.runtime.protocol.layout import WIRE
+
+Times: TypeAlias = list[int]
+"""Of one thing: how many, nanoseconds in all, the longest."""
 
 _NAMES: Final = {row.number: row.name for row in WIRE.commands}
 
@@ -28,22 +31,29 @@ class Counters:
         self.bytes_in = 0
         self.bytes_out = 0
         self.state = ""
-        # Of each command: how many, nanoseconds in all, the longest.
-        self._commands: dict[int, list[int]] = {}
+        self._commands: dict[int, Times] = {}
         self._errors: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._records: Counter[tuple[str, str, str]] = Counter()
-        self._times: dict[str, list[int]] = {}
+        self._times: dict[str, Times] = {}
         self._started: dict[str, int] = {}
 
     def served(self, number: int, nanoseconds: int, errno: str | None) -> None:
         """Count a command that was served, or refused with an errno."""
+        _add(self.times(number), nanoseconds)
+        if errno is not None:
+            self.refused(errno)
+
+    def times(self, number: int) -> Times:
+        """Return where a command is counted, for who does that by himself."""
         row = self._commands.get(number)
         if row is None:
             row = self._commands[number] = [0, 0, 0]
-        _add(row, nanoseconds)
-        if errno is not None:
-            self._errors[errno] += 1
+        return row
+
+    def refused(self, errno: str) -> None:
+        """Count an errno that was answered."""
+        self._errors[errno] += 1
 
     def fault(self, fault: ProtocolFault) -> None:
         """Count a message that broke the protocol."""

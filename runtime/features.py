@@ -7,7 +7,8 @@ is the order of the checks here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from vfio_migration.model.wire import Feature, Occasion
@@ -54,6 +55,11 @@ class Features:
         self._states = {
             name: FeatureDeviceState(value).pack() for name, value in self._values.items()
         }
+        # What follows from the state of the device alone, by state.
+        self._by_state: dict[str, Mapping[str, Data]] = {
+            "MIGRATION": dict.fromkeys(self._values, self._flags),
+            "MIG_DEVICE_STATE": self._states,
+        }
         self._get: dict[str, Callable[[Data], Data]] = {
             "MIGRATION": lambda _data: self._flags,
             "MIG_DEVICE_STATE": lambda _data: self._states[self._engine.state],
@@ -99,9 +105,28 @@ class Features:
             raise _fault("size_wrong", flags)
         return DeviceFeatureReply.echo(message, self._set[row.name](message.data))
 
+    def by_state(self, message: DeviceFeature) -> Mapping[str, Data] | None:
+        """Return the data of the reply in each state, if it follows from the state alone.
+
+        Args:
+            message: A command that `answer` has answered.
+        """
+        if message.probe or not message.get:
+            return None
+        return self._by_state.get(_ROWS[message.index].name)
+
+    def move(self, message: DeviceFeature) -> Callable[[], object] | None:
+        """Return what moves the device as the command asks, if that is all it asks for.
+
+        Args:
+            message: A command that `answer` has answered; the reply repeats it.
+        """
+        if message.probe or not message.set or not _ROWS[message.index].moves:
+            return None
+        return functools.partial(self._engine.set_state, _target(message.data))
+
     def _move(self, data: Data) -> Data:
-        size = WIRE_STATE.set_request
-        self._engine.set_state(FeatureDeviceState.parse(data[:size]).device_state)
+        self._engine.set_state(_target(data))
         return data
 
     def _start_logging(self, data: Data) -> Data:
@@ -121,6 +146,10 @@ class Features:
 
 
 (WIRE_STATE,) = (row for row in WIRE.features if row.moves)
+
+
+def _target(data: Data) -> int:
+    return FeatureDeviceState.parse(data[: WIRE_STATE.set_request]).device_state
 
 
 def _fault(occasion: Occasion, flags: int) -> Malformed:

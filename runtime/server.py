@@ -16,7 +16,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -73,6 +73,7 @@ class Server:
         self._rests_until = 0.0
         self._tell = False
         self._stopping = False
+        self._urges: list[str] = []
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     @property
@@ -88,6 +89,11 @@ class Server:
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._stopping
+
+    @property
+    def urges(self) -> Sequence[object]:
+        """Is empty, unless `stop` or `tell` was called and `look_after` was not, since then."""
+        return self._urges
 
     @property
     def wake(self) -> int:
@@ -163,6 +169,7 @@ class Server:
     # --- time ---
 
     def _rouse(self) -> None:
+        self._urges.append("look")
         with contextlib.suppress(OSError):
             os.write(self._waker, b"\0")
 
@@ -178,9 +185,11 @@ class Server:
 
     def look_after(self) -> None:
         """Let the device do what is due, and log what was asked for."""
-        if self._tell:
-            self._tell = False
-            say("counters", **self.counters.snapshot())
+        if self._urges:
+            self._urges.clear()
+            if self._tell:
+                self._tell = False
+                say("counters", **self.counters.snapshot())
         due = self.due()
         if due is not None and due <= time.monotonic():
             try:
@@ -220,6 +229,7 @@ class Visit:
             patience=server.patience,
             hurry=server.hurry,
         )
+        self.link.attend(self._session.shortcuts.known, server.urges)
 
     def __enter__(self) -> Self:
         return self

@@ -122,6 +122,7 @@ class Serving:
     Attributes:
         device: The device.
         engine: What moves it.
+        features: What there is to get, set and probe.
         max_maps: How many maps the present client may have.
         max_fds: How many descriptors a reply to it may carry.
     """
@@ -129,7 +130,7 @@ class Serving:
     def __init__(self, device: ServedDevice, *, observers: Iterable[Observer] = ()) -> None:
         self.device = device
         self.engine = Engine(device.spec, device.capabilities, device, observers=observers)
-        self._features = Features(device, self.engine)
+        self.features = Features(device, self.engine)
         self._transfers = {
             state.name: device.spec.session(state.session).transfer for state in device.spec.states
         }
@@ -148,7 +149,7 @@ class Serving:
             RegionWrite: self._region_write,
             RegionWriteMulti: self._region_write_multi,
             DeviceReset: self._reset,
-            DeviceFeature: self._features.answer,
+            DeviceFeature: self.features.answer,
             MigDataRead: self._migration_read,
             MigDataWrite: self._migration_write,
         }
@@ -164,20 +165,24 @@ class Serving:
         message = command.message
         try:
             return self._handlers[command.number](message, command.fds)
-        except ServedError as error:
+        except Exception as error:  # noqa: BLE001 - what it says is logged there
+            return self.refusal(error, command.number)
+
+    def refusal(self, error: Exception, number: int) -> str:
+        """Return the name of the errno that says what a command raised; log what is a mistake."""
+        if isinstance(error, ServedError):
             return _errno(error)
-        except Malformed as error:
+        if isinstance(error, Malformed):
             return error.errno
-        except EngineError as error:
+        if isinstance(error, EngineError):
             cause = error.__cause__
             if isinstance(error, DeviceFailed) and not isinstance(cause, ArcError):
-                _logger.exception("the device failed, in %s now", self.stands, exc_info=cause)
+                _logger.error("the device failed, in %s now", self.stands, exc_info=cause)
             return answer_to(error).errno
-        except Exception as error:
-            row = answer_to(error)
-            whose = "the device" if row.fault is not Fault.BUG else "the device or the server"
-            _logger.exception("%s failed at %s", whose, self._rows[command.number].name)
-            return row.errno
+        row = answer_to(error)
+        whose = "the device" if row.fault is not Fault.BUG else "the device or the server"
+        _logger.error("%s failed at %s", whose, self._rows[number].name, exc_info=error)
+        return row.errno
 
     def client_gone(self) -> None:
         """Take note that the client went away: what was its own is dropped, the state is kept."""

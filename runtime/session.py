@@ -46,6 +46,7 @@ from vfio_migration.runtime.protocol.messages import (
 )
 from vfio_migration.runtime.served import Part
 from vfio_migration.runtime.serving import Answered, Serving
+from vfio_migration.runtime.shortcut import Shortcuts
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Session:
     Attributes:
         over: Nothing more is to be said.
         why: Why it is, if the client broke the protocol.
+        shortcuts: What it has said before.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Session:
         self._dma = connection  # or that of the twin socket
         self._port = port
         self._counters = counters
+        self.shortcuts = Shortcuts(serving, counters)
         self._patience, self._hurry = patience, hurry
         self._inbox: deque[Event] = deque()
         self._put_off: deque[Event] = deque()
@@ -196,6 +199,8 @@ class Session:
                     outgoing = self._connection.send_error(command, answer)
                 else:
                     outgoing = self._reply(command, answer)
+                    if outgoing is not None:
+                        self.shortcuts.learn(command, outgoing)
             # Before the reply: a client that asks then finds itself counted.
             self._counters.served(command.number, time.perf_counter_ns() - begun, errno)
             if outgoing is not None:

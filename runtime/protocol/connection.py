@@ -86,6 +86,11 @@ class Connection(Outbound):
         """
         return self.own.max_msg_fds + 1
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that was read has been taken: no message has begun, nothing is over."""
+        return not (self._partial or self._end > self._start or self._fds or self.closed)
+
     def receive(self, data: Data, fds: Sequence[int] = ()) -> list[Event]:
         """Take in what one read brought. From here on the connection has the descriptors.
 

@@ -1,0 +1,111 @@
+"""Commands that are known by their bytes: answered without going all the way each time.
+
+A client that watches a device, or moves it to and fro, says the same few messages again and again.
+Each is read, checked and answered in full once. If its reply follows from the state of the device
+alone (GET of what the device offers, or of its state), or is always the same once it is done
+(SET_STATE), its bytes lead straight to what is to be done from then on: the same calls, and the
+same answers to what they raise, as on the long way. The bytes are compared whole, all but the id.
+
+At most `MOST` are known at a time: a client can make up any number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeAlias
+
+from vfio_migration.runtime.counters import Counters, Times
+from vfio_migration.runtime.errors import errno_number
+from vfio_migration.runtime.protocol.events import Command, Outgoing
+from vfio_migration.runtime.protocol.features import DeviceFeature
+from vfio_migration.runtime.protocol.layout import ERROR, HEADER, HEADER_SIZE, TYPE_REPLY
+from vfio_migration.runtime.serving import Serving
+
+MOST: Final = 64
+LONGEST: Final = 256
+"""Longer commands are not known, so that no more need be read to see whether one is."""
+
+ID: Final = 2
+"""How many bytes the id has, which a message begins with and its reply repeats."""
+
+_FIXED: Final = HEADER_SIZE + DeviceFeature.layout.size
+
+
+class Shortcut(NamedTuple):
+    """What is done with a command that is known.
+
+    Attributes:
+        act: Does it, and returns the reply from behind the id on. What is an `Exception` is
+            answered and not raised.
+        quiet: It asks the device for nothing, so that nothing is due because of it.
+        times: Where it is counted.
+    """
+
+    act: Callable[[], bytes]
+    quiet: bool
+    times: Times
+
+
+Known: TypeAlias = dict[bytes, Shortcut]
+"""By the bytes of a command from behind its id on."""
+
+
+class Shortcuts:
+    """The commands of one client that are known.
+
+    Args:
+        serving: The device.
+        counters: What is counted.
+
+    Attributes:
+        known: The commands.
+    """
+
+    def __init__(self, serving: Serving, counters: Counters) -> None:
+        self.known: Known = {}
+        self._serving = serving
+        self._counters = counters
+
+    def learn(self, command: Command, outgoing: Outgoing) -> None:
+        """Take note of a command that was answered without an error, if it can be known."""
+        message = command.message
+        if not isinstance(message, DeviceFeature) or len(outgoing.parts) != 1 or outgoing.fds:
+            return
+        said, reply = message.pack(), bytes(outgoing.parts[0])
+        if HEADER_SIZE + len(said) >= LONGEST or HEADER.unpack_from(reply)[3] != TYPE_REPLY:
+            return
+        act = self._get(message, reply) or self._move(message, reply)
+        if act is None:
+            return
+        if len(self.known) >= MOST:
+            self.known.clear()
+        head = HEADER.pack(0, command.number, HEADER_SIZE + len(said), 0, 0)
+        times = self._counters.times(command.number)
+        self.known[(head + said)[ID:]] = Shortcut(act, message.get, times)
+
+    def _get(self, message: DeviceFeature, reply: bytes) -> Callable[[], bytes] | None:
+        engine = self._serving.engine
+        data = self._serving.features.by_state(message)
+        # A client that has no room for the data got a reply that was cut: each time anew.
+        if data is None or reply[_FIXED:] != bytes(data[engine.state]):
+            return None
+        tails = {state: reply[ID:_FIXED] + bytes(this) for state, this in data.items()}
+        return lambda: tails[engine.state]
+
+    def _move(self, message: DeviceFeature, reply: bytes) -> Callable[[], bytes] | None:
+        move = self._serving.features.move(message)
+        if move is None:
+            return None
+        tail = reply[ID:]
+
+        def act() -> bytes:
+            try:
+                move()
+            except Exception as error:  # noqa: BLE001 - what it says is logged there
+                errno = self._serving.refusal(error, message.number)
+                self._counters.refused(errno)
+                size, flags = HEADER_SIZE, TYPE_REPLY | ERROR
+                return HEADER.pack(0, message.number, size, flags, errno_number(errno))[ID:]
+            return tail
+
+        return act

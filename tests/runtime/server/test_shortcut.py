@@ -1,0 +1,285 @@
+"""What is said again: the answers are those of the first time, and nothing else has to wait."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import threading
+import time
+
+import pytest
+import raw_client as raw
+from edu_client import until
+from raw_client import GET, PROBE, SET, Refused
+
+from vfio_migration.runtime import ArcError, link, shortcut
+from vfio_migration.runtime.devices import Edu, MemoryDevice
+
+STATE = struct.pack("=II", 16, GET | 2)
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[list[object]]:
+    """What the shortest way had to leave to the long one."""
+    left: list[list[object]] = []
+    answer = link.Channel.answer_known
+
+    def watched(self, *arguments, **options):
+        events = answer(self, *arguments, **options)
+        if events:
+            left.append(events)
+        return events
+
+    monkeypatch.setattr(link.Channel, "answer_known", watched)
+    return left
+
+
+def move(value: int, fd: int = -1) -> bytes:
+    return struct.pack("=IIIi", 16, SET | 2, value, fd)
+
+
+def test_what_was_said_before_is_answered_as_it_was(serve, seen) -> None:
+    served = serve()
+    with served.client() as client:
+        for value in (1, 2):
+            client.set_state(value)
+            assert client.state == value
+            assert client.feature(GET | 1, room=8) == struct.pack("=Q", 7)
+        taken = len(seen)
+        for _ in range(20):
+            for value in (1, 2):
+                client.set_state(value)
+                assert client.state == value
+                assert served.engine.situation.state == ("STOP" if value == 1 else "RUNNING")
+            assert client.feature(GET | 1, room=8) == struct.pack("=Q", 7)
+        assert len(seen) == taken, "nothing was left to the long way"
+
+
+def test_a_state_that_somebody_else_asked_for_is_told(serve) -> None:
+    served = serve()
+    with served.client() as client:
+        for state, value in (("STOP", 1), ("RUNNING", 2)) * 3:
+            served.engine.set_state(state)
+            assert client.state == value
+            assert client.state == value
+
+
+@pytest.mark.parametrize("warm", [0, 3])
+def test_each_way_of_asking_has_its_own_answer(serve, warm) -> None:
+    with serve().client() as client:
+        for _ in range(warm):
+            assert client.state == 2
+        for argsz, size in ((8, 8), (15, 8), (16, 16), (17, 16), (4096, 16)) * 3:
+            reply = client.ask(raw.FEATURE, struct.pack("=II", argsz, GET | 2))
+            assert len(reply) == size
+            assert struct.unpack_from("=II", reply) == (16, GET | 2)
+        for body in (
+            struct.pack("=II", 7, GET | 2),
+            struct.pack("=II", 16, GET | SET | 2),
+            struct.pack("=II", 16, GET | 77),
+            struct.pack("=II", 16, GET | 2 | 1 << 19),
+            struct.pack("=I", 16),
+        ) * 2:
+            with pytest.raises(Refused):
+                client.ask(raw.FEATURE, body)
+        for _ in range(3):
+            assert client.ask(raw.FEATURE, STATE + b"more")[8:] == struct.pack("=Ii", 2, -1)
+            assert len(client.ask(raw.FEATURE, struct.pack("=II", 8, PROBE | GET | 2))) == 8
+            for fd in (-1, 7):  # `data_fd` is not looked at, and is repeated
+                assert client.ask(raw.FEATURE, move(2, fd)) == move(2, fd)
+
+
+def test_what_the_table_refuses_is_refused_again(serve) -> None:
+    served = serve()
+    with served.client() as client:
+        client.set_state(6)
+        client.set_state(3)
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                client.set_state(6)  # known, but not from here
+            assert refused.value.errno == errno.EINVAL
+            assert client.state == 3
+        client.set_state(2)
+        client.set_state(6)
+    assert served.server.counters.snapshot()["errors"] == {"EINVAL": 3}
+
+
+def test_a_device_that_fails_is_answered_for(serve, caplog) -> None:
+    class Fragile(Edu):
+        fault: Exception | None = None
+
+        def stop(self) -> None:
+            if self.fault is not None:
+                raise self.fault
+
+    with serve(device := Fragile()).client() as client:
+        for _ in range(2):
+            client.set_state(1)
+            client.set_state(2)
+        for fault, number, state in (
+            (ArcError("busy", errno="EBUSY", for_good=False), errno.EBUSY, 5),
+            (LookupError("a mistake"), errno.EIO, 0),
+        ):
+            device.fault = fault
+            with pytest.raises(Refused) as refused:
+                client.set_state(1)
+            assert refused.value.errno == number
+            assert client.state == state
+        device.fault = None
+        client.reset()
+        client.set_state(1)
+        assert client.state == 1
+    assert "a mistake" in caplog.text
+
+
+def test_no_more_is_known_than_is_bounded(serve) -> None:
+    served = serve()
+    with served.client() as client:
+        for argsz in range(16, 16 + 3 * shortcut.MOST):
+            for _ in range(2):
+                assert len(client.ask(raw.FEATURE, struct.pack("=II", argsz, GET | 2))) == 16
+        long = STATE + bytes(shortcut.LONGEST)
+        for _ in range(3):
+            assert len(client.ask(raw.FEATURE, long)) == 16
+            assert client.state == 2
+
+
+def test_replies_that_nobody_wants_and_descriptors_take_the_long_way(serve) -> None:
+    with serve().client() as client:
+        for _ in range(3):
+            assert client.state == 2
+        for _ in range(3):
+            client.send(raw.FEATURE, STATE, flags=0x10)
+            wanted = client.send(raw.FEATURE, STATE)
+            assert client.message()[0] == wanted
+        read, write = os.pipe()
+        for _ in range(3):
+            ident = client.send(raw.FEATURE, STATE, fds=[read])
+            with pytest.raises(Refused) as refused:
+                client.reply(ident)
+            assert refused.value.errno == errno.EINVAL
+            assert client.state == 2
+        os.close(read)
+        with pytest.raises(BrokenPipeError):  # the server has closed what it was sent
+            os.write(write, b"x")
+        os.close(write)
+
+
+def test_many_at_once_and_pieces_of_one(serve) -> None:
+    with serve().client() as client:
+        for value in (1, 2, 1, 2):
+            client.set_state(value)
+        many = [client.send(raw.FEATURE, move(1 + at % 2)) for at in range(40)]
+        many.append(client.send(raw.FEATURE, STATE))
+        assert [client.message()[0] for _ in many] == many
+        message = raw.HEADER.pack(9, raw.FEATURE, 24, 0, 0) + STATE
+        for cut in range(1, len(message)):
+            client.sock.sendall(message[:cut])
+            time.sleep(0.0005)
+            client.sock.sendall(message[cut:])
+            assert client.message()[:2] == (9, raw.FEATURE)
+        # What does not fit what is read at once, behind something that does.
+        data = os.urandom(3000)
+        for _ in range(3):
+            client.write(0, 0x40000, data)
+            assert client.read(0, 0x40000, 3000) == data
+            assert client.state == 2
+
+
+def test_it_is_counted(serve) -> None:
+    served = serve()
+    with served.client() as client:
+        before = served.server.counters.snapshot()
+        for value in range(100):
+            client.set_state(1 + value % 2)
+            assert client.state == 1 + value % 2
+        after = served.server.counters.snapshot()
+    assert after["commands"]["DEVICE_FEATURE"]["count"] == 200
+    assert 0 < after["commands"]["DEVICE_FEATURE"]["mean_us"] < 100_000
+    assert after["bytes_in"] - before["bytes_in"] == 100 * (32 + 24)
+    assert after["bytes_out"] - before["bytes_out"] == 100 * (32 + 32)
+
+
+# --- who waits for a command does not keep others waiting ---
+
+
+@pytest.mark.parametrize("pause", [None, 0, 0.001, 0.05])
+def test_the_server_ends_while_a_client_asks(serve, pause) -> None:
+    """Whether it asks all the time, now and then, or has just asked for the last time."""
+    served = serve()
+    ended = threading.Event()
+
+    def ask() -> None:
+        with served.client() as client:
+            try:
+                while not ended.is_set():
+                    assert client.state == 2
+                    if pause is None:
+                        ended.wait(5)
+                    time.sleep(pause or 0)
+            except (EOFError, OSError):
+                pass
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: served.server.counters.snapshot()["commands"].get("DEVICE_FEATURE"))
+    begun = time.monotonic()
+    served.server.stop()
+    until(lambda: not served.path.exists())
+    assert time.monotonic() - begun < 2
+    ended.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_the_counters_are_told_while_a_client_asks(serve, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    served = serve()
+    with served.client() as client:
+        served.server.tell()
+        deadline = time.monotonic() + 10
+        while "counters" not in caplog.text:
+            assert client.state == 2
+            assert time.monotonic() < deadline
+
+
+def test_what_is_due_is_done_while_a_client_asks(serve) -> None:
+    """By the device itself, and after a command that has just begun it."""
+    served = serve(MemoryDevice(size=1 << 16))
+    with served.client() as client:
+        for value in (1, 2, 1, 2):
+            client.set_state(value)
+        client.write(0, 0x08, struct.pack("<Q", 1 << 24))
+        client.set_state(1)
+        client.set_state(2)
+        begun = served.device.changes
+        deadline = time.monotonic() + 10
+        while served.device.changes < begun + 100:
+            assert client.state == 2
+            assert time.monotonic() < deadline
+
+
+def test_a_read_waits_for_no_longer_than_it_may(serve, monkeypatch) -> None:
+    """Nobody talks: one read waits in vain, then the server sleeps until it is woken."""
+    reads: list[float] = []
+    answer = link.Channel.answer_known
+
+    def watched(self, *arguments, **options):
+        begun = time.monotonic()
+        try:
+            return answer(self, *arguments, **options)
+        finally:
+            reads.append(time.monotonic() - begun)
+
+    monkeypatch.setattr(link.Channel, "answer_known", watched)
+    with serve().client() as client:
+        for _ in range(3):
+            assert client.state == 2
+        time.sleep(0.3)
+        count = len(reads)
+        time.sleep(0.3)
+        assert len(reads) == count
+        assert reads[-1] >= link.ATTENTIVE
+        assert client.state == 2
