@@ -16,8 +16,8 @@ from typing import Final
 
 from vfio_migration.runtime.served import ServedError
 
-MAX_BITMAP: Final = 1 << 20
-"""How many bytes of bitmap one report may have."""
+MAX_BITMAP: Final = (1 << 20) - 24
+"""How many bytes of bitmap one report may have: with the 24 before it, the data of one message."""
 
 _SMALLEST: Final = 12
 _LARGEST: Final = 30
@@ -84,8 +84,10 @@ class DirtyLog:
             if first < end and iova < last:
                 self._mark(max(first, iova), min(last, end))
 
-    def report(self, iova: int, length: int, page_size: int) -> bytes:
+    def report(self, iova: int, length: int, page_size: int, *, room: int | None = None) -> bytes:
         """Return the bitmap of a range, one bit per `page_size`, and forget what it covers.
+
+        If it is longer than `room`, nobody will see it: it is all zeroes, and nothing is forgotten.
 
         Bit n % 64 of u64 n // 64 stands for the page n of the range. What lies outside of the
         ranges that are logged is reported clean.
@@ -106,6 +108,8 @@ class DirtyLog:
         words = -(-pages // 64)
         if words * 8 > MAX_BITMAP:
             raise ServedError(f"a bitmap of {words * 8} bytes", occasion="over_bound")
+        if room is not None and words * 8 > room:
+            return bytes(words * 8)
         if page_size == self.page_size and iova % page_size == 0:
             return _host_order(self._report_alike(iova >> self._shift, end, words * 8))
         bitmap = bytearray(words * 8)

@@ -31,7 +31,7 @@ from vfio_migration.runtime.protocol.layout import (
     WIRE,
     Data,
 )
-from vfio_migration.runtime.served import ServedDevice
+from vfio_migration.runtime.served import ServedDevice, ServedError
 
 _KNOWN_BITS: Final = FEATURE_MASK | FEATURE_GET | FEATURE_SET | FEATURE_PROBE
 _METHODS: Final = FEATURE_GET | FEATURE_SET
@@ -44,9 +44,13 @@ class Features:
     Args:
         device: The device.
         engine: What moves it.
+
+    Attributes:
+        max_data: How much data a reply may have.
     """
 
     def __init__(self, device: ServedDevice, engine: Engine) -> None:
+        self.max_data = WIRE.limit("max_data_xfer_size").value
         self._device = device
         self._engine = engine
         self._values = {row.name: row.value for row in device.spec.states}
@@ -60,11 +64,11 @@ class Features:
             "MIGRATION": dict.fromkeys(self._values, self._flags),
             "MIG_DEVICE_STATE": self._states,
         }
-        self._get: dict[str, Callable[[Data], Data]] = {
-            "MIGRATION": lambda _data: self._flags,
-            "MIG_DEVICE_STATE": lambda _data: self._states[self._engine.state],
+        self._get: dict[str, Callable[[DeviceFeature], Data]] = {
+            "MIGRATION": lambda _message: self._flags,
+            "MIG_DEVICE_STATE": lambda _message: self._states[self._engine.state],
             "DMA_LOGGING_REPORT": self._report,
-            "MIG_DATA_SIZE": lambda _data: MigDataSize(self._device.stop_copy_length()).pack(),
+            "MIG_DATA_SIZE": lambda _message: MigDataSize(self._device.stop_copy_length()).pack(),
         }
         self._set: dict[str, Callable[[Data], Data]] = {
             "MIG_DEVICE_STATE": self._move,
@@ -99,7 +103,7 @@ class Features:
         if flags & FEATURE_GET:
             if len(message.data) < row.get_request:
                 raise _fault("size_wrong", flags)
-            data = self._get[row.name](message.data)
+            data = self._get[row.name](message)
             return DeviceFeatureReply.got(message, data)
         if len(message.data) < row.set_request:
             raise _fault("size_wrong", flags)
@@ -139,9 +143,15 @@ class Features:
         self._device.memory.log.stop()
         return data
 
-    def _report(self, data: Data) -> Data:
-        asked = DmaLoggingReport.parse(data)
-        bitmap = self._device.memory.log.report(asked.iova, asked.length, asked.page_size)
+    def _report(self, message: DeviceFeature) -> Data:
+        asked = DmaLoggingReport.parse(message.data)
+        # What the reply has no room for the client asks for again: it must not be forgotten.
+        fixed = _ROWS[message.index].get_reply
+        room = min(message.argsz - message.layout.size, self.max_data) - fixed
+        log = self._device.memory.log
+        bitmap = log.report(asked.iova, asked.length, asked.page_size, room=room)
+        if fixed + len(bitmap) > self.max_data:
+            raise ServedError(f"a bitmap of {len(bitmap)} bytes", occasion="over_bound")
         return DmaLoggingReport(asked.iova, asked.length, asked.page_size, bitmap).pack()
 
 

@@ -130,3 +130,12 @@ def test_reports_of_much_memory_are_quick() -> None:
     bitmap = log.report(0, 1 << 34, 4096)
     assert bitmap == b"\xff" * len(bitmap)
     assert not any(log.report(0, 1 << 34, 4096))
+
+
+def test_what_nobody_sees_is_not_forgotten() -> None:
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(0, 1)
+    assert not any(log.report(0, 128 * 4096, 4096, room=15))
+    assert bits(log.report(0, 128 * 4096, 4096, room=16), 1) == [1]
+    assert not any(log.report(0, 128 * 4096, 4096, room=16))
