@@ -45,6 +45,7 @@ ACTIVITY: Final = "raise_interrupt"
 
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 _DATA: Final = (DATA_NONE, DATA_BOOL, DATA_EVENTFD)
+_EVENTFD: Final = "anon_inode:[eventfd]"
 _ACTIONS: Final = (ACTION_MASK, ACTION_UNMASK, ACTION_TRIGGER)
 
 
@@ -326,7 +327,8 @@ def _kept(fd: int) -> int:
     """Return a duplicate of an event descriptor; raise `ServedError` if it is none."""
     try:
         name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - what this link says is no path
-        kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) if "eventfd" in name else -1
+        # All of the name: a client may call a file of its own anything, "eventfd" too.
+        kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) if name == _EVENTFD else -1
     except OSError as error:
         raise ServedError(f"descriptor {fd}: {error}", errno=error.errno or "EBADF") from error
     if kept < 0:

@@ -205,3 +205,18 @@ def test_what_kinds_there_are() -> None:
     assert all_.flags(MSI) == 9
     with pytest.raises(ServedError):
         all_.flags(5)
+
+
+def test_a_file_called_eventfd_is_none(tmp_path: Path) -> None:
+    """Writing to it could fail, or wait for ever, in the middle of what the device does."""
+    os.mkfifo(tmp_path / "eventfd")
+    fds = [
+        os.memfd_create("eventfd"),
+        os.memfd_create("anon_inode:[eventfd]"),
+        os.open(tmp_path / "eventfd", os.O_RDONLY | os.O_NONBLOCK),
+    ]
+    all_ = Interrupts(msi=1)
+    for fd in fds:
+        with pytest.raises(ServedError):
+            all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=[fd])
+        os.close(fd)
