@@ -47,8 +47,9 @@ HELLO, MEMORY, SECTION, END = 1, 2, 3, 4
 
 MAX_RUN: Final = 1 << 20
 """How many bytes of memory one frame holds at most."""
-MAX_SECTION: Final = 1 << 26
-"""How many bytes a section may have."""
+MAX_SECTION: Final = 1 << 24
+"""How many bytes the sections of a stream may have together: they are kept until it is judged.
+Memory is not: a large state belongs there."""
 MAX_HELLO: Final = 1 << 16
 
 _DIGEST: Final = 32
@@ -303,6 +304,12 @@ class StreamReader:
             raise StreamRefused(f"{where}: there is no section {block}")
         elif position != (self._before if kind == END else 0):
             raise StreamRefused(f"{where}: position {position:#x}")
+        if kind == SECTION:
+            # The last one counts, and without another END nobody asks for the one before it.
+            self._sections.pop(block, None)
+            kept = sum(map(len, self._sections.values()))
+            if kept + length > MAX_SECTION:
+                raise StreamRefused(f"{where}: sections of {kept + length} bytes")
         if kind == END:
             self._expected = self._digest.digest()
         self._digest.update(head)

@@ -184,6 +184,17 @@ def test_bounds_are_kept() -> None:
             sink.judge()
 
 
+def test_the_sections_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_, "MAX_SECTION", 100)
+    hello = MAGIC + frame(HELLO, b"{}", 0)
+    sink = reader(memory())
+    # One that comes again takes the place of the one before.
+    sink.write(hello + frame(SECTION, bytes(60), 1) + frame(SECTION, bytes(80), 2))
+    sink.write(frame(SECTION, bytes(20), 3, block=1))
+    with pytest.raises(StreamRefused, match="sections of 101 bytes"):
+        sink.write(frame(SECTION, bytes(81), 4))
+
+
 def test_a_fault_stays() -> None:
     sink = reader(memory())
     stream = bytearray(whole())
