@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -252,14 +252,15 @@ class CallbackRegion(Region):
         self._gate = gate
 
     def _read(self, offset: int, size: int) -> Part:
-        parts = []
+        # Not a list of pieces: whoever reads a megabyte of registers would have 131072 made.
+        whole = bytearray()
         for at, width, plain in self._pieces(offset, size):
             if plain and self.memory is not None:
-                parts.append(bytes(self.memory.view[at : at + width]))
+                whole += self.memory.view[at : at + width]
             else:
                 number = self._call_read(at, width)
-                parts.append((number & ((1 << 8 * width) - 1)).to_bytes(width, "little"))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                whole += (number & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+        return whole
 
     def _write(self, offset: int, data: Part) -> None:
         if not self._gate():
@@ -271,9 +272,8 @@ class CallbackRegion(Region):
             elif self._call_write is not None:
                 self._call_write(at, int.from_bytes(piece, "little"), width)
 
-    def _pieces(self, offset: int, size: int) -> list[tuple[int, int, bool]]:
+    def _pieces(self, offset: int, size: int) -> Iterator[tuple[int, int, bool]]:
         """Cut a range into (offset, width, whether it is plain memory)."""
-        pieces = []
         end = offset + size
         while offset < end:
             stop, plain = end, False
@@ -287,9 +287,8 @@ class CallbackRegion(Region):
             else:
                 aligned = offset & -offset or 8
                 width = min(8, aligned, 1 << ((stop - offset).bit_length() - 1))
-            pieces.append((offset, width, plain))
+            yield offset, width, plain
             offset += width
-        return pieces
 
     def close(self) -> None:
         """Give the memory back."""
