@@ -12,17 +12,22 @@ memory that came with a descriptor, which is the rule, costs no waiting.
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import socket
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.journal import say
 from vfio_migration.runtime.served import ServedDevice
 from vfio_migration.runtime.server import Server
+
+_REST: Final = 0.1
+"""For how many seconds no client is accepted after one could not be."""
 
 
 class AsyncServer:
@@ -77,6 +82,11 @@ class AsyncServer:
             try:
                 sock, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                # As in `Server.serve`: the client goes on waiting, and so do we.
+                say("accept", level=logging.ERROR, why=str(error))
+                await asyncio.sleep(_REST)
                 continue
             await self.serve_client(sock)
 

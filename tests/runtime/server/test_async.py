@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
+import socket
 import struct
+import time
 
 import pytest
 from edu_client import BUFFER, dma, dma_done, until
@@ -80,3 +83,23 @@ def test_it_can_be_cancelled_while_it_serves(tmp_path) -> None:
             client.close()
 
     asyncio.run(main())
+
+
+def test_it_goes_on_when_there_is_no_descriptor_for_a_client(tmp_path) -> None:
+    """The client waits until there is one."""
+    path = tmp_path / "edu.sock"
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def scene() -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1 + sock.fileno(), most))
+            try:
+                sock.connect(str(path))
+                time.sleep(0.2)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            with Client(sock=sock) as client:
+                assert client.state == 2
+
+    assert served(path, scene).counters.connections == 1
