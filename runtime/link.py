@@ -359,7 +359,8 @@ class Link:
         main, twin = self.main, self._twin
         self._watch(main, listening | (select.POLLOUT if main.waiting else 0))
         if twin is not None:
-            self._watch(twin, select.POLLIN | (select.POLLOUT if twin.waiting else 0))
+            # Nothing that comes is done before there is room for its reply, be it on the twin.
+            self._watch(twin, listening | (select.POLLOUT if twin.waiting else 0))
         timeout = None if until is None else max(0, math.ceil((until - time.monotonic()) * 1000))
         events: list[Event] = []
         ended: Gone | None = None

@@ -10,7 +10,7 @@ served *inside* the wait, with these limits:
   order is kept; a client that waits for one of these gets its answer because the wait for the
   memory is then cut short to `HURRY` seconds, and the access fails.
 - At most `max_server_commands` waits stand one inside the other, and at most `MOST_PUT_OFF`
-  commands wait.
+  commands with `MOST_KEPT` bytes of data wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Any, Final, Protocol, cast
 
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.errors import answer_to, errno_name, errno_number
@@ -58,6 +59,9 @@ HURRY: Final = 2.0
 
 MOST_PUT_OFF: Final = 256
 """How many commands may wait until the memory is there."""
+
+MOST_KEPT: Final = 4 << 20
+"""How much data they may have together. One more message may come before that is noticed."""
 
 INSIDE: Final = (
     DeviceGetInfo,
@@ -139,6 +143,7 @@ class Session:
         self._patience, self._hurry = patience, hurry
         self._inbox: deque[Event] = deque()
         self._put_off: deque[Event] = deque()
+        self._kept = 0
         self._depth = 0
         self._replies: dict[int, Reply | None] = {}
 
@@ -170,6 +175,7 @@ class Session:
     def _handle(self, event: Event) -> None:
         if isinstance(event, Command):
             if self._depth and (self._put_off or not _inside(event)):
+                self._kept += _keep(event)
                 self._put_off.append(event)
             else:
                 self._serve(event)
@@ -235,6 +241,7 @@ class Session:
             port.open_twin(self._dma)
         self._serving.max_maps = connection.agreed.max_dma_maps
         self._serving.max_fds = connection.peer.max_msg_fds
+        self._serving.features.max_data = connection.own.max_data_xfer_size
         self._serving.device.memory.reach = self
         return None
 
@@ -246,13 +253,14 @@ class Session:
         Raises:
             OSError: The client does not give it.
         """
-        pieces = []
+        whole = bytearray()
         for at, count in self._cut(iova, size):
             reply = self._ask(DmaRead(at, count))
             if not isinstance(reply, DmaReadReply) or reply.count != count:
                 raise _os_error("EIO", "the client gave less than was asked for")
-            pieces.append(reply.data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            # Copied: a view would keep all that was read with it, for each piece a megabyte.
+            whole += reply.data
+        return whole
 
     def write(self, iova: int, data: Part, /) -> None:
         """Write memory of the guest.
@@ -267,10 +275,12 @@ class Session:
                 raise _os_error("EIO", "the client took less than it was given")
 
     def _cut(self, iova: int, size: int) -> Iterable[tuple[int, int]]:
-        most = self._connection.peer.max_data_xfer_size
+        connection = self._connection
+        # What the client gives in reply is bounded as all that it sends.
+        most = min(connection.peer.max_data_xfer_size, connection.own.max_data_xfer_size)
         if most <= 0:
             raise _os_error("EIO", "the client takes no data")
-        return [(at, min(most, iova + size - at)) for at in range(iova, iova + size, most)]
+        return ((at, min(most, iova + size - at)) for at in range(iova, iova + size, most))
 
     def _ask(self, message: Message) -> Message:
         """Send a command and wait for its reply, serving the client meanwhile."""
@@ -291,6 +301,7 @@ class Session:
             if not self._depth and self._put_off:
                 self._put_off.extend(self._inbox)
                 self._inbox, self._put_off = self._put_off, deque()
+                self._kept = 0
 
     def _await(self, ident: int) -> Message:
         until = time.monotonic() + self._patience
@@ -298,7 +309,8 @@ class Session:
         while (reply := self._replies[ident]) is None:
             if self._put_off and not hurried:
                 until, hurried = min(until, time.monotonic() + self._hurry), True
-            if self.over or len(self._put_off) > MOST_PUT_OFF or time.monotonic() >= until:
+            full = len(self._put_off) > MOST_PUT_OFF or self._kept > MOST_KEPT
+            if self.over or full or time.monotonic() >= until:
                 raise _os_error("ETIMEDOUT", "the client does not answer")
             if self._inbox and not self._port.congested:
                 self._handle(self._inbox.popleft())
@@ -318,6 +330,18 @@ def _inside(command: Command) -> bool:
     if isinstance(message, DeviceFeature):
         return not message.set
     return isinstance(message, INSIDE)
+
+
+def _keep(command: Command) -> int:
+    """Have a command hold its data by itself, not in all that was read with it; return how much."""
+    message, kept = command.message, 0
+    for name in ("data", "items"):
+        held = getattr(message, name, None)
+        if held is not None:
+            kept += len(held)
+            if not isinstance(held, bytes):
+                command.message = message = replace(cast("Any", message), **{name: bytes(held)})
+    return kept
 
 
 def _os_error(errno: str, why: str) -> OSError:

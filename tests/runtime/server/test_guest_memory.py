@@ -20,6 +20,7 @@ from edu_client import (
 from raw_client import GET, SET, Client, Refused
 
 from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.protocol import Limits
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -172,6 +173,47 @@ def test_written_pages_are_logged_and_reported(serve) -> None:
         client.feature(SET | 7)
         with pytest.raises(Refused):
             client.feature(GET | 8, ask)
+
+
+def test_a_report_that_does_not_fit_is_not_lost(serve) -> None:
+    """The client learns from argsz how much room it takes, and asks again."""
+    served = serve(Edu(dma_seconds=0))
+    with served.client() as client:
+        client.memory = bytearray(1 << 16)
+        client.dma_map(0, 1 << 16)
+        client.feature(SET | 6, struct.pack("=QII", 4096, 0, 0))
+        dma(client, BUFFER, 0x3000, 1, from_device=True)
+        until(lambda: dma_done(client))
+        ask = struct.pack("=QQQ", 0, 1 << 16, 4096)
+        for room in (0, 24, 31):
+            reply = client.ask(raw.FEATURE, struct.pack("=II", 8 + room, GET | 8) + ask)
+            assert struct.unpack("=II", reply) == (8 + 32, GET | 8)
+        assert client.feature(GET | 8, ask, room=32) == ask + struct.pack("=Q", 1 << 3)
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 4096])
+def test_the_longest_report_is_sent_and_a_longer_one_refused(serve, caplog, limit) -> None:
+    with serve(limits=Limits(max_data_xfer_size=limit)).client() as client:
+        client.feature(SET | 6, struct.pack("=QII", 4096, 0, 0))
+        most = (limit - 24) * 8 * 4096
+        ask = struct.pack("=QQQ", 0, most, 4096)
+        assert len(client.feature(GET | 8, ask, room=limit)) == limit
+        with pytest.raises(Refused) as refused:
+            client.feature(GET | 8, struct.pack("=QQQ", 0, most + 1, 4096), room=2 << 20)
+        assert refused.value.errno == errno.E2BIG
+    assert not [row for row in caplog.records if row.exc_info]
+
+
+def test_no_more_is_asked_for_than_the_server_takes(serve) -> None:
+    """Else its own limit would end the connection when the reply comes."""
+    served = serve(Edu(dma_seconds=0), limits=Limits(max_data_xfer_size=1000))
+    with served.client() as client:
+        client.memory = bytearray(b"guest" * 1000)
+        client.dma_map(0, 4096)
+        dma(client, 0, BUFFER, 2500, from_device=False)
+        until(lambda: dma_done(client))
+        assert [count for _, _, count in client.dma_commands] == [1000, 1000, 500]
+        assert client.read(0, BUFFER, 10) == b"guestguest"
 
 
 def test_maps_that_make_no_sense_are_refused(serve) -> None:
