@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Final, Literal, TypeAlias
 
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
-from vfio_migration.runtime.client import Client, Refused
+from vfio_migration.runtime.client import Client, PeerGone, Refused, TimedOut
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.process import Process
+from vfio_migration.runtime.link import peer_of
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
@@ -73,7 +75,6 @@ class Endpoint:
     Attributes:
         where: As given.
         side: As given.
-        process: Who serves it, as far as is known.
         state: The state it was last known to be in; None if that is not known.
     """
 
@@ -89,9 +90,9 @@ class Endpoint:
     ) -> None:
         self.where = str(where)
         self.side: Side = side
-        self.process = Process(0, 0)
         self.state: str | None = None
         self._spec = spec
+        self._sock: socket.socket | None = None
         self._client = client
         self._ours = client is None
         self._patience = patience
@@ -106,6 +107,25 @@ class Endpoint:
 
     # --- the connection ---
 
+    def connect(self) -> Process:
+        """Connect, anew if the connection is over; return who serves there. Nothing is said yet.
+
+        What the owner of a connection had mapped is gone with it. To see where the device stands,
+        and to move it, needs none of it.
+
+        Raises:
+            ClientError: That cannot be done.
+        """
+        if self._client is not None:
+            if self._client.over is None:
+                return Process.of(self._client.pid)
+            self._client.close()
+            self._client, self._ours = None, True
+            self._machine = self._sizes = None
+        if self._sock is None:
+            self._sock = _connected(self.where, self._patience)
+        return Process.of(peer_of(self._sock))
+
     @property
     def client(self) -> Client:
         """The connection. One that is over is not made anew: another device may be served there.
@@ -114,30 +134,25 @@ class Endpoint:
             ClientError: There is none.
         """
         if self._client is None:
+            self.connect()
+            assert self._sock is not None
+            sock, self._sock = self._sock, None
             self._client = Client(
-                self.where, spec=self._spec, patience=self._patience, watches=self._watches
+                sock,
+                name=self.where,
+                spec=self._spec,
+                patience=self._patience,
+                watches=self._watches,
             )
         if self._client.over is not None:
             raise self._client.over
         return self._client
 
-    def connect(self) -> Process:
-        """Make the connection anew if it is over; return who serves there now.
-
-        What the owner of a connection had mapped is gone with it. To see where the device stands,
-        and to move it, needs none of it.
-
-        Raises:
-            ClientError: That cannot be done.
-        """
-        if self._client is not None and self._client.over is not None:
-            self._client.close()
-            self._client, self._ours = None, True
-            self._machine = self._sizes = None
-        return Process.of(self.client.pid)
-
     def close(self) -> None:
         """Hang up, if the connection is ours."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None
@@ -157,7 +172,7 @@ class Endpoint:
                 flags = self.client.capabilities()
             except Refused as refusal:
                 raise CannotMigrate(
-                    f"{self.label}: the device cannot be migrated: {refusal.why}"
+                    f"{self.label}: the device cannot be migrated: {refusal.why}", refused=True
                 ) from refusal
             known = 0
             for row in self._spec.capabilities:
@@ -165,7 +180,8 @@ class Endpoint:
                 if row.mandatory and not flags & row.value:
                     raise CannotMigrate(
                         f"{self.label}: the device cannot be migrated: its flags are {flags:#x}, "
-                        f"without {row.name}"
+                        f"without {row.name}",
+                        refused=True,
                     )
             # A capability that the table does not know brings states that nobody will ask for.
             self._machine = self._spec.machine(flags & known)
@@ -213,3 +229,18 @@ class Endpoint:
         if self.state is None:
             return "none"
         return self._spec.session(self._spec.state(self.state).session).transfer
+
+
+def _connected(path: str, patience: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(patience)
+        sock.connect(path)
+    except TimeoutError as error:
+        sock.close()
+        raise TimedOut(path, "too many clients wait there") from error
+    except (OSError, ValueError) as error:
+        sock.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise PeerGone(path, f"nobody serves there: {why}") from error
+    return sock

@@ -31,7 +31,15 @@ class CoordinatorError(Exception):
 
 
 class CannotMigrate(CoordinatorError):  # noqa: N818 - reads as what it says
-    """Nothing was begun, and nothing has changed."""
+    """Nothing was begun, and nothing has changed.
+
+    Attributes:
+        refused: It was understood, and is not to be done; if not, it was asked for wrongly.
+    """
+
+    def __init__(self, why: str, hints: Sequence[str] = (), *, refused: bool = False) -> None:
+        super().__init__(why, hints)
+        self.refused = refused
 
 
 class Cancelled(CoordinatorError):  # noqa: N818 - reads as what it says

@@ -18,7 +18,7 @@ from typing import Any
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import MigrationStep, Move, Plans, default_plans
-from vfio_migration.runtime.client import Client, ClientError
+from vfio_migration.runtime.client import Client, ClientError, PeerGone
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
@@ -138,7 +138,12 @@ class Coordinator:
         self._cancelled.set()
 
     def check(self) -> None:
-        """See whether these devices can be migrated, and together; raise `CannotMigrate`."""
+        """See whether these devices can be migrated, and together.
+
+        Raises:
+            CannotMigrate: They cannot.
+            PeerGone: A server that was there is not any more.
+        """
         migration = self._plans.migration(self._settings.migration)
         preflight.check(self._endpoints, migration, self._spec, self._plans)
 
@@ -150,7 +155,6 @@ class Coordinator:
             MigrationFailed: It failed or was cancelled; it says who runs.
         """
         try:
-            self.check()
             return self._migrate()
         finally:
             for group in self._endpoints.values():
@@ -162,8 +166,16 @@ class Coordinator:
     def _migrate(self) -> Summary:
         migration = self._plans.migration(self._settings.migration)
         begun = time.monotonic()
+        # Before the first word is said, so that whoever is killed leaves no question open.
         self._ledger = ledger = Ledger(self._journal, migration.name, self._entries())
         ledger.begin()
+        try:
+            self.check()
+        except PeerGone as error:
+            raise self._give_up(error) from error
+        except BaseException:
+            ledger.end()
+            raise
         self._tell(Event("plan", self._planned(migration.name)))
         loose: list[Endpoint] = []
         try:
@@ -174,6 +186,8 @@ class Coordinator:
                     loose = self._retire(step)
                 else:
                     self._take(step)
+            # The sources stand still, and hold the state until it is known that it has arrived.
+            self._verify("destination")
         except (CoordinatorError, ClientError, OSError) as error:
             raise self._give_up(error) from error
         if not loose:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Migration, Plans, exceeds, standing
-from vfio_migration.runtime.client import ClientError
+from vfio_migration.runtime.client import ClientError, PeerGone
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.group import CHANGE, names
@@ -22,12 +22,15 @@ def check(
 
     Raises:
         CannotMigrate: They cannot be migrated, or not together; says which and why.
+        PeerGone: A server that was there is not any more.
     """
     for side in SIDES:
         for device in endpoints[side]:
             try:
                 device.look()
                 _ = device.machine
+            except PeerGone:
+                raise
             except ClientError as error:
                 raise CannotMigrate(str(error)) from error
     check_limits(endpoints, migration, plans)
@@ -59,6 +62,7 @@ def check_limits(
                     f"migrate them without the others, if they do no DMA to each other, or with at "
                     f"most {limit.count} of them at a time"
                 ],
+                refused=True,
             )
 
 
@@ -79,6 +83,7 @@ def _check_states(
             f"{source.label}: is in {source.state}, and a migration begins in "
             f"{begins.get('source')}",
             [recover],
+            refused=True,
         )
     # Of the destination only its way into the first state that loads matters: it is blank.
     assert destination.state is not None
@@ -91,12 +96,15 @@ def _check_states(
         raise CannotMigrate(
             f"{destination.label}: is in {destination.state}, and is no blank device",
             [recover],
+            refused=True,
         )
 
 
 def _check_shapes(source: Endpoint, destination: Endpoint) -> None:
     try:
         differences = source.shape().differences(destination.shape())
+    except PeerGone:
+        raise
     except ClientError as error:
         raise CannotMigrate(str(error)) from error
     if differences:
@@ -104,4 +112,5 @@ def _check_shapes(source: Endpoint, destination: Endpoint) -> None:
             f"{source.label} and {destination.label} are not the same kind of device: "
             + "; ".join(differences),
             ["a guest would not find its device again; take another destination"],
+            refused=True,
         )

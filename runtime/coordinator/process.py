@@ -17,7 +17,7 @@ class Process:
 
     Attributes:
         pid: Its number, or 0 if it is not known.
-        started: When it was started, in clock ticks since the machine was; 0 if it is not known.
+        started: When it was started, in clock ticks since the machine was; 0 if it is not there.
     """
 
     pid: int
@@ -34,11 +34,11 @@ class Process:
 
         A socket that the service manager made is its own: that process says nothing of the server.
         """
-        return self.pid > 1 and self.started > 0
+        return self.pid > 1
 
     def is_there(self) -> bool:
         """Say whether it still exists and is no zombie."""
-        return self.known and _started(self.pid) == self.started
+        return self.known and self.started > 0 and _started(self.pid) == self.started
 
     def to_data(self) -> dict[str, int]:
         """Return plain data for JSON."""

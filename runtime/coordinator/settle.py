@@ -17,6 +17,7 @@ from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, St
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
 from vfio_migration.runtime.coordinator.ledger import Ledger
+from vfio_migration.runtime.coordinator.process import Process
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class Settler:
         plans: The plans and handovers.
         report: Is told.
         given_up: Sides that whoever asks says are gone for good.
+        final: Nobody will ask again: a device whose process is gone is owed nothing more.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Settler:
         plans: Plans,
         report: Report,
         given_up: Sequence[Side] = (),
+        *,
+        final: bool = False,
     ) -> None:
         self._endpoints = endpoints
         self._ledger = ledger
@@ -63,6 +67,8 @@ class Settler:
         self._plans = plans
         self._report = report
         self._given_up = tuple(given_up)
+        self._final = final
+        self._skipped: set[int] = set()
         self._groups = {
             side: Group(side, endpoints[side], spec, plans, report) for side in endpoints
         }
@@ -99,12 +105,9 @@ class Settler:
         """See who is there, whether it is who it was, and where each device stands."""
         self._gone.clear()
         for side, entries in self._endpoints.items():
-            known = [
-                one.source_process if side == "source" else one.destination_process
-                for one in self._ledger.entries
-            ]
             same = True
-            for device, process in zip(entries, known, strict=True):
+            for index, device in enumerate(entries):
+                process = self._process(side, index)
                 try:
                     now = device.connect()
                     device.look()
@@ -116,7 +119,6 @@ class Settler:
                     continue
                 same = same and (now == process or not process.known)
             self._alive[side] = same and side not in self._given_up
-        self._skipped: set[int] = set()
 
     def _rows(self) -> Iterator[Handover]:
         states: dict[Side, list[str]] = {
@@ -129,9 +131,8 @@ class Settler:
 
     def _tried(self, row: Handover) -> bool:
         """Take note that a row did not do, and look again; say whether there is another."""
-        skipped = self._skipped | {id(row)}
+        self._skipped.add(id(row))
         self._look()
-        self._skipped = skipped
         return next(self._rows(), None) is not None
 
     def _carry_out(self, row: Handover) -> list[Endpoint]:
@@ -172,8 +173,7 @@ class Settler:
         for index, device in enumerate(self._endpoints.get(loser, ())):
             if device.state is not None:
                 continue
-            entry = self._ledger.entries[index]
-            process = entry.source_process if loser == "source" else entry.destination_process
+            process = self._process(loser, index)
             late = isinstance(self._gone.get(device.label), TimedOut)
             if process.is_there() or (late and not process.known):
                 unseen.append(device)
@@ -190,6 +190,9 @@ class Settler:
     def _lost(self, problems: list[str]) -> Settled:
         """Nobody holds the whole state: let what is left run at the source, and nowhere else."""
         problems += [str(error) for error in self._gone.values()]
+        # From here on the destination holds nothing, whatever it was loaded with.
+        was = self._ledger.holder
+        self._ledger.hold("source")
         self._report(Event("recovering", {"winner": None, "why": "nobody holds the whole state"}))
         loose: list[Endpoint] = []
         for side, plan in (("destination", "retire"), ("source", "recover")):
@@ -207,7 +210,7 @@ class Settler:
         # A source that could not be led all the way back may run all the same.
         sources = self._endpoints["source"]
         whole = self._alive["source"] and all(one.may(CHANGE) for one in sources)
-        outcome: Outcome = "source" if whole and self._ledger.holder != "destination" else "lost"
+        outcome: Outcome = "source" if whole and was != "destination" else "lost"
         why = (
             f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
             if outcome == "source"
@@ -215,10 +218,25 @@ class Settler:
         )
         return self._done(Settled(outcome, why, problems, loose))
 
+    def _process(self, side: Side, index: int) -> Process:
+        entry = self._ledger.entries[index]
+        return entry.source_process if side == "source" else entry.destination_process
+
+    def _owed(self, side: Side, index: int, device: Endpoint) -> bool:
+        """Say whether a device may still have to be brought to where it belongs."""
+        if device.state is not None:
+            return False
+        process = self._process(side, index)
+        gone = self._final and (side in self._given_up or not process.is_there())
+        return not (gone and (process.known or side in self._given_up))
+
     def _done(self, settled: Settled) -> Settled:
-        if not settled.loose and not any(
-            device.state is None for side in self._endpoints.values() for device in side
-        ):
+        owed = any(
+            self._owed(side, index, device)
+            for side, group in self._endpoints.items()
+            for index, device in enumerate(group)
+        )
+        if not owed and not any(device.may(CHANGE) for device in settled.loose):
             self._ledger.end()
         fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
         self._report(Event("won", fields))

@@ -11,6 +11,7 @@ that cannot say has as much left as it streamed in its last pass.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -35,13 +36,17 @@ _LEAST_PASS: Final = 1 << 16
 class _Worker(threading.Thread):
     """Moves one stream; ends with its errors kept."""
 
-    def __init__(self, stream: Stream, stop: threading.Event, *, passes: bool) -> None:
+    def __init__(
+        self, stream: Stream, stop: threading.Event, news: threading.Event, *, passes: bool
+    ) -> None:
         super().__init__(name=f"stream of {stream.source.label}", daemon=True)
         self.stream = stream
         self.error: BaseException | None = None
         self.left: int | None = None
         self.rounds = 0
+        self.done = False
         self._stop_all = stop
+        self._news = news
         self._passes = passes
 
     def run(self) -> None:
@@ -59,6 +64,7 @@ class _Worker(threading.Thread):
                 left = self.stream.source.left()
                 self.left = self.stream.pass_bytes if left is None else left
                 self.rounds += 1
+                self._news.set()
                 if self.stream.pass_bytes < _LEAST_PASS:
                     self._stop_all.wait(_REST)
         except BaseException as error:
@@ -66,6 +72,9 @@ class _Worker(threading.Thread):
             self._stop_all.set()
             if not isinstance(error, Exception):
                 raise
+        finally:
+            self.done = True
+            self._news.set()
 
 
 class Transfer:
@@ -104,6 +113,7 @@ class Transfer:
             for source, destination in pairs
         )
         self._meter = Meter()
+        self._told = 0.0
 
     def passes(self) -> float | None:
         """Pre-copy; return how many seconds the rest is expected to take, if that can be known.
@@ -116,13 +126,14 @@ class Transfer:
         streams = [one for one in self.streams if one.source.transfers() == "read"]
         if not streams:
             return None
-        stop = threading.Event()
-        workers = [_Worker(one, stop, passes=True) for one in streams]
+        stop, news = threading.Event(), threading.Event()
+        workers = [_Worker(one, stop, news, passes=True) for one in streams]
         best, useless, seen = float("inf"), 0, 0
         try:
             self._begin(workers)
             while True:
-                stop.wait(_TELL)
+                news.wait(_TELL)
+                news.clear()
                 expected = self._progress("passes", workers)
                 if stop.is_set():
                     break
@@ -143,15 +154,14 @@ class Transfer:
 
     def rest(self) -> None:
         """Transfer what is left, to the final end of every stream. Raises as `passes`."""
-        stop = threading.Event()
-        workers = [_Worker(one, stop, passes=False) for one in self.streams]
+        stop, news = threading.Event(), threading.Event()
+        workers = [_Worker(one, stop, news, passes=False) for one in self.streams]
         try:
             self._begin(workers)
-            while any(one.is_alive() for one in workers):
-                workers[0].join(_TELL)
-                if any(one.is_alive() for one in workers):
-                    self._progress("rest", workers)
-                    next((one for one in workers if one.is_alive()), workers[0]).join(_TELL)
+            while not all(one.done for one in workers):
+                news.wait(_TELL)
+                news.clear()
+                self._progress("rest", workers)
         finally:
             if any(one.error for one in workers) or self._cancelled.is_set():
                 stop.set()
@@ -191,6 +201,10 @@ class Transfer:
         known = [one.left for one in workers if one.left is not None]
         left = sum(known) if len(known) == len(workers) else None
         expected = left / rate if left is not None and rate > 0 else None
+        now = time.monotonic()
+        if now - self._told < _TELL and not all(one.done for one in workers):
+            return expected
+        self._told = now
         self._report(
             Event(
                 "progress",

@@ -1,0 +1,157 @@
+"""Recovers what a migration left behind: who ran it was killed, or could not bring it to its end.
+
+What happened is read from the journal. Without one, nothing is done that a wrong guess would make
+worse: a device that runs at each end looks the same whichever of them is the guest's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.plan import Holder, Plans, default_plans
+from vfio_migration.runtime.client import PATIENCE, ClientError
+from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.coordinator import ledger as journals
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
+from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.events import Report, ignore
+from vfio_migration.runtime.coordinator.group import CHANGE
+from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.process import Process
+from vfio_migration.runtime.coordinator.settle import Settled, Settler
+
+_UNKNOWN: Final = Process(0, 0)
+_OTHER: Final[dict[Side, Side]] = {"source": "destination", "destination": "source"}
+
+
+def recover(
+    pairs: Sequence[tuple[str, str | None]],
+    *,
+    journal: Path | None = None,
+    keep: Side | None = None,
+    spec: Spec | None = None,
+    plans: Plans | None = None,
+    report: Report = ignore,
+    watches: Iterable[Watch] = (),
+    patience: float = PATIENCE,
+) -> Settled:
+    """Bring devices back to exactly one running side.
+
+    Args:
+        pairs: The sockets of each device: source, and destination if it is known.
+        journal: Where the journal stands, if not beside a source.
+        keep: Which side is to run, whatever the journal says; the other one is given up.
+        spec: The table; that of the package if none is given.
+        plans: The plans; those of the package if none are given.
+        report: Is told what happens.
+        watches: Who is told of every message.
+        patience: How many seconds a server may take to answer.
+
+    Raises:
+        CannotMigrate: There is no journal, and it cannot be told who is to run.
+        OSError: The journal cannot be written.
+    """
+    spec = load() if spec is None else spec
+    plans = default_plans(spec) if plans is None else plans
+    sources = [source for source, _ in pairs]
+    found = journals.find(sources) if journal is None else journals.read(journal)
+    if found is not None:
+        _check_named(pairs, found)
+    entries = _entries(pairs) if found is None else found.entries
+    endpoints = _endpoints(entries, spec, patience, tuple(watches))
+    try:
+        if keep is not None:
+            path = None if found is None else found.path
+            found = Ledger(path, _first(plans), _forget(entries), _holder(keep), path is not None)
+        elif found is None:
+            found = _guess(pairs, endpoints, plans)
+        given_up = () if keep is None else (_OTHER[keep],)
+        settler = Settler(endpoints, found, spec, plans, report, given_up, final=True)
+        return settler.settle()
+    finally:
+        for group in endpoints.values():
+            for device in group:
+                device.close()
+
+
+def _first(plans: Plans) -> str:
+    return plans.migrations[0].name if plans.migrations else ""
+
+
+def _holder(side: Side) -> Holder:
+    return side
+
+
+def _forget(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return the entries of whoever serves these devices now."""
+    return tuple(Entry(one.source, one.destination, _UNKNOWN, _UNKNOWN) for one in entries)
+
+
+def _entries(pairs: Sequence[tuple[str, str | None]]) -> tuple[Entry, ...]:
+    return tuple(Entry(one, two or "", _UNKNOWN, _UNKNOWN) for one, two in pairs)
+
+
+def _endpoints(
+    entries: Sequence[Entry], spec: Spec, patience: float, watches: tuple[Watch, ...]
+) -> dict[Side, Sequence[Endpoint]]:
+    def ends(paths: Sequence[str], side: Side) -> list[Endpoint]:
+        return [Endpoint(one, side, spec, patience=patience, watches=watches) for one in paths]
+
+    found: dict[Side, Sequence[Endpoint]] = {
+        "source": ends([one.source for one in entries], "source")
+    }
+    if all(one.destination for one in entries):
+        found["destination"] = ends([one.destination for one in entries], "destination")
+    return found
+
+
+def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger) -> None:
+    """See that who asks and the journal speak of the same devices."""
+    known = {one.source: one.destination for one in found.entries}
+    for source, destination in pairs:
+        if source not in known:
+            raise CannotMigrate(f"{source}: is no source of the migration in {found.path}")
+        if destination is not None and destination != known[source]:
+            raise CannotMigrate(
+                f"{destination}: {found.path} says that {source} was migrated to {known[source]}"
+            )
+
+
+def _guess(
+    pairs: Sequence[tuple[str, str | None]],
+    endpoints: dict[Side, Sequence[Endpoint]],
+    plans: Plans,
+) -> Ledger:
+    """Say who holds the state, from where the devices stand; only if there is no doubt.
+
+    Raises:
+        CannotMigrate: There is.
+    """
+    for group in endpoints.values():
+        for device in group:
+            try:
+                device.look()
+            except ClientError as error:
+                raise CannotMigrate(
+                    f"{error}, and there is no journal of a migration", _HINTS
+                ) from error
+    sources, destinations = endpoints["source"], endpoints.get("destination", ())
+    entries = _entries(pairs)
+    if not any(device.may(CHANGE) for device in destinations):
+        return Ledger(None, _first(plans), entries, "source")
+    handed_over = not any(device.may(CHANGE) or device.transfers() != "none" for device in sources)
+    if handed_over and all(device.may(CHANGE) for device in destinations):
+        return Ledger(None, _first(plans), entries, "destination")
+    places = ", ".join(f"{one.label} in {one.state}" for one in (*sources, *destinations))
+    raise CannotMigrate(
+        f"there is no journal of a migration, and it cannot be told who is to run: {places}", _HINTS
+    )
+
+
+_HINTS: Final = (
+    "say where the journal is: --journal FILE",
+    "or say which side is to run, and the other is stopped: --keep source or --keep destination",
+)
