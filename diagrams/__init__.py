@@ -6,10 +6,12 @@
     >>> picture = machine_graph(machine, machine.route("RUNNING", "RESUMING"))
     >>> svg = render(picture, "svg")
 
-`machine_graph` and `trace_graphs` make a neutral `Graph`; `render` turns one into a file of any of
-`FORMATS`, `to_dot`, `to_mermaid` and `to_json` into text; `tables` writes a whole table out for a
-manual. Pictures in SVG, PNG, PDF and DOT need the extra "diagrams", which is imported only when one
-is drawn; without it they raise `MissingDependency`. JSON, Mermaid and tables need nothing.
+`machine_graph` and `trace_graphs` make a neutral `Graph`, `migration_view` a neutral `PlanView` of
+what each device of a group does in a migration; `render` turns either into a file of any of
+`FORMATS`, `to_text` a plan into text for a terminal, `to_dot`, `to_mermaid` and `to_json` a graph
+into text; `tables` writes a whole table out for a manual. Pictures in SVG, PNG, PDF and DOT need
+the extra "diagrams", which is imported only when one is drawn; without it they raise
+`MissingDependency`. JSON, Mermaid, text and tables need nothing.
 
 `python -m vfio_migration.diagrams.generate` keeps the committed pictures and tables up to date.
 """
@@ -20,6 +22,9 @@ from vfio_migration.diagrams.extract import machine_graph, trace_graphs
 from vfio_migration.diagrams.graph import Edge, Graph, Heading, LegendEntry, Mark, Node
 from vfio_migration.diagrams.palette import Theme
 from vfio_migration.diagrams.plain import to_json, to_mermaid
+from vfio_migration.diagrams.plan import Pair, PlanError, migration_view
+from vfio_migration.diagrams.plan_text import render as to_text
+from vfio_migration.diagrams.plan_view import PlanView
 from vfio_migration.diagrams.render import FORMATS, Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, TableFormat, tables
 
@@ -34,13 +39,18 @@ __all__ = [
     "Mark",
     "MissingDependency",
     "Node",
+    "Pair",
+    "PlanError",
+    "PlanView",
     "TableFormat",
     "Theme",
     "machine_graph",
+    "migration_view",
     "render",
     "tables",
     "to_dot",
     "to_json",
     "to_mermaid",
+    "to_text",
     "trace_graphs",
 ]

@@ -32,12 +32,13 @@ from vfio_migration.model import (
     Trace,
 )
 
-_EFFECT_KIND: dict[str, EdgeKind] = {
+EFFECT_KIND: dict[str, EdgeKind] = {
     "none": "moves",
     "opens": "opens",
     "keeps": "keeps",
     "closes": "closes",
 }
+"""What an arc is drawn as, by its effect on the data session."""
 
 
 def machine_graph(
@@ -146,7 +147,7 @@ def _arcs(machine: Machine) -> Iterable[Edge]:
         yield Edge(
             from_=arc.from_,
             to=arc.to,
-            kind=_EFFECT_KIND[machine.spec.effect(arc.from_, arc.to)],
+            kind=EFFECT_KIND[machine.spec.effect(arc.from_, arc.to)],
             via=arc.via,
             summary=arc.summary,
             source=arc.source,

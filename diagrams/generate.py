@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vfio_migration.diagrams.extract import machine_graph
+from vfio_migration.diagrams.plan import migration_view, unnamed
 from vfio_migration.diagrams.render import Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, tables
 from vfio_migration.model import Machine, Spec, load
+from vfio_migration.model.plan import load_plans
 
 PICTURES = "diagrams"
 """The folder of the pictures. Nothing else may stand in it."""
@@ -38,6 +40,11 @@ def generate(spec: Spec) -> dict[str, bytes]:
         graph = machine_graph(machine)
         for format_ in _PICTURE_FORMATS:
             files[f"{PICTURES}/{slug(machine)}.{format_}"] = render(graph, format_)
+    plans = load_plans(spec)
+    for migration in plans.migrations:
+        view = migration_view(spec, unnamed([None, None]), migration, plans)
+        for format_ in _PICTURE_FORMATS:
+            files[f"{PICTURES}/migration-{migration.name}.{format_}"] = render(view, format_)
     for document in TABLE_FORMATS:
         files[f"tables.{document}"] = tables(spec, document).encode()
     return files

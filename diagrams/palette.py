@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vfio_migration.diagrams.graph import EdgeKind
+from vfio_migration.diagrams.plan_view import Liveness
 
 Theme = Literal["auto", "light", "dark"]
 """How a picture is coloured. "auto" follows the reader's setting where the format can (SVG)."""
@@ -39,6 +40,19 @@ class Palette:
     refused: str
     fails: str
     event: str
+    live: str
+    held: str
+    still: str
+    shade: str
+
+    def standing(self, liveness: Liveness) -> tuple[str, str]:
+        """Return the fill and the border of a bar in which a device may do so much."""
+        return {
+            "all": (self.live, self.border),
+            "some": (self.held, self.border),
+            "none": (self.still, self.border),
+            "off_grid": (self.alarm_fill, self.alarm),
+        }[liveness]
 
     def edge(self, kind: EdgeKind) -> str:
         """Return the colour of a kind of edge."""
@@ -66,6 +80,10 @@ LIGHT = Palette(
     refused="#a03c80",
     fails="#c4151c",
     event="#4a525b",
+    live="#d5efdc",
+    held="#fdf1c4",
+    still="#dfe3e8",
+    shade="#f3b98f",
 )
 
 DARK = Palette(
@@ -88,6 +106,10 @@ DARK = Palette(
     refused="#e08cc4",
     fails="#ff7b72",
     event="#b4bdc8",
+    live="#17402a",
+    held="#483c0c",
+    still="#343c46",
+    shade="#7a4420",
 )
 
 PALETTES: dict[Theme, Palette] = {"auto": LIGHT, "light": LIGHT, "dark": DARK}

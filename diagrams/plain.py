@@ -1,4 +1,4 @@
-"""The graph as text without places: JSON for programs, Mermaid for pages that draw themselves."""
+"""Pictures as text without places: JSON for programs, Mermaid for pages that draw themselves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from vfio_migration.diagrams.graph import Edge, EdgeKind, Graph, Node
+from vfio_migration.diagrams.plan_view import PlanView
 
 JSON_FORMAT = 1
 """The version of the JSON form."""
 
 
-def to_json(graph: Graph) -> str:
-    """Return the graph as JSON, key for key: `from_` is `from`, and what is None is left out."""
-    data = {"format": JSON_FORMAT, **_plain(asdict(graph)), "description": graph.description}
+def to_json(picture: Graph | PlanView) -> str:
+    """Return a picture as JSON, key for key: `from_` is `from`, and what is None is left out."""
+    data = {"format": JSON_FORMAT, **_plain(asdict(picture))}
+    if isinstance(picture, Graph):
+        data["description"] = picture.description
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -52,14 +55,14 @@ def to_mermaid(graph: Graph) -> str:
         f"title: {json.dumps(title, ensure_ascii=False)}",
         "---",
         "stateDiagram-v2",
-        f"    accTitle: {_words(title)}",
+        f"    accTitle: {words(title)}",
         "    accDescr {",
-        *(f"        {_words(line)}" for line in graph.description.split("\n")),
+        *(f"        {words(line)}" for line in graph.description.split("\n")),
         "    }",
         "    direction LR",
     ]
     lines += [
-        f'    state "{_words(node.name)}<br/>{_words(node.caption)}" as {ids[node.name]}'
+        f'    state "{words(node.name)}<br/>{words(node.caption)}" as {ids[node.name]}'
         for node in graph.nodes
     ]
     if any(edge.from_ is None for edge in graph.edges):
@@ -67,8 +70,8 @@ def to_mermaid(graph: Graph) -> str:
     lines += [f"    [*] --> {ids[node.name]}" for node in graph.nodes if node.initial]
     for edge in graph.edges:
         start = _ANY if edge.from_ is None else ids[edge.from_]
-        words = _label(edge)
-        lines.append(f"    {start} --> {ids[edge.to]}" + (f" : {words}" if words else ""))
+        label = _label(edge)
+        lines.append(f"    {start} --> {ids[edge.to]}" + (f" : {label}" if label else ""))
     for name, style in _CLASSES.items():
         members = [ids[node.name] for node in graph.nodes if node.emphasis == name]
         if members:
@@ -90,10 +93,10 @@ def _label(edge: Edge) -> str:
         parts.append("step " + ", ".join(mark.label for mark in edge.marks))
     if any(mark.failed for mark in edge.marks):
         parts.append("fails")
-    words = edge.event_text or _MERMAID_WORDS[edge.kind]
+    said = edge.event_text or _MERMAID_WORDS[edge.kind]
     if edge.kind == "refused" and edge.errno:
-        words += f" {edge.errno}"
-    return _words(", ".join([*parts, words] if words else parts))
+        said += f" {edge.errno}"
+    return words(", ".join([*parts, said] if said else parts))
 
 
 def _identifier(node: Node) -> str:
@@ -101,7 +104,7 @@ def _identifier(node: Node) -> str:
     return node.name if re.fullmatch(r"[A-Z][A-Z0-9_]*", node.name) else f"state_{node.value}"
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
     """Quote what would end a statement or begin markup."""
     codes = {
         "#": "#35;",

@@ -1,4 +1,4 @@
-"""One graph, every format."""
+"""One picture, every format."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from vfio_migration.diagrams.errors import needs
 from vfio_migration.diagrams.graph import Graph
 from vfio_migration.diagrams.palette import Theme
 from vfio_migration.diagrams.plain import to_json, to_mermaid
+from vfio_migration.diagrams.plan_dot import draw_plan
+from vfio_migration.diagrams.plan_mermaid import plan_to_mermaid
+from vfio_migration.diagrams.plan_view import PlanView
 
 Format = Literal["svg", "png", "pdf", "dot", "mmd", "json"]
 
@@ -27,14 +30,14 @@ PNG_DPI = 144
 """Twice the dots of a plain screen, so that a manual in print or on a sharp screen looks well."""
 
 
-def render(graph: Graph, format: Format = "svg", theme: Theme = "auto") -> bytes:  # noqa: A002
-    """Return a graph as the bytes of a file.
+def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "auto") -> bytes:  # noqa: A002
+    """Return a picture as the bytes of a file.
 
     The bytes of SVG, DOT, Mermaid and JSON are the same on every machine. PNG and PDF are drawn
     with the fonts that are there.
 
     Args:
-        graph: What to draw.
+        picture: What to draw: a machine, or the plan of a migration.
         format: One of `FORMATS`.
         theme: The colours. "auto" makes an SVG that follows its reader's setting; other formats
             cannot and are light.
@@ -44,12 +47,14 @@ def render(graph: Graph, format: Format = "svg", theme: Theme = "auto") -> bytes
         ValueError: If the format is none of `FORMATS`.
     """
     if format == "json":
-        return to_json(graph).encode()
+        return to_json(picture).encode()
     if format == "mmd":
-        return to_mermaid(graph).encode()
+        return (
+            to_mermaid(picture) if isinstance(picture, Graph) else plan_to_mermaid(picture)
+        ).encode()
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format of a picture: it is one of {', '.join(FORMATS)}")
-    drawing = draw(graph, theme)
+    drawing = draw(picture, theme) if isinstance(picture, Graph) else draw_plan(picture, theme)
     if format == "dot":
         return drawing.dot.encode()
     drawn = _draw(drawing.dot, format)

@@ -168,3 +168,29 @@ def balanced(text: str, width: float, size: float) -> list[str]:
         if max(map(len, narrower), default=0) * size * CHARACTER > width:
             break
     return lines
+
+
+def elide(text: str, characters: int) -> str:
+    """Shorten a name to so many characters; its end is kept, which tells sockets apart."""
+    if len(text) <= characters:
+        return text
+    tail = text[-(characters - 1) :]
+    cut = tail.find("/")
+    # At a folder, if that does not cost half of what there is room for.
+    return "…" + (tail[cut:] if 0 <= cut <= len(tail) // 2 else tail)
+
+
+def in_columns(widths: Sequence[float], room: float) -> tuple[int, list[float]]:
+    """Return how many rows a list takes in as many columns as fit, and where each entry begins."""
+    for rows in range(1, len(widths) + 1):
+        columns = [widths[index : index + rows] for index in range(0, len(widths), rows)]
+        spare = room - sum(map(max, columns))
+        if spare < 0 and rows < len(widths):
+            continue
+        places: list[float] = []
+        left = 0.0
+        for column in columns:
+            places += [left] * len(column)
+            left += max(column) + max(0.0, spare) / len(columns)
+        return rows, places
+    return 0, []

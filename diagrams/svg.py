@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfio_migration.diagrams.palette import DARK, STYLES, Palette, Theme
@@ -17,6 +17,10 @@ from vfio_migration.diagrams.shapes import Point
 
 SVG = "http://www.w3.org/2000/svg"
 FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+
+
+Rules = Mapping[str, Mapping[str, str]]
+"""The attributes of each selector of a style sheet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class Drawing:
         description: The picture in words.
         height: Its height in points.
         groups: What is known of the groups of its SVG, by their `id`.
+        rules: The colours of what only this kind of picture has.
     """
 
     dot: str
@@ -51,6 +56,7 @@ class Drawing:
     description: str
     height: float
     groups: Mapping[str, Group]
+    rules: Callable[[Palette], Rules] = lambda _palette: {}
 
 
 def finish(drawn: bytes, drawing: Drawing, theme: Theme) -> bytes:
@@ -76,7 +82,7 @@ def finish(drawn: bytes, drawing: Drawing, theme: Theme) -> bytes:
         _element("title", drawing.title.replace("\n", ", "), id="picture-title"),
         _element("desc", drawing.description, id="picture-description"),
     ]
-    if sheet := style_sheet(theme):
+    if sheet := style_sheet(theme, drawing.rules):
         head.append(_element("style", sheet))
     for index, element in enumerate(head):
         element.tail = "\n"
@@ -126,7 +132,7 @@ def _number(value: float) -> str:
 # --- the style sheet ---
 
 
-def style_sheet(theme: Theme) -> str:
+def style_sheet(theme: Theme, rules: Callable[[Palette], Rules]) -> str:
     """Return the CSS of a picture, empty if it has one theme only.
 
     The colours of its own theme are in the drawing itself: a viewer that knows no CSS, or no dark
@@ -134,12 +140,18 @@ def style_sheet(theme: Theme) -> str:
     """
     if theme != "auto":
         return ""
-    rules = ["@media (prefers-color-scheme:dark){", *_colours(DARK), "}"]
-    return "\n" + "\n".join(rules) + "\n"
+    dark = {**_colours(DARK), **rules(DARK)}
+    lines = ["@media (prefers-color-scheme:dark){", *map(_rule, dark.items()), "}"]
+    return "\n" + "\n".join(lines) + "\n"
 
 
-def _colours(palette: Palette) -> list[str]:
-    rules = {
+def _rule(rule: tuple[str, Mapping[str, str]]) -> str:
+    body = ";".join(f"{key}:{value}" for key, value in rule[1].items())
+    return f".vfio-migration {rule[0]}{{{body}}}"
+
+
+def _colours(palette: Palette) -> Rules:
+    rules: dict[str, Mapping[str, str]] = {
         ".page polygon": {"fill": palette.page, "stroke": palette.page},
         ".band path": {"fill": palette.band, "stroke": palette.band},
         ".frame path": {"stroke": palette.rule},
@@ -159,11 +171,14 @@ def _colours(palette: Palette) -> list[str]:
     }
     colours = {f".edge.{kind}": palette.edge(kind) for kind in STYLES}
     for name, colour in {**colours, ".edge.alarm": palette.alarm}.items():
-        for shape in ("path", "polyline"):
-            rules[f"{name} {shape}"] = {"stroke": colour}
-        for shape in ("polygon", "ellipse"):
-            rules[f"{name} {shape}"] = {"fill": colour, "stroke": colour}
-    return [
-        f".vfio-migration {name}{{{';'.join(f'{key}:{value}' for key, value in parts.items())}}}"
-        for name, parts in rules.items()
-    ]
+        rules |= line_rules(name, colour)
+    return rules
+
+
+def line_rules(name: str, colour: str) -> Rules:
+    """Return the rules that give a line, with its ends, a colour."""
+    drawn = {f"{name} {shape}": {"stroke": colour} for shape in ("path", "polyline")}
+    ends = {
+        f"{name} {shape}": {"fill": colour, "stroke": colour} for shape in ("polygon", "ellipse")
+    }
+    return {**drawn, **ends}

@@ -264,6 +264,8 @@ def test_contrast_is_what_wcag_asks_for(palette):
         assert contrast(palette.muted, back) >= 4.5
         for kind in STYLES:
             assert contrast(palette.edge(kind), back) >= 3
+    for fill in (palette.live, palette.held, palette.still):
+        assert contrast(palette.text, fill) >= 7
     for fill in (palette.strong_fill, palette.alarm_fill):
         assert contrast(palette.text, fill) >= 7
         assert contrast(palette.muted, fill) >= 4.5

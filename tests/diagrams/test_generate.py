@@ -34,8 +34,12 @@ def test_what_is_committed_is_up_to_date(capsys):
     assert printed == ""
 
 
-def test_there_is_a_picture_of_each_capability_set(files):
+def test_there_is_a_picture_of_each_capability_set_and_migration(files):
     assert sorted(files) == [
+        "diagrams/migration-live.mmd",
+        "diagrams/migration-live.svg",
+        "diagrams/migration-offline.mmd",
+        "diagrams/migration-offline.svg",
         "diagrams/vfio-v2-stop_copy-p2p-pre_copy.mmd",
         "diagrams/vfio-v2-stop_copy-p2p-pre_copy.svg",
         "diagrams/vfio-v2-stop_copy-p2p.mmd",
@@ -99,7 +103,7 @@ def test_check_fails_on_a_missing_file(docs, capsys):
 def test_check_fails_without_any_file(tmp_path, capsys):
     status, printed = check(tmp_path / "nowhere", capsys)
     assert status == 1
-    assert printed.count("is missing") == 10
+    assert printed.count("is missing") == 14
 
 
 @pytest.mark.parametrize("stray", ["old.svg", "deeper/old.mmd", ".hidden"])
@@ -126,6 +130,6 @@ def test_writing_repairs_all_of_it(docs, files, capsys):
     (docs / "diagrams/vfio-v2-stop_copy.svg").write_text("cut")
     (docs / "by-hand.md").write_text("not ours")
     assert generate.main(["--output", str(docs)]) == 0
-    assert capsys.readouterr().out == f"10 files written to {docs}\n"
+    assert capsys.readouterr().out == f"14 files written to {docs}\n"
     assert check(docs, capsys) == (0, "")
     assert (docs / "by-hand.md").read_text() == "not ours"
