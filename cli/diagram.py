@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from vfio_migration.cli import options
 
 if TYPE_CHECKING:
-    from vfio_migration.diagrams import Format
+    from vfio_migration.diagrams import Format, Graph, PlanView
     from vfio_migration.model import Spec, Trace
 
 _HELP = """\
-Draw the machine on its grid, one route through it, or a recorded run. The format follows the name
-of the file; without -o the DOT text goes to standard output. No Graphviz needs to be installed.
+Draw the machine on its grid, one route through it, a recorded run, or the time line of a migration.
+The format follows the name of the file; without -o the DOT text goes to standard output. No
+Graphviz needs to be installed.
 
 examples:
   vfio-migration diagram -o machine.svg
@@ -25,6 +26,8 @@ examples:
   vfio-migration diagram -o route.svg --route PRE_COPY STOP_COPY
   vfio-migration diagram my_table.toml -o mine.pdf
   vfio-migration diagram -o run.svg --trace run.json
+  vfio-migration diagram -o live.svg --migration live
+  vfio-migration diagram -o live.svg --migration live --devices STOP_COPY,P2P:STOP_COPY
   vfio-migration diagram --format mmd              # Mermaid text to standard output
 """
 
@@ -34,7 +37,7 @@ _FORMATS: tuple[Format, ...] = ("svg", "png", "pdf", "dot", "mmd", "json")
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "diagram", help="draw the machine, a route or a run", description=_HELP
+        "diagram", help="draw the machine, a route, a run or a migration", description=_HELP
     )
     options.spec_argument(parser)
     parser.add_argument(
@@ -54,18 +57,35 @@ def add(commands: Any) -> None:
         "--route", nargs=2, metavar=("FROM", "TO"), help="highlight the path of a request"
     )
     what.add_argument("--trace", metavar="FILE", help="draw a recorded run or a counterexample")
+    what.add_argument(
+        "--migration", metavar="NAME", help="draw what each device of a group does in a migration"
+    )
     options.flags_option(parser)
+    parser.add_argument(
+        "--devices",
+        metavar="FLAGS:FLAGS",
+        help="the group that --migration moves: the capabilities of each device, as --flags takes "
+        "them; by default two devices with --flags",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture; 0 if it is written."""
-    from vfio_migration.cli.main import YES
     from vfio_migration.cli.route import present_state
 
     spec = options.read_spec(arguments.spec)
     chosen = _format(arguments.output, arguments.format)
     flags = options.read_flags(arguments.flags)
+    if arguments.devices is not None and arguments.migration is None:
+        _wrong(
+            "--devices",
+            arguments.devices,
+            "says nothing without a migration",
+            "add --migration live",
+        )
+    if arguments.migration is not None:
+        return _draw(_migration(spec, arguments, flags), chosen, arguments)
     trace: Trace | None = None
     if arguments.trace is not None:
         trace = _read_trace(spec, arguments.trace)
@@ -75,10 +95,33 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.route is not None:
         from_, to = (options.read_state(text) for text in arguments.route)
         route = machine.route(present_state(machine, from_), to)
-    from vfio_migration.diagrams import machine_graph, render
+    from vfio_migration.diagrams import machine_graph
 
-    graph = machine_graph(machine, route=route, trace=trace)
-    data = render(graph, chosen, theme=arguments.theme)
+    return _draw(machine_graph(machine, route=route, trace=trace), chosen, arguments)
+
+
+def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | None) -> PlanView:
+    from vfio_migration.diagrams import PlanError, migration_view
+    from vfio_migration.diagrams.plan import unnamed
+
+    group = [flags, flags]
+    if arguments.devices is not None:
+        if flags is not None:
+            hint = "give each device its capabilities there"
+            _wrong("--flags", arguments.flags, "is said by --devices already", hint)
+        group = [options.read_flags(part) for part in arguments.devices.split(":")]
+    try:
+        return migration_view(spec, unnamed(group), arguments.migration)
+    except PlanError as error:
+        place, value = ("--devices", arguments.devices) if arguments.devices else ("--flags", flags)
+        _wrong(place, value, str(error), None)
+
+
+def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespace) -> int:
+    from vfio_migration.cli.main import YES
+    from vfio_migration.diagrams import render
+
+    data = render(picture, chosen, theme=arguments.theme)
     if arguments.output is None:
         if chosen in ("png", "pdf") and sys.stdout.isatty():
             _wrong(
@@ -90,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(data)
         return YES
     _write(Path(arguments.output), data)
-    print(f"{arguments.output}: {graph.title}".replace("\n", ", "))
+    print(f"{arguments.output}: {picture.title}".replace("\n", ", "))
     return YES
 
 
