@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any, Final, TypeAlias
 
@@ -34,7 +33,8 @@ class Counters:
         self._commands: dict[int, Times] = {}
         self._errors: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
-        self._records: Counter[tuple[str, str, str]] = Counter()
+        # By kind, the two ends of what it is about, and phase.
+        self._records: dict[tuple[str, str, str | None, str], int] = {}
         self._times: dict[str, Times] = {}
         self._started: dict[str, int] = {}
 
@@ -62,13 +62,19 @@ class Counters:
     def __call__(self, record: Record) -> None:
         """Count what happens to the device."""
         self.state = record.after.state
-        if record.phase == "started":
-            self._started[record.kind] = time.perf_counter_ns()
+        kind, phase, arc = record.kind, record.phase, record.arc
+        if phase == "started":
+            self._started[kind] = record.at
             return
-        self._records[record.kind, what(record), record.phase] += 1
-        begun = self._started.pop(record.kind, None)
+        from_, to = _ends(record) if arc is None else (arc.from_, arc.to)
+        key = (kind, from_, to, phase)
+        self._records[key] = self._records.get(key, 0) + 1
+        begun = self._started.pop(kind, None)
         if begun is not None:
-            _add(self._times.setdefault(record.kind, [0, 0, 0]), time.perf_counter_ns() - begun)
+            times = self._times.get(kind)
+            if times is None:
+                times = self._times[kind] = [0, 0, 0]
+            _add(times, record.at - begun)
 
     def transitions(self) -> dict[str, dict[str, int]]:
         """Return how often each arc was taken, by what came of it."""
@@ -96,27 +102,39 @@ class Counters:
 
     def _of(self, kind: str) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
-        for (this, about, phase), count in sorted(self._records.items()):
-            if this == kind:
-                found.setdefault(about, {})[phase] = count
+        counts = {
+            (_words(from_, to), phase): count
+            for (this, from_, to, phase), count in self._records.copy().items()
+            if this == kind
+        }
+        for (about, phase), count in sorted(counts.items()):
+            found.setdefault(about, {})[phase] = count
         return found
 
 
 def what(record: Record) -> str:
     """Return in words what a record is about: an arc, a request, or the state an event met."""
+    return _words(*_ends(record))
+
+
+def _ends(record: Record) -> tuple[str, str | None]:
     if record.arc is not None:
-        return f"{record.arc.from_} -> {record.arc.to}"
+        return record.arc.from_, record.arc.to
     if record.kind == "request":
         # A number that no state has is a stranger's: all of them count as one.
-        target = record.target if isinstance(record.target, str) else "?"
-        return f"{record.before.state} -> {target}"
-    return record.before.state
+        return record.before.state, record.target if isinstance(record.target, str) else "?"
+    return record.before.state, None
+
+
+def _words(from_: str, to: str | None) -> str:
+    return from_ if to is None else f"{from_} -> {to}"
 
 
 def _add(row: list[int], nanoseconds: int) -> None:
     row[0] += 1
     row[1] += nanoseconds
-    row[2] = max(row[2], nanoseconds)
+    if nanoseconds > row[2]:  # `max` takes longer than all the rest
+        row[2] = nanoseconds
 
 
 def _times(row: list[int]) -> dict[str, float]:

@@ -109,6 +109,13 @@ class Lifecycle:
         self._host = host
         self._spec = host.spec
         self._numbers = sections
+        # Read from the table once: it is asked of at every arc and every access.
+        states = host.spec.states
+        self._may = {row.name: frozenset(host.spec.operation(row.operation).may) for row in states}
+        self._ends = {row.name: host.spec.stream_end(row.name) for row in states}
+        self._told = {
+            state: {row[0] for row in _HOOKS if row[0] in may} for state, may in self._may.items()
+        }
         self.state = host.spec.initial
         self.timers = Timers(clock)
         self._on: set[str] = set()
@@ -121,7 +128,7 @@ class Lifecycle:
 
     def may(self, activity: str) -> bool:
         """Say whether the table permits an activity in the present state."""
-        return self._spec.permits(self.state, activity)
+        return activity in self._may[self.state]
 
     # --- the engine ---
 
@@ -214,10 +221,15 @@ class Lifecycle:
 
         If the device fails to and says that it is back, it is told so of what it was told before.
         """
+        if self._told[to] == self._on:
+            self.state = to
+            self.timers.settle()
+            self._host.interrupts.flush()
+            return
         done: list[tuple[str, str, str]] = []
         try:
             for row in _HOOKS:
-                if row[0] in self._on and not self._spec.permits(to, row[0]):
+                if row[0] in self._on and row[0] not in self._may[to]:
                     self._tell(row)
                     done.append(row)
             self.state = to
@@ -283,7 +295,7 @@ class Lifecycle:
         return self._spec.session(self._spec.state(state).session).transfer
 
     def _end(self) -> StreamEnd | None:
-        return self._spec.stream_end(self.state)
+        return self._ends[self.state]
 
     def _still(self) -> bool:
         """Say whether all there is can be streamed now: the end of the stream is the final one."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from vfio_migration.model import Arc, Event, Step, Trace
@@ -36,11 +37,13 @@ Phase = Literal["started", "completed", "failed", "refused"]
 ever "refused", and "attached" is "completed" without having started."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Record:
     """One thing that happens to a device.
 
-    Those of one engine come in order, arcs inside their request.
+    Those of one engine come in order, arcs inside their request. None is meant to be changed; they
+    are not frozen because several are made for every request, and a frozen dataclass takes three
+    times as long to make.
 
     Attributes:
         engine: The engine it happens in; tells devices apart.
@@ -56,6 +59,7 @@ class Record:
         errno: When failed or refused, the name of the error the client is answered.
         error: When failed or refused, the exception: for a request the one its caller gets, for
             the rest the one the device raised.
+        at: When that was, in nanoseconds of `time.perf_counter_ns`.
     """
 
     engine: Engine
@@ -70,6 +74,7 @@ class Record:
     event: Event | None = None
     errno: str | None = None
     error: BaseException | None = None
+    at: int = field(default_factory=time.perf_counter_ns, compare=False)
 
 
 Observer: TypeAlias = Callable[[Record], object]
@@ -99,7 +104,10 @@ class Audience:
         self.members += (observer,)
         now = engine.situation
         record = Record(engine=engine, kind="attached", phase="completed", before=now, after=now)
-        self._tell((observer,), record)
+        try:
+            observer(record)
+        except BaseException as fault:  # noqa: BLE001 - is logged there
+            self._misbehaved(observer, fault)
         self.let_go()
 
     def remove(self, observer: Observer) -> None:
@@ -113,7 +121,7 @@ class Audience:
             if self.members:
                 now = engine.situation
                 record = Record(engine=engine, phase=phase, after=now, **about, **facts)
-                self._tell(self.members, record)
+                self.tell(record)
 
         return tell
 
@@ -123,17 +131,22 @@ class Audience:
         if held_back is not None:
             raise held_back
 
-    def _tell(self, observers: tuple[Observer, ...], record: Record) -> None:
-        for observer in observers:
+    def tell(self, record: Record) -> None:
+        """Tell all observers a record."""
+        for observer in self.members:
             try:
                 observer(record)
-            except BaseException as fault:
-                self.remove(observer)
-                if not isinstance(fault, Exception) and self._held_back is None:
-                    self._held_back = fault
-                # A logging handler that raises is no reason either for a device to do otherwise.
-                with contextlib.suppress(Exception):
-                    _logger.exception("observer %r raised and is removed", observer)
+            except BaseException as fault:  # noqa: BLE001 - is logged there
+                self._misbehaved(observer, fault)
+
+    def _misbehaved(self, observer: Observer, fault: BaseException) -> None:
+        """Remove an observer that raised; called while that is handled."""
+        self.remove(observer)
+        if not isinstance(fault, Exception) and self._held_back is None:
+            self._held_back = fault
+        # A logging handler that raises is no reason either for a device to do otherwise.
+        with contextlib.suppress(Exception):
+            _logger.exception("observer %r raised and is removed", observer)
 
 
 class _Operation:

@@ -61,6 +61,8 @@ class Timers:
 
     def settle(self) -> None:
         """Freeze and thaw: what is permitted may have changed."""
+        if not self._timers:
+            return
         now = self._clock()
         for timer in self._timers:
             permitted = timer.needs()
@@ -72,6 +74,8 @@ class Timers:
 
     def deadline(self) -> float | None:
         """Return when the next is due, or None."""
+        if not self._timers:
+            return None  # as most of the time, and this is asked for each command
         self.settle()
         due = [timer.since + timer.left for timer in self._timers if timer.since is not None]
         return min(due, default=None)
