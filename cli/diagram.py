@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.route import present_state
 
     spec = options.read_spec(arguments.spec)
-    chosen = _format(arguments.output, arguments.format)
+    chosen = format_of(arguments.output, arguments.format)
     flags = options.read_flags(arguments.flags)
     if arguments.devices is not None and arguments.migration is None:
         _wrong(
@@ -132,12 +132,13 @@ def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespa
             )
         sys.stdout.buffer.write(data)
         return YES
-    _write(Path(arguments.output), data)
+    write_whole(Path(arguments.output), data)
     print(f"{arguments.output}: {picture.title}".replace("\n", ", "))
     return YES
 
 
-def _format(output: str | None, given: Format | None) -> Format:
+def format_of(output: str | None, given: Format | None) -> Format:
+    """Return the format that was asked for, or that the ending of a file says."""
     if given is not None:
         return given
     if output is None:
@@ -175,7 +176,7 @@ def _wrong(place: str, value: object, problem: str, hint: str | None) -> NoRetur
     raise SpecError([Mistake(place, value, problem, hint)])
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write all or nothing: a reader never sees half a picture."""
     path = path.resolve()  # a link stays a link
     try:

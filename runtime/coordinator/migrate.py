@@ -47,7 +47,7 @@ class Summary:
         downtime: For how many seconds some device of the group stood still.
         bytes: How many bytes of state were transferred.
         sent: How many of them went over, compressed or not.
-        passes: How many passes the device with the most of them took.
+        passes: In how many passes the device that streamed most did so, the last one included.
         last_pass: How many bytes were transferred while the devices stood still.
         expected_downtime: What was expected before they were stopped; None if nobody could know.
         loose: The sources that are not known to stand still, and why, if any.
@@ -147,6 +147,15 @@ class Coordinator:
         migration = self._plans.migration(self._settings.migration)
         preflight.check(self._endpoints, migration, self._spec, self._plans)
 
+    def survey(self) -> list[tuple[Endpoint, Endpoint]]:
+        """Look at all devices, change nothing, hang up; return both ends of each. As `check`."""
+        try:
+            self._entries()
+            self.check()
+        finally:
+            self._hang_up()
+        return list(zip(self._endpoints["source"], self._endpoints["destination"], strict=True))
+
     def run(self) -> Summary:
         """Migrate.
 
@@ -157,11 +166,14 @@ class Coordinator:
         try:
             return self._migrate()
         finally:
-            for group in self._endpoints.values():
-                for device in group:
-                    device.close()
+            self._hang_up()
 
     # --- inside ---
+
+    def _hang_up(self) -> None:
+        for group in self._endpoints.values():
+            for device in group:
+                device.close()
 
     def _migrate(self) -> Summary:
         migration = self._plans.migration(self._settings.migration)
@@ -200,7 +212,7 @@ class Coordinator:
             downtime=(self._ran_at or 0.0) - (self._stopped_at or 0.0),
             bytes=sum(one.bytes for one in streams),
             sent=sum(one.sent for one in streams),
-            passes=max(one.passes for one in streams),
+            passes=max(streams, key=lambda one: one.bytes).passes,
             last_pass=sum(one.pass_bytes for one in streams),
             expected_downtime=self._expected,
             loose=tuple(one.label for one in loose),

@@ -68,6 +68,8 @@ def recover(
             found = Ledger(path, _first(plans), _forget(entries), _holder(keep), path is not None)
         elif found is None:
             found = _guess(pairs, endpoints, plans)
+            if found is None:
+                return Settled("destination", "it runs, the source stands still: nothing to do")
         given_up = () if keep is None else (_OTHER[keep],)
         settler = Settler(endpoints, found, spec, plans, report, given_up, final=True)
         return settler.settle()
@@ -124,8 +126,10 @@ def _guess(
     pairs: Sequence[tuple[str, str | None]],
     endpoints: dict[Side, Sequence[Endpoint]],
     plans: Plans,
-) -> Ledger:
+) -> Ledger | None:
     """Say who holds the state, from where the devices stand; only if there is no doubt.
+
+    None if the migration was brought to its end.
 
     Raises:
         CannotMigrate: There is.
@@ -144,7 +148,7 @@ def _guess(
         return Ledger(None, _first(plans), entries, "source")
     handed_over = not any(device.may(CHANGE) or device.transfers() != "none" for device in sources)
     if handed_over and all(device.may(CHANGE) for device in destinations):
-        return Ledger(None, _first(plans), entries, "destination")
+        return None
     places = ", ".join(f"{one.label} in {one.state}" for one in (*sources, *destinations))
     raise CannotMigrate(
         f"there is no journal of a migration, and it cannot be told who is to run: {places}", _HINTS

@@ -1,0 +1,284 @@
+"""Says what a migration is doing, without ever holding it up.
+
+What is printed goes through a queue to a thread of its own. A terminal that was stopped, a pipe
+that nobody reads and a reader that has gone away cost lines, not downtime.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from vfio_migration.runtime.coordinator import Event
+
+_MOST: Final = 1000
+_PATIENCE: Final = 2.0
+"""How long, in seconds, is waited at the end for a reader that is slow."""
+_UP: Final = "\x1b[{}A"
+_ERASE: Final = "\x1b[J"
+
+
+class Printer:
+    """Prints lines, and a few lines below them that change; a context.
+
+    Args:
+        fd: The descriptor.
+        live: It is a terminal, on which lines can be written again.
+    """
+
+    def __init__(self, fd: int, *, live: bool) -> None:
+        self._fd = fd
+        self.live = live
+        self._queue: queue.Queue[tuple[str, Sequence[str]] | None] = queue.Queue(_MOST)
+        self._shown = 0
+        self._broken = False
+        self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self._put((text, ()))
+
+    def status(self, lines: Sequence[str]) -> None:
+        """Show lines that stay until the next ones; nothing, if this is no terminal."""
+        if self.live:
+            self._put(("", lines))
+
+    def close(self) -> None:
+        """Print what is left, if it is taken within a moment."""
+        until = time.monotonic() + _PATIENCE
+        while self._thread.is_alive() and time.monotonic() < until:
+            try:
+                self._queue.put(None, timeout=0.05)
+            except queue.Full:
+                continue
+            break
+        self._thread.join(max(0.0, until - time.monotonic()))
+
+    def _put(self, item: tuple[str, Sequence[str]]) -> None:
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            return  # nobody reads: it is not worth a migration
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            text, status = item
+            if not status and not text and self.live:
+                continue
+            out = self._erased()
+            if text or not status:
+                out += text + "\n"
+            out += "".join(line + "\n" for line in status)
+            self._shown = len(status)
+            self._write(out)
+        self._write(self._erased())
+
+    def _erased(self) -> str:
+        return _UP.format(self._shown) + _ERASE if self._shown else ""
+
+    def _write(self, text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        while data and not self._broken:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except OSError:
+                self._broken = True
+
+
+class JsonTeller:
+    """One JSON object a line for each event."""
+
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
+        self._begun = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Tell of an event."""
+        self._printer.line(json.dumps(event.to_data(self._begun)))
+
+
+class TextTeller:
+    """Lines for people: what happened stays, how far it is changes in place.
+
+    Args:
+        printer: Where to.
+        quiet: Only what is worth knowing afterwards.
+    """
+
+    def __init__(self, printer: Printer, *, quiet: bool = False) -> None:
+        self._printer = printer
+        self._quiet = quiet
+        self._begun = time.monotonic()
+        self._told = 0.0
+        self._tells: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
+            "plan": self._plan,
+            "phase": self._phase,
+            "pass": lambda _fields: (),
+            "stopped": self._stopped,
+            "running": self._running,
+            "failed": self._failed,
+            "recovering": self._recovering,
+            "won": self._won,
+            "summary": self._summary,
+        }
+
+    def __call__(self, event: Event) -> None:
+        """Tell of an event."""
+        if event.name == "progress":
+            self._progress(event)
+            return
+        tell = self._tells.get(event.name)
+        if tell is None or (self._quiet and event.name not in ("failed", "won", "summary")):
+            return
+        for line in tell(event.fields):
+            stamp = "" if event.name in ("plan", "summary") else f"{self._at(event):>8}  "
+            self._printer.line(stamp + line)
+
+    def _at(self, event: Event) -> str:
+        return f"{event.time - self._begun:.3f} s"
+
+    # --- what stays ---
+
+    def _plan(self, fields: dict[str, Any]) -> Iterable[str]:
+        devices = fields["devices"]
+        many = f"{len(devices)} devices" if len(devices) > 1 else "1 device"
+        yield f"{many}, {fields['migration']} migration"
+        wide = max(len(one["source"]) for one in devices)
+        for one in devices:
+            names = ",".join(one["source_capabilities"])
+            yield f"  {one['source']:<{wide}} -> {one['destination']}   {names}"
+        yield ""
+
+    def _phase(self, fields: dict[str, Any]) -> Iterable[str]:
+        yield f"{fields['side']:<11} {fields['phase']:<12} {fields['summary']}"
+
+    def _stopped(self, fields: dict[str, Any]) -> Iterable[str]:
+        expected = fields["expected"]
+        said = "" if expected is None else f", expected for {seconds(expected)}"
+        yield f"{'':<11} downtime begins{said}"
+
+    def _running(self, fields: dict[str, Any]) -> Iterable[str]:
+        yield f"{'':<11} downtime ends after {seconds(fields['downtime'])}"
+
+    def _failed(self, fields: dict[str, Any]) -> Iterable[str]:
+        where = "" if fields.get("now") is None else f" (it is in {fields['now']})"
+        yield f"failed: {fields['why']}{where}"
+
+    def _recovering(self, fields: dict[str, Any]) -> Iterable[str]:
+        yield f"recovering: {fields['why']}"
+
+    def _won(self, fields: dict[str, Any]) -> Iterable[str]:
+        said = {
+            "source": "the source runs",
+            "destination": "the destination runs",
+            "lost": "nobody holds the whole state",
+            "undecided": "it cannot be told who runs",
+        }
+        yield f"{said[fields['outcome']]}: {fields['why']}"
+
+    def _summary(self, fields: dict[str, Any]) -> Iterable[str]:
+        rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0
+        rows = [
+            ("total time", seconds(fields["seconds"])),
+            ("downtime", seconds(fields["downtime"])),
+            ("transferred", f"{size(fields['bytes'])} at {size(rate)}/s"),
+            ("passes", str(fields["passes"])),
+            ("last pass", size(fields["last_pass"])),
+        ]
+        expected = fields["expected_downtime"]
+        if expected is not None:
+            rows[1] = ("downtime", f"{rows[1][1]} (expected {seconds(expected)})")
+        if fields["sent"] != fields["bytes"]:
+            ratio = fields["bytes"] / max(1, fields["sent"])
+            rows.insert(3, ("compressed", f"to {size(fields['sent'])}, {ratio:.1f} times less"))
+        many = f"{fields['devices']} devices" if fields["devices"] > 1 else "1 device"
+        yield ""
+        yield f"migrated {many}"
+        for name, value in rows:
+            yield f"  {name:<12} {value}"
+        for one in fields["loose"]:
+            yield f"  not known to stand still: {one}"
+
+    # --- what changes ---
+
+    def _progress(self, event: Event) -> None:
+        if self._quiet:
+            return
+        fields = event.fields
+        if self._printer.live:
+            self._printer.status([*self._table(fields), self._line(fields)])
+        elif event.time - self._told >= 1:
+            self._told = event.time
+            self._printer.line(f"{self._at(event):>8}  {self._line(fields)}")
+
+    def _table(self, fields: dict[str, Any]) -> Iterable[str]:
+        devices = fields["devices"]
+        if len(devices) < 2:
+            return
+        wide = max(len(one["device"]) for one in devices)
+        for one in devices:
+            left = "" if one["left"] is None else f"   {size(one['left']):>10} dirty"
+            yield (
+                f"          {one['device']:<{wide}}   pass {one['pass']:>3}"
+                f"   {size(one['bytes']):>10}{left}"
+            )
+
+    def _line(self, fields: dict[str, Any]) -> str:
+        most = max(one["pass"] for one in fields["devices"])
+        words = [f"pass {most}", size(fields["bytes"]), f"{size(fields['rate'])}/s"]
+        if fields["left"] is not None:
+            words.append(f"{size(fields['left'])} dirty")
+        if fields["expected_downtime"] is not None:
+            words.append(f"downtime would be {seconds(fields['expected_downtime'])}")
+        return "   ".join(words)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def seconds(value: float) -> str:
+    """Return a time for people."""
+    if value < 1:
+        return f"{value * 1000:.1f} ms"
+    return f"{value:.2f} s"
+
+
+def teller(printer: Printer, arguments: Any) -> JsonTeller | TextTeller:
+    """Return what tells of events the way that was asked for."""
+    if arguments.json:
+        return JsonTeller(printer)
+    return TextTeller(printer, quiet=arguments.quiet)
+
+
+def printer(arguments: Any) -> Printer:
+    """Return where to print: JSON and text alike on standard output."""
+    sys.stdout.flush()
+    fd = sys.stdout.fileno()
+    live = not arguments.json and os.isatty(fd) and os.environ.get("TERM") != "dumb"
+    return Printer(fd, live=live)
