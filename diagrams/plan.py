@@ -49,8 +49,8 @@ Capabilities = str | int | tuple[str, ...] | None
 """A capability set as `Spec.capability_set` takes it; None is all that the first profile knows."""
 
 _TRANSFERS = {
-    "passes": "What the sources have to tell while they run is carried over, until little is left.",
-    "rest": "The rest is carried over, to the final end of every stream.",
+    "passes": "Carry over what the sources tell while they run, until little is left.",
+    "rest": "Carry over the rest, to the final end of every stream.",
 }
 
 

@@ -392,8 +392,10 @@ class _Page:
         top = y + 22
         inside = self.right - MARGIN - 2 * PAD
         said = list(entries(self.view))
-        widths = [SAMPLE + 24 + 10 * _WIDE * len(text) for _, text in said]
-        rows, places = in_columns(widths, inside)
+        widths, last = (
+            [SAMPLE + 24 + 10 * each * len(text) for _, text in said] for each in (_PRINT, _WIDE)
+        )
+        rows, places = in_columns(widths, last, inside)
         samples = []
         for index, ((kind, text), place) in enumerate(zip(said, places, strict=True)):
             left = MARGIN + PAD + place

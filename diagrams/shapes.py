@@ -180,10 +180,19 @@ def elide(text: str, characters: int) -> str:
     return "…" + (tail[cut:] if 0 <= cut <= len(tail) // 2 else tail)
 
 
-def in_columns(widths: Sequence[float], room: float) -> tuple[int, list[float]]:
-    """Return how many rows a list takes in as many columns as fit, and where each entry begins."""
+def in_columns(
+    widths: Sequence[float], last: Sequence[float], room: float
+) -> tuple[int, list[float]]:
+    """Return how many rows a list takes in as many columns as fit, and where each entry begins.
+
+    Args:
+        widths: How wide each entry is.
+        last: How wide each is in the last column, beyond which there is nothing.
+        room: How wide all columns may be.
+    """
     for rows in range(1, len(widths) + 1):
         columns = [widths[index : index + rows] for index in range(0, len(widths), rows)]
+        columns[-1] = last[len(widths) - len(columns[-1]) :]
         spare = room - sum(map(max, columns))
         if spare < 0 and rows < len(widths):
             continue

@@ -224,8 +224,13 @@ def test_two_names_that_end_alike_are_told_apart_by_their_number(spec):
 
 
 def test_lists_take_as_few_rows_as_fit():
-    assert in_columns([], 100) == (0, [])
-    assert in_columns([10, 10, 10], 100) == (1, [0, pytest.approx(100 / 3), pytest.approx(200 / 3)])
-    assert in_columns([60, 10, 10], 75) == (2, [0, 0, 62.5])
-    assert in_columns([60, 60], 75) == (2, [0, 0])
-    assert in_columns([600, 60], 75) == (2, [0, 0]), "what fits nowhere stands in one column"
+
+    def places(*widths: float, last: float = 0) -> tuple[int, list[float]]:
+        return in_columns(widths, [width + last for width in widths], 75)
+
+    assert places() == (0, [])
+    assert places(10, 10, 10) == (1, [0, 25, 50])
+    assert places(60, 10, 10) == (2, [0, 0, 62.5])
+    assert places(60, 10, 10, last=10) == (3, [0, 0, 0]), "the last column needs more"
+    assert places(60, 60) == (2, [0, 0])
+    assert places(600, 60) == (2, [0, 0]), "what fits nowhere stands in one column"
