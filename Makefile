@@ -73,6 +73,24 @@ spin: setup ## the model checker spin checks the plans for groups (apt-get insta
 	@$(BIN)/python -m pytest --quiet --no-header --override-ini addopts=--import-mode=importlib \
 		tests/benchmarks/test_groups.py $(ARGS)
 
+.PHONY: hostile
+hostile: setup ## a million hostile messages to real servers; MESSAGES=n, SEED=n
+	@VFIO_MIGRATION_HOSTILE=$(or $(MESSAGES),1000000) VFIO_MIGRATION_SEED=$(or $(SEED),1) \
+		$(BIN)/python -m pytest --no-header -s tests/hostile/test_hostile.py $(ARGS)
+
+# atheris is no development dependency: only this needs it, and it is 35 MB.
+.PHONY: fuzz
+fuzz: setup build/fuzz/atheris ## coverage-guided, with atheris (network, once); RUNS=n each, TARGETS="session"
+	@for target in $(or $(TARGETS),server client session); do \
+		mkdir -p build/fuzz/$$target && echo "== $$target" && \
+		PYTHONPATH=build/fuzz/atheris $(BIN)/python tests/hostile/fuzz.py $$target \
+			$(or $(RUNS),400000) -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=build/fuzz/failed-$$target- build/fuzz/$$target || exit 1; \
+	done
+
+build/fuzz/atheris:
+	@$(PIP) install --no-deps --target $@ atheris
+
 .PHONY: interop
 interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder keeps the messages
 	@qemu=$$(tests/interop/setup) && VFIO_MIGRATION_QEMU="$$qemu" \

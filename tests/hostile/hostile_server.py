@@ -1,0 +1,261 @@
+"""A server in a process of its own, under watch: what it holds, what it logs, whom it serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+import raw_client as raw
+from edu_client import FLAGS_ON, eventfd, signalled
+from raw_client import Client
+
+HERE: Final = Path(__file__).parent
+MIB: Final = 1 << 20
+PROGRAMS: Final = {
+    "edu": ["-m", "vfio_migration.cli.main", "serve", "--log-format", "json"],
+    "memory": [
+        "-m",
+        "vfio_migration.cli.main",
+        "serve",
+        "--log-format",
+        "json",
+        "--device",
+        "memory",
+    ],
+    "async": [str(HERE / "async_server.py")],
+}
+OWN: Final = {"edu": MIB + 4096, "memory": (64 << 20) + 4096, "async": MIB + 4096}
+"""The memory that is the device's own, which a client may fill."""
+
+
+def bound() -> dict[str, int]:
+    """What a client can make the server hold, in bytes, by what it is.
+
+    docs/serving.md, "What a client can make the server hold", says the same in words.
+    """
+    wire = tomllib.loads((HERE.parents[1] / "model" / "wire.toml").read_text("utf-8"))
+    limit = {row["name"]: row["value"] for row in wire["limits"]}
+    largest = 16 + 16 + limit["max_data_xfer_size"]
+    read_ahead = 64 << 10
+    return {
+        # As it is read, and the data of it while that is taken in.
+        "the message": 2 * largest,
+        # A header is 16 bytes long; what is made of it and its answer, less than 1 KiB.
+        "messages read ahead": read_ahead + read_ahead // 16 * 1024,
+        # Those that wait, and the one being made, in pieces and in one.
+        "replies": (limit["max_replies"] + 2) * largest,
+        "maps": limit["max_dma_maps"] * 1024,
+        "interrupts": limit["max_interrupts"] * 128,
+        # Put off until memory of the guest is there: see MOST_PUT_OFF, MOST_KEPT of session.py.
+        "commands put off": (256 + 1) * 1024 + 4 * MIB + 2 * largest,
+        # See MAX_SECTION of stream.py; as it grows and once more when it is whole.
+        "state taken in": 16 * MIB * 9 // 8 + 16 * MIB,
+        # What Python and the allocator keep back of all that came and went.
+        "left over": 16 * MIB,
+    }
+
+
+@dataclass
+class Figures:
+    """What is held at a time.
+
+    Attributes:
+        descriptors: How many are open.
+        resident: Bytes of memory.
+        peak: The most there ever were.
+    """
+
+    descriptors: int
+    resident: int
+    peak: int
+
+
+class Watched:
+    """A server and what is known of it."""
+
+    def __init__(self, kind: str, folder: Path, **options: Any) -> None:
+        self.kind = kind
+        self.path = folder / f"{kind}.sock"
+        self.log = folder / f"{kind}.log"
+        self._read = 0
+        command = [sys.executable, *PROGRAMS[kind], str(self.path)]
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                **options,
+            )
+        try:
+            self._begin()
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.stop()
+        else:
+            self.process.kill()
+            self.process.wait()
+
+    def _begin(self) -> None:
+        deadline = time.monotonic() + 30
+        while not self.path.exists():
+            assert self.process.poll() is None, self.log.read_text("utf-8")
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.stream = self.serves_an_honest_client()
+        self.serves_an_honest_client()
+        time.sleep(0.3)  # the server takes leave of that client
+        self.start = self.figures()
+
+    def figures(self) -> Figures:
+        """Look at the process."""
+        proc = Path(f"/proc/{self.process.pid}")
+        lines = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+        kib = {name: int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM")}
+        held = len(list((proc / "fd").iterdir()))
+        return Figures(held, kib["VmRSS"] << 10, kib["VmHWM"] << 10)
+
+    def calm(self) -> Figures:
+        """Wait until the server has done all there is to do; look at it then."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        deadline = time.monotonic() + 60
+        then: list[str] = []
+        while (now := stat.read_text("ascii").split()[13:15]) != then:
+            assert time.monotonic() < deadline
+            then = now
+            time.sleep(0.1)
+        return self.figures()
+
+    def forget_the_peak(self) -> None:
+        """Have `peak` mean the most since now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    @property
+    def bound(self) -> int:
+        """How much memory the process may have at most."""
+        return self.start.resident + OWN[self.kind] + sum(bound().values())
+
+    def check(self) -> Figures:
+        """The server is alive and well, holds nothing of who is gone, and serves the next."""
+        assert self.process.poll() is None, (
+            f"the server ended: {self.log.read_text('utf-8')[-3000:]}"
+        )
+        self.serves_an_honest_client()
+        deadline = time.monotonic() + 5
+        while (now := self.figures()).descriptors != self.start.descriptors:
+            assert time.monotonic() < deadline, (
+                f"{now.descriptors} descriptors: {self.open_files()}"
+            )
+            time.sleep(0.005)
+        assert now.peak < self.bound
+        self.complaints()
+        return now
+
+    def open_files(self) -> list[str]:
+        """What the server has open."""
+        folder = Path(f"/proc/{self.process.pid}/fd")
+        return sorted(os.readlink(one) for one in folder.iterdir())  # noqa: PTH115
+
+    def complaints(self) -> None:
+        """Fail if the server has logged an error: nothing a client says may be one.
+
+        A stream that is refused is told of with the traceback of what `load` raised, at level info.
+        """
+        with self.log.open("rb") as file:
+            file.seek(self._read)
+            lines = file.readlines()
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        self._read += sum(map(len, lines))
+        for line in lines:
+            if b'"level": "error"' in line or b'"level": "critical"' in line:
+                pytest.fail(json.dumps(json.loads(line), indent=1).replace("\\n", "\n"))
+            assert b"a mistake in the server" not in line
+            if b"Traceback" in line:
+                assert json.loads(line)["message"] == "a stream is refused"
+
+    def counted(self) -> int:
+        """How many messages the server has taken, by its own count."""
+        before = self.log.stat().st_size
+        self.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 5
+        while True:
+            with self.log.open("rb") as file:
+                file.seek(before)
+                for line in file:
+                    if b'"event": "counters"' in line and line.endswith(b"\n"):
+                        found = json.loads(line)
+                        commands = sum(row["count"] for row in found["commands"].values())
+                        return int(commands + sum(found["faults"].values()))
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it, which it has to do well."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        assert self.process.wait(20) == 0
+        self.complaints()
+
+    # --- the honest client ---
+
+    def serves_an_honest_client(self) -> bytes:
+        """Have a client served in full: all it can ask for, and a migration. Return the stream."""
+        with Client(self.path) as client:
+            client.reset()
+            assert client.state == 2
+            self._asks(client)
+            client.write(7, 0x3C, b"\x5a")
+            client.set_state(3)
+            stream = bytearray()
+            while len(piece := client.mig_read(MIB)) == MIB:
+                stream += piece
+            stream += piece
+            client.set_state(1)
+            client.set_state(2)
+            client.write(7, 0x3C, b"\0")
+            client.set_state(4)
+            for at in range(0, len(stream), MIB):
+                client.mig_write(bytes(stream[at : at + MIB]))
+            client.set_state(1)
+            client.set_state(2)
+            assert client.read(7, 0x3C, 1) == b"\x5a"
+            assert client.state == 2
+            client.reset()
+        return bytes(stream)
+
+    def _asks(self, client: Client) -> None:
+        memory = os.memfd_create("honest")
+        os.ftruncate(memory, 8192)
+        event = eventfd()
+        assert client.ask(raw.GET_INFO, b"\x10".ljust(16, b"\0"))[:4] == b"\x10\0\0\0"
+        client.dma_map(0, 8192, fd=memory)
+        client.set_irqs(FLAGS_ON, 0, 0, 1, fds=[event])
+        client.set_irqs(0x21, 0, 0, 1)
+        assert signalled(event) == 1
+        identification = client.read(0, 0, 4)
+        if self.kind == "memory":
+            assert identification == b"\xee\x00\x00\x01"
+        else:
+            assert identification == b"\xed\x00\x00\x01"
+            client.write(0, 0x04, b"\1\0\0\0")
+            assert client.read(0, 0x04, 4) == b"\xfe\xff\xff\xff"
+        client.dma_unmap(0, 8192)
+        os.close(memory)
+        os.close(event)
