@@ -359,6 +359,7 @@ class _Walk:
             return None
         return Downtime(
             first=first,
-            last=last if last is not None and last >= first else None,
+            # A destination that never stood still is no reason for a downtime to go on.
+            last=None if last is None else max(first, last),
             activities=activities,
         )

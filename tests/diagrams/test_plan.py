@@ -119,6 +119,14 @@ def test_a_migration_that_starts_nothing_has_no_end_of_downtime(spec):
     assert view.downtime.last is None
 
 
+def test_a_destination_that_never_stands_still_prolongs_no_downtime(spec):
+    plans = load_plans(spec)
+    steps = plans.migration("live").steps[3:4]
+    view = migration_view(spec, pairs((7,)), replace(plans.migration("live"), steps=steps), plans)
+    assert [stage.name for stage in view.stages] == ["quiesce", "stop"]
+    assert (view.downtime.first, view.downtime.last) == (2, 2)
+
+
 # --- which groups ---
 
 
