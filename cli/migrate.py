@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -99,13 +100,14 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def common(parser: argparse.ArgumentParser) -> None:
+def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
     """Add the options that all commands with a coordinator share."""
-    parser.add_argument(
-        "--journal",
-        metavar="FILE",
-        help="where what `recover` has to know is kept meanwhile; by default beside the first SRC",
-    )
+    if journal:
+        parser.add_argument(
+            "--journal",
+            metavar="FILE",
+            help="where what `recover` has to know is kept; by default beside the first SRC",
+        )
     parser.add_argument(
         "--record", metavar="FILE", help="write every request and reply down, for check-trace"
     )
@@ -180,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
                 watches=[] if recording is None else [recording],
                 journal=path_of(arguments.journal) or beside(pairs[0][0]),
             )
-            with _obeying(coordinator.cancel):
+            with obeying(coordinator.cancel):
                 coordinator.run()
         except CannotMigrate as error:
             stack.close()
@@ -240,7 +242,7 @@ def complain(recording: Recording | None) -> None:
 
 
 @contextlib.contextmanager
-def _obeying(cancel: Callable[[], object]) -> Iterator[None]:
+def obeying(cancel: Callable[[], object]) -> Iterator[None]:
     """Give up on SIGINT and SIGTERM; the second SIGINT does not wait for that."""
 
     def on(_number: int, _frame: object) -> None:
@@ -312,8 +314,8 @@ def _dry_run(
 
     from vfio_migration.cli import diagram
     from vfio_migration.cli.main import YES
-    from vfio_migration.diagrams import Pair, migration_view, render, to_text
-    from vfio_migration.runtime.coordinator import Coordinator
+    from vfio_migration.diagrams import Pair, PlanError, migration_view, render, to_text
+    from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
 
     coordinator = Coordinator(pairs, spec=spec, settings=settings)
     group = [
@@ -327,14 +329,17 @@ def _dry_run(
         )
         for one, two in coordinator.survey()
     ]
-    view = migration_view(spec, group, settings.migration)
+    try:
+        view = migration_view(spec, group, settings.migration)
+    except PlanError as error:
+        raise CannotMigrate(str(error), refused=True) from error
     if arguments.output is not None:
         form = diagram.format_of(arguments.output, None)
         diagram.write_whole(Path(arguments.output), render(view, form))
     if arguments.json:
-        print(render(view, "json").decode())
+        print(render(view, "json").decode(), end="")
     else:
-        print(to_text(view))
+        print(to_text(view, shutil.get_terminal_size().columns), end="")
         if arguments.output is not None:
             print(f"\n{arguments.output}: the same as a picture")
     return YES

@@ -26,7 +26,8 @@ replaced. Without SOCKET and --fd the socket is the one that systemd gives (LIST
 examples:
   vfio-migration serve /run/edu.sock
   vfio-migration serve /run/edu.sock --flags STOP_COPY,P2P --log-format json
-  vfio-migration serve --device memory --fd 3 3<>socket
+  vfio-migration serve /run/mem.sock --device memory,size=1G,rate=100M
+  vfio-migration serve --fd 3 3<>socket
 
 exit status: 0 stopped by a signal, or the client of --fd is gone; 2 wrong input
 """
@@ -46,7 +47,11 @@ def add(commands: Any) -> None:
         help="a socket that this process was started with: listening, or a client's already",
     )
     parser.add_argument(
-        "--device", metavar="NAME", default="edu", help="which device: edu (the default) or memory"
+        "--device",
+        metavar="NAME[,KEY=VALUE...]",
+        default="edu",
+        help="which device: edu (the default; dma_mask=BITS) or memory (size=, rate= in bytes a "
+        "second, seed=)",
     )
     options.flags_option(parser)
     options.spec_option(parser)
@@ -126,15 +131,48 @@ def _device(arguments: argparse.Namespace) -> ServedDevice:
     from vfio_migration.model.errors import Mistake, closest
     from vfio_migration.runtime.devices import DEVICES
 
-    kind = DEVICES.get(arguments.device)
+    name, *words = arguments.device.split(",")
+    kind = DEVICES.get(name)
     if kind is None:
-        near = closest(arguments.device, DEVICES)
+        near = closest(name, DEVICES)
         known = ", ".join(DEVICES)
         hint = f"did you mean {near}?" if near else f"there are {known}"
-        raise SpecError([Mistake("--device", arguments.device, "is no device", hint)])
+        raise SpecError([Mistake("--device", name, "is no device", hint)])
     spec = options.read_spec(arguments.spec)
-    device: ServedDevice = kind(spec=spec, capabilities=options.read_flags(arguments.flags))
+    chosen = dict(_option(name, word) for word in words)
+    try:
+        device: ServedDevice = kind(
+            spec=spec, capabilities=options.read_flags(arguments.flags), **chosen
+        )
+    except ValueError as error:
+        raise SpecError([Mistake("--device", arguments.device, str(error), None)]) from None
     return device
+
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_OPTIONS = {"edu": ("dma_mask",), "memory": ("size", "rate", "seed")}
+
+
+def _option(device: str, word: str) -> tuple[str, int]:
+    """Read what was said of a device: a key and a number."""
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake, closest
+
+    key, given, text = word.partition("=")
+    known = _OPTIONS[device]
+    if key not in known:
+        near = closest(key, known)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+        raise SpecError([Mistake("--device", key, f"is nothing that {device} takes", hint)])
+    unit = _UNITS.get(text[-1:], 1)
+    try:
+        value = int(text[:-1] if unit > 1 else text, 0) * unit
+    except ValueError:
+        value = -1
+    if not given or not 0 <= value < 1 << 64:
+        hint = "64M and 0x1000 are"
+        raise SpecError([Mistake(f"--device {key}", text, "is no number", hint)])
+    return key, value
 
 
 def _obey(server: Server) -> None:

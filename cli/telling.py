@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MOST: Final = 1000
 _PATIENCE: Final = 2.0
 """How long, in seconds, is waited at the end for a reader that is slow."""
+_PLAIN: Final = ("plan", "summary", "saved")
 _UP: Final = "\x1b[{}A"
 _ERASE: Final = "\x1b[J"
 
@@ -140,18 +141,19 @@ class TextTeller:
             "recovering": self._recovering,
             "won": self._won,
             "summary": self._summary,
+            "saved": self._saved,
         }
 
     def __call__(self, event: Event) -> None:
         """Tell of an event."""
-        if event.name == "progress":
+        if event.name in ("progress", "restoring"):
             self._progress(event)
             return
         tell = self._tells.get(event.name)
-        if tell is None or (self._quiet and event.name not in ("failed", "won", "summary")):
+        if tell is None or (self._quiet and event.name not in ("failed", "won", *_PLAIN[1:])):
             return
         for line in tell(event.fields):
-            stamp = "" if event.name in ("plan", "summary") else f"{self._at(event):>8}  "
+            stamp = "" if event.name in _PLAIN else f"{self._at(event):>8}  "
             self._printer.line(stamp + line)
 
     def _at(self, event: Event) -> str:
@@ -219,20 +221,36 @@ class TextTeller:
         for one in fields["loose"]:
             yield f"  not known to stand still: {one}"
 
+    def _saved(self, fields: dict[str, Any]) -> Iterable[str]:
+        rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0
+        many = f"{fields['devices']} devices" if fields["devices"] > 1 else "1 device"
+        yield ""
+        yield f"{many} {fields['done']}"
+        yield f"  {'total time':<12} {seconds(fields['seconds'])}"
+        if fields["downtime"] is not None:
+            yield f"  {'downtime':<12} {seconds(fields['downtime'])}"
+        yield f"  {'state':<12} {size(fields['bytes'])} at {size(rate)}/s"
+        yield f"  {'file':<12} {size(fields['stored'])}"
+
     # --- what changes ---
 
     def _progress(self, event: Event) -> None:
         if self._quiet:
             return
         fields = event.fields
+        if event.name == "restoring":
+            done, all_ = fields["bytes"], fields["of"]
+            line = f"{fields['device']}   {size(done)} of {size(all_)}   {done / all_:.0%}"
+        else:
+            line = self._line(fields)
         if self._printer.live:
-            self._printer.status([*self._table(fields), self._line(fields)])
+            self._printer.status([*self._table(fields), line])
         elif event.time - self._told >= 1:
             self._told = event.time
-            self._printer.line(f"{self._at(event):>8}  {self._line(fields)}")
+            self._printer.line(f"{self._at(event):>8}  {line}")
 
     def _table(self, fields: dict[str, Any]) -> Iterable[str]:
-        devices = fields["devices"]
+        devices = fields.get("devices", ())
         if len(devices) < 2:
             return
         wide = max(len(one["device"]) for one in devices)

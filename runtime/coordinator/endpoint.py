@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
@@ -39,6 +39,22 @@ class Shape:
     ids: tuple[int, int] | None
     regions: tuple[int, ...]
     irqs: tuple[int, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        ids = None if self.ids is None else list(self.ids)
+        return {"ids": ids, "regions": list(self.regions), "irqs": list(self.irqs)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read plain data; raise `ValueError` if it is none of a shape."""
+        match data:
+            case {"ids": None | [int(), int()], "regions": [*regions], "irqs": [*irqs]} if all(
+                isinstance(one, int) for one in (*regions, *irqs)
+            ):
+                ids = data["ids"]
+                return cls(None if ids is None else (ids[0], ids[1]), tuple(regions), tuple(irqs))
+        raise ValueError("this is no shape of a device")
 
     def differences(self, other: Shape) -> list[str]:
         """Say what is not the same, in words: mine, then the other's."""

@@ -5,7 +5,7 @@ What is found unsafe or impossible here is refused, and nothing has been touched
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Migration, Plans, exceeds, standing
@@ -35,12 +35,13 @@ def check(
                 raise CannotMigrate(str(error)) from error
     check_limits(endpoints, migration, plans)
     for source, destination in zip(endpoints["source"], endpoints["destination"], strict=True):
-        _check_states(source, destination, spec, plans, migration)
+        check_state(source, migration, spec, plans)
+        check_state(destination, migration, spec, plans)
         _check_shapes(source, destination)
 
 
 def check_limits(
-    endpoints: dict[Side, Sequence[Endpoint]], migration: Migration, plans: Plans
+    endpoints: Mapping[Side, Sequence[Endpoint]], migration: Migration, plans: Plans
 ) -> None:
     """Hold the capabilities of both groups against the limits of the plans they would follow.
 
@@ -48,7 +49,7 @@ def check_limits(
         CannotMigrate: No order of steps would be safe for them.
     """
     for step in migration.steps:
-        if step.side is None or step.plan is None:
+        if step.side is None or step.side not in endpoints or step.plan is None:
             continue
         group = endpoints[step.side]
         limit = exceeds(plans.plan(step.plan), [frozenset(one.machine.names) for one in group])
@@ -66,38 +67,36 @@ def check_limits(
             )
 
 
-def _check_states(
-    source: Endpoint, destination: Endpoint, spec: Spec, plans: Plans, migration: Migration
-) -> None:
-    recover = f"run: vfio-migration recover {source.where} {destination.where}"
-    begins = {
-        step.side: standing(plans.plan(step.plan), device.machine)
-        for step, device in (
-            (step, source if step.side == "source" else destination)
-            for step in reversed(migration.steps)
-        )
-        if step.side is not None and step.plan is not None and plans.plan(step.plan).before
-    }
-    if source.state != begins.get("source"):
-        raise CannotMigrate(
-            f"{source.label}: is in {source.state}, and a migration begins in "
-            f"{begins.get('source')}",
-            [recover],
-            refused=True,
-        )
-    # Of the destination only its way into the first state that loads matters: it is blank.
-    assert destination.state is not None
-    still = not spec.permits(destination.state, CHANGE)
-    blank = destination.state == begins.get("destination") or (
-        still and spec.session(spec.state(destination.state).session).transfer == "none"
+def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans) -> None:
+    """See that a device stands where a migration begins.
+
+    A destination is blank. It may run, or stand still without a session, as a migration leaves the
+    side that is not to run.
+
+    Raises:
+        CannotMigrate: It does not.
+    """
+    assert device.state is not None
+    begins = next(
+        (
+            standing(plans.plan(step.plan), device.machine)
+            for step in migration.steps
+            if step.side == device.side and step.plan is not None
+        ),
+        None,
     )
-    failed = destination.state == spec.event("arc_failed_for_good").to
-    if not blank or failed:
-        raise CannotMigrate(
-            f"{destination.label}: is in {destination.state}, and is no blank device",
-            [recover],
-            refused=True,
-        )
+    still = not device.may(CHANGE) and device.transfers() == "none"
+    failed = device.state == spec.event("arc_failed_for_good").to
+    if device.state == begins or (device.side == "destination" and still and not failed):
+        return
+    raise CannotMigrate(
+        f"{device.label}: is in {device.state}, and a {device.side} begins in {begins}",
+        [
+            "if a migration left it there: vfio-migration recover SRC DST",
+            "if it holds nothing that is needed: reset it",
+        ],
+        refused=True,
+    )
 
 
 def _check_shapes(source: Endpoint, destination: Endpoint) -> None:

@@ -12,9 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from vfio_migration.runtime.client import Client, ClientError, Pending, calls
+from vfio_migration.runtime.client import Call, Client, ClientError, Pending, calls
 from vfio_migration.runtime.compression import Codec
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
 from vfio_migration.runtime.coordinator.limit import Bandwidth
@@ -24,6 +24,32 @@ READS: Final = 2
 """How many reads are under way at a time."""
 WRITES: Final = 4
 """How many writes."""
+
+
+class Target(Protocol):
+    """What a stream is written to: a `Client`, or a file that takes its place."""
+
+    @property
+    def transfer(self) -> int:
+        """How many bytes are taken at a time."""
+        ...
+
+    def begin(self, call: Call[None], /) -> Pending[None]:
+        """Begin to write; see `calls.data_write`."""
+        ...
+
+    def finish(self, pending: Pending[None], /) -> None:
+        """Wait until it is written."""
+        ...
+
+
+class End(Protocol):
+    """Where a stream ends: an `Endpoint`, or a file that takes its place."""
+
+    @property
+    def client(self) -> Target:
+        """What is written to."""
+        ...
 
 
 class Stream:
@@ -48,7 +74,7 @@ class Stream:
     def __init__(
         self,
         source: Endpoint,
-        destination: Endpoint,
+        destination: End,
         *,
         chunk: int,
         bandwidth: Bandwidth,
@@ -104,7 +130,7 @@ class Stream:
             raise
         return ended
 
-    def _sink(self, destination: Client) -> Callable[[Data], None]:
+    def _sink(self, destination: Target) -> Callable[[Data], None]:
         def sink(data: Data) -> None:
             size = len(data)
             if not size:
@@ -124,7 +150,7 @@ class Stream:
 
         return sink
 
-    def _abandon(self, source: Client, reads: deque[Pending[int]], destination: Client) -> None:
+    def _abandon(self, source: Client, reads: deque[Pending[int]], destination: Target) -> None:
         """Wait for what is under way, so that the connections can still be used; it is lost."""
         for pending in reads:
             with contextlib.suppress(ClientError):  # what went wrong first is being told

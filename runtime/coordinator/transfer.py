@@ -22,7 +22,7 @@ from vfio_migration.runtime.coordinator.errors import Cancelled, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.coordinator.settings import Settings
-from vfio_migration.runtime.coordinator.stream import Meter, Stream
+from vfio_migration.runtime.coordinator.stream import End, Meter, Stream
 
 _TELL: Final = 0.1
 """How often progress is told, in seconds."""
@@ -92,7 +92,7 @@ class Transfer:
 
     def __init__(
         self,
-        pairs: Sequence[tuple[Endpoint, Endpoint]],
+        pairs: Sequence[tuple[Endpoint, End]],
         settings: Settings,
         report: Report,
         cancelled: threading.Event,

@@ -1,0 +1,135 @@
+"""`vfio-migration save` and `restore`: devices to a file and back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import Any
+
+from vfio_migration.cli import migrate, options
+
+_SAVE = """\
+Save the state of the device behind each SRC to FILE, which is made as a whole or not at all, with
+checksums over everything in it (docs/save-format.md). The devices stand still afterwards, so that a
+restored one is the only one that runs; with --then run they go on.
+
+examples:
+  vfio-migration save /run/a.sock a.save
+  vfio-migration save a0.sock a1.sock group.save --compress zstd --then run
+
+exit status:
+  0    the file is there
+  1    it is not: refused beforehand, or failed; the message says whether the devices run
+  2    wrong input: nothing was begun
+  130  given up by Ctrl-C: the devices run
+"""
+_RESTORE = """\
+Restore the devices that were saved to FILE into the one behind each DST, in the order in which they
+were saved, and let them run. The file is looked at from end to end before a device is touched.
+
+examples:
+  vfio-migration restore a.save /run/b.sock
+  vfio-migration restore group.save b0.sock b1.sock
+
+exit status:
+  0    the devices run with the state that was saved
+  1    they do not: refused beforehand, or failed
+  2    wrong input: the file is damaged or is none, or nobody serves there; nothing was begun
+  130  given up by Ctrl-C
+"""
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    parser = commands.add_parser("save", help="save devices to a file", description=_SAVE)
+    parser.add_argument(
+        "paths", metavar="SRC FILE", nargs="+", help="the socket of each device, then the file"
+    )
+    parser.add_argument(
+        "--compress",
+        metavar="CODEC",
+        choices=("none", "zlib", "zstd"),
+        default="none",
+        help="compress the file: none (the default), zlib, zstd",
+    )
+    parser.add_argument(
+        "--then",
+        choices=("stop", "run"),
+        default="stop",
+        help="what becomes of the devices: they stand still (the default), or run on",
+    )
+    parser.add_argument("--replace", action="store_true", help="replace a file that is there")
+    parser.add_argument(
+        "--no-pre-copy", action="store_true", help="stop the devices first and save them then"
+    )
+    migrate.common(parser, journal=False)
+    parser.set_defaults(run=save)
+    parser = commands.add_parser(
+        "restore", help="restore devices from a file", description=_RESTORE
+    )
+    parser.add_argument("file", metavar="FILE", help="the file")
+    parser.add_argument("sockets", metavar="DST", nargs="+", help="the socket of each device")
+    migrate.common(parser, journal=False)
+    parser.set_defaults(run=restore)
+
+
+def save(arguments: argparse.Namespace) -> int:
+    """Save; 0 if the file is there."""
+    from vfio_migration.runtime.coordinator import Settings
+    from vfio_migration.runtime.coordinator.saving import Saver
+
+    *sources, path = arguments.paths
+    if not sources:
+        return migrate.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
+
+    def work(options: dict[str, Any]) -> Any:
+        settings = Settings(
+            migration="offline" if arguments.no_pre_copy else "live",
+            codec=arguments.compress,
+            patience=arguments.patience,
+        )
+        saver = Saver(sources, settings=settings, **options)
+        with migrate.obeying(saver.cancel):
+            return saver.run(path, then=arguments.then, replace=arguments.replace)
+
+    return _run(arguments, work, f"saved to {path}")
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    """Restore; 0 if the devices run."""
+    from vfio_migration.runtime.coordinator import Settings
+    from vfio_migration.runtime.coordinator.saving import Restorer
+
+    def work(options: dict[str, Any]) -> Any:
+        restorer = Restorer(
+            arguments.sockets, settings=Settings(patience=arguments.patience), **options
+        )
+        with migrate.obeying(restorer.cancel):
+            return restorer.run(arguments.file)
+
+    return _run(arguments, work, f"restored from {arguments.file}")
+
+
+def _run(arguments: argparse.Namespace, work: Any, done: str) -> int:
+    from vfio_migration.cli import telling
+    from vfio_migration.cli.main import YES
+    from vfio_migration.runtime.coordinator import CannotMigrate, Event, MigrationFailed
+
+    spec = options.read_spec(arguments.spec)
+    with contextlib.ExitStack() as stack:
+        recording = migrate.recording_of(arguments, spec, stack)
+        try:
+            printer = stack.enter_context(telling.printer(arguments))
+            tell = telling.teller(printer, arguments)
+            watches = [] if recording is None else [recording]
+            result = work({"spec": spec, "report": tell, "watches": watches})
+        except CannotMigrate as error:
+            stack.close()
+            return migrate.refused(arguments, error)
+        except MigrationFailed as error:
+            stack.close()
+            return migrate.failed(arguments, error)
+        finally:
+            migrate.complain(recording)
+        tell(Event("saved", {"done": done, **result.to_data()}))
+    return YES

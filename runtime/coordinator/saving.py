@@ -1,0 +1,376 @@
+"""Saves devices to a file, and restores them from one.
+
+A save is the source's half of a row of [[migrations]], a restore the destination's: the same plans,
+with a file in the place of the other side. The file is whole or it is not there, and is looked at
+from end to end before a destination is asked anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.plan import Migration, MigrationStep, Plans, default_plans
+from vfio_migration.runtime.atomic_file import CannotWrite
+from vfio_migration.runtime.client import ClientError, Pending, calls
+from vfio_migration.runtime.client.calls import Call
+from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.container import CannotRead, ContainerReader, ContainerWriter
+from vfio_migration.runtime.container_header import BadHeader, DeviceHeader, Header
+from vfio_migration.runtime.coordinator import preflight
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape, Side
+from vfio_migration.runtime.coordinator.errors import (
+    Cancelled,
+    CannotMigrate,
+    CoordinatorError,
+    MigrationFailed,
+    Outcome,
+    StepFailed,
+)
+from vfio_migration.runtime.coordinator.events import Event, Report, ignore
+from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
+from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.settings import Settings
+from vfio_migration.runtime.coordinator.stream import WRITES
+from vfio_migration.runtime.coordinator.transfer import Transfer
+from vfio_migration.runtime.protocol.messages import MigDataWrite
+
+_BLOCK: Final = 1 << 20
+_TELL: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What a save or a restore took.
+
+    Attributes:
+        devices: How many devices.
+        seconds: How long it took.
+        downtime: For how long the devices stood still; None if they still do.
+        bytes: How many bytes of state.
+        stored: How many bytes the file has.
+    """
+
+    devices: int
+    seconds: float
+    downtime: float | None
+    bytes: int
+    stored: int
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "devices": self.devices,
+            "seconds": round(self.seconds, 6),
+            "downtime": None if self.downtime is None else round(self.downtime, 6),
+            "bytes": self.bytes,
+            "stored": self.stored,
+        }
+
+
+class _FileEnd:
+    """The other end of a stream that goes into a file."""
+
+    transfer = _BLOCK
+
+    def __init__(self, writer: ContainerWriter, device: int) -> None:
+        self._writer, self._device = writer, device
+        self.label = "the file"
+
+    @property
+    def client(self) -> _FileEnd:
+        """What is written to."""
+        return self
+
+    def begin(self, call: Call[None]) -> Pending[None]:
+        """Write at once."""
+        assert isinstance(call.message, MigDataWrite)
+        self._writer.write(self._device, call.message.data)
+        pending = Pending(call)
+        pending.settle(None)
+        return pending
+
+    def finish(self, pending: Pending[None]) -> None:
+        """Say that it is written."""
+        pending.result()
+
+
+class Half:
+    """What a save and a restore share: devices of one side and the plans they follow.
+
+    Args:
+        sockets: Their sockets.
+        spec: The table; that of the package if none is given.
+        plans: The plans; those of the package if none are given.
+        settings: How to do it, as for a migration.
+        report: Is told what happens.
+        watches: Who is told of every message.
+    """
+
+    side: Side
+
+    def __init__(
+        self,
+        sockets: Sequence[str],
+        *,
+        spec: Spec | None = None,
+        plans: Plans | None = None,
+        settings: Settings | None = None,
+        report: Report = ignore,
+        watches: Iterable[Watch] = (),
+    ) -> None:
+        if len(set(sockets)) != len(sockets):
+            raise CannotMigrate("a socket is named twice; each is one device")
+        self.spec = load() if spec is None else spec
+        self.plans = default_plans(self.spec) if plans is None else plans
+        self.settings = settings or Settings()
+        self.report = report
+        self.cancelled = threading.Event()
+        watches = tuple(watches)
+        self.endpoints = [
+            Endpoint(one, self.side, self.spec, patience=self.settings.patience, watches=watches)
+            for one in sockets
+        ]
+        self.group = Group(self.side, self.endpoints, self.spec, self.plans, report)
+
+    def cancel(self) -> None:
+        """Give it up, if it is not too late. May be called from a signal handler."""
+        self.cancelled.set()
+
+    @property
+    def migration(self) -> Migration:
+        """The row that is followed."""
+        return self.plans.migration(self.settings.migration)
+
+    def look(self) -> None:
+        """See that these devices can take this half; raise `CannotMigrate` if not."""
+        try:
+            for device in self.endpoints:
+                device.look()
+                _ = device.machine
+            preflight.check_limits({self.side: self.endpoints}, self.migration, self.plans)
+            for device in self.endpoints:
+                preflight.check_state(device, self.migration, self.spec, self.plans)
+        except ClientError as error:
+            raise CannotMigrate(str(error)) from error
+
+    def lead(self, plan: str, *, away: bool = False) -> list[str]:
+        """Lead the devices through a plan, as far as they follow; return what went wrong."""
+        step = MigrationStep(side=self.side, plan=plan)
+        for device in self.endpoints:
+            try:
+                device.connect()
+                device.look()
+                _ = device.machine
+            except (ClientError, CannotMigrate):
+                device.state = None
+        there = [device for device in self.endpoints if device.state is not None]
+        problems = [f"{one.label}: cannot be reached" for one in self.endpoints if one not in there]
+        try:
+            if away:
+                loose = self.group.put_away(step, there)
+                problems += [f"{one.label}: is not known to stand still" for one in loose]
+            else:
+                self.group.bring(step, there)
+        except StepFailed as failure:
+            problems.append(failure.why)
+        return problems
+
+    def hang_up(self) -> None:
+        """Close the connections."""
+        for device in self.endpoints:
+            device.close()
+
+
+class Saver(Half):
+    """Saves devices to a file."""
+
+    side = "source"
+
+    def run(
+        self,
+        path: str | Path,
+        *,
+        then: Literal["stop", "run"] = "stop",
+        replace: bool = False,
+    ) -> Saved:
+        """Save.
+
+        Args:
+            path: The file.
+            then: Whether the devices stand still afterwards, so that a restored one is the only one
+                that runs, or run on.
+            replace: A file that is there may be replaced.
+
+        Raises:
+            CannotMigrate: Nothing was begun.
+            MigrationFailed: There is no file; it says whether the devices run.
+        """
+        try:
+            self.look()
+            return self._save(ContainerWriter(path, self._header(), replace=replace), then)
+        except (ImportError, BadHeader) as error:
+            raise CannotMigrate(str(error)) from error
+        finally:
+            self.hang_up()
+
+    def _save(self, writer: ContainerWriter, then: Literal["stop", "run"]) -> Saved:
+        begun = time.monotonic()
+        stopped: float | None = None
+        transfer: Transfer | None = None
+        try:
+            with writer:
+                ends = [_FileEnd(writer, number) for number in range(len(self.endpoints))]
+                pairs = list(zip(self.endpoints, ends, strict=True))
+                transfer = Transfer(pairs, self.settings, self.report, self.cancelled)
+                for step in self.migration.steps:
+                    if self.cancelled.is_set():
+                        raise Cancelled("cancelled")
+                    if step.transfer == "passes":
+                        transfer.passes()
+                    elif step.transfer == "rest":
+                        transfer.rest()
+                        break  # what follows is the destination's, and what becomes of the source
+                    elif step.side == self.side:
+                        self.group.take(step)
+                        if not any(one.may(CHANGE) for one in self.endpoints):
+                            stopped = stopped or time.monotonic()
+        except CannotWrite as error:
+            if transfer is None:
+                raise CannotMigrate(str(error)) from error
+            raise self._back(error) from error
+        except (CoordinatorError, ClientError, OSError) as error:
+            raise self._back(error) from error
+        problems = self.lead("retire", away=True) if then == "stop" else self.lead("recover")
+        for problem in problems:
+            self.report(Event("failed", {"device": None, "why": problem}))
+        ran = time.monotonic()
+        return Saved(
+            devices=len(self.endpoints),
+            seconds=ran - begun,
+            downtime=ran - (stopped or ran) if then == "run" else None,
+            bytes=sum(one.bytes for one in transfer.streams),
+            stored=writer.written,
+        )
+
+    def _back(self, error: Exception) -> MigrationFailed:
+        """Let the devices run again; return what is to be raised."""
+        cancelled = isinstance(error, Cancelled)
+        problems = self.lead("recover")
+        outcome: Outcome = "lost" if problems else "source"
+        why = error.why if isinstance(error, CoordinatorError) else str(error)
+        hints = ["no file was written", *problems]
+        return MigrationFailed(why, outcome, hints, cancelled=cancelled)
+
+    def _header(self) -> Header:
+        devices = []
+        for device in self.endpoints:
+            try:
+                shape = device.shape()
+            except ClientError as error:
+                raise CannotMigrate(str(error)) from error
+            identity = {**shape.to_data(), "capabilities": list(device.machine.names)}
+            devices.append(DeviceHeader(device.where, identity))
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return Header(tuple(devices), self.settings.codec, now, {"spec": self.spec.name})
+
+
+class Restorer(Half):
+    """Restores devices from a file, in the order in which they were saved, and lets them run."""
+
+    side = "destination"
+
+    def run(self, path: str | Path) -> Saved:
+        """Restore.
+
+        Raises:
+            CannotMigrate: Nothing was begun: the file is damaged, or does not fit the devices.
+            MigrationFailed: The devices do not run; the file is as it was.
+        """
+        try:
+            with ContainerReader(path) as reader:
+                totals = reader.check()
+                self._check(reader.header)
+                return self._restore(reader, sum(one.size for one in totals), Path(path))
+        except (CannotRead, ImportError) as error:
+            raise CannotMigrate(str(error)) from error
+        finally:
+            self.hang_up()
+
+    def _check(self, header: Header) -> None:
+        saved, there = len(header.devices), len(self.endpoints)
+        if saved != there:
+            found = ", ".join(one.name for one in header.devices)
+            raise CannotMigrate(f"the file holds {saved} devices ({found}), and {there} are given")
+        self.look()
+        for device, entry in zip(self.endpoints, header.devices, strict=True):
+            try:
+                wanted = Shape.from_data(entry.identity)
+            except ValueError:
+                continue  # saved by somebody else: the device itself will judge
+            try:
+                differences = wanted.differences(device.shape())
+            except ClientError as error:
+                raise CannotMigrate(str(error)) from error
+            if differences:
+                raise CannotMigrate(
+                    f"{entry.name}, as it was saved, and {device.label} are not the same kind of "
+                    f"device: {'; '.join(differences)}",
+                    refused=True,
+                )
+
+    def _restore(self, reader: ContainerReader, size: int, path: Path) -> Saved:
+        begun = time.monotonic()
+        try:
+            for step in self.migration.steps:
+                if self.cancelled.is_set() and step.holder != self.side:
+                    raise Cancelled("cancelled")
+                if step.transfer == "rest":
+                    self._load(reader, size)
+                elif step.side == self.side:
+                    self.group.take(step)
+        except (CoordinatorError, ClientError, CannotRead) as error:
+            problems = self.lead("retire", away=True)
+            why = error.why if isinstance(error, CoordinatorError) else str(error)
+            hints = [f"{names(self.endpoints)}: stand still, and hold nothing", *problems]
+            cancelled = isinstance(error, Cancelled)
+            raise MigrationFailed(why, "lost", hints, cancelled=cancelled) from error
+        return Saved(
+            devices=len(self.endpoints),
+            seconds=time.monotonic() - begun,
+            downtime=None,
+            bytes=size,
+            stored=path.stat().st_size,
+        )
+
+    def _load(self, reader: ContainerReader, size: int) -> None:
+        """Write every stream to its device."""
+        bandwidth = Bandwidth(self.settings.bandwidth)
+        done, told = 0, 0.0
+        for number, device in enumerate(self.endpoints):
+            client = device.client
+            writes: deque[Pending[None]] = deque()
+            for block in reader.blocks(number):
+                view = memoryview(block)
+                for at in range(0, len(view), client.transfer):
+                    piece = view[at : at + client.transfer]
+                    while len(writes) >= WRITES:
+                        client.finish(writes.popleft())
+                    writes.append(client.begin(calls.data_write(piece)))
+                    done += len(piece)
+                    self.cancelled.wait(bandwidth.spend(len(piece)))
+                    if self.cancelled.is_set():
+                        raise Cancelled("cancelled")
+                if time.monotonic() - told > _TELL:
+                    told = time.monotonic()
+                    fields = {"device": device.label, "bytes": done, "of": size}
+                    self.report(Event("restoring", fields))
+            for pending in writes:
+                client.finish(pending)
