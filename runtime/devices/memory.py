@@ -14,6 +14,13 @@ Registers of BAR 0, little-endian:
 | 0x10   | R, 8   | how many pages have been changed                          |
 | 0x18   | R, 8   | the size of the memory                                    |
 | 0x20   | R, 8   | the seed of the order in which pages are changed          |
+| 0x28   | R/W, 8 | where a peer is stamped; 0 is nowhere                      |
+| 0x30   | R, 8   | the last stamp                                            |
+
+Such devices do peer-to-peer DMA to each other: after each change the number of pages changed so far
+is written to the address in 0x28, where a client has mapped another device, say its BAR 4, which is
+a page of memory for stamps. While the table does not permit that, no stamp is written and none is
+counted. So what a peer was stamped with and what the register says agree, or a write was lost.
 """
 
 from __future__ import annotations
@@ -22,7 +29,9 @@ import mmap
 import struct
 from typing import Any, Final
 
+from vfio_migration.runtime.dma import DmaFault
 from vfio_migration.runtime.kit import Bar, Identity, PciDevice
+from vfio_migration.runtime.pci import STATUS_MASTER_ABORT
 
 IDENTIFICATION: Final = 0x010000EE
 
@@ -31,10 +40,16 @@ REG_RATE: Final = 0x08
 REG_CHANGES: Final = 0x10
 REG_SIZE: Final = 0x18
 REG_SEED: Final = 0x20
+REG_PEER: Final = 0x28
+REG_STAMP: Final = 0x30
 
 PAGE: Final = 4096
 
-_STATE: Final = struct.Struct("<QQQQQd")
+MAILBOX: Final = 4
+"""The BAR in which others leave stamps."""
+
+_STATE: Final = struct.Struct("<QQQQQQQd")
+_U64: Final = struct.Struct("<Q")
 _STAMP: Final = struct.Struct("<QQ")
 _WORD: Final = (1 << 64) - 1
 _LONGEST_TICK: Final = 0.01
@@ -44,7 +59,7 @@ client does not wait for milliseconds. What is more is not made up for."""
 
 
 class MemoryDevice(PciDevice):
-    """A large memory, dirtied at a set rate.
+    """A large memory, dirtied at a set rate, that stamps its peers.
 
     Args:
         size: The size of the memory: a power of two, at least a page.
@@ -78,6 +93,7 @@ class MemoryDevice(PciDevice):
         self.bars = {
             0: Bar(4096),
             2: Bar(size, memory=True, mappable=mappable, is64=True, prefetchable=True),
+            MAILBOX: Bar(PAGE, memory=True),
         }
         super().__init__(**options)
 
@@ -85,7 +101,7 @@ class MemoryDevice(PciDevice):
         """Come up with all of the memory zero, changing at the rate the device was made with."""
         self.rate, self.seed = self._rate, self._seed
         self.order = self.seed
-        self.changes = 0
+        self.changes = self.peer = self.stamp = 0
         self._debt = 0.0
         self._since = self.clock()
         self._arm()
@@ -108,14 +124,18 @@ class MemoryDevice(PciDevice):
             REG_CHANGES: self.changes,
             REG_SIZE: self.size,
             REG_SEED: self.seed,
+            REG_PEER: self.peer,
+            REG_STAMP: self.stamp,
         }
         return registers.get(offset & ~7, 0) >> 8 * (offset & 7)
 
     def bar_write(self, bar: int, offset: int, value: int, size: int) -> None:  # noqa: ARG002
-        """Set the rate, or half of it."""
-        if offset & ~7 == REG_RATE:
-            shift = 8 * (offset & 7)
-            mask = ((1 << 8 * size) - 1) << shift
+        """Set the rate or the peer, or half of one."""
+        shift = 8 * (offset & 7)
+        mask = ((1 << 8 * size) - 1) << shift
+        if offset & ~7 == REG_PEER:
+            self.peer = (self.peer & ~mask | value << shift & mask) & _WORD
+        elif offset & ~7 == REG_RATE:
             idle = not self.rate
             self.rate = (self.rate & ~mask | value << shift & mask) & _WORD
             if idle and self.rate:
@@ -131,7 +151,19 @@ class MemoryDevice(PciDevice):
         count = int(self._debt)
         self._debt -= count
         self.change(min(count, _MOST))
+        if self.peer:
+            self._stamp()
         self._arm()
+
+    def _stamp(self) -> None:
+        if not self.dma.permitted(self.peer, _U64.size):
+            return
+        try:
+            self.dma.write(self.peer, _U64.pack(self.changes))
+        except DmaFault:
+            self.config.set_status(STATUS_MASTER_ABORT)
+        else:
+            self.stamp = self.changes
 
     def change(self, count: int) -> None:
         """Change `count` pages at once."""
@@ -150,11 +182,29 @@ class MemoryDevice(PciDevice):
 
     def save(self) -> bytes:
         """Give out what is not in the memory."""
-        return _STATE.pack(self.size, self.rate, self.seed, self.order, self.changes, self._debt)
+        return _STATE.pack(
+            self.size,
+            self.rate,
+            self.seed,
+            self.order,
+            self.changes,
+            self.peer,
+            self.stamp,
+            self._debt,
+        )
 
     def load(self, state: bytes, version: int) -> None:  # noqa: ARG002 - there is one version
         """Take over what is not in the memory, and go on changing it."""
-        size, self.rate, self.seed, self.order, self.changes, self._debt = _STATE.unpack(state)
+        (
+            size,
+            self.rate,
+            self.seed,
+            self.order,
+            self.changes,
+            self.peer,
+            self.stamp,
+            self._debt,
+        ) = _STATE.unpack(state)
         if size != self.size:
             raise ValueError(f"{size} bytes of memory; this device has {self.size}")
         if not 0 <= self._debt < 1:

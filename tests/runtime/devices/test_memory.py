@@ -12,24 +12,35 @@ from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
 from vfio_migration.runtime.devices import MemoryDevice
 from vfio_migration.runtime.devices.memory import (
+    MAILBOX,
     PAGE,
     REG_CHANGES,
     REG_IDENTIFICATION,
+    REG_PEER,
     REG_RATE,
     REG_SEED,
     REG_SIZE,
+    REG_STAMP,
     contents,
 )
 from vfio_migration.runtime.served import ServedDevice, ServedError
-from vfio_migration.runtime.testing import Clock, Guest, device_test_suite, find_problems
+from vfio_migration.runtime.testing import (
+    GUEST_AT,
+    PEER_AT,
+    Clock,
+    Guest,
+    device_test_suite,
+    find_problems,
+)
 
 SIZE = 1 << 16
 
 
 def drive_memory(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
-    """Set a rate, write some of the memory."""
+    """Set a rate, write some of the memory, stamp a peer."""
     rate = rng.choice([0, PAGE * 50, PAGE * 1000])
     try:
+        device.regions[0].write(REG_PEER, struct.pack("<Q", rng.choice([0, PEER_AT, GUEST_AT])))
         device.regions[0].write(REG_RATE, struct.pack("<Q", rate))
         device.regions[2].write(rng.randrange(SIZE - 64), rng.randbytes(64))
     except ServedError:
@@ -96,6 +107,35 @@ def test_it_changes_only_where_the_table_permits(spec: Spec) -> None:
         engine.reset()
 
 
+def test_a_peer_is_stamped_where_the_table_permits(spec: Spec) -> None:
+    """What arrived is what was counted, in every state, and nothing else moves the counter."""
+    clock = Clock()
+    device, peer = (MemoryDevice(size=SIZE, clock=clock) for _ in range(2))
+    box = peer.regions[MAILBOX]
+    device.memory.map(PEER_AT, PAGE, fd=box.fd, offset=box.fd_offset)
+    device.regions[0].write(REG_PEER, struct.pack("<Q", PEER_AT))
+    engine = Engine(spec, None, device)
+    for row in spec.machine().states:
+        if not row.settable:
+            continue
+        device.regions[0].write(REG_RATE, struct.pack("<Q", PAGE * 1000))
+        engine.set_state(row.name)
+        before = get(device, REG_STAMP)
+        run(device, clock, 0.1)
+        after = get(device, REG_STAMP)
+        assert (after > before) == spec.permits(row.name, "start_p2p_dma"), row.name
+        if after:
+            assert struct.unpack("<Q", box.read(0, 8))[0] == after
+        engine.reset()
+        device.regions[0].write(REG_PEER, struct.pack("<Q", PEER_AT))
+    device.memory.unmap_all()
+    device.regions[0].write(REG_RATE, struct.pack("<Q", PAGE * 1000))
+    run(device, clock, 0.1)
+    assert get(device, REG_STAMP) == 0, "nobody is there"
+    for one in (device, peer):
+        one.close()
+
+
 def test_a_migration_under_load_arrives_whole(spec: Spec) -> None:
     clock = Clock()
     source, target = (MemoryDevice(size=1 << 22, clock=clock, seed=9) for _ in range(2))
@@ -132,9 +172,9 @@ def test_a_migration_under_load_arrives_whole(spec: Spec) -> None:
 def test_nonsense_in_the_state_is_refused() -> None:
     device = MemoryDevice(size=SIZE)
     for state in (
-        struct.pack("<QQQQQd", SIZE * 2, 0, 1, 1, 0, 0.0),
-        struct.pack("<QQQQQd", SIZE, 0, 1, 1, 0, float("nan")),
-        struct.pack("<QQQQQd", SIZE, 0, 1, 1, 0, 1e300),
+        struct.pack("<QQQQQQQd", SIZE * 2, 0, 1, 1, 0, 0, 0, 0.0),
+        struct.pack("<QQQQQQQd", SIZE, 0, 1, 1, 0, 0, 0, float("nan")),
+        struct.pack("<QQQQQQQd", SIZE, 0, 1, 1, 0, 0, 0, 1e300),
         b"short",
     ):
         with pytest.raises((ValueError, struct.error)):
