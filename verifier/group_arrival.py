@@ -15,6 +15,7 @@ from vfio_migration.verifier.discipline import Discipline, Sets
 from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.group import may
+from vfio_migration.verifier.handover import followed
 from vfio_migration.verifier.obligation import Example, Query
 
 
@@ -24,7 +25,12 @@ def arrivals(encoding: Encoding) -> Iterator[Query]:
     after = Discipline.marked(encoding, sound=True, after=True)
     others = Discipline.marked(encoding, sound=True, after=False)
     for plan in after + others:
-        yield from _arrives(encoding, plan)
+        yield from _arrives(encoding, plan, _goals(encoding, plan))
+        yield _begins(encoding, plan, _goals(encoding, plan))
+    for plan in followed(Discipline.plans(encoding)):
+        destination = plan.name.endswith("destination")
+        goals = [encoding.spec.initial] if destination else _retired(encoding)
+        yield from _arrives(encoding, plan, goals)
     for plan in others:
         if _kind(encoding, plan) == "save":
             yield from _keeps_its_session(encoding, plan)
@@ -99,11 +105,14 @@ def _goals(encoding: Encoding, plan: Plan) -> list[str]:
         return [name for name, end in ends.items() if end is not None and end.kind == "final"]
     if kind == "load":
         return sorted(_transferring(encoding, "write"))
-    if kind == "stop":
-        # Nobody does anything; a device that failed does nothing either.
-        idle = [r.name for r in spec.states if not spec.operation(r.operation).may]
-        return [name for name in idle if name in _transferring(encoding, "none")]
-    return _last(plan)
+    return _retired(encoding) if kind == "stop" else _last(plan)
+
+
+def _retired(encoding: Encoding) -> list[str]:
+    """Where a device does nothing and streams nothing; one that failed does nothing either."""
+    spec = encoding.spec
+    idle = [row.name for row in spec.states if not spec.operation(row.operation).may]
+    return [name for name in idle if name in _transferring(encoding, "none")]
 
 
 def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:
@@ -159,7 +168,8 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
         names = [encoding.read_state(model, state) for state in (one, other)]
         return Example(f"a device runs in {names[0]} while another is still loaded in {names[1]}")
 
-    for plan in Discipline.marked(encoding, sound=True, after=False):
+    alone = Discipline.marked(encoding, sound=True, after=False)
+    for plan in alone + followed(Discipline.plans(encoding)):
         discipline = Discipline(encoding, plan)
         for index, phase in enumerate(plan.phases):
             stands = discipline.stands[index]
@@ -169,7 +179,7 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
             )
             name = f"{plan.name}-{phase.name}"
             yield Query(f"{name}-together", "claim", (*both, acts, loads), "unsat", explain)
-            if _kind(encoding, plan) == "run" and index == 0:
+            if plan in alone and _kind(encoding, plan) == "run" and index == 0:
                 yield Query(
                     f"{name}-loads", "witness", (*both, loads), "sat", _told(encoding, other)
                 )
@@ -208,7 +218,7 @@ def _again(encoding: Encoding, plan: Plan) -> Query:
     return Query(f"{plan.name}-again", "claim", (known, z3.Not(begins)), "unsat", explain)
 
 
-def _arrives(encoding: Encoding, plan: Plan) -> Iterator[Query]:
+def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query]:
     """In every phase each device comes to rest, and when the plan is over each is at its goal."""
     discipline = Discipline(encoding, plan)
     state = encoding.variable("state")
@@ -242,22 +252,27 @@ def _arrives(encoding: Encoding, plan: Plan) -> Iterator[Query]:
             "unsat",
             explain,
         )
-    goals = encoding.one_of(state, _goals(encoding, plan))
+    goals = encoding.one_of(state, names)
     ends = z3.And(encoding.universe, _among(encoding, state, discipline.ends))
     yield Query(f"{plan.name}-goal", "claim", (ends, z3.Not(goals)), "unsat", explain)
-    begins = _among(encoding, state, discipline.begins_anywhere)
-    begun = z3.And(encoding.universe, begins, z3.Not(goals))
+
+
+def _begins(encoding: Encoding, plan: Plan, names: list[str]) -> Query:
+    """A witness: the plan has something to do."""
+    state = encoding.variable("state")
+    begins = _among(encoding, state, Discipline(encoding, plan).begins_anywhere)
+    begun = z3.And(encoding.universe, begins, z3.Not(encoding.one_of(state, names)))
 
     def begun_in(model: Model) -> Example:
         assert model is not None
         name = encoding.read_state(model, state)
         flags = encoding.set_name(encoding.read_flags(model))
-        goal = " or ".join(_goals(encoding, plan))
+        goal = " or ".join(names)
         return Example(
             f"plan {plan.name} takes a device from {name} to {goal} (capabilities {flags})"
         )
 
-    yield Query(f"{plan.name}-begins", "witness", (begun,), "sat", begun_in)
+    return Query(f"{plan.name}-begins", "witness", (begun,), "sat", begun_in)
 
 
 def _one_step(discipline: Discipline, phase: Phase, here: z3.BitVecRef) -> z3.BitVecRef:

@@ -17,6 +17,8 @@ from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.group import FiniteGroup, QuantifiedGroup, may, meets
 from vfio_migration.verifier.group_arrival import arrivals, loaded_together
+from vfio_migration.verifier.handover import followed
+from vfio_migration.verifier.handover_proof import handovers, handovers_search
 from vfio_migration.verifier.obligation import Example, Obligation, Query
 from vfio_migration.verifier.system import Situation
 
@@ -29,6 +31,12 @@ PREMISE = 6
 
 def _says(text: str) -> Callable[[Model], Example]:
     return lambda _model: Example(text)
+
+
+def _begun(encoding: Encoding) -> list[Plan]:
+    """The sound plans that are begun with all devices in one state, and whole migrations."""
+    alone = Discipline.marked(encoding, sound=True, after=False)
+    return alone + followed(Discipline.plans(encoding))
 
 
 def _search(encoding: Encoding, plans: list[Plan], *, failing: bool) -> Iterator[Query]:
@@ -48,7 +56,7 @@ def _search(encoding: Encoding, plans: list[Plan], *, failing: bool) -> Iterator
 
 def _g1(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    plans = Discipline.marked(encoding, sound=True, after=False)
+    plans = _begun(encoding)
     for plan in plans:
         yield from QuantifiedGroup(Discipline(encoding, plan, failing=False)).inductive()
     group = FiniteGroup(Discipline(encoding, plans[0]), 2)
@@ -72,9 +80,7 @@ def _g1(encoding: Encoding) -> Iterator[Query]:
 
 def _g1_search(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    yield from _search(
-        encoding, Discipline.marked(encoding, sound=True, after=False), failing=False
-    )
+    yield from _search(encoding, _begun(encoding), failing=False)
 
 
 # --- G2: the bad ones ---
@@ -187,16 +193,13 @@ def _g4(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
     for plan in Discipline.marked(encoding, sound=False, after=True):
         yield from _refuted(encoding, plan, failing=True)
-    for after in (False, True):
-        for plan in Discipline.marked(encoding, sound=True, after=after):
-            yield from QuantifiedGroup(Discipline(encoding, plan, failing=True)).inductive()
+    for plan in _begun(encoding) + Discipline.marked(encoding, sound=True, after=True):
+        yield from QuantifiedGroup(Discipline(encoding, plan, failing=True)).inductive()
 
 
 def _g4_search(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    plans = Discipline.marked(encoding, sound=True, after=False) + Discipline.marked(
-        encoding, sound=True, after=True
-    )
+    plans = _begun(encoding) + Discipline.marked(encoding, sound=True, after=True)
     yield from _search(encoding, plans, failing=True)
 
 
@@ -263,6 +266,19 @@ GROUP: tuple[Obligation, ...] = (
         "As long as nothing at the destination has run, a refused stream leaves the source to go "
         "back to.",
         loaded_together,
+    ),
+    Obligation(
+        "G7",
+        "Whoever is killed at whatever point of a migration or of a recovery: as long as one side "
+        "holds the whole state, recovery brings one side to run with the whole state and lets the "
+        "other stand still; never do both run with it.",
+        "groups of any number of devices of any mixture of capabilities on either side; every "
+        "migration and every handover; source, destination and coordinator killed at any point, in "
+        "any combination and again and again",
+        "quantified",
+        "A machine that runs twice, or not at all, is the worst a migration can do.",
+        handovers,
+        handovers_search,
     ),
 )
 """Family G, in the order of DESIGN.md."""

@@ -49,29 +49,53 @@ def broken(path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def apply(edit: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Edit plans: drop a phase, swap two, or set a key of a plan or of a phase (none: drop it).
+    """Edit plans, migrations and handovers.
 
-    The migrations, which name the phases, are left out where nothing is said of them.
+    Of what a plan goes through (phases), or a migration or handover (steps), one is dropped, or two
+    are swapped, or one is put before another; or a key is set of the row, or of one of these (none:
+    dropped). Handovers, which have no names, are counted, and dropped and swapped likewise.
+
+    The migrations name the phases: where only plans are edited they are left out.
     """
     data = copy.deepcopy(data)
     if all("plan" in change for change in edit["edit"]):
         data = {"plans": data["plans"]}
     for change in edit["edit"]:
-        plan = find(data, change["plan"])
-        names = [phase["name"] for phase in plan["phases"]]
+        row, parts = _edited(data, change)
         if "drop" in change:
-            del plan["phases"][names.index(change["drop"])]
+            del parts[_place(parts, change["drop"])]
         elif "swap" in change:
-            one, other = (names.index(name) for name in change["swap"])
-            phases = plan["phases"]
-            phases[one], phases[other] = phases[other], phases[one]
+            one, other = (_place(parts, name) for name in change["swap"])
+            parts[one], parts[other] = parts[other], parts[one]
+        elif "put" in change:
+            part = parts.pop(change["put"])
+            parts.insert(change["before"], part)
         else:
-            row = plan["phases"][names.index(change["phase"])] if "phase" in change else plan
+            if "phase" in change or "step" in change:
+                row = parts[_place(parts, change.get("phase", change.get("step")))]
             if "value" in change:
                 row[change["key"]] = change["value"]
             else:
                 del row[change["key"]]
     return data
+
+
+def _edited(data: dict[str, Any], change: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The row an edit is about, and what it consists of."""
+    if "plan" in change:
+        plan = find(data, change["plan"])
+        return plan, plan["phases"]
+    if "migration" in change:
+        row = next(row for row in data["migrations"] if row["name"] == change["migration"])
+        return row, row["steps"]
+    if "handover" in change:
+        row = data["handovers"][change["handover"]]
+        return row, row["steps"]
+    return data, data["handovers"]
+
+
+def _place(parts: list[Any], name: str | int) -> int:
+    return name if isinstance(name, int) else [part["name"] for part in parts].index(name)
 
 
 def to_toml(data: dict[str, Any]) -> str:

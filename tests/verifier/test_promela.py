@@ -115,7 +115,10 @@ def test_the_recovery_of_three_devices_is_safe_and_arrives():
     assert not seen.stuck
 
 
-@pytest.mark.parametrize("path", sorted(herds.BROKEN.glob("g1-*.toml")), ids=lambda path: path.stem)
+ALONE = [path for path in sorted(herds.BROKEN.glob("g1-*.toml")) if "plan" in herds.broken(path)[0]]
+
+
+@pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
 def test_a_broken_plan_shows_in_its_model(spec: Spec, path):
     edit, data = herds.broken(path)
     plan = loads_plans(spec, herds.to_toml(data)).plan(edit["plan"])

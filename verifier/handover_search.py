@@ -1,0 +1,339 @@
+"""Migrations and recoveries of small groups, run by run: the shortest that breaks what G7 promises.
+
+The same places and the same devices as in the proof, but counted: one or two on each side. A run
+begins with a migration; then anything may happen that may happen, until something is amiss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vfio_migration.model import Step, Trace
+from vfio_migration.model.plan import Handover, Side, exceeds
+from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
+from vfio_migration.verifier.obligation import Example
+
+SIZES = (1, 2)
+"""How many devices there are on each side."""
+
+Crowd = tuple[Device | None, ...]
+"""The devices of a side; None for one whose server was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Everything at one moment; see `handover_proof.Moment`."""
+
+    spot: Spot
+    source: Crowd
+    destination: Crowd
+    ran_source: bool = True
+    ran_destination: bool = False
+    undone: bool = False
+
+    def crowd(self, side: Side) -> Crowd:
+        """The devices of a side."""
+        return self.source if side == "source" else self.destination
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What happened: in words, or what a device did."""
+
+    words: str | None = None
+    side: Side = "source"
+    index: int = 0
+    kind: str = "note"
+    row: int | None = None
+
+
+def shortest(journey: Journey) -> Example | None:
+    """Search breadth first for a run that breaks the promise, smaller groups first.
+
+    Returns:
+        A shortest run of the smallest groups that have one, or None.
+    """
+    for size in SIZES:
+        found = [run for words in _groups(journey, size) if (run := _Search(journey, words).run())]
+        if found:
+            return min(found, key=lambda run: len(run.trace.steps if run.trace else ()))
+    return None
+
+
+def deciding_runs(journey: Journey) -> dict[int, Example]:
+    """Return, for each handover that ever decides, a shortest run of one device a side."""
+    found: dict[int, Example] = {}
+    for words in _groups(journey, 1):
+        search = _Search(journey, words)
+        search.run()
+        found = search.decided | found
+        if len(found) == len(journey.plans.handovers):
+            break
+    return found
+
+
+def _groups(journey: Journey, size: int) -> Iterator[tuple[int, ...]]:
+    """The groups of so many devices that are searched: all of one, of two the most able with any.
+
+    Every plan of the journey is for them.
+    """
+    machines = journey.encoding.machines
+    plans = {place.plan.name: place.plan for place in journey.places if place.plan is not None}
+    for word in sorted(machines, reverse=True):
+        words = (*[max(machines)] * (size - 1), word)
+        names = [frozenset(machines[word].names) for word in words]
+        if all(exceeds(plan, names) is None for plan in plans.values()):
+            yield words
+
+
+class _Search:
+    """One group: the capability sets of the devices of each side.
+
+    Attributes:
+        decided: A shortest run to the first time that each handover decided.
+    """
+
+    def __init__(self, journey: Journey, words: tuple[int, ...]) -> None:
+        self.journey = journey
+        self.words = words
+        self.machines = [journey.encoding.machines[word] for word in words]
+        self.before: dict[Now, tuple[Now, _Event] | None] = {}
+        self.decided: dict[int, Example] = {}
+
+    def run(self) -> Example | None:
+        """Return a shortest run to where something is amiss, or None."""
+        level = list(self._starts())
+        self.before = dict.fromkeys(level)
+        while level:
+            onward = []
+            for now in level:
+                if (amiss := self._amiss(now)) is not None:
+                    return self._told(now, None, None, amiss)
+                for event, then, amiss in self._events(now):
+                    if amiss is not None:
+                        return self._told(now, event, then, amiss)
+                    if event.row is not None and event.row not in self.decided:
+                        text = f"so it ends as handover {event.row} says"
+                        self.decided[event.row] = self._told(now, event, then, text)
+                    if then is not None and then not in self.before:
+                        self.before[then] = now, event
+                        onward.append(then)
+            level = onward
+        return None
+
+    def _starts(self) -> Iterator[Now]:
+        begins, initial = self.journey.begins, self.journey.spec.initial
+
+        def late(crowd: Crowd) -> tuple[bool, str]:
+            return crowd[0] != (initial, False), str(crowd)
+
+        for spot in self.journey.begun:
+            crowds = [
+                # A group that met is none: all run, or all are stopped.
+                [(device,) * len(self.words) for device in begins[side][self.words[0]]]
+                for side in SIDES
+            ]
+            for source in sorted(crowds[0], key=late):
+                for destination in sorted(crowds[1], key=late):
+                    yield Now(spot, source, destination)
+
+    # --- what may happen ---
+
+    def _events(self, now: Now) -> Iterator[tuple[_Event, Now | None, str | None]]:
+        """What may happen, where it leads, and what is amiss about it."""
+        if now.spot.place is None:
+            yield from self._decisions(now)
+        else:
+            yield from self._goes_on(now)
+        for side in SIDES:
+            for index, device in enumerate(now.crowd(side)):
+                if device is not None:
+                    words = f"the server of {side} device {index} is killed"
+                    killed = _with(now, side, index, None)
+                    yield _Event(words, side, index), killed, None
+
+    def _goes_on(self, now: Now) -> Iterator[tuple[_Event, Now | None, str | None]]:
+        for side in SIDES:
+            for index, device in enumerate(now.crowd(side)):
+                if device is not None:
+                    yield from self._moves(now, side, index, device)
+        onward = self.journey.after(now.spot)
+        assert now.spot.place is not None
+        place = self.journey.places[now.spot.place]
+        if onward is not None and self._over(now):
+            ran = now.ran_source and place.holder != "both"
+            words = f"the journal says: {place.holder}"
+            event = _Event(words, kind="note" if place.holder else "done")
+            yield event, replace(now, spot=onward, ran_source=ran), None
+        if place.kind != "end":
+            down = replace(now, spot=self.journey.down(now.spot))
+            yield _Event("whoever coordinates is killed, or gives up"), down, None
+
+    def _moves(
+        self, now: Now, side: Side, index: int, device: Device
+    ) -> Iterator[tuple[_Event, Now, str | None]]:
+        journey, machine = self.journey, self.machines[index]
+        for kind, then in journey.happenings(now.spot, side, machine, device):
+            if kind == "loaded" and not self._kept(now.source[index]):
+                continue
+            moved = _with(now, side, index, then)
+            runs = then[1] and then[0] in journey.acting
+            if side == "source":
+                moved = replace(moved, ran_source=now.ran_source or runs)
+            else:
+                moved = replace(moved, ran_destination=now.ran_destination or runs)
+            starts = then[0] in journey.acting and then[0] != device[0]
+            amiss = self._starting(now, side, index, then) if starts else None
+            yield _Event(None, side, index, kind), moved, amiss
+
+    def _starting(self, now: Now, side: Side, index: int, device: Device) -> str | None:
+        """What is amiss about a device that starts."""
+        if now.spot.degraded or (side == "destination" and now.spot.holder == "source"):
+            return None
+        who = f"{side} device {index} starts"
+        if not device[1]:
+            return f"{who} without the state it is to have"
+        if side == "source":
+            if now.ran_destination and not now.undone:
+                return f"{who} although the destination has run, and no handover says so"
+            return None
+        return f"{who} on what the source has left behind" if now.ran_source else None
+
+    def _over(self, now: Now) -> bool:
+        """A place is done. It never is if a device that is needed is gone.
+
+        In the proof it may be all the same: that a device is gone is seen when it is spoken to.
+        """
+        spot, place = now.spot, self.journey.places[now.spot.place or 0]
+        return all(
+            self.journey.passes(spot, side, machine, device)
+            if device is not None
+            else side != place.side or not self.journey.needed(spot, side)
+            for side in SIDES
+            for device, machine in zip(now.crowd(side), self.machines, strict=True)
+        )
+
+    def _decisions(self, now: Now) -> Iterator[tuple[_Event, Now | None, str | None]]:
+        for index, row, begun in self.journey.choices(now.spot):
+            if self._holds(row, now):
+                words = f'handover {index} decides: the {row.winner}. "{row.summary}"'
+                event = _Event(words, row=index)
+                then = replace(now, spot=begun, undone=now.undone or row.undoes)
+                yield event, then, self._given_up(row, now)
+                if self._whole(now, row.winner):
+                    return
+        amiss = self._given_up(None, now)
+        yield _Event("no handover holds: the state is lost"), None, amiss
+
+    def _holds(self, row: Handover, now: Now) -> bool:
+        return all(
+            device is not None and (row.failed or device[0] != self.journey.lost)
+            for device in now.crowd(row.winner)
+        )
+
+    def _whole(self, now: Now, side: Side) -> bool:
+        return all(map(self._kept, now.crowd(side)))
+
+    def _kept(self, device: Device | None) -> bool:
+        return device is not None and device[1]
+
+    def _given_up(self, row: Handover | None, now: Now) -> str | None:
+        if now.spot.degraded:
+            return None
+        sides: tuple[Side, ...] = SIDES
+        if row is not None and not row.failed:
+            sides = ("destination",) if row.undoes else ()
+        whole = [side for side in sides if self._whole(now, side)]
+        return f"the {whole[0]} holds the whole state, which is given up" if whole else None
+
+    # --- what must never be ---
+
+    def _amiss(self, now: Now) -> str | None:
+        journey = self.journey
+        runs = {
+            side: [d for d in now.crowd(side) if d and d[1] and d[0] in journey.acting]
+            for side in SIDES
+        }
+        if runs["source"] and runs["destination"]:
+            return "both sides run"
+        if not now.spot.degraded and runs["destination"]:
+            for index, device in enumerate(now.destination):
+                if device is not None and device[0] in journey.writing:
+                    return f"the destination runs while its device {index} is still loaded"
+        if now.spot.place is None:
+            return None
+        place = journey.places[now.spot.place]
+        for side in SIDES:
+            for index, device in enumerate(now.crowd(side)):
+                if device is not None and not journey.right(
+                    now.spot, side, self.words[index], device
+                ):
+                    return f"{place}: not for {side} device {index} in {device[0]}"
+        return None
+
+    # --- telling ---
+
+    def _told(self, now: Now, event: _Event | None, then: Now | None, end: str) -> Example:
+        events, moments = ([], [now]) if event is None else ([event], [now, then or now])
+        while (earlier := self.before[moments[0]]) is not None:
+            moments.insert(0, earlier[0])
+            events.insert(0, earlier[1])
+        spec, first = self.journey.spec, moments[0]
+        place = self.journey.places[first.spot.place or 0]
+        steps = [
+            self._step(event, *both)
+            for event, *both in zip(events, moments, moments[1:], strict=False)
+            if event.kind != "done"
+        ]
+        text = f"{place.program}, {len(self.words)} device{'s' * (len(self.words) > 1)} a side: "
+        text += "; ".join([*map(self._line, steps), end])
+        state = steps[-1].state if steps else spec.initial
+        steps.append(Step(kind="note", state=state, note=end))
+        trace = Trace(
+            spec=spec.name,
+            capabilities=tuple(machine.names for machine in self.machines) * 2,
+            start=tuple(
+                device[0] if device else spec.initial
+                for side in SIDES
+                for device in first.crowd(side)
+            ),
+            steps=tuple(steps),
+            title=text,
+        )
+        return Example(text, trace)
+
+    def _step(self, event: _Event, now: Now, then: Now) -> Step:
+        number = event.index + (len(self.words) if event.side == "destination" else 0)
+        here, there = now.crowd(event.side)[event.index], then.crowd(event.side)[event.index]
+        state = (there or here or (self.journey.spec.initial, False))[0]
+        if event.words is not None or here is None or there is None:
+            return Step(kind="note", device=number, state=state, note=event.words)
+        if event.kind == "loaded":
+            return Step(kind="note", device=number, state=state, note="its stream is whole")
+        if event.kind == "arc":
+            return Step(kind="arc", device=number, from_=here[0], to=state, state=state)
+        if event.kind == "fails":
+            row = self.journey.spec.event("arc_failed_for_good")
+            return Step(
+                kind=row.name,
+                device=number,
+                from_=here[0],
+                to=row.to,
+                state=state,
+                errno=row.errno,
+            )
+        note = "its maps are taken away" if event.kind == "given up" else None
+        return Step(kind="reset", device=number, state=state, note=note)
+
+    def _line(self, step: Step) -> str:
+        if step.kind == "note" and step.note != "its stream is whole":
+            return str(step)
+        size = len(self.words)
+        side = SIDES[step.device // size]
+        return f"{side} device {step.device % size}: {step}"
+
+
+def _with(now: Now, side: Side, index: int, device: Device | None) -> Now:
+    crowd = (*now.crowd(side)[:index], device, *now.crowd(side)[index + 1 :])
+    return replace(now, source=crowd) if side == "source" else replace(now, destination=crowd)
