@@ -1,7 +1,11 @@
-"""A client of vfio-user: typed calls, with and without asyncio, over one core without a socket."""
+"""A client of vfio-user: typed calls, with and without asyncio, over one core without a socket.
+
+`AsyncClient` is in `aclient` and `AsyncInterrupts` in `ainterrupts`, so that only those who run
+asyncio import it.
+"""
 
 from vfio_migration.runtime.client.calls import Call, RegionInfo
-from vfio_migration.runtime.client.client import PATIENCE, Client
+from vfio_migration.runtime.client.client import Client
 from vfio_migration.runtime.client.core import Core, Exchange, Pending, Reachable
 from vfio_migration.runtime.client.errors import (
     ClientError,
@@ -10,7 +14,10 @@ from vfio_migration.runtime.client.errors import (
     Refused,
     TimedOut,
 )
+from vfio_migration.runtime.client.interrupts import Interrupts, Vectors
 from vfio_migration.runtime.client.memory import AddressSpace, SharedMemory, Window
+from vfio_migration.runtime.client.regions import MappedArea, MappedRegion, NotMappable
+from vfio_migration.runtime.client.side import PATIENCE
 
 __all__ = [
     "PATIENCE",
@@ -20,6 +27,10 @@ __all__ = [
     "ClientError",
     "Core",
     "Exchange",
+    "Interrupts",
+    "MappedArea",
+    "MappedRegion",
+    "NotMappable",
     "PeerBroke",
     "PeerGone",
     "Pending",
@@ -28,5 +39,6 @@ __all__ = [
     "RegionInfo",
     "SharedMemory",
     "TimedOut",
+    "Vectors",
     "Window",
 ]

@@ -7,13 +7,14 @@ its own way, and so does any other shell around `Core`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.protocol.access import SingleWrite
 from vfio_migration.runtime.protocol.events import Reply
+from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.features import (
     DmaLoggingControl,
     DmaLoggingRange,
@@ -43,6 +44,7 @@ from vfio_migration.runtime.protocol.messages import (
     RegionRead,
     RegionWrite,
     RegionWriteMulti,
+    RegionWriteReply,
 )
 from vfio_migration.runtime.protocol.regions import MmapArea, SparseMmap, SubRegion
 
@@ -60,16 +62,18 @@ class Call(Generic[T]):
 
     Attributes:
         message: The payload.
-        read: Makes the result of a reply without an error; owns its descriptors. Data of the reply
-            is good until it returns. May raise `Malformed`.
+        read: Makes the result of a reply without an error; owns its descriptors, unless it raises.
+            Data of the reply is good until it returns. May raise `Malformed`.
         fds: Descriptors to send with it; they stay the caller's.
         no_reply: The server is not to answer: there is no result.
+        release: Gives back what a result holds, for one that nobody takes.
     """
 
     message: Message
     read: Callable[[Reply], T]
     fds: tuple[int, ...] = ()
     no_reply: bool = False
+    release: Callable[[T], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,12 @@ class RegionInfo:
         if self.fd is not None:
             os.close(self.fd)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
 
 @dataclass(frozen=True, slots=True)
 class IoFds:
@@ -107,6 +117,17 @@ class IoFds:
 
     parts: tuple[SubRegion, ...]
     fds: tuple[int, ...]
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.fds:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
 
 def _done(_reply: Reply) -> None:
@@ -139,7 +160,8 @@ def region_info(index: int, *, room: int = 4096) -> Call[RegionInfo]:
         fd = reply.fds[0] if reply.fds else None
         return RegionInfo(index, said.flags, said.size, said.offset, areas, fd, said.omitted)
 
-    return Call(DeviceGetRegionInfo.asking(index, argsz=room), read)
+    asked = DeviceGetRegionInfo.asking(index, argsz=room)
+    return Call(asked, read, release=RegionInfo.close)
 
 
 def region_io_fds(index: int, *, room: int = 4096) -> Call[IoFds]:
@@ -149,7 +171,7 @@ def region_io_fds(index: int, *, room: int = 4096) -> Call[IoFds]:
         assert isinstance(reply.message, DeviceGetRegionIoFdsReply)
         return IoFds(reply.message.sub_regions, reply.fds)
 
-    return Call(DeviceGetRegionIoFds(room, 0, index, 0), read)
+    return Call(DeviceGetRegionIoFds(room, 0, index, 0), read, release=IoFds.close)
 
 
 def irq_info(index: int) -> Call[DeviceGetIrqInfoReply]:
@@ -188,7 +210,7 @@ def reset() -> Call[None]:
 
 
 def region_read(region: int, offset: int, count: int) -> Call[bytes]:
-    """Read `count` bytes of a region."""
+    """Read `count` bytes of a region; fewer, if that is what the server gives."""
 
     def read(reply: Reply) -> bytes:
         return bytes(reply.message.data)  # type: ignore[union-attr]
@@ -198,7 +220,16 @@ def region_read(region: int, offset: int, count: int) -> Call[bytes]:
 
 def region_write(region: int, offset: int, data: Data, *, no_reply: bool = False) -> Call[None]:
     """Write to a region; with `no_reply` nobody says whether it was done."""
-    return Call(RegionWrite(offset, region, data), _done, no_reply=no_reply)
+    size = len(data)
+
+    def read(reply: Reply) -> None:
+        assert isinstance(reply.message, RegionWriteReply)
+        if reply.message.count != size:
+            # An error says that nothing was done; what half a write has done nobody can say.
+            why = f"REGION_WRITE: {reply.message.count} of {size} bytes were written"
+            raise Malformed("size_wrong", why)
+
+    return Call(RegionWrite(offset, region, data), read, no_reply=no_reply)
 
 
 def region_write_multi(writes: Sequence[tuple[int, int, bytes]]) -> Call[int]:
@@ -264,6 +295,18 @@ def get_state() -> Call[int]:
     )
 
 
+def state(names: Mapping[int, str]) -> Call[str]:
+    """Get the name of the state the device is in, given the names of all that there are."""
+
+    def read(reply: Reply) -> str:
+        value = FeatureDeviceState.parse(_data(reply)).device_state
+        if value not in names:
+            raise Malformed("argument_invalid", f"state {value}, which the table does not know")
+        return names[value]
+
+    return Call(_feature("MIG_DEVICE_STATE", get=True), read)
+
+
 def set_state(value: int) -> Call[None]:
     """Ask for a state, by its number."""
     return Call(
@@ -292,14 +335,25 @@ def logging_stop() -> Call[None]:
 
 
 def logging_report(iova: int, length: int, page_size: int) -> Call[bytes]:
-    """Get the bitmap of the pages written since they were last reported."""
+    """Get the bitmap of the pages written since they were last reported.
+
+    Page n is bit n % 64 of 64-bit word n // 64. Long ranges are for the caller to cut: what the
+    first piece reports is not reported again, so it must not get lost if the second fails.
+    """
     asked = DmaLoggingReport(iova, length, page_size).pack()
     pages = -(-length // page_size)
-    room = len(asked) + -(-pages // 64) * 8
-    return Call(
-        _feature("DMA_LOGGING_REPORT", get=True, data=asked, room=room),
-        lambda reply: bytes(DmaLoggingReport.parse(_data(reply)).bitmap),
-    )
+    size = -(-pages // 64) * 8
+
+    def read(reply: Reply) -> bytes:
+        bitmap = bytes(DmaLoggingReport.parse(_data(reply)).bitmap)
+        if len(bitmap) != size:
+            # Pages that are not in it would count as not written.
+            why = f"DMA_LOGGING_REPORT: a bitmap of {len(bitmap)} bytes instead of {size}"
+            raise Malformed("size_wrong", why)
+        return bitmap
+
+    room = len(asked) + size
+    return Call(_feature("DMA_LOGGING_REPORT", get=True, data=asked, room=room), read)
 
 
 def _feature(

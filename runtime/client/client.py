@@ -5,9 +5,19 @@
         while client.read_data(1 << 20, file.write) == 1 << 20:
             pass
 
-Any number of threads may use a client; their calls take turns. `begin` sends a call without
-waiting and `finish` waits for it, so that several can be under way. The server's DMA by messages is
-answered while some thread waits, and at any time under `attended`.
+`begin` sends a call without waiting and `finish` waits for it, so that several can be under way.
+The server's DMA by messages is answered while some thread waits, and at any time under `attended`.
+
+*Threads.* Any number of them may use a client at once; each gets the answers to its own calls, and
+`close` ends the waiting of all. What a client calls (a sink, a watch, its memory) is called by
+whichever thread waits, one at a time; it may `begin` calls of that client but not wait for them.
+
+*Interrupts.* A thread that is interrupted (control-C) while it waits has lost its call and nothing
+else. If it was in the middle of a message, the connection is over, for nobody could tell where the
+next one begins.
+
+*Forks.* The connection belongs to the process that made it. In a child no call can be made; `close`
+there closes the child's copies, of which the server notices nothing.
 
 States are known by the names and numbers of the table and in no other way.
 """
@@ -15,36 +25,54 @@ States are known by the names and numbers of the table and in no other way.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import select
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Self, TypeVar
 
-from vfio_migration.model import Spec, load
+from vfio_migration.model import Spec
 from vfio_migration.runtime.client import calls
-from vfio_migration.runtime.client.calls import Call, IoFds, RegionInfo, Sink
-from vfio_migration.runtime.client.core import Core, Pending, Reachable, Watch, gone
-from vfio_migration.runtime.client.errors import ClientError, PeerBroke, PeerGone, Refused, TimedOut
-from vfio_migration.runtime.counters import Counters
-from vfio_migration.runtime.link import Channel, Gone, peer_of
-from vfio_migration.runtime.protocol.events import Outgoing
-from vfio_migration.runtime.protocol.layout import Data
-from vfio_migration.runtime.protocol.messages import DeviceGetInfoReply, DeviceGetIrqInfoReply
+from vfio_migration.runtime.client.calls import Call, RegionInfo
+from vfio_migration.runtime.client.core import Pending, Reachable, Watch
+from vfio_migration.runtime.client.errors import ClientError, PeerGone, Refused, TimedOut
+from vfio_migration.runtime.client.side import AGAIN, PATIENCE, Side, described, no_version
 from vfio_migration.runtime.protocol.version import Limits
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
-PATIENCE: Final = 30.0
-"""How many seconds a server may take to answer."""
+_LONGEST: Final = 3_600_000
+"""How many milliseconds are waited at a time."""
+
+_ONE: Final = (1).to_bytes(8, "little")
+"""What makes an eventfd readable; any number but zero does."""
 
 
-class Client:
+class _Follower(NamedTuple):
+    """A thread that waits for another one: for what, and until when it is told."""
+
+    pending: Pending[Any] | None
+    turn: threading.Condition
+
+
+def _does(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """Return a method that carries out the call that `make` makes."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.do(make(*args, **kwargs))
+
+    return described(method, make)
+
+
+class Client(Side):
     """A connection to a server.
 
     Args:
@@ -56,13 +84,6 @@ class Client:
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
         watches: Who is told of every message; see `Exchange`.
-
-    Attributes:
-        spec: The table.
-        name: As given.
-        patience: As given.
-        counters: Its `bytes_in` and `bytes_out` count what went over the sockets.
-        pid: The process that listens, or 0 if the system does not say.
 
     Raises:
         PeerGone: Nobody listens there.
@@ -81,74 +102,57 @@ class Client:
         memory: Reachable | None = None,
         watches: Iterable[Watch] = (),
     ) -> None:
-        self.spec = load() if spec is None else spec
-        self.name = name if name is not None else str(where) if not _is_socket(where) else "server"
-        self.patience = patience
-        self.counters = Counters()
-        self._core = Core(self.name, limits, memory=memory, watches=watches)
+        super().__init__(
+            where,
+            spec=spec,
+            name=name,
+            patience=patience,
+            limits=limits,
+            memory=memory,
+            watches=watches,
+        )
         self._lock = threading.RLock()
-        self._numbers = {state.name: state.value for state in self.spec.states}
-        self._names = {state.value: state.name for state in self.spec.states}
-        sock = where if isinstance(where, socket.socket) else _connected(where, self.name, patience)
-        self.pid = peer_of(sock)
-        self._main = Channel(sock, self._core.connection, self.counters)
-        self._twin: Channel | None = None
+        self._leader = 0  # the thread that waits for the sockets, for all
+        self._followers: list[_Follower] = []
+        self._poll = select.poll()
+        sock = where if isinstance(where, socket.socket) else self._connected(where)
         try:
-            self._agree()
+            # A file: it closes itself if nobody does.
+            self._wake = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
+            self._poll.register(self._wake, select.POLLIN)
+            outgoing, pending = self._start(sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            self._send(outgoing)
+            self._add_twin(self.finish(pending))
+        except (Refused, TimedOut) as error:
+            self.close()
+            raise no_version(error) from error
         except BaseException:
             self.close()
             raise
 
-    def _agree(self) -> None:
-        outgoing, pending = self._core.hello()
-        self._send(outgoing)
-        try:
-            twin = self.finish(pending)
-        except Refused as refusal:
-            raise PeerBroke(self.name, f"no version is agreed on: {refusal.why}") from refusal
-        except TimedOut as late:
-            raise TimedOut(self.name, f"{late.why}; does it serve another client?") from late
-        if twin is not None:
-            assert self._core.twin is not None
-            sock = socket.socket(fileno=twin)
-            self._twin = Channel(sock, self._core.twin, self.counters)
+    def _connected(self, path: str | Path) -> socket.socket:
+        until = time.monotonic() + self.patience
+        while (sock := self._dial(path)) is None:
+            if time.monotonic() >= until:
+                raise self._busy()
+            time.sleep(AGAIN)
+        return sock
 
     # --- the connection ---
 
-    @property
-    def agreed(self) -> Limits:
-        """What both sides can do."""
-        limits = self._core.connection.agreed
-        assert limits is not None
-        return limits
-
-    @property
-    def transfer(self) -> int:
-        """How many bytes of data one message may carry, either way."""
-        connection = self._core.connection
-        return min(connection.peer.max_data_xfer_size, connection.own.max_data_xfer_size)
-
-    @property
-    def over(self) -> ClientError | None:
-        """Why the connection is over, or None."""
-        return self._core.over
-
-    @property
-    def memory(self) -> Reachable:
-        """What answers the server's DMA by messages; may be set at any time."""
-        return self._core.memory
-
-    @memory.setter
-    def memory(self, memory: Reachable) -> None:
-        self._core.memory = memory
-
     def close(self) -> None:
         """Hang up. The server keeps the state of the device and drops maps and interrupts."""
-        with self._lock:
-            self._core.end(PeerGone(self.name, "this side has hung up"))
-            self._main.close()
-            if self._twin is not None:
-                self._twin.close()
+        if self._foreign():
+            # The lock may be held by a thread that the fork left behind.
+            for line in self._lines:
+                line.close()
+            self._wake.close()
+            return
+        self._end(PeerGone(self.name, "this side has hung up"))
 
     def __enter__(self) -> Self:
         return self
@@ -171,97 +175,143 @@ class Client:
             ClientError: The connection is over, and nobody knows whether it was done.
             CannotSend: The server does not take this; nothing was sent.
         """
-        with self._lock:
-            return self.finish(self.begin(call), patience)
+        pending = self.begin(call)
+        try:
+            return self.finish(pending, patience)
+        except BaseException:
+            self.abandon(pending)
+            raise
 
     def begin(self, call: Call[T]) -> Pending[T]:
-        """Send a call and do not wait. Raises as `do`, but for `Refused`."""
+        """Send a call and do not wait. Raises as `do`, but for `Refused`.
+
+        What comes of it is to be finished or abandoned: it may hold descriptors.
+        """
         with self._lock:
-            outgoing, pending = self._core.begin(call)
-            self._send(outgoing)
+            pending = self._begin(call)
+            if self._leader and any(line.wants & select.POLLOUT for line in self._lines):
+                self._rouse()  # whoever waits has to wait for more than before
             return pending
 
     def finish(self, pending: Pending[T], patience: float | None = None) -> T:
         """Wait for a call that was begun. Raises as `do`."""
-        with self._lock:
-            if not pending.done:
-                until = time.monotonic() + (self.patience if patience is None else patience)
-                while not pending.done:
-                    if not self._turn(until):
-                        late = f"{pending.call.message.name} is not answered"
-                        self._end(TimedOut(self.name, late))
-            return pending.result()
+        until = time.monotonic() + (self.patience if patience is None else patience)
+        while not pending.done:
+            if self._turn(until, pending) and time.monotonic() >= until:
+                with self._lock:
+                    if not pending.done:
+                        self._end(self._late(pending))
+        return pending.result()
 
-    def _send(self, outgoing: Outgoing) -> None:
+    def abandon(self, pending: Pending[T]) -> None:
+        """Do not wait for a call that was begun: what comes of it is given back."""
+        with self._lock:
+            pending.abandon()
+
+    # --- waiting ---
+    #
+    # One thread, the leader, waits for the sockets and takes in what comes, for whomever. The
+    # others, its followers, wait until they have what they want or are to lead. Who waits for the
+    # sockets lets go of the lock, so that others can send; nothing is read without it.
+
+    def _turn(self, until: float | None, pending: Pending[Any] | None = None) -> bool:
+        """Wait until something comes, or `pending` is done, or it is `until`.
+
+        Returns:
+            Whether the sockets were looked at, so that what has not come is late.
+        """
+        me = threading.get_ident()
+        if self._leader == me:
+            raise RuntimeError(f"{self.name}: what a client calls may not wait for it")
         try:
-            self._main.send(outgoing)
-        except Gone as error:
-            self._end(gone(self.name, error))
+            with self._lock:
+                if pending is not None and pending.done:
+                    return False
+                if self._leader:
+                    return self._follow(until, pending)
+                if self._core.over is not None:
+                    return True
+                self._leader = me
+                for line in self._lines:
+                    self._poll.register(line.fd, line.wants)
+                wake = self._wake.fileno()
+            # Interrupted here, nothing is lost.
+            ready = dict(self._poll.poll(_milliseconds(until)))
+            with self._lock:
+                if wake in ready and not self._wake.closed:
+                    self._wake.read(8)
+                for line in self._lines:
+                    if ready.get(line.fd):
+                        self._step(line, ready[line.fd])
+            return True
+        finally:
+            if self._leader == me:
+                with self._lock:
+                    self._leader = 0
+                    # One that still wants something leads again at once, unless it is interrupted.
+                    self._hand_over(sys.exc_info()[0] or pending is None or pending.done)
+
+    def _follow(self, until: float | None, pending: Pending[Any] | None) -> bool:
+        """Wait for the leader. Returns as `_turn`."""
+        left = _LONGEST / 1000 if until is None else min(until - time.monotonic(), _LONGEST / 1000)
+        if left <= 0:
+            return True  # it waits, and nothing has come
+        follower = _Follower(pending, threading.Condition(self._lock))
+        self._followers.append(follower)
+        try:
+            follower.turn.wait(left)
+        except BaseException:
+            if not self._leader:  # it may have been this one's turn
+                self._hand_over()
+            raise
+        finally:
+            self._followers.remove(follower)
+        return False
+
+    def _hand_over(self, lead: object = True) -> None:
+        """Wake those that have what they want and, if somebody is to lead, one that has not."""
+        for follower in self._followers:
+            if follower.pending is not None and follower.pending.done:
+                follower.turn.notify()
+            elif lead:
+                follower.turn.notify()
+                lead = False
+
+    def _rouse(self) -> None:
+        if not self._wake.closed:
+            self._wake.write(_ONE)
 
     def _end(self, why: ClientError) -> None:
-        """The connection is of no use any more."""
-        self._core.end(why)
-        self._main.close()
-        if self._twin is not None:
-            self._twin.close()
-
-    def _turn(self, until: float) -> bool:
-        """Wait until something comes, and take it in; say whether it is not yet `until`."""
-        channels = [self._main] if self._twin is None else [self._main, self._twin]
-        waits = select.poll()
-        for channel in channels:
-            mask = select.POLLIN | (select.POLLOUT if channel.waiting else 0)
-            waits.register(channel.sock.fileno(), mask)
-        ready = dict(waits.poll(max(0, math.ceil((until - time.monotonic()) * 1000))))
-        for channel in channels:
-            self._take(channel, ready.get(channel.sock.fileno(), 0))
-        return bool(ready) or time.monotonic() < until
-
-    def _take(self, channel: Channel, what: int) -> None:
-        if not what or self.over is not None:
-            return
-        try:
-            if what & select.POLLOUT:
-                channel.flush()
-            if what & ~select.POLLOUT:
-                for answer in self._core.take(channel.read()):
-                    channel.send(answer)
-        except Gone as error:
-            self._end(gone(self.name, error))
-        if (over := self._core.over) is not None:
-            self._end(over)
+        with self._lock:
+            try:
+                super()._end(why)
+            finally:
+                self._rouse()
+                self._wake.close()
+                self._hand_over()
 
     @contextlib.contextmanager
     def attended(self) -> Iterator[None]:
         """Answer the server's DMA also while no thread waits for a call."""
-        wake, waker = os.pipe2(os.O_CLOEXEC)
-        thread = threading.Thread(target=self._attend, args=(wake,), name=f"attends {self.name}")
+        stop = threading.Event()
+
+        def attend() -> None:
+            while not stop.is_set() and self.over is None:
+                self._turn(None)
+
+        thread = threading.Thread(target=attend, name=f"attends {self.name}")
         thread.start()
         try:
             yield
         finally:
-            os.close(waker)
+            stop.set()
+            with self._lock:
+                self._rouse()
+                for follower in self._followers:
+                    follower.turn.notify()
             thread.join()
-            os.close(wake)
-
-    def _attend(self, wake: int) -> None:
-        channels = [self._main] if self._twin is None else [self._main, self._twin]
-        waits = select.poll()
-        waits.register(wake, select.POLLIN)
-        for channel in channels:
-            waits.register(channel.sock.fileno(), select.POLLIN)
-        while self.over is None:
-            if any(fd == wake for fd, _ in waits.poll()):
-                return
-            with self._lock:  # whoever had it may have read what came
-                if self.over is None:
-                    self._turn(time.monotonic())
 
     # --- migration, in the words of the table ---
-
-    def capabilities(self) -> int:
-        """Get what of migration the device supports, as a number. Raises as `do`."""
-        return self.do(calls.capabilities())
 
     def state(self) -> str:
         """Get the state the device is in.
@@ -269,19 +319,15 @@ class Client:
         Raises:
             PeerBroke: No state of the table has this number.
         """
-        value = self.do(calls.get_state())
-        name = self._names.get(value)
-        if name is None:
-            raise PeerBroke(self.name, f"is in state {value}, which the table does not know")
-        return name
+        return self.do(self._state())
 
     def set_state(self, state: str) -> None:
         """Ask for a state. Raises as `do`."""
-        self.do(calls.set_state(self._numbers[state]))
+        self.do(self._set_state(state))
 
     def moving(self, state: str) -> Pending[None]:
         """Ask for a state, without waiting. Raises as `begin`."""
-        return self.begin(calls.set_state(self._numbers[state]))
+        return self.begin(self._set_state(state))
 
     def supports(self, feature: str, *, get: bool = False, set_: bool = False) -> bool:
         """Say whether the device has a feature with these methods. Raises as `do`."""
@@ -291,28 +337,6 @@ class Client:
             return False
         return True
 
-    def data_size(self) -> int:
-        """Get how many bytes are expected to be left once it is stopped. Raises as `do`."""
-        return self.do(calls.data_size())
-
-    def read_data(self, size: int, sink: Sink) -> int:
-        """Read migration data into `sink`; see `calls.data_read`. Raises as `do`."""
-        return self.do(calls.data_read(size, sink))
-
-    def write_data(self, data: Data) -> None:
-        """Write migration data. Raises as `do`."""
-        self.do(calls.data_write(data))
-
-    def reset(self) -> None:
-        """Reset the device. Raises as `do`."""
-        self.do(calls.reset())
-
-    # --- the device ---
-
-    def info(self) -> DeviceGetInfoReply:
-        """Ask what the device is. Raises as `do`."""
-        return self.do(calls.info())
-
     def region_info(self, index: int) -> RegionInfo:
         """Ask about a region; its descriptor is then the caller's. Raises as `do`."""
         found = self.do(calls.region_info(index))
@@ -321,74 +345,30 @@ class Client:
             found = self.do(calls.region_info(index, room=32 + found.more))
         return found
 
-    def region_io_fds(self, index: int) -> IoFds:
-        """Ask for descriptors of a region; they are then the caller's. Raises as `do`."""
-        return self.do(calls.region_io_fds(index))
+    # --- the rest: each carries out the call it names, and raises as `do` ---
 
-    def irq_info(self, index: int) -> DeviceGetIrqInfoReply:
-        """Ask about a type of interrupt. Raises as `do`."""
-        return self.do(calls.irq_info(index))
+    capabilities = _does(calls.capabilities)
+    data_size = _does(calls.data_size)
+    read_data = _does(calls.data_read)
+    write_data = _does(calls.data_write)
+    reset = _does(calls.reset)
 
-    def set_irqs(
-        self, flags: int, index: int, start: int, count: int, *, fds: Sequence[int] = ()
-    ) -> None:
-        """Say what happens when an interrupt is raised; see `calls.set_irqs`. Raises as `do`."""
-        self.do(calls.set_irqs(flags, index, start, count, fds=fds))
+    info = _does(calls.info)
+    irq_info = _does(calls.irq_info)
+    set_irqs = _does(calls.set_irqs)
+    region_io_fds = _does(calls.region_io_fds)
+    region_read = _does(calls.region_read)
+    region_write = _does(calls.region_write)
+    region_write_multi = _does(calls.region_write_multi)
 
-    def region_read(self, region: int, offset: int, count: int) -> bytes:
-        """Read some of a region. Raises as `do`."""
-        return self.do(calls.region_read(region, offset, count))
-
-    def region_write(self, region: int, offset: int, data: Data, *, no_reply: bool = False) -> None:
-        """Write to a region. Raises as `do`."""
-        self.do(calls.region_write(region, offset, data, no_reply=no_reply))
-
-    def dma_map(
-        self,
-        address: int,
-        size: int,
-        *,
-        fd: int | None = None,
-        offset: int = 0,
-        readable: bool = True,
-        writable: bool = True,
-    ) -> None:
-        """Let the device reach memory; see `calls.dma_map`. Raises as `do`."""
-        self.do(
-            calls.dma_map(address, size, fd=fd, offset=offset, readable=readable, writable=writable)
-        )
-
-    def dma_unmap(self, address: int, size: int) -> None:
-        """Take memory back. Raises as `do`."""
-        self.do(calls.dma_unmap(address, size))
-
-    def logging_start(self, page_size: int, ranges: Sequence[tuple[int, int]] = ()) -> None:
-        """Log what the device writes by DMA. Raises as `do`."""
-        self.do(calls.logging_start(page_size, ranges))
-
-    def logging_report(self, iova: int, length: int, page_size: int) -> bytes:
-        """Get the bitmap of what was written; see `calls.logging_report`. Raises as `do`."""
-        return self.do(calls.logging_report(iova, length, page_size))
-
-    def logging_stop(self) -> None:
-        """Log no more. Raises as `do`."""
-        self.do(calls.logging_stop())
+    dma_map = _does(calls.dma_map)
+    dma_unmap = _does(calls.dma_unmap)
+    dma_unmap_all = _does(calls.dma_unmap_all)
+    logging_start = _does(calls.logging_start)
+    logging_report = _does(calls.logging_report)
+    logging_stop = _does(calls.logging_stop)
 
 
-def _is_socket(where: object) -> bool:
-    return isinstance(where, socket.socket)
-
-
-def _connected(path: str | Path, name: str, patience: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(patience)
-        sock.connect(str(path))
-    except TimeoutError as error:
-        sock.close()
-        raise TimedOut(name, "too many clients wait there") from error
-    except (OSError, ValueError) as error:
-        sock.close()
-        why = getattr(error, "strerror", None) or str(error)
-        raise PeerGone(name, f"nobody serves there: {why}") from error
-    return sock
+def _milliseconds(until: float | None) -> int:
+    left = math.inf if until is None else (until - time.monotonic()) * 1000
+    return _LONGEST if left > _LONGEST else max(0, math.ceil(left))

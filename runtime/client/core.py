@@ -1,15 +1,21 @@
 """The client without a socket: calls to bytes, events to results.
 
 `Core` is one connection of a client. Its owner sends what `begin` returns, hands in the events of
-what it reads (`take`), and sends what that returns: replies to the server's DMA. What a call has
-come to stands in its `Pending`. Nothing here waits.
+what it reads (`handle`), and sends what that returns: replies to the server's DMA. What a call has
+come to stands in its `Pending`. Nothing here waits, and nothing the server sends raises.
 
 Every message that goes out or comes in is told to the observers as an `Exchange`, before it is sent
 and before anybody sees what came of it.
+
+*Descriptors.* Those of a reply belong to the result of the call. Whatever has no result (an error,
+a reply that makes no sense, a call that was abandoned) has them closed here.
 """
 
 from __future__ import annotations
 
+import copy
+import errno as errno_module
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,11 +24,12 @@ from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.errors import ClientError, PeerBroke, PeerGone, Refused
 from vfio_migration.runtime.protocol.connection import Connection
-from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, Reply
+from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
 from vfio_migration.runtime.protocol.faults import CannotSend, Malformed
-from vfio_migration.runtime.protocol.layout import Data
+from vfio_migration.runtime.protocol.layout import HEADER_SIZE, Data
 from vfio_migration.runtime.protocol.message import Message
 from vfio_migration.runtime.protocol.messages import (
+    DeviceFeature,
     DmaRead,
     DmaReadReply,
     DmaWrite,
@@ -33,6 +40,10 @@ from vfio_migration.runtime.protocol.messages import (
 from vfio_migration.runtime.protocol.version import Limits
 
 T = TypeVar("T")
+
+_logger: Final = logging.getLogger(__name__)
+
+_EFAULT: Final = errno_module.EFAULT
 
 
 class Reachable(Protocol):
@@ -63,6 +74,8 @@ class NoMemory:
 class Exchange:
     """A message, or the beginning or the end of a connection.
 
+    Data of a message that was received is good until the watch returns.
+
     Attributes:
         peer: Whom the client talks to.
         what: "connected", "command" (sent), "reply" (received), "served" (a command of the server,
@@ -70,7 +83,7 @@ class Exchange:
         id: The id of the message; -1 if there is none.
         command: The command, for "reply" and "served" too.
         reply: What was answered, or None.
-        errno: The errno it was answered with, or None.
+        errno: The name of the error it was answered with, or None.
         why: For "gone".
     """
 
@@ -84,7 +97,8 @@ class Exchange:
 
 
 Watch: TypeAlias = Callable[[Exchange], object]
-"""Is told of every exchange. What it raises goes to whoever made the call."""
+"""Is told of every exchange. What it raises goes to whoever made the call; with "served" and
+"gone", which nobody called for, it is logged."""
 
 
 class Pending(Generic[T]):
@@ -92,19 +106,23 @@ class Pending(Generic[T]):
 
     Attributes:
         done: It has come to something.
+        abandoned: Nobody waits for it.
         call: The call.
     """
 
-    __slots__ = ("_error", "_value", "call", "done")
+    __slots__ = ("_error", "_taken", "_then", "_value", "abandoned", "call", "done")
 
     def __init__(self, call: Call[T]) -> None:
         self.call = call
         self.done = call.no_reply
+        self.abandoned = False
         self._value: T | None = None
         self._error: BaseException | None = None
+        self._taken = False
+        self._then: Callable[[], object] | None = None
 
     def result(self) -> T:
-        """Return what came of it.
+        """Return what came of it; what that holds is then the caller's.
 
         Raises:
             ClientError: It was refused, or the connection is over.
@@ -112,15 +130,35 @@ class Pending(Generic[T]):
         assert self.done, "this call has not come to anything yet"
         if self._error is not None:
             raise self._error
+        self._taken = True
         return self._value  # type: ignore[return-value]
+
+    def abandon(self) -> None:
+        """Say that nobody waits for it any more: what comes of it is given back."""
+        self.abandoned, self._then = True, None
+        value, self._value = self._value, None
+        if value is not None and not self._taken and self.call.release is not None:
+            self.call.release(value)
+
+    def then(self, act: Callable[[], object] | None) -> None:
+        """Have something done once it has come to something."""
+        self._then = act
 
     def settle(self, value: T) -> None:
         """It succeeded."""
-        self.done, self._value = True, value
+        self._value = value
+        self._end()
 
     def fail(self, error: BaseException) -> None:
         """It failed."""
-        self.done, self._error = True, error
+        self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.done = True
+        act, self._then = self._then, None
+        if act is not None:
+            act()
 
 
 class Core:
@@ -155,6 +193,7 @@ class Core:
         self.over: ClientError | None = None
         self._watches: Sequence[Watch] = tuple(watches)
         self._pending: dict[int, Pending[object]] = {}
+        self._longest = self.connection.largest - HEADER_SIZE
 
     @property
     def waiting(self) -> int:
@@ -164,7 +203,7 @@ class Core:
     def hello(self) -> tuple[Outgoing, Pending[int | None]]:
         """Begin: propose the version. The result is the descriptor of the twin socket, or None."""
         outgoing = self.connection.send_version()
-        call = Call(Version(0, 0), self._welcome)
+        call = Call(Version(0, 0), self._welcome, release=_close_twin)
         return outgoing, self._await(outgoing, call)
 
     def _welcome(self, reply: Reply) -> int | None:
@@ -184,36 +223,51 @@ class Core:
         Raises:
             ClientError: The connection is over.
             CannotSend: The server does not take this; nothing was sent.
+            OSError: A descriptor is none; nothing was sent.
         """
         if self.over is not None:
-            raise self.over
+            # A copy: each time one is raised it holds more of the stack.
+            raise copy.copy(self.over)
+        for fd in call.fds:
+            os.fstat(fd)
+        if isinstance(call.message, DeviceFeature) and call.message.argsz > self._longest:
+            raise CannotSend(f"a reply of {call.message.argsz} bytes; no more than {self._longest}")
         outgoing = self.connection.send_command(call.message, no_reply=call.no_reply, fds=call.fds)
         return outgoing, self._await(outgoing, call)
 
     def _await(self, outgoing: Outgoing, call: Call[T]) -> Pending[T]:
         pending = Pending(call)
+        if self._watches:
+            # If one raises, nothing is sent. The id stays taken: the protocol knows of it.
+            self._tell(Exchange(self.peer, "command", outgoing.id, call.message))
         if not call.no_reply:
             self._pending[outgoing.id] = pending  # type: ignore[assignment]
-        if self._watches:
-            self._tell(Exchange(self.peer, "command", outgoing.id, call.message))
         return pending
 
     def take(self, events: Iterable[Event]) -> list[Outgoing]:
-        """Take in what came, from either socket; return what is to be sent back on the same."""
-        answers: list[Outgoing] = []
-        for event in events:
-            if isinstance(event, Reply):
-                self._deliver(event)
-            elif isinstance(event, Command):
-                answer = self._serve(event)
-                if answer is not None:
-                    answers.append(answer)
-            else:
-                if event.reply is not None:
-                    answers.append(event.reply)
-                if event.fatal:
-                    self.end(PeerBroke(self.peer, f"the server broke the protocol: {event.why}"))
-        return answers
+        """Take in what came, from either socket; return what is to be sent back on the same.
+
+        For a shell that has no need to bound what the server makes it hold; see `handle`.
+        """
+        return [answer for answer in map(self.handle, events) if answer is not None]
+
+    def handle(self, event: Event) -> Outgoing | None:
+        """Take in one event; return what is to be sent back on the same socket.
+
+        An answer can be as long as a message may be, and one read can bring thousands of commands:
+        who sends each answer before the next event is handled holds one at a time.
+        """
+        if self.over is not None:
+            dispose(event)
+            return None
+        if isinstance(event, Reply):
+            self._deliver(event)
+            return None
+        if isinstance(event, Command):
+            return self._serve(event)
+        if event.fatal:
+            self.end(PeerBroke(self.peer, f"the server broke the protocol: {event.why}"))
+        return event.reply
 
     def end(self, why: ClientError) -> None:
         """End the connection: every call that waits fails with `why`. Closes no socket."""
@@ -225,69 +279,98 @@ class Core:
             self.twin.close()
         waiting, self._pending = self._pending, {}
         for pending in waiting.values():
-            pending.fail(why)
-        self._tell(Exchange(self.peer, "gone", why=why.why))
+            pending.fail(copy.copy(why))
+        self._say(Exchange(self.peer, "gone", why=why.why))
 
     # --- inside ---
 
     def _deliver(self, reply: Reply) -> None:
-        pending = self._pending.pop(reply.id)
+        pending = self._pending.pop(reply.id, None)
         fds = reply.fds
+        # An error is an error, whatever else comes with it: libvfio-user sends a payload along.
+        broken = reply.why if reply.errno == "EBADMSG" else ""
         try:
+            if pending is None:  # a watch did not want it sent, and the server made it up
+                return
             if self._watches:
                 said, errno = reply.message, reply.errno
                 self._tell(Exchange(self.peer, "reply", reply.id, reply.command, said, errno))
-            if reply.errno is None:
-                pending.settle(pending.call.read(reply))
-                fds = ()
-            elif reply.why:
-                pending.fail(PeerBroke(self.peer, f"{reply.command.name}: {reply.why}"))
-            else:
+            if broken:
+                pass
+            elif reply.errno is not None:
                 pending.fail(Refused(self.peer, reply.command.name, reply.errno))
+            elif pending.abandoned:
+                pending.fail(PeerGone(self.peer, "nobody waited for it"))
+            else:
+                value = pending.call.read(reply)
+                fds = ()
+                pending.settle(value)
         except Malformed as fault:
-            pending.fail(PeerBroke(self.peer, str(fault)))
+            broken = fault.why
         except BaseException as error:
             # Whoever waits for this call made the sink, or the watch, that raised it.
+            assert pending is not None
             pending.fail(error)
             if not isinstance(error, Exception):
                 raise
         finally:
             _close(fds)
+        if broken and pending is not None:
+            name = reply.command.name
+            why = broken if broken.startswith(name) else f"{name}: {broken}"
+            pending.fail(PeerBroke(self.peer, why))
+            # What else it says is no better to be trusted.
+            self.end(PeerBroke(self.peer, f"the server broke the protocol: {why}"))
 
     def _serve(self, command: Command) -> Outgoing | None:
         """Answer the server's DMA."""
         _close(command.fds)
         connection = self.connection if self.twin is None else self.twin
         message = command.message
-        errno: int | None = None
         answer: Message | None = None
+        errno = _EFAULT
         try:
-            if isinstance(message, DmaRead):
-                answer = DmaReadReply(
-                    message.address, self.memory.read(message.address, message.count)
-                )
-            else:
-                assert isinstance(message, DmaWrite)
-                self.memory.write(message.address, message.data)
-                answer = DmaWriteReply(message.address, len(message.data))
+            answer = self._access(message)
         except OSError as error:
-            errno = error.errno or _EFAULT
+            if (number := error.errno or 0) in errno_module.errorcode:
+                errno = number
+        except Exception:
+            _logger.exception("memory of the client failed")
+            errno = errno_module.EREMOTEIO
         if self._watches:
-            name = None if errno is None else os.strerror(errno)
-            self._tell(Exchange(self.peer, "served", command.id, message, answer, name))
-        try:
-            if answer is None:
-                return connection.send_error(command, errno or _EFAULT)
-            return connection.send_reply(command, answer)
-        except CannotSend:
-            return connection.send_error(command, _EFAULT)
+            name = errno_module.errorcode[errno] if answer is None else None
+            self._say(Exchange(self.peer, "served", command.id, message, answer, name))
+        if answer is None:
+            return connection.send_error(command, errno)
+        return connection.send_reply(command, answer)
+
+    def _access(self, message: Message) -> Message:
+        if isinstance(message, DmaRead):
+            data = self.memory.read(message.address, message.count)
+            if memoryview(data).nbytes != message.count:
+                raise ValueError(f"{len(data)} bytes instead of {message.count} were read")
+            return DmaReadReply(message.address, data)
+        assert isinstance(message, DmaWrite)
+        self.memory.write(message.address, message.data)
+        return DmaWriteReply(message.address, len(message.data))
 
     def _tell(self, exchange: Exchange) -> None:
         for watch in self._watches:
             watch(exchange)
 
+    def _say(self, exchange: Exchange) -> None:
+        """Tell of what nobody called for."""
+        for watch in self._watches:
+            try:
+                watch(exchange)
+            except Exception:
+                _logger.exception("a watch failed")
 
-_EFAULT: Final = 14
+
+def dispose(event: Event) -> None:
+    """Close the descriptors of an event that nobody takes in."""
+    if not isinstance(event, ProtocolFault):
+        _close(event.fds)
 
 
 def gone(peer: str, error: Exception | str) -> PeerGone:
@@ -297,4 +380,9 @@ def gone(peer: str, error: Exception | str) -> PeerGone:
 
 def _close(fds: Iterable[int]) -> None:
     for fd in fds:
+        os.close(fd)
+
+
+def _close_twin(fd: int | None) -> None:
+    if fd is not None:
         os.close(fd)

@@ -6,6 +6,8 @@ what was asked for may have been done or not.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ClientError(Exception):
     """What a client raises.
@@ -35,6 +37,9 @@ class Refused(ClientError):  # noqa: N818 - reads as what it says
         super().__init__(peer, f"{command} is refused ({errno})")
         self.command = command
         self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.peer, self.command, self.errno)
 
 
 class PeerGone(ClientError):  # noqa: N818 - reads as what it says

@@ -9,19 +9,29 @@ serves the source and the destination of a migration alike.
 from __future__ import annotations
 
 import bisect
+import contextlib
+import errno
 import fcntl
 import mmap
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from vfio_migration.runtime.client import calls
+from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.protocol.layout import Data
 
 if TYPE_CHECKING:
+    from vfio_migration.runtime.client.aclient import AsyncClient
     from vfio_migration.runtime.client.client import Client
 
-_EFAULT: Final = 14
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""A server that maps memory which can shrink could be killed by whoever shrinks it. And none of
+them may add a seal: one against writing would keep the next one out."""
+
+_LAST: Final = 1 << 64
 
 
 class SharedMemory:
@@ -40,17 +50,23 @@ class SharedMemory:
     def __init__(self, size: int, name: str = "guest") -> None:
         self.size = size
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        # A server that maps memory which can shrink could be killed by whoever shrinks it.
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        self._map = mmap.mmap(self.fd, size)
+        try:
+            os.ftruncate(self.fd, size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+            self._map = mmap.mmap(self.fd, size)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self.view = memoryview(self._map)
 
     def close(self) -> None:
-        """Give it back."""
-        self.view.release()
-        self._map.close()
-        os.close(self.fd)
+        """Give it back. Views that others still hold keep what they show."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self.view.release()
+            with contextlib.suppress(BufferError):
+                self._map.close()
 
     def __enter__(self) -> Self:
         return self
@@ -88,75 +104,107 @@ class Window:
 
 
 class AddressSpace:
-    """Which memory stands at which address: a `Reachable`."""
+    """Which memory stands at which address: a `Reachable`. Any number of clients may use it."""
 
     def __init__(self) -> None:
-        self._windows: list[Window] = []
-        self._starts: list[int] = []
+        # Exchanged as a whole, so that a thread that looks something up meets one or the other.
+        self._table: tuple[tuple[int, ...], tuple[Window, ...]] = (), ()
 
     @property
     def windows(self) -> tuple[Window, ...]:
         """What stands where, by address."""
-        return tuple(self._windows)
+        return self._table[1]
 
     def add(self, window: Window) -> None:
         """Put memory at an address.
 
         Raises:
-            ValueError: Something stands there, or the memory is too short.
+            ValueError: Something stands there, the memory is too short, or there is no such range.
         """
+        where = f"{window.address:#x}+{window.size:#x}"
         end = window.address + window.size
-        place = bisect.bisect_right(self._starts, window.address)
-        before = self._windows[place - 1] if place else None
-        after = self._windows[place] if place < len(self._windows) else None
-        if (before and before.address + before.size > window.address) or (
-            after and end > after.address
+        if window.size <= 0 or window.address < 0 or end > _LAST:
+            raise ValueError(f"{where}: no range")
+        if window.offset < 0 or window.offset + window.size > window.memory.size:
+            raise ValueError(f"{where}: the memory is too short")
+        starts, windows = self._table
+        place = bisect.bisect_right(starts, window.address)
+        before, after = windows[:place], windows[place:]
+        if (before and before[-1].address + before[-1].size > window.address) or (
+            after and end > after[0].address
         ):
-            raise ValueError(
-                f"{window.address:#x}+{window.size:#x}: something stands there already"
+            raise ValueError(f"{where}: something stands there already")
+        starts = (*starts[:place], window.address, *starts[place:])
+        self._table = starts, (*before, window, *after)
+
+    def mapping(self, *, descriptors: bool = True) -> list[Call[None]]:
+        """Return what lets a device reach all of it; without `descriptors`, by messages."""
+        return [
+            calls.dma_map(
+                one.address,
+                one.size,
+                fd=one.memory.fd if one.by_descriptor and descriptors else None,
+                offset=one.offset if one.by_descriptor and descriptors else 0,
+                readable=one.readable,
+                writable=one.writable,
             )
-        if window.size <= 0 or window.offset + window.size > window.memory.size:
-            raise ValueError(f"{window.address:#x}+{window.size:#x}: the memory is too short")
-        self._windows.insert(place, window)
-        self._starts.insert(place, window.address)
+            for one in self.windows
+        ]
 
     def attach(self, client: Client) -> None:
-        """Let the device of a client reach all of it.
+        """Let the device of a client reach all of it: by messages, if it takes no descriptors.
 
         Raises:
-            ClientError: As `Client.dma_map`.
+            ClientError: As `Client.dma_map`. What came before what was refused stays mapped.
         """
         client.memory = self
-        for window in self._windows:
-            client.dma_map(
-                window.address,
-                window.size,
-                fd=window.memory.fd if window.by_descriptor else None,
-                offset=window.offset if window.by_descriptor else 0,
-                readable=window.readable,
-                writable=window.writable,
-            )
+        for call in self.mapping(descriptors=client.most_fds > 0):
+            client.do(call)
+
+    async def attach_async(self, client: AsyncClient) -> None:
+        """Do what `attach` does."""
+        client.memory = self
+        for call in self.mapping(descriptors=client.most_fds > 0):
+            await client.do(call)
 
     def read(self, address: int, count: int, /) -> Data:
         """Return what stands at an address; raise `OSError` where nothing readable does."""
-        window = self._window(address, count)
-        if not window.readable:
-            raise OSError(_EFAULT, f"{address:#x} is not readable")
-        at = window.offset + address - window.address
-        return bytes(window.memory.view[at : at + count])
+        views = []
+        for window, view in self._pieces(address, count):
+            if not window.readable:
+                raise _fault(f"{window.address:#x} is not readable")
+            views.append(view)
+        return bytes(views[0]) if len(views) == 1 else b"".join(views)
 
     def write(self, address: int, data: Data, /) -> None:
-        """Write to an address; raise `OSError` where nothing writable stands."""
-        window = self._window(address, len(data))
-        if not window.writable:
-            raise OSError(_EFAULT, f"{address:#x} is not writable")
-        at = window.offset + address - window.address
-        window.memory.view[at : at + len(data)] = data
+        """Write to an address; raise `OSError`, and write nothing, where that cannot be done."""
+        pieces = list(self._pieces(address, len(data)))
+        for window, _ in pieces:
+            if not window.writable:
+                raise _fault(f"{window.address:#x} is not writable")
+        at = 0
+        source = memoryview(data)
+        for _, view in pieces:
+            view[:] = source[at : at + len(view)]
+            at += len(view)
 
-    def _window(self, address: int, count: int) -> Window:
-        place = bisect.bisect_right(self._starts, address) - 1
-        if place >= 0:
-            window = self._windows[place]
-            if address + count <= window.address + window.size:
-                return window
-        raise OSError(_EFAULT, f"{address:#x}+{count:#x} is not mapped")
+    def _pieces(self, address: int, count: int) -> Iterator[tuple[Window, memoryview]]:
+        """Cut a range at the borders of windows, which may touch."""
+        starts, windows = self._table
+        place = bisect.bisect_right(starts, address) - 1
+        at, end = address, address + count
+        while True:
+            window = windows[place] if 0 <= place < len(windows) else None
+            if window is None or not window.address <= at < window.address + window.size:
+                raise _fault(f"{at:#x} is not mapped")
+            size = min(end, window.address + window.size) - at
+            begin = window.offset + at - window.address
+            yield window, window.memory.view[begin : begin + size]
+            at += size
+            if at >= end:
+                return
+            place += 1
+
+
+def _fault(why: str) -> OSError:
+    return OSError(errno.EFAULT, why)
