@@ -1,23 +1,33 @@
 """Coverage-guided fuzzing of `fuzz_targets` with atheris: `make fuzz`.
 
-    python tests/hostile/fuzz.py TARGET [RUNS] [options of libFuzzer] [folders of inputs]
+    python tests/hostile/fuzz.py TARGET RUNS FOLDER
 
-An input that fails is written into build/fuzz; put it into tests/data/fuzz/TARGET, where
-`test_fuzz.py` does it again in every `make test`.
+FOLDER keeps the inputs that led somewhere new, from run to run. An input that fails is written into
+build/fuzz; put it into tests/data/fuzz/TARGET, where `test_fuzz.py` does it again in `make test`.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports(include=["vfio_migration"]):
     import fuzz_targets
 
+
+def plant(folder: Path) -> None:
+    """Write the inputs to begin with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(fuzz_targets.seeds()):
+        (folder / f"seed-{number}").write_bytes(seed)
+
+
 if __name__ == "__main__":
-    name, runs, *options = [*sys.argv[1:], "1000000"][: max(2, len(sys.argv) - 1)]
-    atheris.Setup(
-        [sys.argv[0], f"-runs={runs}", "-max_len=4096", *options], fuzz_targets.TARGETS[name]
-    )
+    _, name, runs, folder = sys.argv
+    plant(Path(folder))
+    options = [f"-runs={runs}", "-max_len=4096", "-len_control=20", "-print_final_stats=1"]
+    failed = f"-artifact_prefix={Path(folder).parent}/failed-{name}-"
+    atheris.Setup([sys.argv[0], *options, failed, folder], fuzz_targets.TARGETS[name])
     atheris.Fuzz()

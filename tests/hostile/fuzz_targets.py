@@ -47,9 +47,9 @@ class Input:
         return found.ljust(size, b"\0")
 
     def said(self) -> tuple[bytes, int]:
-        """Some bytes to be received, and how many descriptors come with them."""
+        """Some bytes to be received, and which descriptors come with them: kind << 5 | how many."""
         what = self.byte()
-        count = self.byte() % 19 if what & 0x40 else 0
+        count = self.byte() if what & 0x40 else 0
         if what & 0x80:
             return self.take(self.byte()), count
         number, flags = self.byte() % 20, FLAGS[what & 7]
@@ -76,7 +76,8 @@ class Owned:
         self.given = 0
         self.closed: list[int] = []
 
-    def give(self, count: int) -> tuple[int, ...]:
+    def give(self, which: int) -> tuple[int, ...]:
+        count = which & 31
         first, self.given = self.given, self.given + count
         return tuple(range(first, self.given))
 
@@ -224,8 +225,8 @@ class World:
         if self.runs % 512 == 0:
             assert self._count() == self.open
 
-    def give(self, count: int) -> tuple[int, ...]:
-        return tuple(os.dup(self.fds[index % len(self.fds)]) for index in range(count))
+    def give(self, which: int) -> tuple[int, ...]:
+        return tuple(os.dup(self.fds[which >> 5 & 3]) for _ in range(which & 31))
 
 
 class FakePort:
@@ -312,6 +313,59 @@ _TRANSFER: Final = _message(2, struct.pack("=IIQQQ", 32, 3, 0, 0, 1 << 16)) + b"
     _message(10, struct.pack("=QIIQ", register, 0, 8, value))
     for register, value in ((0x80, 0), (0x88, 0x40000), (0x90, 100), (0x98, 5))
 )
+
+
+def seeds() -> list[bytes]:
+    """Inputs to begin with: each command once as it should be, and a few in a row."""
+    feature = [
+        struct.pack("=II", 4096, index | method << 16) + data
+        for index, method, data in (
+            *((index, 1, b"") for index in (1, 2, 9)),
+            *((2, 2, struct.pack("=Ii", state, -1)) for state in range(8)),
+            (6, 2, struct.pack("=QIIQQ", 4096, 1, 0, 0, 1 << 16)),
+            (6, 2, struct.pack("=QII", 4096, 0, 0)),
+            (8, 1, struct.pack("=QQQ", 0, 1 << 16, 4096)),
+            *((7, 2, b""), (12, 2, b""), (2, 7, b"")),
+        )
+    ]
+    one = struct.pack("=QII8s", 0x04, 0, 4, b"1234")
+    bodies: list[tuple[int, bytes, int]] = [
+        (2, struct.pack("=IIQQQ", 32, 3, 0, 0, 1 << 16), 0x21),
+        (2, struct.pack("=IIQQQ", 32, 3, 0, 1 << 20, 1 << 16), 0),
+        (3, struct.pack("=IIQQ", 24, 0, 0, 1 << 16), 0),
+        (3, struct.pack("=IIQQ", 24, 2, 0, 0), 0),
+        (4, struct.pack("=IIII", 16, 0, 0, 0), 0),
+        *((5, struct.pack("=IIIIQQ", 64, 0, index, 0, 0, 0), 0) for index in (0, 7)),
+        (6, struct.pack("=IIII", 16, 0, 0, 0), 0),
+        (7, struct.pack("=IIII", 16, 0, 1, 0), 0),
+        (8, struct.pack("=IIIII", 20, 0x24, 0, 0, 1), 1),
+        (8, struct.pack("=IIIII", 20, 0x21, 0, 0, 1), 0),
+        (8, struct.pack("=IIIIIB", 21, 0x12, 0, 0, 1, 1), 0),
+        (9, struct.pack("=QII", 0, 0, 8), 0),
+        (9, struct.pack("=QII", 0, 7, 64), 0),
+        (10, struct.pack("=QIII", 4, 0, 4, 7), 0),
+        (13, b"", 0),
+        (15, struct.pack("=Q", 2) + one + one, 0),
+        *((16, body, 0) for body in feature),
+        (17, struct.pack("=II", 108, 100), 0),
+        (18, struct.pack("=II", 8, 4) + b"VFIO", 0),
+    ]
+    said = [
+        bytes((0x40 if fds else 0,))
+        + (bytes((fds,)) if fds else b"")
+        + bytes((number, len(body)))
+        + body
+        + b"\0"
+        for number, body, fds in bodies
+    ]
+    # What a session does before it listens: no time passes, or a little.
+    singly = [bytes((how, 200)) + one for how in (5, 13) for one in said]
+    rows = [bytes((how,)) + b"".join(b"\x4f" + one for one in said) for how in (5, 13, 9, 1)]
+    replies = [
+        b"\x0d\x40" + bytes((3, 11, 16 + 100)) + struct.pack("=QQ", 0, 100) + bytes(100) + b"\0" * 4
+    ]
+    return [*singly, *rows, *replies]
+
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "server": server,

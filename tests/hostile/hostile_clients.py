@@ -39,7 +39,11 @@ class Attacker:
         self._hostile, self._deaf = hostile, deaf
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(PATIENCE)
-        self._sock.connect(str(path))
+        try:
+            self._sock.connect(str(path))
+        except OSError:
+            self._sock.close()
+            raise
         self._sock.setblocking(False)
         self._twin: socket.socket | None = None
         self._heard: dict[socket.socket, bytearray] = {self._sock: bytearray()}

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzz_targets import TARGETS
+from fuzz_targets import TARGETS, seeds
 
 FAILED = Path(__file__).parents[1] / "data" / "fuzz"
 
@@ -14,6 +14,8 @@ FAILED = Path(__file__).parents[1] / "data" / "fuzz"
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_input(target: str) -> None:
     chance = random.Random(f"1 {target}")
+    for seed in seeds():
+        TARGETS[target](seed)
     for _ in range(1500):
         TARGETS[target](chance.randbytes(chance.randrange(400)))
 

@@ -41,7 +41,8 @@ def test_hostile_messages(kind: str, tmp_path) -> None:
                 now = watched.check()
                 taken = watched.counted() - counted
             except BaseException as error:
-                error.add_note(f"seed {SEED}, part {part} of {kind}; log: {watched.log}")
+                ended = watched.process.poll()
+                error.add_note(f"seed {SEED}, part {part} of {kind}; ended: {ended}; {watched.log}")
                 raise
     seconds = time.perf_counter() - begun
     print(
