@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from vfio_migration.runtime.observe import Record
 from vfio_migration.runtime.protocol.events import ProtocolFault
 from vfio_migration.runtime.protocol.layout import WIRE
 
-Times: TypeAlias = list[int]
-"""Of one thing: how many, nanoseconds in all, the longest."""
+
+class Times:
+    """How often one thing was done, and how long it took.
+
+    Attributes:
+        count: How often.
+        total: Nanoseconds in all.
+        longest: Nanoseconds at most.
+    """
+
+    __slots__ = ("count", "longest", "total")
+
+    def __init__(self) -> None:
+        self.count = self.total = self.longest = 0
+
+    def add(self, nanoseconds: int) -> None:
+        """Count one more."""
+        self.count += 1
+        self.total += nanoseconds
+        if nanoseconds > self.longest:  # `max` takes longer than all the rest
+            self.longest = nanoseconds
+
+    def snapshot(self) -> dict[str, float]:
+        """Return it as what JSON can hold."""
+        return {
+            "count": self.count,
+            "mean_us": round(self.total / self.count / 1000, 1) if self.count else 0.0,
+            "max_us": round(self.longest / 1000, 1),
+        }
+
 
 _NAMES: Final = {row.number: row.name for row in WIRE.commands}
 
@@ -40,7 +68,7 @@ class Counters:
 
     def served(self, number: int, nanoseconds: int, errno: str | None) -> None:
         """Count a command that was served, or refused with an errno."""
-        _add(self.times(number), nanoseconds)
+        self.times(number).add(nanoseconds)
         if errno is not None:
             self.refused(errno)
 
@@ -48,7 +76,7 @@ class Counters:
         """Return where a command is counted, for who does that by himself."""
         row = self._commands.get(number)
         if row is None:
-            row = self._commands[number] = [0, 0, 0]
+            row = self._commands[number] = Times()
         return row
 
     def refused(self, errno: str) -> None:
@@ -73,8 +101,8 @@ class Counters:
         if begun is not None:
             times = self._times.get(kind)
             if times is None:
-                times = self._times[kind] = [0, 0, 0]
-            _add(times, record.at - begun)
+                times = self._times[kind] = Times()
+            times.add(record.at - begun)
 
     def transitions(self) -> dict[str, dict[str, int]]:
         """Return how often each arc was taken, by what came of it."""
@@ -88,7 +116,7 @@ class Counters:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "commands": {
-                _NAMES.get(number, str(number)): _times(row)
+                _NAMES.get(number, str(number)): row.snapshot()
                 for number, row in sorted(self._commands.items())
             },
             "errors": dict(sorted(self._errors.items())),
@@ -97,7 +125,7 @@ class Counters:
             "requests": self._of("request"),
             "resets": self._of("reset"),
             "disconnects": self._of("disconnect"),
-            "latencies": {kind: _times(row) for kind, row in sorted(self._times.items())},
+            "latencies": {kind: row.snapshot() for kind, row in sorted(self._times.items())},
         }
 
     def _of(self, kind: str) -> dict[str, dict[str, int]]:
@@ -128,19 +156,3 @@ def _ends(record: Record) -> tuple[str, str | None]:
 
 def _words(from_: str, to: str | None) -> str:
     return from_ if to is None else f"{from_} -> {to}"
-
-
-def _add(row: list[int], nanoseconds: int) -> None:
-    row[0] += 1
-    row[1] += nanoseconds
-    if nanoseconds > row[2]:  # `max` takes longer than all the rest
-        row[2] = nanoseconds
-
-
-def _times(row: list[int]) -> dict[str, float]:
-    count, total, longest = row
-    return {
-        "count": count,
-        "mean_us": round(total / count / 1000, 1),
-        "max_us": round(longest / 1000, 1),
-    }

@@ -73,7 +73,13 @@ class Built:
     ) -> TrackedMemory:
         """Have memory, or an area of it, streamed."""
         if area is None:
-            made = TrackedMemory(name, memory.view, tracked=tracked, prefault=memory.prefault)
+            made = TrackedMemory(
+                name,
+                memory.view,
+                tracked=tracked,
+                prefault=memory.prefault,
+                fill=memory.fill,
+            )
         else:
             view = memory.view[area.offset : area.offset + area.size]
             made = TrackedMemory(name, view, tracked=tracked)

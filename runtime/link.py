@@ -168,20 +168,26 @@ class Channel:
                 if not data:
                     raise Gone("the client closed its end")
                 return self._read_on(connection.receive(data, fds), len(data))
-            act, quiet, times = shortcut
-            if quiet and untimed:
+            tell, act, times = shortcut
+            if tell is None:
+                begun = clock()
+                tail, *more = act()
+                times.add(clock() - begun)
+                self.put((data[:ID] + tail, *more), ())
+                break
+            if untimed:
                 untimed -= 1  # takes as long as the one before
-                reply = data[:ID] + act()
+                reply = data[:ID] + tell()
             else:
                 begun = clock()
-                reply = data[:ID] + act()
+                reply = data[:ID] + tell()
                 taken = clock() - begun
                 untimed = _UNTIMED
-                if taken > times[2]:
-                    times[2] = taken
             # Before the reply: a client that asks then finds itself counted.
-            times[0] += 1
-            times[1] += taken
+            times.count += 1
+            times.total += taken
+            if taken > times.longest:
+                times.longest = taken
             try:
                 sent = send(reply, _FLAGS)
             except OSError:
@@ -190,7 +196,7 @@ class Channel:
             if sent != len(reply):
                 self.put((reply[sent:],), ())
                 break
-            if once or not quiet:
+            if once:
                 break
         return []
 
@@ -220,7 +226,10 @@ class Channel:
                 left = [memoryview(parts[0])[sent:]]
                 fds = () if sent else fds
             else:
-                left, fds = self._send_much(parts, fds)
+                sent = self._try(parts[:_MOST_PARTS], fds)
+                if sent == sum(map(len, parts)):
+                    return
+                left, fds = self._send_much(parts, sent, () if sent else fds)
                 if not left:
                     return
             rest = b"".join(left)
@@ -240,23 +249,31 @@ class Channel:
             self._queue.popleft()
 
     def _send_much(
-        self, parts: Sequence[Data], fds: tuple[int, ...]
+        self, parts: Sequence[Data], sent: int, fds: tuple[int, ...]
     ) -> tuple[list[memoryview], tuple[int, ...]]:
-        """Send pieces without a copy while the client reads; return what is left."""
+        """Send on without a copy while the client reads; return what is left.
+
+        Args:
+            parts: The pieces.
+            sent: How much of them was sent.
+            fds: What goes with the next byte.
+        """
         left = [memoryview(part) for part in parts if len(part)]
-        while left:
-            sent = self._try(left[:_MOST_PARTS], fds)
-            if not sent:
-                ready = select.poll()
-                ready.register(self.sock, select.POLLOUT)
-                if not ready.poll(_LITTLE * 1000):
-                    break
-                continue
-            fds = ()
+        while True:
             while left and sent >= len(left[0]):
                 sent -= len(left.pop(0))
+            if not left:
+                break
             if sent:
                 left[0] = left[0][sent:]
+            sent = self._try(left[:_MOST_PARTS], fds)
+            if sent:
+                fds = ()
+                continue
+            ready = select.poll()
+            ready.register(self.sock, select.POLLOUT)
+            if not ready.poll(_LITTLE * 1000):
+                break
         return left, fds
 
     def _try(self, parts: Sequence[Data], fds: tuple[int, ...]) -> int:

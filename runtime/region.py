@@ -47,6 +47,7 @@ class Memory:
             os.ftruncate(self.fd, size)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
             self._map = mmap.mmap(self.fd, size)
+            self._there = bytearray(-(-size // mmap.PAGESIZE))
         except BaseException:
             os.close(self.fd)
             raise
@@ -61,15 +62,43 @@ class Memory:
         """Make all of it zero, giving the memory back to the system."""
         # Zero pages again after the hole is punched, through every mapping of the file.
         self._map.madvise(mmap.MADV_REMOVE)
+        self._there = bytearray(len(self._there))
 
     def prefault(self, offset: int, size: int) -> None:
         """Have pages ready that are about to be accessed in a row: faster than by a fault each.
 
         Only a hint: a kernel that does not know it (before 5.14) does without.
         """
-        begin = offset - offset % mmap.PAGESIZE
-        with contextlib.suppress(OSError, ValueError):
-            self._map.madvise(_POPULATE, begin, min(self.size, offset + size) - begin)
+        first, stop = self._pages(offset, size)
+        if self._there.find(0, first, stop) >= 0:
+            begin = first * mmap.PAGESIZE
+            with contextlib.suppress(OSError, ValueError):
+                self._map.madvise(_POPULATE, begin, min(self.size, offset + size) - begin)
+            self._there[first:stop] = b"\1" * (stop - first)
+
+    def fill(self, offset: int, data: Part) -> None:
+        """Write `data` at `offset`, which is faster than through `view` where nothing has been yet.
+
+        A fresh page that is touched is made all zero first, and mapped; one that is written as a
+        file is neither. Measured with a gigabyte: 0.28 s instead of 0.44 s.
+
+        Raises:
+            OSError: There is no memory left.
+        """
+        size = len(data)
+        first, stop = self._pages(offset, size)
+        if self._there.find(0, first, stop) < 0:
+            self.view[offset : offset + size] = data
+            return
+        rest = memoryview(data)
+        while len(rest):
+            done = os.pwrite(self.fd, rest, offset)
+            offset += done
+            rest = rest[done:]
+        self._there[first:stop] = b"\1" * (stop - first)
+
+    def _pages(self, offset: int, size: int) -> tuple[int, int]:
+        return offset // mmap.PAGESIZE, -(-min(self.size, offset + size) // mmap.PAGESIZE)
 
     def close(self) -> None:
         """Give it back. Views that others still hold stay readable."""

@@ -150,7 +150,7 @@ class Serving:
             RegionWriteMulti: self._region_write_multi,
             DeviceReset: self._reset,
             DeviceFeature: self.features.answer,
-            MigDataRead: self._migration_read,
+            MigDataRead: self.migration_read,
             MigDataWrite: self._migration_write,
         }
         self._handlers = {kind.number: handler for kind, handler in handlers.items()}
@@ -318,7 +318,8 @@ class Serving:
         if self._transfers[state] != self._rows[number].transfer:
             raise ServedError(f"in {state} nothing goes this way", occasion="out_of_session")
 
-    def _migration_read(self, message: MigDataRead, _fds: Sequence[int]) -> Message:
+    def migration_read(self, message: MigDataRead, _fds: Sequence[int] = ()) -> Streamed:
+        """Do what MIG_DATA_READ asks for. Raises what `refusal` takes."""
         self._check_transfer(message.number)
         return Streamed(self.device.stream_read(message.size))
 

@@ -1,24 +1,25 @@
 """Commands that are known by their bytes: answered without going all the way each time.
 
-A client that watches a device, or moves it to and fro, says the same few messages again and again.
-Each is read, checked and answered in full once. If its reply follows from the state of the device
-alone (GET of what the device offers, or of its state), or is always the same once it is done
-(SET_STATE), its bytes lead straight to what is to be done from then on: the same calls, and the
-same answers to what they raise, as on the long way. The bytes are compared whole, all but the id.
+A client that watches a device, moves it to and fro, or reads its stream, says the same few messages
+again and again. Each is read, checked and answered in full once. If its reply follows from the
+state of the device alone (GET of what the device offers, or of its state), is always the same once
+it is done (SET_STATE), or is what there is to read (MIG_DATA_READ), its bytes lead straight to what
+is to be done from then on: the same calls, and the same answers to what they raise, as on the long
+way. The bytes are compared whole, all but the id.
 
 At most `MOST` are known at a time: a client can make up any number of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from vfio_migration.runtime.counters import Counters, Times
 from vfio_migration.runtime.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Outgoing
-from vfio_migration.runtime.protocol.features import DeviceFeature
-from vfio_migration.runtime.protocol.layout import ERROR, HEADER, HEADER_SIZE, TYPE_REPLY
+from vfio_migration.runtime.protocol.features import DeviceFeature, MigDataRead
+from vfio_migration.runtime.protocol.layout import ERROR, HEADER, HEADER_SIZE, TYPE_REPLY, Data
 from vfio_migration.runtime.serving import Serving
 
 MOST: Final = 64
@@ -35,14 +36,15 @@ class Shortcut(NamedTuple):
     """What is done with a command that is known.
 
     Attributes:
-        act: Does it, and returns the reply from behind the id on. What is an `Exception` is
-            answered and not raised.
-        quiet: It asks the device for nothing, so that nothing is due because of it.
+        tell: Returns the reply from behind the id on, and asks the device for nothing, so that
+            nothing is due because of it. None if there is something to be done.
+        act: Does what there is to be done, and returns the reply, from behind the id on, in pieces.
+            What is an `Exception` is answered and not raised.
         times: Where it is counted.
     """
 
-    act: Callable[[], bytes]
-    quiet: bool
+    tell: Callable[[], bytes] | None
+    act: Callable[[], Sequence[Data]]
     times: Times
 
 
@@ -69,19 +71,26 @@ class Shortcuts:
     def learn(self, command: Command, outgoing: Outgoing) -> None:
         """Take note of a command that was answered without an error, if it can be known."""
         message = command.message
-        if not isinstance(message, DeviceFeature) or len(outgoing.parts) != 1 or outgoing.fds:
+        if not isinstance(message, DeviceFeature | MigDataRead):
             return
-        said, reply = message.pack(), bytes(outgoing.parts[0])
-        if HEADER_SIZE + len(said) >= LONGEST or HEADER.unpack_from(reply)[3] != TYPE_REPLY:
+        reply = bytes(outgoing.parts[0])
+        if outgoing.fds or HEADER.unpack_from(reply)[3] != TYPE_REPLY:
             return
-        act = self._get(message, reply) or self._move(message, reply)
-        if act is None:
+        tell = act = None
+        if isinstance(message, DeviceFeature):
+            tell, act = self._get(message, reply), self._move(message, reply)
+        else:
+            act = self._read(message)
+        if tell is None and act is None:
+            return
+        said = message.pack()
+        if HEADER_SIZE + len(said) >= LONGEST:
             return
         if len(self.known) >= MOST:
             self.known.clear()
         head = HEADER.pack(0, command.number, HEADER_SIZE + len(said), 0, 0)
         times = self._counters.times(command.number)
-        self.known[(head + said)[ID:]] = Shortcut(act, message.get, times)
+        self.known[(head + said)[ID:]] = Shortcut(tell, act or (lambda: ()), times)
 
     def _get(self, message: DeviceFeature, reply: bytes) -> Callable[[], bytes] | None:
         engine = self._serving.engine
@@ -92,20 +101,43 @@ class Shortcuts:
         tails = {state: reply[ID:_FIXED] + bytes(this) for state, this in data.items()}
         return lambda: tails[engine.state]
 
-    def _move(self, message: DeviceFeature, reply: bytes) -> Callable[[], bytes] | None:
+    def _move(self, message: DeviceFeature, reply: bytes) -> Callable[[], Sequence[Data]] | None:
         move = self._serving.features.move(message)
         if move is None:
             return None
-        tail = reply[ID:]
+        pieces = (reply[ID:],)
 
-        def act() -> bytes:
+        def act() -> Sequence[Data]:
             try:
                 move()
             except Exception as error:  # noqa: BLE001 - what it says is logged there
-                errno = self._serving.refusal(error, message.number)
-                self._counters.refused(errno)
-                size, flags = HEADER_SIZE, TYPE_REPLY | ERROR
-                return HEADER.pack(0, message.number, size, flags, errno_number(errno))[ID:]
-            return tail
+                return self._refusal(error, message.number)
+            return pieces
 
         return act
+
+    def _read(self, message: MigDataRead) -> Callable[[], Sequence[Data]]:
+        read, number, size = self._serving.migration_read, message.number, message.size
+
+        def reply(size: int) -> bytes:
+            fixed = message.layout.size + size
+            head = HEADER.pack(0, number, HEADER_SIZE + fixed, TYPE_REPLY, 0)
+            return (head + message.layout.pack(fixed, size))[ID:]
+
+        full = reply(size)
+
+        def act() -> Sequence[Data]:
+            try:
+                pieces = read(message).pieces
+            except Exception as error:  # noqa: BLE001 - what it says is logged there
+                return self._refusal(error, number)
+            got = sum(map(len, pieces))
+            return (full if got == size else reply(got), *pieces)
+
+        return act
+
+    def _refusal(self, error: Exception, number: int) -> Sequence[Data]:
+        errno = self._serving.refusal(error, number)
+        self._counters.refused(errno)
+        flags = TYPE_REPLY | ERROR
+        return (HEADER.pack(0, number, HEADER_SIZE, flags, errno_number(errno))[ID:],)

@@ -13,8 +13,6 @@ from typing import Final, NamedTuple
 from vfio_migration.runtime.served import Part
 
 PAGE_SIZE: Final = 4096
-_AHEAD: Final = 4 << 20
-"""How many bytes are made ready at once when another content is taken in."""
 
 
 class Run(NamedTuple):
@@ -41,6 +39,8 @@ class TrackedMemory:
             mapped it), it can be streamed only once the device stands still.
         page_size: The unit of tracking.
         prefault: Called with offset and size of what is about to be accessed in a row.
+        fill: Called with an offset and what is to stand there, if that is better than to change
+            `view`.
 
     Attributes:
         name: What it is called in a stream.
@@ -57,6 +57,7 @@ class TrackedMemory:
         tracked: bool = True,
         page_size: int = PAGE_SIZE,
         prefault: Callable[[int, int], object] | None = None,
+        fill: Callable[[int, Part], object] | None = None,
     ) -> None:
         self.name = name
         self.view = view
@@ -68,7 +69,7 @@ class TrackedMemory:
         self._cursor = 0
         self._filled: bytearray | None = None
         self._prefault = prefault
-        self._ready = 0
+        self._fill = fill
 
     # --- for the device ---
 
@@ -139,14 +140,13 @@ class TrackedMemory:
     def receive(self) -> None:
         """Start to take in another content: none of it has arrived."""
         self._filled = bytearray(self._pages)
-        self._ready = 0
 
     def put(self, offset: int, data: Part) -> None:
         """Take in some of it."""
-        if self._prefault is not None and offset + len(data) > self._ready:
-            self._prefault(offset, _AHEAD)
-            self._ready = offset + _AHEAD
-        self.view[offset : offset + len(data)] = data
+        if self._fill is not None:
+            self._fill(offset, data)
+        else:
+            self.view[offset : offset + len(data)] = data
 
     def arrived(self, offset: int, size: int) -> None:
         """Take note that a whole run has arrived, undamaged."""

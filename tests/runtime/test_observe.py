@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -73,6 +74,8 @@ def test_what_an_observer_is_told(spec: Spec) -> None:
     assert told[12].event == spec.event("disconnect")
     assert told[14].event == spec.event("reset")
     assert all(record.engine is engine for record in told)
+    assert [record.at for record in told] == sorted(record.at for record in told)
+    assert 0 < told[-1].at <= time.perf_counter_ns()
 
 
 def test_a_failure_is_told_inside_and_outside(spec: Spec) -> None:

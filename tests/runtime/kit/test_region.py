@@ -112,3 +112,42 @@ def test_memory_is_sealed_cleared_and_closed() -> None:
     memory.close()
     memory.close()
     assert held == bytes(10)
+
+
+@given(st.lists(st.tuples(st.integers(0, 65536), st.binary(max_size=9000)), max_size=8))
+def test_filling_is_writing(pieces: list[tuple[int, bytes]]) -> None:
+    """Where nothing was and where something is, in any order, on no boundary."""
+    memory, expected = Memory(65536), bytearray(65536)
+    for number, (offset, piece) in enumerate(pieces):
+        piece = piece[: memory.size - offset]
+        memory.fill(offset, memoryview(piece))
+        expected[offset : offset + len(piece)] = piece
+        if number == 3:
+            memory.prefault(offset, 20000)
+        if number == 5:
+            memory.clear()
+            expected = bytearray(65536)
+    assert memory.view == expected
+    memory.close()
+
+
+def test_pages_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        written.append(offset)
+        return real(fd, data[:5000], offset)  # and in pieces, as the system may
+
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    memory = Memory(1 << 16)
+    what = os.urandom(8192)
+    for _ in range(2):
+        memory.fill(4096, what)
+        assert written == [4096, 9096], "then they are there"
+        assert memory.view[4096:12288] == what
+    memory.clear()
+    memory.fill(4096, what)
+    assert written == [4096, 9096] * 2
+    assert memory.view[4096:12288] == what
+    memory.close()

@@ -188,6 +188,37 @@ def test_many_at_once_and_pieces_of_one(serve) -> None:
             assert client.state == 2
 
 
+@pytest.mark.parametrize("size", [1, 1000, 4096, 1 << 20])
+def test_a_stream_is_read_to_its_end_and_no_further(serve, seen, size) -> None:
+    served = serve(MemoryDevice(size=1 << 16))
+    served.device.block("bar2").write(0, os.urandom(1 << 16))
+    streams = []
+    with served.client() as client:
+        for _ in range(2):
+            client.set_state(3)
+            stream, sizes = b"", []
+            while not sizes or sizes[-1] == size:
+                stream += client.mig_read(size)
+                sizes.append(len(stream) - sum(sizes))
+                if size == 1 and len(sizes) == 2000:
+                    break
+            streams.append(stream)
+            if size > 1:
+                assert client.mig_read(size) == b""
+            taken = len(seen)
+            client.set_state(2)
+            for _ in range(2):
+                with pytest.raises(Refused) as refused:
+                    client.mig_read(size)
+                assert refused.value.errno == errno.EINVAL
+        assert len(seen) - taken <= 1, "nothing but the change of state was new"
+        if size > 1:
+            client.set_state(4)
+            client.mig_write(streams[1])
+            client.set_state(1)
+    assert streams[0] == streams[1]
+
+
 def test_it_is_counted(serve) -> None:
     served = serve()
     with served.client() as client:
