@@ -11,7 +11,6 @@ Nothing here asserts a time: a busy machine is no bug.
 
 from __future__ import annotations
 
-import os
 import statistics
 
 import peers
@@ -37,16 +36,6 @@ def built(tmp_path_factory):
         pytest.fail(str(error))
 
 
-def processors(apart: bool) -> tuple[set[int], set[int]]:
-    """Where the servers are to run, and where the client is."""
-    have = sorted(os.sched_getaffinity(0))
-    if not apart:
-        return set(have), set(have)
-    if len(have) < 2:
-        pytest.skip("there is one processor only")
-    return {have[0]}, {have[1]}
-
-
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
@@ -54,7 +43,7 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
     (message, reply), *_ = messages
     ours, theirs = tmp_path / "ours.sock", tmp_path / "theirs.sock"
     echo = [built / "echo", theirs, str(len(message)), str(reply)]
-    there, here = processors(apart)
+    there, here = peers.processors(apart)
     with (
         running(serving(ours), ours, there),
         running(echo, theirs, there),
@@ -75,3 +64,9 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
         f"(target: at most {TARGET}); in the middle {statistics.median(mine):.2f} us and "
         f"{statistics.median(others):.2f} us"
     )
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(peers.NotBuilt, match="apt-get install gcc"):
+        peers.build(tmp_path)

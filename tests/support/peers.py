@@ -17,7 +17,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raw_client import FEATURE, GET, HEADER, MIG_READ, MIG_WRITE, SET, VERSION
+import pytest
+from raw_client import FEATURE, GET, HEADER, MIG_READ, MIG_WRITE, RESET, SET, VERSION
 
 SOURCES = Path(__file__).parents[1] / "benchmarks" / "peers"
 COMPILERS = ("cc", "gcc", "clang")
@@ -90,6 +91,21 @@ def _place(process: subprocess.Popen[Any], where: Collection[int]) -> None:
         os.sched_setaffinity(process.pid, where)
 
 
+_MEMORY = """
+import sys
+from vfio_migration.runtime.devices import MemoryDevice
+from vfio_migration.runtime.listening import listening
+from vfio_migration.runtime.server import Server
+with listening(sys.argv[1]) as sock, Server(MemoryDevice(size=int(sys.argv[2]))) as server:
+    server.serve(sock)
+"""
+
+
+def serving_memory(path: Path, size: int) -> list[str | Path]:
+    """Return the command that serves a `memory` of another size than the command line's."""
+    return [sys.executable, "-c", _MEMORY, path, str(size)]
+
+
 class Driver:
     """The C client, connected. A context, at the end of which it is gone."""
 
@@ -124,6 +140,16 @@ class Driver:
         return int(answer[0]), bytes.fromhex("".join(answer[1:]))
 
 
+def processors(apart: bool) -> tuple[set[int], set[int]]:
+    """Return where the servers are to run, and where the client is."""
+    have = sorted(os.sched_getaffinity(0))
+    if not apart:
+        return set(have), set(have)
+    if len(have) < 2:
+        pytest.skip("there is one processor only")
+    return {have[0]}, {have[1]}
+
+
 # --- the messages that are measured ---
 
 
@@ -147,6 +173,16 @@ def read_data(size: int) -> Exchange:
     """MIG_DATA_READ."""
     body = struct.pack("=II", 8 + size, size)
     return HEADER.pack(3, MIG_READ, 24, 0, 0) + body, 24 + size
+
+
+def reset() -> Exchange:
+    """DEVICE_RESET."""
+    return HEADER.pack(5, RESET, HEADER.size, 0, 0), HEADER.size
+
+
+def write_data(data: bytes) -> Exchange:
+    """MIG_DATA_WRITE."""
+    return write_head(len(data)) + data, HEADER.size
 
 
 def write_head(size: int) -> bytes:
