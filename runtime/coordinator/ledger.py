@@ -97,6 +97,12 @@ class Ledger:
         if self.path is not None and self._written:
             self.path.unlink(missing_ok=True)
             _sync(self.path.parent)
+            self._written = False
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is a file that somebody may still need."""
+        return self._written
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON."""
