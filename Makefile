@@ -91,6 +91,10 @@ fuzz: setup build/fuzz/atheris ## coverage-guided, with atheris (network, once);
 build/fuzz/atheris:
 	@$(PIP) install --no-deps --target $@ atheris
 
+.PHONY: kill
+kill: setup ## whoever is killed, and when: every message boundary of a migration; takes minutes
+	@$(BIN)/python -m pytest --quiet --no-header tests/runtime/coordinator/every_kill.py $(ARGS)
+
 .PHONY: interop
 interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder keeps the messages
 	@qemu=$$(tests/interop/setup) && VFIO_MIGRATION_QEMU="$$qemu" \

@@ -1,13 +1,25 @@
-"""Migrations in which one of the three is killed at a message boundary, each in processes of its own.
+"""Migrations in which somebody is killed at a message boundary, each in processes of its own.
 
 A rig is a process with one thread that has imported everything; servers, coordinators and
 recoveries are forks of it, so that a point takes a tenth of a second. It is told on its standard
-input what to try, one JSON object a line, and answers with what it found.
+input what to try, one order a line as JSON, and answers each with what it found.
+
+An order:
+    kinds: What the devices are: "edu" or "memory".
+    migration: The row of [[migrations]].
+    victims: Who is killed: "coordinator", or servers by name ("s0" is the first source).
+    at: At which message boundary, from 0: before a command is sent, or when its reply is in.
+    recovery_kills: For each recovery: at which boundary of its own somebody is killed, and who. If
+        none of these comes to its end, one that is left alone follows.
+    restart: Whether servers that were killed are begun anew, with blank devices, before a recovery.
+    journal: Whether a journal is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -15,12 +27,16 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vfio_migration.model import load
+from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.client.core import Exchange
 from vfio_migration.runtime.coordinator import (
     CannotMigrate,
     Coordinator,
@@ -32,14 +48,21 @@ from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.devices import Edu, MemoryDevice
 from vfio_migration.runtime.devices.memory import contents
 from vfio_migration.runtime.listening import listening
+from vfio_migration.runtime.protocol.features import DeviceFeature
 from vfio_migration.runtime.server import Server
 
 SIZE = 1 << 16
 SPEC = load()
+PLANS = default_plans(SPEC)
 MARK = 0x1234567
+PATIENCE = 20.0
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
+DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG: nobody outlives the rig
+FEATURES = {1: "MIGRATION", 2: "STATE", 9: "DATA_SIZE"}
 
 
 def device(kind: str, source: bool):
+    """Make a device; that of a source holds something."""
     if kind == "edu":
         made = Edu(factorial_seconds=0.0001)
         if source:
@@ -52,37 +75,41 @@ def device(kind: str, source: bool):
     return made
 
 
-def fork(work, *, quiet: Path | None = None) -> int:
+def is_whole(client: Client, kind: str) -> bool:
+    """Say whether a device that stands still holds all that a source was given."""
+    if kind == "edu":
+        return client.region_read(0, 0x04, 4) == MARK.to_bytes(4, "little") and (
+            client.region_read(0, 0x40000, 500) == b"whole" * 100
+        )
+    changes = int.from_bytes(client.region_read(0, 0x10, 8), "little")
+    seed = int.from_bytes(client.region_read(0, 0x20, 8), "little")
+    if seed != 7 or changes < 40:
+        return False
+    return client.region_read(2, 0, SIZE) == contents(7, SIZE, changes)[:]
+
+
+# --- processes ---
+
+prctl = ctypes.CDLL(None).prctl
+
+
+def fork(work: Callable[[], object], log: Path) -> int:
+    """Do something in a process of its own; what it says goes into a file."""
     pid = os.fork()
     if pid:
         return pid
     status = 70
     try:
-        if quiet is not None:
-            fd = os.open(quiet, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(fd, 2)
-            os.close(fd)
-        status = work() or 0
-    except BaseException:
+        prctl(DEATH_SIGNAL, signal.SIGKILL)
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(fd, 2)
+        os.close(fd)
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the rig goes on
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def serve(path: Path, kind: str, source: bool) -> int:
-    def work() -> None:
-        made = device(kind, source)
-        with listening(path) as sock, Server(made) as server:
-            server.serve(sock)
-
-    pid = fork(work, quiet=path.with_suffix(".log"))
-    deadline = time.monotonic() + 20
-    while True:
-        with contextlib.suppress(Exception), Client(path, spec=SPEC) as client:
-            client.state()
-            return pid
-        assert time.monotonic() < deadline, "the server does not come up"
-        time.sleep(0.002)
 
 
 def dead(pid: int) -> bool:
@@ -93,33 +120,74 @@ def dead(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
+    assert pid > 1  # 0 and less are groups of processes
     os.kill(pid, signal.SIGKILL)
     while not dead(pid):
         time.sleep(0.0005)
 
 
+def children() -> set[int]:
+    """Return all processes that come from this one, orphans among them (it is a subreaper)."""
+    pid = os.getpid()
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def descriptors(pid: int) -> int:
+    """Count what a server has open. It must be answering: then it is done with earlier clients."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+# --- boundaries ---
+
+
 class Killer:
-    """Kills at the n-th message boundary: before a command is sent, or when its reply is in."""
+    """Notes every message boundary, and kills at the n-th: servers first, then this process."""
 
-    def __init__(self, at: int, victim: int | None) -> None:
-        self.at, self.victim, self.seen = at, victim, 0
+    def __init__(self, log: Path, at: int | None, victims: Sequence[int], suicide: bool) -> None:
+        self._at, self._victims, self._suicide = at, victims, suicide
+        self._seen = 0
+        self._lock = threading.Lock()  # each device has a thread of its own
+        self._fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def __call__(self, exchange) -> None:
-        if exchange.what in ("command", "reply"):
-            if self.seen == self.at:
-                kill(os.getpid() if self.victim is None else self.victim)
-            self.seen += 1
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.what not in ("command", "reply"):
+            return
+        with self._lock:
+            line = (exchange.what, Path(exchange.peer).name, label(exchange), exchange.errno)
+            os.write(self._fd, json.dumps(line).encode() + b"\n")
+            if self._seen == self._at:
+                for pid in self._victims:
+                    kill(pid)
+                if self._suicide:
+                    kill(os.getpid())
+            self._seen += 1
 
 
-def settled(pid: int, expected: int = 0) -> int:
-    """How many descriptors a server has once it has seen its client go."""
-    least = 1 << 30
-    for _ in range(100):
-        least = min(least, len(list(Path(f"/proc/{pid}/fd").iterdir())))
-        if least == expected:
-            break
-        time.sleep(0.001 if expected else 0.0002)
-    return least
+def label(exchange: Exchange) -> str:
+    """Say what a message is about."""
+    message = exchange.command
+    assert message is not None
+    if isinstance(message, DeviceFeature):
+        name = FEATURES.get(message.index, str(message.index))
+        if message.set and not message.probe:
+            value = int.from_bytes(bytes(message.data[:4]), "little")
+            return f"SET {name} {next(row.name for row in SPEC.states if row.value == value)}"
+        return f"{'PROBE' if message.probe else 'GET'} {name}"
+    if message.name == "MIG_DATA_READ":
+        if exchange.reply is None:
+            return f"READ {message.size}"
+        return f"READ {len(exchange.reply.data)}/{message.size}"
+    if message.name == "MIG_DATA_WRITE":
+        return "WRITE"
+    return message.name
+
+
+def noted(log: Path) -> list[list]:
+    """Return what a `Killer` has noted: [what, whom, about, errno] of each boundary."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+# --- one point ---
 
 
 class Rig:
@@ -129,73 +197,113 @@ class Rig:
         self.order = order
         self.kinds: list[str] = order["kinds"]
         self.folder = Path(tempfile.mkdtemp(prefix="kill-"))
+        (self.folder / "logs").mkdir()
         self.pairs = [
-            (str(self.folder / f"s{i}"), str(self.folder / f"d{i}"))
-            for i in range(len(self.kinds))
+            (str(self.folder / f"s{i}"), str(self.folder / f"d{i}")) for i in range(len(self.kinds))
         ]
         self.journal = beside(self.pairs[0][0])
         self.pids: dict[str, int] = {}
+        self.before: dict[str, int] = {}
+        self.restarted: list[str] = []
 
     def run(self) -> dict:
+        """Try it."""
         try:
             return self._run()
         finally:
             for pid in self.pids.values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            for pid in self.pids.values():
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+                os.kill(pid, signal.SIGKILL)  # a child that was not waited for keeps its number
+                os.waitpid(pid, 0)
             shutil.rmtree(self.folder)
-
-    def _serve(self, path: str) -> None:
-        side = 0 if Path(path).name.startswith("s") else 1
-        kind = self.kinds[int(Path(path).name[1:])]
-        fresh = path in self.pids  # a server begun anew has a blank device
-        self.pids[path] = serve(Path(path), kind, side == 0 and not fresh)
 
     def _run(self) -> dict:
         for pair in self.pairs:
             for path in pair:
-                self._serve(path)
-        before = {path: settled(pid) for path, pid in self.pids.items()}
-        result = self.folder / "result"
-        victim = self.order["victim"]
-        pid = None if victim == "coordinator" else self.pids[str(self.folder / victim)]
-        coordinator = fork(lambda: self._migrate(result, pid), quiet=self.folder / "coordinator.log")
-        status = self._wait(coordinator)
-        said = json.loads(result.read_text()) if result.exists() else {}
-        restarted = [path for path, pid in self.pids.items() if dead(pid)]
-        for path in restarted:
-            os.waitpid(self.pids[path], 0)
-            self._serve(path)
-        found = {"status": status, "restarted": [Path(p).name for p in restarted], **said}
-        found["boundaries"] = said.get("boundaries")
-        recovery = self.folder / "recovery"
-        kills = self.order.get("recovery_kills", [])
-        for at in [*kills, None]:
-            child = fork(lambda at=at: self._recover(recovery, at), quiet=self.folder / "recover.log")
-            self._wait(child)
-        found["recovery"] = json.loads(recovery.read_text()) if recovery.exists() else None
-        found["states"], found["whole"] = self._look()
-        left = sorted(
+                self._begin(Path(path).name)
+        for name in list(self.pids):
+            self._serve(name)
+        victims = self.order.get("victims", ())
+        found: dict = {"migration": self._one("migrate", self.order.get("at"), victims)}
+        found["recoveries"] = []
+        for at, whom in (*self.order.get("recovery_kills", ()), (None, ())):
+            self._restart()
+            found["recoveries"].append(run := self._one("recover", at, whom))
+            if run["status"] == 0 and not run["journal"]:
+                break  # it came to its end, and left nothing to do for another
+        found |= self._look()
+        found["restarted"] = self.restarted
+        found["files"] = sorted(
             one.name
             for one in self.folder.iterdir()
-            if not one.name.endswith(".log")
-            and one.name not in ("result", "recovery")
-            and str(one) not in self.pids
+            if one.name != "logs" and one.name not in self.before
         )
-        found["left"] = left
-        found["descriptors"] = {
-            Path(path).name: [before[path], settled(self.pids[path], before[path])]
-            for path in before
-        }
-        logs = {one.name: one.read_text()[-3000:] for one in self.folder.glob("*.log")}
+        found["processes"] = sorted(children() - set(self.pids.values()))
+        logs = {one.name: one.read_text()[-3000:] for one in (self.folder / "logs").glob("*.log")}
         found["logs"] = {name: text for name, text in logs.items() if text}
         return found
 
+    # --- servers ---
+
+    def _begin(self, name: str, *, blank: bool = False) -> None:
+        kind, source = self.kinds[int(name[1:])], name[0] == "s" and not blank
+
+        def work() -> None:
+            made = device(kind, source)
+            with listening(self.folder / name) as sock, Server(made) as server:
+                server.serve(sock)
+
+        self.pids[name] = fork(work, self.folder / "logs" / f"{name}.log")
+
+    def _serve(self, name: str) -> None:
+        """Wait until a server answers, and see what it has open then."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(Exception), self._client(name) as client:
+                client.state()
+                self.before[name] = descriptors(self.pids[name])
+                return
+            assert time.monotonic() < deadline, f"{name} does not come up"
+            time.sleep(0.001)
+
+    def _client(self, name: str) -> Client:
+        return Client(self.folder / name, spec=SPEC, patience=PATIENCE)
+
+    def _restart(self) -> None:
+        """Begin servers anew that were killed; their devices are blank."""
+        for name in [name for name, pid in self.pids.items() if dead(pid)]:
+            os.waitpid(self.pids.pop(name), 0)
+            if self.order.get("restart", True):
+                self.restarted.append(name)
+                self._begin(name, blank=True)
+                self._serve(name)
+
+    # --- coordinators ---
+
+    def _one(self, what: str, at: int | None, victims: Sequence[str]) -> dict:
+        """Migrate or recover in a process of its own; return what was said and what was seen."""
+        number = len(list((self.folder / "logs").glob("*.seen")))
+        seen = self.folder / "logs" / f"{number}.seen"
+        result = self.folder / "logs" / f"{number}.result"
+        pids = [self.pids[name] for name in victims if name in self.pids]
+
+        def work() -> None:
+            killer = Killer(seen, at, pids, "coordinator" in victims)
+            said = self._migrate(killer) if what == "migrate" else self._recover(killer)
+            result.write_text(json.dumps(said))
+
+        pid = fork(work, self.folder / "logs" / f"{number}.log")
+        status = self._wait(pid)
+        said = json.loads(result.read_text()) if result.exists() else None
+        return {
+            "status": status,
+            "said": said,
+            "seen": noted(seen),
+            "journal": self.journal.exists(),
+            "killed": [name for name, one in self.pids.items() if dead(one)],
+        }
+
     def _wait(self, pid: int) -> int:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 3 * PATIENCE
         while True:
             got, status = os.waitpid(pid, os.WNOHANG)
             if got:
@@ -206,63 +314,60 @@ class Rig:
                 return 99
             time.sleep(0.001)
 
-    def _migrate(self, result: Path, victim: int | None) -> int:
-        killer = Killer(self.order["at"], victim)
+    def _migrate(self, killer: Killer) -> dict:
         settings = Settings(
-            migration=self.order["migration"], chunk=self.order.get("chunk", 1 << 15), patience=5.0
+            migration=self.order["migration"],
+            chunk=self.order.get("chunk", 1 << 13),
+            patience=PATIENCE,
         )
+        journal = self.journal if self.order.get("journal", True) else None
         coordinator = Coordinator(
-            self.pairs, spec=SPEC, settings=settings, watches=[killer], journal=self.journal
+            self.pairs,
+            spec=SPEC,
+            plans=PLANS,
+            settings=settings,
+            watches=[killer],
+            journal=journal,
         )
-        said: dict = {}
         try:
-            coordinator.run()
-            said["outcome"] = "destination"
+            summary = coordinator.run()
         except MigrationFailed as failure:
-            said["outcome"], said["why"] = failure.outcome, str(failure)
+            return {"outcome": failure.outcome, "why": failure.why, "hints": failure.hints}
         except CannotMigrate as refusal:
-            said["outcome"], said["why"] = "refused", str(refusal)
-        said["boundaries"] = killer.seen
-        result.write_text(json.dumps(said))
-        return 0
+            return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}
+        return {"outcome": "done", "loose": summary.loose}
 
-    def _recover(self, result: Path, at: int | None) -> int:
-        watches = [] if at is None else [Killer(at, None)]
+    def _recover(self, killer: Killer) -> dict:
         try:
-            settled = recover(self.pairs, spec=SPEC, watches=watches, patience=5.0)
-            said = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
-        except CannotMigrate as refusal:
-            said = {"outcome": "refused", "why": str(refusal)}
-        result.write_text(json.dumps(said))
-        return 0
-
-    def _look(self) -> tuple[dict, dict]:
-        states, whole = {}, {}
-        for pair in self.pairs:
-            for path in pair:
-                name = Path(path).name
-                with Client(path, spec=SPEC) as client:
-                    state = states[name] = client.state()
-                    if not SPEC.permits(state, "change_state"):
-                        continue
-                    client.set_state("STOP")
-                    whole[name] = self._is_whole(client, self.kinds[int(name[1:])])
-        return states, whole
-
-    def _is_whole(self, client: Client, kind: str) -> bool:
-        if kind == "edu":
-            return client.region_read(0, 0x04, 4) == MARK.to_bytes(4, "little") and (
-                client.region_read(0, 0x40000, 500) == b"whole" * 100
+            settled = recover(
+                self.pairs, spec=SPEC, plans=PLANS, watches=[killer], patience=PATIENCE
             )
-        changes = int.from_bytes(client.region_read(0, 0x10, 8), "little")
-        seed = int.from_bytes(client.region_read(0, 0x20, 8), "little")
-        got = client.region_read(2, 0, SIZE)
-        wanted = contents(7, SIZE, changes)
-        return seed == 7 and changes >= 40 and got == wanted[:]
+        except CannotMigrate as refusal:
+            return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}
+        return {"outcome": settled.outcome, "why": settled.why, "hints": settled.problems}
+
+    # --- what is left ---
+
+    def _look(self) -> dict:
+        """See where each device stands, what those that run hold, and what each server has open."""
+        states: dict[str, str | None] = dict.fromkeys(self.before)
+        whole, counts = {}, {}
+        for name, pid in self.pids.items():
+            if dead(pid):
+                continue
+            with self._client(name) as client:
+                state = states[name] = client.state()
+                counts[name] = [self.before[name], descriptors(pid)]
+                if SPEC.permits(state, "change_state"):
+                    client.set_state("STOP")
+                    whole[name] = is_whole(client, self.kinds[int(name[1:])])
+        return {"states": states, "whole": whole, "descriptors": counts}
 
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl(SUBREAPER, 1)
+    gc.freeze()  # a collection in a fork would copy every page of this process
     for line in sys.stdin:
         print(json.dumps(Rig(json.loads(line)).run()), flush=True)
 

@@ -1,0 +1,195 @@
+"""Whoever is killed, and when: exactly one side runs after a recovery, and nothing is left behind.
+
+Here is a sample of all points; `make kill` tries every one (`every_kill.py`). What is promised of a
+point is in `kill_points.judge`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+from kill_points import GROUPS, MIGRATIONS, Broken, Farm, Order, Table, judge, names
+
+# How far apart the points of the sample are, by how many devices there are: while it is only looked
+# whether devices can be migrated, and after that.
+APART = {1: (19, 4), 2: (89, 23)}
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Farm]:
+    with Farm() as farm:
+        yield farm
+
+
+def order(migration: str, kinds: tuple[str, ...], **more) -> Order:
+    return {"migration": migration, "kinds": list(kinds), **more}
+
+
+def boundaries(farm: Farm, migration: str, kinds: tuple[str, ...]) -> tuple[int, int]:
+    """Return how many boundaries there are, and how many of them before anybody is moved."""
+    seen = farm.find(order(migration, kinds))["migration"]["seen"]
+    first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
+    return first, len(seen)
+
+
+def tried(farm: Farm, orders: list[Order]) -> Table:
+    """Try all; every one must be as promised."""
+    table = Table()
+    for one, verdict in farm.verdicts(orders):
+        table.add(one, verdict)
+    assert not table.broken, f"{len(table.broken)} of {table.points}\n{table.broken[0]}"
+    return table
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+@pytest.mark.parametrize("kinds", GROUPS, ids="-".join)
+def test_whoever_is_killed_one_side_runs(farm: Farm, migration: str, kinds: tuple[str, ...]):
+    first, count = boundaries(farm, migration, kinds)
+    looking, moving = APART[len(kinds)]
+    victims = ["coordinator", *names(order(migration, kinds))]
+    orders = [
+        order(migration, kinds, victims=[victim], at=at)
+        for offset, victim in enumerate(victims)
+        # Each victim at other points than the one before it.
+        for at in (
+            *range(offset * looking // len(victims), first, looking),
+            *range(first + offset * moving // len(victims), count, moving),
+        )
+    ]
+    table = tried(farm, orders)
+    outcomes = {
+        who: {name for name, times in row.items() if times}
+        for (_, _, who), row in table.counts.items()
+    }
+    assert "lost" not in outcomes["coordinator"] | outcomes["destination"]
+    if migration == "offline":
+        # Live, the boundaries are not the same each time. Here the sample reaches all there is.
+        assert outcomes["coordinator"] == {"source", "destination"}
+        assert {"lost", "destination"} <= outcomes["source"]
+    assert "source" in outcomes["destination"]
+
+
+def test_the_last_boundaries(farm: Farm):
+    """One boundary further, and who is killed has no part in the migration any more."""
+    _, count = boundaries(farm, "offline", ("edu",))
+    orders = [
+        order("offline", ("edu",), victims=[victim], at=at)
+        for victim in ("s0", "d0", "coordinator")
+        for at in range(count - 4, count)
+    ]
+    found = [verdict.outcome for _, verdict in farm.verdicts(orders)]
+    # What is said last: SET STATE STOP to the source, GET STATE to the destination, each answered.
+    assert found[:4] == ["destination", "over", "over", "over"]
+    assert found[4:8] == ["source", "source", "source", "over"]
+    assert found[8:] == ["destination"] * 4
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+def test_nobody_begins_the_killed_server_anew(farm: Farm, migration: str):
+    first, count = boundaries(farm, migration, ("edu", "edu"))
+    orders = [
+        order(migration, ("edu", "edu"), victims=[victim], at=at, restart=False)
+        for offset, victim in enumerate(("s0", "d1"))
+        for at in range(first + offset * 7, count, 23)
+    ]
+    tried(farm, orders)
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+@pytest.mark.parametrize("also", ["s0", "d0"])
+def test_the_coordinator_and_a_server_are_killed_at_once(farm: Farm, migration: str, also: str):
+    first, count = boundaries(farm, migration, ("edu",))
+    orders = [
+        order(migration, ("edu",), victims=["coordinator", also], at=at)
+        for at in (0, *range(first, count, 4))
+    ]
+    table = tried(farm, orders)
+    ((_, row),) = table.counts.items()
+    assert row["source" if also == "d0" else "destination"]
+
+
+def test_both_ends_are_killed_at_once(farm: Farm):
+    """Then the state is gone, and that is said; still exactly one device runs."""
+    first, count = boundaries(farm, "offline", ("edu",))
+    orders = [
+        order("offline", ("edu",), victims=["s0", "d0"], at=at) for at in range(first, count, 6)
+    ]
+    assert [one.outcome for _, one in farm.verdicts(orders)] == ["lost"] * len(orders)
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+def test_recoveries_are_killed_too(farm: Farm, migration: str):
+    """Two in a row, at boundaries that move through each other; then one that is not."""
+    first, count = boundaries(farm, migration, ("edu", "memory"))
+    orders = [
+        order(
+            migration,
+            ("edu", "memory"),
+            victims=["coordinator"],
+            at=at,
+            recovery_kills=[[(at * 5 + 1) % 23, ["coordinator"]], [at * 7 % 19, ["coordinator"]]],
+        )
+        for at in range(first, count, 11)
+    ]
+    table = tried(farm, orders)
+    assert sum(row["lost"] for row in table.counts.values()) == 0
+
+
+@pytest.mark.parametrize("also", ["s0", "d0"])
+def test_a_server_is_killed_while_it_is_recovered(farm: Farm, also: str):
+    first, count = boundaries(farm, "offline", ("edu",))
+    orders = [
+        order("offline", ("edu",), victims=["coordinator"], at=at, recovery_kills=[[when, [also]]])
+        for at in range(first + 3, count, 13)
+        for when in range(at % 3, 18, 5)
+    ]
+    table = tried(farm, orders)
+    if also == "d0":
+        assert sum(row["lost"] for row in table.counts.values()) == 0
+
+
+# --- the judge can say no ---
+
+
+def test_without_a_journal_some_points_are_broken(farm: Farm):
+    """The journal is what it takes: without one, who is to run cannot be told at some points."""
+    _, count = boundaries(farm, "offline", ("edu",))
+    orders = [
+        order("offline", ("edu",), victims=["coordinator"], at=at, journal=False)
+        for at in range(count - 20, count - 2)
+    ]
+    broken = [one for _, one in farm.verdicts(orders) if isinstance(one, Broken)]
+    assert any("recovery does not say who runs" in str(one) for one in broken)
+
+
+def _doctored(found: dict, change: Callable[[dict], object]) -> dict:
+    found = copy.deepcopy(found)
+    change(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda found: found["files"].append("s0.migration"), "files are left"),
+        (lambda found: found["processes"].append(1), "processes are left"),
+        (lambda found: found["descriptors"].update(s0=[10, 11]), "descriptors"),
+        (lambda found: found["logs"].update({"1.log": "Traceback"}), "somebody fell over"),
+        (lambda found: found["whole"].update(d0=True), "source is to run"),
+        (lambda found: found["whole"].clear(), "source is to run"),
+        (lambda found: found["whole"].update(s0=False), "some of the state is lost"),
+        (lambda found: found["recoveries"][-1]["said"].update(outcome="lost"), "need not be"),
+        (lambda found: found["recoveries"][-1].update(status=1), "came to no end"),
+        (lambda found: found["migration"]["said"].update(why="no", hints=[]), "who is gone"),
+        (lambda found: found["migration"]["said"].update(hints=[]), "what to do"),
+    ],
+)
+def test_the_judge_can_say_no(farm: Farm, change, why: str):
+    point = order("offline", ("edu",), victims=["d0"], at=70)
+    found = farm.find(point)
+    assert judge(point, found).outcome == "source"
+    assert found["migration"]["journal"]
+    with pytest.raises(Broken, match=why):
+        judge(point, _doctored(found, change))
