@@ -1,0 +1,125 @@
+"""G7: what is proved of handovers, against a second model that is searched."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import crossings
+import herds
+import pytest
+import z3
+
+from vfio_migration.model import Spec
+from vfio_migration.model.plan import loads_plans
+from vfio_migration.verifier import Encoding
+from vfio_migration.verifier.handover import Journey, followed
+from vfio_migration.verifier.handover_proof import HandoverProof
+from vfio_migration.verifier.handover_search import deciding_runs, shortest
+
+DATA = herds.plan_data()
+FILES = sorted(herds.BROKEN.glob("g7-*.toml"))
+ONE = [(1,), (3,), (5,), (7,)]
+TWO = [(1, 3)]
+
+
+@pytest.fixture(scope="module")
+def journey(spec: Spec) -> Journey:
+    return Journey.of(Encoding(spec).widest())
+
+
+@functools.cache
+def explored(words: tuple[int, ...]) -> tuple[crossings.Crossing, set[crossings.World]]:
+    crossing = crossings.Crossing(DATA, words)
+    return crossing, crossing.explore()
+
+
+@pytest.mark.parametrize("words", ONE + TWO, ids=str)
+def test_whoever_is_killed_one_side_runs_on(words: tuple[int, ...]):
+    """Every situation is visited; from each, a recovery that nobody disturbs ends well."""
+    crossing, situations = explored(words)
+    assert not crossing.wrong
+    assert len(situations) > (1_000, 50_000)[len(words) - 1]
+    told = set()
+    for world in crossings.left(situations):
+        wrong = crossings.unsettled(crossing, world)
+        assert wrong is None, (wrong, world)
+        told.add(crossing.settle(world)[0])
+    assert told == {"source", "destination", None}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_the_proof_refutes_goes_wrong_in_the_second_model(path):
+    _, data = herds.broken(path)
+    for words in [(7,), (1, 3)]:
+        crossing = crossings.Crossing(data, words)
+        situations = crossing.explore(to_the_end=False)
+        found = (crossings.unsettled(crossing, world) for world in crossings.left(situations))
+        if crossing.wrong or any(found):
+            return
+    pytest.fail("nothing goes wrong")
+
+
+@pytest.mark.parametrize("words", TWO, ids=str)
+def test_what_the_proof_takes_for_possible_is_what_is_visited(journey: Journey, words):
+    """Where devices may be when somebody comes to recover; handovers of failed ones aside."""
+    found: dict[tuple[str, str, int], set] = {}
+    for world in explored(words)[1]:
+        if world.program is None and not world.spoilt:
+            for side, index in itertools.product(crossings.SIDES, range(len(words))):
+                device = world.side(side)[index]
+                found.setdefault((world.journal, side, words[index]), set()).add(device)
+    assert found == {
+        (spot.holder, side, word): {None, *stands[side][word]}
+        for spot, stands in journey.stands.items()
+        for side, word in itertools.product(crossings.SIDES, words)
+        if spot.place is None and not spot.degraded
+    }
+
+
+def test_every_handover_decides_in_some_run(journey: Journey):
+    runs = deciding_runs(journey)
+    assert set(runs) == set(range(len(journey.plans.handovers)))
+    for index, run in runs.items():
+        assert f"handover {index} decides" in run.text
+        assert run.trace is not None
+        assert len(run.trace.start) == 2
+
+
+def test_every_place_is_reached_and_its_invariant_can_hold(journey: Journey):
+    """No query is proved because nothing can be there."""
+    proof = HandoverProof(journey)
+    assert {spot.place for spot in journey.stands} >= set(range(len(journey.places)))
+    for spot in journey.stands:
+        solver = z3.Solver()
+        solver.add(proof.facts, proof.invariant(spot, proof.now))
+        crowds = proof.now.crowds.values()
+        solver.add(*(crowd.every(crowd.there("one")) for crowd in crowds))
+        assert solver.check() == z3.sat, spot
+
+
+def test_a_migration_followed_is_the_phases_of_its_steps(spec: Spec):
+    plans = loads_plans(spec, herds.to_toml(DATA))
+    found = {plan.name: [phase.name for phase in plan.phases] for plan in followed(plans)}
+    assert found["migration-offline-source"] == [
+        *(f"save-{name}" for name in ("quiesce", "stop-the-one", "stop")),
+        *(f"retire-{name}" for name in ("quiesce", "stop-the-one", "stop")),
+    ]
+    assert len(found) == 4
+
+
+def test_a_run_that_breaks_it_is_told_as_a_trace(spec: Spec):
+    _, data = herds.broken(herds.BROKEN / "g7-nobody-goes-back.toml")
+    plans = loads_plans(spec, herds.to_toml(data))
+    run = shortest(Journey(Encoding(spec).widest(), plans))
+    assert run is not None
+    assert run.trace is not None
+    assert run.trace.start == ("RUNNING", "STOP")
+    notes = [step.note for step in run.trace.steps if step.kind == "note"]
+    assert "the journal says: destination" in notes
+    assert notes[-1] == "the source holds the whole state, which is given up"
+    where = dict(enumerate(run.trace.start))
+    for step in run.trace.steps:
+        if step.kind == "arc":
+            assert step.from_ == where[step.device]
+            where[step.device] = step.state
