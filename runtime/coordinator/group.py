@@ -83,7 +83,8 @@ class Group:
         """Lead the devices that are not to run through the phases of a step.
 
         Those that are gone are passed over. One that refuses has its maps taken away, is reset, and
-        is asked again: a device without maps reaches nobody.
+        is asked again: a device without maps reaches nobody. One that stands still and may still
+        have to go on with what it holds is not reset.
 
         Returns:
             Those that could not be brought to stand still.
@@ -94,7 +95,8 @@ class Group:
                 self._phase(step, phase, left, tries=1)
             except StepFailed:
                 for device in self._moving(phase, left):
-                    self._reset_alone(device)
+                    if device.may(CHANGE) or device.transfers() != "read":
+                        self._reset_alone(device)
                 left = [device for device in left if device.state is not None]
                 with contextlib.suppress(StepFailed):
                     self._phase(step, phase, left, tries=_TRIES)
@@ -143,12 +145,12 @@ class Group:
             try:
                 under_way.append((device, move, self._begin(device, move)))
             except ClientError as error:
-                self._failed(device, error, failures)
+                self._failed(device, move, error, failures)
         for device, move, pending in under_way:
             try:
                 device.client.finish(pending)
             except ClientError as error:
-                self._failed(device, error, failures)
+                self._failed(device, move, error, failures)
             else:
                 before, device.state = device.state, self._leads(move)
                 self._tell(device, "SET_STATE" if move.to else "reset", before, device.state)
@@ -175,14 +177,20 @@ class Group:
         return device.client.moving(move.to)
 
     def _failed(
-        self, device: Endpoint, error: ClientError, failures: list[tuple[Endpoint, str]]
+        self,
+        device: Endpoint,
+        move: Move,
+        error: ClientError,
+        failures: list[tuple[Endpoint, str]],
     ) -> None:
         """Take note of what a device did not do, and see where it stands now."""
         before, why = device.state, str(error)
         device.state = None
         if isinstance(error, Refused):
+            what = error.command if move.to is None else f"SET_STATE {move.to}"
+            why = f"{device.label}: {what} is refused ({error.errno})"
             with contextlib.suppress(ClientError):
-                why = f"{error}; it is in {device.look()} now"
+                why = f"{why}; it is in {device.look()} now"
         self._report(
             Event(
                 "failed", {"device": device.label, "from": before, "why": why, "now": device.state}

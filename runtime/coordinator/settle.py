@@ -90,6 +90,7 @@ class Settler:
             if row.undoes and (hung := self._may_run_unseen(row)):
                 return self._undecided(hung, problems)
             self._report(Event("recovering", {"winner": row.winner, "why": row.summary}))
+            outcome: Outcome = "lost" if self._has_failed(row.winner) else row.winner
             try:
                 loose = self._carry_out(row)
             except StepFailed as failure:
@@ -97,7 +98,7 @@ class Settler:
                 if not self._tried(row):
                     return self._lost(problems)
                 continue
-            return self._done(Settled(row.winner, row.summary, problems, loose))
+            return self._done(Settled(outcome, row.summary, problems, loose))
 
     # --- inside ---
 
@@ -160,6 +161,11 @@ class Settler:
                         [device.label for device in running],
                     )
         return loose
+
+    def _has_failed(self, side: Side) -> bool:
+        """Say whether something of what a side held is gone with a device that failed for good."""
+        failed = self._spec.event("arc_failed_for_good").to
+        return any(device.state == failed for device in self._endpoints[side])
 
     def _there(self, side: Side) -> list[Endpoint]:
         return [device for device in self._endpoints[side] if device.state is not None]
@@ -231,6 +237,7 @@ class Settler:
         return not (gone and (process.known or side in self._given_up))
 
     def _done(self, settled: Settled) -> Settled:
+        settled.problems = list(dict.fromkeys(settled.problems))  # each row tried may have met it
         owed = any(
             self._owed(side, index, device)
             for side, group in self._endpoints.items()
