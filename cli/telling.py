@@ -262,8 +262,8 @@ class TextTeller:
             )
 
     def _line(self, fields: dict[str, Any]) -> str:
-        most = max(one["pass"] for one in fields["devices"])
-        words = [f"pass {most}", size(fields["bytes"]), f"{size(fields['rate'])}/s"]
+        most = max(fields["devices"], key=lambda one: one["bytes"])
+        words = [f"pass {most['pass']}", size(fields["bytes"]), f"{size(fields['rate'])}/s"]
         if fields["left"] is not None:
             words.append(f"{size(fields['left'])} dirty")
         if fields["expected_downtime"] is not None:

@@ -132,6 +132,7 @@ class Coordinator:
         self._ran_at: float | None = None
         self._expected: float | None = None
         self._paused = False
+        self._took: list[float] = []  # by the phases of a step, each
 
     def cancel(self) -> None:
         """Give the migration up, if it is not too late. May be called from a signal handler."""
@@ -229,18 +230,26 @@ class Coordinator:
         if self._cancelled.is_set() and (self._ledger and self._ledger.holder != "destination"):
             raise Cancelled("cancelled")
         if step.transfer == "passes":
-            self._expected = self._transfer.passes()
+            self._expected = self._transfer.passes(self._overhead(step))
         elif step.transfer == "rest":
             self._transfer.rest()
         elif step.side is not None:
+            began = time.monotonic()
             self._groups[step.side].take(step)
             self._verify(step.side)
+            self._took.append((time.monotonic() - began) / len(self._plans.phases(step)))
         destinations = self._endpoints["destination"]
         if self._stopped_at is not None and all(one.may(CHANGE) for one in destinations):
             self._ran_at = time.monotonic()
             self._resume("destination")
             downtime = self._ran_at - self._stopped_at
             self._tell(Event("running", {"side": "destination", "downtime": round(downtime, 6)}))
+
+    def _overhead(self, step: MigrationStep) -> float:
+        """Say how long the requests take while the devices stand still: as long as those before."""
+        steps = self._plans.migration(self._settings.migration).steps
+        coming = sum(len(self._plans.phases(one)) for one in steps[steps.index(step) :])
+        return coming * sum(self._took) / len(self._took) if self._took else 0.0
 
     def _verify(self, side: Side) -> None:
         """See that every device stands where the plan has led it."""

@@ -113,10 +113,13 @@ class Transfer:
             for source, destination in pairs
         )
         self._meter = Meter()
-        self._told = 0.0
+        self._told = self._overhead = 0.0
 
-    def passes(self) -> float | None:
-        """Pre-copy; return how many seconds the rest is expected to take, if that can be known.
+    def passes(self, overhead: float = 0.0) -> float | None:
+        """Pre-copy; return for how long the devices will stand still, if that can be known.
+
+        Args:
+            overhead: How many seconds all that is no transfer takes meanwhile.
 
         Raises:
             ClientError: Of one of the devices.
@@ -126,6 +129,7 @@ class Transfer:
         streams = [one for one in self.streams if one.source.transfers() == "read"]
         if not streams:
             return None
+        self._overhead = overhead
         stop, news = threading.Event(), threading.Event()
         workers = [_Worker(one, stop, news, passes=True) for one in streams]
         best, useless, seen = float("inf"), 0, 0
@@ -200,7 +204,7 @@ class Transfer:
             rate = min(rate, self._bandwidth.rate) if rate else float(self._bandwidth.rate)
         known = [one.left for one in workers if one.left is not None]
         left = sum(known) if len(known) == len(workers) else None
-        expected = left / rate if left is not None and rate > 0 else None
+        expected = left / rate + self._overhead if left is not None and rate > 0 else None
         now = time.monotonic()
         if now - self._told < _TELL and not all(one.done for one in workers):
             return expected
