@@ -1,0 +1,445 @@
+"""What clients saw of their devices, held against the specification: which step first breaks it.
+
+A client sees no arcs, only answers. So what is followed is the set of all situations a device can
+be in after what was answered: any, at the beginning; after a request that failed, any on its path
+up to the arc that may have failed, or where a failure for good leads. Whatever concerns states is
+asked of the migration table, and whatever concerns messages of the table of the connection.
+
+Commands are served in the order in which they were sent, says vfio-user. An answer that overtakes
+that of a request for a state may be given in the middle of that request, or after it.
+
+`docs/recording.md` says what can be seen in this way and what cannot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from vfio_migration.model.followed import Because, Broken, Followed, Violation, outcome
+from vfio_migration.model.observation import Observation
+from vfio_migration.model.situations import Points, Rules, known_sets
+from vfio_migration.model.spec import CapabilitySet, Spec
+from vfio_migration.model.wire import Answer, Command, Feature, Occasion, Wire, load_wire
+
+__all__ = ["Conformance", "Violation"]
+
+
+@dataclass(slots=True, eq=False)
+class _Sent:
+    """A command whose reply has not come.
+
+    Attributes:
+        order: Its place among all commands of its device.
+        command: What was sent.
+        target: The state asked for, if that is what it does.
+        resets: It resets the device.
+        feeds: It writes migration data.
+        late: It was served long ago: nothing of its reply is held any more.
+    """
+
+    order: int
+    command: Observation
+    target: str | int | None = None
+    resets: bool = False
+    feeds: bool = False
+    late: bool = False
+
+    @property
+    def changes(self) -> bool:
+        return self.target is not None or self.resets or self.feeds
+
+
+@dataclass(slots=True)
+class _Device:
+    """A device and its connection.
+
+    Attributes:
+        followed: Where it can be.
+        connected: A version is agreed on.
+        pending: The commands that wait for a reply, by id.
+        changing: Those that may change something and have no reply yet, or get none; in order.
+        sent: How many commands were sent.
+        features: Which features it has, as far as it has said.
+        logging: Whether DMA is logged, if that is known.
+        takes: How much data it takes in one message, if it has said.
+    """
+
+    followed: Followed
+    connected: bool = False
+    pending: dict[int, _Sent] = field(default_factory=dict)
+    changing: list[_Sent] = field(default_factory=list)
+    sent: int = 0
+    features: dict[str, bool] = field(default_factory=dict)
+    logging: bool | None = None
+    takes: int | None = None
+
+
+class Conformance:
+    """Holds observations, one by one, against the tables.
+
+    Args:
+        spec: The migration table.
+        wire: The table of the connection; that of the package if none is given.
+        capabilities: What the devices offer, if that is known; else it is found out.
+
+    Attributes:
+        spec: As given.
+        wire: As given.
+        held: How many answers of which kind were held against the tables.
+        unrestricted: How many of which kind neither table restricts.
+        notes: How many lines were remarks of whoever recorded.
+    """
+
+    def __init__(
+        self, spec: Spec, wire: Wire | None = None, *, capabilities: CapabilitySet | None = None
+    ) -> None:
+        self.spec = spec
+        self.wire = load_wire() if wire is None else wire
+        self.held: Counter[str] = Counter()
+        self.unrestricted: Counter[str] = Counter()
+        self.notes = 0
+        self._given = capabilities is not None
+        self._words = known_sets(spec, capabilities)
+        self._rules = Rules(spec)
+        self._rows = {row.name: row for row in self.wire.commands}
+        self._devices: dict[str, _Device] = {}
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that were seen, in the order in which they were."""
+        return tuple(self._devices)
+
+    def states(self, device: str) -> tuple[str, ...]:
+        """Return the states a device can be in now, in the order of the table."""
+        here = {point.state for point in self._device(device).followed.points}
+        return tuple(row.name for row in self.spec.states if row.name in here)
+
+    def observe(self, seen: Observation) -> Violation | None:
+        """Take an observation in; return what is wrong with it, or None.
+
+        After a violation nothing is known of the device, so that one can go on.
+        """
+        if seen.what == "note":
+            self.notes += 1
+            return None
+        device = self._device(seen.device)
+        try:
+            if seen.what == "command":
+                self._sent(device, seen)
+            elif seen.what == "reply":
+                self._replied(device, seen)
+            elif seen.what == "connected":
+                device.connected = True
+                self.held["connections"] += 1
+            elif seen.what == "gone":
+                self._gone(device)
+            elif seen.what == "served":
+                self.unrestricted["DMA by messages"] += 1
+        except Broken as broken:
+            violation = Violation(
+                device=seen.device,
+                step=broken.step,
+                reason=broken.because.reason,
+                situations=device.followed.situations(),
+                allowed=broken.allowed,
+                row=broken.because.row,
+                source=broken.because.source,
+            )
+            device.followed.forget()
+            device.features, device.logging = {}, None
+            for sent in (*device.pending.values(), *device.changing):
+                sent.late = True
+            device.changing = []
+            return violation
+        return None
+
+    def _device(self, name: str) -> _Device:
+        device = self._devices.get(name)
+        if device is None:
+            followed = Followed(self._rules, self._words, given=self._given)
+            device = self._devices[name] = _Device(followed)
+        return device
+
+    # --- commands and their replies ---
+
+    def _sent(self, device: _Device, seen: Observation) -> None:
+        row = self._rows.get(seen.command)
+        if row is not None and row.does == "negotiate" and (device.connected or device.pending):
+            self._gone(device)  # and nobody has said so
+        device.sent += 1
+        sent = _Sent(device.sent, seen)
+        if row is not None:
+            sent.resets = row.does == "reset"
+            sent.feeds = row.transfer == "write" and bool(seen.size)
+            if row.does == "feature" and seen.methods == ("SET",):
+                about = None if seen.feature is None else self.wire.feature(seen.feature)
+                sent.target = seen.state if about is not None and about.moves else None
+        if not seen.no_reply:
+            # One that has this id already is one for whose reply nobody waits. If it changes
+            # something it stays among those that do.
+            device.pending.pop(seen.id, None)
+            device.pending[seen.id] = sent
+        if sent.changes:
+            device.changing.append(sent)
+
+    def _replied(self, device: _Device, seen: Observation) -> None:
+        sent = device.pending.pop(seen.id, None)
+        if sent is None:
+            raise self._unasked(seen, f"no command with id {seen.id} waits for a reply", "nothing")
+        if seen.command != sent.command.command:
+            was = sent.command.command
+            raise self._unasked(seen, f"the command with id {seen.id} was {was}", f"one to {was}")
+        if sent in device.changing:
+            device.changing.remove(sent)
+        row = self._rows.get(seen.command)
+        if sent.late:
+            self.unrestricted["replies that others had overtaken"] += 1
+        elif row is None:
+            self.unrestricted[seen.command] += 1
+        elif not device.connected and not row.before_version:
+            self._must_be(sent.command, seen, "version_first")
+        elif row.does == "negotiate":
+            device.connected = device.connected or seen.errno is None
+            device.takes = seen.max_data_xfer_size
+        elif row.does == "reset":
+            self.held["resets"] += 1
+            self._settle(device, sent)
+            device.followed.was_reset(seen.errno)
+        elif row.transfer != "none":
+            self.held["data read" if row.transfer == "read" else "data written"] += 1
+            self._settle(device, sent)
+            self._transferred(device, row, sent.command, seen)
+        elif row.does == "feature":
+            self._feature(device, sent, seen)
+        else:
+            self.unrestricted[row.name] += 1
+
+    def _settle(self, device: _Device, sent: _Sent) -> None:
+        """Take account of what was sent before and not answered: it was served before, too."""
+        for one in device.pending.values():  # in the order in which they were sent
+            if one.order > sent.order:
+                break
+            one.late = True
+        while device.changing and device.changing[0].order < sent.order:
+            before = device.changing.pop(0)
+            device.followed.points = self._during(device, device.followed.points, before)
+
+    def _during(self, device: _Device, points: Points, sent: _Sent) -> Points:
+        """Return where a device can be before, while and after a command is served."""
+        if sent.target is not None:
+            return device.followed.while_asked(points, sent.target)
+        if sent.resets:
+            return device.followed.while_reset(points)
+        return points | device.followed.fed(points)
+
+    def _gone(self, device: _Device) -> None:
+        """The client is gone: what it asked for last may have been done or not."""
+        self.held["disconnections"] += 1
+        for one in device.changing:
+            device.followed.points = self._during(device, device.followed.points, one)
+        device.followed.client_gone()
+        device.connected, device.logging, device.takes = False, None, None
+        device.pending, device.changing = {}, []
+
+    # --- migration data ---
+
+    def _transferred(
+        self, device: _Device, row: Command, command: Observation, seen: Observation
+    ) -> None:
+        followed, asked, got = device.followed, command.size or 0, seen.size or 0
+        inside = followed.inside(row.transfer)
+        if seen.errno is not None:
+            # In a session a device may be unable to; outside of one there is one answer.
+            found = followed.fed(inside)
+            if seen.errno in self._errnos(device, "out_of_session", asked):
+                found |= followed.points - inside
+            if not found:
+                raise self._not_refused(command, seen, "out_of_session")
+            followed.points = found
+            return
+        if not inside:
+            raise self._not_refused(command, seen, "out_of_session")
+        if row.transfer == "write":
+            followed.points = followed.fed(inside) if asked else inside
+            return
+        if got > asked:
+            step = f"{_named(command)} of {asked} bytes is answered with {got} bytes"
+            because = Because("more than was asked for", f"[[commands]] {row.name}", row.source)
+            raise Broken(step, because, [f"at most {asked} bytes"])
+        followed.was_read(asked, got)
+
+    def _errnos(self, device: _Device, occasion: Occasion, asked: int) -> set[str | None]:
+        """Return what may be answered on an occasion: a row before its own may hold as well."""
+        answer, bound = self.wire.answer(occasion), self.wire.answer("over_bound")
+        errnos = set() if answer is None else {answer.errno}
+        most = self.wire.limit("max_data_xfer_size").value
+        if bound is not None and asked > min(most, device.takes or most):
+            errnos.add(bound.errno)
+        return errnos
+
+    # --- features ---
+
+    def _feature(self, device: _Device, sent: _Sent, seen: Observation) -> None:
+        command = sent.command
+        row = None if command.feature is None else self.wire.feature(command.feature)
+        if row is None:
+            self.unrestricted["features that the table of the connection lacks"] += 1
+            return
+        clash = {"GET", "SET"} <= set(command.methods) and not command.probe
+        if not clash and self._is_absent(device, row, sent, seen):
+            return
+        occasion: Occasion | None = None
+        if clash:
+            occasion = "feature_flags_clash"
+        elif _lacks(row, command):
+            occasion = "method_unsupported"
+        elif not command.methods:
+            occasion = "method_missing"
+        if occasion is not None:
+            self.held["features"] += 1
+            self._must_be(command, seen, occasion)
+        elif command.probe:
+            self.held["features"] += 1
+            self._must_succeed(row, command, seen)
+        elif "GET" in command.methods:
+            self._got(device, row, sent, seen)
+        elif sent.target is not None:
+            self.held["requests for a state"] += 1
+            self._settle(device, sent)
+            device.followed.requested(sent.target, seen.errno)
+        else:
+            self._logged(device, row, command, seen)
+
+    def _is_absent(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> bool:
+        """Say whether there is no such feature. A device cannot say so once and otherwise then."""
+        known = device.features.get(row.name)
+        answer = self.wire.answer("feature_unknown")
+        absent = answer is not None and seen.errno == answer.errno
+        if absent and sent.command.methods == ("SET",) and known is not False:
+            # What is set may also fail with this error, as it may with any.
+            if known is None and sent.target is not None:
+                self._settle(device, sent)
+                device.followed.points = self._during(device, device.followed.points, sent)
+            return known is None
+        if known is None:
+            device.features[row.name] = not absent
+        elif known is absent:
+            assert answer is not None
+            said = "that it has no such feature" if absent else "that it has this feature"
+            before_ = "otherwise before" if absent else "before that it has no such feature"
+            because = Because(
+                f"it says {said}, and said {before_}",
+                f"[[answers]] {answer.when}",
+                answer.source,
+            )
+            allowed = ["any other answer"] if absent else [f"refused ({answer.errno})"]
+            raise Broken(_answered(sent.command, seen), because, allowed)
+        return absent
+
+    def _got(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> None:
+        command, capabilities = sent.command, row.name == "MIGRATION"
+        if row.moves or capabilities:
+            self._must_succeed(row, command, seen)
+        if seen.errno is None:
+            self._check_size(row, command, seen)
+        if row.moves:
+            self.held["states told"] += 1
+            if seen.state is not None:
+                self._told_state(device, sent, seen.state)
+        elif capabilities:
+            self.held["capabilities told"] += 1
+            if seen.flags is not None:
+                device.followed.told_flags(seen.flags)
+        else:
+            self._logged(device, row, command, seen)
+
+    def _told_state(self, device: _Device, sent: _Sent, state: str | int) -> None:
+        points, overtakes = device.followed.points, False
+        for one in device.changing:
+            if one.order < sent.order and not one.feeds:
+                # It may still be under way: what is told now says nothing about what comes of it.
+                points, overtakes = self._during(device, points, one), True
+        found = device.followed.told_state(state, points)
+        if not overtakes:
+            device.followed.points = found
+
+    def _check_size(self, row: Feature, command: Observation, seen: Observation) -> None:
+        if seen.size is None or command.argsz is None:
+            return
+        item, more = row.get_reply_item, seen.size - row.get_reply
+        if more == 0 or (item and more > 0 and more % item == 0):
+            return
+        # What does not fit argsz is left out, all of it.
+        fixed = self._rows[command.command].reply
+        if seen.size == 0 and (item or command.argsz < fixed + row.get_reply):
+            return
+        items = f" and items of {item}" if item else ""
+        size = f"{row.get_reply} bytes{items}"
+        step = f"{_named(command)} is answered with {seen.size} bytes of data"
+        because = Because(f"its data is {size}", f"[[features]] {row.name}", row.source)
+        raise Broken(step, because, [size])
+
+    def _logged(
+        self, device: _Device, row: Feature, command: Observation, seen: Observation
+    ) -> None:
+        """Hold DMA logging: whether it is on, and so who may start it and who may ask."""
+        if row.logging == "none" or seen.errno is not None:
+            self.unrestricted[f"feature {row.name}"] += 1
+            return
+        self.held["DMA logging"] += 1
+        if row.logging == "starts" and device.logging:
+            self._must_be(command, seen, "logging_on")
+        if row.logging == "needs" and device.logging is False:
+            self._must_be(command, seen, "logging_off")
+        device.logging = row.logging != "stops"
+
+    # --- what is wrong ---
+
+    def _must_succeed(self, row: Feature, command: Observation, seen: Observation) -> None:
+        if seen.errno is not None:
+            because = Because(
+                "no row of [[answers]] refuses it", f"[[features]] {row.name}", row.source
+            )
+            raise Broken(_answered(command, seen), because, ["success"])
+
+    def _must_be(self, command: Observation, seen: Observation, occasion: Occasion) -> None:
+        """Hold an answer against the row that demands one."""
+        answer = self.wire.answer(occasion)
+        if answer is not None and (seen.errno is None or seen.errno != answer.errno):
+            raise self._not_refused(command, seen, occasion)
+
+    def _not_refused(self, command: Observation, seen: Observation, occasion: Occasion) -> Broken:
+        answer = self.wire.answer(occasion)
+        assert answer is not None
+        return Broken(_answered(command, seen), _row(answer), [f"refused ({answer.errno})"])
+
+    def _unasked(self, seen: Observation, reason: str, allowed: str) -> Broken:
+        answer = self.wire.answer("reply_unasked")
+        source = "" if answer is None else answer.source
+        because = Because(reason, "[[answers]] reply_unasked", source)
+        return Broken(f"a reply to {_named(seen)}", because, [allowed])
+
+
+def _row(answer: Answer) -> Because:
+    return Because(answer.reason, f"[[answers]] {answer.when}", answer.source)
+
+
+def _named(command: Observation) -> str:
+    """Say which command it is."""
+    if command.feature is None:
+        return command.command
+    about = f"{' '.join(command.methods)} {command.feature}"
+    return (
+        about
+        if command.state is None or "SET" not in command.methods
+        else f"{about} {command.state}"
+    )
+
+
+def _answered(command: Observation, seen: Observation) -> str:
+    return f"{_named(command)} is answered with {outcome(seen.errno)}"
+
+
+def _lacks(row: Feature, command: Observation) -> bool:
+    return ("GET" in command.methods and not row.get) or ("SET" in command.methods and not row.set)

@@ -1,0 +1,166 @@
+"""Whether what a client saw can have happened: a second checker, on top of `Explicit`.
+
+It shares no code with `vfio_migration.model`: it takes the raw table, lets `Explicit` run a device
+of every capability set in every situation, and keeps those whose answers are the ones that were
+seen. It knows only runs in which each command has its reply before the next is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from explicit import Explicit, Now
+
+Line = dict[str, Any]
+
+
+class At(NamedTuple):
+    """A device: its capabilities, state, whether something may be written and the end was read."""
+
+    word: int
+    state: str
+    fed: bool
+    ended: bool
+
+
+class End(NamedTuple):
+    """How a request can end: with success, with one errno, or with any (None)."""
+
+    success: bool
+    errno: str | None
+    at: At
+
+
+class Answers:
+    """A table, and what a device of it can answer."""
+
+    def __init__(self, data: dict[str, Any], words: tuple[int, ...] = (1, 3, 5, 7)) -> None:
+        self.tables = {word: Explicit(data, word) for word in words}
+        self.data = data
+        self.values = {row["value"]: row["name"] for row in data["states"]}
+        self.judged = {row["name"] for row in data["sessions"] if row.get("judged")}
+        grows = {row["name"]: row.get("grows_while") for row in data["sessions"]}
+        table = next(iter(self.tables.values()))
+        self.final = {
+            state
+            for state in table.all
+            if table.transfer[state] == "read"
+            and grows[table.session_of[state]] not in table.may[state]
+        }
+        self.names = {
+            word: [row["name"] for row in data["capabilities"] if row["value"] & word]
+            for word in words
+        }
+        self._ends: dict[tuple[At, str | int], list[End]] = {}
+
+    def first_wrong(self, lines: list[Line]) -> int | None:
+        """Return the index of the first line that cannot be, or None."""
+        here = {
+            At(word, state, True, False)
+            for word, table in self.tables.items()
+            for state in table.has
+        }
+        sent: dict[int, Line] = {}
+        for index, line in enumerate(lines):
+            if line["what"] == "command":
+                sent[line["id"]] = line
+            elif line["what"] == "reply":
+                command = sent.pop(line["id"], None)
+                if command is None or command["command"] != line["command"]:
+                    return index
+                here = set(self._after(here, command, line))
+                if not here:
+                    return index
+            elif line["what"] == "gone":
+                here |= {self._lands(at, "arc_failed_for_good") for at in here}
+                sent = {}
+        return None
+
+    def _after(self, here: set[At], command: Line, reply: Line) -> Iterator[At]:
+        errno = reply.get("errno")
+        about = (command["command"], command.get("feature"), command.get("method"))
+        for at in here:
+            match about:
+                case ("DEVICE_RESET", None, None):
+                    if errno is None:
+                        yield self._lands(at, "reset")
+                    else:
+                        yield from (at, self._lands(at, "arc_failed_for_good"))
+                case ("DEVICE_FEATURE", "MIG_DEVICE_STATE", "SET"):
+                    for end in self._requests(at, command["state"]):
+                        if end.success == (errno is None) and end.errno in (None, errno):
+                            yield end.at
+                case ("DEVICE_FEATURE", "MIG_DEVICE_STATE", "GET"):
+                    if errno is None and reply["size"] == 8 and reply["state"] == at.state:
+                        yield at
+                case ("DEVICE_FEATURE", "MIGRATION", "GET"):
+                    right = errno is None and reply["size"] == 8
+                    if right and reply["flags"] == self.names[at.word]:
+                        yield at
+                case ("MIG_DATA_READ", None, None):
+                    got = reply["size"] if errno is None else errno
+                    yield from self._read(at, command["size"], got)
+                case ("MIG_DATA_WRITE", None, None):
+                    into = self.tables[at.word].transfer[at.state] == "write"
+                    if into:
+                        yield at._replace(fed=at.fed or command["size"] > 0 or errno is not None)
+                    elif errno == "EINVAL":
+                        yield at
+                case _:
+                    yield at
+
+    def _read(self, at: At, asked: int, got: int | str) -> Iterator[At]:
+        if self.tables[at.word].transfer[at.state] != "read":
+            if got == "EINVAL":
+                yield at
+        elif isinstance(got, str):
+            yield at
+        elif got <= asked and not (at.ended and got):
+            yield at._replace(ended=at.ended or (got < asked and at.state in self.final))
+
+    def _lands(self, at: At, event: str) -> At:
+        row = self.tables[at.word].event[event]
+        state = row.get("to", at.state)
+        return at if state == at.state and row["session"] == "kept" else self._new(at.word, state)
+
+    def _new(self, word: int, state: str) -> At:
+        return At(word, state, False, False)
+
+    def _requests(self, at: At, target: str | int) -> list[End]:
+        if (at, target) not in self._ends:
+            self._ends[at, target] = list(self._walk(at, target))
+        return self._ends[at, target]
+
+    def _walk(self, at: At, target: str | int) -> Iterator[End]:
+        table = self.tables[at.word]
+        if isinstance(target, int):
+            target = self.values.get(target, "a value no state has")
+        if not table.accepts(at.state, target):
+            there = target == at.state and table.row[target].get("settable", True)
+            yield End(there, None if there else "EINVAL", at)
+            return
+        session = 1 if table.streams(at.state) else 0
+        now = Now(at.state, open=session, session=session, sessions=1)
+        begun = [then for event, then in table.successors(now) if event == ("request", target)]
+        queue = begun
+        while queue:
+            now = queue.pop()
+            for (event, _), then in table.successors(now):
+                if event == "arc":
+                    closed = now.session == 1 and then.session != 1
+                    if closed and not at.fed and table.session_of[now.state] in self.judged:
+                        continue
+                    if then.target is not None:
+                        queue.append(then)
+                    else:
+                        yield End(True, None, self._at(at, then))
+                elif event in ("arc_failed", "arc_failed_for_good"):
+                    yield End(False, None, self._at(at, then))
+                elif event == "stuck":
+                    yield End(False, "EINVAL", self._at(at, then))
+
+    def _at(self, at: At, then: Now) -> At:
+        if then.session == 1:
+            return At(at.word, then.state, at.fed, at.ended)
+        return self._new(at.word, then.state)

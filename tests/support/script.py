@@ -1,0 +1,89 @@
+"""Runs written by hand: what a client asked of a device, and what it was answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.conformance import Conformance, Violation
+from vfio_migration.model.observation import Observation
+
+Line = dict[str, Any]
+Found = tuple[int, Violation] | None
+SPEC = load()
+
+
+def first_wrong(lines: list[Line], spec: Spec = SPEC, **options: Any) -> Found:
+    conformance = Conformance(spec, **options)
+    for index, line in enumerate(lines):
+        violation = conformance.observe(Observation.of(line, spec))
+        if violation is not None:
+            return index, violation
+    return None
+
+
+_shared = Conformance(SPEC)
+
+
+def place(lines: list[Line]) -> int | None:
+    """Return where a run is wrong first; for many runs, as the table is worked out only once."""
+    _shared._devices.clear()
+    for index, line in enumerate(lines):
+        if _shared.observe(Observation.of(line, SPEC)) is not None:
+            return index
+    return None
+
+
+class Script:
+    """Writes lines as a recording has them."""
+
+    def __init__(self, device: str = "src", *, connected: bool = True) -> None:
+        self.device, self.lines, self.next = device, [], 0
+        if connected:
+            self.add("connected")
+
+    def add(self, what: str, **about: Any) -> Script:
+        self.lines.append({"device": self.device, "what": what} | about)
+        return self
+
+    def do(self, command: str, asked: Line, answer: Line | str) -> Script:
+        about = {"id": self.next, "command": command}
+        self.next += 1
+        self.add("command", **about, **asked)
+        told = {"errno": answer} if isinstance(answer, str) else answer
+        return self.add("reply", **about, **told)
+
+    def feature(self, name: str, method: str, answer: Line | str, **asked: Any) -> Script:
+        which = {"feature": name, "method": method}
+        told = answer if isinstance(answer, str) else which | answer
+        return self.do("DEVICE_FEATURE", which | {"argsz": 16} | asked, told)
+
+    def set(self, state: str | int, errno: str | None = None) -> Script:
+        return self.feature("MIG_DEVICE_STATE", "SET", errno or {}, state=state)
+
+    def get(self, state: str | int) -> Script:
+        return self.feature("MIG_DEVICE_STATE", "GET", {"size": 8, "state": state})
+
+    def flags(self, flags: list[str] | int) -> Script:
+        return self.feature("MIGRATION", "GET", {"size": 8, "flags": flags})
+
+    def read(self, asked: int, got: int | str) -> Script:
+        told = got if isinstance(got, str) else {"size": got}
+        return self.do("MIG_DATA_READ", {"size": asked}, told)
+
+    def write(self, size: int, errno: str | None = None) -> Script:
+        return self.do("MIG_DATA_WRITE", {"size": size}, errno or {})
+
+    def reset(self, errno: str | None = None) -> Script:
+        return self.do("DEVICE_RESET", {}, errno or {})
+
+    def holds(self, **options: Any) -> None:
+        found = first_wrong(self.lines, **options)
+        assert found is None, found
+
+    def breaks(self, **options: Any) -> Violation:
+        """The last line is the first that is wrong."""
+        found = first_wrong(self.lines, **options)
+        assert found is not None, "every step is allowed"
+        assert found[0] == len(self.lines) - 1, found
+        return found[1]
