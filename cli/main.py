@@ -49,6 +49,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     from vfio_migration.cli import (
+        check_trace,
         completion,
         diagram,
         generate,
@@ -67,7 +68,18 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vfio-migration {_version()}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (route, verify, mutate, replay, diagram, tables, serve, generate, completion):
+    for module in (
+        route,
+        verify,
+        mutate,
+        replay,
+        check_trace,
+        diagram,
+        tables,
+        serve,
+        generate,
+        completion,
+    ):
         module.add(commands)
     return top
 
