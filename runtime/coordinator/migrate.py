@@ -314,7 +314,7 @@ class Coordinator:
             )
         if settled.outcome in ("source", "destination"):
             self._resume("source" if settled.outcome == "source" else "destination")
-        hints = [settled.why, *settled.problems]
+        hints = [settled.why, *(one for one in settled.problems if one != why)]
         if settled.outcome == "undecided" or settled.loose or self._ledger.stands:
             ends = " ".join(f"{one.source} {one.destination}" for one in self._ledger.entries)
             late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
