@@ -74,6 +74,7 @@ class Settler:
         }
         self._gone: dict[str, ClientError | CannotMigrate] = {}
         self._alive: dict[Side, bool] = {}
+        self._same: set[Endpoint] = set()
 
     def settle(self) -> Settled:
         """Do it. The journal is removed once nothing more can be owed to it.
@@ -86,17 +87,19 @@ class Settler:
         while True:
             row = next(self._rows(), None)
             if row is None:
+                if hung := self._missed():
+                    return self._undecided(hung, "it may still hold the state", problems)
                 return self._lost(problems)
             if row.undoes and (hung := self._may_run_unseen(row)):
-                return self._undecided(hung, problems)
+                return self._undecided(hung, "it may run", problems)
             self._report(Event("recovering", {"winner": row.winner, "why": row.summary}))
             outcome: Outcome = "lost" if self._has_failed(row.winner) else row.winner
             try:
                 loose = self._carry_out(row)
             except StepFailed as failure:
                 problems.append(failure.why)
-                if not self._tried(row):
-                    return self._lost(problems)
+                self._skipped.add(id(row))
+                self._look()
                 continue
             return self._done(Settled(outcome, row.summary, problems, loose))
 
@@ -105,8 +108,8 @@ class Settler:
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""
         self._gone.clear()
+        self._same.clear()
         for side, entries in self._endpoints.items():
-            same = True
             for index, device in enumerate(entries):
                 process = self._process(side, index)
                 try:
@@ -116,25 +119,21 @@ class Settler:
                 except (ClientError, CannotMigrate) as error:
                     device.state = None
                     self._gone[device.label] = error
-                    same = False
                     continue
-                same = same and (now == process or not process.known)
+                if now == process or not process.known:
+                    self._same.add(device)
+            same = self._same.issuperset(entries)
             self._alive[side] = same and side not in self._given_up
 
-    def _rows(self) -> Iterator[Handover]:
+    def _rows(self, also: Sequence[Side] = ()) -> Iterator[Handover]:
+        """Yield the rows that hold, or would if the sides `also` could be reached."""
         states: dict[Side, list[str]] = {
             side: [device.state or "" for device in self._endpoints.get(side, ())] for side in SIDES
         }
-        alive = {side: self._alive.get(side, False) for side in SIDES}
+        alive = {side: self._alive.get(side, False) or side in also for side in SIDES}
         for row in deciding(self._plans, self._spec, self._ledger.holder, states, alive):
             if id(row) not in self._skipped:
                 yield row
-
-    def _tried(self, row: Handover) -> bool:
-        """Take note that a row did not do, and look again; say whether there is another."""
-        self._skipped.add(id(row))
-        self._look()
-        return next(self._rows(), None) is not None
 
     def _carry_out(self, row: Handover) -> list[Endpoint]:
         """Take the steps of a row; raise `StepFailed` if the winner does not follow."""
@@ -175,20 +174,33 @@ class Settler:
         loser: Side = "destination" if row.winner == "source" else "source"
         if loser in self._given_up:
             return []
-        unseen = []
-        for index, device in enumerate(self._endpoints.get(loser, ())):
-            if device.state is not None:
+        return self._hung(loser)
+
+    def _missed(self) -> list[Endpoint]:
+        """Return the devices of a side that would win if they answered, and may do so yet."""
+        for side in self._endpoints:
+            hung = self._hung(side)
+            others = set(self._endpoints[side]).difference(hung)
+            if hung and self._same.issuperset(others) and any(self._rows(also=[side])):
+                return hung
+        return []
+
+    def _hung(self, side: Side) -> list[Endpoint]:
+        """Return the devices that do not answer although their processes are there."""
+        hung = []
+        for index, device in enumerate(self._endpoints.get(side, ())):
+            if device.state is not None or side in self._given_up:
                 continue
-            process = self._process(loser, index)
+            process = self._process(side, index)
             late = isinstance(self._gone.get(device.label), TimedOut)
             if process.is_there() or (late and not process.known):
-                unseen.append(device)
-        return unseen
+                hung.append(device)
+        return hung
 
-    def _undecided(self, hung: Sequence[Endpoint], problems: list[str]) -> Settled:
+    def _undecided(self, hung: Sequence[Endpoint], what: str, problems: list[str]) -> Settled:
         return Settled(
             "undecided",
-            f"{names(hung)}: does not answer, and its process is there: it may run",
+            f"{names(hung)}: does not answer, and its process is there: {what}",
             [*problems, *map(str, self._gone.values())],
             list(hung),
         )

@@ -270,6 +270,10 @@ class Farm:
         assert answer, f"a rig fell over: {order}"
         return json.loads(answer)
 
+    def finds(self, orders: Iterable[Order]) -> Iterator[Found]:
+        """Have points tried, in parallel."""
+        return self._pool.map(self.find, orders)
+
     def verdicts(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Verdict | Broken]]:
         """Have points tried, in parallel; yields them in their order."""
         orders = list(orders)

@@ -13,6 +13,8 @@ An order:
         none of these comes to its end, one that is left alone follows.
     restart: Whether servers that were killed are begun anew, with blank devices, before a recovery.
     journal: Whether a journal is kept.
+    hang: The servers are not killed but stopped (SIGSTOP), until one recovery has been tried.
+    patience: How many seconds a server may take to answer, while one hangs.
 """
 
 from __future__ import annotations
@@ -112,17 +114,22 @@ def fork(work: Callable[[], object], log: Path) -> int:
         os._exit(status)
 
 
-def dead(pid: int) -> bool:
+def stands(pid: int, states: str = "ZX") -> bool:
+    """Say whether a process is in one of these states (proc_pid_stat(5)); one that is gone is."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2][1] in "ZX"
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
     except OSError:
         return True
+    return text.rpartition(")")[2][1] in states
 
 
-def kill(pid: int) -> None:
+dead = stands
+
+
+def kill(pid: int, *, only_stop: bool = False) -> None:
     assert pid > 1  # 0 and less are groups of processes
-    os.kill(pid, signal.SIGKILL)
-    while not dead(pid):
+    os.kill(pid, signal.SIGSTOP if only_stop else signal.SIGKILL)
+    while not stands(pid, "T" if only_stop else "ZX"):
         time.sleep(0.0005)
 
 
@@ -143,8 +150,17 @@ def descriptors(pid: int) -> int:
 class Killer:
     """Notes every message boundary, and kills at the n-th: servers first, then this process."""
 
-    def __init__(self, log: Path, at: int | None, victims: Sequence[int], suicide: bool) -> None:
-        self._at, self._victims, self._suicide = at, victims, suicide
+    def __init__(
+        self,
+        log: Path,
+        at: int | None,
+        victims: Sequence[int],
+        *,
+        suicide: bool,
+        only_stop: bool = False,
+    ) -> None:
+        self._at, self._victims = at, victims
+        self._suicide, self._only_stop = suicide, only_stop
         self._seen = 0
         self._lock = threading.Lock()  # each device has a thread of its own
         self._fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -157,7 +173,7 @@ class Killer:
             os.write(self._fd, json.dumps(line).encode() + b"\n")
             if self._seen == self._at:
                 for pid in self._victims:
-                    kill(pid)
+                    kill(pid, only_stop=self._only_stop)
                 if self._suicide:
                     kill(os.getpid())
             self._seen += 1
@@ -205,6 +221,8 @@ class Rig:
         self.pids: dict[str, int] = {}
         self.before: dict[str, int] = {}
         self.restarted: list[str] = []
+        self._hang = order.get("hang", False)
+        self._patience = order.get("patience", PATIENCE)
 
     def run(self) -> dict:
         """Try it."""
@@ -225,6 +243,11 @@ class Rig:
         victims = self.order.get("victims", ())
         found: dict = {"migration": self._one("migrate", self.order.get("at"), victims)}
         found["recoveries"] = []
+        if self._hang:
+            found["recoveries"].append(self._one("recover", None, ()))
+            for pid in self.pids.values():
+                os.kill(pid, signal.SIGCONT)
+            self._patience = PATIENCE
         for at, whom in (*self.order.get("recovery_kills", ()), (None, ())):
             self._restart()
             found["recoveries"].append(run := self._one("recover", at, whom))
@@ -287,7 +310,7 @@ class Rig:
         pids = [self.pids[name] for name in victims if name in self.pids]
 
         def work() -> None:
-            killer = Killer(seen, at, pids, "coordinator" in victims)
+            killer = Killer(seen, at, pids, suicide="coordinator" in victims, only_stop=self._hang)
             said = self._migrate(killer) if what == "migrate" else self._recover(killer)
             result.write_text(json.dumps(said))
 
@@ -318,7 +341,7 @@ class Rig:
         settings = Settings(
             migration=self.order["migration"],
             chunk=self.order.get("chunk", 1 << 13),
-            patience=PATIENCE,
+            patience=self._patience,
         )
         journal = self.journal if self.order.get("journal", True) else None
         coordinator = Coordinator(
@@ -340,7 +363,7 @@ class Rig:
     def _recover(self, killer: Killer) -> dict:
         try:
             settled = recover(
-                self.pairs, spec=SPEC, plans=PLANS, watches=[killer], patience=PATIENCE
+                self.pairs, spec=SPEC, plans=PLANS, watches=[killer], patience=self._patience
             )
         except CannotMigrate as refusal:
             return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}

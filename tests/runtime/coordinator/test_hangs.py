@@ -1,0 +1,157 @@
+"""A server does not answer: it hangs in an arc, or its whole process does, and later goes on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from kill_points import Farm
+from lab import SPEC, Lab
+
+from vfio_migration.model.plan import default_plans
+
+_, TAKEN, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
+SHORT = 0.5
+UNANSWERED = "VERSION is not answered; does it serve another client?"
+LATE = "not known to stand still; once it can be reached run: vfio-migration recover s0 d0"
+
+
+def hanging(lab: Lab, who: str, arc: tuple[str, str]) -> threading.Event:
+    event = threading.Event()
+    for name in ("s0", "d0"):
+        lab.serve(name, gate={arc: event} if name == who else None)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("arc", "where"),
+    [
+        (("RUNNING", "PRE_COPY"), "plan save, phase pre-copy"),
+        (("PRE_COPY", "PRE_COPY_P2P"), "plan save, phase quiesce"),
+        (("PRE_COPY_P2P", "STOP_COPY"), "plan save, phase stop"),
+    ],
+)
+def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: str):
+    event = hanging(lab, "s0", arc)
+    failure = lab.fail(patience=SHORT)
+    why = "s0: does not answer, and its process is there: it may still hold the state"
+    assert failure.why == f"{where}: s0: DEVICE_FEATURE is not answered"
+    assert failure.outcome == "undecided"
+    assert failure.hints == (why, f"s0: {UNANSWERED}", f"s0: {LATE}")
+    assert not lab.hosts["d0"].runs
+    again = lab.recover(patience=SHORT)
+    assert (again.outcome, again.why) == ("undecided", why)
+    assert not lab.hosts["d0"].runs
+    event.set()
+    settled = lab.recover()
+    assert (settled.outcome, settled.why, settled.problems) == ("source", SOURCE, [])
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert lab.hosts["s0"].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
+    event = hanging(lab, "s0", ("STOP_COPY", "STOP"))
+    summary = lab.coordinator(patience=SHORT).run()
+    assert summary.loose == ("s0",)
+    assert lab.states == {"s0": "STOP_COPY", "d0": "RUNNING"}
+    assert Path("s0.migration").exists()
+    event.set()
+    settled = lab.recover()
+    assert (settled.outcome, settled.why) == ("destination", TAKEN)
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert lab.hosts["d0"].whole
+    assert not Path("s0.migration").exists()
+
+
+@pytest.mark.parametrize(
+    ("arc", "where"),
+    [
+        (("RUNNING", "RUNNING_P2P"), "plan prepare, phase quiesce"),
+        (("STOP", "RESUMING"), "plan prepare, phase load"),
+        (("RESUMING", "STOP"), "plan resume, phase judge"),
+    ],
+)
+def test_a_destination_that_hangs_before_it_may_run(lab: Lab, arc: tuple[str, str], where: str):
+    event = hanging(lab, "d0", arc)
+    failure = lab.fail(patience=SHORT)
+    assert failure.why == f"{where}: d0: DEVICE_FEATURE is not answered"
+    assert failure.outcome == "source"
+    assert failure.hints == (SOURCE, f"d0: {LATE}")
+    assert lab.hosts["s0"].state == "RUNNING"
+    assert lab.hosts["s0"].whole
+    event.set()
+    assert lab.recover().outcome == "source"
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert not Path("s0.migration").exists()
+
+
+@pytest.mark.parametrize(
+    ("arc", "phase"), [(("STOP", "RUNNING_P2P"), "wake"), (("RUNNING_P2P", "RUNNING"), "run")]
+)
+def test_a_destination_that_hangs_when_it_may_run(lab: Lab, arc: tuple[str, str], phase: str):
+    """Nobody can see whether it runs. So the source may not, until it is known or given up."""
+    event = hanging(lab, "d0", arc)
+    failure = lab.fail(patience=SHORT)
+    why = "d0: does not answer, and its process is there: it may run"
+    assert failure.why == f"plan resume, phase {phase}: d0: DEVICE_FEATURE is not answered"
+    assert failure.outcome == "undecided"
+    assert failure.hints == (why, f"d0: {UNANSWERED}", f"d0: {LATE}")
+    assert lab.hosts["s0"].state == "STOP_COPY"
+    event.set()
+    assert lab.recover().outcome == "destination"
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert lab.hosts["d0"].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_a_destination_that_hangs_can_be_given_up(lab: Lab):
+    """Somebody who knows better says that it is gone, and is believed."""
+    event = hanging(lab, "d0", ("STOP", "RUNNING_P2P"))
+    assert lab.fail(patience=SHORT).outcome == "undecided"
+    settled = lab.recover(keep="source", patience=SHORT)
+    assert settled.outcome == "source"
+    assert lab.hosts["s0"].state == "RUNNING"
+    assert lab.hosts["s0"].whole
+    assert not Path("s0.migration").exists()
+    event.set()
+
+
+# --- whole processes, stopped at a message boundary ---
+
+
+@pytest.fixture(scope="module")
+def farm():
+    with Farm() as farm:
+        yield farm
+
+
+@pytest.mark.parametrize("victim", ["s0", "d0"])
+def test_a_process_that_is_stopped_and_goes_on(farm: Farm, victim: str):
+    """Never two run and the state is never lost: once it goes on, one recovery puts all right."""
+    one = {"migration": "offline", "kinds": ["edu"]}
+    seen = farm.find(one)["migration"]["seen"]
+    first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
+    # Where it is asked for something next: that is when the stop is noticed.
+    points = [i for i, row in enumerate(seen) if i >= first and row[:2] == ["command", victim]]
+    orders = [
+        {**one, "victims": [victim], "at": at, "hang": True, "patience": 0.4}
+        for at in points[:: max(1, len(points) // 4)]
+    ]
+    said = []
+    for order, found in zip(orders, farm.finds(orders), strict=True):
+        migration, *recoveries = (found["migration"], *found["recoveries"])
+        outcome = migration["said"]["outcome"]
+        assert migration["status"] == 0
+        assert f"/{victim}" in str(migration["said"])
+        assert recoveries[-1]["said"]["outcome"] in ("source", "destination"), (order, found)
+        assert len(found["whole"]) == 1, (order, found)
+        assert all(found["whole"].values()), (order, found)
+        assert (found["files"], found["processes"]) == ([], [])
+        assert [a == b for a, b in found["descriptors"].values()] == [True, True]
+        if outcome in ("source", "destination"):
+            assert recoveries[-1]["said"]["outcome"] == outcome
+        said.append(outcome)
+    assert "undecided" in said
+    assert "lost" not in said

@@ -1,0 +1,357 @@
+"""What is refused before anything is begun: nothing has been touched, and the reason is said."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+from lab import SPEC, FaultyEdu, FaultyMemory, Lab
+
+from vfio_migration.model import UnknownName
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+from vfio_migration.runtime.protocol.features import (
+    DeviceFeature,
+    DeviceFeatureReply,
+    FeatureMigration,
+)
+
+MIGRATION = 1
+
+
+def refused(lab: Lab, **options) -> CannotMigrate:
+    """Migrate; it must be refused, and nothing be changed by it."""
+    arcs, states = list(lab.arcs), lab.states
+    before = {path.name for path in Path().iterdir()}
+    with pytest.raises(CannotMigrate) as refusal:
+        lab.coordinator(**options).run()
+    assert (lab.arcs, lab.states) == (arcs, states)
+    assert {path.name for path in Path().iterdir()} == before
+    return refusal.value
+
+
+def pair(lab: Lab, **options) -> None:
+    for name in ("s0", "d0"):
+        lab.serve(name, **options)
+
+
+def move(name: str, *states: str) -> None:
+    with Client(Path(name)) as client:
+        for state in states:
+            client.set_state(state)
+
+
+def capabilities(lab: Lab, name: str, flags: int | str) -> None:
+    """Have a server answer with other flags, or with an error."""
+    serving = lab.hosts[name].server.serving
+    answer = serving.answer
+
+    def instead(command):
+        message = command.message
+        if isinstance(message, DeviceFeature) and message.index == MIGRATION and message.get:
+            if isinstance(flags, str):
+                return flags
+            return DeviceFeatureReply.got(message, FeatureMigration(flags).pack())
+        return answer(command)
+
+    serving.answer = instead
+
+
+# --- what is asked for ---
+
+
+def test_no_device():
+    with pytest.raises(CannotMigrate, match="there is no device to migrate"):
+        Coordinator([])
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("a", "a")],
+        [("a", "b"), ("a", "c")],
+        [("a", "b"), ("c", "b")],
+        [("a", "b"), ("b", "c")],
+        [("a", "b"), ("./a", "c")],
+    ],
+)
+def test_a_socket_named_twice(tmp_path, monkeypatch, pairs):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotMigrate) as refusal:
+        Coordinator(pairs)
+    twice = tmp_path / ("b" if str(pairs).count("'b'") > 1 else "a")
+    assert str(refusal.value) == f"{twice}: is named twice; each socket is one end of one device"
+    assert not refusal.value.refused
+
+
+@pytest.mark.parametrize("missing", ["s0", "d0"])
+def test_nobody_serves_there(lab: Lab, missing: str):
+    pair(lab)
+    lab.hosts.pop(missing).stop()
+    lab.hosts.setdefault("s0", lab.hosts.get("d0"))  # `pairs` goes by the sources
+    with pytest.raises(CannotMigrate) as refusal:
+        Coordinator([("s0", "d0")], journal=Path("journal")).run()
+    assert str(refusal.value) == f"{missing}: nobody serves there: No such file or directory"
+    assert not Path("journal").exists()
+    lab.hosts = {name: host for name, host in lab.hosts.items() if host.name == name}
+
+
+# --- where the devices stand ---
+
+
+@pytest.mark.parametrize(
+    "way", [("STOP",), ("RUNNING_P2P",), ("PRE_COPY",), ("STOP_COPY",), ("RESUMING",)]
+)
+def test_a_source_that_does_not_run(lab: Lab, way: tuple[str, ...]):
+    pair(lab)
+    move("s0", *way)
+    refusal = refused(lab)
+    assert refusal.refused
+    assert refusal.why == f"s0: is in {way[-1]}, and a source begins in RUNNING"
+    assert refusal.hints == (
+        "if a migration left it there: vfio-migration recover SRC DST",
+        "if it holds nothing that is needed: reset it",
+    )
+
+
+@pytest.mark.parametrize(
+    "state", ["RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "RESUMING"]
+)
+def test_a_destination_that_is_not_blank(lab: Lab, state: str):
+    pair(lab)
+    move("d0", state)
+    refusal = refused(lab)
+    assert refusal.refused
+    assert refusal.why == f"d0: is in {state}, and a destination begins in RUNNING"
+
+
+def test_a_destination_that_stands_still(lab: Lab):
+    """That is how a migration leaves a side that is not to run: it can be loaded again."""
+    pair(lab)
+    move("d0", "STOP")
+    lab.coordinator().run()
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert lab.hosts["d0"].whole
+
+
+@pytest.mark.parametrize("name", ["s0", "d0"])
+def test_a_device_that_has_failed(lab: Lab, name: str):
+    for one in ("s0", "d0"):
+        lab.serve(one, faults={("RUNNING", "RUNNING_P2P"): (1, True)} if one == name else None)
+    with Client(Path(name)) as client, pytest.raises(Exception, match="EIO"):
+        client.set_state("STOP")
+    refusal = refused(lab)
+    side = "source" if name == "s0" else "destination"
+    assert refusal.why == f"{name}: is in ERROR, and a {side} begins in RUNNING"
+
+
+# --- what the devices are ---
+
+
+def test_another_kind_of_device(lab: Lab):
+    lab.serve("s0", FaultyEdu)
+    lab.serve("d0", FaultyMemory)
+    refusal = refused(lab)
+    assert refusal.refused
+    assert refusal.why == (
+        "s0 and d0 are not the same kind of device: PCI device 1234:11e8 and 1234:11e9; "
+        "region 0 of 1048576 and 4096 bytes; region 2 of 0 and 65536 bytes; region 4 of 0 and 4096 "
+        "bytes"
+    )
+    assert refusal.hints == ("a guest would not find its device again; take another destination",)
+
+
+def test_another_size(lab: Lab):
+    lab.serve("s0", FaultyMemory, size=1 << 16)
+    lab.serve("d0", FaultyMemory, size=1 << 17)
+    assert refused(lab).why == (
+        "s0 and d0 are not the same kind of device: region 2 of 65536 and 131072 bytes"
+    )
+
+
+@pytest.mark.parametrize("name", ["s0", "d0"])
+def test_no_migration(lab: Lab, name: str):
+    pair(lab)
+    capabilities(lab, name, "ENOTTY")
+    refusal = refused(lab)
+    assert refusal.refused
+    assert refusal.why == (
+        f"{name}: the device cannot be migrated: DEVICE_FEATURE is refused (ENOTTY)"
+    )
+
+
+@pytest.mark.parametrize("flags", [0, 2, 6])
+def test_without_what_is_mandatory(lab: Lab, flags: int):
+    pair(lab)
+    capabilities(lab, "d0", flags)
+    assert refused(lab).why == (
+        f"d0: the device cannot be migrated: its flags are {flags:#x}, without STOP_COPY"
+    )
+
+
+@pytest.mark.parametrize("unknown", [0x8, 0x100, 1 << 63])
+def test_capabilities_that_the_table_does_not_know(lab: Lab, unknown: int):
+    """They bring states that nobody asks for."""
+    pair(lab)
+    for name in ("s0", "d0"):
+        capabilities(lab, name, 7 | unknown)
+    lab.coordinator().run()
+    assert lab.hosts["d0"].whole
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+
+
+# --- the two sides of one device need not have the same capabilities ---
+
+SETS = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY", "STOP_COPY,P2P,PRE_COPY"]
+
+
+@pytest.mark.parametrize("there", SETS)
+@pytest.mark.parametrize("here", SETS)
+@pytest.mark.parametrize("migration", ["live", "offline"])
+def test_every_mixture_of_capabilities(lab: Lab, migration: str, here: str, there: str):
+    lab.serve("s0", capabilities=here)
+    lab.serve("d0", capabilities=there)
+    summary = lab.coordinator(migration=migration).run()
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert lab.hosts["d0"].whole
+    assert (summary.passes > 1) == (migration == "live" and "PRE_COPY" in here)
+
+
+# --- groups ---
+
+
+def test_two_without_p2p(lab: Lab):
+    for name in ("s0", "d0", "s1", "d1"):
+        lab.serve(name, capabilities="STOP_COPY,PRE_COPY")
+    refusal = refused(lab)
+    assert refusal.refused
+    # The destination comes first: it is moved first.
+    assert refusal.why == (
+        "d0, d1: lack P2P, and of a group only 1 may: with 2 no order of steps keeps each from "
+        "starting DMA to another that stands still already (obligation G3)"
+    )
+    assert refusal.hints == (
+        "migrate them without the others, if they do no DMA to each other, or with at most 1 of "
+        "them at a time",
+    )
+
+
+def test_two_without_p2p_at_the_source_alone(lab: Lab):
+    for name in ("s0", "d0", "s1", "d1", "s2", "d2"):
+        lacks = name in ("s0", "s2")
+        lab.serve(name, capabilities="STOP_COPY" if lacks else "STOP_COPY,P2P")
+    assert refused(lab).why.startswith("s0, s2: lack P2P, and of a group only 1 may")
+
+
+@pytest.mark.parametrize("migration", ["live", "offline"])
+def test_one_without_p2p(lab: Lab, migration: str):
+    """It is stopped when the others are quiesced, and before they are; started the other way."""
+    for number in range(3):
+        for side in "sd":
+            lacks = number == 1
+            lab.serve(f"{side}{number}", capabilities="STOP_COPY" if lacks else None)
+    lab.coordinator(migration=migration).run()
+    assert lab.running == {"d0", "d1", "d2"}
+    assert all(lab.hosts[name].whole for name in lab.running)
+    _never_met(lab)
+    stops = {name: _when(lab, name, "change_state", False) for name in ("s0", "s1", "s2")}
+    quiet = {name: _when(lab, name, "start_p2p_dma", False) for name in ("s0", "s2")}
+    assert max(quiet.values()) < stops["s1"] < min(stops["s0"], stops["s2"])
+    starts = {name: _when(lab, name, "change_state", True) for name in ("d0", "d1", "d2")}
+    loud = {name: _when(lab, name, "start_p2p_dma", True) for name in ("d0", "d2")}
+    assert max(starts["d0"], starts["d2"]) < starts["d1"] < min(loud.values())
+
+
+def _when(lab: Lab, name: str, activity: str, may: bool) -> int:
+    """The last time a device lost or won something, as the order of all arcs."""
+    found = [
+        i
+        for i, (one, from_, to) in enumerate(lab.arcs)
+        if one == name
+        and SPEC.permits(to, activity) == may
+        and SPEC.permits(from_, activity) != may
+    ]
+    return found[-1]
+
+
+def _never_met(lab: Lab) -> None:
+    """No device of a side ever stood stopped while another might have started DMA to it."""
+    at = dict.fromkeys(lab.hosts, "RUNNING")
+    for name, _, to in lab.arcs:
+        at[name] = "RUNNING" if to == "reset" else to
+        for side in "sd":
+            states = [state for one, state in at.items() if one[0] == side]
+            starts = any(SPEC.permits(one, "start_p2p_dma") for one in states)
+            assert not (starts and not all(SPEC.permits(one, "accept_p2p_dma") for one in states))
+
+
+# --- the journal ---
+
+
+def test_a_journal_of_an_earlier_migration(lab: Lab):
+    pair(lab)
+    Path("s0.migration").write_text("something")
+    refusal = refused(lab)
+    assert not refusal.refused
+    assert refusal.why == "s0.migration: an earlier migration was not brought to its end"
+    assert refusal.hints == ("run: vfio-migration recover s0 d0",)
+    assert Path("s0.migration").read_text() == "something"
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [("no/such/file", "No such file or directory"), ("s0/file", "Not a directory")],
+)
+def test_a_journal_that_cannot_be_written(lab: Lab, where: str, why: str):
+    pair(lab)
+    refusal = refused(lab, journal=Path(where))
+    assert refusal.why == f"{where}: the journal cannot be written: {why}"
+    assert refusal.hints == ("say where it can be: --journal FILE",)
+
+
+def test_a_full_disk(lab: Lab):
+    pair(lab)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        refusal = refused(lab)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refusal.why == "s0.migration: the journal cannot be written: File too large"
+
+
+def test_without_a_journal(lab: Lab):
+    pair(lab)
+    lab.coordinator(journal=None).run()
+    assert sorted(path.name for path in Path().iterdir()) == ["d0", "s0"]
+    assert lab.hosts["d0"].whole
+
+
+def test_what_the_journal_says(lab: Lab):
+    """At each step: written before anything of the step is done."""
+    pair(lab)
+    said = []
+
+    def watch(exchange) -> None:
+        path = Path("s0.migration")
+        data = json.loads(path.read_text()) if path.exists() else {"holder": None}
+        if not said or said[-1][0] != data["holder"]:
+            said.append((data["holder"], exchange.peer, lab.states))
+
+    lab.coordinator(watches=[watch]).run()
+    assert said == [
+        ("source", "s0", {"s0": "RUNNING", "d0": "RUNNING"}),
+        ("both", "s0", {"s0": "STOP_COPY", "d0": "RESUMING"}),
+        ("destination", "d0", {"s0": "STOP_COPY", "d0": "STOP"}),
+        # And at the very end, when all are hung up on.
+        (None, "s0", {"s0": "STOP", "d0": "RUNNING"}),
+    ]
+
+
+def test_a_migration_that_is_not_in_the_table(lab: Lab):
+    pair(lab)
+    with pytest.raises(UnknownName) as error:
+        lab.coordinator(migration="liv").run()
+    assert "live" in str(error.value)
