@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from vfio_migration.model.followed import Because, Broken, Violation, nothing_to_do
+from vfio_migration.model.followed import Because, Broken, Violation, nothing_to_do, refusal
 from vfio_migration.model.machine import Machine, Route
 from vfio_migration.model.spec import Arc, Event, EventName, Spec
 
@@ -143,15 +143,15 @@ class Steps:
         if not fitting:
             route = next(iter(routes.values()))
             if route.refused is not None:
-                because = Because(route.refused.reason, *_refusal(route))
-                raise Broken(step, because, [f"refused ({route.refused.errno})"])
+                raise Broken(step, *self._decided(route))
             because = Because("the table accepts this request", *self._why_accepted(route))
             raise Broken(step, because, [str(route)])
         self.words = tuple(fitting)
-        route = routes[fitting[0]]
-        self._unmoved(
-            step, state, session, Because("what is refused changes nothing", *_refusal(route))
-        )
+        refused = routes[fitting[0]].refused
+        assert refused is not None
+        because = refusal(refused, from_, target)
+        because = because._replace(reason="what is refused changes nothing")
+        self._unmoved(step, state, session, because)
         self._over()
 
     def nothing(self, from_: str, target: str | int, state: str, session: Session) -> None:
@@ -219,7 +219,7 @@ class Steps:
 
     def _decided(self, route: Route) -> tuple[Because, list[str]]:
         if route.refused is not None:
-            because = Because(route.refused.reason, *_refusal(route))
+            because = refusal(route.refused, route.from_, route.to)
             return because, [f"refused ({route.refused.errno})"]
         return Because("it has a path to take", *self._why_accepted(route)), [str(route)]
 
@@ -320,14 +320,6 @@ def violation(device: str, broken: Broken, steps: Steps) -> Violation:
         row=broken.because.row,
         source=broken.because.source,
     )
-
-
-def _refusal(route: Route) -> tuple[str, str]:
-    assert route.refused is not None
-    row = f"[[requests]] {route.refused.when}"
-    if route.refused.when == "pair_refused":
-        row = f"[[refusals]] {route.from_} -> {route.to}"
-    return row, route.refused.source
 
 
 def _number(session: Session) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vfio_migration.model.conformance_steps import Steps, violation
 from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean, it_has
-from vfio_migration.model.followed import Because, Broken, Violation
+from vfio_migration.model.followed import Because, Broken, Violation, refusal
 from vfio_migration.model.machine import Route
 from vfio_migration.model.spec import Spec
 from vfio_migration.model.trace import Step, Trace
@@ -107,11 +107,8 @@ def _must_be_over(device: _Device, step: Step) -> None:
     if asked is None:
         return
     if asked.refused is not None:
-        because = Because(
-            f"the request before it is refused: {asked.refused.reason}",
-            f"[[requests]] {asked.refused.when}",
-            asked.refused.source,
-        )
+        because = refusal(asked.refused, asked.from_, asked.to)
+        because = because._replace(reason=f"the request before it is refused: {because.reason}")
         raise Broken(str(step), because, [f"refused ({asked.refused.errno})"])
     if device.taken < len(asked.arcs):
         arc = asked.arcs[device.taken]

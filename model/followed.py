@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vfio_migration.model.errors import SpecError
+from vfio_migration.model.machine import Refused
 from vfio_migration.model.situations import Point, Points, Rules, Way
 from vfio_migration.model.spec import Event, EventName, Spec, Transfer
 
@@ -132,7 +133,7 @@ class Followed:
         allowed: list[str] = []
         for point, way in ways:
             if way.refused is not None:
-                reasons.append(refusal(point.state, target, way))
+                reasons.append(refusal(way.refused, point.state, target))
                 allowed.append(f"refused ({way.refused.errno})")
             elif way.end is not None:
                 allowed.append("success")
@@ -154,7 +155,7 @@ class Followed:
         asked = _asked(target, errno, "was")
         for point, way in ways:
             if way.refused is not None and way.refused.errno == errno:
-                because = refusal(point.state, target, way)
+                because = refusal(way.refused, point.state, target)
                 return because._replace(reason=f"{asked}, and what is refused changes nothing")
             if way.failing and way.refused is None and errno is not None:
                 row = self._spec.event("arc_failed")
@@ -284,13 +285,12 @@ class Followed:
         return frozenset(then for one in points for then in self._rules.while_reset(one))
 
 
-def refusal(state: str, target: str | int, way: Way) -> Because:
+def refusal(refused: Refused, from_: str, to: str | int) -> Because:
     """Return the row that refuses a request."""
-    assert way.refused is not None
-    row = f"[[requests]] {way.refused.when}"
-    if way.refused.when == "pair_refused":
-        row = f"[[refusals]] {state} -> {target}"
-    return Because(way.refused.reason, row, way.refused.source)
+    row = f"[[requests]] {refused.when}"
+    if refused.when == "pair_refused":
+        row = f"[[refusals]] {from_} -> {to}"
+    return Because(refused.reason, row, refused.source)
 
 
 def nothing_to_do(spec: Spec) -> Because:

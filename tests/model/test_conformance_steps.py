@@ -399,6 +399,7 @@ def test_a_request_that_is_not_over_or_refused() -> None:
     more = Trace(spec=SPEC.name, capabilities=trace.capabilities, start=trace.start, steps=refused)
     number, wrong = check_trace(more, SPEC)
     assert (number, wrong.allowed) == (2, ("refused (EINVAL)",))
+    assert wrong.row == "[[requests]] target_not_settable"
 
 
 @pytest.mark.parametrize("path", sorted(BROKEN.glob("d*.toml")), ids=lambda path: path.stem)
