@@ -23,6 +23,7 @@ from fleet import servers
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, Settings
+from vfio_migration.runtime.coordinator.workload import Workload
 from vfio_migration.runtime.devices import memory
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -117,6 +118,37 @@ def test_downtime_against_the_last_pass(tmp_path, rate: int) -> None:
         f"{statistics.median(row.downtime for row in rows) * 1000:.1f} ms, "
         f"{statistics.median(row.passes for row in rows):.0f} passes, total "
         f"{statistics.median(row.seconds for row in rows):.2f} s"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("flags", ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY", BOTH])
+def test_groups(tmp_path, flags: str, count: int) -> None:
+    """Downtime and total time of groups under load, of the capability sets that may be grouped."""
+    if count > 1 and "P2P" not in flags:
+        return  # no order of steps is safe: it is refused, as a test shows
+    kinds = ["memory,size=16M", "edu"] * 4
+    devices = [
+        (f"{side}{number}", kinds[number], flags) for side in "ab" for number in range(count)
+    ]
+    rows = []
+    with servers(tmp_path, devices) as paths:
+        here, there = paths[:count], paths[count:]
+        for froms, tos in ((here, there), (there, here)) * 2:
+            clients = {str(path): Client(path) for path in (*froms, *tos)}
+            sources, targets = ([clients[str(path)] for path in side] for side in (froms, tos))
+            work = Workload(sources, targets, rate=16 * MIB)
+            with work.running():
+                pairs = list(zip(froms, tos, strict=True))
+                rows.append(Coordinator(pairs, clients=clients, hooks=work.hooks).run())
+            for client in clients.values():
+                client.close()
+    print(
+        f"\n{count} devices, {flags}: downtime "
+        f"{statistics.median(row.downtime for row in rows) * 1000:.1f} ms, total "
+        f"{statistics.median(row.seconds for row in rows) * 1000:.0f} ms, "
+        f"{rows[0].bytes / MIB:.1f} MiB, last pass "
+        f"{statistics.median(row.last_pass for row in rows) / MIB:.2f} MiB"
     )
 
 
