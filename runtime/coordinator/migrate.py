@@ -193,6 +193,9 @@ class Coordinator:
         loose: list[Endpoint] = []
         try:
             for step in migration.steps:
+                # Too late is it once the journal says that the destination may run.
+                if self._cancelled.is_set() and ledger.holder != "destination":
+                    raise Cancelled("cancelled")
                 if step.holder is not None:
                     ledger.hold(step.holder)
                 if self._won:
@@ -227,8 +230,6 @@ class Coordinator:
         return self._ran_at is not None
 
     def _take(self, step: MigrationStep) -> None:
-        if self._cancelled.is_set() and (self._ledger and self._ledger.holder != "destination"):
-            raise Cancelled("cancelled")
         if step.transfer == "passes":
             self._expected = self._transfer.passes(self._overhead(step))
         elif step.transfer == "rest":
@@ -306,7 +307,12 @@ class Coordinator:
             self._tell(Event("failed", {"device": None, "why": why}))
         try:
             settled = Settler(
-                self._endpoints, self._ledger, self._spec, self._plans, self._tell
+                self._endpoints,
+                self._ledger,
+                self._spec,
+                self._plans,
+                self._tell,
+                rather="source" if cancelled else None,
             ).settle()
         except OSError as worse:
             settled = Settled(

@@ -122,8 +122,7 @@ def test_a_loaded_destination_refuses(lab: Lab, how):
         assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
         assert lab.hosts["d0"].whole
     else:
-        hints = (SOURCE, why) if how is AGAIN else (SOURCE,)
-        assert (failure.outcome, failure.hints) == ("source", hints)
+        assert (failure.outcome, failure.hints) == ("source", (SOURCE,))
         assert lab.states == {"s0": "RUNNING", "d0": "STOP" if how is AGAIN else "ERROR"}
     assert lab.hosts["s0"].whole
     assert not Path("s0.migration").exists()

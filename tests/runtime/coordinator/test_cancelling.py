@@ -1,0 +1,146 @@
+"""A migration is cancelled, by somebody or because it is too slow: the source runs whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lab import SPEC, FaultyEdu, FaultyMemory, Lab
+
+from vfio_migration.model.plan import default_plans
+from vfio_migration.runtime.coordinator import Hooks, MigrationFailed
+
+LOADED, _, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
+
+
+class Cancels:
+    """A migration that is cancelled at a message boundary, and what came of it.
+
+    Attributes:
+        tried: Whether it has so many boundaries.
+        late: Whether the journal said by then that the destination may run, or was gone.
+        failure: What was raised.
+        guest: What its owner was told.
+    """
+
+    def __init__(self, lab: Lab, migration: str, number: int) -> None:
+        self.tried = self.late = False
+        self.failure: MigrationFailed | None = None
+        self.guest: list[str] = []
+        self._number, self._seen = number, 0
+        hooks = Hooks(pause=lambda: self.guest.append("paused"), resume=self.guest.append)
+        self._coordinator = lab.coordinator(migration=migration, watches=[self], hooks=hooks)
+        try:
+            self._coordinator.run()
+        except MigrationFailed as failure:
+            self.failure = failure
+
+    def __call__(self, _exchange) -> None:
+        if self._seen == self._number:
+            path = Path("s0.migration")
+            self.tried = True
+            self.late = not path.exists() or '"holder": "destination"' in path.read_text()
+            self._coordinator.cancel()
+        self._seen += 1
+
+
+@pytest.mark.parametrize("migration", ["live", "offline"])
+def test_at_every_boundary(lab: Lab, migration: str):
+    """Until it is written down that the destination may run; then it is too late, and it runs."""
+    for name in ("s0", "d0"):
+        lab.serve(name)
+    late = []
+    while (found := Cancels(lab, migration, len(late))).tried:
+        failure = found.failure
+        assert (failure is None) == found.late
+        if failure is not None:
+            assert (failure.outcome, failure.cancelled) == ("source", True)
+            assert (failure.why, failure.hints) == ("cancelled", (SOURCE,))
+        runs, side = ("d0", "destination") if found.late else ("s0", "source")
+        assert lab.running == {runs}
+        assert lab.hosts[runs].whole
+        assert found.guest in ([], ["paused", side])
+        assert not Path("s0.migration").exists()
+        for host in lab.hosts.values():
+            host.server.engine.reset()
+        lab.hosts["s0"].fill()
+        late.append(found.late)
+    assert late == sorted(late)
+    assert late.count(False) > 80
+    assert late.count(True) > 8
+
+
+def test_of_two_devices_while_they_stream(lab: Lab):
+    for name in ("s0", "d0", "s1", "d1"):
+        lab.serve(name, FaultyEdu if name[1] == "0" else FaultyMemory)
+    begun = []
+
+    def watch(exchange) -> None:
+        begun.append(exchange.command and exchange.command.name)
+        if begun.count("MIG_DATA_WRITE") == 5:
+            coordinator.cancel()
+
+    coordinator = lab.coordinator(watches=[watch], chunk=4096)
+    with pytest.raises(MigrationFailed) as failure:
+        coordinator.run()
+    assert (failure.value.outcome, failure.value.cancelled) == ("source", True)
+    assert lab.running == {"s0", "s1"}
+    assert lab.hosts["s0"].whole
+    assert lab.hosts["s1"].whole
+    # Both can be migrated as if nothing had been.
+    lab.coordinator().run()
+    assert lab.running == {"d0", "d1"}
+    assert lab.hosts["d0"].whole
+    assert lab.hosts["d1"].whole
+
+
+def test_a_cancelled_migration_whose_source_is_gone(lab: Lab):
+    """Better the destination than nobody."""
+    for name in ("s0", "d0"):
+        lab.serve(name)
+
+    def watch(exchange) -> None:
+        command = exchange.command
+        judged = exchange.what == "command" and exchange.peer == "d0" and at(command) == "STOP"
+        if judged and lab.hosts["d0"].state == "RESUMING":
+            lab.hosts["s0"].stop()
+            coordinator.cancel()
+
+    def at(command) -> str | None:
+        if command.name != "DEVICE_FEATURE" or not command.set:
+            return None
+        value = int.from_bytes(bytes(command.data[:4]), "little")
+        return next(row.name for row in SPEC.states if row.value == value)
+
+    coordinator = lab.coordinator(watches=[watch])
+    with pytest.raises(MigrationFailed) as failure:
+        coordinator.run()
+    assert (failure.value.outcome, failure.value.cancelled) == ("destination", True)
+    assert failure.value.hints[0] == LOADED
+    assert lab.hosts["d0"].state == "RUNNING"
+    assert lab.hosts["d0"].whole
+    lab.hosts["s0"].device.close()
+    del lab.hosts["s0"]
+
+
+def test_too_slow(lab: Lab):
+    """It changes faster than it may be transferred, and whoever migrates said what to do then."""
+    lab.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
+    lab.serve("d0", FaultyMemory, size=1 << 20)
+    failure = lab.fail(downtime=0.01, bandwidth=4 << 20, max_passes=3, if_slow="cancel")
+    assert (failure.outcome, failure.cancelled, failure.hints) == ("source", False, (SOURCE,))
+    assert failure.why.startswith("after 3 passes the devices would still stand still for ")
+    assert failure.why.endswith(
+        " s, and 0.01 s are allowed: they change faster than they can be transferred"
+    )
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+
+
+def test_too_slow_and_stopped_all_the_same(lab: Lab):
+    lab.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
+    lab.serve("d0", FaultyMemory, size=1 << 20)
+    summary = lab.coordinator(downtime=0.01, bandwidth=4 << 20, max_passes=3).run()
+    assert summary.passes >= 4
+    assert summary.expected_downtime is not None
+    assert summary.downtime > summary.expected_downtime / 4 > 0.01
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
