@@ -1,6 +1,7 @@
 """`make demo`: the main job on the embedded table, with progress and a summary.
 
-It proves the table, shows one finding, and draws every capability set and the route of the finding.
+It proves the table, shows one finding, draws every capability set, the route of the finding and a
+migration, and then does that migration, live, with two devices that write into each other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vfio_migration.cli import demo_migration
 from vfio_migration.cli.main import main as command
 
 
@@ -35,10 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status |= command(
         ["diagram", "-o", str(out / "finding.svg"), "--route", "PRE_COPY", "STOP_COPY"]
     )
+    status |= command(["diagram", "-o", str(out / "migration.svg"), "--migration", "live"])
     print(
         f"\nopen {out / 'finding.svg'} to see the one route that the routing rule, read literally, "
-        "forbids"
+        f"forbids,\nand {out / 'migration.svg'} to see what is done now"
     )
+    print("\n== migrate ==\n", flush=True)
+    record = out / "migration.jsonl"
+    status |= demo_migration.migrate(record)
+    status |= command(["check-trace", str(record)])
     return status
 
 

@@ -8,8 +8,8 @@ A block of output is marked by the comment before it, which names the command:
     ```
 
 `<!-- output (exit 1): ... -->` is for a command whose answer is no. Durations may differ from run
-to run; everything else may not. `make test` is not run from within itself: its block is kept, and
-test_readme.py compares its headings with the Makefile.
+to run, and so may what a live migration measures; everything else may not. `make test` is not run
+from within itself: its block is kept, and test_readme.py compares its headings with the Makefile.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 DURATION = re.compile(r" *\b\d+(?:\.\d+)?(?= ?(?:ms|s|seconds?)\b)")
+# What a live migration measures: sizes and rates, passes, and counts on the lines that count.
+MEASURED = re.compile(r"\b\d+(?:\.\d+)? (?:B|KiB|MiB|GiB)(?:/s)?|(?<=passes)\s+\d+| m?s\b")
+COUNTING = re.compile(r"^(?:memory|peers): |^  (?:held against|not restricted)| a recording of ")
+PROGRESS = re.compile(r"^ *# #  pass \d+ .*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,12 @@ def real_output(block: Block) -> str:
 
 def comparable(text: str) -> str:
     """Return a text with what may differ from run to run made alike."""
-    return DURATION.sub(" #", text).rstrip()
+    alike = MEASURED.sub(" #", DURATION.sub(" #", text))
+    lines = [
+        re.sub(r"\d[\d,]*", "#", line) if COUNTING.search(line) else line
+        for line in PROGRESS.sub("", alike + "\n").splitlines()
+    ]
+    return "\n".join(lines).rstrip()
 
 
 def filled(readme: str) -> str:
