@@ -269,7 +269,8 @@ class _Search:
                 if device is not None and not journey.right(
                     now.spot, side, self.words[index], device
                 ):
-                    return f"{place}: not for {side} device {index} in {device[0]}"
+                    bare = "" if device[1] else ", which holds no state"
+                    return f"{place}: not for {side} device {index} in {device[0]}{bare}"
         return None
 
     # --- telling ---

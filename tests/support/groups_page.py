@@ -28,7 +28,12 @@ ROUNDS = 5
 
 def sections() -> dict[str, str]:
     """The generated parts by name."""
-    return {"plans": "\n".join(_plans()), "promises": "\n".join(_promises())}
+    return {
+        "plans": "\n".join(_plans()),
+        "migrations": "\n".join(_migrations()),
+        "handovers": "\n".join(_handovers()),
+        "promises": "\n".join(_promises()),
+    }
 
 
 def put(page: str, parts: dict[str, str]) -> str:
@@ -84,6 +89,43 @@ def _who(move) -> str:
     if move.failed:
         said.append("that failed")
     return " ".join(["each device" if not said else "devices", *said])
+
+
+def _migrations() -> Iterator[str]:
+    from vfio_migration.model import load
+    from vfio_migration.model.plan import default_plans
+
+    for row in default_plans(load()).migrations:
+        yield f"\n**`{row.name}`**. {row.summary}\n"
+        yield "| Step | The journal says |"
+        yield "|---|---|"
+        for step in row.steps:
+            yield f"| {_step(step)} | {step.holder or ''} |"
+    yield ""
+
+
+def _handovers() -> Iterator[str]:
+    from vfio_migration.model import load
+    from vfio_migration.model.plan import default_plans
+
+    yield ""
+    yield "| | Who is to run | If the journal says | Steps | Why |"
+    yield "|---|---|---|---|---|"
+    for index, row in enumerate(default_plans(load()).handovers):
+        winner = f"{row.winner}{', though devices of it failed' if row.failed else ''}"
+        steps = "; ".join(
+            (f"write down {step.holder}, " if step.holder else "") + _step(step)
+            for step in row.steps
+        )
+        yield f"| {index} | {winner} | {' or '.join(row.holders)} | {steps} | {row.summary} |"
+    yield ""
+
+
+def _step(step) -> str:
+    if step.transfer is not None:
+        return f"transfer: {step.transfer}"
+    phases = f" ({', '.join(step.phases)})" if step.phases else ""
+    return f"{step.side}: `{step.plan}`{phases}"
 
 
 def _promises() -> Iterator[str]:
