@@ -113,6 +113,7 @@ class Client(Side):
         )
         self._lock = threading.RLock()
         self._leader = 0  # the thread that waits for the sockets, for all
+        self._taker = 0  # the same, while it takes in what has come
         self._followers: list[_Follower] = []
         self._poll = select.poll()
         sock = where if isinstance(where, socket.socket) else self._connected(where)
@@ -175,6 +176,7 @@ class Client(Side):
             ClientError: The connection is over, and nobody knows whether it was done.
             CannotSend: The server does not take this; nothing was sent.
         """
+        self._check_waits()
         pending = self.begin(call)
         try:
             return self.finish(pending, patience)
@@ -220,14 +222,13 @@ class Client(Side):
         Returns:
             Whether the sockets were looked at, so that what has not come is late.
         """
+        self._check_waits()
         me = threading.get_ident()
-        if self._leader == me:
-            raise RuntimeError(f"{self.name}: what a client calls may not wait for it")
         try:
             with self._lock:
                 if pending is not None and pending.done:
                     return False
-                if self._leader:
+                if self._leader not in (0, me):  # me: it was interrupted before it could resign
                     return self._follow(until, pending)
                 if self._core.over is not None:
                     return True
@@ -240,6 +241,7 @@ class Client(Side):
             with self._lock:
                 if wake in ready and not self._wake.closed:
                     self._wake.read(8)
+                self._taker = me
                 for line in self._lines:
                     if ready.get(line.fd):
                         self._step(line, ready[line.fd])
@@ -247,9 +249,13 @@ class Client(Side):
         finally:
             if self._leader == me:
                 with self._lock:
-                    self._leader = 0
+                    self._leader = self._taker = 0
                     # One that still wants something leads again at once, unless it is interrupted.
                     self._hand_over(sys.exc_info()[0] or pending is None or pending.done)
+
+    def _check_waits(self) -> None:
+        if self._taker == threading.get_ident():
+            raise RuntimeError(f"{self.name}: what a client calls may not wait for it")
 
     def _follow(self, until: float | None, pending: Pending[Any] | None) -> bool:
         """Wait for the leader. Returns as `_turn`."""

@@ -67,6 +67,7 @@ class SharedMemory:
             self.view.release()
             with contextlib.suppress(BufferError):
                 self._map.close()
+            del self._map  # or it would outlive those views
 
     def __enter__(self) -> Self:
         return self

@@ -43,6 +43,7 @@ class Peer:
         self.sock = sock
         self.sock.settimeout(20)
         self.fds: list[int] = []
+        self.twins: list[Peer] = []
 
     def exactly(self, size: int) -> bytes:
         data = b""
@@ -72,7 +73,8 @@ class Peer:
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             message = message[self.sock.sendmsg([message], rights) :]
-        self.sock.sendall(message)
+        if message:  # or a client that has hung up by now would be told of
+            self.sock.sendall(message)
 
     def hello(self, said: object = None, *, data: bytes | None = None, fds=()) -> dict:
         """Agree on the version; return what the client proposed."""
@@ -91,7 +93,8 @@ class Peer:
             {**said, "twin_socket": {"supported": True, "fd_index": 0}}, fds=[theirs.fileno()]
         )
         theirs.close()
-        return Peer(ours)
+        self.twins.append(Peer(ours))
+        return self.twins[0]
 
     def feature(self, data: bytes = b"") -> int:
         """Answer a DEVICE_FEATURE with data; return its flags."""
@@ -105,14 +108,16 @@ class Peer:
 
     def until_hung(self) -> None:
         with contextlib.suppress(Hung, OSError):
-            while True:
-                self.exactly(1)
+            while self.sock.recv(1 << 20):
+                pass
 
     def close(self) -> None:
         self.sock.close()
         for fd in self.fds:
             os.close(fd)
         self.fds.clear()
+        for twin in self.twins:
+            twin.close()
 
 
 class Scene:
@@ -176,6 +181,8 @@ class Looped:
         async def wait():
             return await begun
 
+        if begun.pending.done:  # the loop may be closed by then
+            return begun.pending.result()
         return self._runner.run(wait())
 
     def idle(self, seconds: float) -> None:
@@ -237,13 +244,13 @@ def open_fds() -> dict[str, str]:
 @contextlib.contextmanager
 def no_leak() -> Iterator[None]:
     """The descriptors and threads at the end are those at the start."""
-    gc.collect()
     before, threads = open_fds(), set(threading.enumerate())
     yield
     deadline = time.monotonic() + 5
     while (left := set(open_fds().items()) - set(before.items())) and time.monotonic() < deadline:
+        gc.collect()
         time.sleep(0.01)
-    assert left == set()
+    assert left == set(), left
     assert set(threading.enumerate()) <= threads
 
 
