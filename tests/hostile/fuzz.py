@@ -27,7 +27,7 @@ def plant(folder: Path) -> None:
 if __name__ == "__main__":
     _, name, runs, folder = sys.argv
     plant(Path(folder))
-    options = [f"-runs={runs}", "-max_len=4096", "-len_control=20", "-print_final_stats=1"]
+    options = [f"-runs={runs}", "-max_len=320", "-print_final_stats=1"]
     failed = f"-artifact_prefix={Path(folder).parent}/failed-{name}-"
     atheris.Setup([sys.argv[0], *options, failed, folder], fuzz_targets.TARGETS[name])
     atheris.Fuzz()
