@@ -31,6 +31,18 @@ _LONGEST: Final = 1 << 20
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 
 
+class NotWritten(OSError):  # noqa: N818 - reads as what it says
+    """The journal cannot be written, and says what it said before."""
+
+    @property
+    def why(self) -> str:
+        """What is wrong, in full."""
+        return f"{self.filename}: the journal cannot be written: {self.strerror}"
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A device, by the paths of its two sockets, and who serves it at each."""
@@ -81,16 +93,16 @@ class Ledger:
         self._written = True
 
     def hold(self, holder: Holder) -> None:
-        """Write down who holds the state from now on; raise `OSError` if that cannot be done."""
+        """Write down who holds the state from now on; raise `NotWritten` if that cannot be done."""
         if holder == self.holder:
             return
         before, self.holder = self.holder, holder
         if self.path is not None:
             try:
                 self._replace(new=False)
-            except OSError:
+            except OSError as error:
                 self.holder = before
-                raise
+                raise NotWritten(error.errno, error.strerror, str(self.path)) from error
 
     def end(self) -> None:
         """Remove it: nobody needs it any more."""

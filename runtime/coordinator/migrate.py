@@ -31,7 +31,7 @@ from vfio_migration.runtime.coordinator.errors import (
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer
@@ -302,7 +302,7 @@ class Coordinator:
         """Settle what was begun; return what is to be raised."""
         assert self._ledger is not None
         cancelled = isinstance(error, Cancelled)
-        why = error.why if isinstance(error, CoordinatorError) else str(error)
+        why = _why(error)
         if not cancelled:
             self._tell(Event("failed", {"device": None, "why": why}))
         try:
@@ -315,9 +315,7 @@ class Coordinator:
                 rather="source" if cancelled else None,
             ).settle()
         except OSError as worse:
-            settled = Settled(
-                "undecided", f"the journal {self._ledger.path} cannot be written: {worse.strerror}"
-            )
+            settled = Settled("undecided", _why(worse))
         if settled.outcome in ("source", "destination"):
             self._resume("source" if settled.outcome == "source" else "destination")
         hints = [settled.why, *(one for one in settled.problems if one != why)]
@@ -356,6 +354,10 @@ class Coordinator:
 
     def _tell(self, event: Event) -> None:
         self._report(event)
+
+
+def _why(error: Exception) -> str:
+    return error.why if isinstance(error, CoordinatorError | NotWritten) else str(error)
 
 
 def _endpoints(
