@@ -161,7 +161,13 @@ class StreamWriter:
                 return True
         if not still:
             return False
-        for number, data in self._sections():
+        sections = list(self._sections())
+        if (size := sum(len(data) for _, data in sections)) > MAX_SECTION:
+            raise ValueError(
+                f"the device saves {size} bytes besides its memories, and {MAX_SECTION} can be "
+                "loaded; what is larger belongs into a memory (`private`)"
+            )
+        for number, data in sections:
             self._frame(SECTION, number, 0, data)
         self._frame(END, 0, self._bytes, self._digest.digest())
         self._ended = True

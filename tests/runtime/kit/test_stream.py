@@ -306,3 +306,16 @@ def test_the_format_is_what_it_says() -> None:
         "49705bd731bed0afa119de2f8f80da3f974c7b9b33abac4093a1c03b9396443d",
     ]
     assert stream[:8] == b"VFIOMIG\x01"
+
+
+def test_nothing_is_streamed_that_could_not_be_loaded() -> None:
+    source = StreamWriter({}, [], lambda: [(1, bytes(format_.MAX_SECTION)), (2, b"x")])
+    with pytest.raises(ValueError, match="16777217 bytes besides its memories"):
+        while source.read(1 << 20, still=True):
+            pass
+    source = StreamWriter({}, [], lambda: [(1, bytes(format_.MAX_SECTION - 1)), (2, b"x")])
+    target = StreamReader([], [1, 2], lambda _said: None)
+    while parts := source.read(1 << 20, still=True):
+        for part in parts:
+            target.write(part)
+    assert len(target.judge()[1]) == format_.MAX_SECTION - 1
