@@ -196,15 +196,6 @@ def read(path: Path) -> Ledger | None:
     raise CannotMigrate(f"{path}: {problem}", [_KEEP])
 
 
-def find(sources: Sequence[str]) -> Ledger | None:
-    """Find the journal of a migration by its sources; raise `CannotMigrate` as `read`."""
-    for source in sources:
-        found = read(beside(source))
-        if found is not None:
-            return found
-    return None
-
-
 def _pairs(entries: Sequence[Entry]) -> str:
     return " ".join(f"{one.source} {one.destination}" for one in entries)
 

@@ -56,16 +56,25 @@ def recover(
     """
     spec = load() if spec is None else spec
     plans = default_plans(spec) if plans is None else plans
-    sources = [source for source, _ in pairs]
-    found = journals.find(sources) if journal is None else journals.read(journal)
+    where = journal
+    if journal is None:
+        places = (journals.beside(source) for source, _ in pairs)
+        where = next((place for place in places if place.exists()), None)
+    try:
+        found = None if where is None else journals.read(where)
+    except CannotMigrate:
+        if keep is None:
+            raise
+        found = None  # it is of no use, and will be replaced
     if found is not None:
         _check_named(pairs, found)
     entries = _entries(pairs) if found is None else found.entries
     endpoints = _endpoints(entries, spec, patience, tuple(watches))
     try:
         if keep is not None:
-            path = None if found is None else found.path
-            found = Ledger(path, _first(plans), _forget(entries), _holder(keep), path is not None)
+            written = where is not None and where.exists()
+            path = where if written else None
+            found = Ledger(path, _first(plans), _forget(entries), _holder(keep), written)
         elif found is None:
             found = _guess(pairs, endpoints, plans)
             if found is None:
@@ -144,11 +153,15 @@ def _guess(
                 ) from error
     sources, destinations = endpoints["source"], endpoints.get("destination", ())
     entries = _entries(pairs)
-    if not any(device.may(CHANGE) for device in destinations):
-        return Ledger(None, _first(plans), entries, "source")
+    runs = [device.may(CHANGE) for device in destinations]
     handed_over = not any(device.may(CHANGE) or device.transfers() != "none" for device in sources)
-    if handed_over and all(device.may(CHANGE) for device in destinations):
+    if handed_over and runs and all(runs):
         return None
+    # A source that has handed its state over holds what has been for some time: its destination may
+    # have run since, and stand still for another reason. One that is being loaded is no source.
+    loaded = any(device.transfers() == "write" for device in sources)
+    if not (handed_over or loaded or any(runs)):
+        return Ledger(None, _first(plans), entries, "source")
     places = ", ".join(f"{one.label} in {one.state}" for one in (*sources, *destinations))
     raise CannotMigrate(
         f"there is no journal of a migration, and it cannot be told who is to run: {places}", _HINTS

@@ -1,0 +1,264 @@
+"""Recovery without a journal, with one that is of no use, and with the word of whoever asks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from lab import SPEC, FaultyEdu, Lab
+
+from vfio_migration.model.plan import default_plans
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.coordinator import CannotMigrate, ledger
+from vfio_migration.runtime.coordinator.recover import recover
+
+SOURCE = default_plans(SPEC).handovers[2].summary
+STATES = [row.name for row in SPEC.states]
+ERROR = SPEC.event("arc_failed_for_good").to
+HINTS = (
+    "say where the journal is: --journal FILE",
+    "or say which side is to run, and the other is stopped: --keep source or --keep destination",
+)
+# As the words of docs/groups.md have it, not as the table does.
+RUN = {"RUNNING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"}
+
+
+def put(lab: Lab, name: str, state: str) -> None:
+    """Bring a device to a state, from wherever it is."""
+    host = lab.hosts[name]
+    with Client(Path(name)) as client:
+        client.reset()
+        if state == ERROR:
+            host.device.faults[("RUNNING", "RUNNING_P2P")] = (1, True)
+            with pytest.raises(Exception, match="EIO"):
+                client.set_state("RUNNING_P2P")
+        else:
+            client.set_state(state)
+    host.fill()
+    assert host.state == state
+
+
+@pytest.fixture
+def two(lab: Lab) -> Lab:
+    for name in ("s0", "d0"):
+        lab.serve(name, FaultyEdu)
+    return lab
+
+
+def test_without_a_journal_in_every_combination_of_states(two: Lab):
+    """Nothing is done that a wrong guess would make worse; 64 combinations."""
+    told: dict[str, int] = {"source": 0, "destination": 0, "refused": 0}
+    for source, destination in itertools.product(STATES, STATES):
+        put(two, "s0", source)
+        put(two, "d0", destination)
+        two.arcs.clear()
+        # A source in STOP or ERROR has handed its state over, or it is gone.
+        if source in ("STOP", ERROR):
+            expected = "destination" if destination in RUN else "refused"
+        elif source == "RESUMING":
+            expected = "refused"  # it is no source, but being loaded itself
+        else:
+            expected = "refused" if destination in RUN else "source"
+        told[expected] += 1
+        if expected == "refused":
+            with pytest.raises(CannotMigrate) as refusal:
+                two.recover()
+            assert refusal.value.why == (
+                "there is no journal of a migration, and it cannot be told who is to run: "
+                f"s0 in {source}, d0 in {destination}"
+            )
+            assert refusal.value.hints == HINTS
+            assert two.states == {"s0": source, "d0": destination}
+            assert two.arcs == []
+            continue
+        settled = two.recover()
+        assert settled.outcome == expected, (source, destination)
+        assert settled.problems == []
+        assert list(Path().glob("*migration*")) == []
+        if expected == "destination":
+            # It came to its end. The destination may be on its way to somewhere else by now.
+            assert settled.why == "it runs, the source stands still: nothing to do"
+            assert two.states == {"s0": source, "d0": destination}
+            assert two.arcs == []
+            continue
+        assert settled.why == SOURCE
+        assert two.states["s0"] == "RUNNING"
+        assert not two.hosts["d0"].runs
+        assert two.hosts["s0"].whole
+    assert told == {"source": 20, "destination": 8, "refused": 36}
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+def test_keep_in_every_combination_of_states(two: Lab, keep: str):
+    """The side that was named runs, the other does not, wherever they stood."""
+    winner, loser = ("s0", "d0") if keep == "source" else ("d0", "s0")
+    for source, destination in itertools.product(STATES, STATES):
+        put(two, "s0", source)
+        put(two, "d0", destination)
+        failed = (source if keep == "source" else destination) == ERROR
+        # One that is still being loaded holds nothing: it must refuse to leave for STOP.
+        empty = (source if keep == "source" else destination) == "RESUMING"
+        settled = two.recover(keep=keep)
+        case = (source, destination, settled)
+        assert settled.outcome == ("lost" if failed or empty else keep), case
+        if not empty:
+            assert not two.hosts[loser].runs, case
+            assert two.hosts[winner].state == "RUNNING", case
+            assert two.hosts[winner].whole != failed, case
+        assert list(Path().glob("*migration*")) == []
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+@pytest.mark.parametrize("holder", ["source", "both", "destination"])
+def test_keep_has_the_last_word(two: Lab, keep: str, holder: str):
+    """Whatever the journal says; it is gone then."""
+    coordinator = two.coordinator(watches=[])
+    entries = coordinator._entries()
+    coordinator._hang_up()
+    put(two, "s0", "STOP_COPY")
+    put(two, "d0", "RUNNING")
+    journal = ledger.Ledger(Path("s0.migration"), "live", entries, holder)
+    journal.begin()
+    settled = two.recover(keep=keep)
+    assert settled.outcome == keep
+    assert two.running == {"s0" if keep == "source" else "d0"}
+    assert not Path("s0.migration").exists()
+
+
+@pytest.mark.parametrize("there", ["s0", "d0"])
+def test_keep_the_side_that_is_there(two: Lab, there: str):
+    """The other one is gone, and will not come back."""
+    gone = "d0" if there == "s0" else "s0"
+    two.hosts[gone].stop()
+    settled = two.recover(keep="source" if there == "s0" else "destination")
+    assert settled.outcome == ("source" if there == "s0" else "destination")
+    assert two.hosts[there].state == "RUNNING"
+    two.hosts[gone].device.close()
+    lone = two.hosts[there]
+    two.hosts = {there: lone}
+
+
+def test_keep_the_side_that_is_gone(two: Lab):
+    two.hosts["d0"].stop()
+    settled = two.recover(keep="destination")
+    assert settled.outcome == "lost"
+    assert settled.problems == ["d0: nobody serves there: No such file or directory"]
+    # The source was given up by whoever asked. Better it runs than nobody.
+    assert two.hosts["s0"].state == "RUNNING"
+    two.hosts["d0"].device.close()
+    del two.hosts["d0"]
+
+
+@pytest.mark.parametrize("name", ["s0", "d0"])
+def test_somebody_is_not_there_and_neither_is_a_journal(two: Lab, name: str):
+    two.hosts[name].stop()
+    with pytest.raises(CannotMigrate) as refusal:
+        recover([("s0", "d0")], spec=SPEC)
+    assert refusal.value.why == (
+        f"{name}: nobody serves there: No such file or directory, and there is no journal of a "
+        "migration"
+    )
+    assert refusal.value.hints == HINTS
+    two.hosts.pop(name).device.close()
+    two.hosts = {"s0": next(iter(two.hosts.values()))}
+
+
+def test_a_source_alone(two: Lab):
+    """Its destination is not known; it runs."""
+    put(two, "s0", "STOP_COPY")
+    settled = recover([("s0", None)], spec=SPEC)
+    assert (settled.outcome, settled.why) == ("source", SOURCE)
+    assert two.hosts["s0"].state == "RUNNING"
+    assert two.hosts["s0"].whole
+
+
+# --- journals ---
+
+
+def journal(two: Lab, **changes) -> None:
+    coordinator = two.coordinator()
+    entries = coordinator._entries()
+    coordinator._hang_up()
+    data = ledger.Ledger(None, "live", entries).to_data()
+    Path("s0.migration").write_text(json.dumps({**data, **changes}))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "nothing", "null", '{"format": 1}', '{"format": 1, "devices": [7]}']
+)
+def test_a_journal_that_is_damaged(two: Lab, text: str):
+    Path("s0.migration").write_text(text)
+    two.arcs.clear()
+    with pytest.raises(CannotMigrate) as refusal:
+        two.recover()
+    assert refusal.value.why == (
+        "s0.migration: this is no journal of a migration, or it is damaged"
+    )
+    assert refusal.value.hints == ("say which side is to run: --keep source or --keep destination",)
+    assert two.arcs == []
+    assert Path("s0.migration").read_text() == text
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+def test_a_damaged_journal_is_replaced_by_a_word(two: Lab, keep: str):
+    Path("s0.migration").write_text("nothing")
+    assert two.recover(keep=keep).outcome == keep
+    assert two.running == {"s0" if keep == "source" else "d0"}
+    assert not Path("s0.migration").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"format": 2}, "format 2 and holder source are not known here"),
+        ({"holder": "nobody"}, "format 1 and holder nobody are not known here"),
+        ({"devices": []}, "format 1 and holder source are not known here"),
+    ],
+)
+def test_a_journal_of_another_version(two: Lab, changes, why: str):
+    journal(two, **changes)
+    with pytest.raises(CannotMigrate) as refusal:
+        two.recover()
+    assert refusal.value.why == f"s0.migration: {why}"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "why"),
+    [
+        ([("s1", "d0")], "s1: is no source of the migration in s0.migration"),
+        ([("s0", "d1")], "d1: s0.migration says that s0 was migrated to d0"),
+    ],
+)
+def test_a_journal_of_other_devices(two: Lab, pairs, why: str):
+    journal(two)
+    with pytest.raises(CannotMigrate) as refusal:
+        recover(pairs, journal=Path("s0.migration"), spec=SPEC)
+    assert str(refusal.value) == why
+
+
+def test_a_journal_that_cannot_be_read(two: Lab):
+    Path("s0.migration").mkdir()
+    with pytest.raises(CannotMigrate) as refusal:
+        two.recover()
+    assert str(refusal.value) == "s0.migration: the journal cannot be read: Is a directory"
+
+
+def test_a_recovery_that_cannot_write(two: Lab, monkeypatch):
+    """It says so before it moves anybody whose move must be written down first."""
+    journal(two, holder="both")
+    put(two, "s0", "STOP_COPY")
+    put(two, "d0", "STOP")
+    two.arcs.clear()
+    before = Path("s0.migration").read_text()
+
+    def fsync(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ledger.os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"s0\.migration: No space left on device"):
+        two.recover()
+    assert two.arcs == []
+    assert Path("s0.migration").read_text() == before
+    assert sorted(path.name for path in Path().iterdir()) == ["d0", "s0", "s0.migration"]
