@@ -201,10 +201,9 @@ class Recording:
                 entry |= _which(command)
         if exchange.what == "reply" and reply is not None:
             entry |= self._about(reply)
-        # An exchange of a core that tells of them.
-        if fds := getattr(exchange, "fds", 0):
-            entry["fds"] = fds
-        if getattr(exchange, "no_reply", False):
+        if exchange.fds:
+            entry["fds"] = exchange.fds
+        if exchange.no_reply:
             entry["no_reply"] = True
         if exchange.errno is not None:
             entry["errno"] = exchange.errno

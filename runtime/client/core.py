@@ -85,6 +85,8 @@ class Exchange:
         reply: What was answered, or None.
         errno: The name of the error it was answered with, or None.
         why: For "gone".
+        fds: How many descriptors went with it.
+        no_reply: For "command": none is wanted.
     """
 
     peer: str
@@ -94,6 +96,8 @@ class Exchange:
     reply: Message | None = None
     errno: str | None = None
     why: str | None = None
+    fds: int = 0
+    no_reply: bool = False
 
 
 Watch: TypeAlias = Callable[[Exchange], object]
@@ -239,7 +243,15 @@ class Core:
         pending = Pending(call)
         if self._watches:
             # If one raises, nothing is sent. The id stays taken: the protocol knows of it.
-            self._tell(Exchange(self.peer, "command", outgoing.id, call.message))
+            said = Exchange(
+                self.peer,
+                "command",
+                outgoing.id,
+                call.message,
+                fds=len(call.fds),
+                no_reply=call.no_reply,
+            )
+            self._tell(said)
         if not call.no_reply:
             self._pending[outgoing.id] = pending  # type: ignore[assignment]
         return pending
@@ -294,7 +306,17 @@ class Core:
                 return
             if self._watches:
                 said, errno = reply.message, reply.errno
-                self._tell(Exchange(self.peer, "reply", reply.id, reply.command, said, errno))
+                self._tell(
+                    Exchange(
+                        self.peer,
+                        "reply",
+                        reply.id,
+                        reply.command,
+                        said,
+                        errno,
+                        fds=len(reply.fds),
+                    )
+                )
             if broken:
                 pass
             elif reply.errno is not None:

@@ -123,16 +123,12 @@ def test_every_message_can_be_told_of(tmp_path: Path) -> None:
     assert by_name["REGION_WRITE"].keys() >= {"offset", "region", "count"}
 
 
-def test_errors_ends_and_what_a_core_tells_more_of(tmp_path: Path) -> None:
-    class More(Exchange):
-        fds = 2
-        no_reply = True
-
+def test_errors_ends_descriptors_and_no_reply(tmp_path: Path) -> None:
     lines = record(
         tmp_path / "run",
         Exchange("src", "reply", 3, DeviceReset(), None, "EIO"),
         Exchange("src", "gone", why="w" * 5000),
-        More("src", "command", 3, DeviceReset()),
+        Exchange("src", "command", 3, DeviceReset(), fds=2, no_reply=True),
     )
     head = {"device": "src", "id": 3, "command": "DEVICE_RESET"}
     assert lines[0] == head | {"what": "reply", "errno": "EIO"}

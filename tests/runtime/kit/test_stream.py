@@ -310,9 +310,9 @@ def test_the_format_is_what_it_says() -> None:
 
 def test_nothing_is_streamed_that_could_not_be_loaded() -> None:
     source = StreamWriter({}, [], lambda: [(1, bytes(format_.MAX_SECTION)), (2, b"x")])
+    assert source.read(1, still=False)
     with pytest.raises(ValueError, match="16777217 bytes besides its memories"):
-        while source.read(1 << 20, still=True):
-            pass
+        source.read(1 << 20, still=True)
     source = StreamWriter({}, [], lambda: [(1, bytes(format_.MAX_SECTION - 1)), (2, b"x")])
     target = StreamReader([], [1, 2], lambda _said: None)
     while parts := source.read(1 << 20, still=True):
