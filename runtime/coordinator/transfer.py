@@ -144,6 +144,8 @@ class Transfer:
                 rounds = min(one.rounds for one in workers)
                 if rounds and expected is not None and expected <= self._settings.downtime:
                     break
+                if rounds and self._is_little(workers):
+                    break
                 if rounds > seen:
                     useless = useless + 1 if expected is None or expected >= best * 0.95 else 0
                     best, seen = min(best, best if expected is None else expected), rounds
@@ -192,6 +194,18 @@ class Transfer:
             raise errors[0]
         if self._cancelled.is_set():
             raise Cancelled("cancelled")
+
+    def _is_little(self, workers: Sequence[_Worker]) -> bool:
+        """Say whether so little is left that how fast it went until now says nothing of it.
+
+        A device that does not change has nothing to stream, and the rate falls while it waits.
+        """
+        left = [one.left for one in workers if one.left is not None]
+        if len(left) < len(workers) or max(left) > _LEAST_PASS:
+            return False
+        limit = self._bandwidth.rate
+        seconds = 0.0 if limit is None else sum(left) / limit
+        return seconds + self._overhead <= self._settings.downtime
 
     def _progress(self, step: str, workers: Sequence[_Worker]) -> float | None:
         """Tell how far it is; return for how long the devices would stand still if stopped now."""

@@ -144,3 +144,26 @@ def test_too_slow_and_stopped_all_the_same(lab: Lab):
     assert summary.expected_downtime is not None
     assert summary.downtime > summary.expected_downtime / 4 > 0.01
     assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+
+
+@pytest.mark.parametrize("downtime", [0.5, 5.0])
+def test_a_device_that_stands_by_is_not_slow(lab: Lab, downtime: float):
+    """It has nothing to stream, which takes no bandwidth: that is no reason to give up."""
+    for name in ("s0", "d0"):
+        lab.serve(name)
+    passes = []
+    for _ in range(5):
+        summary = lab.coordinator(downtime=downtime, if_slow="cancel").run()
+        passes.append(summary.passes)
+        for host in lab.hosts.values():
+            host.server.engine.reset()
+        lab.hosts["s0"].fill()
+    assert passes == [2] * 5
+
+
+def test_what_is_allowed_is_less_than_the_requests_take(lab: Lab):
+    for name in ("s0", "d0"):
+        lab.serve(name)
+    failure = lab.fail(downtime=1e-6, if_slow="cancel")
+    assert failure.outcome == "source"
+    assert "are allowed" in failure.why
