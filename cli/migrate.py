@@ -8,7 +8,8 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import options
@@ -16,7 +17,9 @@ from vfio_migration.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vfio_migration.cli.telling import Printer
     from vfio_migration.model import Spec
+    from vfio_migration.runtime.client.core import Watch
     from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.recording import Recording
 
@@ -140,59 +143,102 @@ def _time(text: str) -> float:
 
 def _rate(text: str) -> int:
     found = _RATE.fullmatch(text)
-    value = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if not 0 < value < 1 << 60:
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= value < 1 << 60:
         raise argparse.ArgumentTypeError(f"{text} is no rate; 500M and 200000 are")
-    return value
+    return int(value)
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 20):
-        raise argparse.ArgumentTypeError(f"{text} is no number of passes")
+    if not (re.fullmatch("[0-9]{1,7}", text) and 0 < int(text) < 1 << 20):
+        raise argparse.ArgumentTypeError(f"{text} is no number of passes; 30 is")
     return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Migrate; 0 if the destinations run."""
-    from vfio_migration.cli import telling
-    from vfio_migration.cli.main import YES
-    from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed
+    from vfio_migration.runtime.coordinator import Coordinator
     from vfio_migration.runtime.coordinator.ledger import beside
 
     spec = options.read_spec(arguments.spec)
     sockets = arguments.sockets
     if len(sockets) % 2:
         return wrong(arguments, f"{sockets[-1]}: has no DST: give SRC DST [SRC DST ...]")
-    if arguments.output and not arguments.dry_run:
-        return wrong(arguments, f"-o {arguments.output}: goes with --dry-run")
+    if arguments.output is not None and (problem := _cannot_draw(arguments)):
+        return wrong(arguments, f"-o {arguments.output}: {problem}")
     pairs = list(zip(sockets[::2], sockets[1::2], strict=True))
+    journal = path_of(arguments.journal) or beside(pairs[0][0])
+    settings = _settings(arguments)
+
+    def work(watches: list[Watch], printer: Printer) -> None:
+        from vfio_migration.cli import telling
+
+        coordinator = Coordinator(
+            pairs,
+            spec=spec,
+            settings=settings,
+            report=telling.teller(printer, arguments),
+            watches=watches,
+            journal=journal,
+        )
+        with obeying(coordinator.cancel):
+            coordinator.run()
+
+    def dry(watches: list[Watch], _printer: Printer) -> None:
+        _dry_run(arguments, spec, pairs, settings, watches)
+
+    def again() -> list[str]:
+        if not journal.exists():
+            return []
+        elsewhere = "" if arguments.journal is None else f" --journal {journal}"
+        return [f"run: vfio-migration recover {' '.join(sockets)}{elsewhere}"]
+
+    return attempt(arguments, spec, dry if arguments.dry_run else work, again)
+
+
+def attempt(
+    arguments: argparse.Namespace,
+    spec: Spec,
+    work: Callable[[list[Watch], Printer], None],
+    again: Callable[[], list[str]],
+    outcomes: Mapping[str, str] | None = None,
+) -> int:
+    """Do something with a coordinator; say last of all what went wrong; return the exit status.
+
+    Args:
+        arguments: Say how to tell of it, and whether it is recorded.
+        spec: The table.
+        work: What is done. It is given who watches and where to print.
+        again: Says what to do after it was interrupted and settled nothing.
+        outcomes: What an outcome means to the user.
+    """
+    from vfio_migration.cli import telling
+    from vfio_migration.cli.main import NO, UNKNOWN, WRONG_INPUT, YES
+    from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed
+
+    status, begun = YES, time.monotonic()
     with contextlib.ExitStack() as stack:
-        recording = None
+        recording = recording_of(arguments, spec, stack)
         try:
-            settings = _settings(arguments)
-            recording = recording_of(arguments, spec, stack)
-            if arguments.dry_run:
-                return _dry_run(arguments, spec, pairs, settings)
-            printer = stack.enter_context(telling.printer(arguments))
-            coordinator = Coordinator(
-                pairs,
-                spec=spec,
-                settings=settings,
-                report=telling.teller(printer, arguments),
-                watches=[] if recording is None else [recording],
-                journal=path_of(arguments.journal) or beside(pairs[0][0]),
-            )
-            with obeying(coordinator.cancel):
-                coordinator.run()
+            with telling.printer(arguments) as printer:
+                work([] if recording is None else [recording], printer)
         except CannotMigrate as error:
-            stack.close()
-            return refused(arguments, error)
+            _say(arguments, error.why, error.hints, begun=begun)
+            status = NO if error.refused else WRONG_INPUT
         except MigrationFailed as error:
-            stack.close()
-            return failed(arguments, error)
-        finally:
-            complain(recording)
-    return YES
+            outcome = error.outcome
+            meant = (_OUTCOMES if outcomes is None else outcomes)[outcome]
+            _say(arguments, error.why, error.hints, outcome, meant, begun=begun)
+            status = {"destination": YES, "undecided": UNKNOWN}.get(outcome, NO)
+            if error.cancelled and outcome == "source":
+                status = _INTERRUPTED
+        except KeyboardInterrupt:
+            _say(arguments, "interrupted: nothing was brought to its end", again(), begun=begun)
+            status = _INTERRUPTED
+    if recording is not None and recording.error is not None:
+        why = f"vfio-migration: the recording is not complete: {recording.error}"
+        telling.say(sys.stderr, [why])
+    return status
 
 
 def path_of(text: str | None) -> Path | None:
@@ -235,12 +281,6 @@ def recording_of(
         raise SpecError([Mistake("--record", arguments.record, problem, None)]) from None
 
 
-def complain(recording: Recording | None) -> None:
-    """Say if a recording is not complete."""
-    if recording is not None and recording.error is not None:
-        print(f"vfio-migration: the recording is not complete: {recording.error}", file=sys.stderr)
-
-
 @contextlib.contextmanager
 def obeying(cancel: Callable[[], object]) -> Iterator[None]:
     """Give up on SIGINT and SIGTERM; the second SIGINT does not wait for that."""
@@ -261,28 +301,12 @@ def wrong(arguments: argparse.Namespace, message: str) -> int:
     """Complain about what was asked for; return the exit status."""
     from vfio_migration.cli.main import WRONG_INPUT
 
-    _say(arguments, message, (), None)
+    _say(arguments, message, ())
     return WRONG_INPUT
 
 
-def refused(arguments: argparse.Namespace, error: Any) -> int:
-    """Say why nothing was begun; return the exit status."""
-    from vfio_migration.cli.main import NO, WRONG_INPUT
-
-    _say(arguments, error.why, error.hints, None)
-    return NO if error.refused else WRONG_INPUT
-
-
-def failed(arguments: argparse.Namespace, error: Any) -> int:
-    """Say what became of it; return the exit status."""
-    from vfio_migration.cli.main import NO, UNKNOWN, YES
-
-    _say(arguments, error.why, error.hints, error.outcome)
-    if error.cancelled and error.outcome == "source":
-        return 130
-    return {"destination": YES, "undecided": UNKNOWN}.get(error.outcome, NO)
-
-
+TWICE = "{}: is named twice; each socket is one end of one device"
+_INTERRUPTED = 130
 _OUTCOMES = {
     "source": "the source runs",
     "destination": "the destination runs with the whole state all the same",
@@ -292,32 +316,49 @@ _OUTCOMES = {
 
 
 def _say(
-    arguments: argparse.Namespace, why: str, hints: tuple[str, ...], outcome: str | None
+    arguments: argparse.Namespace,
+    why: str,
+    hints: Sequence[str],
+    outcome: str | None = None,
+    meant: str | None = None,
+    *,
+    begun: float | None = None,
 ) -> None:
+    from vfio_migration.cli import telling
+
     if arguments.json:
         import json
 
-        said = {"event": "error", "message": why, "hints": list(hints), "outcome": outcome}
-        print(json.dumps(said), flush=True)
+        now = 0.0 if begun is None else round(time.monotonic() - begun, 6)
+        said = {"event": "error", "time": now, "message": why, "hints": list(hints)}
+        telling.say(sys.stdout, [json.dumps({**said, "outcome": outcome})])
         return
-    what = "" if outcome is None else f" ({_OUTCOMES[outcome]})"
-    print(f"vfio-migration: error: {why}{what}", file=sys.stderr)
-    for hint in hints:
-        print(f"  {hint}", file=sys.stderr)
+    what = "" if meant is None else f" ({meant})"
+    telling.say(
+        sys.stderr, [f"vfio-migration: error: {why}{what}", *(f"  {hint}" for hint in hints)]
+    )
 
 
 def _dry_run(
-    arguments: argparse.Namespace, spec: Spec, pairs: list[tuple[str, str]], settings: Settings
-) -> int:
+    arguments: argparse.Namespace,
+    spec: Spec,
+    pairs: list[tuple[str, str]],
+    settings: Settings,
+    watches: list[Watch],
+) -> None:
     """Say what would be done with these devices, and draw it if that is asked for."""
     from pathlib import Path
 
     from vfio_migration.cli import diagram
-    from vfio_migration.cli.main import YES
     from vfio_migration.diagrams import Pair, PlanError, migration_view, render, to_text
+    from vfio_migration.runtime.client import PeerGone
     from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
 
-    coordinator = Coordinator(pairs, spec=spec, settings=settings)
+    coordinator = Coordinator(pairs, spec=spec, settings=settings, watches=watches)
+    try:
+        found = coordinator.survey()
+    except PeerGone as error:
+        raise CannotMigrate(str(error)) from error
     group = [
         Pair(
             one.where,
@@ -327,7 +368,7 @@ def _dry_run(
             one.state,
             two.state,
         )
-        for one, two in coordinator.survey()
+        for one, two in found
     ]
     try:
         view = migration_view(spec, group, settings.migration)
@@ -342,4 +383,17 @@ def _dry_run(
         print(to_text(view, shutil.get_terminal_size().columns), end="")
         if arguments.output is not None:
             print(f"\n{arguments.output}: the same as a picture")
-    return YES
+
+
+def _cannot_draw(arguments: argparse.Namespace) -> str | None:
+    """Say why there will be no picture of that name."""
+    from vfio_migration.cli import diagram
+    from vfio_migration.model import SpecError
+
+    if not arguments.dry_run:
+        return "goes with --dry-run"
+    try:
+        diagram.format_of(arguments.output, None)
+    except SpecError:
+        return "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"
+    return None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import migrate, options
+
+if TYPE_CHECKING:
+    from vfio_migration.cli.telling import Printer
+    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.coordinator import Event
+    from vfio_migration.runtime.coordinator.settle import Settled
 
 _HELP = """\
 Bring the devices of a migration that was killed, or could not be brought to its end, back to
@@ -23,7 +28,7 @@ exit status:
   0  one side runs with the whole state
   1  nobody holds the whole state any more; what is left was brought to a known state
   2  wrong input, or it cannot be told who is to run: nothing was done
-  3  a server does not answer and may run: nothing was decided
+  3  a server does not answer and may run, or the journal cannot be written: nothing was decided
 """
 
 
@@ -49,39 +54,63 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Recover; 0 if one side runs with the whole state."""
-    from vfio_migration.cli import telling
-    from vfio_migration.cli.main import NO, UNKNOWN, YES
-    from vfio_migration.runtime.coordinator import CannotMigrate
     from vfio_migration.runtime.coordinator.recover import recover
 
     spec = options.read_spec(arguments.spec)
     sockets = arguments.sockets
     if len(sockets) > 1 and len(sockets) % 2:
         return migrate.wrong(arguments, f"{sockets[-1]}: has no DST: give SRC DST [SRC DST ...]")
+    twice = next((one for one in sockets if sockets.count(one) > 1), None)
+    if twice is not None:
+        return migrate.wrong(arguments, migrate.TWICE.format(twice))
     pairs = (
         [(sockets[0], None)]
         if len(sockets) == 1
         else list(zip(sockets[::2], sockets[1::2], strict=True))
     )
-    with contextlib.ExitStack() as stack:
-        recording = migrate.recording_of(arguments, spec, stack)
+
+    def work(watches: list[Watch], printer: Printer) -> None:
+        from vfio_migration.cli import telling
+        from vfio_migration.runtime.coordinator import MigrationFailed
+
+        tell, told = telling.teller(printer, arguments), False
+
+        def report(event: Event) -> None:
+            nonlocal told
+            told = told or event.name == "won"
+            tell(event)
+
         try:
-            printer = stack.enter_context(telling.printer(arguments))
             settled = recover(
                 pairs,
                 journal=migrate.path_of(arguments.journal),
                 keep=arguments.keep,
                 spec=spec,
-                report=telling.teller(printer, arguments),
-                watches=[] if recording is None else [recording],
+                report=report,
+                watches=watches,
                 patience=arguments.patience,
             )
-        except CannotMigrate as error:
-            stack.close()
-            return migrate.refused(arguments, error)
-        finally:
-            migrate.complain(recording)
+        except OSError as error:
+            why = f"the journal cannot be written: {error}"
+            raise MigrationFailed(why, "undecided", [_AGAIN]) from error
+        if settled.outcome in ("lost", "undecided"):
+            hints = [*settled.problems, _AGAIN] if settled.outcome == "undecided" else []
+            raise MigrationFailed(settled.why, settled.outcome, hints or settled.problems)
+        _tell(settled, tell, told=told)
         if not arguments.json:
             for problem in settled.problems:
                 printer.line(f"  {problem}")
-    return {"source": YES, "destination": YES, "undecided": UNKNOWN}.get(settled.outcome, NO)
+
+    return migrate.attempt(arguments, spec, work, lambda: [_AGAIN])
+
+
+_AGAIN = "run it again; nothing is lost by that"
+
+
+def _tell(settled: Settled, tell: Any, *, told: bool) -> None:
+    """Tell who runs, if nothing had to be done about it."""
+    from vfio_migration.runtime.coordinator import Event
+
+    if not told:
+        fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
+        tell(Event("won", fields))

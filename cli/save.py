@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import migrate, options
+
+if TYPE_CHECKING:
+    from vfio_migration.cli.telling import Printer
+    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.coordinator.saving import Saved
 
 _SAVE = """\
 Save the state of the device behind each SRC to FILE, which is made as a whole or not at all, with
@@ -75,24 +80,27 @@ def add(commands: Any) -> None:
 
 def save(arguments: argparse.Namespace) -> int:
     """Save; 0 if the file is there."""
+    from vfio_migration.runtime.compression import codec
     from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.coordinator.saving import Saver
 
     *sources, path = arguments.paths
     if not sources:
         return migrate.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
+    codec(arguments.compress)  # an absent library is said now, not in the middle
 
-    def work(options: dict[str, Any]) -> Any:
+    def work(common: dict[str, Any]) -> Saved:
         settings = Settings(
             migration="offline" if arguments.no_pre_copy else "live",
             codec=arguments.compress,
             patience=arguments.patience,
         )
-        saver = Saver(sources, settings=settings, **options)
+        saver = Saver(sources, settings=settings, **common)
         with migrate.obeying(saver.cancel):
             return saver.run(path, then=arguments.then, replace=arguments.replace)
 
-    return _run(arguments, work, f"saved to {path}")
+    hints = [f"run: vfio-migration recover {one}" for one in sources]
+    return _run(arguments, work, f"saved to {path}", hints, _SAVED)
 
 
 def restore(arguments: argparse.Namespace) -> int:
@@ -100,36 +108,36 @@ def restore(arguments: argparse.Namespace) -> int:
     from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.coordinator.saving import Restorer
 
-    def work(options: dict[str, Any]) -> Any:
+    def work(common: dict[str, Any]) -> Saved:
         restorer = Restorer(
-            arguments.sockets, settings=Settings(patience=arguments.patience), **options
+            arguments.sockets, settings=Settings(patience=arguments.patience), **common
         )
         with migrate.obeying(restorer.cancel):
             return restorer.run(arguments.file)
 
-    return _run(arguments, work, f"restored from {arguments.file}")
+    hints = ["the file is as it was; reset the devices before they are used again"]
+    return _run(arguments, work, f"restored from {arguments.file}", hints, _RESTORED)
 
 
-def _run(arguments: argparse.Namespace, work: Any, done: str) -> int:
-    from vfio_migration.cli import telling
-    from vfio_migration.cli.main import YES
-    from vfio_migration.runtime.coordinator import CannotMigrate, Event, MigrationFailed
+_SAVED = {"source": "the devices run", "lost": "not all of the devices run with their state"}
+_RESTORED = {"source": "the devices do not run; the file is as it was"}
 
+
+def _run(
+    arguments: argparse.Namespace,
+    work: Callable[[dict[str, Any]], Saved],
+    done: str,
+    again: list[str],
+    outcomes: Mapping[str, str],
+) -> int:
     spec = options.read_spec(arguments.spec)
-    with contextlib.ExitStack() as stack:
-        recording = migrate.recording_of(arguments, spec, stack)
-        try:
-            printer = stack.enter_context(telling.printer(arguments))
-            tell = telling.teller(printer, arguments)
-            watches = [] if recording is None else [recording]
-            result = work({"spec": spec, "report": tell, "watches": watches})
-        except CannotMigrate as error:
-            stack.close()
-            return migrate.refused(arguments, error)
-        except MigrationFailed as error:
-            stack.close()
-            return migrate.failed(arguments, error)
-        finally:
-            migrate.complain(recording)
-        tell(Event("saved", {"done": done, **result.to_data()}))
-    return YES
+
+    def saving(watches: list[Watch], printer: Printer) -> None:
+        from vfio_migration.cli import telling
+        from vfio_migration.runtime.coordinator import Event
+
+        tell = telling.teller(printer, arguments, done)
+        result = work({"spec": spec, "report": tell, "watches": watches})
+        tell(Event("saved", result.to_data()))
+
+    return migrate.attempt(arguments, spec, saving, lambda: again, outcomes)

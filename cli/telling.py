@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 if TYPE_CHECKING:
     from vfio_migration.runtime.coordinator import Event
@@ -38,7 +39,7 @@ class Printer:
     def __init__(self, fd: int, *, live: bool) -> None:
         self._fd = fd
         self.live = live
-        self._queue: queue.Queue[tuple[str, Sequence[str]] | None] = queue.Queue(_MOST)
+        self._queue: queue.Queue[tuple[str | None, Sequence[str]] | None] = queue.Queue(_MOST)
         self._shown = 0
         self._broken = False
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
@@ -62,7 +63,7 @@ class Printer:
     def status(self, lines: Sequence[str]) -> None:
         """Show lines that stay until the next ones; nothing, if this is no terminal."""
         if self.live:
-            self._put(("", lines))
+            self._put((None, lines))
 
     def close(self) -> None:
         """Print what is left, if it is taken within a moment."""
@@ -75,7 +76,7 @@ class Printer:
             break
         self._thread.join(max(0.0, until - time.monotonic()))
 
-    def _put(self, item: tuple[str, Sequence[str]]) -> None:
+    def _put(self, item: tuple[str | None, Sequence[str]]) -> None:
         try:
             self._queue.put_nowait(item)
         except queue.Full:
@@ -84,12 +85,12 @@ class Printer:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             text, status = item
-            if not status and not text and self.live:
-                continue
             out = self._erased()
-            if text or not status:
+            if text is not None:
                 out += text + "\n"
-            out += "".join(line + "\n" for line in status)
+            # A line that the terminal wraps would be two of those to be erased.
+            wide = self._wide() if status else 0
+            out += "".join(line[:wide] + "\n" for line in status)
             self._shown = len(status)
             self._write(out)
         self._write(self._erased())
@@ -97,11 +98,19 @@ class Printer:
     def _erased(self) -> str:
         return _UP.format(self._shown) + _ERASE if self._shown else ""
 
+    def _wide(self) -> int:
+        try:
+            return os.get_terminal_size(self._fd).columns or 80
+        except OSError:
+            return 80
+
     def _write(self, text: str) -> None:
         data = text.encode("utf-8", "replace")
         while data and not self._broken:
             try:
                 data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # others who hold this terminal have made it so
+                select.select([], [self._fd], [])
             except OSError:
                 self._broken = True
 
@@ -124,11 +133,13 @@ class TextTeller:
     Args:
         printer: Where to.
         quiet: Only what is worth knowing afterwards.
+        done: What was done with the devices, where `saved` tells of it.
     """
 
-    def __init__(self, printer: Printer, *, quiet: bool = False) -> None:
+    def __init__(self, printer: Printer, *, quiet: bool = False, done: str = "saved") -> None:
         self._printer = printer
         self._quiet = quiet
+        self._done = done
         self._begun = time.monotonic()
         self._told = 0.0
         self._tells: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
@@ -183,8 +194,7 @@ class TextTeller:
         yield f"{'':<11} downtime ends after {seconds(fields['downtime'])}"
 
     def _failed(self, fields: dict[str, Any]) -> Iterable[str]:
-        where = "" if fields.get("now") is None else f" (it is in {fields['now']})"
-        yield f"failed: {fields['why']}{where}"
+        yield f"failed: {fields['why']}"
 
     def _recovering(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"recovering: {fields['why']}"
@@ -225,7 +235,7 @@ class TextTeller:
         rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0
         many = f"{fields['devices']} devices" if fields["devices"] > 1 else "1 device"
         yield ""
-        yield f"{many} {fields['done']}"
+        yield f"{many} {self._done}"
         yield f"  {'total time':<12} {seconds(fields['seconds'])}"
         if fields["downtime"] is not None:
             yield f"  {'downtime':<12} {seconds(fields['downtime'])}"
@@ -287,11 +297,26 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s"
 
 
-def teller(printer: Printer, arguments: Any) -> JsonTeller | TextTeller:
+def teller(printer: Printer, arguments: Any, done: str = "saved") -> JsonTeller | TextTeller:
     """Return what tells of events the way that was asked for."""
     if arguments.json:
         return JsonTeller(printer)
-    return TextTeller(printer, quiet=arguments.quiet)
+    return TextTeller(printer, quiet=arguments.quiet, done=done)
+
+
+def say(file: TextIO | None, lines: Iterable[str]) -> None:
+    """Print lines that come last. Who does not read them changes no exit status.
+
+    Args:
+        file: Where to; None if whoever started this program has closed it.
+        lines: The lines.
+    """
+    if file is None:
+        return
+    file.flush()
+    with Printer(file.fileno(), live=False) as last:
+        for line in lines:
+            last.line(line)
 
 
 def printer(arguments: Any) -> Printer:

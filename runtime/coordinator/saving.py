@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -37,6 +37,7 @@ from vfio_migration.runtime.coordinator.errors import (
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
 from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.settings import Settings
 from vfio_migration.runtime.coordinator.stream import WRITES
 from vfio_migration.runtime.coordinator.transfer import Transfer
@@ -126,8 +127,10 @@ class Half:
         report: Report = ignore,
         watches: Iterable[Watch] = (),
     ) -> None:
-        if len(set(sockets)) != len(sockets):
-            raise CannotMigrate("a socket is named twice; each is one device")
+        places = [str(Path(one).absolute()) for one in sockets]
+        twice = next((one for one in places if places.count(one) > 1), None)
+        if twice is not None:
+            raise CannotMigrate(f"{twice}: is named twice; each socket is one device")
         self.spec = load() if spec is None else spec
         self.plans = default_plans(self.spec) if plans is None else plans
         self.settings = settings or Settings()
@@ -139,6 +142,7 @@ class Half:
             for one in sockets
         ]
         self.group = Group(self.side, self.endpoints, self.spec, self.plans, report)
+        self._processes: list[Process] = []
 
     def cancel(self) -> None:
         """Give it up, if it is not too late. May be called from a signal handler."""
@@ -152,6 +156,7 @@ class Half:
     def look(self) -> None:
         """See that these devices can take this half; raise `CannotMigrate` if not."""
         try:
+            self._processes = [device.connect() for device in self.endpoints]
             for device in self.endpoints:
                 device.look()
                 _ = device.machine
@@ -164,15 +169,21 @@ class Half:
     def lead(self, plan: str, *, away: bool = False) -> list[str]:
         """Lead the devices through a plan, as far as they follow; return what went wrong."""
         step = MigrationStep(side=self.side, plan=plan)
-        for device in self.endpoints:
+        problems: list[str] = []
+        for device, process in zip(self.endpoints, self._processes, strict=True):
             try:
-                device.connect()
+                now = device.connect()
                 device.look()
                 _ = device.machine
             except (ClientError, CannotMigrate):
                 device.state = None
+                problems.append(f"{device.label}: cannot be reached")
+            else:
+                if process.known and now != process:
+                    problems.append(f"{device.label}: was served anew, and what it held is lost")
+                elif device.state == self.spec.event("arc_failed_for_good").to and not away:
+                    problems.append(f"{device.label}: has failed, and what it held is lost")
         there = [device for device in self.endpoints if device.state is not None]
-        problems = [f"{one.label}: cannot be reached" for one in self.endpoints if one not in there]
         try:
             if away:
                 loose = self.group.put_away(step, there)
@@ -212,11 +223,12 @@ class Saver(Half):
         Raises:
             CannotMigrate: Nothing was begun.
             MigrationFailed: There is no file; it says whether the devices run.
+            ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
             self.look()
             return self._save(ContainerWriter(path, self._header(), replace=replace), then)
-        except (ImportError, BadHeader) as error:
+        except BadHeader as error:
             raise CannotMigrate(str(error)) from error
         finally:
             self.hang_up()
@@ -229,7 +241,9 @@ class Saver(Half):
             with writer:
                 ends = [_FileEnd(writer, number) for number in range(len(self.endpoints))]
                 pairs = list(zip(self.endpoints, ends, strict=True))
-                transfer = Transfer(pairs, self.settings, self.report, self.cancelled)
+                # It is the file that is compressed.
+                settings = replace(self.settings, codec="none")
+                transfer = Transfer(pairs, settings, self.report, self.cancelled)
                 for step in self.migration.steps:
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")
@@ -292,14 +306,15 @@ class Restorer(Half):
 
         Raises:
             CannotMigrate: Nothing was begun: the file is damaged, or does not fit the devices.
-            MigrationFailed: The devices do not run; the file is as it was.
+            MigrationFailed: The devices do not run; the file is as it was, and their source.
+            ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
             with ContainerReader(path) as reader:
                 totals = reader.check()
                 self._check(reader.header)
                 return self._restore(reader, sum(one.size for one in totals), Path(path))
-        except (CannotRead, ImportError) as error:
+        except CannotRead as error:
             raise CannotMigrate(str(error)) from error
         finally:
             self.hang_up()
@@ -330,18 +345,20 @@ class Restorer(Half):
         begun = time.monotonic()
         try:
             for step in self.migration.steps:
-                if self.cancelled.is_set() and step.holder != self.side:
-                    raise Cancelled("cancelled")
                 if step.transfer == "rest":
                     self._load(reader, size)
                 elif step.side == self.side:
+                    if self.cancelled.is_set():
+                        raise Cancelled("cancelled")
                     self.group.take(step)
         except (CoordinatorError, ClientError, CannotRead) as error:
             problems = self.lead("retire", away=True)
+            still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]
+            hints = [f"{names(still)}: stands still, and holds nothing"] if still else []
             why = error.why if isinstance(error, CoordinatorError) else str(error)
-            hints = [f"{names(self.endpoints)}: stand still, and hold nothing", *problems]
             cancelled = isinstance(error, Cancelled)
-            raise MigrationFailed(why, "lost", hints, cancelled=cancelled) from error
+            hints += problems
+            raise MigrationFailed(why, "source", hints, cancelled=cancelled) from error
         return Saved(
             devices=len(self.endpoints),
             seconds=time.monotonic() - begun,

@@ -1,0 +1,169 @@
+"""Commands that speak to servers, run as users run them; what they said."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import re
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fleet  # noqa: F401 - its forkserver begins with what servers need
+
+from vfio_migration.cli import telling
+from vfio_migration.cli.main import main
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+
+SLOW = ("--bandwidth", "200K", "--downtime", "1ms")
+"""With these, `BIG` bytes take longer than any test."""
+BIG = 1 << 26
+
+_FIGURES = (
+    (re.compile(r"^ *[\d.]+ s  (?=\S| )", re.MULTILINE), "    0.000 s  "),
+    (re.compile(r"\b\d+(\.\d+)? (ms|s)\b(?!  )"), "# s"),
+    (re.compile(r"\b\d+(\.\d+)? ([KMG]iB|B)\b"), "# B"),
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What `--json` printed, a line an object."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of a name."""
+        return [one for one in self.events if one["event"] == name]
+
+
+def masked(text: str) -> str:
+    """Return a text with its times and sizes made the same."""
+    for pattern, instead in _FIGURES:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def until(condition: Callable[[], object], what: str = "it does not happen") -> None:
+    """Wait for something that is sure to come."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+class Program:
+    """A command in a process of its own.
+
+    Args:
+        arguments: Its arguments.
+        place: Where its output and errors go, as `.out` and `.err`.
+        out: Where its output goes instead.
+        file_size: How large files of its own may become (RLIMIT_FSIZE).
+        environment: What is different in its environment.
+        override: Whether it may pass over the modes of files, as root may.
+        patience: How many seconds it waits for whoever reads, at its end.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        place: Path,
+        *,
+        out: str | Path | None = None,
+        err: str | Path | None = None,
+        file_size: int | None = None,
+        environment: dict[str, str] | None = None,
+        override: bool = True,
+        patience: float | None = None,
+    ) -> None:
+        self._out, self._err = place.with_suffix(".out"), place.with_suffix(".err")
+        self._process = _PROCESSES.Process(
+            target=_run,
+            args=(
+                list(arguments),
+                str(out or self._out),
+                str(err or self._err),
+                file_size,
+                environment or {},
+                override,
+                patience,
+            ),
+        )
+        self._process.start()
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return self._out.read_text("utf-8") if self._out.exists() else ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return not self._process.is_alive()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def ends(self) -> Ran:
+        """Wait for its end."""
+        self._process.join(60)
+        assert self.over, "it does not end"
+        status = self._process.exitcode
+        assert status is not None
+        err = self._err.read_text("utf-8") if self._err.exists() else ""
+        return Ran(status, self.out, err)
+
+    def close(self) -> None:
+        """See that nothing of it is left."""
+        self._process.kill()
+        self._process.join(20)
+        self._process.close()
+
+
+def _give_up_override() -> None:
+    """Let the modes of files hold for root too: no CAP_DAC_OVERRIDE (capset(2))."""
+    head = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(head, sets) == 0
+    sets[0] &= ~(1 << 1)  # of those that are in effect
+    assert libc.capset(head, sets) == 0
+
+
+def _run(
+    arguments: list[str],
+    out: str,
+    err: str,
+    file_size: int | None,
+    environment: dict[str, str],
+    override: bool,
+    patience: float | None,
+) -> None:
+    for number, path in ((1, out), (2, err)):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o600)
+        os.dup2(fd, number)
+        os.close(fd)
+    os.environ.update(environment)
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+    if not override:
+        _give_up_override()
+    if patience is not None:
+        telling._PATIENCE = patience
+    raise SystemExit(main(arguments))

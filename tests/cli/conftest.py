@@ -1,0 +1,56 @@
+"""Fixtures of the tests of commands that speak to servers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab import Lab
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.append(HERE)
+
+from cli_support import Program, Ran  # noqa: E402 - it is beside this file
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """Devices in threads; their sockets have short names, for messages to be compared."""
+    monkeypatch.chdir(tmp_path)
+    lab = Lab()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run a command here and now; return what it said."""
+    from vfio_migration.cli.main import main
+
+    def cli(*arguments: object) -> Ran:
+        try:
+            status = main([str(one) for one in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        said = capfd.readouterr()
+        return Ran(status, said.out, said.err)
+
+    return cli
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Begin a command in a process of its own."""
+    begun: list[Program] = []
+
+    def start(*arguments: object, **options: object) -> Program:
+        place = tmp_path / f"program-{len(begun)}"
+        begun.append(Program([str(one) for one in arguments], place, **options))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one.close()

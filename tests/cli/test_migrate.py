@@ -1,0 +1,600 @@
+"""`vfio-migration migrate` as its users see it: what is printed, and with which status it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from cli_support import Ran, masked, until
+from edits import ROOT
+from lab import ALWAYS, FaultyEdu, FaultyMemory, Lab
+
+from vfio_migration.model import load
+
+NINTH = ROOT / "tests/data/ninth_state.toml"
+JUDGED = ("RESUMING", "STOP")
+STARTED = ("RUNNING_P2P", "RUNNING")
+PRE_COPIES = ("RUNNING", "PRE_COPY")
+
+GOLDEN = ROOT / "tests/cli/golden"
+ONE = (GOLDEN / "migrate.txt").read_text("utf-8")
+HEAD = """\
+2 devices, live migration
+  s0 -> d0   STOP_COPY,P2P,PRE_COPY
+  s1 -> d1   STOP_COPY,P2P,PRE_COPY
+"""
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    """A device and where it is moved to."""
+    lab.serve("s0")
+    lab.serve("d0")
+    return lab
+
+
+@pytest.fixture
+def two(pair: Lab) -> Lab:
+    """Two devices, of two kinds."""
+    pair.serve("s1", FaultyMemory, rate=1 << 20)
+    pair.serve("d1", FaultyMemory)
+    return pair
+
+
+def files() -> list[str]:
+    """Return the names of all files, sockets among them."""
+    return sorted(path.name for path in Path().iterdir())
+
+
+def settled(text: str) -> str:
+    """What is printed once, whatever the machine: neither progress nor the number of passes."""
+    lines = [line for line in masked(text).splitlines() if not re.search(r"  pass \d+ ", line)]
+    return re.sub(r"(?<=passes       )\d+", "#", "\n".join(lines) + "\n")
+
+
+# --- what is printed ---
+
+
+def test_one_device(pair: Lab, cli):
+    ran = cli("migrate", "s0", "d0")
+    assert (ran.status, ran.err) == (0, "")
+    assert settled(ran.out) == ONE
+    assert pair.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert pair.hosts["d0"].whole
+    assert files() == ["d0", "s0"]
+
+
+def test_two_devices(two: Lab, cli):
+    ran = cli("migrate", "s0", "d0", "s1", "d1")
+    assert (ran.status, ran.err) == (0, "")
+    text = settled(ran.out)
+    assert text.startswith(HEAD)
+    # The same phases in the same order, once for the group.
+    phases = ONE.partition("\n\n")[2]
+    assert text.partition("\n\n")[2] == phases.replace("1 device", "2 devices")
+    assert two.running == {"d0", "d1"}
+    assert two.hosts["d0"].whole
+    assert two.hosts["d1"].whole
+
+
+def test_quietly(pair: Lab, cli):
+    ran = cli("migrate", "s0", "d0", "--quiet")
+    assert (ran.status, ran.err) == (0, "")
+    assert settled(ran.out) == "\n" + ONE[ONE.index("migrated") :]
+
+
+def test_compressed(pair: Lab, cli):
+    ran = cli("migrate", "s0", "d0", "--compress", "zlib", "-q")
+    assert ran.status == 0
+    assert re.search(r"^  compressed   to # B, [\d.]+ times less$", masked(ran.out), re.MULTILINE)
+    assert pair.hosts["d0"].whole
+
+
+def test_devices_that_are_stopped_first(pair: Lab, cli):
+    ran = cli("migrate", "s0", "d0", "--no-pre-copy", "--json")
+    assert ran.status == 0
+    assert ran.of("plan")[0]["migration"] == "offline"
+    assert "pre-copy" not in [one["phase"] for one in ran.of("phase")]
+    assert ran.of("stopped")[0]["expected"] is None
+    assert ran.of("summary")[0]["expected_downtime"] is None
+    assert pair.hosts["d0"].whole
+
+
+# --- --json ---
+
+
+def documented() -> dict[str, tuple[set[str], set[str], set[str]]]:
+    """What docs/migrating.md promises of each event: fields, those that may be left out, nested."""
+    text = (ROOT / "docs/migrating.md").read_text("utf-8").partition("| `event` |")[2]
+    found = {}
+    for line in text.partition("\n\n")[0].splitlines()[2:]:
+        _, events, fields, _ = line.split("|")
+        fields, _, nested = re.sub(r"\(.*?\)", "", fields).partition("`devices`:")
+        must, _, may = fields.partition(";")
+        words = [set(re.findall(r"`(\w+)`", part)) for part in (must, may, nested)]
+        for event in re.findall(r"`(\w+)`", events):
+            found[event] = tuple(words)
+    assert {"plan", "summary", "error"} <= found.keys()
+    return found
+
+
+def as_documented(ran: Ran) -> set[str]:
+    """See that every event has the fields that are documented; return which events there were."""
+    table = documented()
+    for one in ran.events:
+        must, may, nested = table[one["event"]]
+        fields = one.keys() - {"event", "time"}
+        if nested:
+            must = must | {"devices"}
+            assert all(device.keys() == nested for device in one["devices"])
+        assert must <= fields <= must | may, one["event"]
+    times = [one["time"] for one in ran.events]
+    assert times == sorted(times)
+    assert times[0] >= 0
+    return {one["event"] for one in ran.events}
+
+
+def test_json_is_what_the_page_says(two: Lab, cli):
+    ran = cli("migrate", "s0", "d0", "s1", "d1", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    seen = {"plan", "phase", "moved", "progress", "stopped", "running", "retired", "summary"}
+    assert as_documented(ran) == seen
+    assert ran.events[-1]["event"] == "summary"
+    assert [one["source"] for one in ran.of("plan")[0]["devices"]] == ["s0", "s1"]
+
+
+def test_the_figures_agree(two: Lab, cli):
+    ran = cli("migrate", "s0", "d0", "s1", "d1", "--json", "--compress", "zlib")
+    (summary,) = ran.of("summary")
+    (stopped,), (running,) = ran.of("stopped"), ran.of("running")
+    last = ran.of("progress")[-1]
+    assert summary["devices"] == 2
+    assert summary["loose"] == []
+    assert summary["downtime"] == running["downtime"]
+    assert summary["expected_downtime"] == stopped["expected"]
+    assert abs(running["time"] - stopped["time"] - running["downtime"]) < 0.5
+    assert 0 < summary["downtime"] < summary["seconds"]
+    assert last["step"] == "rest"
+    assert summary["bytes"] == last["bytes"] == sum(one["bytes"] for one in last["devices"])
+    most = max(last["devices"], key=lambda one: one["bytes"])
+    assert (most["device"], most["pass"]) == ("s1", summary["passes"])
+    assert 0 < summary["sent"] < summary["bytes"]
+    assert 0 < summary["last_pass"] < summary["bytes"]
+    before = [one for one in ran.of("progress") if one["step"] == "passes"]
+    assert before[-1]["bytes"] <= summary["bytes"] - summary["last_pass"]
+
+
+def test_json_of_a_failure_is_what_the_page_says(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0", faults={JUDGED: (ALWAYS, False)})
+    ran = cli("migrate", "s0", "d0", "--json")
+    assert (ran.status, ran.err) == (1, "")
+    assert {"failed", "recovering", "won", "error"} <= as_documented(ran)
+    last = ran.events[-1]
+    assert (last["event"], last["outcome"]) == ("error", "source")
+    assert last["message"].startswith("plan resume, phase judge: d0: SET_STATE STOP is refused")
+    assert lab.states["s0"] == "RUNNING"
+
+
+@pytest.mark.parametrize("more", [["--json"], ["--json", "-q"], ["-q", "--json", "--no-pre-copy"]])
+def test_json_of_a_refusal_is_one_object(pair: Lab, cli, more: list[str]):
+    pair.serve("d1", FaultyMemory)
+    ran = cli("migrate", "s0", "d1", *more)
+    assert (ran.status, ran.err) == (1, "")
+    (error,) = ran.events
+    assert as_documented(ran) == {"error"}
+    assert error["outcome"] is None
+    assert error["message"].startswith("s0 and d1 are not the same kind of device")
+
+
+# --- statuses and messages ---
+
+
+def says(ran: Ran, status: int, *lines: str) -> None:
+    """See that a command printed nothing but a complaint."""
+    assert ran.err == "".join(
+        f"{line}\n" for line in (f"vfio-migration: error: {lines[0]}", *lines[1:])
+    )
+    assert (ran.status, ran.out) == (status, "")
+
+
+def test_a_socket_too_few(cli):
+    says(cli("migrate", "a", "b", "c"), 2, "c: has no DST: give SRC DST [SRC DST ...]")
+
+
+@pytest.mark.parametrize("sockets", [["a", "b", "a", "b"], ["a", "a"], ["a", "b", "c", "./a"]])
+def test_a_socket_named_twice(cli, tmp_path, monkeypatch, sockets):
+    monkeypatch.chdir(tmp_path)
+    why = f"{tmp_path}/a: is named twice; each socket is one end of one device"
+    says(cli("migrate", *sockets), 2, why)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nobody_serves(lab: Lab, cli):
+    lab.serve("s0")
+    says(cli("migrate", "s0", "d0"), 2, "d0: nobody serves there: No such file or directory")
+    says(
+        cli("migrate", "nowhere", "s0"),
+        2,
+        "nowhere: nobody serves there: No such file or directory",
+    )
+    assert files() == ["s0"]
+
+
+def test_a_source_in_a_wrong_state(pair: Lab, cli):
+    assert cli("migrate", "s0", "d0", "-q").status == 0
+    pair.serve("d1")
+    hints = (
+        "  if a migration left it there: vfio-migration recover SRC DST",
+        "  if it holds nothing that is needed: reset it",
+    )
+    why = "s0: is in STOP, and a source begins in RUNNING"
+    says(cli("migrate", "s0", "d1"), 1, why, *hints)
+    assert pair.running == {"d0", "d1"}
+
+
+def test_other_devices(pair: Lab, cli):
+    pair.serve("d1", FaultyMemory)
+    ran = cli("migrate", "s0", "d1")
+    assert ran.status == 1
+    assert ran.err.startswith(
+        "vfio-migration: error: s0 and d1 are not the same kind of device: "
+        "PCI device 1234:11e8 and 1234:11e9; region 0 of "
+    )
+    assert ran.err.endswith(
+        "\n  a guest would not find its device again; take another destination\n"
+    )
+    assert pair.running == {"s0", "d0", "d1"}
+
+
+def test_two_devices_without_p2p(lab: Lab, cli):
+    for name in ("s0", "d0", "s1", "d1"):
+        lab.serve(name, capabilities="STOP_COPY,PRE_COPY")
+    why = (
+        "d0, d1: lack P2P, and of a group only 1 may: with 2 no order of steps keeps each from "
+        "starting DMA to another that stands still already (obligation G3)"
+    )
+    hint = (
+        "  migrate them without the others, if they do no DMA to each other, or with at most 1 of "
+        "them at a time"
+    )
+    says(cli("migrate", "s0", "d0", "s1", "d1"), 1, why, hint)
+    assert lab.running == {"s0", "d0", "s1", "d1"}
+    assert cli("migrate", "s0", "d0").status == 0
+
+
+@pytest.mark.parametrize("where", [None, "elsewhere"])
+def test_a_journal_that_is_there(pair: Lab, cli, where):
+    journal = Path(where or "s0.migration")
+    journal.write_text("precious")
+    more = [] if where is None else ["--journal", where]
+    ran = cli("migrate", "s0", "d0", *more)
+    assert ran.status == 2
+    assert ran.err.startswith(
+        f"vfio-migration: error: {journal}: an earlier migration was not brought to its end\n"
+        "  run: vfio-migration recover s0 d0"
+    )
+    assert journal.read_text() == "precious"
+    assert pair.running == {"s0", "d0"}
+
+
+def test_a_journal_in_a_folder_that_cannot_be_written(pair: Lab, start):
+    Path("folder").mkdir(mode=0o555)
+    ran = start("migrate", "s0", "d0", "--journal", "folder/journal", override=False).ends()
+    says(
+        ran,
+        2,
+        "folder/journal: the journal cannot be written: Permission denied",
+        "  say where it can be: --journal FILE",
+    )
+    assert pair.running == {"s0", "d0"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--downtime", "5m", "5m is no time; 300ms and 1.5s are"),
+        ("--downtime", "0", "0 is no time; 300ms and 1.5s are"),
+        ("--downtime", "1e9", "1e9 is no time; 300ms and 1.5s are"),
+        ("--downtime", "9" * 500, f"{'9' * 500} is no time; 300ms and 1.5s are"),
+        ("--patience", "ms", "ms is no time; 300ms and 1.5s are"),
+        ("--bandwidth", "5T", "5T is no rate; 500M and 200000 are"),
+        ("--bandwidth", "0", "0 is no rate; 500M and 200000 are"),
+        ("--bandwidth", "0.5", "0.5 is no rate; 500M and 200000 are"),
+        ("--bandwidth", "9" * 500, f"{'9' * 500} is no rate; 500M and 200000 are"),
+        ("--max-passes", "0", "0 is no number of passes; 30 is"),
+        ("--max-passes", "many", "many is no number of passes; 30 is"),
+        ("--max-passes", "9" * 5000, f"{'9' * 5000} is no number of passes; 30 is"),
+        ("--if-slow", "wait", "invalid choice: 'wait' (choose from 'stop', 'cancel')"),
+        ("--compress", "lz4", "invalid choice: 'lz4' (choose from 'none', 'zlib', 'zstd')"),
+    ],
+)
+def test_wrong_values(cli, option, value, says):
+    ran = cli("migrate", "a", "b", option, value)
+    assert (ran.status, ran.out) == (2, "")
+    last = ran.err.splitlines()[-1]
+    if "choice" in says:  # not all Pythons quote
+        says, last = says.replace("'", ""), last.replace("'", "")
+    assert last.endswith(f"error: argument {option}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("value", "bytes_"),
+    [("500M", 500 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("7MB/s", 7 << 20), ("3KiB", 3072)],
+)
+def test_right_values(value, bytes_):
+    from vfio_migration.cli.migrate import _rate, _time
+
+    assert _rate(value) == bytes_
+    assert (_time("300ms"), _time("1.5s"), _time("2")) == (0.3, 1.5, 2.0)
+
+
+def test_a_picture_without_a_dry_run(pair: Lab, cli):
+    says(cli("migrate", "s0", "d0", "-o", "x.svg"), 2, "-o x.svg: goes with --dry-run")
+    assert pair.running == {"s0", "d0"}
+
+
+def test_a_codec_that_is_not_installed(pair: Lab, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    why = (
+        "this command needs zstandard, which is not installed; "
+        "run: pip install 'vfio-migration[compress]'"
+    )
+    says(cli("migrate", "s0", "d0", "--compress", "zstd"), 2, why)
+    assert pair.running == {"s0", "d0"}
+    assert files() == ["d0", "s0"]
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("nowhere/run.jsonl", "No such file or directory"), (".", "Is a directory")],
+)
+def test_a_recording_that_cannot_be_begun(pair: Lab, cli, place, why):
+    ran = cli("migrate", "s0", "d0", "--record", place)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == f'vfio-migration: error: --record: "{place}": cannot be written: {why}\n'
+    assert pair.running == {"s0", "d0"}
+
+
+@pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
+def test_a_recording_conforms(pair: Lab, cli, more):
+    assert cli("migrate", "s0", "d0", "--record", "run.jsonl", *more).status == 0
+    ran = cli("check-trace", "run.jsonl")
+    assert (ran.status, ran.err) == (0, "")
+
+
+def test_a_recording_on_a_full_disk(pair: Lab, start):
+    ran = start("migrate", "s0", "d0", "-q", "--record", "run.jsonl", file_size=2048).ends()
+    assert ran.status == 0
+    assert ran.err == ("vfio-migration: the recording is not complete: [Errno 27] File too large\n")
+    assert "migrated 1 device" in ran.out
+    assert pair.running == {"d0"}
+    assert pair.hosts["d0"].whole
+
+
+def test_the_destination_refuses_the_state(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0", faults={JUDGED: (ALWAYS, False)})
+    ran = cli("migrate", "s0", "d0", "-q")
+    assert ran.status == 1
+    assert ran.err == (
+        "vfio-migration: error: plan resume, phase judge: d0: SET_STATE STOP is refused (EIO); "
+        "it is in RESUMING now (the source runs)\n"
+        "  The source holds the whole state: the destination never ran on it, or was given up.\n"
+    )
+    assert lab.states["s0"] == "RUNNING"
+    assert not lab.hosts["d0"].runs
+
+
+def test_the_destination_runs_all_the_same(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0", faults={STARTED: (1, False)})
+    ran = cli("migrate", "s0", "d0", "-q")
+    assert ran.status == 0
+    assert ran.err == (
+        "vfio-migration: error: plan resume, phase run: d0: SET_STATE RUNNING is refused (EIO); "
+        "it is in RUNNING_P2P now (the destination runs with the whole state all the same)\n"
+        "  The destination has taken the whole state over, and may have run.\n"
+    )
+    assert lab.running == {"d0"}
+    assert lab.hosts["d0"].whole
+
+
+def test_it_cannot_be_told_who_runs(lab: Lab, cli):
+
+    gate = threading.Event()
+    lab.serve("s0", gate={PRE_COPIES: gate})
+    lab.serve("d0")
+    ran = cli("migrate", "s0", "d0", "-q", "--patience", "300ms")
+    assert ran.status == 3
+    assert ran.err == (
+        "vfio-migration: error: plan save, phase pre-copy: s0: DEVICE_FEATURE is not answered "
+        "(it cannot be told who runs)\n"
+        "  s0: does not answer, and its process is there: it may still hold the state\n"
+        "  s0: VERSION is not answered; does it serve another client?\n"
+        "  s0: not known to stand still; once it can be reached run: vfio-migration recover s0 d0\n"
+    )
+    gate.set()
+    ran = cli("recover", "s0", "d0")
+    assert ran.status == 0
+    assert lab.running == {"s0"}
+
+
+def test_a_device_that_changes_too_fast(lab: Lab, cli):
+    lab.serve("s0", FaultyMemory, rate=1 << 30)
+    lab.serve("d0", FaultyMemory)
+    slow = ("--if-slow", "cancel", "--max-passes", "1", "--bandwidth", "400K", "--downtime", "1ms")
+    ran = cli("migrate", "s0", "d0", "-q", *slow)
+    assert ran.status == 1
+    assert masked(ran.err).startswith(
+        "vfio-migration: error: after 1 passes the devices would still stand still for # s, and "
+        "# s are allowed: they change faster than they can be transferred (the source runs)\n"
+    )
+    assert lab.running == {"s0"}
+    assert cli("migrate", "s0", "d0", "-q", *slow[2:4]).status == 0
+
+
+def test_a_server_that_hangs_up(lab: Lab, cli):
+    """It is there, and then it is not."""
+
+    lab.serve("s0")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("d0")
+        listener.listen()
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        ran = cli("migrate", "s0", "d0", "--dry-run")
+        assert (ran.status, ran.out) == (2, "")
+        assert ran.err.startswith("vfio-migration: error: d0: ")
+        assert len(ran.err.splitlines()) == 1
+        ran = cli("migrate", "s0", "d0")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert ran.status == 1
+    assert "(the source runs)" in ran.err
+    assert lab.states["s0"] == "RUNNING"
+
+
+# --- a table of the user's own ---
+
+
+@pytest.mark.parametrize("kind", [FaultyEdu, FaultyMemory])
+@pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
+def test_a_ninth_state(lab: Lab, cli, kind, more):
+    ninth = load(NINTH)
+    for name in ("s0", "d0"):
+        lab.serve(name, kind, spec=ninth)
+    assert "STOP_P2P" in {row.name for row in ninth.states}
+    if more:
+        # A destination may stand still in any state of the table, in a new one too.
+        lab.hosts["d0"].server.engine.set_state("STOP_P2P")
+    ran = cli("migrate", "s0", "d0", "--spec", NINTH, "--record", "run.jsonl", *more)
+    assert (ran.status, ran.err) == (0, "")
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert lab.hosts["d0"].whole
+    assert cli("check-trace", "run.jsonl", "--spec", NINTH).status == 0
+
+
+def test_a_table_that_is_none(cli):
+    ran = cli("migrate", "a", "b", "--spec", "/no/such/table.toml")
+    assert ran.status == 2
+    assert "/no/such/table.toml" in ran.err
+
+
+# --- --dry-run ---
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_dry_run_is_words_and_changes_nothing(two: Lab, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
+    before = two.states, list(two.arcs), open_files()
+    ran = cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == (GOLDEN / "dry-run.txt").read_text("utf-8")
+    assert before[:2] == (two.states, two.arcs)
+    until(lambda: open_files() == before[2], "a descriptor is left open")
+    assert files() == ["d0", "d1", "s0", "s1"]
+
+
+def test_a_dry_run_is_the_run(pair: Lab, cli):
+    plan = cli("migrate", "s0", "d0", "--dry-run").out
+    ran = cli("migrate", "s0", "d0", "--json")
+    said = [(one["phase"], one["side"], one["plan"]) for one in ran.of("phase")]
+    assert said == [
+        match
+        for match in re.findall(r"\d\. (\S+) \((\w+), plan (\S+)\)", plan)
+        if match[0] != "passes"
+    ]
+
+
+def test_a_dry_run_as_json(pair: Lab, cli):
+
+    ran = cli("migrate", "s0", "d0", "--dry-run", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    plan = json.loads(ran.out)
+    assert (plan["name"], plan["title"]) == ("live", "Migration live: 1 device")
+    assert [(one["label"], one["state"]) for one in plan["lanes"]] == [
+        ("s0", "RUNNING"),
+        ("d0", "RUNNING"),
+    ]
+    offline = json.loads(cli("migrate", "s0", "d0", "--dry-run", "--json", "--no-pre-copy").out)
+    assert offline["name"] == "offline"
+    assert pair.arcs == []
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("x.svg", b"<svg "), ("x.png", b"\x89PNG"), ("x.dot", b"digraph"), ("x.MMD", b"")],
+)
+def test_a_dry_run_draws(pair: Lab, cli, name, begins):
+    ran = cli("migrate", "s0", "d0", "--dry-run", "-o", name)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.endswith(f"\n{name}: the same as a picture\n")
+    data = Path(name).read_bytes()
+    assert begins in data[:200]
+    if not name.endswith("png"):
+        assert b"s0" in data
+    assert pair.arcs == []
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("x.gif", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
+        ("x", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
+    ],
+)
+def test_a_picture_of_no_kind(pair: Lab, cli, name, why):
+    says(cli("migrate", "s0", "d0", "--dry-run", "-o", name), 2, f"-o {name}: {why}")
+    ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "nowhere/x.svg")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("vfio-migration: error: --output: ")
+    assert ran.err.endswith(": cannot be written: No such file or directory\n")
+
+
+def test_a_dry_run_of_what_cannot_be(pair: Lab, cli):
+    pair.serve("d1", FaultyMemory)
+    assert cli("migrate", "s0", "d1", "--dry-run").status == 1
+    assert cli("migrate", "s0", "nowhere", "--dry-run").status == 2
+    for name in ("s2", "d2", "s3", "d3"):
+        pair.serve(name, capabilities="STOP_COPY")
+    ran = cli("migrate", "s2", "d2", "s3", "d3", "--dry-run", "-o", "x.svg")
+    assert ran.status == 1
+    assert "obligation G3" in ran.err
+    assert not Path("x.svg").exists()
+
+
+def test_a_plan_that_gets_stuck_is_a_refusal(pair: Lab, cli, monkeypatch):
+    from vfio_migration import diagrams
+
+    def stuck(*_: object) -> None:
+        raise diagrams.PlanError("s0: phase stop of plan save does not lead on from PRE_COPY")
+
+    monkeypatch.setattr(diagrams, "migration_view", stuck)
+    why = "s0: phase stop of plan save does not lead on from PRE_COPY"
+    says(cli("migrate", "s0", "d0", "--dry-run"), 1, why)
+
+
+def test_a_dry_run_without_the_packages_that_draw(pair: Lab, cli, monkeypatch):
+    for name in ("graphviz", "pygraphviz"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert cli("migrate", "s0", "d0", "--dry-run").status == 0
+    ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "x.svg")
+    assert ran.status == 2
+    assert "pip install 'vfio-migration[diagrams]'" in ran.err
