@@ -33,7 +33,7 @@ from vfio_migration.runtime.client.calls import Call, RegionInfo
 from vfio_migration.runtime.client.core import Pending
 from vfio_migration.runtime.client.errors import ClientError, PeerGone, Refused, TimedOut
 from vfio_migration.runtime.client.line import Line
-from vfio_migration.runtime.client.side import AGAIN, Side, described, no_version
+from vfio_migration.runtime.client.side import AGAIN, Side, busy, described, dial, no_version
 from vfio_migration.runtime.protocol.events import Outgoing
 
 P = ParamSpec("P")
@@ -119,9 +119,9 @@ class AsyncClient(Side):
     async def _connected(self, path: str | Path) -> socket.socket:
         loop = asyncio.get_running_loop()
         until = loop.time() + self.patience
-        while (sock := self._dial(path)) is None:
+        while (sock := dial(path, self.name)) is None:
             if loop.time() >= until:
-                raise self._busy()
+                raise busy(self.name)
             await asyncio.sleep(AGAIN)
         return sock
 

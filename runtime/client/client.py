@@ -43,7 +43,15 @@ from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call, RegionInfo
 from vfio_migration.runtime.client.core import Pending, Reachable, Watch
 from vfio_migration.runtime.client.errors import ClientError, PeerGone, Refused, TimedOut
-from vfio_migration.runtime.client.side import AGAIN, PATIENCE, Side, described, no_version
+from vfio_migration.runtime.client.side import (
+    AGAIN,
+    PATIENCE,
+    Side,
+    busy,
+    described,
+    dial,
+    no_version,
+)
 from vfio_migration.runtime.protocol.version import Limits
 
 P = ParamSpec("P")
@@ -116,7 +124,7 @@ class Client(Side):
         self._taker = 0  # the same, while it takes in what has come
         self._followers: list[_Follower] = []
         self._poll = select.poll()
-        sock = where if isinstance(where, socket.socket) else self._connected(where)
+        sock = where if isinstance(where, socket.socket) else connected(where, self.name, patience)
         try:
             # A file: it closes itself if nobody does.
             self._wake = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
@@ -134,14 +142,6 @@ class Client(Side):
         except BaseException:
             self.close()
             raise
-
-    def _connected(self, path: str | Path) -> socket.socket:
-        until = time.monotonic() + self.patience
-        while (sock := self._dial(path)) is None:
-            if time.monotonic() >= until:
-                raise self._busy()
-            time.sleep(AGAIN)
-        return sock
 
     # --- the connection ---
 
@@ -373,6 +373,26 @@ class Client(Side):
     logging_start = _does(calls.logging_start)
     logging_report = _does(calls.logging_report)
     logging_stop = _does(calls.logging_stop)
+
+
+def connected(path: str | Path, name: str, patience: float) -> socket.socket:
+    """Connect to a server, and say nothing yet.
+
+    Args:
+        path: Its socket.
+        name: What it is called in messages.
+        patience: How many seconds to wait for a place in its queue.
+
+    Raises:
+        PeerGone: Nobody serves there.
+        TimedOut: Too many wait there.
+    """
+    until = time.monotonic() + patience
+    while (sock := dial(path, name)) is None:
+        if time.monotonic() >= until:
+            raise busy(name)
+        time.sleep(AGAIN)
+    return sock
 
 
 def _milliseconds(until: float | None) -> int:

@@ -117,24 +117,6 @@ class Side:
         """Whether this is a copy that a fork made: the connection is the parent's."""
         return os.getpid() != self._process
 
-    def _dial(self, path: str | Path) -> socket.socket | None:
-        """Connect; None if too many wait there, of which a UNIX socket does not tell the end."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.connect(os.fspath(path))
-        except BlockingIOError:
-            sock.close()
-            return None
-        except (OSError, ValueError) as error:
-            sock.close()
-            why = getattr(error, "strerror", None) or str(error)
-            raise PeerGone(self.name, f"nobody serves there: {why}") from error
-        return sock
-
-    def _busy(self) -> TimedOut:
-        return TimedOut(self.name, "too many clients wait there")
-
     def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
         """Begin to speak on a socket. If this raises, it is the caller's to close."""
         self.pid = peer_of(sock)
@@ -218,6 +200,27 @@ class Side:
 
     def _set_state(self, state: str) -> Call[None]:
         return calls.set_state(self._numbers[state])
+
+
+def dial(path: str | Path, name: str) -> socket.socket | None:
+    """Connect; None if too many wait there, of which a UNIX socket does not tell the end."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(os.fspath(path))
+    except BlockingIOError:
+        sock.close()
+        return None
+    except (OSError, ValueError) as error:
+        sock.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise PeerGone(name, f"nobody serves there: {why}") from error
+    return sock
+
+
+def busy(name: str) -> TimedOut:
+    """Return the error of a connection that is not even queued."""
+    return TimedOut(name, "too many clients wait there")
 
 
 def no_version(error: ClientError) -> ClientError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,8 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
-from vfio_migration.runtime.client import Client, PeerGone, Refused, TimedOut
+from vfio_migration.runtime.client import Client, Refused
+from vfio_migration.runtime.client.client import connected
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.process import Process
@@ -139,7 +141,7 @@ class Endpoint:
             self._client, self._ours = None, True
             self._machine = self._sizes = None
         if self._sock is None:
-            self._sock = _connected(self.where, self._patience)
+            self._sock = connected(self.where, self.where, self._patience)
         return Process.of(peer_of(self._sock))
 
     @property
@@ -161,7 +163,7 @@ class Endpoint:
                 watches=self._watches,
             )
         if self._client.over is not None:
-            raise self._client.over
+            raise copy.copy(self._client.over)
         return self._client
 
     def close(self) -> None:
@@ -245,18 +247,3 @@ class Endpoint:
         if self.state is None:
             return "none"
         return self._spec.session(self._spec.state(self.state).session).transfer
-
-
-def _connected(path: str, patience: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(patience)
-        sock.connect(path)
-    except TimeoutError as error:
-        sock.close()
-        raise TimedOut(path, "too many clients wait there") from error
-    except (OSError, ValueError) as error:
-        sock.close()
-        why = getattr(error, "strerror", None) or str(error)
-        raise PeerGone(path, f"nobody serves there: {why}") from error
-    return sock
