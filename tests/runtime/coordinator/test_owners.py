@@ -1,0 +1,132 @@
+"""A program that owns the guest: its connections, its hooks, its control-C."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from lab import SPEC, Lab
+
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.coordinator import Coordinator, Hooks, MigrationFailed
+from vfio_migration.runtime.coordinator.ledger import beside
+
+
+@pytest.fixture
+def two(lab: Lab) -> Lab:
+    for name in ("s0", "d0"):
+        lab.serve(name)
+    return lab
+
+
+def test_connections_of_somebody_else(two: Lab):
+    """They are used, for a server serves one client at a time, and are not closed."""
+    clients = {name: Client(Path(name), spec=SPEC) for name in ("s0", "d0")}
+    clients["d0"].dma_map(0, 4096)
+    Coordinator([("s0", "d0")], spec=SPEC, clients=clients).run()
+    assert clients["s0"].state() == "STOP"
+    assert clients["d0"].state() == "RUNNING"
+    assert len(two.hosts["d0"].device.memory.maps) == 1
+    for client in clients.values():
+        client.close()
+
+
+def test_connections_of_somebody_else_after_a_failure(two: Lab):
+    clients = {name: Client(Path(name), spec=SPEC) for name in ("s0", "d0")}
+    clients["s0"].dma_map(0, 4096)
+    two.hosts["d0"].device.mangle = lambda _piece: []
+    with pytest.raises(MigrationFailed):
+        Coordinator([("s0", "d0")], spec=SPEC, clients=clients).run()
+    assert clients["s0"].state() == "RUNNING"
+    assert clients["d0"].state() == "STOP"
+    # The guest finds its memory mapped as it was; the device that was reset reaches none.
+    assert len(two.hosts["s0"].device.memory.maps) == 1
+    assert len(two.hosts["d0"].device.memory.maps) == 0
+    for client in clients.values():
+        client.close()
+
+
+def test_a_client_that_is_over_is_not_used(two: Lab):
+    client = Client(Path("s0"), spec=SPEC)
+    client.close()
+    summary = Coordinator([("s0", "d0")], spec=SPEC, clients={"s0": client}).run()
+    assert summary.devices == 1
+    assert two.hosts["d0"].whole
+
+
+@pytest.mark.parametrize("at", [4, 40, 76, 84, 98, 100, 104, 108])
+def test_an_interrupt(two: Lab, at: int):
+    """Whoever does not wait for anything leaves a journal, and `recover` does the rest."""
+    seen = 0
+
+    def watch(exchange) -> None:
+        nonlocal seen
+        seen += exchange.what in ("command", "reply")
+        # Only the main thread is interrupted.
+        if seen > at and threading.current_thread() is threading.main_thread():
+            seen = -1000
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        two.coordinator(migration="offline", watches=[watch]).run()
+    if at < 76:
+        # Nobody was moved: nothing is left to do.
+        assert not Path("s0.migration").exists()
+        assert two.running == {"s0", "d0"}
+        return
+    assert Path("s0.migration").exists()
+    settled = two.recover()
+    assert settled.outcome in ("source", "destination")
+    (winner,) = two.running
+    assert winner == settled.outcome[0] + "0"
+    assert two.hosts[winner].whole
+    assert not Path("s0.migration").exists()
+
+
+@pytest.mark.parametrize("hook", ["pause", "resume"])
+def test_a_hook_that_raises(two: Lab, hook: str):
+    """It is a fault of its owner, who is told; the journal stands, and `recover` does the rest."""
+
+    def fail(*_side: str) -> None:
+        raise RuntimeError("a slip")
+
+    with pytest.raises(RuntimeError, match="a slip"):
+        two.coordinator(hooks=Hooks(**{hook: fail})).run()
+    assert beside("s0") == Path("s0.migration")
+    assert Path("s0.migration").exists()
+    settled = two.recover()
+    assert settled.outcome == ("source" if hook == "pause" else "destination")
+    (winner,) = two.running
+    assert two.hosts[winner].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_nothing_is_left_open(two: Lab):
+    """Of many migrations and refusals, in this process: not one descriptor, not one thread."""
+
+    def there() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    def once() -> None:
+        two.coordinator().run()
+        with pytest.raises(Exception, match="a source begins in"):
+            two.coordinator().run()
+        for host in two.hosts.values():
+            host.server.engine.reset()
+        two.hosts["d0"].device.mangle = lambda _piece: []
+        two.fail()
+        two.hosts["d0"].device.mangle = None
+        for host in two.hosts.values():
+            host.server.engine.reset()
+
+    once()
+    before = there()
+    for _ in range(10):
+        once()
+    # A server sees its client go a moment later.
+    for name in ("s0", "d0"):
+        with Client(Path(name), spec=SPEC) as client:
+            client.state()
+    assert there()[1] == before[1]
+    assert abs(there()[0] - before[0]) <= 2
