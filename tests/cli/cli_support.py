@@ -14,12 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fleet  # noqa: F401 - its forkserver begins with what servers need
+import fleet  # noqa: F401 - it names what the forkserver imports; below is more
 
 from vfio_migration.cli import telling
 from vfio_migration.cli.main import main
 
 _PROCESSES = multiprocessing.get_context("forkserver")
+# There is one forkserver for all: what it has imported, no child has to.
+_PROCESSES.set_forkserver_preload(
+    [
+        "fleet",
+        "vfio_migration.cli.main",
+        "vfio_migration.cli.telling",
+        "vfio_migration.runtime.coordinator.recover",
+        "vfio_migration.runtime.coordinator.saving",
+        "vfio_migration.runtime.devices",
+        "vfio_migration.runtime.recording",
+        "vfio_migration.runtime.server",
+    ]
+)
 
 SLOW = ("--bandwidth", "200K", "--downtime", "1ms")
 """With these, `BIG` bytes take longer than any test."""
@@ -57,12 +70,25 @@ def masked(text: str) -> str:
     return text
 
 
+def files() -> list[str]:
+    """Return the names of all files, sockets among them."""
+    return sorted(path.name for path in Path().iterdir())
+
+
 def until(condition: Callable[[], object], what: str = "it does not happen") -> None:
     """Wait for something that is sure to come."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
+
+
+def says(ran: Ran, status: int, *lines: str) -> None:
+    """See that a command printed nothing but a complaint."""
+    assert ran.err == "".join(
+        f"{line}\n" for line in (f"vfio-migration: error: {lines[0]}", *lines[1:])
+    )
+    assert (ran.status, ran.out) == (status, "")
 
 
 class Program:

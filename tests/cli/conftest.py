@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab
+from lab import FaultyMemory, Lab
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:
@@ -23,6 +23,22 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     lab = Lab()
     yield lab
     lab.close()
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    """A device and where it is moved to."""
+    lab.serve("s0")
+    lab.serve("d0")
+    return lab
+
+
+@pytest.fixture
+def two(pair: Lab) -> Lab:
+    """Two devices, of two kinds."""
+    pair.serve("s1", FaultyMemory, rate=1 << 20)
+    pair.serve("d1", FaultyMemory)
+    return pair
 
 
 @pytest.fixture

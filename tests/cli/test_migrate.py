@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import socket
 import sys
@@ -11,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_support import Ran, masked, until
+from cli_support import Ran, files, masked, says
 from edits import ROOT
 from lab import ALWAYS, FaultyEdu, FaultyMemory, Lab
 
@@ -29,27 +28,6 @@ HEAD = """\
   s0 -> d0   STOP_COPY,P2P,PRE_COPY
   s1 -> d1   STOP_COPY,P2P,PRE_COPY
 """
-
-
-@pytest.fixture
-def pair(lab: Lab) -> Lab:
-    """A device and where it is moved to."""
-    lab.serve("s0")
-    lab.serve("d0")
-    return lab
-
-
-@pytest.fixture
-def two(pair: Lab) -> Lab:
-    """Two devices, of two kinds."""
-    pair.serve("s1", FaultyMemory, rate=1 << 20)
-    pair.serve("d1", FaultyMemory)
-    return pair
-
-
-def files() -> list[str]:
-    """Return the names of all files, sockets among them."""
-    return sorted(path.name for path in Path().iterdir())
 
 
 def settled(text: str) -> str:
@@ -194,14 +172,6 @@ def test_json_of_a_refusal_is_one_object(pair: Lab, cli, more: list[str]):
 
 
 # --- statuses and messages ---
-
-
-def says(ran: Ran, status: int, *lines: str) -> None:
-    """See that a command printed nothing but a complaint."""
-    assert ran.err == "".join(
-        f"{line}\n" for line in (f"vfio-migration: error: {lines[0]}", *lines[1:])
-    )
-    assert (ran.status, ran.out) == (status, "")
 
 
 def test_a_socket_too_few(cli):
@@ -491,110 +461,3 @@ def test_a_table_that_is_none(cli):
     ran = cli("migrate", "a", "b", "--spec", "/no/such/table.toml")
     assert ran.status == 2
     assert "/no/such/table.toml" in ran.err
-
-
-# --- --dry-run ---
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def test_a_dry_run_is_words_and_changes_nothing(two: Lab, cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
-    before = two.states, list(two.arcs), open_files()
-    ran = cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
-    assert (ran.status, ran.err) == (0, "")
-    assert ran.out == (GOLDEN / "dry-run.txt").read_text("utf-8")
-    assert before[:2] == (two.states, two.arcs)
-    until(lambda: open_files() == before[2], "a descriptor is left open")
-    assert files() == ["d0", "d1", "s0", "s1"]
-
-
-def test_a_dry_run_is_the_run(pair: Lab, cli):
-    plan = cli("migrate", "s0", "d0", "--dry-run").out
-    ran = cli("migrate", "s0", "d0", "--json")
-    said = [(one["phase"], one["side"], one["plan"]) for one in ran.of("phase")]
-    assert said == [
-        match
-        for match in re.findall(r"\d\. (\S+) \((\w+), plan (\S+)\)", plan)
-        if match[0] != "passes"
-    ]
-
-
-def test_a_dry_run_as_json(pair: Lab, cli):
-
-    ran = cli("migrate", "s0", "d0", "--dry-run", "--json")
-    assert (ran.status, ran.err) == (0, "")
-    plan = json.loads(ran.out)
-    assert (plan["name"], plan["title"]) == ("live", "Migration live: 1 device")
-    assert [(one["label"], one["state"]) for one in plan["lanes"]] == [
-        ("s0", "RUNNING"),
-        ("d0", "RUNNING"),
-    ]
-    offline = json.loads(cli("migrate", "s0", "d0", "--dry-run", "--json", "--no-pre-copy").out)
-    assert offline["name"] == "offline"
-    assert pair.arcs == []
-
-
-@pytest.mark.parametrize(
-    ("name", "begins"),
-    [("x.svg", b"<svg "), ("x.png", b"\x89PNG"), ("x.dot", b"digraph"), ("x.MMD", b"")],
-)
-def test_a_dry_run_draws(pair: Lab, cli, name, begins):
-    ran = cli("migrate", "s0", "d0", "--dry-run", "-o", name)
-    assert (ran.status, ran.err) == (0, "")
-    assert ran.out.endswith(f"\n{name}: the same as a picture\n")
-    data = Path(name).read_bytes()
-    assert begins in data[:200]
-    if not name.endswith("png"):
-        assert b"s0" in data
-    assert pair.arcs == []
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("x.gif", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
-        ("x", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
-    ],
-)
-def test_a_picture_of_no_kind(pair: Lab, cli, name, why):
-    says(cli("migrate", "s0", "d0", "--dry-run", "-o", name), 2, f"-o {name}: {why}")
-    ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "nowhere/x.svg")
-    assert (ran.status, ran.out) == (2, "")
-    assert ran.err.startswith("vfio-migration: error: --output: ")
-    assert ran.err.endswith(": cannot be written: No such file or directory\n")
-
-
-def test_a_dry_run_of_what_cannot_be(pair: Lab, cli):
-    pair.serve("d1", FaultyMemory)
-    assert cli("migrate", "s0", "d1", "--dry-run").status == 1
-    assert cli("migrate", "s0", "nowhere", "--dry-run").status == 2
-    for name in ("s2", "d2", "s3", "d3"):
-        pair.serve(name, capabilities="STOP_COPY")
-    ran = cli("migrate", "s2", "d2", "s3", "d3", "--dry-run", "-o", "x.svg")
-    assert ran.status == 1
-    assert "obligation G3" in ran.err
-    assert not Path("x.svg").exists()
-
-
-def test_a_plan_that_gets_stuck_is_a_refusal(pair: Lab, cli, monkeypatch):
-    from vfio_migration import diagrams
-
-    def stuck(*_: object) -> None:
-        raise diagrams.PlanError("s0: phase stop of plan save does not lead on from PRE_COPY")
-
-    monkeypatch.setattr(diagrams, "migration_view", stuck)
-    why = "s0: phase stop of plan save does not lead on from PRE_COPY"
-    says(cli("migrate", "s0", "d0", "--dry-run"), 1, why)
-
-
-def test_a_dry_run_without_the_packages_that_draw(pair: Lab, cli, monkeypatch):
-    for name in ("graphviz", "pygraphviz"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert cli("migrate", "s0", "d0", "--dry-run").status == 0
-    ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "x.svg")
-    assert ran.status == 2
-    assert "pip install 'vfio-migration[diagrams]'" in ran.err
