@@ -296,14 +296,22 @@ class Journey:
     def begins(self) -> Stands:
         """The source runs, and holds its state; the destination is blank, and runs or is stopped.
 
-        It is stopped where an earlier migration was given up.
+        It is stopped where an earlier migration was given up: where handovers lead the loser.
         """
         initial = self.spec.initial
-        idle = self.retired - {self.lost}
+        leads = {
+            self._discipline[str(step.plan)]
+            for row in self.plans.handovers
+            for step in row.steps
+            if step.side not in (None, row.winner)
+        }
         return {
             "source": {word: frozenset({(initial, True)}) for word in self.encoding.machines},
             "destination": {
-                word: frozenset((name, False) for name in {initial, *idle})
+                word: frozenset(
+                    (name, False)
+                    for name in {initial}.union(*(one.ends[word] for one in leads)) - {self.lost}
+                )
                 for word in self.encoding.machines
             },
         }
