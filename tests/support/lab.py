@@ -96,15 +96,18 @@ class Host:
     @property
     def whole(self) -> bool:
         """Whether it holds what a source was given."""
-        return bytes(self.device.block(self._block).view[: len(MARK)]) == MARK
+        name, at = self._place
+        return bytes(self.device.block(name).view[at : at + len(MARK)]) == MARK
 
     @property
-    def _block(self) -> str:
-        return "bar0.0" if isinstance(self.device, Edu) else "bar2"
+    def _place(self) -> tuple[str, int]:
+        # What a memory changes by itself is at the beginning of its pages.
+        return ("bar0.0", 0) if isinstance(self.device, Edu) else ("bar2", 64)
 
     def fill(self) -> None:
         """Give it the state that must not be lost."""
-        self.device.block(self._block).write(0, MARK)
+        name, at = self._place
+        self.device.block(name).write(at, MARK)
 
     def stop(self) -> None:
         """Serve it no more. The device keeps its state."""
