@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     twice = next((one for one in sockets if sockets.count(one) > 1), None)
     if twice is not None:
         return migrate.wrong(arguments, migrate.TWICE.format(twice))
+    if arguments.keep == "destination" and len(sockets) == 1 and not _known(arguments):
+        return migrate.wrong(arguments, "--keep destination: which one is not known: give SRC DST")
     pairs = (
         [(sockets[0], None)]
         if len(sockets) == 1
@@ -102,6 +104,14 @@ def run(arguments: argparse.Namespace) -> int:
                 printer.line(f"  {problem}")
 
     return migrate.attempt(arguments, spec, work, lambda: [_AGAIN])
+
+
+def _known(arguments: argparse.Namespace) -> bool:
+    """Say whether there is a journal, which knows the destination."""
+    from vfio_migration.runtime.coordinator.ledger import beside
+
+    journal = migrate.path_of(arguments.journal) or beside(arguments.sockets[0])
+    return journal.exists()
 
 
 _AGAIN = "run it again; nothing is lost by that"

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fleet  # noqa: F401 - it names what the forkserver imports; below is more
+import fleet
 
 from vfio_migration.cli import telling
 from vfio_migration.cli.main import main
+from vfio_migration.runtime.client import Client
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # There is one forkserver for all: what it has imported, no child has to.
@@ -89,6 +90,26 @@ def says(ran: Ran, status: int, *lines: str) -> None:
         f"{line}\n" for line in (f"vfio-migration: error: {lines[0]}", *lines[1:])
     )
     assert (ran.status, ran.out) == (status, "")
+
+
+class Served:
+    """A device that is served by a process of its own."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.path = path
+        self._process = fleet.serve(path, device, "7")
+        fleet.wait_for(path)
+
+    @property
+    def state(self) -> str:
+        """Where the device stands."""
+        with Client(self.path) as client:
+            return client.state()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+        self._process.join(20)
 
 
 class Program:

@@ -13,7 +13,7 @@ HERE = str(Path(__file__).parent)
 if HERE not in sys.path:
     sys.path.append(HERE)
 
-from cli_support import Program, Ran  # noqa: E402 - it is beside this file
+from cli_support import Program, Ran, Served  # noqa: E402 - it is beside this file
 
 
 @pytest.fixture
@@ -70,3 +70,17 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     yield start
     for one in begun:
         one.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Serve a device in a process of its own, which can be killed."""
+    begun: list[Served] = []
+
+    def serve(name: str, device: str) -> Served:
+        begun.append(Served(tmp_path / name, device))
+        return begun[-1]
+
+    yield serve
+    for one in begun:
+        one.kill()

@@ -1,0 +1,347 @@
+"""`vfio-migration recover` as its users see it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from cli_support import BIG, SLOW, masked, says, until
+from lab import FaultyMemory, Lab
+
+SOURCE = "The source holds the whole state: the destination never ran on it, or was given up."
+TAKEN = "The destination has taken the whole state over, and may have run."
+JUDGED = ("RESUMING", "STOP")
+STARTED = ("RUNNING_P2P", "RUNNING")
+UNCLEAR = "there is no journal of a migration, and it cannot be told who is to run"
+HINTS = (
+    "  say where the journal is: --journal FILE",
+    "  or say which side is to run, and the other is stopped: --keep source or --keep destination",
+)
+NOTHING = "    0.000 s  the destination runs: it runs, the source stands still: nothing to do\n"
+
+
+def stand(lab: Lab, **states: str) -> None:
+    """Lead devices to where they are to stand."""
+    for name, state in states.items():
+        lab.hosts[name].server.engine.set_state(state)
+
+
+def killed(lab: Lab, start, where: dict[str, str], *more: str) -> None:
+    """Kill a migration once all devices stand somewhere."""
+    program = start("migrate", *(name for pair in lab.pairs for name in pair), *SLOW, *more)
+    until(lambda: lab.states == where)
+    program.signal(signal.SIGKILL)
+    assert program.ends().status == -signal.SIGKILL
+
+
+@pytest.fixture
+def big(lab: Lab) -> Lab:
+    """A device whose pre-copy takes longer than any test, with `SLOW`."""
+    lab.serve("s0", FaultyMemory, size=BIG)
+    lab.serve("d0", FaultyMemory, size=BIG)
+    return lab
+
+
+# --- after a migration that was killed ---
+
+
+@pytest.mark.parametrize("named", [["s0", "d0"], ["s0"]])
+def test_a_migration_that_was_killed(big: Lab, start, cli, named):
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    assert Path("s0.migration").exists()
+    ran = cli("recover", *named)
+    assert (ran.status, ran.err) == (0, "")
+    told = masked(ran.out).splitlines()
+    assert told[0] == f"    0.000 s  recovering: {SOURCE}"
+    assert told[-1] == f"    0.000 s  the source runs: {SOURCE}"
+    assert big.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert big.hosts["s0"].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_it_is_quiet(big: Lab, start, cli):
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    ran = cli("recover", "s0", "d0", "-q")
+    assert (ran.status, ran.err) == (0, "")
+    # A device with half a stream does not stop: it is reset.
+    failed = "failed: d0: SET_STATE STOP is refused (EINVAL); it is in RESUMING now"
+    told = [f"    0.000 s  {line}\n" for line in (failed, f"the source runs: {SOURCE}")]
+    assert masked(ran.out) == "".join(told)
+
+
+def test_it_is_json(big: Lab, start, cli):
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    ran = cli("recover", "s0", "d0", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert {one["event"] for one in ran.events} == {"recovering", "phase", "failed", "moved", "won"}
+    last = ran.events[-1]
+    del last["time"]
+    assert last == {"event": "won", "outcome": "source", "why": SOURCE, "problems": []}
+
+
+def test_again_and_again(big: Lab, start, cli):
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    for _ in range(3):
+        assert cli("recover", "s0", "d0").status == 0
+        assert big.states == {"s0": "RUNNING", "d0": "STOP"}
+        assert big.hosts["s0"].whole
+
+
+def test_a_journal_elsewhere(big: Lab, start, cli):
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "elsewhere")
+    assert not Path("s0.migration").exists()
+    assert cli("recover", "s0", "d0", "--journal", "elsewhere").status == 0
+    assert big.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert not Path("elsewhere").exists()
+
+
+def test_other_pairs_than_those_of_the_journal(big: Lab, start, cli):
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "elsewhere")
+    big.serve("d1", FaultyMemory, size=BIG)
+    before = big.states
+    why = "d1: elsewhere says that s0 was migrated to d0"
+    says(cli("recover", "s0", "d1", "--journal", "elsewhere"), 2, why)
+    why = "d1: is no source of the migration in elsewhere"
+    says(cli("recover", "d1", "d0", "--journal", "elsewhere"), 2, why)
+    assert big.states == before
+    assert Path("elsewhere").exists()
+
+
+def test_a_destination_that_was_started(lab: Lab, start, cli):
+    gate = threading.Event()
+    for number in (0, 1):
+        lab.serve(f"s{number}")
+        lab.serve(f"d{number}", gate={STARTED: gate} if number else None)
+    program = start("migrate", "s0", "d0", "s1", "d1")
+    until(lambda: lab.states["d0"] == "RUNNING" and lab.states["d1"] == "RUNNING_P2P")
+    program.signal(signal.SIGKILL)
+    program.ends()
+    gate.set()
+    # One source is enough to find the journal; it knows of the others.
+    ran = cli("recover", "s0")
+    assert (ran.status, ran.err) == (0, "")
+    assert masked(ran.out).endswith(f"  the destination runs: {TAKEN}\n")
+    assert lab.running == {"d0", "d1"}
+    assert lab.hosts["d0"].whole
+    assert lab.hosts["d1"].whole
+    ran = cli("recover", "s0", "d0", "s1", "d1")
+    assert (ran.status, masked(ran.out), ran.err) == (0, NOTHING, "")
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+def test_a_side_is_kept_whatever_the_journal_says(lab: Lab, start, cli, keep):
+    gate = threading.Event()
+    lab.serve("s0")
+    lab.serve("d0", gate={STARTED: gate})
+    program = start("migrate", "s0", "d0")
+    until(lambda: lab.states == {"s0": "STOP_COPY", "d0": "RUNNING_P2P"})
+    program.signal(signal.SIGKILL)
+    program.ends()
+    gate.set()
+    ran = cli("recover", "s0", "d0", "--keep", keep, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.events[-1]["outcome"] == keep
+    name = keep[0] + "0"
+    assert lab.running == {name}
+    assert lab.hosts[name].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_a_side_that_is_gone_for_good(tmp_path, serve, start, cli):
+    source, destination = (serve(name, f"memory,size={BIG}") for name in ("s0", "d0"))
+    program = start("migrate", source.path, destination.path, *SLOW)
+    until(lambda: "pre-copy" in program.out)
+    program.signal(signal.SIGKILL)
+    program.ends()
+    destination.kill()
+    ran = cli("recover", source.path, destination.path, "--keep", "source")
+    assert (ran.status, ran.err) == (0, "")
+    assert source.state == "RUNNING"
+    assert not Path(f"{source.path}.migration").exists()
+
+
+# --- without a journal ---
+
+
+def test_there_was_nothing_to_recover(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0")
+    assert cli("migrate", "s0", "d0", "-q").status == 0
+    for _ in range(2):
+        ran = cli("recover", "s0", "d0")
+        assert (ran.status, masked(ran.out), ran.err) == (0, NOTHING, "")
+    ran = cli("recover", "s0", "d0", "--json")
+    assert ran.status == 0
+    assert [(one["event"], one["outcome"]) for one in ran.events] == [("won", "destination")]
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+
+
+@pytest.mark.parametrize("state", ["PRE_COPY", "STOP_COPY", "RUNNING_P2P", "RUNNING"])
+def test_no_destination_runs(lab: Lab, cli, state):
+    lab.serve("s0")
+    lab.serve("d0")
+    stand(lab, s0=state, d0="RESUMING")
+    assert cli("recover", "s0", "d0").status == 0
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert lab.hosts["s0"].whole
+
+
+@pytest.mark.parametrize("state", ["PRE_COPY", "STOP_COPY", "RUNNING"])
+def test_one_source_alone(lab: Lab, cli, state):
+    lab.serve("s0")
+    stand(lab, s0=state)
+    ran = cli("recover", "s0")
+    assert (ran.status, ran.err) == (0, "")
+    assert lab.states == {"s0": "RUNNING"}
+    assert lab.hosts["s0"].whole
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PRE_COPY", "STOP_COPY"])
+def test_it_is_not_clear_who_is_to_run(lab: Lab, cli, state):
+    lab.serve("s0")
+    lab.serve("d0")
+    stand(lab, s0=state)
+    before = lab.states
+    says(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in {state}, d0 in RUNNING", *HINTS)
+    assert lab.states == before
+    ran = cli("recover", "s0", "d0", "--json")
+    (error,) = ran.events
+    assert (ran.status, error["event"], error["outcome"]) == (2, "error", None)
+    assert [f"  {hint}" for hint in error["hints"]] == list(HINTS)
+
+
+def test_a_source_that_stands_still_may_have_been_retired(lab: Lab, cli):
+    """Its destination may have run since, and been stopped."""
+    lab.serve("s0")
+    lab.serve("d0")
+    stand(lab, s0="STOP", d0="STOP")
+    says(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in STOP, d0 in STOP", *HINTS)
+    says(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in STOP", *HINTS)
+    assert lab.running == set()
+    assert cli("recover", "s0", "--keep", "source").status == 0
+    assert lab.running == {"s0"}
+    assert lab.hosts["s0"].whole
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+def test_it_is_said_who_is_to_run(lab: Lab, cli, keep):
+    lab.serve("s0")
+    lab.serve("d0")
+    lab.hosts["d0"].fill()
+    for _ in range(2):
+        assert cli("recover", "s0", "d0", "--keep", keep).status == 0
+        assert lab.running == {keep[0] + "0"}
+        assert lab.hosts[keep[0] + "0"].whole
+
+
+def test_a_destination_that_nobody_named(lab: Lab, cli):
+    lab.serve("s0")
+    stand(lab, s0="STOP")
+    ran = cli("recover", "s0", "--keep", "destination")
+    says(ran, 2, "--keep destination: which one is not known: give SRC DST")
+    assert lab.states == {"s0": "STOP"}
+
+
+def test_nobody_serves(lab: Lab, cli):
+    lab.serve("s0")
+    why = "d0: nobody serves there: No such file or directory"
+    why += ", and there is no journal of a migration"
+    says(cli("recover", "s0", "d0"), 2, why, *HINTS)
+    assert cli("recover", "s0", "d0", "--keep", "source").status == 0
+    assert lab.running == {"s0"}
+
+
+# --- wrong input ---
+
+
+def test_sockets_that_make_no_pairs(cli):
+    says(cli("recover", "a", "b", "c"), 2, "c: has no DST: give SRC DST [SRC DST ...]")
+    why = "a: is named twice; each socket is one end of one device"
+    says(cli("recover", "a", "b", "a", "c"), 2, why)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "this is no journal of a migration, or it is damaged"),
+        ("{}", "this is no journal of a migration, or it is damaged"),
+        ('{"format": 2, "holder": "source", "devices": []}', "format 2 and holder source"),
+    ],
+)
+def test_a_journal_that_is_damaged(lab: Lab, cli, text, why):
+    lab.serve("s0")
+    Path("s0.migration").write_text(text)
+    ran = cli("recover", "s0")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(f"vfio-migration: error: s0.migration: {why}")
+    assert ran.err.endswith("\n  say which side is to run: --keep source or --keep destination\n")
+
+
+def test_a_side_is_kept_though_the_journal_is_damaged(lab: Lab, cli):
+    """The message says that this helps."""
+    lab.serve("s0")
+    lab.serve("d0")
+    stand(lab, s0="STOP_COPY", d0="RESUMING")
+    Path("s0.migration").write_text("damaged")
+    assert cli("recover", "s0", "d0", "--keep", "source").status == 0
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+
+
+def test_a_journal_that_cannot_be_written(big: Lab, start, cli):
+    """It is asked for first who holds the state; nothing is done before that is on the disk."""
+    Path("folder").mkdir()
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "folder/journal")
+    Path("folder").chmod(0o555)
+    arguments = ("recover", "s0", "d0", "--journal", "folder/journal")
+    ran = start(*arguments, override=False).ends()
+    assert ran.status == 3
+    assert ran.err == (
+        "vfio-migration: error: the journal cannot be written: [Errno 13] Permission denied: "
+        "'folder/journal' (it cannot be told who runs)\n"
+        "  run it again; nothing is lost by that\n"
+    )
+    Path("folder").chmod(0o755)
+    assert cli(*arguments).status == 0
+    assert big.states == {"s0": "RUNNING", "d0": "STOP"}
+
+
+# --- what cannot be brought back ---
+
+
+def test_a_server_that_hangs(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0", FaultyMemory, size=BIG, gate={("PRE_COPY", "RUNNING"): gate})
+    lab.serve("d0", FaultyMemory, size=BIG)
+    killed(lab, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    first = start("recover", "s0", "d0")
+    until(lambda: lab.states["d0"] == "STOP")
+    first.signal(signal.SIGKILL)
+    first.ends()
+    ran = cli("recover", "s0", "d0", "--patience", "300ms")
+    assert ran.status == 3
+    assert ran.err == (
+        "vfio-migration: error: s0: does not answer, and its process is there: it may still hold "
+        "the state (it cannot be told who runs)\n"
+        "  s0: VERSION is not answered; does it serve another client?\n"
+        "  run it again; nothing is lost by that\n"
+    )
+    gate.set()
+    assert cli("recover", "s0", "d0").status == 0
+    assert lab.running == {"s0"}
+
+
+def test_the_state_is_lost(tmp_path, serve, start, cli):
+    source, destination = (serve(name, f"memory,size={BIG}") for name in ("s0", "d0"))
+    program = start("migrate", source.path, destination.path, *SLOW)
+    until(lambda: "pre-copy" in program.out)
+    program.signal(signal.SIGKILL)
+    program.ends()
+    source.kill()
+    ran = cli("recover", source.path, destination.path, "--json")
+    assert (ran.status, ran.err) == (1, "")
+    assert [one["outcome"] for one in ran.events if "outcome" in one] == ["lost", "lost"]
+    assert ran.events[-1]["event"] == "error"
+    assert destination.state == "STOP"
+    assert not Path(f"{source.path}.migration").exists()
