@@ -354,7 +354,8 @@ class Engine:
         else:
             # What goes well is told without `teller`, which takes twice as long.
             moves = found
-            to = moves[-1][0].to if moves else now.state
+            # Where there is nothing to do, a table may still name another state than this one.
+            to = moves[-1][0].to if moves else self._machine.route(now.state, target).to
             audience.tell(
                 Record(
                     engine=self,

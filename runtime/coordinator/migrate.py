@@ -312,7 +312,6 @@ class Coordinator:
                 self._spec,
                 self._plans,
                 self._tell,
-                rather="source" if cancelled else None,
             ).settle()
         except OSError as worse:
             settled = Settled("undecided", _why(worse))

@@ -48,7 +48,6 @@ class Settler:
         report: Is told.
         given_up: Sides that whoever asks says are gone for good.
         final: Nobody will ask again: a device whose process is gone is owed nothing more.
-        rather: Which side is to run if both could.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Settler:
         given_up: Sequence[Side] = (),
         *,
         final: bool = False,
-        rather: Side | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._ledger = ledger
@@ -70,7 +68,6 @@ class Settler:
         self._report = report
         self._given_up = tuple(given_up)
         self._final = final
-        self._rather = rather
         self._skipped: set[int] = set()
         self._groups = {
             side: Group(side, endpoints[side], spec, plans, report) for side in endpoints
@@ -134,13 +131,9 @@ class Settler:
             side: [device.state or "" for device in self._endpoints.get(side, ())] for side in SIDES
         }
         alive = {side: self._alive.get(side, False) or side in also for side in SIDES}
-        rows = list(deciding(self._plans, self._spec, self._ledger.holder, states, alive))
-        if self._rather is not None:
-            # Only among rows that know who has the state, and lose nothing of it.
-            whole = [row for row in rows if not (row.undoes or row.failed)]
-            first = [row for row in whole if row.winner == self._rather]
-            rows = [*first, *(row for row in rows if row not in first)]
-        yield from (row for row in rows if id(row) not in self._skipped)
+        for row in deciding(self._plans, self._spec, self._ledger.holder, states, alive):
+            if id(row) not in self._skipped:
+                yield row
 
     def _carry_out(self, row: Handover) -> list[Endpoint]:
         """Take the steps of a row; raise `StepFailed` if the winner does not follow."""
