@@ -233,6 +233,7 @@ def attempt(
             if error.cancelled and outcome == "source":
                 status = _INTERRUPTED
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient reads this, too
             _say(arguments, "interrupted: nothing was brought to its end", again(), begun=begun)
             status = _INTERRUPTED
     if recording is not None and recording.error is not None:

@@ -35,7 +35,7 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailed,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore
-from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
+from vfio_migration.runtime.coordinator.group import CHANGE, Group
 from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.settings import Settings
@@ -81,8 +81,8 @@ class _FileEnd:
 
     transfer = _BLOCK
 
-    def __init__(self, writer: ContainerWriter, device: int) -> None:
-        self._writer, self._device = writer, device
+    def __init__(self, writer: ContainerWriter, device: int, met: list[CannotWrite]) -> None:
+        self._writer, self._device, self._met = writer, device, met
         self.label = "the file"
 
     @property
@@ -93,7 +93,11 @@ class _FileEnd:
     def begin(self, call: Call[None]) -> Pending[None]:
         """Write at once."""
         assert isinstance(call.message, MigDataWrite)
-        self._writer.write(self._device, call.message.data)
+        try:
+            self._writer.write(self._device, call.message.data)
+        except CannotWrite as error:
+            self._met.append(error)
+            raise
         pending = Pending(call)
         pending.settle(None)
         return pending
@@ -237,9 +241,10 @@ class Saver(Half):
         begun = time.monotonic()
         stopped: float | None = None
         transfer: Transfer | None = None
+        met: list[CannotWrite] = []
         try:
             with writer:
-                ends = [_FileEnd(writer, number) for number in range(len(self.endpoints))]
+                ends = [_FileEnd(writer, number, met) for number in range(len(self.endpoints))]
                 pairs = list(zip(self.endpoints, ends, strict=True))
                 # It is the file that is compressed.
                 settings = replace(self.settings, codec="none")
@@ -259,7 +264,8 @@ class Saver(Half):
         except CannotWrite as error:
             if transfer is None:
                 raise CannotMigrate(str(error)) from error
-            raise self._back(error) from error
+            # What the system said is worth more than that nothing can be written after it.
+            raise self._back(next((one for one in met if one.errno), error)) from error
         except (CoordinatorError, ClientError, OSError) as error:
             raise self._back(error) from error
         problems = self.lead("retire", away=True) if then == "stop" else self.lead("recover")
@@ -354,7 +360,7 @@ class Restorer(Half):
         except (CoordinatorError, ClientError, CannotRead) as error:
             problems = self.lead("retire", away=True)
             still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]
-            hints = [f"{names(still)}: stands still, and holds nothing"] if still else []
+            hints = [f"{one.label}: stands still; reset it before it is used" for one in still]
             why = error.why if isinstance(error, CoordinatorError) else str(error)
             cancelled = isinstance(error, Cancelled)
             hints += problems

@@ -162,6 +162,11 @@ class Program:
         """Whether it has ended."""
         return not self._process.is_alive()
 
+    def over_within(self, seconds: float) -> bool:
+        """Say whether it ends within a time."""
+        self._process.join(seconds)
+        return self.over
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         assert self._process.pid is not None

@@ -317,8 +317,12 @@ def test_a_server_that_hangs(lab: Lab, start, cli):
     killed(lab, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     first = start("recover", "s0", "d0")
     until(lambda: lab.states["d0"] == "STOP")
-    first.signal(signal.SIGKILL)
-    first.ends()
+    first.signal(signal.SIGINT)
+    ran = first.ends()
+    assert ran.status == 130
+    why = "interrupted: nothing was brought to its end"
+    again = "run it again; nothing is lost by that"
+    assert ran.err == f"vfio-migration: error: {why}\n  {again}\n"
     ran = cli("recover", "s0", "d0", "--patience", "300ms")
     assert ran.status == 3
     assert ran.err == (

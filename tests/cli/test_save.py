@@ -1,0 +1,571 @@
+"""`vfio-migration save` and `restore` as their users see them."""
+
+from __future__ import annotations
+
+import re
+import signal
+import stat
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from cli_support import files, masked, says, until
+from edits import ROOT
+from lab import ALWAYS, FaultyMemory, Lab
+from test_migrate import as_documented
+
+from vfio_migration.model import load
+from vfio_migration.runtime.container import ContainerReader
+from vfio_migration.runtime.devices.memory import contents
+
+NINTH = ROOT / "tests/data/ninth_state.toml"
+SIZE = 1 << 16
+STOPS = ("PRE_COPY_P2P", "STOP_COPY")
+JUDGED = ("RESUMING", "STOP")
+STARTED = ("RUNNING_P2P", "RUNNING")
+
+SAVED = """\
+    0.000 s  source      pre-copy     Stream while running.
+    0.000 s  source      quiesce      No device that can be quiesced starts peer-to-peer DMA from \
+here on.
+    0.000 s  source      stop         Stop all others; nobody starts peer-to-peer DMA any more.
+    0.000 s  source      stop         Stop all others.
+
+1 device saved to a.save
+  total time   # s
+  state        # B at # B/s
+  file         # B
+"""
+RESTORED = """\
+    0.000 s  destination load         Every device takes a stream in.
+    0.000 s  destination judge        Every device takes its state over, or refuses it: nothing \
+runs before all have.
+    0.000 s  destination wake         Start every device that can hold back peer-to-peer DMA.
+    0.000 s  destination run          Allow peer-to-peer DMA again.
+
+1 device restored from a.save
+  total time   # s
+  state        # B at # B/s
+  file         # B
+"""
+
+
+def told(text: str) -> str:
+    """Return what is printed but how far it is."""
+    lines = [
+        line
+        for line in masked(text).splitlines()
+        if not re.search(r"  (pass \d|\S+ +# B of)", line)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def memory(lab: Lab, name: str, **options) -> FaultyMemory:
+    """Serve a memory; that of a source was changed."""
+    device = lab.serve(name, FaultyMemory, size=SIZE, seed=7, **options).device
+    device.block("bar2").write(0, bytes(SIZE))
+    if name[0] == "s":
+        device.change(40)
+    return device
+
+
+def holds(device: FaultyMemory) -> bool:
+    """Say whether a memory that stands still holds what its count of changes says."""
+    return (
+        device.changes >= 40
+        and bytes(device.block("bar2").view) == contents(7, SIZE, device.changes)[:]
+    )
+
+
+def stop(lab: Lab, name: str) -> None:
+    lab.hosts[name].server.engine.set_state("STOP")
+
+
+# --- there and back ---
+
+
+@pytest.mark.parametrize("codec", ["none", "zlib", "zstd"])
+@pytest.mark.parametrize("more", [[], ["--no-pre-copy"]], ids=["live", "offline"])
+def test_there_and_back(lab: Lab, cli, codec, more):
+    source = memory(lab, "s0")
+    target = memory(lab, "d0")
+    ran = cli("save", "s0", "a.save", "--compress", codec, *more)
+    assert (ran.status, ran.err) == (0, "")
+    assert lab.states["s0"] == "STOP"
+    assert holds(source)
+    assert stat.S_IMODE(Path("a.save").stat().st_mode) == 0o600
+    with ContainerReader("a.save") as file:
+        assert file.header.codec == codec
+        assert [one.name for one in file.header.devices] == ["s0"]
+        file.check()
+    assert (Path("a.save").stat().st_size < SIZE) == (codec != "none")
+    ran = cli("restore", "a.save", "d0")
+    assert (ran.status, ran.err) == (0, "")
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    stop(lab, "d0")
+    assert holds(target)
+    assert target.changes == source.changes
+    assert files() == ["a.save", "d0", "s0"]
+
+
+def test_a_device_that_changes_meanwhile(lab: Lab, cli):
+    source = memory(lab, "s0", rate=64 << 20)
+    target = memory(lab, "d0")
+    assert cli("save", "s0", "a.save", "--then", "run").status == 0
+    until(lambda: source.changes > 1000)
+    assert cli("restore", "a.save", "d0").status == 0
+    before = target.changes
+    until(lambda: target.changes > before)  # it goes on where it was saved
+    for name, device in (("s0", source), ("d0", target)):
+        stop(lab, name)
+        assert holds(device)
+
+
+def test_what_is_printed(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0")
+    stop(lab, "d0")
+    ran = cli("save", "s0", "a.save")
+    assert (ran.status, told(ran.out), ran.err) == (0, SAVED, "")
+    ran = cli("restore", "a.save", "d0")
+    assert (ran.status, told(ran.out), ran.err) == (0, RESTORED, "")
+    assert lab.hosts["d0"].whole
+    ran = cli("save", "d0", "b.save", "-q", "--then", "run")
+    assert masked(ran.out) == "\n" + SAVED.partition("\n\n")[2].replace("a.save", "b.save").replace(
+        "  state", "  downtime     # s\n  state"
+    )
+
+
+def test_json_is_what_the_page_says(lab: Lab, cli):
+    for name in ("s0", "d0"):
+        memory(lab, name)
+    ran = cli("save", "s0", "a.save", "--json", "--then", "run")
+    assert (ran.status, ran.err) == (0, "")
+    assert as_documented(ran) == {"phase", "moved", "progress", "saved"}
+    saved = ran.events[-1]
+    assert saved["stored"] == Path("a.save").stat().st_size
+    assert saved["bytes"] == ran.of("progress")[-1]["bytes"]
+    assert 0 < saved["downtime"] < saved["seconds"]
+    ran = cli("restore", "a.save", "d0", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert as_documented(ran) == {"phase", "moved", "restoring", "saved"}
+    restored = ran.events[-1]
+    for key in ("devices", "bytes", "stored"):
+        assert restored[key] == saved[key]
+    assert [one["of"] for one in ran.of("restoring")] == [saved["bytes"]] * len(ran.of("restoring"))
+
+
+@pytest.mark.parametrize("codec", ["none", "zlib"])
+def test_several_devices(lab: Lab, cli, codec):
+    source, target = memory(lab, "s0"), memory(lab, "d0")
+    lab.serve("s1")
+    lab.serve("d1")
+    ran = cli("save", "s0", "s1", "group.save", "--compress", codec)
+    assert ran.status == 0
+    assert "\n2 devices saved to group.save\n" in ran.out
+    ran = cli("restore", "group.save", "d0", "d1")
+    assert ran.status == 0
+    assert "\n2 devices restored from group.save\n" in ran.out
+    assert lab.states == {"s0": "STOP", "s1": "STOP", "d0": "RUNNING", "d1": "RUNNING"}
+    assert lab.hosts["d1"].whole
+    stop(lab, "d0")
+    assert holds(target)
+    assert target.changes == source.changes
+
+
+@pytest.mark.parametrize(("then", "state"), [("stop", "STOP"), ("run", "RUNNING")])
+def test_what_becomes_of_the_devices(lab: Lab, cli, then, state):
+    lab.serve("s0")
+    assert cli("save", "s0", "a.save", "--then", then).status == 0
+    assert lab.states == {"s0": state}
+    assert lab.hosts["s0"].whole
+
+
+def test_a_recording_conforms(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0")
+    assert cli("save", "s0", "a.save", "--record", "1.jsonl").status == 0
+    assert cli("restore", "a.save", "d0", "--record", "2.jsonl").status == 0
+    for name in ("1.jsonl", "2.jsonl"):
+        assert cli("check-trace", name).status == 0
+
+
+def test_a_ninth_state(lab: Lab, cli):
+    for name in ("s0", "d0"):
+        lab.serve(name, spec=load(NINTH))
+    assert cli("save", "s0", "a.save", "--spec", NINTH).status == 0
+    assert cli("restore", "a.save", "d0", "--spec", NINTH).status == 0
+    assert lab.hosts["d0"].whole
+    assert lab.running == {"d0"}
+
+
+# --- the file ---
+
+
+def test_a_file_that_is_there(lab: Lab, cli):
+    lab.serve("s0")
+    Path("a.save").write_text("precious")
+    why = "a.save: is there already; remove it, take another name, or allow it to be replaced"
+    says(cli("save", "s0", "a.save"), 2, why)
+    assert Path("a.save").read_text() == "precious"
+    assert (lab.states, lab.arcs) == ({"s0": "RUNNING"}, [])
+    assert cli("save", "s0", "a.save", "--replace").status == 0
+    lab.serve("d0")
+    assert cli("restore", "a.save", "d0").status == 0
+    assert lab.hosts["d0"].whole
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("s1", "is a socket; name a file on a disk, or one to be"),
+        (".", "is a folder; name a file on a disk, or one to be"),
+        (
+            "nowhere/a.save",
+            "cannot be written: No such file or directory (ENOENT); make its folder first",
+        ),
+    ],
+)
+def test_a_place_that_is_none(lab: Lab, cli, path, why):
+    lab.serve("s0")
+    lab.serve("s1")
+    says(cli("save", "s0", path), 2, f"{path}: {why}")
+    assert lab.arcs == []
+
+
+def test_a_folder_that_cannot_be_written(lab: Lab, start):
+    lab.serve("s0")
+    Path("folder").mkdir(mode=0o555)
+    ran = start("save", "s0", "folder/a.save", override=False).ends()
+    why = "Permission denied (EACCES); take a folder that you may write to"
+    says(ran, 2, f"folder/a.save: cannot be written: {why}")
+    assert lab.arcs == []
+
+
+@pytest.mark.parametrize("command", ["save", "restore"])
+def test_a_codec_that_is_not_installed(lab: Lab, cli, monkeypatch, command):
+    for name in ("s0", "d0"):
+        lab.serve(name)
+    assert cli("save", "s0", "a.save", "--compress", "zstd", "--then", "run").status == 0
+    lab.arcs.clear()
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    paths = ["s0", "b.save", "--compress", "zstd"] if command == "save" else ["a.save", "d0"]
+    why = (
+        "this command needs zstandard, which is not installed; "
+        "run: pip install 'vfio-migration[compress]'"
+    )
+    says(cli(command, *paths), 2, why)
+    assert lab.arcs == []
+    assert files() == ["a.save", "d0", "s0"]
+
+
+@pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_disk_that_is_full_in_the_middle(lab: Lab, start, count, more):
+    names = [f"s{number}" for number in range(count)]
+    for name in names:
+        lab.serve(name, FaultyMemory, size=4 << 20)
+    ran = start("save", *names, "a.save", "-q", *more, file_size=3 << 20).ends()
+    assert ran.status == 1
+    first, *rest = ran.err.splitlines()
+    assert re.fullmatch(
+        r"vfio-migration: error: a\.save: cannot be written: File too large \(EFBIG\), after \d+ "
+        r"bytes; raise the limit \(ulimit -f\), or take another file system \(the devices run\)",
+        first,
+    )
+    assert rest == ["  no file was written"]
+    assert lab.running == set(names)
+    assert all(lab.hosts[name].whole for name in names)
+    assert not [name for name in files() if "save" in name]
+
+
+def damaged(data: bytes, how: str) -> bytes:
+    half = len(data) // 2
+    return {
+        "a byte": data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :],
+        "truncated": data[:half],
+        "longer": data + b"more",
+        "empty": b"",
+        "another": b"something else altogether",
+    }[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("a byte", r"block 0 of device 0, at byte \d+, is damaged"),
+        ("truncated", r"is truncated at byte \d+: block 0 of device 0 goes to byte \d+"),
+        ("longer", r"4 bytes follow its end at byte \d+"),
+        ("empty", "is empty"),
+        ("another", "is no saved migration: it begins with b'somethin'"),
+    ],
+)
+def test_a_file_that_is_damaged(lab: Lab, cli, how, why):
+    lab.serve("s0")
+    lab.serve("d0")
+    assert cli("save", "s0", "a.save").status == 0
+    path = Path("a.save")
+    path.write_bytes(damaged(path.read_bytes(), how))
+    lab.arcs.clear()
+    ran = cli("restore", "a.save", "d0")
+    assert (ran.status, ran.out) == (2, "")
+    assert re.fullmatch(f"vfio-migration: error: a\\.save: {why}\n", ran.err)
+    assert (lab.states["d0"], lab.arcs) == ("RUNNING", [])
+
+
+def test_a_file_that_is_not_there(lab: Lab, cli):
+    lab.serve("d0")
+    ran = cli("restore", "a.save", "d0")
+    says(ran, 2, "a.save: cannot be read: No such file or directory")
+
+
+# --- the devices ---
+
+
+def test_too_few_arguments(cli):
+    says(cli("save", "a.save"), 2, "a.save: give SRC [SRC ...] FILE")
+
+
+@pytest.mark.parametrize("command", ["save", "restore"])
+def test_a_socket_named_twice(lab: Lab, cli, tmp_path, command):
+    lab.serve("s0")
+    paths = ["s0", "./s0", "a.save"] if command == "save" else ["a.save", "s0", "./s0"]
+    says(cli(command, *paths), 2, f"{tmp_path}/s0: is named twice; each socket is one device")
+
+
+def test_nobody_serves(lab: Lab, cli):
+    lab.serve("s0")
+    why = "nowhere: nobody serves there: No such file or directory"
+    says(cli("save", "s0", "nowhere", "a.save"), 2, why)
+    assert cli("save", "s0", "a.save").status == 0
+    says(cli("restore", "a.save", "nowhere"), 2, why)
+
+
+def test_another_number_of_devices(lab: Lab, cli):
+    for name in ("s0", "s1", "d0"):
+        lab.serve(name)
+    assert cli("save", "s0", "s1", "a.save").status == 0
+    says(cli("restore", "a.save", "d0"), 2, "the file holds 2 devices (s0, s1), and 1 are given")
+    assert lab.states["d0"] == "RUNNING"
+
+
+def test_other_devices(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0", FaultyMemory)
+    assert cli("save", "s0", "a.save").status == 0
+    ran = cli("restore", "a.save", "d0")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(
+        "vfio-migration: error: s0, as it was saved, and d0 are not the same kind of device: "
+        "PCI device 1234:11e8 and 1234:11e9; region 0 of "
+    )
+    assert lab.states["d0"] == "RUNNING"
+
+
+def test_devices_in_a_wrong_state(lab: Lab, cli):
+    lab.serve("s0")
+    lab.serve("d0")
+    assert cli("save", "s0", "a.save").status == 0
+    ran = cli("save", "s0", "b.save")
+    assert ran.status == 1
+    assert ran.err.startswith(
+        "vfio-migration: error: s0: is in STOP, and a source begins in RUNNING\n"
+    )
+    lab.hosts["d0"].server.engine.set_state("PRE_COPY")
+    ran = cli("restore", "a.save", "d0")
+    assert ran.status == 1
+    assert ran.err.startswith(
+        "vfio-migration: error: d0: is in PRE_COPY, and a destination begins in "
+    )
+    assert files() == ["a.save", "d0", "s0"]
+
+
+@pytest.mark.parametrize("how", [(1, False), (ALWAYS, False), (1, True)], ids=str)
+def test_a_restore_that_the_device_refuses(lab: Lab, cli, how):
+    lab.serve("s0")
+    lab.serve("d0", faults={JUDGED: how})
+    lab.serve("d1")
+    assert cli("save", "s0", "a.save").status == 0
+    before = Path("a.save").read_bytes()
+    ran = cli("restore", "a.save", "d0", "-q")
+    now = "ERROR" if how[1] else "RESUMING"
+    says_so = f"plan resume, phase judge: d0: SET_STATE STOP is refused (EIO); it is in {now} now"
+    assert ran.status == 1
+    assert ran.err == (
+        f"vfio-migration: error: {says_so} (the devices do not run; the file is as it was)\n"
+        "  d0: stands still; reset it before it is used\n"
+    )
+    assert lab.running == {"d1"}
+    assert Path("a.save").read_bytes() == before
+    assert cli("restore", "a.save", "d1").status == 0
+    assert lab.hosts["d1"].whole
+
+
+def test_a_save_that_the_device_refuses(lab: Lab, cli):
+    lab.serve("s0", faults={STOPS: (1, False)})
+    lab.serve("s1")
+    ran = cli("save", "s0", "s1", "a.save", "-q")
+    assert ran.status == 1
+    assert ran.err == (
+        "vfio-migration: error: plan save, phase stop: s0: SET_STATE STOP_COPY is refused (EIO); "
+        "it is in PRE_COPY_P2P now (the devices run)\n"
+        "  no file was written\n"
+    )
+    assert lab.running == {"s0", "s1"}
+    assert not Path("a.save").exists()
+
+
+def test_a_source_that_fails_for_good(lab: Lab, cli):
+    lab.serve("s0", faults={STOPS: (1, True)})
+    lab.serve("s1")
+    ran = cli("save", "s0", "s1", "a.save", "--json")
+    assert (ran.status, ran.err) == (1, "")
+    last = ran.events[-1]
+    assert (last["event"], last["outcome"]) == ("error", "lost")
+    assert last["hints"] == ["no file was written", "s0: has failed, and what it held is lost"]
+    assert lab.running == {"s0", "s1"}
+    assert lab.hosts["s1"].whole
+
+
+class Watcher:
+    """Takes the place of a recording, and kills a server once it has sent a piece of a stream."""
+
+    error = None
+
+    def __init__(self, kill) -> None:
+        self._kill = kill
+
+    def __call__(self, exchange) -> None:
+        if exchange.what == "reply" and exchange.command.name in (
+            "MIG_DATA_READ",
+            "MIG_DATA_WRITE",
+        ):
+            self._kill()
+
+
+def test_a_source_that_is_killed(lab: Lab, serve, cli, monkeypatch):
+    one, two = serve("s0", "memory,size=4M"), serve("s1", "memory,size=4M")
+    watcher = Watcher(one.kill)
+    monkeypatch.setattr("vfio_migration.cli.migrate.recording_of", lambda *_: watcher)
+    ran = cli("save", "s0", "s1", "a.save", "-q")
+    assert ran.status == 1
+    first, *hints = ran.err.splitlines()
+    assert first.startswith("vfio-migration: error: s0: ")
+    assert first.endswith("(not all of the devices run with their state)")
+    assert hints == ["  no file was written", "  s0: cannot be reached"]
+    assert two.state == "RUNNING"
+    assert not Path("a.save").exists()
+
+
+def test_a_destination_that_is_killed(lab: Lab, serve, cli, monkeypatch):
+    for name in ("s0", "s1"):
+        lab.serve(name, FaultyMemory, size=4 << 20)
+    assert cli("save", "s0", "s1", "a.save").status == 0
+    one, two = serve("d0", "memory,size=4M"), serve("d1", "memory,size=4M")
+    watcher = Watcher(one.kill)
+    monkeypatch.setattr("vfio_migration.cli.migrate.recording_of", lambda *_: watcher)
+    ran = cli("restore", "a.save", "d0", "d1", "-q")
+    assert ran.status == 1
+    first, *hints = ran.err.splitlines()
+    assert first.startswith("vfio-migration: error: d0: ")
+    assert first.endswith("(the devices do not run; the file is as it was)")
+    assert hints == ["  d1: stands still; reset it before it is used", "  d0: cannot be reached"]
+    assert two.state == "STOP"
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arc", [("RUNNING", "PRE_COPY"), STOPS], ids="-".join)
+def test_a_save_that_is_given_up(lab: Lab, start, arc, number):
+    gate = threading.Event()
+    lab.serve("s0", gate={arc: gate})
+    lab.serve("s1")
+    program = start("save", "s0", "s1", "a.save", "-q")
+    until(lambda: lab.states == {"s0": arc[0], "s1": arc[1]})
+    program.signal(number)
+    gate.set()
+    ran = program.ends()
+    assert ran.status == 130
+    assert ran.err == "vfio-migration: error: cancelled (the devices run)\n  no file was written\n"
+    assert lab.running == {"s0", "s1"}
+    assert lab.states == {"s0": "RUNNING", "s1": "RUNNING"}
+    assert "a.save" not in files()
+
+
+def test_a_second_time_does_not_wait(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0", gate={STOPS: gate})
+    program = start("save", "s0", "a.save")
+    until(lambda: lab.states == {"s0": "PRE_COPY_P2P"})
+    program.signal(signal.SIGINT)
+    while not program.over_within(0.5):  # two that come together are one
+        program.signal(signal.SIGINT)
+    ran = program.ends()
+    assert ran.status == 130
+    assert ran.err.endswith("  run: vfio-migration recover s0\n")
+    assert "a.save" not in files()
+    gate.set()
+    assert cli("recover", "s0").status == 0
+    assert lab.states == {"s0": "RUNNING"}
+    assert lab.hosts["s0"].whole
+
+
+def test_a_saver_that_is_killed(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0", gate={STOPS: gate})
+    program = start("save", "s0", "a.save")
+    until(lambda: lab.states == {"s0": "PRE_COPY_P2P"})
+    program.signal(signal.SIGKILL)
+    program.ends()
+    gate.set()
+    until(lambda: lab.states == {"s0": "STOP_COPY"})
+    assert not [name for name in files() if "save" in name]
+    assert cli("recover", "s0").status == 0
+    assert lab.states == {"s0": "RUNNING"}
+    assert lab.hosts["s0"].whole
+    assert cli("save", "s0", "a.save").status == 0
+
+
+@pytest.mark.parametrize("arc", [("STOP", "RESUMING"), JUDGED], ids="-".join)
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_a_restore_that_is_given_up(lab: Lab, start, cli, arc, form):
+    gate = threading.Event()
+    lab.serve("s0")
+    lab.serve("d0", gate={arc: gate})
+    assert cli("save", "s0", "a.save").status == 0
+    program = start("restore", "a.save", "d0", "-q", *form)
+    until(lambda: lab.states["d0"] == arc[0])
+    program.signal(signal.SIGINT)
+    gate.set()
+    ran = program.ends()
+    assert ran.status == 130
+    if form:
+        last = ran.events[-1]
+        assert (last["message"], last["outcome"]) == ("cancelled", "source")
+    else:
+        assert ran.err == (
+            "vfio-migration: error: cancelled (the devices do not run; the file is as it was)\n"
+            "  d0: stands still; reset it before it is used\n"
+        )
+    assert lab.running == set()
+    assert cli("restore", "a.save", "d0").status == 0
+    assert lab.hosts["d0"].whole
+
+
+def test_a_restore_that_cannot_be_given_up_any_more(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0")
+    lab.serve("d0", gate={STARTED: gate})
+    assert cli("save", "s0", "a.save").status == 0
+    lab.hosts["d0"].server.engine.set_state("STOP")
+    program = start("restore", "a.save", "d0", "-q")
+    until(lambda: lab.states["d0"] == "RUNNING_P2P")
+    program.signal(signal.SIGINT)
+    gate.set()
+    ran = program.ends()
+    assert (ran.status, ran.err) == (0, "")
+    assert lab.running == {"d0"}
+    assert lab.hosts["d0"].whole
