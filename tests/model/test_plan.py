@@ -8,17 +8,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from plan_texts import GOOD, mistakes
 
 from vfio_migration.model import Spec, SpecError, UnknownName, load
 from vfio_migration.model.plan import (
-    FIRST_HOLDER,
-    Holder,
     Limit,
     Move,
     Phase,
     Plan,
     applying,
-    deciding,
     default_plans,
     exceeds,
     load_plans,
@@ -31,59 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "model/group_plan.toml"
 NAMES = ["save", "resume", "prepare", "recover", "retire", "one-by-one", "pre-copy-to-stop-copy",
          "start-at-once", "reset-among-stopped"]  # fmt: skip
-
-STEPS = """
-[[migrations]]
-name = "over"
-summary = "Over."
-source = "made up"
-steps = [{ side = "source", plan = "there", phases = ["go"] }, { transfer = "rest" }]
-
-[[handovers]]
-winner = "source"
-holders = ["both"]
-summary = "Go on."
-steps = [{ side = "source", plan = "there", holder = "source" }]
-
-[[plans]]
-name = "astray"
-sound = false
-before = [{ to = "RUNNING" }]
-summary = "Astray."
-source = "made up"
-
-[[plans.phases]]
-name = "go"
-moves = [{ to = "STOP" }]
-summary = "Go."
-
-[[plans.phases]]
-name = "on"
-moves = [{ to = "STOP" }]
-summary = "On."
-"""
-
-GOOD = """
-[[plans]]
-name = "there"
-sound = true
-before = [{ to = "RUNNING" }]
-summary = "There."
-source = "made up"
-
-[[plans.phases]]
-name = "go"
-moves = [{ to = "STOP" }]
-summary = "Go."
-"""
-
-
-def mistakes(spec: Spec, text: str) -> list[str]:
-    with pytest.raises(SpecError) as caught:
-        loads_plans(spec, text, "plans.toml")
-    assert caught.value.origin == "plans.toml"
-    return [str(mistake) for mistake in caught.value.mistakes]
-
 
 # --- reading ---
 
@@ -110,26 +55,6 @@ def test_every_row_names_what_it_is_and_where_it_is_from(spec: Spec):
         assert plan.summary.endswith(".")
         assert plan.source
         assert all(phase.summary.endswith(".") for phase in plan.phases)
-
-
-def test_a_migration_is_found_by_its_name(spec: Spec):
-    plans = default_plans(spec)
-    live = plans.migration("live")
-    assert [row.name for row in plans.migrations] == ["live", "offline"]
-    with pytest.raises(UnknownName, match='did you mean "live"') as caught:
-        plans.migration("life")
-    assert caught.value.known == ("live", "offline")
-    moved = [(step.side, [row.name for row in plans.phases(step)]) for step in live.steps]
-    assert moved == [
-        ("destination", ["quiesce", "stop-the-one", "stop", "load"]),
-        ("source", ["pre-copy"]),
-        (None, []),
-        ("source", ["quiesce", "stop-the-one", "stop"]),
-        (None, []),
-        ("destination", ["judge"]),
-        ("destination", ["wake", "start-the-one", "run"]),
-        ("source", ["quiesce", "stop-the-one", "stop"]),
-    ]
 
 
 def test_plans_are_frozen_and_comparable(spec: Spec):
@@ -281,125 +206,6 @@ def test_a_mistake_is_named_with_its_place_and_a_way_out(spec: Spec, old: str, n
     assert says in mistakes(spec, GOOD.replace(old, new, 1))
 
 
-WRONG_STEPS = [
-    (
-        'side = "source", plan = "there", phases',
-        'side = "sauce", plan = "there", phases',
-        'migrations[0].steps[0].side: "sauce": is not allowed here; take one of "source", '
-        '"destination"',
-    ),
-    (
-        'side = "source", plan = "there", phases',
-        'plan = "there", phases',
-        "migrations[0].steps[0]: must say whose devices move; give side",
-    ),
-    (
-        'plan = "there", phases',
-        'plan = "thre", phases',
-        'migrations[0].steps[0].plan: "thre": is no plan of this file; did you mean "there"?',
-    ),
-    (
-        'plan = "there", phases',
-        'plan = "astray", phases',
-        'migrations[0].steps[0].plan: "astray": is a plan marked unsound; mark it sound, and see '
-        "what the verifier says",
-    ),
-    (
-        'phases = ["go"]',
-        'phases = ["got"]',
-        'migrations[0].steps[0].phases[0]: "got": is no phase of plan there; did you mean "go"?',
-    ),
-    (
-        'plan = "there", phases = ["go"]',
-        'plan = "astray", phases = ["on", "go"]',
-        'migrations[0].steps[0].phases[1]: "go": does not come after the one before it; the plan '
-        "goes go, on",
-    ),
-    (
-        '{ transfer = "rest" }',
-        '{ holder = "both" }',
-        "migrations[0].steps[1]: must do one thing; give either plan or transfer",
-    ),
-    (
-        '{ transfer = "rest" }',
-        '{ transfer = "rest", side = "source", plan = "there" }',
-        "migrations[0].steps[1]: must do one thing; give either plan or transfer",
-    ),
-    (
-        '{ transfer = "rest" }',
-        '{ transfer = "rest", side = "source" }',
-        "migrations[0].steps[1].side: says nothing of a transfer; drop it",
-    ),
-    (
-        '{ transfer = "rest" }',
-        '{ transfer = "all" }',
-        'migrations[0].steps[1].transfer: "all": is not allowed here; take one of "passes", "rest"',
-    ),
-    (
-        '{ transfer = "rest" }',
-        "{ transfer = 3 }",
-        "migrations[0].steps[1].transfer: 3: is a whole number where one of "
-        '"passes", "rest" is expected',
-    ),
-    (
-        '{ transfer = "rest" }',
-        '{ transfers = "rest" }',
-        'migrations[0].steps[1].transfers: is a key that nothing reads; did you mean "transfer"?',
-    ),
-    (
-        '{ transfer = "rest" }',
-        '{ transfer = "rest", holder = "bath" }',
-        'migrations[0].steps[1].holder: "bath": is not allowed here; take one of "source", '
-        '"both", "destination"',
-    ),
-    (
-        'steps = [{ side = "source", plan = "there", holder = "source" }]',
-        "steps = []",
-        "handovers[0].steps: has no rows; add a step",
-    ),
-    (
-        'winner = "source"',
-        'winner = "nobody"',
-        'handovers[0].winner: "nobody": is not allowed here; take one of "source", "destination"',
-    ),
-    (
-        'holders = ["both"]',
-        "holders = []",
-        "handovers[0].holders: names nobody; name one of source, both, destination",
-    ),
-    (
-        'holders = ["both"]',
-        'holders = ["both", "bath"]',
-        'handovers[0].holders[1]: "bath": is not allowed here; take one of "source", "both", '
-        '"destination"',
-    ),
-    (
-        'holders = ["both"]',
-        'holders = "both"',
-        'handovers[0].holders: "both": is a string where a list is expected',
-    ),
-    (
-        'name = "over"',
-        'name = "over there"',
-        'migrations[0].name: "over there": is no name; a name is a letter, then letters, digits, '
-        "_ and -",
-    ),
-    (
-        'source = "made up"',
-        "",
-        'migrations[0].source: is missing; add source = "..."',
-    ),
-]
-"""The same, in migrations and handovers."""
-
-
-@pytest.mark.parametrize(("old", "new", "says"), WRONG_STEPS)
-def test_a_mistake_of_a_step_is_named_too(spec: Spec, old: str, new: str, says: str):
-    loads_plans(spec, GOOD + STEPS)
-    assert old in STEPS
-    assert says in mistakes(spec, GOOD + STEPS.replace(old, new, 1))
-
-
 def test_names_stand_once(spec: Spec):
     twice = GOOD + GOOD
     assert mistakes(spec, twice) == [
@@ -516,58 +322,6 @@ def test_a_limit_is_exceeded_by_one_more(spec: Spec, count: int):
     assert exceeds(plan, [unable]) is None  # it has no peers
     assert exceeds(plan, []) is None
     assert exceeds(dataclasses.replace(plan, limits=()), [unable] * 5) is None
-
-
-WHOLE, FAILED = ("STOP", "STOP"), ("STOP", "ERROR")
-
-
-@pytest.mark.parametrize(
-    ("holder", "source", "destination", "winners"),
-    [
-        ("source", WHOLE, WHOLE, ["source", "source"]),
-        ("source", FAILED, WHOLE, ["source"]),
-        ("source", None, WHOLE, []),
-        ("both", WHOLE, WHOLE, ["destination", "source", "source"]),
-        ("both", WHOLE, FAILED, ["source", "source"]),
-        ("both", None, WHOLE, ["destination"]),
-        ("both", WHOLE, None, ["source", "source"]),
-        ("destination", WHOLE, WHOLE, ["destination", "source", "destination", "source"]),
-        ("destination", WHOLE, FAILED, ["source", "destination", "source"]),
-        ("destination", None, FAILED, ["destination"]),
-        ("destination", WHOLE, None, ["source", "source"]),
-        ("destination", FAILED, FAILED, ["destination", "source"]),
-        ("destination", None, None, []),
-    ],
-)
-def test_the_journal_says_who_is_to_run(
-    spec: Spec, holder: Holder, source: tuple[str, ...], destination: tuple[str, ...], winners
-):
-    """A side that is not there (None) never is; one that failed only where nobody is whole."""
-    rows = list(
-        deciding(
-            default_plans(spec),
-            spec,
-            holder,
-            {"source": source or FAILED, "destination": destination or FAILED},
-            {"source": source is not None, "destination": destination is not None},
-        )
-    )
-    assert [row.winner for row in rows] == winners
-    failed = [row.failed for row in rows]
-    assert failed == sorted(failed)
-
-
-def test_each_holder_has_its_rows_and_its_step(spec: Spec):
-    plans = default_plans(spec)
-    assert FIRST_HOLDER == "source"
-    for migration in plans.migrations:
-        assert [step.holder for step in migration.steps if step.holder] == ["both", "destination"]
-    for row in plans.handovers:
-        steps = [step for step in row.steps if step.side == row.winner]
-        assert steps
-        # Nobody starts before the journal says that it may have run.
-        said = {"source", "destination"} if row.holders == ("destination",) else set()
-        assert row.winner in said | {step.holder for step in row.steps}
 
 
 def test_a_phase_whose_move_means_nobody_is_over_at_once(spec: Spec):

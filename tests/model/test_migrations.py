@@ -1,0 +1,205 @@
+"""Whole migrations and handovers: who is to run, and what is wrong with a bad file of them."""
+
+from __future__ import annotations
+
+import pytest
+from plan_texts import GOOD, STEPS, mistakes
+
+from vfio_migration.model import Spec, UnknownName
+from vfio_migration.model.plan import (
+    FIRST_HOLDER,
+    Holder,
+    deciding,
+    default_plans,
+    loads_plans,
+)
+
+WHOLE, FAILED = ("STOP", "STOP"), ("STOP", "ERROR")
+
+
+def test_a_migration_is_found_by_its_name(spec: Spec):
+    plans = default_plans(spec)
+    live = plans.migration("live")
+    assert [row.name for row in plans.migrations] == ["live", "offline"]
+    with pytest.raises(UnknownName, match='did you mean "live"') as caught:
+        plans.migration("life")
+    assert caught.value.known == ("live", "offline")
+    moved = [(step.side, [row.name for row in plans.phases(step)]) for step in live.steps]
+    assert moved == [
+        ("destination", ["quiesce", "stop-the-one", "stop", "load"]),
+        ("source", ["pre-copy"]),
+        (None, []),
+        ("source", ["quiesce", "stop-the-one", "stop"]),
+        (None, []),
+        ("destination", ["judge"]),
+        ("destination", ["wake", "start-the-one", "run"]),
+        ("source", ["quiesce", "stop-the-one", "stop"]),
+    ]
+
+
+WRONG_STEPS = [
+    (
+        'side = "source", plan = "there", phases',
+        'side = "sauce", plan = "there", phases',
+        'migrations[0].steps[0].side: "sauce": is not allowed here; take one of "source", '
+        '"destination"',
+    ),
+    (
+        'side = "source", plan = "there", phases',
+        'plan = "there", phases',
+        "migrations[0].steps[0]: must say whose devices move; give side",
+    ),
+    (
+        'plan = "there", phases',
+        'plan = "thre", phases',
+        'migrations[0].steps[0].plan: "thre": is no plan of this file; did you mean "there"?',
+    ),
+    (
+        'plan = "there", phases',
+        'plan = "astray", phases',
+        'migrations[0].steps[0].plan: "astray": is a plan marked unsound; mark it sound, and see '
+        "what the verifier says",
+    ),
+    (
+        'phases = ["go"]',
+        'phases = ["got"]',
+        'migrations[0].steps[0].phases[0]: "got": is no phase of plan there; did you mean "go"?',
+    ),
+    (
+        'plan = "there", phases = ["go"]',
+        'plan = "astray", phases = ["on", "go"]',
+        'migrations[0].steps[0].phases[1]: "go": does not come after the one before it; the plan '
+        "goes go, on",
+    ),
+    (
+        '{ transfer = "rest" }',
+        '{ holder = "both" }',
+        "migrations[0].steps[1]: must do one thing; give either plan or transfer",
+    ),
+    (
+        '{ transfer = "rest" }',
+        '{ transfer = "rest", side = "source", plan = "there" }',
+        "migrations[0].steps[1]: must do one thing; give either plan or transfer",
+    ),
+    (
+        '{ transfer = "rest" }',
+        '{ transfer = "rest", side = "source" }',
+        "migrations[0].steps[1].side: says nothing of a transfer; drop it",
+    ),
+    (
+        '{ transfer = "rest" }',
+        '{ transfer = "all" }',
+        'migrations[0].steps[1].transfer: "all": is not allowed here; take one of "passes", "rest"',
+    ),
+    (
+        '{ transfer = "rest" }',
+        "{ transfer = 3 }",
+        "migrations[0].steps[1].transfer: 3: is a whole number where one of "
+        '"passes", "rest" is expected',
+    ),
+    (
+        '{ transfer = "rest" }',
+        '{ transfers = "rest" }',
+        'migrations[0].steps[1].transfers: is a key that nothing reads; did you mean "transfer"?',
+    ),
+    (
+        '{ transfer = "rest" }',
+        '{ transfer = "rest", holder = "bath" }',
+        'migrations[0].steps[1].holder: "bath": is not allowed here; take one of "source", '
+        '"both", "destination"',
+    ),
+    (
+        'steps = [{ side = "source", plan = "there", holder = "source" }]',
+        "steps = []",
+        "handovers[0].steps: has no rows; add a step",
+    ),
+    (
+        'winner = "source"',
+        'winner = "nobody"',
+        'handovers[0].winner: "nobody": is not allowed here; take one of "source", "destination"',
+    ),
+    (
+        'holders = ["both"]',
+        "holders = []",
+        "handovers[0].holders: names nobody; name one of source, both, destination",
+    ),
+    (
+        'holders = ["both"]',
+        'holders = ["both", "bath"]',
+        'handovers[0].holders[1]: "bath": is not allowed here; take one of "source", "both", '
+        '"destination"',
+    ),
+    (
+        'holders = ["both"]',
+        'holders = "both"',
+        'handovers[0].holders: "both": is a string where a list is expected',
+    ),
+    (
+        'name = "over"',
+        'name = "over there"',
+        'migrations[0].name: "over there": is no name; a name is a letter, then letters, digits, '
+        "_ and -",
+    ),
+    (
+        'source = "made up"',
+        "",
+        'migrations[0].source: is missing; add source = "..."',
+    ),
+]
+"""The same, in migrations and handovers."""
+
+
+@pytest.mark.parametrize(("old", "new", "says"), WRONG_STEPS)
+def test_a_mistake_of_a_step_is_named_too(spec: Spec, old: str, new: str, says: str):
+    loads_plans(spec, GOOD + STEPS)
+    assert old in STEPS
+    assert says in mistakes(spec, GOOD + STEPS.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("holder", "source", "destination", "winners"),
+    [
+        ("source", WHOLE, WHOLE, ["source", "source"]),
+        ("source", FAILED, WHOLE, ["source"]),
+        ("source", None, WHOLE, []),
+        ("both", WHOLE, WHOLE, ["destination", "source", "source"]),
+        ("both", WHOLE, FAILED, ["source", "source"]),
+        ("both", None, WHOLE, ["destination"]),
+        ("both", WHOLE, None, ["source", "source"]),
+        ("destination", WHOLE, WHOLE, ["destination", "source", "destination", "source"]),
+        ("destination", WHOLE, FAILED, ["source", "destination", "source"]),
+        ("destination", None, FAILED, ["destination"]),
+        ("destination", WHOLE, None, ["source", "source"]),
+        ("destination", FAILED, FAILED, ["destination", "source"]),
+        ("destination", None, None, []),
+    ],
+)
+def test_the_journal_says_who_is_to_run(
+    spec: Spec, holder: Holder, source: tuple[str, ...], destination: tuple[str, ...], winners
+):
+    """A side that is not there (None) never is; one that failed only where nobody is whole."""
+    rows = list(
+        deciding(
+            default_plans(spec),
+            spec,
+            holder,
+            {"source": source or FAILED, "destination": destination or FAILED},
+            {"source": source is not None, "destination": destination is not None},
+        )
+    )
+    assert [row.winner for row in rows] == winners
+    failed = [row.failed for row in rows]
+    assert failed == sorted(failed)
+
+
+def test_each_holder_has_its_rows_and_its_step(spec: Spec):
+    plans = default_plans(spec)
+    assert FIRST_HOLDER == "source"
+    for migration in plans.migrations:
+        assert [step.holder for step in migration.steps if step.holder] == ["both", "destination"]
+    for row in plans.handovers:
+        steps = [step for step in row.steps if step.side == row.winner]
+        assert steps
+        # Nobody starts before the journal says that it may have run.
+        said = {"source", "destination"} if row.holders == ("destination",) else set()
+        assert row.winner in said | {step.holder for step in row.steps}
