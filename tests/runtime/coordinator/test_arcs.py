@@ -9,6 +9,7 @@ from lab import ALWAYS, SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import MigrationFailed
+from vfio_migration.runtime.protocol.features import DeviceFeatureReply, FeatureDeviceState
 
 ONCE, AGAIN, FOR_GOOD = (1, False), (ALWAYS, False), (1, True)
 HOW = {"once": ONCE, "again and again": AGAIN, "for good": FOR_GOOD}
@@ -206,3 +207,26 @@ def test_a_way_back_that_is_shut(lab: Lab):
     assert failure.hints == ("the source runs, and is left in RUNNING_P2P", why)
     assert lab.states == {"s0": "RUNNING_P2P", "d0": "STOP"}
     assert lab.hosts["s0"].whole
+
+
+@pytest.mark.parametrize("name", ["s0", "d0"])
+def test_a_device_that_is_not_where_it_was_led(lab: Lab, name: str):
+    """A server may say yes and not do it: what counts is where the device stands."""
+    for one in ("s0", "d0"):
+        lab.serve(one)
+    host, serving = lab.hosts[name], lab.hosts[name].server.serving
+    answer = serving.answer
+
+    def instead(command):
+        said = answer(command)
+        stopped = host.state in ("STOP_COPY", "STOP") and len(lab.arcs) > 4
+        if stopped and getattr(said, "index", None) == 2 and said.get:
+            running = next(row.value for row in SPEC.states if row.name == "RUNNING")
+            return DeviceFeatureReply.got(command.message, FeatureDeviceState(running).pack())
+        return said
+
+    serving.answer = instead
+    failure = lab.fail(migration="offline")
+    led = "STOP_COPY" if name == "s0" else "STOP"
+    assert failure.why == f"{name}: was led to {led} and is in RUNNING"
+    serving.answer = answer

@@ -127,31 +127,54 @@ def farm():
         yield farm
 
 
-@pytest.mark.parametrize("victim", ["s0", "d0"])
-def test_a_process_that_is_stopped_and_goes_on(farm: Farm, victim: str):
-    """Never two run and the state is never lost: once it goes on, one recovery puts all right."""
+def hung(farm: Farm, *victims: str) -> list[tuple[str | None, str]]:
+    """Stop a server where it is asked for something, and let it go on after a recovery.
+
+    Returns:
+        What the coordinator said, and what the recovery said while the server was stopped.
+    """
     one = {"migration": "offline", "kinds": ["edu"]}
     seen = farm.find(one)["migration"]["seen"]
     first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
-    # Where it is asked for something next: that is when the stop is noticed.
-    points = [i for i, row in enumerate(seen) if i >= first and row[:2] == ["command", victim]]
+    points = [i for i, row in enumerate(seen) if i >= first and row[:2] == ["command", victims[-1]]]
     orders = [
-        {**one, "victims": [victim], "at": at, "hang": True, "patience": 0.4}
-        for at in points[:: max(1, len(points) // 4)]
+        {**one, "victims": list(victims), "at": at, "hang": True, "patience": 0.4}
+        for at in [*points[:: max(1, len(points) // 4)], points[-1]]
     ]
-    said = []
+    told = []
     for order, found in zip(orders, farm.finds(orders), strict=True):
-        migration, *recoveries = (found["migration"], *found["recoveries"])
-        outcome = migration["said"]["outcome"]
-        assert migration["status"] == 0
-        assert f"/{victim}" in str(migration["said"])
-        assert recoveries[-1]["said"]["outcome"] in ("source", "destination"), (order, found)
+        migration, early, *_, last = (found["migration"], *found["recoveries"])
+        said = migration["said"] and migration["said"]["outcome"]
+        # Never two run, the state is never lost, and once it goes on all can be put right.
+        assert last["said"]["outcome"] in ("source", "destination"), (order, found)
         assert len(found["whole"]) == 1, (order, found)
         assert all(found["whole"].values()), (order, found)
         assert (found["files"], found["processes"]) == ([], [])
         assert [a == b for a, b in found["descriptors"].values()] == [True, True]
-        if outcome in ("source", "destination"):
-            assert recoveries[-1]["said"]["outcome"] == outcome
-        said.append(outcome)
-    assert "undecided" in said
-    assert "lost" not in said
+        if said in ("source", "destination"):
+            assert last["said"]["outcome"] == said
+        if said is not None:
+            assert f"/{victims[-1]}" in str(migration["said"])
+        told.append((said, early["said"]["outcome"]))
+    assert "lost" not in str(told)
+    return told
+
+
+def test_the_process_of_a_source_is_stopped(farm: Farm):
+    told = hung(farm, "s0")
+    assert told[0] == ("undecided", "undecided")
+    assert told[-1] == ("done", "destination")  # when it was to be retired
+
+
+def test_the_process_of_a_destination_is_stopped(farm: Farm):
+    told = hung(farm, "d0")
+    assert told[0] == ("source", "source")
+    assert told[-1] == ("undecided", "undecided")  # when it was asked for the last time
+
+
+def test_a_process_is_stopped_and_the_coordinator_killed(farm: Farm):
+    """The recovery knows from the journal alone that a destination may run unseen."""
+    assert hung(farm, "coordinator", "s0")[0] == (None, "undecided")
+    told = hung(farm, "coordinator", "d0")
+    assert told[0] == (None, "source")
+    assert told[-1] == (None, "undecided")
