@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         "--device",
         metavar="NAME[,KEY=VALUE...]",
         default="edu",
-        help="which device: edu (the default; dma_mask=BITS) or memory (size=, rate= in bytes a "
+        help="which device: edu (the default; dma_mask=MASK) or memory (size=, rate= in bytes a "
         "second, seed=)",
     )
     options.flags_option(parser)
@@ -139,13 +139,20 @@ def _device(arguments: argparse.Namespace) -> ServedDevice:
         hint = f"did you mean {near}?" if near else f"there are {known}"
         raise SpecError([Mistake("--device", name, "is no device", hint)])
     spec = options.read_spec(arguments.spec)
-    chosen = dict(_option(name, word) for word in words)
+    chosen: dict[str, int] = {}
+    for key, value in (_option(name, word) for word in words):
+        if key in chosen:
+            raise SpecError([Mistake("--device", key, "is said twice", "say it once")])
+        chosen[key] = value
     try:
         device: ServedDevice = kind(
             spec=spec, capabilities=options.read_flags(arguments.flags), **chosen
         )
     except ValueError as error:
         raise SpecError([Mistake("--device", arguments.device, str(error), None)]) from None
+    except OSError as error:  # of the memory that it asks for
+        problem = f"cannot be made: {error.strerror}"
+        raise SpecError([Mistake("--device", arguments.device, problem, None)]) from None
     return device
 
 

@@ -1,0 +1,87 @@
+"""What `serve --device NAME,KEY=VALUE` takes, and what it says of a wrong word."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cli_support import until
+
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.devices import memory
+
+NUMBER = "is no number; 64M and 0x1000 are"
+MEMORY = "there are size, rate, seed"
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("", '--device: "": is no device; there are edu, memory'),
+        ("memori", '--device: "memori": is no device; did you mean memory?'),
+        ("memory,", f'--device: "": is nothing that memory takes; {MEMORY}'),
+        ("memory,zzz=1", f'--device: "zzz": is nothing that memory takes; {MEMORY}'),
+        ("memory,siz=4M", '--device: "siz": is nothing that memory takes; did you mean size?'),
+        ("edu,size=1", '--device: "size": is nothing that edu takes; there are dma_mask'),
+        ("memory,size", f'--device size: "": {NUMBER}'),
+        ("memory,size=", f'--device size: "": {NUMBER}'),
+        ("memory,size=M", f'--device size: "M": {NUMBER}'),
+        ("memory,size=64m", f'--device size: "64m": {NUMBER}'),
+        ("memory,size=-1", f'--device size: "-1": {NUMBER}'),
+        ("memory,rate=1.5M", f'--device rate: "1.5M": {NUMBER}'),
+        ("memory,rate=18446744073709551616", f'--device rate: "18446744073709551616": {NUMBER}'),
+        ("memory,seed=0x", f'--device seed: "0x": {NUMBER}'),
+        ("memory,size=4M,size=8M", '--device: "size": is said twice; say it once'),
+        (
+            "memory,size=3M",
+            '--device: "memory,size=3M": size 3145728: must be a power of two of at least 4096',
+        ),
+        (
+            "memory,size=2048",
+            '--device: "memory,size=2048": size 2048: must be a power of two of at least 4096',
+        ),
+        (
+            "memory,size=4294967296G",
+            '--device: "memory,size=4294967296G": cannot be made: Cannot allocate memory',
+        ),
+    ],
+)
+def test_a_wrong_word(cli, tmp_path, device, says):
+    path = tmp_path / "x.sock"
+    ran = cli("serve", path, "--device", device)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == f"vfio-migration: error: {says}\n"
+    assert not path.exists()
+
+
+def test_right_words(serve):
+    served = serve("m.sock", "memory,size=0x10000,rate=8K,seed=7")
+    with Client(served.path) as client:
+        found = {
+            register: int.from_bytes(client.region_read(0, register, 8), "little")
+            for register in (memory.REG_SIZE, memory.REG_RATE, memory.REG_SEED)
+        }
+    assert list(found.values()) == [1 << 16, 8 << 10, 7]
+
+
+def test_an_edu_with_a_mask(serve):
+    assert serve("e.sock", "edu,dma_mask=0xffffffff").state == "RUNNING"
+
+
+def test_the_help_names_every_word():
+    from vfio_migration.cli.serve import _OPTIONS
+
+    command = [sys.executable, "-m", "vfio_migration.cli.main", "serve", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for words in _OPTIONS.values():
+        assert all(f"{word}=" in text for word in words)
+
+
+def test_the_log_says_what_was_asked_for(serve):
+    served = serve("m.sock", "memory,size=4K")
+    log = served.path.with_suffix(".log")
+    until(lambda: '"serving"' in log.read_text("utf-8"))
+    line = next(one for one in log.read_text("utf-8").splitlines() if '"serving"' in one)
+    assert json.loads(line)["device"] == "memory,size=4K"
