@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +47,17 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run a command here and now; return what it said."""
     from vfio_migration.cli.main import main
 
+    root = logging.getLogger()
+
     def cli(*arguments: object) -> Ran:
+        before, level = root.handlers[:], root.level
         try:
             status = main([str(one) for one in arguments])
         except SystemExit as stop:
             status = stop.code
+        finally:  # `serve` logs its own way
+            root.handlers[:] = before
+            root.setLevel(level)
         said = capfd.readouterr()
         return Ran(status, said.out, said.err)
 

@@ -1,0 +1,158 @@
+"""A save or a restore that is cut short: by Ctrl-C, or because somebody is killed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from cli_support import files, until
+from lab import FaultyMemory, Lab
+
+STOPS = ("PRE_COPY_P2P", "STOP_COPY")
+JUDGED = ("RESUMING", "STOP")
+STARTED = ("RUNNING_P2P", "RUNNING")
+
+
+class Watcher:
+    """Takes the place of a recording, and kills a server once it has sent a piece of a stream."""
+
+    error = None
+
+    def __init__(self, kill) -> None:
+        self._kill = kill
+
+    def __call__(self, exchange) -> None:
+        if exchange.what == "reply" and exchange.command.name in (
+            "MIG_DATA_READ",
+            "MIG_DATA_WRITE",
+        ):
+            self._kill()
+
+
+def test_a_source_that_is_killed(lab: Lab, serve, cli, monkeypatch):
+    one, two = serve("s0", "memory,size=4M"), serve("s1", "memory,size=4M")
+    watcher = Watcher(one.kill)
+    monkeypatch.setattr("vfio_migration.cli.migrate.recording_of", lambda *_: watcher)
+    ran = cli("save", "s0", "s1", "a.save", "-q")
+    assert ran.status == 1
+    first, *hints = ran.err.splitlines()
+    assert first.startswith("vfio-migration: error: s0: ")
+    assert first.endswith("(not all of the devices run with their state)")
+    assert hints == ["  no file was written", "  s0: cannot be reached"]
+    assert two.state == "RUNNING"
+    assert not Path("a.save").exists()
+
+
+def test_a_destination_that_is_killed(lab: Lab, serve, cli, monkeypatch):
+    for name in ("s0", "s1"):
+        lab.serve(name, FaultyMemory, size=4 << 20)
+    assert cli("save", "s0", "s1", "a.save").status == 0
+    one, two = serve("d0", "memory,size=4M"), serve("d1", "memory,size=4M")
+    watcher = Watcher(one.kill)
+    monkeypatch.setattr("vfio_migration.cli.migrate.recording_of", lambda *_: watcher)
+    ran = cli("restore", "a.save", "d0", "d1", "-q")
+    assert ran.status == 1
+    first, *hints = ran.err.splitlines()
+    assert first.startswith("vfio-migration: error: d0: ")
+    assert first.endswith("(the devices do not run; the file is as it was)")
+    assert hints == ["  d1: stands still; reset it before it is used", "  d0: cannot be reached"]
+    assert two.state == "STOP"
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arc", [("RUNNING", "PRE_COPY"), STOPS], ids="-".join)
+def test_a_save_that_is_given_up(lab: Lab, start, arc, number):
+    gate = threading.Event()
+    lab.serve("s0", gate={arc: gate})
+    lab.serve("s1")
+    program = start("save", "s0", "s1", "a.save", "-q")
+    until(lambda: lab.states == {"s0": arc[0], "s1": arc[1]})
+    program.signal(number)
+    gate.set()
+    ran = program.ends()
+    assert ran.status == 130
+    assert ran.err == "vfio-migration: error: cancelled (the devices run)\n  no file was written\n"
+    assert lab.running == {"s0", "s1"}
+    assert lab.states == {"s0": "RUNNING", "s1": "RUNNING"}
+    assert "a.save" not in files()
+
+
+def test_a_second_time_does_not_wait(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0", gate={STOPS: gate})
+    program = start("save", "s0", "a.save")
+    until(lambda: lab.states == {"s0": "PRE_COPY_P2P"})
+    program.signal(signal.SIGINT)
+    while not program.over_within(0.5):  # two that come together are one
+        program.signal(signal.SIGINT)
+    ran = program.ends()
+    assert ran.status == 130
+    assert ran.err.endswith("  run: vfio-migration recover s0\n")
+    assert "a.save" not in files()
+    gate.set()
+    assert cli("recover", "s0").status == 0
+    assert lab.states == {"s0": "RUNNING"}
+    assert lab.hosts["s0"].whole
+
+
+def test_a_saver_that_is_killed(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0", gate={STOPS: gate})
+    program = start("save", "s0", "a.save")
+    until(lambda: lab.states == {"s0": "PRE_COPY_P2P"})
+    program.signal(signal.SIGKILL)
+    program.ends()
+    gate.set()
+    until(lambda: lab.states == {"s0": "STOP_COPY"})
+    assert not [name for name in files() if "save" in name]
+    assert cli("recover", "s0").status == 0
+    assert lab.states == {"s0": "RUNNING"}
+    assert lab.hosts["s0"].whole
+    assert cli("save", "s0", "a.save").status == 0
+
+
+@pytest.mark.parametrize("arc", [("STOP", "RESUMING"), JUDGED], ids="-".join)
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_a_restore_that_is_given_up(lab: Lab, start, cli, arc, form):
+    gate = threading.Event()
+    lab.serve("s0")
+    lab.serve("d0", gate={arc: gate})
+    assert cli("save", "s0", "a.save").status == 0
+    program = start("restore", "a.save", "d0", "-q", *form)
+    until(lambda: lab.states["d0"] == arc[0])
+    program.signal(signal.SIGINT)
+    gate.set()
+    ran = program.ends()
+    assert ran.status == 130
+    if form:
+        last = ran.events[-1]
+        assert (last["message"], last["outcome"]) == ("cancelled", "source")
+    else:
+        assert ran.err == (
+            "vfio-migration: error: cancelled (the devices do not run; the file is as it was)\n"
+            "  d0: stands still; reset it before it is used\n"
+        )
+    assert lab.running == set()
+    assert cli("restore", "a.save", "d0").status == 0
+    assert lab.hosts["d0"].whole
+
+
+def test_a_restore_that_cannot_be_given_up_any_more(lab: Lab, start, cli):
+    gate = threading.Event()
+    lab.serve("s0")
+    lab.serve("d0", gate={STARTED: gate})
+    assert cli("save", "s0", "a.save").status == 0
+    lab.hosts["d0"].server.engine.set_state("STOP")
+    program = start("restore", "a.save", "d0", "-q")
+    until(lambda: lab.states["d0"] == "RUNNING_P2P")
+    program.signal(signal.SIGINT)
+    gate.set()
+    ran = program.ends()
+    assert (ran.status, ran.err) == (0, "")
+    assert lab.running == {"d0"}
+    assert lab.hosts["d0"].whole
