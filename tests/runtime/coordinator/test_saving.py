@@ -1,0 +1,318 @@
+"""Saves and restores by their API: arcs that fail, cancelling at every step, the file itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import fleet
+import pytest
+from lab import ALWAYS, SPEC, FaultyMemory, Lab
+
+from vfio_migration.runtime import compression
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.container import ContainerReader, ContainerWriter
+from vfio_migration.runtime.container_header import DeviceHeader, Header
+from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+
+ONCE, AGAIN, FOR_GOOD = (1, False), (ALWAYS, False), (1, True)
+HOW = {"once": ONCE, "again-and-again": AGAIN, "for-good": FOR_GOOD}
+SAVES = [("RUNNING", "PRE_COPY"), ("PRE_COPY", "PRE_COPY_P2P"), ("PRE_COPY_P2P", "STOP_COPY")]
+LOADS = [
+    ("RUNNING", "RUNNING_P2P"),
+    ("RUNNING_P2P", "STOP"),
+    ("STOP", "RESUMING"),
+    ("RESUMING", "STOP"),
+    ("STOP", "RUNNING_P2P"),
+    ("RUNNING_P2P", "RUNNING"),
+]
+
+
+@pytest.fixture(params=HOW)
+def how(request) -> tuple[int, bool]:
+    return HOW[request.param]
+
+
+def saver(lab: Lab, *names: str, settings: Settings | None = None, watches=()) -> Saver:
+    report = lab.events.append
+    return Saver(names, spec=SPEC, settings=settings, report=report, watches=watches)
+
+
+def restorer(lab: Lab, *names: str, report=None) -> Restorer:
+    return Restorer(names, spec=SPEC, report=report or lab.events.append)
+
+
+@pytest.fixture
+def saved(lab: Lab) -> Lab:
+    """A device that was saved to `a.save`."""
+    lab.serve("s0")
+    saver(lab, "s0").run("a.save")
+    return lab
+
+
+# --- arcs that fail ---
+
+
+@pytest.mark.parametrize("arc", SAVES, ids="-".join)
+def test_an_arc_of_a_save_fails(lab: Lab, arc, how):
+    lab.serve("s0", faults={arc: how})
+    lab.serve("s1")
+    with pytest.raises(MigrationFailed) as failed:
+        saver(lab, "s0", "s1").run("a.save")
+    assert f"s0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
+    assert not failed.value.cancelled
+    assert lab.running == {"s0", "s1"}
+    assert lab.hosts["s1"].whole
+    assert not Path("a.save").exists()
+    if how == FOR_GOOD:
+        lost = "s0: has failed, and what it held is lost"
+        assert (failed.value.outcome, failed.value.hints) == ("lost", ("no file was written", lost))
+    else:
+        assert (failed.value.outcome, failed.value.hints) == ("source", ("no file was written",))
+        assert lab.hosts["s0"].whole
+
+
+@pytest.mark.parametrize("then", ["stop", "run"])
+def test_an_arc_fails_when_all_is_in_the_file(lab: Lab, then, how):
+    """The file is there and whole. What did not follow is told of."""
+    lab.serve("s0", faults={("STOP_COPY", "STOP"): how})
+    lab.serve("d0")
+    saver(lab, "s0").run("a.save", then=then)
+    told = [event.fields["why"] for event in lab.events if event.name == "failed"]
+    assert told[0].startswith("s0: SET_STATE STOP is refused (EIO)") or then == "run"
+    assert lab.hosts["s0"].runs == (then == "run" and how == ONCE)
+    restorer(lab, "d0").run("a.save")
+    assert lab.hosts["d0"].whole
+
+
+@pytest.mark.parametrize("arc", LOADS, ids="-".join)
+def test_an_arc_of_a_restore_fails(saved: Lab, arc, how):
+    saved.serve("d0", faults={arc: how})
+    saved.serve("d1")
+    with pytest.raises(MigrationFailed) as failed:
+        restorer(saved, "d0").run("a.save")
+    assert f"d0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
+    assert failed.value.outcome == "source"
+    still = "d0: stands still; reset it before it is used"
+    if how == AGAIN and arc[0].startswith("RUNNING") and arc[1] != "RUNNING":
+        assert failed.value.hints == ("d0: is not known to stand still",)
+    else:
+        assert failed.value.hints == (still,)
+        assert not saved.hosts["d0"].runs
+    restorer(saved, "d1").run("a.save")
+    assert saved.hosts["d1"].whole
+
+
+# --- cancelling ---
+
+
+class Cancelling:
+    """Gives a save or a restore up when the n-th event is told."""
+
+    def __init__(self, at: int) -> None:
+        self.half: Saver | Restorer | None = None
+        self.at, self.seen = at, 0
+
+    def __call__(self, _event) -> None:
+        if self.seen == self.at:
+            self.half.cancel()
+        self.seen += 1
+
+    def run(self, *arguments, **options) -> MigrationFailed | None:
+        """Do it; return what is raised."""
+        try:
+            self.half.run(*arguments, **options)
+        except MigrationFailed as failure:
+            return failure
+        return None
+
+
+def test_a_save_is_given_up_at_every_step(lab: Lab):
+    """Either there is no file and the device runs on, or all of it is there."""
+    lab.serve("s0")
+    there = []
+    while True:
+        path = Path(f"{len(there)}.save")
+        cancelling = Cancelling(len(there))
+        cancelling.half = Saver(["s0"], spec=SPEC, report=cancelling)
+        failure = cancelling.run(path, then="run")
+        there.append(path.exists())
+        if failure is None:
+            with ContainerReader(path) as file:
+                file.check()
+        else:
+            assert (failure.cancelled, failure.outcome) == (True, "source")
+            assert not path.exists()
+        assert lab.states == {"s0": "RUNNING"}
+        assert lab.hosts["s0"].whole
+        if cancelling.seen <= cancelling.at:
+            break
+    assert there == sorted(there)
+    assert there.count(False) >= 5
+    assert there.count(True) >= 3
+
+
+def test_a_restore_is_given_up_at_every_step(saved: Lab):
+    """Either the device stands still, or it runs with the whole state."""
+    host = saved.serve("d0")
+    runs = []
+    while True:
+        host.device.block("bar0.0").write(0, bytes(1000))
+        host.server.engine.reset()
+        cancelling = Cancelling(len(runs))
+        cancelling.half = restorer(saved, "d0", report=cancelling)
+        failure = cancelling.run("a.save")
+        runs.append(host.runs)
+        if failure is None:
+            assert host.state == "RUNNING"
+            assert host.whole
+        else:
+            assert (failure.cancelled, failure.outcome) == (True, "source")
+            assert not host.runs
+        if cancelling.seen <= cancelling.at:
+            break
+    # Up to the judgement it can be given up, and from the first start on it cannot.
+    assert runs == sorted(runs)
+    assert runs.count(False) >= 5
+    assert runs.count(True) >= 3
+
+
+# --- the file ---
+
+
+@pytest.mark.parametrize("codec", compression.NAMES)
+def test_the_figures(lab: Lab, codec):
+    lab.serve("s0")
+    lab.serve("s1", FaultyMemory)
+    result = saver(lab, "s0", "s1", settings=Settings(codec=codec)).run("a.save")
+    with ContainerReader("a.save") as file:
+        totals = file.check()
+    assert result.devices == len(totals) == 2
+    assert result.bytes == sum(one.size for one in totals)
+    assert result.stored == Path("a.save").stat().st_size
+    assert result.downtime is None
+    lab.serve("d0")
+    lab.serve("d1", FaultyMemory)
+    restored = restorer(lab, "d0", "d1").run("a.save")
+    assert dataclasses.replace(restored, seconds=result.seconds) == result
+
+
+def test_how_long_the_devices_stood_still(lab: Lab):
+    lab.serve("s0")
+    result = saver(lab, "s0").run("a.save", then="run")
+    assert result.downtime is not None
+    assert 0 < result.downtime < result.seconds
+
+
+def test_nothing_is_compressed_twice(lab: Lab, monkeypatch):
+    lab.serve("s0", FaultyMemory)
+    blocks: list[int] = []
+    compress = compression._Zlib.compress
+
+    def counting(codec, block):
+        blocks.append(len(block))
+        return compress(codec, block)
+
+    monkeypatch.setattr(compression._Zlib, "compress", counting)
+    result = saver(lab, "s0", settings=Settings(codec="zlib")).run("a.save")
+    assert sum(blocks) == result.bytes
+
+
+def test_the_header_says_what_was_saved(lab: Lab):
+    lab.serve("s0")
+    saver(lab, "s0", settings=Settings(codec="zlib")).run("a.save")
+    with ContainerReader("a.save") as file:
+        (device,) = file.header.devices
+        assert file.header.codec == "zlib"
+    assert device.name == "s0"
+    assert device.identity["ids"] == [0x1234, 0x11E8]
+    assert device.identity["capabilities"] == ["STOP_COPY", "P2P", "PRE_COPY"]
+
+
+def written(identity, *streams: bytes) -> None:
+    """Write a file by hand."""
+    devices = tuple(DeviceHeader("by hand", identity) for _ in streams)
+    with ContainerWriter("b.save", Header(devices, "none"), replace=True) as file:
+        for number, stream in enumerate(streams):
+            file.write(number, stream)
+
+
+def test_a_file_of_somebody_else_is_judged_by_the_device(saved: Lab):
+    """Its header says nothing that we know of the device."""
+    with ContainerReader("a.save") as file:
+        file.check()
+        stream = b"".join(map(bytes, file.blocks(0)))
+    written({"model": "another program's"}, stream)
+    saved.serve("d0")
+    restorer(saved, "d0").run("b.save")
+    assert saved.hosts["d0"].whole
+    written({}, b"nothing a device wrote")
+    with pytest.raises(MigrationFailed, match="d0") as failed:
+        restorer(saved, "d0").run("b.save")
+    assert failed.value.outcome == "source"
+    assert not saved.hosts["d0"].runs
+
+
+def test_a_file_that_is_changed_while_it_is_read(saved: Lab):
+    """It was looked at from end to end; whatever is not that any more is not handed out."""
+    saved.serve("d0")
+
+    def report(event) -> None:
+        if event.name == "moved" and event.fields["to"] == "RESUMING":
+            data = bytearray(Path("a.save").read_bytes())
+            data[len(data) // 2] ^= 1
+            Path("a.save").write_bytes(data)
+
+    with pytest.raises(MigrationFailed, match=r"a\.save") as failed:
+        restorer(saved, "d0", report=report).run("a.save")
+    assert failed.value.hints == ("d0: stands still; reset it before it is used",)
+    assert saved.states["d0"] == "STOP"
+    assert not saved.hosts["d0"].whole
+
+
+# --- the devices ---
+
+
+@pytest.mark.parametrize("kind", [Saver, Restorer])
+def test_a_group_that_no_plan_is_for(lab: Lab, kind):
+    for name in ("s0", "s1"):
+        lab.serve(name, capabilities="STOP_COPY")
+    saver(lab, "s0").run("a.save", then="run")
+    half = kind(["s0", "s1"], spec=SPEC)
+    written({}, b"1", b"2")
+    with pytest.raises(CannotMigrate, match="lack P2P") as refused:
+        half.run("c.save" if kind is Saver else "b.save")
+    assert refused.value.refused
+    assert lab.running == {"s0", "s1"}
+
+
+def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
+    """It runs, but blank: that is not taken for the device that was."""
+    path = tmp_path / "s0"
+    servers = [fleet.serve(path, "memory,size=4M", "7")]
+    fleet.wait_for(path)
+
+    def watch(exchange) -> None:
+        if (
+            exchange.what == "reply"
+            and exchange.command.name == "MIG_DATA_READ"
+            and not servers[1:]
+        ):
+            servers[0].kill()
+            servers[0].join(20)
+            servers.append(fleet.serve(path, "memory,size=4M", "7"))
+            fleet.wait_for(path)
+
+    try:
+        with pytest.raises(MigrationFailed) as failed:
+            Saver([str(path)], spec=SPEC, watches=[watch]).run(tmp_path / "a.save")
+        assert failed.value.outcome == "lost"
+        lost = f"{path}: was served anew, and what it held is lost"
+        assert failed.value.hints == ("no file was written", lost)
+        with Client(path) as client:
+            assert client.state() == "RUNNING"
+    finally:
+        for server in servers:
+            server.kill()
+            server.join(20)
