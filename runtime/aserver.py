@@ -17,9 +17,9 @@ import select
 import socket
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.engine import Engine
 from vfio_migration.runtime.journal import say
@@ -30,7 +30,7 @@ _REST: Final = 0.1
 """For how many seconds no client is accepted after one could not be."""
 
 
-class AsyncServer:
+class AsyncServer(Closing):
     """Serves one device in an event loop.
 
     Args:
@@ -58,17 +58,6 @@ class AsyncServer:
     def close(self) -> None:
         """Give back what the server itself holds."""
         self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve one client after the other, until `stop` or until it is cancelled."""

@@ -27,13 +27,13 @@ from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, cast
 
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.observation import FORMAT, KIND
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.core import Exchange, Watch
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.features import (
     DmaLoggingControl,
@@ -67,7 +67,7 @@ _FEATURES: Final[dict[int, Feature]] = {row.number: row for row in WIRE.features
 _OURS: Final = frozenset({"time", "device", "what", "event"})
 
 
-class Recording:
+class Recording(Closing):
     """Writes down what the clients that it watches say and hear. It is a `Watch` itself.
 
     Any number of clients and threads may use it.
@@ -150,17 +150,6 @@ class Recording:
                 except OSError as error:
                     # Some file systems say only now that there was no room.
                     self.error = self.error or error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- lines ---
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.engine import Engine
 from vfio_migration.runtime.journal import Journal, say
@@ -37,7 +38,7 @@ _REST: Final = 0.1
 """How many seconds a device is left alone after its `tick` raised."""
 
 
-class Server:
+class Server(Closing):
     """Serves one device.
 
     Args:
@@ -120,17 +121,6 @@ class Server:
             os.close(self._wake)
             os.close(self._waker)
             self._wake = self._waker = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def serve(self, listener: socket.socket) -> None:
         """Serve one client after the other, until `stop`."""

@@ -35,8 +35,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime.client import calls
@@ -52,6 +51,7 @@ from vfio_migration.runtime.client.side import (
     dial,
     no_version,
 )
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.version import Limits
 
 P = ParamSpec("P")
@@ -80,7 +80,7 @@ def _does(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     return described(method, make)
 
 
-class Client(Side):
+class Client(Side, Closing):
     """A connection to a server.
 
     Args:
@@ -154,17 +154,6 @@ class Client(Side):
             self._wake.close()
             return
         self._end(PeerGone(self.name, "this side has hung up"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- calls ---
 

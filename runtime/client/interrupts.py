@@ -19,13 +19,13 @@ import contextlib
 import math
 import os
 import select
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.client import Client
 from vfio_migration.runtime.client.errors import ClientError
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.layout import IrqSetFlags
 
 INTX: Final = 0
@@ -107,7 +107,7 @@ class Vectors:
             os.close(fd)
 
 
-class Interrupts(Vectors):
+class Interrupts(Vectors, Closing):
     """The interrupts of one type; the server has the descriptors until `close`.
 
     Args:
@@ -159,14 +159,3 @@ class Interrupts(Vectors):
                     self._client.do(self.taking_back())
         finally:
             super().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -16,11 +16,11 @@ import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.layout import Data
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ them may add a seal: one against writing would keep the next one out."""
 _LAST: Final = 1 << 64
 
 
-class SharedMemory:
+class SharedMemory(Closing):
     """Memory with a descriptor.
 
     Args:
@@ -68,17 +68,6 @@ class SharedMemory:
             with contextlib.suppress(BufferError):
                 self._map.close()
             del self._map  # or it would outlive those views
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ import mmap
 import os
 import stat
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from vfio_migration.runtime.client.calls import RegionInfo
+from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.layout import Data, RegionFlags
 from vfio_migration.runtime.protocol.regions import MmapArea
 
@@ -45,7 +45,7 @@ class MappedArea:
     view: memoryview = field(repr=False, compare=False)
 
 
-class MappedRegion:
+class MappedRegion(Closing):
     """What of a region can be mapped, mapped.
 
     Args:
@@ -126,17 +126,6 @@ class MappedRegion:
         for mapped in maps:
             with contextlib.suppress(BufferError):
                 mapped.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _checked(info: RegionInfo, trusting: bool) -> list[MmapArea]:
