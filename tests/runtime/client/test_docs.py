@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from client_support import no_leak
+from client_support import no_leak, until
 
 from vfio_migration.runtime import client
 from vfio_migration.runtime.client import calls
@@ -21,10 +21,11 @@ def test_its_code_runs() -> None:
     with no_leak():
         for block in blocks:
             exec(compile(block, "docs/client.md", "exec"), names)
+        path = names["path"]
+        until(lambda: not path.exists())  # its thread has seen that it is to stop
         names["memory"].close()
         names["server"].close()
         names["server"].device.close()
-        path = names["path"]
         path.parent.rmdir()
         names.clear()
 
