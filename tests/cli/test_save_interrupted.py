@@ -108,7 +108,6 @@ def test_a_saver_that_is_killed(lab: Lab, start, cli):
     program.signal(signal.SIGKILL)
     program.ends()
     gate.set()
-    until(lambda: lab.states == {"s0": "STOP_COPY"})
     assert not [name for name in files() if "save" in name]
     assert cli("recover", "s0").status == 0
     assert lab.states == {"s0": "RUNNING"}
