@@ -391,7 +391,8 @@ def test_all_of_a_stream_goes_over_in_order(content: bytes, chunk: int):
     one = stream(pipe, chunk)
     assert one.run(None, threading.Event())
     assert b"".join(pipe.got) == content
-    assert (one.bytes, one.pass_bytes, one.sent, one.passes) == (*[len(content)] * 3, 1)
+    assert (one.bytes, one.pass_bytes, one.sent) == (len(content),) * 3
+    assert one.passes == (len(content) > 0)
     assert pipe.most <= 2
     assert pipe.reading == 0
 
