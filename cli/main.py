@@ -18,10 +18,11 @@ YES, NO, WRONG_INPUT, UNKNOWN = 0, 1, 2, 3
 
 _EPILOG = """\
 exit status:
-  0  yes: routed, proved, written
-  1  no: refused, violated
-  2  wrong input: the message names the place, the value and the way out
-  3  unknown: the solver gave up or ran out of time
+  0    yes: routed, proved, written, migrated
+  1    no: refused, violated, not migrated
+  2    wrong input: the message names the place, the value and the way out
+  3    unknown: the solver gave up, or a server does not answer and may run
+  130  given up by Ctrl-C
 
 `vfio-migration COMMAND --help` explains a command and shows examples.
 """

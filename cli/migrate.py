@@ -27,7 +27,8 @@ _HELP = """\
 Migrate the device behind each SRC to the one behind the DST after it. The devices run while most of
 their state is transferred; several are moved together, by the plan that is proved for groups that
 do peer-to-peer DMA (docs/groups.md). Whatever fails, either the destination runs with the whole
-state or the source does. Ctrl-C gives the migration up, and the source runs on.
+state or the source does. Ctrl-C gives the migration up, and the source runs on. What a DST held
+before is overwritten.
 
 examples:
   vfio-migration migrate /run/a.sock /run/b.sock
@@ -76,7 +77,7 @@ def add(commands: Any) -> None:
         "--bandwidth",
         metavar="RATE",
         type=_rate,
-        help="transfer no more bytes a second than this: 500M, 1.5G, 200000",
+        help="transfer no more bytes a second than this: 500M, 1.5G, 200000 (M is 2 to the 20th)",
     )
     parser.add_argument(
         "--compress",
@@ -128,7 +129,7 @@ def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
     )
 
 
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?")
 _UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

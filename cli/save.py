@@ -115,7 +115,7 @@ def restore(arguments: argparse.Namespace) -> int:
         with migrate.obeying(restorer.cancel):
             return restorer.run(arguments.file)
 
-    hints = ["the file is as it was; reset the devices before they are used"]
+    hints = ["the file is as it was; restore into the devices again before they are used"]
     return _run(arguments, work, f"restored from {arguments.file}", hints, _RESTORED)
 
 

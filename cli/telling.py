@@ -141,7 +141,8 @@ class TextTeller:
         self._quiet = quiet
         self._done = done
         self._begun = time.monotonic()
-        self._told = 0.0
+        self._told = self._begun
+        self._because = ""
         self._tells: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
             "plan": self._plan,
             "phase": self._phase,
@@ -149,6 +150,7 @@ class TextTeller:
             "stopped": self._stopped,
             "running": self._running,
             "failed": self._failed,
+            "refuses": self._refuses,
             "recovering": self._recovering,
             "won": self._won,
             "summary": self._summary,
@@ -161,7 +163,9 @@ class TextTeller:
             self._progress(event)
             return
         tell = self._tells.get(event.name)
-        if tell is None or (self._quiet and event.name not in ("failed", "won", *_PLAIN[1:])):
+        if tell is None or (
+            self._quiet and event.name not in ("failed", "refuses", "won", *_PLAIN[1:])
+        ):
             return
         for line in tell(event.fields):
             stamp = "" if event.name in _PLAIN else f"{self._at(event):>8}  "
@@ -196,7 +200,11 @@ class TextTeller:
     def _failed(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"failed: {fields['why']}"
 
+    def _refuses(self, fields: dict[str, Any]) -> Iterable[str]:
+        yield f"does not take over what it was loaded with: {fields['why']}"
+
     def _recovering(self, fields: dict[str, Any]) -> Iterable[str]:
+        self._because = fields["why"]
         yield f"recovering: {fields['why']}"
 
     def _won(self, fields: dict[str, Any]) -> Iterable[str]:
@@ -206,7 +214,8 @@ class TextTeller:
             "lost": "nobody holds the whole state",
             "undecided": "it cannot be told who runs",
         }
-        yield f"{said[fields['outcome']]}: {fields['why']}"
+        why = "" if fields["why"] == self._because else f": {fields['why']}"
+        yield f"{said[fields['outcome']]}{why}"
 
     def _summary(self, fields: dict[str, Any]) -> Iterable[str]:
         rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0
@@ -222,9 +231,9 @@ class TextTeller:
             rows[1] = ("downtime", f"{rows[1][1]} (expected {seconds(expected)})")
         if fields["sent"] != fields["bytes"]:
             ratio = fields["bytes"] / max(1, fields["sent"])
-            rows.insert(3, ("compressed", f"to {size(fields['sent'])}, {ratio:.1f} times less"))
+            rows.insert(3, ("compressed", f"to {size(fields['sent'])}, 1/{ratio:.1f} of it"))
         many = f"{fields['devices']} devices" if fields["devices"] > 1 else "1 device"
-        yield ""
+        yield from self._apart()
         yield f"migrated {many}"
         for name, value in rows:
             yield f"  {name:<12} {value}"
@@ -234,13 +243,16 @@ class TextTeller:
     def _saved(self, fields: dict[str, Any]) -> Iterable[str]:
         rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0
         many = f"{fields['devices']} devices" if fields["devices"] > 1 else "1 device"
-        yield ""
+        yield from self._apart()
         yield f"{many} {self._done}"
         yield f"  {'total time':<12} {seconds(fields['seconds'])}"
         if fields["downtime"] is not None:
             yield f"  {'downtime':<12} {seconds(fields['downtime'])}"
         yield f"  {'state':<12} {size(fields['bytes'])} at {size(rate)}/s"
         yield f"  {'file':<12} {size(fields['stored'])}"
+
+    def _apart(self) -> Iterable[str]:
+        return () if self._quiet else ("",)
 
     # --- what changes ---
 

@@ -130,6 +130,7 @@ class Coordinator:
         self._ledger: Ledger | None = None
         self._stopped_at: float | None = None
         self._ran_at: float | None = None
+        self._won = False  # every destination runs: no way back, and none is needed
         self._expected: float | None = None
         self._paused = False
         self._took: list[float] = []  # by the phases of a step, each
@@ -224,11 +225,6 @@ class Coordinator:
         self._tell(Event("summary", summary.to_data()))
         return summary
 
-    @property
-    def _won(self) -> bool:
-        """Whether every destination runs: from here on there is no way back, and none is needed."""
-        return self._ran_at is not None
-
     def _take(self, step: MigrationStep) -> None:
         if step.transfer == "passes":
             self._expected = self._transfer.passes(self._overhead(step))
@@ -241,8 +237,17 @@ class Coordinator:
             self._took.append((time.monotonic() - began) / len(self._plans.phases(step)))
         destinations = self._endpoints["destination"]
         if self._stopped_at is not None and all(one.may(CHANGE) for one in destinations):
-            self._ran_at = time.monotonic()
+            self._moves_again()
+            self._won = True
             self._resume("destination")
+
+    def _moves_again(self) -> None:
+        """Take the time when every destination may change again: the downtime ends."""
+        destinations = self._endpoints["destination"]
+        if self._stopped_at is None or self._ran_at is not None:
+            return
+        if all(one.may(CHANGE) for one in destinations):
+            self._ran_at = time.monotonic()
             downtime = self._ran_at - self._stopped_at
             self._tell(Event("running", {"side": "destination", "downtime": round(downtime, 6)}))
 
@@ -271,6 +276,7 @@ class Coordinator:
     def _before_phase(self, side: Side, moves: Sequence[tuple[Endpoint, Move]]) -> None:
         """Hold the guest before a source gives anything up; begin to count the downtime."""
         if side != "source" or self._won:
+            self._moves_again()
             return
         losing = [
             device
@@ -317,7 +323,8 @@ class Coordinator:
             settled = Settled("undecided", _why(worse))
         if settled.outcome in ("source", "destination"):
             self._resume("source" if settled.outcome == "source" else "destination")
-        hints = [settled.why, *(one for one in settled.problems if one != why)]
+        ways_out = error.hints if isinstance(error, CoordinatorError) else ()
+        hints = [settled.why, *(one for one in settled.problems if one != why), *ways_out]
         if settled.outcome == "undecided" or settled.loose or self._ledger.stands:
             ends = " ".join(f"{one.source} {one.destination}" for one in self._ledger.entries)
             late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""

@@ -76,9 +76,10 @@ def recover(
             path = where if written else None
             found = Ledger(path, _first(plans), _forget(entries), _holder(keep), written)
         elif found is None:
-            found = _guess(pairs, endpoints, plans)
-            if found is None:
-                return Settled("destination", "it runs, the source stands still: nothing to do")
+            guess = _guess(pairs, endpoints, plans)
+            if isinstance(guess, Settled):
+                return guess
+            found = guess
         given_up = () if keep is None else (_OTHER[keep],)
         settler = Settler(endpoints, found, spec, plans, report, given_up, final=True)
         return settler.settle()
@@ -135,10 +136,10 @@ def _guess(
     pairs: Sequence[tuple[str, str | None]],
     endpoints: dict[Side, Sequence[Endpoint]],
     plans: Plans,
-) -> Ledger | None:
+) -> Ledger | Settled:
     """Say who holds the state, from where the devices stand; only if there is no doubt.
 
-    None if the migration was brought to its end.
+    If one side runs and the other stands still already, there is nothing to do.
 
     Raises:
         CannotMigrate: There is.
@@ -156,7 +157,12 @@ def _guess(
     runs = [device.may(CHANGE) for device in destinations]
     handed_over = not any(device.may(CHANGE) or device.transfers() != "none" for device in sources)
     if handed_over and runs and all(runs):
-        return None
+        return Settled("destination", "it runs, the source stands still: nothing to do")
+    running = all(device.may(CHANGE) and device.transfers() == "none" for device in sources)
+    quiesced = any(device.state != _initial(device) for device in sources)
+    if running and not quiesced and not any(_moves(device) for device in destinations):
+        still = ", the destination stands still" if destinations else ""
+        return Settled("source", f"it runs{still}: nothing to do")
     # A source that has handed its state over holds what has been for some time: its destination may
     # have run since, and stand still for another reason. One that is being loaded is no source.
     loaded = any(device.transfers() == "write" for device in sources)
@@ -166,6 +172,15 @@ def _guess(
     raise CannotMigrate(
         f"there is no journal of a migration, and it cannot be told who is to run: {places}", _HINTS
     )
+
+
+def _initial(device: Endpoint) -> str:
+    return device.machine.spec.initial
+
+
+def _moves(device: Endpoint) -> bool:
+    """Say whether a device runs, or is in the middle of being moved."""
+    return device.may(CHANGE) or device.transfers() != "none"
 
 
 _HINTS: Final = (

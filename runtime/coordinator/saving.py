@@ -360,7 +360,10 @@ class Restorer(Half):
         except (CoordinatorError, ClientError, CannotRead) as error:
             problems = self.lead("retire", away=True)
             still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]
-            hints = [f"{one.label}: stands still; reset it before it is used" for one in still]
+            hints = [
+                f"{one.label}: stands still; restore into it again before it is used"
+                for one in still
+            ]
             why = error.why if isinstance(error, CoordinatorError) else str(error)
             cancelled = isinstance(error, Cancelled)
             hints += problems

@@ -65,12 +65,12 @@ class Settler:
         self._ledger = ledger
         self._spec = spec
         self._plans = plans
-        self._report = report
+        self._tell = report
         self._given_up = tuple(given_up)
         self._final = final
         self._skipped: set[int] = set()
         self._groups = {
-            side: Group(side, endpoints[side], spec, plans, report) for side in endpoints
+            side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
         self._gone: dict[str, ClientError | CannotMigrate] = {}
         self._alive: dict[Side, bool] = {}
@@ -104,6 +104,12 @@ class Settler:
             return self._done(Settled(outcome, row.summary, problems, loose))
 
     # --- inside ---
+
+    def _report(self, event: Event) -> None:
+        """Tell; that a device which is being loaded does not stop is an answer, and no failure."""
+        now = event.fields.get("now") if event.name == "failed" else None
+        loading = now and self._spec.session(self._spec.state(now).session).transfer == "write"
+        self._tell(Event("refuses", event.fields) if loading else event)
 
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""
@@ -250,11 +256,17 @@ class Settler:
 
     def _done(self, settled: Settled) -> Settled:
         settled.problems = list(dict.fromkeys(settled.problems))  # each row tried may have met it
-        owed = any(
-            self._owed(side, index, device)
+        owed = [
+            device
             for side, group in self._endpoints.items()
             for index, device in enumerate(group)
-        )
+            if self._owed(side, index, device)
+        ]
+        if self._final:
+            settled.problems += [
+                f"{device.label}: not known to stand still; once it can be reached, recover again"
+                for device in owed
+            ]
         if not owed and not any(device.may(CHANGE) for device in settled.loose):
             self._ledger.end()
         fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}

@@ -55,7 +55,7 @@ def test_a_migration_that_was_killed(big: Lab, start, cli, named):
     assert (ran.status, ran.err) == (0, "")
     told = masked(ran.out).splitlines()
     assert told[0] == f"    0.000 s  recovering: {SOURCE}"
-    assert told[-1] == f"    0.000 s  the source runs: {SOURCE}"
+    assert told[-1] == "    0.000 s  the source runs"
     assert big.states == {"s0": "RUNNING", "d0": "STOP"}
     assert big.hosts["s0"].whole
     assert not Path("s0.migration").exists()
@@ -66,7 +66,10 @@ def test_it_is_quiet(big: Lab, start, cli):
     ran = cli("recover", "s0", "d0", "-q")
     assert (ran.status, ran.err) == (0, "")
     # A device with half a stream does not stop: it is reset.
-    failed = "failed: d0: SET_STATE STOP is refused (EINVAL); it is in RESUMING now"
+    failed = (
+        "does not take over what it was loaded with: d0: SET_STATE STOP is refused (EINVAL); "
+        "it is in RESUMING now"
+    )
     told = [f"    0.000 s  {line}\n" for line in (failed, f"the source runs: {SOURCE}")]
     assert masked(ran.out) == "".join(told)
 
@@ -75,7 +78,13 @@ def test_it_is_json(big: Lab, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     ran = cli("recover", "s0", "d0", "--json")
     assert (ran.status, ran.err) == (0, "")
-    assert {one["event"] for one in ran.events} == {"recovering", "phase", "failed", "moved", "won"}
+    assert {one["event"] for one in ran.events} == {
+        "recovering",
+        "phase",
+        "refuses",
+        "moved",
+        "won",
+    }
     last = ran.events[-1]
     del last["time"]
     assert last == {"event": "won", "outcome": "source", "why": SOURCE, "problems": []}
@@ -122,7 +131,7 @@ def test_a_destination_that_was_started(lab: Lab, start, cli):
     # One source is enough to find the journal; it knows of the others.
     ran = cli("recover", "s0")
     assert (ran.status, ran.err) == (0, "")
-    assert masked(ran.out).endswith(f"  the destination runs: {TAKEN}\n")
+    assert masked(ran.out).endswith("  the destination runs\n")
     assert lab.running == {"d0", "d1"}
     assert lab.hosts["d0"].whole
     assert lab.hosts["d1"].whole

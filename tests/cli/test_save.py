@@ -27,8 +27,9 @@ SAVED = """\
     0.000 s  source      pre-copy     Stream while running.
     0.000 s  source      quiesce      No device that can be quiesced starts peer-to-peer DMA from \
 here on.
-    0.000 s  source      stop         Stop all others; nobody starts peer-to-peer DMA any more.
-    0.000 s  source      stop         Stop all others.
+    0.000 s  source      stop         Stop every device that is not stopped yet; none starts \
+peer-to-peer DMA any more.
+    0.000 s  source      stop         Stop every device that is not stopped yet.
 
 1 device saved to a.save
   total time   # s
@@ -130,9 +131,8 @@ def test_what_is_printed(lab: Lab, cli):
     assert (ran.status, told(ran.out), ran.err) == (0, RESTORED, "")
     assert lab.hosts["d0"].whole
     ran = cli("save", "d0", "b.save", "-q", "--then", "run")
-    assert masked(ran.out) == "\n" + SAVED.partition("\n\n")[2].replace("a.save", "b.save").replace(
-        "  state", "  downtime     # s\n  state"
-    )
+    saved = SAVED.partition("\n\n")[2].replace("a.save", "b.save")
+    assert masked(ran.out) == saved.replace("  state", "  downtime     # s\n  state")
 
 
 def test_json_is_what_the_page_says(lab: Lab, cli):
@@ -392,7 +392,7 @@ def test_a_restore_that_the_device_refuses(lab: Lab, cli, how):
     assert ran.status == 1
     assert ran.err == (
         f"vfio-migration: error: {says_so} (the devices do not run; the file is as it was)\n"
-        "  d0: stands still; reset it before it is used\n"
+        "  d0: stands still; restore into it again before it is used\n"
     )
     assert lab.running == {"d1"}
     assert Path("a.save").read_bytes() == before

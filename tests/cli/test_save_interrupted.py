@@ -57,7 +57,10 @@ def test_a_destination_that_is_killed(lab: Lab, serve, cli, monkeypatch):
     first, *hints = ran.err.splitlines()
     assert first.startswith("vfio-migration: error: d0: ")
     assert first.endswith("(the devices do not run; the file is as it was)")
-    assert hints == ["  d1: stands still; reset it before it is used", "  d0: cannot be reached"]
+    assert hints == [
+        "  d1: stands still; restore into it again before it is used",
+        "  d0: cannot be reached",
+    ]
     assert two.state == "STOP"
 
 
@@ -134,7 +137,7 @@ def test_a_restore_that_is_given_up(lab: Lab, start, cli, arc, form):
     else:
         assert ran.err == (
             "vfio-migration: error: cancelled (the devices do not run; the file is as it was)\n"
-            "  d0: stands still; reset it before it is used\n"
+            "  d0: stands still; restore into it again before it is used\n"
         )
     assert lab.running == set()
     assert cli("restore", "a.save", "d0").status == 0

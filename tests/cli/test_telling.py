@@ -61,7 +61,8 @@ def test_it_is_given_up(big: Lab, start, number):
     program.signal(number)
     ran = program.ends()
     assert (ran.status, ran.err) == (130, CANCELLED)
-    assert f"the source runs: {SOURCE}" in ran.out
+    assert f"recovering: {SOURCE}" in ran.out
+    assert "the source runs\n" in ran.out
     assert big.states == {"s0": "RUNNING", "d0": "STOP"}
     assert big.hosts["s0"].whole
     assert not Path("s0.migration").exists()

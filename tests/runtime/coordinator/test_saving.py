@@ -94,7 +94,7 @@ def test_an_arc_of_a_restore_fails(saved: Lab, arc, how):
         restorer(saved, "d0").run("a.save")
     assert f"d0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
     assert failed.value.outcome == "source"
-    still = "d0: stands still; reset it before it is used"
+    still = "d0: stands still; restore into it again before it is used"
     if how == AGAIN and arc[0].startswith("RUNNING") and arc[1] != "RUNNING":
         assert failed.value.hints == ("d0: is not known to stand still",)
     else:
@@ -266,7 +266,7 @@ def test_a_file_that_is_changed_while_it_is_read(saved: Lab):
 
     with pytest.raises(MigrationFailed, match=r"a\.save") as failed:
         restorer(saved, "d0", report=report).run("a.save")
-    assert failed.value.hints == ("d0: stands still; reset it before it is used",)
+    assert failed.value.hints == ("d0: stands still; restore into it again before it is used",)
     assert saved.states["d0"] == "STOP"
     assert not saved.hosts["d0"].whole
 
