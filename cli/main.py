@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
@@ -43,8 +44,14 @@ class Parser(argparse.ArgumentParser):
             emit({"error": {"message": message, "mistakes": []}})
         else:
             self.print_usage(sys.stderr)
-            print(f"{self.prog}: error: {message}", file=sys.stderr)
+            _complain(message, self.prog)
         raise SystemExit(WRONG_INPUT)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            print(message, end="")  # argparse would hide that it fails
+        else:
+            super()._print_message(message, file)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,29 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
-    chosen = parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = chosen.run
-    from vfio_migration.model import SpecError
-
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() == "utf-8":
+        # In UTF-8 this touches the bytes of file names that are no text, and nothing else.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = run(chosen)
+        status = _answer(arguments)
         sys.stdout.flush()
-    except SpecError as error:
-        if getattr(chosen, "json", False):
-            emit({"error": {"message": str(error), "mistakes": [_data(m) for m in error.mistakes]}})
-        else:
-            print(f"vfio-migration: error: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except ImportError as error:
-        # Only what an extra brings may be absent; anything else is a fault of ours and shows.
-        message = missing_extra(error)
-        if message is None:
-            raise
-        if getattr(chosen, "json", False):
-            emit({"error": {"message": message, "mistakes": []}})
-        else:
-            print(f"vfio-migration: error: {message}", file=sys.stderr)
-        return WRONG_INPUT
     except BrokenPipeError:
         # The reader (`| head`) has seen enough. Point stdout away so that the interpreter's own
         # flush at exit does not complain.
@@ -127,13 +117,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Only the standard output is written without a check of its own: its disk is full.
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename:
             raise
-        print(f"vfio-migration: error: the output cannot be written: {error}", file=sys.stderr)
+        _complain(f"the output cannot be written: {error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("vfio-migration: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    """Run the command; say what is wrong with its input."""
+    from vfio_migration.model import SpecError
+
+    try:
+        chosen = parser().parse_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # here, where somebody sees that it fails
+        raise
+    run: Callable[[argparse.Namespace], int] = chosen.run
+    try:
+        return run(chosen)
+    except SpecError as error:
+        message, mistakes = str(error), [_data(mistake) for mistake in error.mistakes]
+    except ImportError as error:
+        # Only what an extra brings may be absent; anything else is a fault of ours and shows.
+        extra = missing_extra(error)
+        if extra is None:
+            raise
+        message, mistakes = extra, []
+    if getattr(chosen, "json", False):
+        try:
+            emit({"error": {"message": message, "mistakes": mistakes}})
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # A reader that has gone does not make the input right.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        _complain(message)
+    return WRONG_INPUT
+
+
+def _complain(message: str, who: str = "vfio-migration") -> None:
+    try:
+        print(f"{who}: error: {message}", file=sys.stderr)
+    except OSError:
+        # Nobody can be told; the status still tells. The interpreter's flush is to succeed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def missing_extra(error: ImportError) -> str | None:
@@ -156,8 +186,15 @@ def missing_extra(error: ImportError) -> str | None:
 
 
 def emit(data: object) -> None:
-    """Print one JSON object."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print one JSON object, in ASCII if it has what the standard output cannot encode."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    print(text if encodable(text) == text else json.dumps(data, indent=2))
+
+
+def encodable(text: str) -> str:
+    """Escape what the standard output cannot encode: a lone surrogate, at least."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _data(mistake: Any) -> dict[str, object]:
