@@ -31,8 +31,10 @@ examples:
 exit status: 0 every step is allowed, 1 one is not, 2 wrong input: no such file, or a damaged line
 """
 
-_LONGEST = 1 << 24
-"""How long a line may be."""
+_LONGEST = 1 << 20
+"""How many bytes a line may have. `/dev/zero` is one line without an end."""
+_LARGEST = 1 << 24
+"""How many bytes a trace may have, which is read as a whole."""
 
 
 def add(commands: Any) -> None:
@@ -91,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         emit(_data(result, spec))
     else:
-        print("\n".join(_told(arguments.file, result, spec)))
+        for line in _told(arguments.file, result, spec):
+            print(_printable(line))
     return YES if result.violation is None else NO
 
 
@@ -99,6 +102,8 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
     from pathlib import Path
 
     if path == "-":
+        if sys.stdin is None:  # whoever started us closed it
+            raise _wrong("FILE", path, "cannot be read: standard input is closed")
         return nullcontext(sys.stdin.buffer)
     try:
         return Path(path).open("rb")
@@ -118,22 +123,38 @@ def check(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Res
         SpecError: It is none of the three, or a line is damaged.
     """
     try:
-        first = file.readline(_LONGEST)
+        first = _line(file, 1)
         head = _object(first)
         if head is not None and head.get("kind") == "recording":
             return _recording(head, file, spec, capabilities)
         if head is not None and "event" in head and "level" in head:
             return _log(first, file, spec, capabilities)
-        text = first + file.read()
+        text = first + _rest(first, head, file)
     except OSError as error:
         raise _wrong("FILE", None, f"cannot be read: {error.strerror or error}") from None
     if not text.strip():
         raise _wrong("FILE", None, "is empty")
     whole = _object(text)
     if whole is None or "steps" not in whole:
-        hint = "it is neither a recording, nor a server's log in JSON, nor a trace"
-        raise _wrong("line 1", None, "is not how a run begins", hint)
+        raise _no_run()
     return _trace(text, spec, capabilities)
+
+
+def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
+    """Return what follows the first line of what may be a trace; whatever else may have no end."""
+    # A trace is one object: it begins with a brace, and what it begins in the first line goes on.
+    begins = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if begins not in (b"", b"{") or (head is not None and "steps" not in head):
+        raise _no_run()
+    rest = file.read(_LARGEST + 1 - len(first))
+    if len(first) + len(rest) > _LARGEST:
+        raise _wrong("FILE", None, f"is longer than {_LARGEST} bytes, the most a trace may have")
+    return rest
+
+
+def _no_run() -> SpecError:
+    hint = "it is neither a recording, nor a server's log in JSON, nor a trace"
+    return _wrong("line 1", None, "is not how a run begins", hint)
 
 
 def _object(text: bytes) -> dict[str, Any] | None:
@@ -214,7 +235,7 @@ def _each(
         result.lines += 1
         data = _object(line)
         if data is None:
-            if not line.endswith(b"\n") and len(line) < _LONGEST:
+            if not line.endswith(b"\n"):
                 # Whoever wrote it was killed, or had no room for it.
                 result.lines -= 1
                 result.cut = True
@@ -230,10 +251,18 @@ def _each(
 
 
 def _lines(file: BinaryIO, first: bytes | None) -> Iterator[bytes]:
+    number = 1
     if first is not None:
         yield first
-    while line := file.readline(_LONGEST):
+    while line := _line(file, number := number + 1):
         yield line
+
+
+def _line(file: BinaryIO, number: int) -> bytes:
+    line = file.readline(_LONGEST + 1)
+    if len(line) > _LONGEST:
+        raise _wrong(f"line {number}", None, f"is longer than {_LONGEST} bytes")
+    return line
 
 
 def _at(line: int, error: SpecError) -> SpecError:
@@ -303,6 +332,17 @@ def _told(file: str, result: Result, spec: Spec) -> Iterator[str]:
         yield f"  row: {violation.row}"
     if violation.source:
         yield f"  source: {violation.source}"
+
+
+def _printable(line: str) -> str:
+    """Escape what is no text, or would end the line: the words are from the file."""
+    from vfio_migration.cli.main import encodable
+
+    return encodable(
+        "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
+        )
+    )
 
 
 def _counted(counts: Counter[str]) -> str:
