@@ -9,6 +9,10 @@ from typing import Final
 
 _BURST: Final = 0.05
 """How many seconds' worth may be saved up: more would not be noticed as a limit."""
+_PIECE: Final = 0.1
+"""How many seconds' worth goes over at a time, at most."""
+_LEAST_PIECE: Final = 1 << 12
+"""How many bytes go over at a time at any rate: fewer would cost more than they save."""
 
 
 class Bandwidth:
@@ -39,3 +43,14 @@ class Bandwidth:
             now = self._clock()
             self._paid_until = max(self._paid_until, now - _BURST) + size / self.rate
             return max(0.0, self._paid_until - now)
+
+    def piece(self, most: int, sharers: int = 1) -> int:
+        """Return how many bytes should go over at a time.
+
+        Args:
+            most: As many would, without a limit.
+            sharers: How many send at once.
+        """
+        if self.rate is None:
+            return most
+        return min(most, max(_LEAST_PIECE, int(self.rate * _PIECE) // sharers))

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from vfio_migration.runtime.client import Call, Client, ClientError, Pending, calls
 from vfio_migration.runtime.compression import Codec
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
+from vfio_migration.runtime.coordinator.errors import StepFailed
 from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.protocol.layout import Data
 
@@ -47,9 +48,43 @@ class End(Protocol):
     """Where a stream ends: an `Endpoint`, or a file that takes its place."""
 
     @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
     def client(self) -> Target:
         """What is written to."""
         ...
+
+
+class _InOrder:
+    """Passes data on in the order it was asked for; replies may come in any other.
+
+    What comes too early is copied and kept: no more of it than reads are under way behind the one
+    that is waited for.
+    """
+
+    def __init__(self, take: Callable[[Data], None]) -> None:
+        self._take = take
+        self._asked = self._next = 0
+        self._early: dict[int, bytes] = {}
+
+    def sink(self) -> Callable[[Data], None]:
+        """Return where the next read puts its data."""
+        number, self._asked = self._asked, self._asked + 1
+
+        def sink(data: Data) -> None:
+            if number != self._next:
+                self._early[number] = bytes(data)
+                return
+            self._take(data)
+            self._next += 1
+            while self._next in self._early:
+                self._take(self._early.pop(self._next))
+                self._next += 1
+
+        return sink
 
 
 class Stream:
@@ -68,7 +103,7 @@ class Stream:
         bytes: How many bytes were read in all.
         sent: How many went over, compressed or not.
         pass_bytes: How many were read in the present pass, or in the last.
-        passes: How many passes were begun, the last one included.
+        passes: In how many passes there was something to read.
     """
 
     def __init__(
@@ -87,26 +122,42 @@ class Stream:
         self._bandwidth = bandwidth
         self._codec = codec
         self._writes: deque[Pending[None]] = deque()
-        self._pause = 0.0
+        self._paid_until = 0.0
 
-    def run(self, most: int | None, stop: threading.Event) -> bool:
+    def run(self, most: int | None, stop: threading.Event, *, seconds: float | None = None) -> bool:
         """Read until there is nothing more for now, or for good.
+
+        What the bandwidth makes of the bytes that went over is waited for as well, also at the end,
+        unless `stop` is set; then the next run waits.
 
         Args:
             most: Read no more than about so many bytes.
             stop: Set by somebody else: read no more.
+            seconds: Read for no longer than about so many seconds.
 
         Returns:
-            Whether there is nothing more; if not, `most` or `stop` came first.
+            Whether there is nothing more; if not, `most`, `stop` or `seconds` came first.
 
         Raises:
             ClientError: Of the one or the other end.
+            StepFailed: One of them takes no data at all.
         """
         source, destination = self.source.client, self.destination.client
+        for end, takes in (
+            (self.source, source.transfer),
+            (self.destination, destination.transfer),
+        ):
+            if takes < 1:
+                raise StepFailed(
+                    f"{end.label}: no migration data can be transferred: its max_data_xfer_size "
+                    f"is {takes}",
+                    [end.label],
+                )
         size = min(self._chunk, source.transfer, destination.transfer)
-        self.passes += 1
         self.pass_bytes = 0
+        until = None if seconds is None else time.monotonic() + seconds
         reads: deque[Pending[int]] = deque()
+        order = _InOrder(lambda data: self._pass_on(data, destination))
         asked, ended = 0, False
         try:
             while True:
@@ -114,12 +165,11 @@ class Stream:
                     len(reads) < READS
                     and not (ended or stop.is_set())
                     and (most is None or asked < most)
+                    and (until is None or time.monotonic() < until)
                 ):
-                    if self._pause:
-                        stop.wait(self._pause)
-                        self._pause = 0.0
-                    reads.append(source.begin(calls.data_read(size, self._sink(destination))))
-                    asked += size
+                    if self._pay(stop):
+                        reads.append(source.begin(calls.data_read(size, order.sink())))
+                        asked += size
                 if not reads:
                     break
                 try:
@@ -130,30 +180,33 @@ class Stream:
                         raise
             while self._writes:
                 destination.finish(self._writes.popleft())
+            self._pay(stop)
         except BaseException:
             self._abandon(source, reads, destination)
             raise
         return ended
 
-    def _sink(self, destination: Target) -> Callable[[Data], None]:
-        def sink(data: Data) -> None:
-            size = len(data)
-            if not size:
-                return
-            sent = size
-            if self._codec is not None:
-                packed = self._codec.compress(data)
-                sent = len(packed)
-                data = self._codec.decompress(packed, size)
-            while len(self._writes) >= WRITES:
-                destination.finish(self._writes.popleft())
-            self._writes.append(destination.begin(calls.data_write(data)))
-            self.bytes += size
-            self.pass_bytes += size
-            self.sent += sent
-            self._pause = self._bandwidth.spend(sent)
+    def _pay(self, stop: threading.Event) -> bool:
+        """Wait until more may go over, or `stop` is set; return whether it may."""
+        return not stop.wait(max(0.0, self._paid_until - time.monotonic()))
 
-        return sink
+    def _pass_on(self, data: Data, destination: Target) -> None:
+        size = len(data)
+        if not size:
+            return
+        sent = size
+        if self._codec is not None:
+            packed = self._codec.compress(data)
+            sent = len(packed)
+            data = self._codec.decompress(packed, size)
+        while len(self._writes) >= WRITES:
+            destination.finish(self._writes.popleft())
+        self._writes.append(destination.begin(calls.data_write(data)))
+        self.passes += not self.pass_bytes
+        self.bytes += size
+        self.pass_bytes += size
+        self.sent += sent
+        self._paid_until = time.monotonic() + self._bandwidth.spend(sent)
 
     def _abandon(self, source: Client, reads: deque[Pending[int]], destination: Target) -> None:
         """Wait for what is under way, so that the connections can still be used; it is lost."""

@@ -5,7 +5,7 @@ coordinates watches them, tells how far they are, and decides when pre-copy has 
 
 Pre-copy ends when the time the rest is expected to take is within the downtime that is allowed, or
 when more passes bring nothing. What is left is asked of the device (MIG_DATA_SIZE, of Linux); one
-that cannot say has as much left as it streamed in its last pass.
+that cannot say has as much left as it streamed in its last pass, if that came to an end by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _REST: Final = 0.02
 """How long a device is left alone that had nothing to stream."""
 _STALLED: Final = 4
 """After how many passes that brought nothing pre-copy is given up."""
+_MORE: Final = "allow a longer downtime, give it more bandwidth, or stop them all the same"
 _LEAST_PASS: Final = 1 << 16
+_LONGEST_PASS: Final = 10.0
+"""After how many seconds a pass ends of a device that cannot say how much it has."""
 
 
 class _Worker(threading.Thread):
@@ -56,13 +59,25 @@ class _Worker(threading.Thread):
                 self.stream.run(None, self._stop_all)
                 return
             left = self.stream.source.left()
+            last: int | None = None
             while not self._stop_all.is_set():
                 # One pass is what there was to stream when it began: a device that changes faster
-                # than it is read would never come to an end of it.
-                most = None if left is None else max(left, _LEAST_PASS)
-                self.stream.run(most, self._stop_all)
+                # than it is read would never come to an end of it. If nobody knows how much there
+                # was, it is what can be streamed in a while, and no more than twice the last one.
+                bound = left if left is not None or last is None else 2 * last
+                ended = self.stream.run(
+                    None if bound is None else max(bound, _LEAST_PASS),
+                    self._stop_all,
+                    seconds=_LONGEST_PASS if left is None else None,
+                )
+                last = self.stream.pass_bytes
                 left = self.stream.source.left()
-                self.left = self.stream.pass_bytes if left is None else left
+                if left is not None:
+                    self.left = left
+                elif ended:
+                    self.left = last
+                elif not self._stop_all.is_set():
+                    self.left = None  # it has more, and nobody knows how much
                 self.rounds += 1
                 self._news.set()
                 if self.stream.pass_bytes < _LEAST_PASS:
@@ -106,7 +121,7 @@ class Transfer:
             Stream(
                 source,
                 destination,
-                chunk=settings.chunk,
+                chunk=bandwidth.piece(settings.chunk, len(pairs)),
                 bandwidth=bandwidth,
                 codec=None if settings.codec == "none" else codec(settings.codec),
             )
@@ -147,15 +162,20 @@ class Transfer:
                 if rounds and self._is_little(workers):
                     break
                 if rounds > seen:
-                    useless = useless + 1 if expected is None or expected >= best * 0.95 else 0
+                    if all(one.left is not None for one in workers):
+                        useless = useless + 1 if expected is None or expected >= best * 0.95 else 0
                     best, seen = min(best, best if expected is None else expected), rounds
                 if rounds >= self._settings.max_passes or useless >= _STALLED:
                     if self._settings.if_slow == "cancel":
-                        raise StepFailed(_slow(rounds, expected, self._settings.downtime))
+                        raise StepFailed(
+                            _slow(rounds, expected, self._settings.downtime), hints=[_MORE]
+                        )
                     break
         finally:
             stop.set()
             self._end(workers)
+        # What was sent is paid for while the devices run: they need not stand still for it.
+        self._cancelled.wait(self._bandwidth.spend(0))
         return self._progress("passes", workers)
 
     def rest(self) -> None:
@@ -213,9 +233,11 @@ class Transfer:
             raise Cancelled("cancelled")
         total = sum(one.bytes for one in self.streams)
         self._meter.add(total)
-        rate = self._meter.rate
+        rate = shown = self._meter.rate
         if self._bandwidth.rate is not None:
-            rate = min(rate, self._bandwidth.rate) if rate else float(self._bandwidth.rate)
+            shown = min(rate, self._bandwidth.rate)
+            # One that has nothing to stream would be streamed at the limit.
+            rate = shown or float(self._bandwidth.rate)
         known = [one.left for one in workers if one.left is not None]
         left = sum(known) if len(known) == len(workers) else None
         expected = left / rate + self._overhead if left is not None and rate > 0 else None
@@ -229,7 +251,7 @@ class Transfer:
                 {
                     "step": step,
                     "bytes": total,
-                    "rate": round(rate),
+                    "rate": round(shown),
                     "left": left,
                     "expected_downtime": None if expected is None else round(expected, 6),
                     "devices": [

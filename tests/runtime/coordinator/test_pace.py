@@ -1,0 +1,321 @@
+"""The pace of a stream: replies in another order, passes without an end, the bandwidth of a few."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import foreign_server
+import pytest
+from lab import FaultyMemory, Lab
+
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings, StepFailed
+from vfio_migration.runtime.coordinator import transfer as transfer_module
+from vfio_migration.runtime.coordinator.errors import Cancelled
+from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.stream import READS, Stream
+from vfio_migration.runtime.coordinator.transfer import Transfer
+
+# --- servers that nobody would write ---
+
+SIZE = 10_000
+PLAIN, PRE_COPY = 1, 5
+READ = 17
+
+
+def message(sock: socket.socket) -> tuple[int, int, int, bytes] | None:
+    head = sock.recv(16, socket.MSG_WAITALL)
+    if len(head) < 16:
+        return None
+    ident, command, size, flags, _ = foreign_server.HEADER.unpack(head)
+    payload = sock.recv(size - 16, socket.MSG_WAITALL) if size > 16 else b""
+    return ident, command, flags, payload
+
+
+def reply(device: foreign_server.Device, ident: int, command: int, payload: bytes) -> bytes:
+    try:
+        said, code = foreign_server.answer(device, command, payload), 0
+    except foreign_server.No as no:
+        said, code = b"", no.number
+    kind = 0x21 if code else 1
+    return foreign_server.HEADER.pack(ident, command, 16 + len(said), kind, code) + said
+
+
+def backwards(sock: socket.socket, device: foreign_server.Device) -> None:
+    """Of two reads that are under way answer the second first."""
+    while got := message(sock):
+        ident, command, _, payload = got
+        said = reply(device, ident, command, payload)
+        if command == READ and select.select([sock], [], [], 0.05)[0] and (next_ := message(sock)):
+            said = reply(device, next_[0], next_[1], next_[3]) + said
+        sock.sendall(said)
+
+
+@contextlib.contextmanager
+def served(
+    path: Path,
+    blob: bytes,
+    flags: int,
+    serve: Callable[[socket.socket, foreign_server.Device], None],
+) -> Iterator[foreign_server.Device]:
+    device = foreign_server.Device(blob, flags, "")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(8)
+        listener.settimeout(0.05)
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    sock, _ = listener.accept()
+                    sock.settimeout(None)
+                    with sock, contextlib.suppress(OSError):
+                        serve(sock, device)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield device
+        finally:
+            over.set()
+            thread.join(20)
+
+
+@pytest.mark.parametrize("flags", [PLAIN, PRE_COPY], ids=["plain", "pre-copy"])
+def test_replies_in_another_order(tmp_path: Path, flags: int) -> None:
+    """A server may answer in any order; the stream has one."""
+    held = os.urandom(SIZE)
+    a, b = tmp_path / "a", tmp_path / "b"
+    with (
+        served(a, held, flags, backwards),
+        served(b, bytes(SIZE), flags, foreign_server.serve) as device,
+    ):
+        summary = Coordinator([(str(a), str(b))], journal=None).run()
+        assert summary.bytes == SIZE + 8
+        assert bytes(device.blob) == held
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["source", "destination"])
+def test_a_server_that_takes_no_data(tmp_path: Path, monkeypatch, side: int) -> None:
+    a, b = ends = tmp_path / "a", tmp_path / "b"
+
+    def nothing(sock: socket.socket, device: foreign_server.Device) -> None:
+        while got := message(sock):
+            ident, command, _, payload = got
+            said = reply(device, ident, command, payload)
+            if command == 1:
+                said = said.replace(str(foreign_server.SMALL).encode(), b"   0")
+            sock.sendall(said)
+
+    serves = [foreign_server.serve, foreign_server.serve]
+    serves[side] = nothing
+    with served(a, bytes(SIZE), PLAIN, serves[0]), served(b, bytes(SIZE), PLAIN, serves[1]):
+        coordinator = Coordinator([(str(a), str(b))], journal=None)
+        timer = threading.Timer(10, coordinator.cancel)
+        timer.start()
+        with pytest.raises(MigrationFailed) as caught:
+            coordinator.run()
+        timer.cancel()
+    assert caught.value.outcome == "source"
+    assert caught.value.why == (
+        f"{ends[side]}: no migration data can be transferred: its max_data_xfer_size is 0"
+    )
+
+
+# --- streams, without sockets ---
+
+
+class Pipe:
+    """A source and a destination in one; a read gives what `make` does of so many bytes."""
+
+    over = None
+    name = "pipe"
+
+    def __init__(self, make: Callable[[int], bytes], transfer: int = 1 << 20) -> None:
+        self.make, self.transfer = make, transfer
+        self.got = bytearray()
+        self.sizes: list[int] = []
+
+    def begin(self, call):
+        if call.message.name == "MIG_DATA_WRITE":
+            self.got += call.message.data
+        return call
+
+    def finish(self, call):
+        if call.message.name == "MIG_DATA_WRITE":
+            return None
+        self.sizes.append(call.message.size)
+        piece = self.make(call.message.size)
+        return call.read(type("R", (), {"message": type("M", (), {"data": piece})}))
+
+
+class End:
+    label = "end"
+    name = "pipe"
+
+    def __init__(self, client: Pipe) -> None:
+        self.client = client
+
+    def left(self) -> int | None:
+        return None
+
+    def transfers(self) -> str:
+        return "read"
+
+
+def some(size: int) -> Callable[[int], bytes]:
+    """So many bytes, and then nothing."""
+    left = size
+
+    def make(most: int) -> bytes:
+        nonlocal left
+        size = min(most, left)
+        left -= size
+        return bytes(size)
+
+    return make
+
+
+def busy(size: int) -> bytes:
+    """As much as is asked for, always."""
+    time.sleep(0.001)
+    return bytes(size)
+
+
+def transfer(pipe: Pipe, cancelled: threading.Event | None = None, **settings) -> Transfer:
+    events = settings.pop("events", [])
+    return Transfer(
+        [(End(pipe), End(pipe))],
+        Settings(**settings),
+        events.append,
+        cancelled or threading.Event(),
+    )
+
+
+@pytest.mark.parametrize("if_slow", ["cancel", "stop"])
+def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) -> None:
+    """Also if it cannot say how much it has: a pass has an end, and so have the passes."""
+    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.2)
+    cancelled = threading.Event()
+    timer = threading.Timer(20, cancelled.set)
+    timer.start()
+    one = transfer(Pipe(busy, 1 << 12), cancelled, max_passes=3, if_slow=if_slow)
+    if if_slow == "cancel":
+        with pytest.raises(StepFailed, match=r"after 3 passes .* for nobody knows how long"):
+            one.passes()
+    else:
+        assert one.passes() is None
+    timer.cancel()
+    assert not cancelled.is_set()
+
+
+def test_a_device_that_comes_to_rest(monkeypatch) -> None:
+    """A pass that was cut says nothing of what is left; the first that ends by itself does."""
+    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.05)
+    begun = time.monotonic()
+
+    def make(size: int) -> bytes:
+        return busy(size) if time.monotonic() < begun + 0.5 else b""
+
+    expected = transfer(Pipe(make, 1 << 12), downtime=60.0, max_passes=1000).passes()
+    assert time.monotonic() - begun >= 0.5
+    assert expected is not None
+    assert expected < 60
+
+
+# --- the bandwidth ---
+
+
+@pytest.mark.parametrize("migration", ["live", "offline"])
+def test_the_bandwidth_is_kept_of_a_little(lab: Lab, migration: str) -> None:
+    """Of what is not longer than a chunk, too."""
+    lab.serve("s0", FaultyMemory, size=1 << 18)
+    lab.serve("d0", FaultyMemory, size=1 << 18)
+    rate = 1 << 19
+    summary = lab.coordinator(migration=migration, bandwidth=rate).run()
+    assert summary.sent > 1 << 18
+    assert summary.seconds > summary.sent / rate - 0.06
+    assert lab.hosts["d0"].whole
+
+
+@pytest.mark.parametrize("size", [1, 30_000, 200_000])
+def test_what_was_sent_is_paid_for_when_a_run_is_over(size: int) -> None:
+    pipe = Pipe(some(size))
+    limit = Bandwidth(100_000)
+    one = Stream(End(pipe), End(pipe), chunk=limit.piece(1 << 20), bandwidth=limit)
+    begun = time.monotonic()
+    assert one.run(None, threading.Event())
+    assert time.monotonic() - begun >= size / 100_000 - 0.06
+    assert limit.spend(0) == 0
+    assert len(pipe.got) == size
+
+
+def test_who_is_stopped_pays_before_the_next_run() -> None:
+    pipe = Pipe(some(1 << 20))
+    limit = Bandwidth(1 << 17)
+    one = Stream(End(pipe), End(pipe), chunk=1 << 16, bandwidth=limit)
+    stop = threading.Event()
+    timer = threading.Timer(0.1, stop.set)
+    begun = time.monotonic()
+    timer.start()
+    assert not one.run(None, stop)
+    assert time.monotonic() - begun < 0.5  # and a second is owed
+    # Nothing was asked for after it was stopped.
+    assert one.bytes == READS << 16
+    assert not one.run(1, threading.Event())
+    assert time.monotonic() - begun >= (one.bytes >> 17) - 0.06
+
+
+def test_the_passes_pay_while_the_devices_run() -> None:
+    one = transfer(Pipe(some(50_000)), bandwidth=100_000, downtime=5.0)
+    begun = time.monotonic()
+    one.passes()
+    assert time.monotonic() - begun >= 0.44
+    assert one._bandwidth.spend(0) == 0
+
+
+def test_who_owes_can_be_cancelled() -> None:
+    cancelled = threading.Event()
+    one = transfer(Pipe(some(1 << 20)), cancelled, bandwidth=1000)
+    threading.Timer(0.2, cancelled.set).start()
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        one.rest()
+    assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize(
+    ("rate", "sharers", "piece"),
+    [
+        (None, 1, 1 << 20),
+        (1 << 30, 4, 1 << 20),
+        (1_000_000, 1, 100_000),
+        (1_000_000, 4, 25_000),
+        (1, 1, 4096),
+        (1_000_000, 1000, 4096),
+    ],
+)
+def test_a_piece_is_a_tenth_of_a_second(rate: int | None, sharers: int, piece: int) -> None:
+    assert Bandwidth(rate).piece(1 << 20, sharers) == piece
+    assert Bandwidth(rate).piece(1, sharers) == 1
+
+
+def test_no_more_is_asked_for_at_a_time_than_the_bandwidth_allows() -> None:
+    pipe = Pipe(some(20_000))
+    transfer(pipe, bandwidth=100_000).rest()
+    assert set(pipe.sizes) == {10_000}
+
+
+def test_a_rate_of_nothing_is_told_as_nothing() -> None:
+    """And not as the bandwidth, at which it could go."""
+    events: list = []
+    one = transfer(Pipe(some(0)), bandwidth=1000, events=events)
+    one.rest()
+    assert {event.fields["rate"] for event in events} == {0}
