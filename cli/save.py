@@ -80,14 +80,12 @@ def add(commands: Any) -> None:
 
 def save(arguments: argparse.Namespace) -> int:
     """Save; 0 if the file is there."""
-    from vfio_migration.runtime.compression import codec
     from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.coordinator.saving import Saver
 
     *sources, path = arguments.paths
     if not sources:
         return migrate.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
-    codec(arguments.compress)  # an absent library is said now, not in the middle
 
     def work(common: dict[str, Any]) -> Saved:
         settings = Settings(

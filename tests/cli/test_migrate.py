@@ -423,7 +423,7 @@ def test_a_server_that_hangs_up(lab: Lab, cli):
                 while True:
                     listener.accept()[0].close()
 
-        thread = threading.Thread(target=hang_up)
+        thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         ran = cli("migrate", "s0", "d0", "--dry-run")
         assert (ran.status, ran.out) == (2, "")
