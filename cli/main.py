@@ -7,6 +7,7 @@ every answer, a complaint about wrong input included, is one object on standard 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -104,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() == "utf-8":
         # In UTF-8 this touches the bytes of file names that are no text, and nothing else.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # a descriptor that was exchanged cannot seek, say
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _answer(arguments)
         sys.stdout.flush()

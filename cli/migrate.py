@@ -182,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
             watches=watches,
             journal=journal,
         )
-        with obeying(coordinator.cancel):
+        with obeying(coordinator.cancel, lambda: coordinator.is_late):
             coordinator.run()
 
     def dry(watches: list[Watch], _printer: Printer) -> None:
@@ -235,7 +235,12 @@ def attempt(
                 status = _INTERRUPTED
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient reads this, too
-            _say(arguments, "interrupted: nothing was brought to its end", again(), begun=begun)
+            _say(
+                arguments,
+                "interrupted: it may not have come to its end",
+                again(),
+                begun=begun,
+            )
             status = _INTERRUPTED
     if recording is not None and recording.error is not None:
         why = f"vfio-migration: the recording is not complete: {recording.error}"
@@ -284,11 +289,18 @@ def recording_of(
 
 
 @contextlib.contextmanager
-def obeying(cancel: Callable[[], object]) -> Iterator[None]:
-    """Give up on SIGINT and SIGTERM; the second SIGINT does not wait for that."""
+def obeying(
+    cancel: Callable[[], object], is_late: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Give up on SIGINT and SIGTERM; the second SIGINT does not wait for that.
+
+    Once it is too late to give up there is nothing to be interrupted: it is brought to its end.
+    """
 
     def on(_number: int, _frame: object) -> None:
         cancel()
+        if is_late():
+            return
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, on) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -97,7 +97,7 @@ def save(arguments: argparse.Namespace) -> int:
         with migrate.obeying(saver.cancel):
             return saver.run(path, then=arguments.then, replace=arguments.replace)
 
-    hints = [f"run: vfio-migration recover {one}" for one in sources]
+    hints = [f"run: vfio-migration recover {one} --keep source" for one in sources]
     return _run(arguments, work, f"saved to {path}", hints, _SAVED)
 
 

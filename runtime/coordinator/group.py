@@ -16,7 +16,7 @@ from vfio_migration.model.plan import MigrationStep, Move, Phase, Plans, applyin
 from vfio_migration.runtime.client import ClientError, Refused, calls
 from vfio_migration.runtime.client.core import Pending
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
-from vfio_migration.runtime.coordinator.errors import StepFailed
+from vfio_migration.runtime.coordinator.errors import CannotMigrate, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
 
 CHANGE: Final = "change_state"
@@ -25,6 +25,14 @@ CHANGE: Final = "change_state"
 _TRIES: Final = 3
 """How often a way back is tried: an arc that failed once may be taken the next time."""
 _BETWEEN: Final = 0.05
+
+
+def check_table(spec: Spec) -> None:
+    """See that a table has what every coordinator goes by; raise `CannotMigrate` if not."""
+    if CHANGE not in {row.name for row in spec.activities}:
+        raise CannotMigrate(
+            f"{spec.name}: has no activity {CHANGE}, by which it is told who stands still"
+        )
 
 
 def names(endpoints: Sequence[Endpoint]) -> str:
@@ -101,6 +109,9 @@ class Group:
                 with contextlib.suppress(StepFailed):
                     self._phase(step, phase, left, tries=_TRIES)
                 left = [device for device in left if device.state is not None]
+        for device in left:
+            with contextlib.suppress(ClientError):  # then its state is not known
+                device.look()
         return [device for device in among if device.state is None or device.may(CHANGE)]
 
     def _reset_alone(self, device: Endpoint) -> None:

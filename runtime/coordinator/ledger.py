@@ -12,20 +12,18 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from vfio_migration.model.plan import FIRST_HOLDER, Holder
+from vfio_migration.runtime.coordinator import claims
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.process import Process
 
 FORMAT: Final = 1
 """The version of the file; a reader refuses another."""
-
-SUFFIX: Final = ".migration"
-"""What is put behind the name of the first source: there its journal stands if nothing is said."""
 
 _LONGEST: Final = 1 << 20
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
@@ -62,35 +60,57 @@ class Ledger:
         migration: The row of [[migrations]] that is followed.
         entries: The devices.
         holder: Who holds the state.
+        folder: Where the names of the sockets are to be looked up.
     """
 
     path: Path | None
     migration: str
     entries: tuple[Entry, ...]
     holder: Holder = FIRST_HOLDER
+    folder: str = field(default_factory=lambda: _folder())
     _written: bool = field(default=False, repr=False)
 
     def begin(self) -> None:
-        """Write it for the first time.
+        """Write it for the first time, and claim all sockets.
 
         Raises:
-            CannotMigrate: There is one already, or it cannot be written.
+            CannotMigrate: One of them belongs to a migration that was not settled, or it cannot be
+                written.
         """
         if self.path is None:
             return
+        for one in self.sockets:
+            if (other := claims.claimed(one)) is not None:
+                raise unsettled(one, other)
         try:
             self._replace(new=True)
+            self._written = True
+            claims.claim(self.sockets, self.path)
         except FileExistsError as error:
-            raise CannotMigrate(
-                f"{self.path}: an earlier migration was not brought to its end",
-                [f"run: vfio-migration recover {_pairs(self.entries)}"],
-            ) from error
+            self.end()
+            raise unsettled(self.entries[0].source, self.path) from error
         except OSError as error:
+            self.end()
             raise CannotMigrate(
                 f"{self.path}: the journal cannot be written: {error.strerror}",
                 ["say where it can be: --journal FILE"],
             ) from error
-        self._written = True
+
+    def takes_over(self, stands: bool) -> None:
+        """Take the place of a journal that stands there, if one does."""
+        self._written = stands
+
+    @property
+    def sockets(self) -> list[str]:
+        """The paths of all sockets, from the root."""
+        names = [name for one in self.entries for name in (one.source, one.destination) if name]
+        return [os.path.join(self.folder, name) for name in names]  # noqa: PTH118 - as bytes allow
+
+    def here(self, name: str) -> str:
+        """Return how a socket is reached from this folder: by the name it was given, if it can."""
+        if not name or self.folder == _folder():
+            return name
+        return os.path.join(self.folder, name)  # noqa: PTH118
 
     def hold(self, holder: Holder) -> None:
         """Write down who holds the state from now on; raise `NotWritten` if that cannot be done."""
@@ -104,12 +124,21 @@ class Ledger:
                 self.holder = before
                 raise NotWritten(error.errno, error.strerror, str(self.path)) from error
 
-    def end(self) -> None:
-        """Remove it: nobody needs it any more."""
-        if self.path is not None and self._written:
+    def end(self) -> str | None:
+        """Remove it and all claims: nobody needs them any more. Return why that failed, if it did.
+
+        It is no reason to call a migration failed that was brought to its end.
+        """
+        if self.path is None or not self._written:
+            return None
+        claims.release(self.sockets, self.path)
+        try:
             self.path.unlink(missing_ok=True)
-            _sync(self.path.parent)
             self._written = False
+            _sync(self.path.parent)
+        except OSError as error:
+            return f"{self.path}: the journal cannot be removed: {error.strerror}"
+        return None
 
     @property
     def stands(self) -> bool:
@@ -122,6 +151,7 @@ class Ledger:
             "format": FORMAT,
             "migration": self.migration,
             "holder": self.holder,
+            "folder": self.folder,
             "devices": [
                 {
                     "source": one.source,
@@ -149,16 +179,40 @@ class Ledger:
                 beside.unlink()
             else:
                 beside.replace(self.path)
-            _sync(self.path.parent)
+            try:
+                _sync(self.path.parent)
+            except OSError:
+                if new:
+                    self.path.unlink(missing_ok=True)
+                raise
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 beside.unlink()
             raise
 
 
-def beside(source: str) -> Path:
-    """Return where the journal of a migration stands whose first source is this."""
-    return Path(source + SUFFIX)
+beside = claims.beside
+
+
+def unsettled(socket: str, journal: Path) -> CannotMigrate:
+    """Return why a device is not touched that an earlier migration left behind."""
+    hints = [f"its journal, {journal}, says how it is settled: vfio-migration recover"]
+    with contextlib.suppress(CannotMigrate):
+        found = read(journal)
+        if found is not None:
+            pairs = [(one.source, one.destination) for one in found.entries]
+            names = [found.here(name) for pair in pairs for name in pair]
+            more = [] if claims.claimed(names[0]) else ["--journal", str(journal)]
+            hints = [f"run: vfio-migration recover {shlex.join([*names, *more])}"]
+    return CannotMigrate(
+        f"{socket}: an earlier migration of this device was not brought to its end",
+        hints,
+        refused=True,
+    )
+
+
+def _folder() -> str:
+    return os.path.realpath(".")
 
 
 def read(path: Path) -> Ledger | None:
@@ -168,7 +222,8 @@ def read(path: Path) -> Ledger | None:
         CannotMigrate: It cannot be read, or is no journal of this version.
     """
     try:
-        with path.open("rb") as file:
+        # Not to wait for a pipe in which nobody writes.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             text = file.read(_LONGEST)
     except FileNotFoundError:
         return None
@@ -187,17 +242,14 @@ def read(path: Path) -> Ledger | None:
             for one in data["devices"]
         )
         if form == FORMAT and data["holder"] in get_args(Holder) and entries:
-            return Ledger(path, str(data["migration"]), entries, data["holder"], True)
+            folder = str(data.get("folder", _folder()))
+            return Ledger(path, str(data["migration"]), entries, data["holder"], folder, True)
         problem = f"format {form} and holder {data['holder']} are not known here"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CannotMigrate(
             f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]
         ) from error
     raise CannotMigrate(f"{path}: {problem}", [_KEEP])
-
-
-def _pairs(entries: Sequence[Entry]) -> str:
-    return " ".join(f"{one.source} {one.destination}" for one in entries)
 
 
 def _sync(folder: Path) -> None:

@@ -9,6 +9,8 @@ here is what no table can hold: sockets, time, how long to pre-copy, and whom to
 
 from __future__ import annotations
 
+import logging
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -20,7 +22,7 @@ from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import MigrationStep, Move, Plans, default_plans
 from vfio_migration.runtime.client import Client, ClientError, PeerGone
 from vfio_migration.runtime.client.core import Watch
-from vfio_migration.runtime.coordinator import preflight
+from vfio_migration.runtime.coordinator import claims, preflight
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import (
     Cancelled,
@@ -30,11 +32,13 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailed,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore
-from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
+from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table, names
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +112,7 @@ class Coordinator:
         clients: dict[str, Client] | None = None,
     ) -> None:
         self._spec = load() if spec is None else spec
+        check_table(self._spec)
         self._plans = default_plans(self._spec) if plans is None else plans
         self._settings = settings or Settings()
         self._hooks = hooks or Hooks()
@@ -165,10 +170,17 @@ class Coordinator:
             CannotMigrate: Nothing was begun.
             MigrationFailed: It failed or was cancelled; it says who runs.
         """
-        try:
-            return self._migrate()
-        finally:
-            self._hang_up()
+        sockets = [one.where for side in self._endpoints.values() for one in side]
+        with claims.locked(sockets):
+            try:
+                return self._migrate()
+            finally:
+                self._hang_up()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is too late to cancel: the destination runs, or may."""
+        return self._ledger is not None and self._ledger.holder == "destination"
 
     # --- inside ---
 
@@ -194,9 +206,7 @@ class Coordinator:
         loose: list[Endpoint] = []
         try:
             for step in migration.steps:
-                # Too late is it once the journal says that the destination may run.
-                if self._cancelled.is_set() and ledger.holder != "destination":
-                    raise Cancelled("cancelled")
+                self._check_cancelled(ledger)
                 if step.holder is not None:
                     ledger.hold(step.holder)
                 if self._won:
@@ -205,10 +215,11 @@ class Coordinator:
                     self._take(step)
             # The sources stand still, and hold the state until it is known that it has arrived.
             self._verify("destination")
-        except (CoordinatorError, ClientError, OSError) as error:
+        except Exception as error:
+            # Whatever it was, a mistake of ours or of a hook: no device is left half-way.
             raise self._give_up(error) from error
-        if not loose:
-            ledger.end()
+        if not loose and (problem := ledger.end()):
+            self._tell(Event("failed", {"device": None, "why": problem}))
         streams = self._transfer.streams
         self._resume("destination")
         summary = Summary(
@@ -224,6 +235,11 @@ class Coordinator:
         )
         self._tell(Event("summary", summary.to_data()))
         return summary
+
+    def _check_cancelled(self, ledger: Ledger) -> None:
+        # Too late is it once the journal says that the destination may run.
+        if self._cancelled.is_set() and ledger.holder != "destination":
+            raise Cancelled("cancelled")
 
     def _take(self, step: MigrationStep) -> None:
         if step.transfer == "passes":
@@ -326,7 +342,10 @@ class Coordinator:
         ways_out = error.hints if isinstance(error, CoordinatorError) else ()
         hints = [settled.why, *(one for one in settled.problems if one != why), *ways_out]
         if settled.outcome == "undecided" or settled.loose or self._ledger.stands:
-            ends = " ".join(f"{one.source} {one.destination}" for one in self._ledger.entries)
+            words = [name for one in self._ledger.entries for name in (one.source, one.destination)]
+            if self._journal is not None and self._journal != claims.beside(words[0]):
+                words += ["--journal", str(self._journal)]
+            ends = shlex.join(words)
             late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
             hints.append(f"{late}once it can be reached run: vfio-migration recover {ends}")
         return MigrationFailed(why, settled.outcome, hints, cancelled=cancelled)
@@ -359,11 +378,19 @@ class Coordinator:
         }
 
     def _tell(self, event: Event) -> None:
-        self._report(event)
+        try:
+            self._report(event)
+        except Exception:
+            _logger.exception("who is told of a migration failed at %s", event.name)
 
 
 def _why(error: Exception) -> str:
-    return error.why if isinstance(error, CoordinatorError | NotWritten) else str(error)
+    if isinstance(error, CoordinatorError | NotWritten):
+        return error.why
+    if isinstance(error, ClientError | OSError):
+        return str(error)
+    _logger.error("a migration met what it should not have", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _endpoints(

@@ -6,7 +6,9 @@ worse: a device that runs at each end looks the same whichever of them is the gu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +16,12 @@ from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Holder, Plans, default_plans
 from vfio_migration.runtime.client import PATIENCE, ClientError
 from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.coordinator import claims
 from vfio_migration.runtime.coordinator import ledger as journals
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.events import Report, ignore
-from vfio_migration.runtime.coordinator.group import CHANGE
+from vfio_migration.runtime.coordinator.group import CHANGE, check_table
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
 from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
@@ -56,37 +59,91 @@ def recover(
     """
     spec = load() if spec is None else spec
     plans = default_plans(spec) if plans is None else plans
-    where = journal
-    if journal is None:
-        places = (journals.beside(source) for source, _ in pairs)
-        where = next((place for place in places if place.exists()), None)
+    check_table(spec)
+    named = [name for pair in pairs for name in pair if name is not None]
+    with claims.locked(named):
+        where = journal if journal is not None else _claimed(named)
+        found = _read(where, keep)
+        if found is not None:
+            _check_named(pairs, found)
+        # The other devices of the same migration, too: only those that are not locked yet.
+        held = {os.path.realpath(name) for name in named}
+        others = [] if found is None else found.sockets
+        with claims.locked(one for one in others if os.path.realpath(one) not in held):
+            settler = _Settling(pairs, spec, plans, report, tuple(watches), patience, keep)
+            return settler.settle(where, found)
+
+
+def _claimed(named: Sequence[str]) -> Path | None:
+    """Return the one journal that these sockets belong to.
+
+    Raises:
+        CannotMigrate: They belong to several.
+    """
+    found = {str(path): path for path in map(claims.claimed, named) if path is not None}
+    if len({path.resolve() for path in found.values()}) > 1:
+        raise CannotMigrate(
+            f"{', '.join(named)}: belong to several migrations: {', '.join(found)}",
+            ["recover one after the other"],
+        )
+    return next(iter(found.values()), None)
+
+
+def _read(where: Path | None, keep: Side | None) -> Ledger | None:
     try:
-        found = None if where is None else journals.read(where)
+        return None if where is None else journals.read(where)
     except CannotMigrate:
         if keep is None:
             raise
-        found = None  # it is of no use, and will be replaced
-    if found is not None:
-        _check_named(pairs, found)
-    entries = _entries(pairs) if found is None else found.entries
-    endpoints = _endpoints(entries, spec, patience, tuple(watches))
-    try:
-        if keep is not None:
-            written = where is not None and where.exists()
-            path = where if written else None
-            found = Ledger(path, _first(plans), _forget(entries), _holder(keep), written)
-        elif found is None:
-            guess = _guess(pairs, endpoints, plans)
-            if isinstance(guess, Settled):
-                return guess
-            found = guess
-        given_up = () if keep is None else (_OTHER[keep],)
-        settler = Settler(endpoints, found, spec, plans, report, given_up, final=True)
-        return settler.settle()
-    finally:
-        for group in endpoints.values():
-            for device in group:
-                device.close()
+        return None  # it is of no use, and will be replaced
+
+
+@dataclass(frozen=True, slots=True)
+class _Settling:
+    """What was asked for, once the journal has been read."""
+
+    pairs: Sequence[tuple[str, str | None]]
+    spec: Spec
+    plans: Plans
+    report: Report
+    watches: tuple[Watch, ...]
+    patience: float
+    keep: Side | None
+
+    def settle(self, where: Path | None, found: Ledger | None) -> Settled:
+        entries = _entries(self.pairs) if found is None else _here(found)
+        endpoints = _endpoints(entries, self.spec, self.patience, self.watches)
+        if self.keep == "destination" and "destination" not in endpoints:
+            raise CannotMigrate("--keep destination: which one is not known: give SRC DST")
+        try:
+            if self.keep is not None:
+                written = where is not None and where.exists()
+                path = where if written else None
+                ledger = Ledger(path, _first(self.plans), _forget(entries), _holder(self.keep))
+                ledger.takes_over(written)
+            elif found is None:
+                guess = _guess(self.pairs, endpoints, self.plans)
+                if isinstance(guess, Settled):
+                    return guess
+                ledger = guess
+            else:
+                ledger = found
+            given_up = () if self.keep is None else (_OTHER[self.keep],)
+            return Settler(
+                endpoints, ledger, self.spec, self.plans, self.report, given_up, final=True
+            ).settle()
+        finally:
+            for group in endpoints.values():
+                for device in group:
+                    device.close()
+
+
+def _here(found: Ledger) -> tuple[Entry, ...]:
+    """Return the entries of a journal by names that lead to the sockets from this folder."""
+    return tuple(
+        replace(one, source=found.here(one.source), destination=found.here(one.destination))
+        for one in found.entries
+    )
 
 
 def _first(plans: Plans) -> str:
@@ -122,13 +179,18 @@ def _endpoints(
 
 def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger) -> None:
     """See that who asks and the journal speak of the same devices."""
-    known = {one.source: one.destination for one in found.entries}
+    known = {
+        os.path.realpath(found.here(one.source)): os.path.realpath(found.here(one.destination))
+        for one in found.entries
+    }
+    names = {os.path.realpath(found.here(one.source)): one.destination for one in found.entries}
     for source, destination in pairs:
-        if source not in known:
+        real = os.path.realpath(source)
+        if real not in known:
             raise CannotMigrate(f"{source}: is no source of the migration in {found.path}")
-        if destination is not None and destination != known[source]:
+        if destination is not None and os.path.realpath(destination) != known[real]:
             raise CannotMigrate(
-                f"{destination}: {found.path} says that {source} was migrated to {known[source]}"
+                f"{destination}: {found.path} says that {source} was migrated to {names[real]}"
             )
 
 
@@ -166,7 +228,9 @@ def _guess(
     # A source that has handed its state over holds what has been for some time: its destination may
     # have run since, and stand still for another reason. One that is being loaded is no source.
     loaded = any(device.transfers() == "write" for device in sources)
-    if not (handed_over or loaded or any(runs)):
+    # Of a source that stands still only a destination that does not run says that it may go on.
+    unseen = not destinations and not all(device.may(CHANGE) for device in sources)
+    if not (handed_over or loaded or unseen or any(runs)):
         return Ledger(None, _first(plans), entries, "source")
     places = ", ".join(f"{one.label} in {one.state}" for one in (*sources, *destinations))
     raise CannotMigrate(

@@ -24,7 +24,7 @@ from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.container import CannotRead, ContainerReader, ContainerWriter
 from vfio_migration.runtime.container_header import BadHeader, DeviceHeader, Header
-from vfio_migration.runtime.coordinator import preflight
+from vfio_migration.runtime.coordinator import claims, preflight
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape, Side
 from vfio_migration.runtime.coordinator.errors import (
     Cancelled,
@@ -35,7 +35,8 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailed,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore
-from vfio_migration.runtime.coordinator.group import CHANGE, Group
+from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table
+from vfio_migration.runtime.coordinator.ledger import unsettled
 from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.settings import Settings
@@ -136,6 +137,7 @@ class Half:
         if twice is not None:
             raise CannotMigrate(f"{twice}: is named twice; each socket is one device")
         self.spec = load() if spec is None else spec
+        check_table(self.spec)
         self.plans = default_plans(self.spec) if plans is None else plans
         self.settings = settings or Settings()
         self.report = report
@@ -159,6 +161,9 @@ class Half:
 
     def look(self) -> None:
         """See that these devices can take this half; raise `CannotMigrate` if not."""
+        for device in self.endpoints:
+            if (journal := claims.claimed(device.where)) is not None:
+                raise unsettled(device.label, journal)
         try:
             self._processes = [device.connect() for device in self.endpoints]
             for device in self.endpoints:
@@ -198,6 +203,14 @@ class Half:
             problems.append(failure.why)
         return problems
 
+    def hung(self) -> list[Endpoint]:
+        """Return the devices that do not answer although their processes are there."""
+        return [
+            device
+            for device, process in zip(self.endpoints, self._processes, strict=True)
+            if device.state is None and process.is_there()
+        ]
+
     def hang_up(self) -> None:
         """Close the connections."""
         for device in self.endpoints:
@@ -230,8 +243,9 @@ class Saver(Half):
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
-            self.look()
-            return self._save(ContainerWriter(path, self._header(), replace=replace), then)
+            with claims.locked(device.where for device in self.endpoints):
+                self.look()
+                return self._save(ContainerWriter(path, self._header(), replace=replace), then)
         except BadHeader as error:
             raise CannotMigrate(str(error)) from error
         finally:
@@ -285,6 +299,8 @@ class Saver(Half):
         cancelled = isinstance(error, Cancelled)
         problems = self.lead("recover")
         outcome: Outcome = "lost" if problems else "source"
+        if self.hung():
+            outcome = "undecided"
         why = error.why if isinstance(error, CoordinatorError) else str(error)
         hints = ["no file was written", *problems]
         return MigrationFailed(why, outcome, hints, cancelled=cancelled)
@@ -316,10 +332,13 @@ class Restorer(Half):
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
-            with ContainerReader(path) as reader:
+            with (
+                claims.locked(device.where for device in self.endpoints),
+                ContainerReader(path) as reader,
+            ):
                 totals = reader.check()
                 self._check(reader.header)
-                return self._restore(reader, sum(one.size for one in totals), Path(path))
+                return self._restore(reader, sum(one.size for one in totals))
         except CannotRead as error:
             raise CannotMigrate(str(error)) from error
         finally:
@@ -347,10 +366,11 @@ class Restorer(Half):
                     refused=True,
                 )
 
-    def _restore(self, reader: ContainerReader, size: int, path: Path) -> Saved:
-        begun = time.monotonic()
+    def _restore(self, reader: ContainerReader, size: int) -> Saved:
+        begun, asked = time.monotonic(), False
         try:
             for step in self.migration.steps:
+                asked = asked or step.holder == self.side
                 if step.transfer == "rest":
                     self._load(reader, size)
                 elif step.side == self.side:
@@ -367,13 +387,15 @@ class Restorer(Half):
             why = error.why if isinstance(error, CoordinatorError) else str(error)
             cancelled = isinstance(error, Cancelled)
             hints += problems
-            raise MigrationFailed(why, "source", hints, cancelled=cancelled) from error
+            # One that was asked to run may do so once it answers again.
+            outcome: Outcome = "undecided" if asked and self.hung() else "source"
+            raise MigrationFailed(why, outcome, hints, cancelled=cancelled) from error
         return Saved(
             devices=len(self.endpoints),
             seconds=time.monotonic() - begun,
             downtime=None,
             bytes=size,
-            stored=path.stat().st_size,
+            stored=reader.size,
         )
 
     def _load(self, reader: ContainerReader, size: int) -> None:

@@ -153,6 +153,7 @@ class Settler:
             group, there = self._groups[step.side], self._there(step.side)
             if step.side == row.winner:
                 group.bring(step, there)
+                self._verify(there)
             else:
                 group.put_away(step, there)
                 loose = [
@@ -166,6 +167,19 @@ class Settler:
                         [device.label for device in running],
                     )
         return loose
+
+    def _verify(self, devices: Sequence[Endpoint]) -> None:
+        """See that devices are where they were led."""
+        for device in devices:
+            led = device.state
+            try:
+                now = device.look()
+            except ClientError as error:
+                raise StepFailed(str(error), [device.label]) from error
+            if now != led:
+                raise StepFailed(
+                    f"{device.label}: was led to {led} and is in {now}", [device.label]
+                )
 
     def _has_failed(self, side: Side) -> bool:
         """Say whether something of what a side held is gone with a device that failed for good."""
@@ -227,6 +241,8 @@ class Settler:
                 group.put_away(step, self._there(side))
                 loose = [one for one in group.endpoints if one.state is None or one.may(CHANGE)]
                 continue
+            if side in self._given_up:
+                continue  # whoever asks does not want it to run
             try:
                 group.bring(step, self._there(side))
             except StepFailed as failure:
@@ -267,8 +283,9 @@ class Settler:
                 f"{device.label}: not known to stand still; once it can be reached, recover again"
                 for device in owed
             ]
-        if not owed and not any(device.may(CHANGE) for device in settled.loose):
-            self._ledger.end()
+        running = any(device.may(CHANGE) for device in settled.loose)
+        if not owed and not running and (problem := self._ledger.end()):
+            settled.problems.append(problem)
         fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
         self._report(Event("won", fields))
         return settled

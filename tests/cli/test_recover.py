@@ -100,9 +100,10 @@ def test_again_and_again(big: Lab, start, cli):
 
 def test_a_journal_elsewhere(big: Lab, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "elsewhere")
-    assert not Path("s0.migration").exists()
-    assert cli("recover", "s0", "d0", "--journal", "elsewhere").status == 0
+    assert Path("s0.migration").is_symlink()
+    assert cli("recover", "s0", "d0").status == 0
     assert big.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert not [one for one in Path().iterdir() if one.suffix == ".migration"]
     assert not Path("elsewhere").exists()
 
 
@@ -199,9 +200,15 @@ def test_no_destination_runs(lab: Lab, cli, state):
 
 @pytest.mark.parametrize("state", ["PRE_COPY", "STOP_COPY", "RUNNING"])
 def test_one_source_alone(lab: Lab, cli, state):
+    """One that stands still may have a destination that runs: whoever asks has to know."""
     lab.serve("s0")
     stand(lab, s0=state)
-    ran = cli("recover", "s0")
+    keep = []
+    if state == "STOP_COPY":
+        says(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in {state}", *HINTS)
+        assert lab.states == {"s0": state}
+        keep = ["--keep", "source"]
+    ran = cli("recover", "s0", *keep)
     assert (ran.status, ran.err) == (0, "")
     assert lab.states == {"s0": "RUNNING"}
     assert lab.hosts["s0"].whole
@@ -299,18 +306,14 @@ def test_a_side_is_kept_though_the_journal_is_damaged(lab: Lab, cli):
 
 
 def test_a_journal_that_cannot_be_written(big: Lab, start, cli):
-    """It is asked for first who holds the state; nothing is done before that is on the disk."""
+    """A journal that cannot be removed is said, and is no reason not to bring anybody back."""
     Path("folder").mkdir()
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "folder/journal")
     Path("folder").chmod(0o555)
     arguments = ("recover", "s0", "d0", "--journal", "folder/journal")
     ran = start(*arguments, override=False).ends()
-    assert ran.status == 3
-    assert ran.err == (
-        "vfio-migration: error: the journal cannot be written: [Errno 13] Permission denied: "
-        "'folder/journal' (it cannot be told who runs)\n"
-        "  run it again; nothing is lost by that\n"
-    )
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.endswith("  folder/journal: the journal cannot be removed: Permission denied\n")
     Path("folder").chmod(0o755)
     assert cli(*arguments).status == 0
     assert big.states == {"s0": "RUNNING", "d0": "STOP"}
@@ -329,7 +332,7 @@ def test_a_server_that_hangs(lab: Lab, start, cli):
     first.signal(signal.SIGINT)
     ran = first.ends()
     assert ran.status == 130
-    why = "interrupted: nothing was brought to its end"
+    why = "interrupted: it may not have come to its end"
     again = "run it again; nothing is lost by that"
     assert ran.err == f"vfio-migration: error: {why}\n  {again}\n"
     ran = cli("recover", "s0", "d0", "--patience", "300ms")

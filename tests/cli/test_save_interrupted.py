@@ -95,10 +95,10 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli):
         program.signal(signal.SIGINT)
     ran = program.ends()
     assert ran.status == 130
-    assert ran.err.endswith("  run: vfio-migration recover s0\n")
+    assert ran.err.endswith("  run: vfio-migration recover s0 --keep source\n")
     assert "a.save" not in files()
     gate.set()
-    assert cli("recover", "s0").status == 0
+    assert cli("recover", "s0", "--keep", "source").status == 0
     assert lab.states == {"s0": "RUNNING"}
     assert lab.hosts["s0"].whole
 
@@ -112,7 +112,7 @@ def test_a_saver_that_is_killed(lab: Lab, start, cli):
     program.ends()
     gate.set()
     assert not [name for name in files() if "save" in name]
-    assert cli("recover", "s0").status == 0
+    assert cli("recover", "s0", "--keep", "source").status == 0
     assert lab.states == {"s0": "RUNNING"}
     assert lab.hosts["s0"].whole
     assert cli("save", "s0", "a.save").status == 0

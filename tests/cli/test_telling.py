@@ -106,7 +106,7 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli, elsewhere, json):
     ran = program.ends()
     assert ran.status == 130
     hint = f"run: vfio-migration recover s0 d0{' --journal elsewhere' if elsewhere else ''}"
-    why = "interrupted: nothing was brought to its end"
+    why = "interrupted: it may not have come to its end"
     if json:
         last = ran.events[-1]
         assert (last["message"], last["hints"], last["outcome"]) == (why, [hint], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -183,10 +184,12 @@ ENTRIES = st.builds(Entry, st.text(min_size=1), st.text(min_size=1), PROCESSES, 
 )
 def test_a_journal_is_read_as_it_was_written(tmp_path_factory, entries, migration, holder):
     path = tmp_path_factory.mktemp("journal") / "journal"
-    written = Ledger(path, migration, tuple(entries), holder)
-    written.begin()
+    with contextlib.chdir(tmp_path_factory.mktemp("sockets")):
+        written = Ledger(path, migration, tuple(entries), holder)
+        written.begin()
     found = ledger.read(path)
     assert found is not None
+    assert found.folder == written.folder
     assert (found.path, found.migration, found.entries, found.holder) == (
         path,
         migration,
@@ -207,10 +210,18 @@ def test_no_file_makes_a_reader_fall_over(tmp_path_factory, content: bytes):
         ledger.read(path)
 
 
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch) -> Path:
+    """A folder for sockets, beside which they are claimed."""
+    folder = tmp_path_factory.mktemp("sockets")
+    monkeypatch.chdir(folder)
+    return folder
+
+
 ENTRY = Entry("s", "d", Process(2, 3), Process(4, 5))
 
 
-def test_a_journal_is_there_once(tmp_path: Path):
+def test_a_journal_is_there_once(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
     first, second = (Ledger(path, "live", (ENTRY,)) for _ in range(2))
     first.begin()
@@ -221,7 +232,7 @@ def test_a_journal_is_there_once(tmp_path: Path):
     assert [one.name for one in tmp_path.iterdir()] == ["journal"]
 
 
-def test_of_many_who_begin_at_once_one_does(tmp_path: Path):
+def test_of_many_who_begin_at_once_one_does(tmp_path: Path, elsewhere: Path):
     path, done = tmp_path / "journal", []
     ready = threading.Barrier(8)
 
@@ -243,7 +254,7 @@ def test_of_many_who_begin_at_once_one_does(tmp_path: Path):
     assert [one.name for one in tmp_path.iterdir()] == ["journal"]
 
 
-def test_a_journal_is_whole_at_any_time(tmp_path: Path):
+def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
     """Somebody who reads while it is replaced finds one or the other."""
     path = tmp_path / "journal"
     journal = Ledger(path, "live", (ENTRY,) * 50)
@@ -268,7 +279,7 @@ def test_a_journal_is_whole_at_any_time(tmp_path: Path):
     assert json.loads(path.read_text())["holder"] == "source"
 
 
-def test_what_does_not_change_is_not_written(tmp_path: Path):
+def test_what_does_not_change_is_not_written(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
     journal = Ledger(path, "live", (ENTRY,))
     journal.begin()

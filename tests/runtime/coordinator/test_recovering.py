@@ -171,8 +171,12 @@ def test_somebody_is_not_there_and_neither_is_a_journal(two: Lab, name: str):
 
 
 def test_a_source_alone(two: Lab):
-    """Its destination is not known; it runs."""
+    """Its destination is not known. One that runs still goes on; one that stands still waits."""
     put(two, "s0", "STOP_COPY")
+    with pytest.raises(CannotMigrate, match="it cannot be told who is to run: s0 in STOP_COPY"):
+        recover([("s0", None)], spec=SPEC)
+    assert two.hosts["s0"].state == "STOP_COPY"
+    put(two, "s0", "PRE_COPY")
     settled = recover([("s0", None)], spec=SPEC)
     assert (settled.outcome, settled.why) == ("source", SOURCE)
     assert two.hosts["s0"].state == "RUNNING"

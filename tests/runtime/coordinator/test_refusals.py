@@ -294,9 +294,11 @@ def test_a_journal_of_an_earlier_migration(lab: Lab):
     pair(lab)
     Path("s0.migration").write_text("something")
     refusal = refused(lab)
-    assert not refusal.refused
-    assert refusal.why == "s0.migration: an earlier migration was not brought to its end"
-    assert refusal.hints == ("run: vfio-migration recover s0 d0",)
+    assert refusal.refused
+    assert refusal.why.endswith(
+        "/s0: an earlier migration of this device was not brought to its end"
+    )
+    assert refusal.hints[0].endswith("says how it is settled: vfio-migration recover")
     assert Path("s0.migration").read_text() == "something"
 
 
