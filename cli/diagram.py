@@ -97,7 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
         route = machine.route(present_state(machine, from_), to)
     from vfio_migration.diagrams import machine_graph
 
-    return _draw(machine_graph(machine, route=route, trace=trace), chosen, arguments)
+    try:
+        picture = machine_graph(machine, route=route, trace=trace)
+    except ValueError as error:
+        hint = "a run is drawn on one machine: all its devices need the same capabilities"
+        _wrong("--trace", arguments.trace, str(error), hint)
+    return _draw(picture, chosen, arguments)
 
 
 def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | None) -> PlanView:

@@ -180,6 +180,8 @@ def _run_device(trace: Trace, spec: Spec, device: int) -> Difference | None:
     if not bring(engine, scripted, start):
         return Difference(0, begins, f"nothing leads from {spec.initial} to {start}")
     sessions = _Sessions()
+    # A run of several devices that says nothing of any session does not follow them.
+    follows = len(trace.start) == 1 or any(step.session is not None for step in trace.steps)
     ahead: Step | None = None
     for operation in _operations(trace, engine.machine, device):
         if ahead is not None:
@@ -195,7 +197,8 @@ def _run_device(trace: Trace, spec: Spec, device: int) -> Difference | None:
         for (number, step), did in itertools.zip_longest(operation.steps, found[:count]):
             if did is None:
                 return Difference(number, _told(step), f"stays in {_place(engine.situation)}")
-            if not (_same(step, did, spec) and sessions.same(step.session, did.session)):
+            alike = not follows or sessions.same(step.session, did.session)
+            if not (_same(step, did, spec) and alike):
                 return Difference(number, _told(step), _told(did))
         ahead = next(iter(found[count:]), None)
     return None
