@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,19 @@ def says(ran: Ran, status: int, *lines: str) -> None:
         f"{line}\n" for line in (f"vfio-migration: error: {lines[0]}", *lines[1:])
     )
     assert (ran.status, ran.out) == (status, "")
+
+
+class Gate(threading.Event):
+    """For an arc of a device in `lab`: says whether the device hangs in it already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait as the device does."""
+        self.hangs.set()
+        return super().wait(timeout)
 
 
 class Served:

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_support import BIG, SLOW, masked, says, until
+from cli_support import BIG, SLOW, Gate, masked, says, until
 from lab import FaultyMemory, Lab
 
 SOURCE = "The source holds the whole state: the destination never ran on it, or was given up."
@@ -323,12 +323,13 @@ def test_a_journal_that_cannot_be_written(big: Lab, start, cli):
 
 
 def test_a_server_that_hangs(lab: Lab, start, cli):
-    gate = threading.Event()
+    gate = Gate()
     lab.serve("s0", FaultyMemory, size=BIG, gate={("PRE_COPY", "RUNNING"): gate})
     lab.serve("d0", FaultyMemory, size=BIG)
     killed(lab, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     first = start("recover", "s0", "d0")
-    until(lambda: lab.states["d0"] == "STOP")
+    until(gate.hangs.is_set)
+    assert lab.states["d0"] == "STOP"
     first.signal(signal.SIGINT)
     ran = first.ends()
     assert ran.status == 130

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_support import files, until
+from cli_support import Gate, files, until
 from lab import FaultyMemory, Lab
 
 STOPS = ("PRE_COPY_P2P", "STOP_COPY")
@@ -86,10 +86,10 @@ def test_a_save_that_is_given_up(lab: Lab, start, arc, number):
 
 
 def test_a_second_time_does_not_wait(lab: Lab, start, cli):
-    gate = threading.Event()
+    gate = Gate()
     lab.serve("s0", gate={STOPS: gate})
     program = start("save", "s0", "a.save")
-    until(lambda: lab.states == {"s0": "PRE_COPY_P2P"})
+    until(gate.hangs.is_set)
     program.signal(signal.SIGINT)
     while not program.over_within(0.5):  # two that come together are one
         program.signal(signal.SIGINT)
@@ -104,10 +104,10 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli):
 
 
 def test_a_saver_that_is_killed(lab: Lab, start, cli):
-    gate = threading.Event()
+    gate = Gate()
     lab.serve("s0", gate={STOPS: gate})
     program = start("save", "s0", "a.save")
-    until(lambda: lab.states == {"s0": "PRE_COPY_P2P"})
+    until(gate.hangs.is_set)
     program.signal(signal.SIGKILL)
     program.ends()
     gate.set()
@@ -121,12 +121,12 @@ def test_a_saver_that_is_killed(lab: Lab, start, cli):
 @pytest.mark.parametrize("arc", [("STOP", "RESUMING"), JUDGED], ids="-".join)
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_a_restore_that_is_given_up(lab: Lab, start, cli, arc, form):
-    gate = threading.Event()
+    gate = Gate()
     lab.serve("s0")
     lab.serve("d0", gate={arc: gate})
     assert cli("save", "s0", "a.save").status == 0
     program = start("restore", "a.save", "d0", "-q", *form)
-    until(lambda: lab.states["d0"] == arc[0])
+    until(gate.hangs.is_set)
     program.signal(signal.SIGINT)
     gate.set()
     ran = program.ends()
