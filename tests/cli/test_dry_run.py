@@ -25,7 +25,9 @@ def test_a_dry_run_is_words_and_changes_nothing(two: Lab, cli, monkeypatch):
     assert (ran.status, ran.err) == (0, "")
     assert ran.out == (ROOT / "tests/cli/golden/dry-run.txt").read_text("utf-8")
     assert before[:2] == (two.states, two.arcs)
-    until(lambda: open_files() == before[2], "a descriptor is left open")
+    for _ in range(10):  # a server may have been closing some when they were counted
+        cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
+    until(lambda: open_files() <= before[2], "a descriptor is left open")
     assert files() == ["d0", "d1", "s0", "s1"]
 
 
