@@ -81,7 +81,7 @@ proctype Device(byte d) {
     byte peer;
 end:
     do
-    /* hold: Whoever still starts peer-to-peer DMA and can be quiesced is. */
+    /* hold: Quiesce every device that may still start peer-to-peer DMA. */
     :: atomic { phase == 0 && state[d] == RUNNING && (flags[d] == 3 || flags[d] == 7) -> arrive(RUNNING_P2P) }
     :: atomic { phase == 0 && state[d] == RUNNING && (flags[d] == 3 || flags[d] == 7) -> arrive(ERROR) }
     :: atomic { phase == 0 && state[d] == PRE_COPY && flags[d] == 7 -> arrive(RUNNING) }

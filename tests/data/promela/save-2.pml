@@ -100,7 +100,7 @@ end:
     :: atomic { phase == 2 && state[d] == RUNNING && (flags[d] == 1 || flags[d] == 5) -> arrive(STOP) }
     :: atomic { phase == 2 && state[d] == RESUMING && (flags[d] == 1 || flags[d] == 5) -> arrive(STOP) }
     :: atomic { phase == 2 && state[d] == PRE_COPY && flags[d] == 5 -> arrive(STOP_COPY) }
-    /* stop: Stop all others; nobody starts peer-to-peer DMA any more. */
+    /* stop: Stop every device that is not stopped yet; none starts peer-to-peer DMA any more. */
     :: atomic { phase == 3 && state[d] == STOP -> arrive(STOP_COPY) }
     :: atomic { phase == 3 && state[d] == RUNNING && (flags[d] == 1 || flags[d] == 5) -> arrive(STOP) }
     :: atomic { phase == 3 && state[d] == RUNNING && (flags[d] == 3 || flags[d] == 7) -> arrive(RUNNING_P2P) }
