@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
@@ -9,6 +10,16 @@ import pytest
 from fuzz_targets import TARGETS, seeds
 
 FAILED = Path(__file__).parents[1] / "data" / "fuzz"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loud():
+    """The targets keep the log quiet, for speed; the tests after these read it."""
+    root, ours = logging.getLogger(), logging.getLogger("vfio_migration")
+    handlers, level = root.handlers[:], ours.level
+    yield
+    root.handlers[:] = handlers
+    ours.setLevel(level)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -228,6 +228,16 @@ def test_the_model_can_lose_what_is_promised(who: str, monkeypatch):
         _careless(kind.of(encoding), change, monkeypatch)
     obligation = next(o for o in obligations() if o.id == promise)
     verdict = decide(obligation, encoding, Solving())
+    for seed in (1, 2, 3):
+        if verdict.outcome != "unknown":
+            break
+        # What z3 makes of a quantifier depends on all that this process has asked it before, and a
+        # test run asks a lot. From another seed it has to see what it sees when it is fresh.
+        z3.set_param("smt.random_seed", seed)
+        z3.set_param("sat.random_seed", seed)
+        verdict = decide(obligation, encoding, Solving())
+    z3.set_param("smt.random_seed", 0)
+    z3.set_param("sat.random_seed", 0)
     assert verdict.outcome == "violated", verdict
     assert verdict.example is not None
     assert verdict.example.text
