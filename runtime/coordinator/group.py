@@ -181,10 +181,8 @@ class Group:
         return self._spec.event("reset").to if move.to is None else move.to
 
     def _begin(self, device: Endpoint, move: Move) -> Pending[None]:
-        call = calls.reset() if move.to is None else None
-        if call is not None:
-            return device.client.begin(call)
-        assert move.to is not None
+        if move.to is None:
+            return device.client.begin(calls.reset())
         return device.client.moving(move.to)
 
     def _failed(

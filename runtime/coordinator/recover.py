@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vfio_migration.model import Spec, load
-from vfio_migration.model.plan import Holder, Plans, default_plans
+from vfio_migration.model.plan import Plans, default_plans
 from vfio_migration.runtime.client import PATIENCE, ClientError
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import claims
@@ -119,7 +119,7 @@ class _Settling:
             if self.keep is not None:
                 written = where is not None and where.exists()
                 path = where if written else None
-                ledger = Ledger(path, _first(self.plans), _forget(entries), _holder(self.keep))
+                ledger = Ledger(path, _first(self.plans), _forget(entries), self.keep)
                 ledger.takes_over(written)
             elif found is None:
                 guess = _guess(self.pairs, endpoints, self.plans)
@@ -148,10 +148,6 @@ def _here(found: Ledger) -> tuple[Entry, ...]:
 
 def _first(plans: Plans) -> str:
     return plans.migrations[0].name if plans.migrations else ""
-
-
-def _holder(side: Side) -> Holder:
-    return side
 
 
 def _forget(entries: Sequence[Entry]) -> tuple[Entry, ...]:
