@@ -20,12 +20,12 @@ import hashlib
 import os
 import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from vfio_migration.runtime.atomic_file import AtomicFile, CannotWrite, kind_of
+from vfio_migration.runtime.checksum import crc32
 from vfio_migration.runtime.compression import NAMES, BadData, Codec, Data, codec
 from vfio_migration.runtime.container_header import (
     MAX_DEVICES,
@@ -71,7 +71,7 @@ _DIGEST: Final = 32
 
 def _sealed(fields: bytes) -> bytes:
     """Return fields whose last one is a CRC-32 of those before."""
-    return fields[:-4] + zlib.crc32(fields[:-4]).to_bytes(4, "little")
+    return fields[:-4] + crc32(fields[:-4]).to_bytes(4, "little")
 
 
 def _blake2b() -> hashlib.blake2b:
@@ -171,7 +171,7 @@ class ContainerWriter:
         """Begin the file."""
         self._file.__enter__()
         try:
-            crc = zlib.crc32(self._text)
+            crc = crc32(self._text)
             self._put(_sealed(PROLOGUE.pack(MAGIC, VERSION, len(self._text), crc, 0)))
             self._put(self._text)
         except BaseException:
@@ -238,7 +238,7 @@ class ContainerWriter:
 
     def _record(self, kind: int, codec: int, device: int, raw: int, content: Data) -> None:
         number = self._number & 0xFFFFFFFF
-        crc = zlib.crc32(content)
+        crc = crc32(content)
         self._put(_sealed(RECORD.pack(kind, codec, device, number, raw, len(content), crc, 0)))
         self._put(content)
         self._number += 1
@@ -373,7 +373,7 @@ class ContainerReader:
         if version < VERSION or fields != _sealed(fields) or not 0 < length <= MAX_HEADER:
             raise Damaged(self.path, f"its first {PROLOGUE.size} bytes are damaged", 0)
         text = self._read(PROLOGUE.size, length, "the header")
-        if crc != zlib.crc32(text):
+        if crc != crc32(text):
             problem = f"its header, at byte {PROLOGUE.size}, is damaged"
             raise Damaged(self.path, problem, PROLOGUE.size)
         try:
@@ -417,7 +417,7 @@ class ContainerReader:
 
     def _content(self, record: _Record) -> bytes:
         content = self._read(record.at + RECORD.size, record.stored, record.name)
-        if record.crc != zlib.crc32(content):
+        if record.crc != crc32(content):
             raise Damaged(self.path, f"{record.name}, at byte {record.at}, is damaged", record.at)
         return content
 

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from typing import Any, Final
 
 from vfio_migration.runtime.counters import what
@@ -22,20 +23,21 @@ LOGGER: Final = logging.getLogger("vfio_migration.serve")
 
 _SHORT: Final = 100
 """Up to how many characters a text is worth to be kept with its quotes: the name of an arc, say."""
+_MOST: Final = 256
+"""How many records a journal keeps: more than there are between two replies."""
 
 
 def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log an event."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.handle(_record(event, level, fields))
+        LOGGER.handle(_record(event, level, fields, time.time()))
 
 
-def _record(event: str, level: int, fields: dict[str, Any]) -> logging.LogRecord:
+def _record(event: str, level: int, fields: dict[str, Any], now: float) -> logging.LogRecord:
     # Made from an earlier one of this thread: to look up anew who called, the names of thread and
     # process and the rest of what is always the same would take longer than to write the line.
     always = _always(level, threading.get_ident())
     record = logging.LogRecord.__new__(logging.LogRecord)
-    now = time.time()
     record.__dict__ = {
         **always,
         "msg": event,
@@ -57,33 +59,59 @@ os.register_at_fork(after_in_child=_always.cache_clear)
 
 
 class Journal:
-    """An observer of an engine that logs what happens to the device."""
+    """An observer of an engine that logs what happens to the device, once there is time.
+
+    A client is not kept waiting for lines of a log: what is to be said is kept until `write`, which
+    a server calls when the reply is out. The times are those at which it happened. What failed is
+    said at once, and so is all once `_MOST` wait. Records may come from any thread.
+    """
 
     def __init__(self) -> None:
         self._begun: dict[str, int] = {}
+        self._kept: deque[tuple[Record, int | None]] = deque()
 
     def __call__(self, record: Record) -> None:
-        """Log a record, once it is known what came of it."""
-        kind, phase, after = record.kind, record.phase, record.after
+        """Keep a record to be logged, once it is known what came of it."""
+        kind, phase = record.kind, record.phase
         if phase == "started":
             self._begun[kind] = record.at
             return
-        if kind == "request" and phase == "completed" and record.before.state != after.state:
-            return  # its arcs say so
-        fields: dict[str, Any] = {"what": what(record), "outcome": phase, "state": after.state}
-        if after.session is not None:
-            fields["session"] = after.session
         begun = self._begun.pop(kind, None)
-        if begun is not None:
-            fields["us"] = (record.at - begun) // 1000
-        if record.errno is not None:
-            fields["errno"] = record.errno
-        if kind == "request" and record.target is not None:
-            fields["target"] = record.target
-        if record.error is not None:
-            fields["why"] = str(record.error) or type(record.error).__name__
-        name = "transition" if kind == "arc" else kind
-        say(name, level=logging.WARNING if phase == "failed" else logging.INFO, **fields)
+        if kind == "request" and phase == "completed" and record.before.state != record.after.state:
+            return  # its arcs say so
+        self._kept.append((record, begun))
+        if phase == "failed" or len(self._kept) > _MOST:
+            self.write()
+
+    def write(self) -> None:
+        """Log what was kept."""
+        while self._kept:
+            record, begun = self._kept.popleft()
+            level = logging.WARNING if record.phase == "failed" else logging.INFO
+            if LOGGER.isEnabledFor(level):
+                now = time.time() - (time.perf_counter_ns() - record.at) / 1e9
+                name = "transition" if record.kind == "arc" else record.kind
+                LOGGER.handle(_record(name, level, _fields(record, begun), now))
+
+
+def _fields(record: Record, begun: int | None) -> dict[str, Any]:
+    after = record.after
+    fields: dict[str, Any] = {
+        "what": what(record),
+        "outcome": record.phase,
+        "state": after.state,
+    }
+    if after.session is not None:
+        fields["session"] = after.session
+    if begun is not None:
+        fields["us"] = (record.at - begun) // 1000
+    if record.errno is not None:
+        fields["errno"] = record.errno
+    if record.kind == "request" and record.target is not None:
+        fields["target"] = record.target
+    if record.error is not None:
+        fields["why"] = str(record.error) or type(record.error).__name__
+    return fields
 
 
 def _when(record: logging.LogRecord) -> str:

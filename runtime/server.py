@@ -51,6 +51,7 @@ class Server(Closing):
 
     Attributes:
         counters: What was done, in numbers.
+        journal: What logs it.
         serving: What answers.
         limits: As given.
         patience: As given.
@@ -67,7 +68,9 @@ class Server(Closing):
         hurry: float = HURRY,
     ) -> None:
         self.counters = Counters()
-        self.serving = Serving(device, observers=(self.counters, Journal(), *observers))
+        self.journal = Journal()
+        self.serving = Serving(device, observers=(self.counters, self.journal, *observers))
+        self.journal.write()
         self._device = device
         self.limits = limits
         self.patience, self.hurry = patience, hurry
@@ -117,6 +120,7 @@ class Server(Closing):
 
     def close(self) -> None:
         """Give back what the server itself holds."""
+        self.journal.write()
         if self._wake >= 0:
             os.close(self._wake)
             os.close(self._waker)
@@ -174,7 +178,8 @@ class Server(Closing):
         return due if due is None else max(due, self._rests_until)
 
     def look_after(self) -> None:
-        """Let the device do what is due, and log what was asked for."""
+        """Log what happened, let the device do what is due, and log what was asked for."""
+        self.journal.write()
         if self._urges:
             self._urges.clear()
             if self._tell:
@@ -233,6 +238,7 @@ class Visit:
         self._session.close()
         self.link.close()
         self._serving.client_gone()
+        self._server.journal.write()
         say("disconnected", client=self._number, why=self._why, state=self._serving.stands)
 
     def turn(self, *, wait: bool = True) -> bool:
@@ -245,6 +251,7 @@ class Visit:
         try:
             server.look_after()
             session.work()
+            server.journal.write()
             if session.over:
                 self.over, self._why = True, session.why or self._why
             elif server.is_stopping():

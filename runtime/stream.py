@@ -30,11 +30,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from vfio_migration.runtime.checksum import crc32, crc32_of_memory
 from vfio_migration.runtime.errors import ArcError
 from vfio_migration.runtime.served import Part, PrecopyInfo
 from vfio_migration.runtime.tracked import TrackedMemory
@@ -53,9 +53,6 @@ Memory is not: a large state belongs there."""
 MAX_HELLO: Final = 1 << 16
 
 _DIGEST: Final = 32
-
-_STRIDE: Final = 1 << 16
-"""How much memory is fetched and then looked at, at a time."""
 
 
 class StreamRefused(ArcError):  # noqa: N818 - reads as what it says
@@ -87,7 +84,6 @@ class StreamWriter:
         self._bytes = 0
         # What is made and not read: (bytes, whether they stand for something streamed before).
         self._ready: deque[tuple[memoryview, bool]] = deque()
-        self._fetched = memoryview(bytearray(_STRIDE))
         self._ended = False
         for memory in memories:
             memory.begin()
@@ -176,7 +172,7 @@ class StreamWriter:
     def _frame(
         self, kind: int, block: int, position: int, content: Part, *, again: bool = False
     ) -> None:
-        crc = zlib.crc32(content) if kind != MEMORY else self._crc_of(memoryview(content))
+        crc = crc32(content) if kind != MEMORY else crc32_of_memory(memoryview(content))
         sequence = self._frames & 0xFFFFFFFF
         header = FRAME.pack(kind, 0, block, len(content), position, crc, sequence)
         self._digest.update(header)
@@ -186,20 +182,6 @@ class StreamWriter:
         self._put(header, again)
         if len(content):
             self._put(content, again)
-
-    def _crc_of(self, content: memoryview) -> int:
-        """Return the CRC of memory that is not in any cache.
-
-        It is copied first, a stride at a time, only to be fetched: a copy fetches many lines at
-        once, where `crc32` waits for each. Measured at 64 MiB, 3.7 GB/s instead of 2.3; and what
-        sends the memory afterwards finds it in the cache, too.
-        """
-        crc = 0
-        for at in range(0, len(content), _STRIDE):
-            stride = content[at : at + _STRIDE]
-            self._fetched[: len(stride)] = stride
-            crc = zlib.crc32(stride, crc)
-        return crc
 
     def _put(self, part: Part, again: bool = False) -> None:
         self._bytes += len(part)
@@ -348,7 +330,7 @@ class StreamReader:
         kind, block, length, position, crc = self._frame
         used = min(len(view), length - self._filled)
         piece = view[:used]
-        self._crc = zlib.crc32(piece, self._crc)
+        self._crc = crc32(piece, self._crc)
         if kind == MEMORY:
             self._memories[block].put(position + self._filled, piece)
         else:

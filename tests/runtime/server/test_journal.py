@@ -1,0 +1,156 @@
+"""The log of what happens to a device: complete, in order, and nobody waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from vfio_migration.model import load
+from vfio_migration.runtime import journal as journals
+from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.errors import ArcError, RequestFailed, RequestRefused
+from vfio_migration.runtime.journal import LOGGER, Journal
+
+STOP, RUNNING, P2P = (load().state(name).value for name in ("STOP", "RUNNING", "RUNNING_P2P"))
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged, after whatever it is told to do first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.first: Callable[[], object] = lambda: None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first()
+        self.records.append(record)
+
+    @property
+    def said(self) -> list[tuple[str, str | None]]:
+        return [(record.event, record.fields.get("what")) for record in self.records]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler, level = Lines(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    yield handler
+    LOGGER.removeHandler(handler)
+    LOGGER.setLevel(level)
+
+
+class Failing(Edu):
+    def stop(self) -> None:
+        raise ArcError("the disk is full")
+
+
+def engine_with(journal: Journal, device: Edu) -> Engine:
+    return Engine(device.spec, device.capabilities, device, observers=[journal])
+
+
+def test_a_client_has_its_reply_before_the_line_is_written(serve, lines: Lines) -> None:
+    served = serve()
+    with served.client() as client:
+        replied = threading.Event()
+        waited: list[bool] = []
+        lines.first = lambda: waited.append(replied.wait(5))
+        client.set_state(STOP)
+        replied.set()
+        assert client.state == STOP
+    assert waited
+    assert all(waited), "a line was written before the client had its reply"
+
+
+def test_a_second_client_finds_the_log_of_the_first_complete(serve, lines: Lines) -> None:
+    served = serve()
+    assert lines.said == [("attached", "RUNNING")]
+    lines.records.clear()
+    with served.client() as first:
+        first.set_state(STOP)
+        first.set_state(P2P)
+    with served.client() as second:
+        assert second.state == P2P
+        assert lines.said == [
+            ("connected", None),
+            ("transition", "RUNNING -> RUNNING_P2P"),
+            ("transition", "RUNNING_P2P -> STOP"),
+            ("transition", "STOP -> RUNNING_P2P"),
+            ("disconnect", "RUNNING_P2P"),
+            ("disconnected", None),
+            ("connected", None),
+        ]
+        times = [record.created for record in lines.records]
+        assert times == sorted(times)
+
+
+def test_a_line_bears_the_time_at_which_it_happened(lines: Lines) -> None:
+    journal, device = Journal(), Edu()
+    engine = engine_with(journal, device)
+    before = time.time()
+    engine.set_state("RUNNING_P2P")
+    after = time.time()
+    time.sleep(0.05)
+    assert ("transition", "RUNNING -> RUNNING_P2P") not in lines.said
+    journal.write()
+    (record,) = (record for record in lines.records if record.event == "transition")
+    # The two clocks are read one after the other, and one of them may be set meanwhile.
+    assert before - 0.01 <= record.created <= after + 0.01
+    device.close()
+
+
+def test_what_failed_is_said_at_once_behind_what_came_before(lines: Lines) -> None:
+    journal, device = Journal(), Failing()
+    engine = engine_with(journal, device)
+    with pytest.raises(RequestFailed):
+        engine.set_state("STOP")
+    said = [row for row in lines.records if row.event == "transition"]
+    assert [row.fields["outcome"] for row in said] == ["completed", "failed"]
+    assert [row.levelname for row in said] == ["INFO", "WARNING"]
+    device.close()
+
+
+def test_no_more_is_kept_than_the_bound(lines: Lines) -> None:
+    journal, device = Journal(), Edu()
+    engine = engine_with(journal, device)
+    journal.write()
+    lines.records.clear()
+    for _ in range(journals._MOST):
+        with pytest.raises(RequestRefused):
+            engine.set_state(77)
+    assert lines.records == []
+    with pytest.raises(RequestRefused):
+        engine.set_state(77)
+    assert len(lines.records) == journals._MOST + 1
+    device.close()
+
+
+def test_records_of_several_threads_are_each_said_once(lines: Lines) -> None:
+    journal, device = Journal(), Edu()
+    engine = engine_with(journal, device)
+    journal.write()
+    lines.records.clear()
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            journal.write()
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for _ in range(200):
+        engine.set_state("RUNNING_P2P")
+        engine.set_state("RUNNING")
+    done.set()
+    for writer in writers:
+        writer.join()
+    journal.write()
+    assert len(lines.records) == 400
+    device.close()
