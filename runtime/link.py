@@ -130,7 +130,7 @@ class Channel:
         return self.connection.receive(data, fds)
 
     def answer_known(
-        self, known: Known, urges: Sequence[object], *, once: bool
+        self, known: Known, urges: Sequence[object], settle: Callable[[], bool], *, once: bool
     ) -> list[Event] | None:
         """Read commands, waiting as `read_or_wait`, and answer those that are known.
 
@@ -139,6 +139,7 @@ class Channel:
         Args:
             known: What is known.
             urges: No more is read while there are any.
+            settle: As for `Link.attend`.
             once: Read no more than one.
 
         Returns:
@@ -174,7 +175,9 @@ class Channel:
                 tail, *more = act()
                 times.add(clock() - begun)
                 self.put((data[:ID] + tail, *more), ())
-                break
+                if self._queue or not settle() or once:
+                    break
+                continue
             if untimed:
                 untimed -= 1  # takes as long as the one before
                 reply = data[:ID] + tell()
@@ -329,6 +332,7 @@ class Link:
         self._attends = self._attentive = False
         self._known: Known = {}
         self._urges: Sequence[object] = ()
+        self._settle: Callable[[], bool] = bool
         if wake >= 0:
             self._poll.register(wake, select.POLLIN)
 
@@ -341,16 +345,18 @@ class Link:
         """Send, or keep to be sent; see `Port`."""
         (self._twin if twin and self._twin is not None else self.main).send(outgoing)
 
-    def attend(self, known: Known, urges: Sequence[object]) -> None:
+    def attend(self, known: Known, urges: Sequence[object], settle: Callable[[], bool]) -> None:
         """Have `read` wait in the read itself when more is expected soon.
 
         Args:
             known: What is answered without a word to anybody.
             urges: Whether there are any is looked at between two reads, so that `wake` need not be.
+            settle: Called when the reply to what acted on the device is out; says whether nothing
+                else is due, so that more may be read.
         """
         self.main.attend()
         self._attends = True
-        self._known, self._urges = known, urges
+        self._known, self._urges, self._settle = known, urges, settle
 
     def wait(self, until: float) -> list[Event]:
         """Wait; see `Port`."""
@@ -361,7 +367,9 @@ class Link:
         if self._attentive and self._twin is None and not self.main.waiting:
             if until is None or until - time.monotonic() > ATTENTIVE:
                 if self.main.brief and self.main.connection.at_rest:
-                    came = self.main.answer_known(self._known, self._urges, once=until is not None)
+                    came = self.main.answer_known(
+                        self._known, self._urges, self._settle, once=until is not None
+                    )
                 else:
                     came = self.main.read_or_wait()
                 if came is not None:

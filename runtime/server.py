@@ -193,6 +193,11 @@ class Server(Closing):
                 _logger.exception("the device failed in what it does by itself")
                 self._rest()
 
+    def settle(self) -> bool:
+        """Log what a command has done; say whether the device wants nothing to be done for it."""
+        self.journal.write()
+        return self._device.deadline() is None
+
     def _rest(self) -> None:
         self._rests_until = time.monotonic() + _REST
 
@@ -224,7 +229,7 @@ class Visit:
             patience=server.patience,
             hurry=server.hurry,
         )
-        self.link.attend(self._session.shortcuts.known, server.urges)
+        self.link.attend(self._session.shortcuts.known, server.urges, server.settle)
 
     def __enter__(self) -> Self:
         return self

@@ -150,7 +150,7 @@ class Serving:
             RegionWriteMulti: self._region_write_multi,
             DeviceReset: self._reset,
             DeviceFeature: self.features.answer,
-            MigDataRead: self.migration_read,
+            MigDataRead: self._migration_read,
             MigDataWrite: self._migration_write,
         }
         self._handlers = {kind.number: handler for kind, handler in handlers.items()}
@@ -318,10 +318,13 @@ class Serving:
         if self._transfers[state] != self._rows[number].transfer:
             raise ServedError(f"in {state} nothing goes this way", occasion="out_of_session")
 
-    def migration_read(self, message: MigDataRead, _fds: Sequence[int] = ()) -> Streamed:
+    def stream(self, size: int) -> Sequence[Data]:
         """Do what MIG_DATA_READ asks for. Raises what `refusal` takes."""
-        self._check_transfer(message.number)
-        return Streamed(self.device.stream_read(message.size))
+        self._check_transfer(MigDataRead.number)
+        return self.device.stream_read(size)
+
+    def _migration_read(self, message: MigDataRead, _fds: Sequence[int]) -> Message:
+        return Streamed(self.stream(message.size))
 
     def _migration_write(self, message: MigDataWrite, _fds: Sequence[int]) -> Message:
         self._check_transfer(message.number)

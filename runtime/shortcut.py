@@ -117,7 +117,7 @@ class Shortcuts:
         return act
 
     def _read(self, message: MigDataRead) -> Callable[[], Sequence[Data]]:
-        read, number, size = self._serving.migration_read, message.number, message.size
+        read, number, size = self._serving.stream, message.number, message.size
 
         def reply(size: int) -> bytes:
             fixed = message.layout.size + size
@@ -128,7 +128,7 @@ class Shortcuts:
 
         def act() -> Sequence[Data]:
             try:
-                pieces = read(message).pieces
+                pieces = read(size)
             except Exception as error:  # noqa: BLE001 - what it says is logged there
                 return self._refusal(error, number)
             got = sum(map(len, pieces))

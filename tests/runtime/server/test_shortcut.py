@@ -316,3 +316,15 @@ def test_a_read_waits_for_no_longer_than_it_may(serve, monkeypatch) -> None:
         assert len(reads) == count
         assert reads[-1] >= link.ATTENTIVE
         assert client.state == 2
+
+
+def test_a_device_started_by_a_known_command_does_what_is_due(serve) -> None:
+    """Nothing more comes from the client, and the device has something to do by itself."""
+    device = MemoryDevice(size=1 << 16, rate=1 << 26)
+    with serve(device).client() as client:
+        for _ in range(4):
+            client.set_state(1)
+            before = device.changes
+            client.set_state(2)
+            until(lambda before=before: device.changes > before)
+        client.set_state(1)
