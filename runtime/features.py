@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from vfio_migration.model.wire import Feature, Occasion
@@ -136,8 +137,9 @@ class Features:
     def _start_logging(self, data: Data) -> Data:
         asked = DmaLoggingControl.parse(data)
         ranges = [(one.iova, one.length) for one in asked.ranges]
-        self._device.memory.log.start(asked.page_size, ranges)
-        return data
+        chosen = self._device.memory.log.start(asked.page_size, ranges)
+        # What came is what goes back, but for the one thing that the device decides.
+        return data if chosen == asked.page_size else replace(asked, page_size=chosen).pack()
 
     def _stop_logging(self, data: Data) -> Data:
         self._device.memory.log.stop()
