@@ -29,6 +29,7 @@ def check(
             try:
                 device.look()
                 _ = device.machine
+                check_transfer(device)
             except PeerGone:
                 raise
             except ClientError as error:
@@ -65,6 +66,20 @@ def check_limits(
                 ],
                 refused=True,
             )
+
+
+def check_transfer(device: Endpoint) -> None:
+    """See that migration data can be transferred at all. Raises `CannotMigrate`, and as `client`.
+
+    A server may say that it takes none, and then no stream would ever come to an end.
+    """
+    if (takes := device.client.transfer) < 1:
+        raise CannotMigrate(
+            f"{device.label}: no migration data can be transferred: its max_data_xfer_size is "
+            f"{takes}",
+            ["have its server offer 1 byte or more in VERSION"],
+            refused=True,
+        )
 
 
 def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans) -> None:

@@ -169,6 +169,7 @@ class Half:
             for device in self.endpoints:
                 device.look()
                 _ = device.machine
+                preflight.check_transfer(device)
             preflight.check_limits({self.side: self.endpoints}, self.migration, self.plans)
             for device in self.endpoints:
                 preflight.check_state(device, self.migration, self.spec, self.plans)

@@ -15,10 +15,12 @@ import foreign_server
 import pytest
 from lab import FaultyMemory, Lab
 
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings, StepFailed
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Settings, StepFailed
 from vfio_migration.runtime.coordinator import transfer as transfer_module
 from vfio_migration.runtime.coordinator.errors import Cancelled
+from vfio_migration.runtime.coordinator.ledger import beside
 from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.saving import Restorer, Saver
 from vfio_migration.runtime.coordinator.stream import READS, Stream
 from vfio_migration.runtime.coordinator.transfer import Transfer
 
@@ -102,31 +104,48 @@ def test_replies_in_another_order(tmp_path: Path, flags: int) -> None:
         assert bytes(device.blob) == held
 
 
+def takes_nothing(sock: socket.socket, device: foreign_server.Device) -> None:
+    while got := message(sock):
+        ident, command, _, payload = got
+        said = reply(device, ident, command, payload)
+        if command == 1:
+            said = said.replace(str(foreign_server.SMALL).encode(), b"   0")
+        sock.sendall(said)
+
+
+NO_DATA = "no migration data can be transferred: its max_data_xfer_size is 0"
+
+
 @pytest.mark.parametrize("side", [0, 1], ids=["source", "destination"])
-def test_a_server_that_takes_no_data(tmp_path: Path, monkeypatch, side: int) -> None:
+def test_a_server_that_takes_no_data(tmp_path: Path, side: int) -> None:
+    """It is refused before any device is moved."""
     a, b = ends = tmp_path / "a", tmp_path / "b"
-
-    def nothing(sock: socket.socket, device: foreign_server.Device) -> None:
-        while got := message(sock):
-            ident, command, _, payload = got
-            said = reply(device, ident, command, payload)
-            if command == 1:
-                said = said.replace(str(foreign_server.SMALL).encode(), b"   0")
-            sock.sendall(said)
-
     serves = [foreign_server.serve, foreign_server.serve]
-    serves[side] = nothing
-    with served(a, bytes(SIZE), PLAIN, serves[0]), served(b, bytes(SIZE), PLAIN, serves[1]):
-        coordinator = Coordinator([(str(a), str(b))], journal=None)
-        timer = threading.Timer(10, coordinator.cancel)
-        timer.start()
-        with pytest.raises(MigrationFailed) as caught:
-            coordinator.run()
-        timer.cancel()
-    assert caught.value.outcome == "source"
-    assert caught.value.why == (
-        f"{ends[side]}: no migration data can be transferred: its max_data_xfer_size is 0"
-    )
+    serves[side] = takes_nothing
+    with (
+        served(a, bytes(SIZE), PLAIN, serves[0]) as source,
+        served(b, bytes(SIZE), PLAIN, serves[1]) as destination,
+    ):
+        with pytest.raises(CannotMigrate) as caught:
+            Coordinator([(str(a), str(b))], journal=beside(str(a))).run()
+        assert {source.state, destination.state} == {foreign_server.RUNNING}
+    assert caught.value.refused
+    assert caught.value.why == f"{ends[side]}: {NO_DATA}"
+    assert not list(tmp_path.glob("*.migration"))
+
+
+def test_nothing_is_saved_from_it_nor_restored_into_it(tmp_path: Path) -> None:
+    path, file = tmp_path / "a", tmp_path / "file"
+    with served(path, bytes(SIZE), PLAIN, foreign_server.serve):
+        Saver([str(path)]).run(file, then="run")
+    path.unlink()
+    with served(path, bytes(SIZE), PLAIN, takes_nothing) as device:
+        for half, where in ((Saver, tmp_path / "other"), (Restorer, file)):
+            with pytest.raises(CannotMigrate) as caught:
+                half([str(path)]).run(where)
+            assert caught.value.why == f"{path}: {NO_DATA}"
+        assert device.state == foreign_server.RUNNING
+    assert not (tmp_path / "other").exists()
 
 
 # --- streams, without sockets ---
