@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vfio_migration.runtime import kit_state
+from vfio_migration.runtime.irq import MSIX
 from vfio_migration.runtime.lifecycle import CHANGE
-from vfio_migration.runtime.pci import ConfigRegion, ConfigSpace
+from vfio_migration.runtime.pci import ConfigRegion, ConfigSpace, MsixRegion
 from vfio_migration.runtime.region import (
     CONFIG_INDEX,
     PEER_NAME,
@@ -100,7 +101,12 @@ def build(device: PciDevice) -> Built:
         # No page of the table is known to be clean: a client may write it in any state.
         table = built.make(kit_state.msix_bar_size(device.msix), "msix")
         built.track("msix", table, tracked=False)
-        built.regions[device.msix_bar] = MemoryRegion(table, mappable=False)
+        built.regions[device.msix_bar] = MsixRegion(
+            table,
+            kit_state.msix_pending(device.msix),
+            kit_state.msix_pending_size(device.msix),
+            lambda: device.interrupts.pending(MSIX),
+        )
     built.regions[CONFIG_INDEX] = ConfigRegion(
         built.config, lambda offset, size: device.config_written(offset, size)
     )

@@ -90,7 +90,12 @@ def msix_pending(vectors: int) -> int:
     return (16 * vectors + 7) & ~7
 
 
+def msix_pending_size(vectors: int) -> int:
+    """Return how many bytes of pending bits there are."""
+    return 8 * -(-vectors // 64)
+
+
 def msix_bar_size(vectors: int) -> int:
     """Return the size of a BAR for the table and the pending bits of MSI-X."""
-    needed = msix_pending(vectors) + 8 * -(-vectors // 64)
+    needed = msix_pending(vectors) + msix_pending_size(vectors)
     return max(4096, 1 << (needed - 1).bit_length())

@@ -7,11 +7,11 @@ or cleared by writing one; that is data (`mask`, `clear`), laid down when the sp
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from vfio_migration.runtime.region import Region
+from vfio_migration.runtime.region import Memory, MemoryRegion, Region
 from vfio_migration.runtime.served import Part
 
 COMMAND: Final = 0x04
@@ -250,3 +250,38 @@ class ConfigRegion(Region):
     def _write(self, offset: int, data: Part) -> None:
         self._space.write(offset, data)
         self._wrote(offset, len(data))
+
+
+class MsixRegion(MemoryRegion):
+    """The BAR of MSI-X: a table, which is plain memory, and the pending bits, which only tell.
+
+    A client restores the table while the device is stopped: it can be written in every state.
+
+    Args:
+        memory: The memory; it belongs to the region.
+        bits_at: Where the pending bits begin.
+        bits_size: How many bytes of them there are.
+        pending: Returns which vectors are pending.
+    """
+
+    def __init__(
+        self, memory: Memory, bits_at: int, bits_size: int, pending: Callable[[], Iterable[int]]
+    ) -> None:
+        super().__init__(memory, mappable=False)
+        self._bits = range(bits_at, bits_at + bits_size)
+        self._pending = pending
+
+    def _read(self, offset: int, size: int) -> Part:
+        data = bytearray(super()._read(offset, size))
+        for vector in self._pending():
+            at = self._bits.start + vector // 8 - offset
+            if 0 <= at < size:
+                data[at] |= 1 << vector % 8
+        return data
+
+    def _write(self, offset: int, data: Part) -> None:
+        # What is written to a pending bit is dropped, as by QEMU: hardware alone changes it.
+        end, bits = offset + len(data), self._bits
+        for start, stop in ((offset, min(end, bits.start)), (max(offset, bits.stop), end)):
+            if start < stop:
+                super()._write(start, data[start - offset : stop - offset])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+import select
 import struct
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from sample_device import DELAY, JOB, Sample, drive_sample
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import ArcError, Engine, RequestFailed
 from vfio_migration.runtime.dma import NotPermitted
-from vfio_migration.runtime.irq import DATA_EVENTFD, INTX, MSI, MSIX
+from vfio_migration.runtime.irq import ACTION_TRIGGER, DATA_EVENTFD, INTX, MSI, MSIX
 from vfio_migration.runtime.kit import Bar, Identity, PciDevice
 from vfio_migration.runtime.served import ServedError
 from vfio_migration.runtime.stream import StreamRefused
@@ -131,6 +133,39 @@ def test_interrupts_take_the_way_the_guest_wants() -> None:
     assert device.interrupts.pending(MSIX) == (3,)
     with pytest.raises(ServedError):
         device.interrupts.set(DATA_EVENTFD, INTX, 0, 1)
+
+
+def test_pending_bits_tell_what_is_pending_and_cannot_be_written() -> None:
+    """QEMU reads them from the server: its own copy of them is never right."""
+
+    class Many(Sample):
+        msix = 70
+
+    device, other = Many(), Many()
+    table, bits = device.regions[4], 70 * 16
+    assert device.regions[7].read(device.config.capability(0x11) + 8, 4) == struct.pack(
+        "<I", bits | 4
+    )
+    for vector in (0, 9, 69):
+        device.interrupts.trigger(MSIX, vector)
+    words = struct.pack("<QQ", 1 | 1 << 9, 1 << 69 - 64)
+    assert table.read(bits, 16) == words
+    assert table.read(bits + 1, 8) == words[1:9], "wherever it begins"
+    assert table.read(bits - 4, 4) == bytes(4)
+    table.write(bits - 8, b"\xaa" * 32)
+    assert table.read(bits - 8, 32) == b"\xaa" * 8 + words + b"\xaa" * 8
+    table.write(bits + 4, b"\xff" * 4)
+    assert table.read(bits, 16) == words
+    carry(device, other)
+    assert other.regions[4].read(bits - 8, 32) == b"\xaa" * 8 + words + b"\xaa" * 8
+    events = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(70)]
+    other.interrupts.set(DATA_EVENTFD | ACTION_TRIGGER, MSIX, 0, 70, fds=events)
+    assert [n for n, fd in enumerate(events) if select.select([fd], [], [], 0)[0]] == [0, 9, 69]
+    assert other.regions[4].read(bits, 16) == bytes(16)
+    for fd in events:
+        os.close(fd)
+    for made in (device, other):
+        made.close()
 
 
 # --- save and load ---
