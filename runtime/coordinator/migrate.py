@@ -386,11 +386,13 @@ class Coordinator:
 
 def _why(error: Exception) -> str:
     if isinstance(error, CoordinatorError | NotWritten):
-        return error.why
-    if isinstance(error, ClientError | OSError):
-        return str(error)
-    _logger.error("a migration met what it should not have", exc_info=error)
-    return f"{type(error).__name__}: {error}"
+        why = error.why
+    elif isinstance(error, ClientError | OSError):
+        why = str(error)
+    else:
+        _logger.error("a migration met what it should not have", exc_info=error)
+        why = f"{type(error).__name__}: {error}"
+    return "; ".join([why, *dict.fromkeys(getattr(error, "__notes__", ()))])
 
 
 def _endpoints(

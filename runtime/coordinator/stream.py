@@ -7,12 +7,11 @@ received in.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from vfio_migration.runtime.client import Call, Client, ClientError, Pending, calls
 from vfio_migration.runtime.compression import Codec
@@ -181,8 +180,10 @@ class Stream:
             while self._writes:
                 destination.finish(self._writes.popleft())
             self._pay(stop)
-        except BaseException:
-            self._abandon(source, reads, destination)
+        except Exception as error:
+            for also in self._abandon(source, reads, destination):
+                if str(also) != str(error):
+                    error.add_note(f"and then: {also}")
             raise
         return ended
 
@@ -208,14 +209,24 @@ class Stream:
         self.sent += sent
         self._paid_until = time.monotonic() + self._bandwidth.spend(sent)
 
-    def _abandon(self, source: Client, reads: deque[Pending[int]], destination: Target) -> None:
-        """Wait for what is under way, so that the connections can still be used; it is lost."""
-        for pending in reads:
-            with contextlib.suppress(ClientError):  # what went wrong first is being told
-                source.finish(pending)
-        while self._writes:
-            with contextlib.suppress(ClientError):
-                destination.finish(self._writes.popleft())
+    def _abandon(
+        self, source: Client, reads: deque[Pending[int]], destination: Target
+    ) -> list[Exception]:
+        """Wait for what is under way, so that the connections can still be used; it is lost.
+
+        Returns:
+            What else went wrong: whatever it was, all of them have to be waited for.
+        """
+        met: list[Exception] = []
+        waits: list[tuple[Client | Target, Pending[Any]]] = [(source, one) for one in reads]
+        waits += [(destination, one) for one in self._writes]
+        self._writes.clear()
+        for end, pending in waits:
+            try:
+                end.finish(pending)
+            except Exception as error:
+                met.append(error)
+        return met
 
 
 class Meter:

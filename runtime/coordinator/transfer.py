@@ -18,7 +18,7 @@ from typing import Final
 from vfio_migration.runtime.client import ClientError
 from vfio_migration.runtime.compression import codec
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
-from vfio_migration.runtime.coordinator.errors import Cancelled, StepFailed
+from vfio_migration.runtime.coordinator.errors import Cancelled, CoordinatorError, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.coordinator.settings import Settings
@@ -207,11 +207,8 @@ class Transfer:
             if one.ident is not None:
                 one.join()
         errors = [one.error for one in workers if one.error is not None]
-        told = next((one for one in errors if isinstance(one, ClientError)), None)
-        if told is not None:
-            raise told
         if errors:
-            raise errors[0]
+            raise _all_of(errors)
         if self._cancelled.is_set():
             raise Cancelled("cancelled")
 
@@ -267,6 +264,27 @@ class Transfer:
             )
         )
         return expected
+
+
+def _all_of(errors: Sequence[BaseException]) -> BaseException:
+    """Return one error that names every device that failed, each with what it answered."""
+    # What is wrong with the devices is to be said; what else there is comes along.
+    told = [one for one in errors if isinstance(one, ClientError | CoordinatorError)]
+    said = {one.why if isinstance(one, CoordinatorError) else str(one): one for one in told}
+    found = next(iter(told), errors[0])
+    if len(said) > 1:
+        peers = [
+            peer
+            for one in said.values()
+            for peer in ([one.peer] if isinstance(one, ClientError) else getattr(one, "peers", ()))
+        ]
+        hints = [hint for one in told if isinstance(one, CoordinatorError) for hint in one.hints]
+        found = StepFailed("; ".join(said), list(dict.fromkeys(peers)), list(dict.fromkeys(hints)))
+        found.__cause__ = told[0]
+    for one in errors:
+        if one is not found and one not in told:
+            found.add_note(f"and besides: {type(one).__name__}: {one}")
+    return found
 
 
 def _slow(rounds: int, expected: float | None, wanted: float) -> str:
