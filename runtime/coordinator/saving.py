@@ -240,19 +240,21 @@ class Saver(Half):
 
         Raises:
             CannotMigrate: Nothing was begun.
-            MigrationFailed: There is no file; it says whether the devices run.
+            MigrationFailed: There is no file; it says whether the devices run. Or all is in the file
+                and the devices did not do then what was asked for; it says so.
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
             with claims.locked(device.where for device in self.endpoints):
                 self.look()
-                return self._save(ContainerWriter(path, self._header(), replace=replace), then)
+                writer = ContainerWriter(path, self._header(), replace=replace)
+                return self._save(writer, Path(path), then)
         except BadHeader as error:
             raise CannotMigrate(str(error)) from error
         finally:
             self.hang_up()
 
-    def _save(self, writer: ContainerWriter, then: Literal["stop", "run"]) -> Saved:
+    def _save(self, writer: ContainerWriter, path: Path, then: Literal["stop", "run"]) -> Saved:
         begun = time.monotonic()
         stopped: float | None = None
         transfer: Transfer | None = None
@@ -286,6 +288,8 @@ class Saver(Half):
         problems = self.lead("retire", away=True) if then == "stop" else self.lead("recover")
         for problem in problems:
             self.report(Event("failed", {"device": None, "why": problem}))
+        if problems and (then == "run" or self._may_run()):
+            raise self._not_as_asked(path, then, problems)
         ran = time.monotonic()
         return Saved(
             devices=len(self.endpoints),
@@ -293,6 +297,21 @@ class Saver(Half):
             downtime=ran - (stopped or ran) if then == "run" else None,
             bytes=sum(one.bytes for one in transfer.streams),
             stored=writer.written,
+        )
+
+    def _may_run(self) -> bool:
+        return bool(self.hung()) or any(one.may(CHANGE) for one in self.endpoints)
+
+    def _not_as_asked(
+        self, path: Path, then: Literal["stop", "run"], problems: Sequence[str]
+    ) -> MigrationFailed:
+        """Return what is to be raised if all is in the file, but the devices did not follow."""
+        outcome: Outcome = "undecided" if then == "stop" or self.hung() else "lost"
+        does = "run on" if then == "run" else "stand still"
+        return MigrationFailed(
+            f"{path}: is written and whole, but not all of the devices {does}: {problems[0]}",
+            outcome,
+            [*problems[1:], "nothing is lost: all that the devices held is in the file"],
         )
 
     def _back(self, error: Exception) -> MigrationFailed:

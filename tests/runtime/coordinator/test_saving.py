@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import fleet
@@ -75,15 +76,41 @@ def test_an_arc_of_a_save_fails(lab: Lab, arc, how):
 
 @pytest.mark.parametrize("then", ["stop", "run"])
 def test_an_arc_fails_when_all_is_in_the_file(lab: Lab, then, how):
-    """The file is there and whole. What did not follow is told of."""
+    """The file is there and whole. What did not follow is told of, and is no success."""
     lab.serve("s0", faults={("STOP_COPY", "STOP"): how})
     lab.serve("d0")
-    saver(lab, "s0").run("a.save", then=then)
+    if then == "run" and how != ONCE:
+        with pytest.raises(MigrationFailed) as failed:
+            saver(lab, "s0").run("a.save", then=then)
+        assert failed.value.why.startswith(
+            "a.save: is written and whole, but not all of the devices run on: "
+        )
+        assert "s0: " in failed.value.why
+        assert failed.value.outcome == "lost"
+        assert failed.value.hints[-1] == (
+            "nothing is lost: all that the devices held is in the file"
+        )
+    else:
+        saver(lab, "s0").run("a.save", then=then)
     told = [event.fields["why"] for event in lab.events if event.name == "failed"]
     assert told[0].startswith("s0: SET_STATE STOP is refused (EIO)") or then == "run"
     assert lab.hosts["s0"].runs == (then == "run" and how == ONCE)
     restorer(lab, "d0").run("a.save")
     assert lab.hosts["d0"].whole
+
+
+def test_a_device_that_does_not_answer_when_all_is_in_the_file(lab: Lab):
+    """Whether it goes on cannot be told then; that it stood still is not enough."""
+    event = threading.Event()
+    lab.serve("s0", gate={("STOP_COPY", "STOP"): event})
+    lab.serve("s1")
+    with pytest.raises(MigrationFailed) as failed:
+        saver(lab, "s0", "s1", settings=Settings(patience=0.5)).run("a.save", then="run")
+    assert failed.value.outcome == "undecided"
+    assert "s0: DEVICE_FEATURE is not answered" in failed.value.why
+    with ContainerReader("a.save") as file:
+        file.check()
+    event.set()
 
 
 @pytest.mark.parametrize("arc", LOADS, ids="-".join)
