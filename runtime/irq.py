@@ -4,6 +4,11 @@ INTx is a level: `raise_line` and `lower_line` move it. The client is told by on
 the interrupt is masked until the client unmasks it; if the line is still up then, it is told again
 (VFIO calls this automasked). MSI and MSI-X are events: `trigger`.
 
+A client unmasks INTx by a message, or by the descriptor that it gave for UNMASK: with vfio-user the
+device writes to it when the interrupt is unmasked, with Linux the client does to unmask it, and so
+does KVM for QEMU, which then sends no messages. Both are served: what of its count is not of our
+writing is the client's. It is never read, so neither side takes an event from the other.
+
 An interrupt that the table does not permit in the present state, or for which the client gave no
 descriptor yet, is pending: it goes out as soon as it can. So none is lost to a migration, and the
 pending ones are part of the state of the device.
@@ -13,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +52,7 @@ ACTIVITY: Final = "raise_interrupt"
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 _DATA: Final = (DATA_NONE, DATA_BOOL, DATA_EVENTFD)
 _EVENTFD: Final = "anon_inode:[eventfd]"
+_COUNT: Final = re.compile(rb"^eventfd-count: *([0-9a-f]+)$", re.MULTILINE)
 _ACTIONS: Final = (ACTION_MASK, ACTION_UNMASK, ACTION_TRIGGER)
 
 
@@ -99,6 +106,7 @@ class Interrupts:
         for row in self._all:
             row.events = [-1] * row.count
         self._mask_events = {ACTION_MASK: -1, ACTION_UNMASK: -1}
+        self._unmasks = 0  # the count of that for UNMASK, as far as it means nothing any more
         self._gate = gate
         self.line = False
         self.masked = False
@@ -157,7 +165,7 @@ class Interrupts:
             raise _invalid(f"flags {flags:#x}")
         [kind], [action] = data, actions
         if kind == DATA_NONE and action == ACTION_TRIGGER and start == count == 0:
-            self._take_back(index, range(row.count), ACTION_TRIGGER)
+            self._disable(index)
             return
         # A kind the device does not have has no interrupt in any range.
         if count <= 0 or start < 0 or start + count > row.count:
@@ -190,10 +198,8 @@ class Interrupts:
 
     def drop(self) -> None:
         """Close all descriptors: the client went away. What is pending stays pending."""
-        for index, row in enumerate(self._all):
-            self._take_back(index, range(row.count), ACTION_TRIGGER)
-        for action in self._mask_events:
-            self._take_back(INTX, range(1), action)
+        for index in range(INDEXES):
+            self._disable(index)
         self.masked = False
 
     # --- for the device ---
@@ -236,6 +242,15 @@ class Interrupts:
         for row in self._all:
             row.pending.clear()
 
+    @property
+    def awaits_unmask(self) -> bool:
+        """Whether INTx is up and masked, and the client may say so by a descriptor: see `heed`."""
+        return self.line and self.masked and self._mask_events[ACTION_UNMASK] >= 0 and self._gate()
+
+    def heed(self) -> None:
+        """Look whether the client has unmasked INTx by its descriptor."""
+        self._tell_line()
+
     def restore(self, line: bool, pending: Iterable[tuple[int, int]]) -> None:
         """Take over what another device had raised and not sent.
 
@@ -268,12 +283,17 @@ class Interrupts:
 
     def _tell_line(self) -> None:
         row = self._all[INTX]
-        heard = row.count and row.events[0] >= 0 and not self.masked
+        heard = row.count and row.events[0] >= 0
         if self.line and heard and self._gate():
-            self._mask()
-            self._send(row.events[0])
+            if self.masked and (count := self._count()) > self._unmasks:
+                self._unmasks, self.masked = count, False
+            if not self.masked:
+                self._mask()
+                self._send(row.events[0])
 
     def _mask(self) -> None:
+        # What was said before it was masked does not unmask it.
+        self._unmasks = self._count()
         if not self.masked:
             self.masked = True
             self._send(self._mask_events[ACTION_MASK])
@@ -283,6 +303,21 @@ class Interrupts:
             self.masked = False
             self._send(self._mask_events[ACTION_UNMASK])
         self._tell_line()
+
+    def _count(self) -> int:
+        """Return how often the descriptor for UNMASK was written and not read, by whomever."""
+        fd = self._mask_events[ACTION_UNMASK]
+        if fd < 0:
+            return 0
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as about:  # noqa: PTH123 - quicker
+            found = _COUNT.search(about.read())
+        return int(found[1], 16) if found else 0
+
+    def _disable(self, index: int) -> None:
+        self._take_back(index, range(self._all[index].count), ACTION_TRIGGER)
+        if index == INTX:
+            for action in self._mask_events:
+                self._take_back(INTX, range(1), action)
 
     def _give(self, index: int, wanted: range, action: int, fds: Sequence[int]) -> None:
         kept: list[int] = []
@@ -301,6 +336,7 @@ class Interrupts:
             self.flush()
         else:
             [self._mask_events[action]] = kept
+            self._unmasks = self._count()
 
     def _take_back(self, index: int, wanted: range, action: int) -> None:
         if action == ACTION_TRIGGER:

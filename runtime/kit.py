@@ -39,7 +39,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from vfio_migration.model import Arc, Spec, load
 from vfio_migration.model.spec import Effect
@@ -57,6 +57,9 @@ from vfio_migration.runtime.timers import Timer
 from vfio_migration.runtime.tracked import TrackedMemory
 
 __all__ = ["Area", "Bar", "Identity", "PciDevice"]
+
+_LOOK: Final = 0.001
+"""How often it is looked whether the client has unmasked INTx without a message."""
 
 
 class PciDevice:
@@ -131,6 +134,7 @@ class PciDevice:
         self.memories: Sequence[TrackedMemory] = built.memories
         self._kit_owned = built.owned
         self._kit = Lifecycle(self, kit_state.SECTIONS, clock)
+        self._kit_looks: float | None = None
         self.reset_device()
         self._kit.begin()
 
@@ -267,10 +271,19 @@ class PciDevice:
 
     def deadline(self) -> float | None:
         """Say when `tick` wants to be called; see `ServedDevice`."""
-        return self._kit.timers.deadline()
+        due = self._kit.timers.deadline()
+        if not self.interrupts.awaits_unmask:
+            self._kit_looks = None
+            return due
+        if self._kit_looks is None:
+            self._kit_looks = self.clock() + _LOOK
+        return self._kit_looks if due is None else min(due, self._kit_looks)
 
     def tick(self) -> None:
         """Do what is due; see `ServedDevice`."""
+        if self._kit_looks is not None and self._kit_looks <= self.clock():
+            self._kit_looks = None
+            self.interrupts.heed()
         self._kit.timers.run()
 
     def close(self) -> None:

@@ -108,6 +108,73 @@ def test_masking_is_told(events: list[int]) -> None:
     all_.drop()
 
 
+def test_the_descriptor_for_unmask_goes_both_ways(events: list[int]) -> None:
+    """With Linux the client writes it, and KVM does for QEMU; with vfio-user the device."""
+    all_ = Interrupts(intx=True)
+    os.eventfd_write(events[1], 7)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_UNMASK, 1)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    all_.raise_line()
+    assert (came(events[0]), all_.awaits_unmask) == (1, True)
+    all_.heed()
+    all_.raise_line()
+    assert came(events[0]) == 0, "what was written before it was masked does not count"
+    os.eventfd_write(events[1], 1)
+    all_.heed()
+    assert (came(events[0]), all_.masked) == (1, True), "the line is still up"
+    all_.heed()
+    assert came(events[0]) == 0
+    all_.lower_line()
+    assert not all_.awaits_unmask
+    os.eventfd_write(events[1], 1)
+    all_.raise_line()
+    assert came(events[0]) == 1, "the next one is told without a look"
+    # Unmasked by a message, the client reads of it, and that says nothing to the device.
+    assert came(events[1]) == 9
+    all_.lower_line()
+    all_.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+    all_.raise_line()
+    all_.heed()
+    assert [came(fd) for fd in events[:2]] == [1, 1]
+    all_.heed()
+    assert came(events[0]) == 0
+    # Nor does it unmask what the client has masked since.
+    os.eventfd_write(events[1], 1)
+    all_.set(DATA_NONE | ACTION_MASK, INTX, 0, 1)
+    all_.heed()
+    assert (came(events[0]), all_.masked) == (0, True)
+    all_.drop()
+
+
+def test_a_device_that_may_raise_nothing_does_not_look(events: list[int]) -> None:
+    may = True
+    all_ = Interrupts(intx=True, gate=lambda: may)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_UNMASK, 1)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    all_.raise_line()
+    may = False
+    os.eventfd_write(events[1], 1)
+    all_.heed()
+    assert (came(events[0]), all_.awaits_unmask) == (1, False)
+    may = True
+    all_.flush()
+    assert came(events[0]) == 1
+    all_.drop()
+
+
+def test_a_line_that_is_disabled_forgets_all_its_descriptors(events: list[int]) -> None:
+    all_ = Interrupts(intx=True)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_MASK, 1), (ACTION_UNMASK, 2)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    all_.set(DATA_NONE | ACTION_TRIGGER, INTX, 0, 0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 3
+    all_.raise_line()
+    all_.set(DATA_NONE | ACTION_MASK, INTX, 0, 1)
+    all_.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+    assert [came(fd) for fd in events[:3]] == [0, 0, 0]
+
+
 def test_a_client_can_try_its_descriptors(events: list[int]) -> None:
     all_ = Interrupts(msi=2, gate=lambda: False)
     all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=events[:2])

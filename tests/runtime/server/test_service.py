@@ -158,6 +158,27 @@ def test_several_writes_in_one_message_are_all_done_or_none(serve) -> None:
         assert multi((BUFFER, b"two")) == struct.pack("=Q", 0)
 
 
+def test_a_line_is_unmasked_by_a_descriptor_alone(serve) -> None:
+    """As by KVM: it writes to the descriptor when the guest is done, and QEMU sends no message."""
+    told, unmask = eventfd(), eventfd()
+    with serve().client() as client:
+        client.set_irqs(FLAGS_ON, 0, 0, 1, [told])
+        client.set_irqs(0x14, 0, 0, 1, [unmask])
+        client.write(0, 0x60, struct.pack("<I", 1))
+        assert signalled(told) == 1
+        assert signalled(told, 0.05) == 0
+        # Nothing else is said, and the line is still up.
+        os.eventfd_write(unmask, 1)
+        assert signalled(told) == 1
+        client.write(0, 0x64, struct.pack("<I", 1))
+        os.eventfd_write(unmask, 1)
+        assert signalled(told, 0.05) == 0
+        client.write(0, 0x60, struct.pack("<I", 1))
+        assert signalled(told) == 1
+    os.close(told)
+    os.close(unmask)
+
+
 def test_interrupts_arrive_and_are_dropped_with_their_client(serve) -> None:
     served = serve()
     first = eventfd()
