@@ -241,8 +241,9 @@ class Core:
 
     def _await(self, outgoing: Outgoing, call: Call[T]) -> Pending[T]:
         pending = Pending(call)
+        if not call.no_reply:
+            self._pending[outgoing.id] = pending  # type: ignore[assignment]
         if self._watches:
-            # If one raises, nothing is sent. The id stays taken: the protocol knows of it.
             said = Exchange(
                 self.peer,
                 "command",
@@ -251,9 +252,16 @@ class Core:
                 fds=len(call.fds),
                 no_reply=call.no_reply,
             )
-            self._tell(said)
-        if not call.no_reply:
-            self._pending[outgoing.id] = pending  # type: ignore[assignment]
+            try:
+                self._tell(said)
+            except BaseException:
+                # Nothing is sent. The id stays taken: the protocol knows of it.
+                self._pending.pop(outgoing.id, None)
+                raise
+        if self.over is not None and not pending.done:
+            # A watch has ended the connection, or a signal handler did before the call was there.
+            self._pending.pop(outgoing.id, None)
+            pending.fail(copy.copy(self.over))
         return pending
 
     def take(self, events: Iterable[Event]) -> list[Outgoing]:

@@ -232,6 +232,15 @@ def test_the_end_is_raised_anew_each_time() -> None:
     assert core.over.__traceback__ is None
 
 
+def test_a_watch_may_end_the_connection() -> None:
+    """The call that it was told of has then come to something: nobody waits for it for ever."""
+    core = agreed(watches=[lambda one: one.id == 1 and core.end(PeerGone("peer", "enough"))])
+    _, pending = core.begin(calls.info())
+    with pytest.raises(PeerGone, match="enough"):
+        pending.result()
+    assert core.waiting == 0
+
+
 def test_a_reply_too_long_to_be_read_is_not_asked_for() -> None:
     core = agreed()
     with pytest.raises(CannotSend, match="a reply of"):
