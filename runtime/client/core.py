@@ -132,6 +132,9 @@ class Pending(Generic[T]):
             ClientError: It was refused, or the connection is over.
         """
         assert self.done, "this call has not come to anything yet"
+        if isinstance(self._error, ClientError):
+            # A copy: one that was raised holds the stack, and so whoever holds this.
+            raise copy.copy(self._error)
         if self._error is not None:
             raise self._error
         self._taken = True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import os
 import pickle
 import struct
+import weakref
 from functools import partial
 
 import pytest
@@ -239,6 +241,27 @@ def test_a_watch_may_end_the_connection() -> None:
     with pytest.raises(PeerGone, match="enough"):
         pending.result()
     assert core.waiting == 0
+
+
+def test_a_refused_call_is_forgotten_at_once() -> None:
+    """What it raises and what was kept of it hold each other in no circle."""
+    core = agreed()
+
+    def refused() -> weakref.ref[Refused]:
+        outgoing, pending = core.begin(calls.reset())
+        core.take(core.connection.receive(reply(outgoing.id, 13, b"", 0x21, 16)))
+        try:
+            pending.result()
+        except Refused as error:  # `pytest.raises` makes a circle of its own
+            return weakref.ref(error)
+        pytest.fail("it is refused")
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert refused()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_reply_too_long_to_be_read_is_not_asked_for() -> None:
