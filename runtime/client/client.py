@@ -239,6 +239,10 @@ class Client(Side, Closing):
             if self._leader == me:
                 with self._lock:
                     self._leader = self._taker = 0
+                    if self._core.over is not None:
+                        # Not earlier: somebody else's may have had its number by the time this
+                        # thread waited for it.
+                        self._wake.close()
                     # One that still wants something leads again at once, unless it is interrupted.
                     self._hand_over(sys.exc_info()[0] or pending is None or pending.done)
 
@@ -282,7 +286,8 @@ class Client(Side, Closing):
                 super()._end(why)
             finally:
                 self._rouse()
-                self._wake.close()
+                if not self._leader:
+                    self._wake.close()
                 self._hand_over()
 
     @contextlib.contextmanager

@@ -135,6 +135,41 @@ def test_close_ends_the_waiting_of_others(script) -> None:
     assert len({id(error) for error in caught}) == 4
 
 
+def test_closed_just_before_a_thread_waits(script) -> None:
+    """What it then waits for must be its own, whoever has got the numbers of its descriptors."""
+    client = script(lambda peer: peer.hello({}))
+    real, comes, goes = client._poll, threading.Event(), threading.Event()
+
+    class Slow:
+        register = real.register
+
+        def poll(self, timeout):
+            comes.set()
+            goes.wait(10)
+            return real.poll(timeout)
+
+    client._poll = Slow()
+    caught = []
+
+    def call() -> None:
+        with pytest.raises(PeerGone) as error:
+            client.do(calls.info())
+        caught.append(error.value.why)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert comes.wait(10)
+    client.close()
+    others = [os.eventfd(0) for _ in range(8)]
+    goes.set()
+    thread.join(5)
+    late = thread.is_alive()
+    for fd in others:
+        os.close(fd)
+    thread.join(10)
+    assert (late, caught) == (False, ["this side has hung up"])
+
+
 def test_each_waits_as_long_as_it_wants(script) -> None:
     client = script(lambda peer: peer.hello({}))
     late: list[float] = []
