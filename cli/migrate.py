@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vfio_migration.cli import journal as journals
 from vfio_migration.cli import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vfio_migration.cli.telling import Printer
     from vfio_migration.model import Spec
     from vfio_migration.runtime.client.core import Watch
@@ -159,7 +158,6 @@ def _count(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Migrate; 0 if the destinations run."""
     from vfio_migration.runtime.coordinator import Coordinator
-    from vfio_migration.runtime.coordinator.ledger import beside
 
     spec = options.read_spec(arguments.spec)
     sockets = arguments.sockets
@@ -168,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and (problem := _cannot_draw(arguments)):
         return wrong(arguments, f"-o {arguments.output}: {problem}")
     pairs = list(zip(sockets[::2], sockets[1::2], strict=True))
-    journal = path_of(arguments.journal) or beside(pairs[0][0])
+    journal = journals.to_write(arguments)
     settings = _settings(arguments)
 
     def work(watches: list[Watch], printer: Printer) -> None:
@@ -189,7 +187,7 @@ def run(arguments: argparse.Namespace) -> int:
         _dry_run(arguments, spec, pairs, settings, watches)
 
     def again() -> list[str]:
-        if not journal.exists():
+        if not journals.stands(arguments):
             return []
         elsewhere = "" if arguments.journal is None else f" --journal {journal}"
         return [f"run: vfio-migration recover {' '.join(sockets)}{elsewhere}"]
@@ -246,13 +244,6 @@ def attempt(
         why = f"vfio-migration: the recording is not complete: {recording.error}"
         telling.say(sys.stderr, [why])
     return status
-
-
-def path_of(text: str | None) -> Path | None:
-    """Return a path, if one was given."""
-    from pathlib import Path
-
-    return None if text is None else Path(text)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

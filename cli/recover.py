@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from vfio_migration.cli import journal as journals
 from vfio_migration.cli import migrate, options
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     twice = next((one for one in sockets if sockets.count(one) > 1), None)
     if twice is not None:
         return migrate.wrong(arguments, migrate.TWICE.format(twice))
-    if arguments.keep == "destination" and len(sockets) == 1 and not _known(arguments):
+    if arguments.keep == "destination" and len(sockets) == 1 and not journals.stands(arguments):
         return migrate.wrong(arguments, "--keep destination: which one is not known: give SRC DST")
+    journal = journals.to_read(arguments)
     pairs = (
         [(sockets[0], None)]
         if len(sockets) == 1
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             settled = recover(
                 pairs,
-                journal=migrate.path_of(arguments.journal),
+                journal=journal,
                 keep=arguments.keep,
                 spec=spec,
                 report=report,
@@ -104,14 +106,6 @@ def run(arguments: argparse.Namespace) -> int:
                 printer.line(f"  {problem}")
 
     return migrate.attempt(arguments, spec, work, lambda: [_AGAIN])
-
-
-def _known(arguments: argparse.Namespace) -> bool:
-    """Say whether there is a journal, which knows the destination."""
-    from vfio_migration.runtime.coordinator.ledger import beside
-
-    journal = migrate.path_of(arguments.journal) or beside(arguments.sockets[0])
-    return journal.exists()
 
 
 _AGAIN = "run it again; nothing is lost by that"

@@ -1,0 +1,85 @@
+"""`--journal`: what it names is looked at before a coordinator replaces or removes it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+
+def to_write(arguments: argparse.Namespace) -> Path:
+    """Return where the journal of a migration is to stand.
+
+    Raises:
+        SpecError: What is there is no file, or none can be there.
+    """
+    from vfio_migration.runtime.coordinator.ledger import beside
+
+    given = arguments.journal
+    where = beside(arguments.sockets[0]) if given is None else Path(given)
+    _file(arguments, where)
+    return where
+
+
+def to_read(arguments: argparse.Namespace) -> Path | None:
+    """Return the journal that a recovery goes by, if one was named.
+
+    Raises:
+        SpecError: It is none that can be followed, or that may be given up.
+    """
+    from vfio_migration.runtime.coordinator import CannotMigrate, claims, ledger
+
+    claimed = [one for one in map(claims.claimed, arguments.sockets) if one is not None]
+    where = Path(arguments.journal) if arguments.journal is not None else None
+    if where is not None and os.path.islink(where):  # noqa: PTH114 - takes any name
+        where = Path(os.path.realpath(where))  # a link would be replaced, and the journal stay
+    for one in claimed if where is None else [where]:
+        if not _file(arguments, one):
+            continue
+        try:
+            ledger.read(one)
+        except CannotMigrate:
+            if arguments.keep is None or any(_same(one, other) for other in claimed):
+                continue  # the coordinator says so, or is told to give it up
+            # It would be removed, whatever it is: a recording, say, that was named by mistake.
+            hint = "leave --journal out, or remove it yourself"
+            _wrong(arguments, one, "is no journal of a migration, or it is damaged", hint)
+    return where
+
+
+def stands(arguments: argparse.Namespace) -> bool:
+    """Say whether there is a journal."""
+    from vfio_migration.runtime.coordinator.ledger import beside
+
+    where = arguments.journal or beside(arguments.sockets[0])
+    return os.path.exists(where)  # noqa: PTH110 - unlike a Path's, it takes any name
+
+
+def _file(arguments: argparse.Namespace, where: Path) -> bool:
+    """Say whether a file is there; refuse what is none, and a name that no file can have."""
+    from vfio_migration.runtime.atomic_file import kind_of
+
+    try:
+        mode = where.stat().st_mode
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        if arguments.journal is None:
+            return False  # it is the name of the socket that is wrong
+        problem = f"cannot be a journal: {getattr(error, 'strerror', None) or error}"
+        _wrong(arguments, where, problem, "name another file")
+    if (kind := kind_of(mode)) is not None:
+        _wrong(arguments, where, f"is {kind}, and no journal", "name a file")
+    return True
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _wrong(arguments: argparse.Namespace, where: Path, problem: str, hint: str) -> NoReturn:
+    from vfio_migration.model import Mistake, SpecError
+
+    place = "journal" if arguments.journal is None else "--journal"
+    raise SpecError([Mistake(place, str(where), problem, hint)])
