@@ -13,12 +13,15 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 
+_LONGEST: Final = 4095
+"""How many bytes a path has at most (PATH_MAX, less its NUL)."""
+_SHOWN: Final = 200
 SUFFIX: Final = ".migration"
 """What is put behind the path of a socket: there the claim on it stands."""
 
@@ -29,6 +32,58 @@ def beside(path: str) -> Path:
     return Path((path if real == os.path.abspath(path) else real) + SUFFIX)  # noqa: PTH100
 
 
+def check_names(names: Sequence[str], what: str = "each socket is one end of one device") -> None:
+    """See that names can be those of sockets, and each of another one.
+
+    A socket has many names: of a link to it, of another link to its file, by another folder.
+
+    Args:
+        names: The names, as they were given.
+        what: What a socket is to whoever names it.
+
+    Raises:
+        CannotMigrate: One of them cannot be, or two lead to the same socket.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        if problem := _no_path(name):
+            raise CannotMigrate(f"{shown(name)}: is no path of a socket: {problem}")
+        keys = list(_keys(name))
+        if other := next((found[key] for key in keys if key in found), None):
+            place = os.path.abspath(name)  # noqa: PTH100 - as `beside`
+            same = place == os.path.abspath(other)  # noqa: PTH100
+            said = (
+                f"{place}: is named twice" if same else f"{other} and {name}: are the same socket"
+            )
+            raise CannotMigrate(f"{said}; {what}")
+        found.update(dict.fromkeys(keys, name))
+
+
+def shown(name: str) -> str:
+    """Return a name for a message: whole, if somebody could have meant it."""
+    return name if len(name) <= _SHOWN and name.isprintable() else f"{name[:_SHOWN]!r}"
+
+
+def _no_path(name: str) -> str | None:
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return "it has characters that no file name has"
+    if not size:
+        return "it is empty"
+    if size > _LONGEST:
+        return f"it is {size} bytes long, and {_LONGEST} are the most"
+    return "it has a NUL in it" if "\0" in name else None
+
+
+def _keys(name: str) -> Iterator[str]:
+    """Yield by what a socket is known: where it is and, if it is there, which file."""
+    yield f"path {os.path.realpath(name)}"
+    with contextlib.suppress(OSError):
+        there = os.stat(name)  # noqa: PTH116 - as bytes allow
+        yield f"file {there.st_dev}:{there.st_ino}"
+
+
 @contextlib.contextmanager
 def locked(paths: Iterable[str]) -> Iterator[None]:
     """Have these sockets to oneself.
@@ -37,9 +92,10 @@ def locked(paths: Iterable[str]) -> Iterator[None]:
         CannotMigrate: Another process, or another coordinator of this one, has one of them.
     """
     with contextlib.ExitStack() as stack:
-        for path in sorted({os.path.realpath(path) for path in paths}):
+        keys = {key: path for path in paths for key in _keys(path)}
+        for key, path in sorted(keys.items()):
             lock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            digest = hashlib.blake2b(os.fsencode(path), digest_size=20).hexdigest()
+            digest = hashlib.blake2b(os.fsencode(key), digest_size=20).hexdigest()
             try:
                 lock.bind(f"\0vfio-migration/{digest}")
             except OSError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from vfio_migration.model.plan import FIRST_HOLDER, Holder
+from vfio_migration.runtime.atomic_file import kind_of
 from vfio_migration.runtime.coordinator import claims
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.process import Process
@@ -89,10 +90,11 @@ class Ledger:
         except FileExistsError as error:
             self.end()
             raise unsettled(self.entries[0].source, self.path) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.end()
+            why = getattr(error, "strerror", None) or error
             raise CannotMigrate(
-                f"{self.path}: the journal cannot be written: {error.strerror}",
+                f"{claims.shown(str(self.path))}: the journal cannot be written: {why}",
                 ["say where it can be: --journal FILE"],
             ) from error
 
@@ -196,6 +198,13 @@ beside = claims.beside
 
 def unsettled(socket: str, journal: Path) -> CannotMigrate:
     """Return why a device is not touched that an earlier migration left behind."""
+    with contextlib.suppress(OSError):
+        if kind := kind_of(journal.stat().st_mode):
+            return CannotMigrate(
+                f"{journal}: is {kind}, and stands where the journal of {socket} would",
+                ["take it away, or say where the journal can be: --journal FILE"],
+                refused=True,
+            )
     hints = [f"its journal, {journal}, says how it is settled: vfio-migration recover"]
     with contextlib.suppress(CannotMigrate):
         found = read(journal)
@@ -227,29 +236,42 @@ def read(path: Path) -> Ledger | None:
             text = file.read(_LONGEST)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise CannotMigrate(f"{path}: the journal cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        name = claims.shown(str(path))
+        raise CannotMigrate(f"{name}: the journal cannot be read: {why}") from error
     try:
         data = json.loads(text)
         form = data["format"]
         entries = tuple(
             Entry(
-                str(one["source"]),
-                str(one["destination"]),
+                _text(one["source"]),
+                _text(one["destination"]),
                 Process.from_data(one["source_process"]),
                 Process.from_data(one["destination_process"]),
             )
             for one in data["devices"]
         )
         if form == FORMAT and data["holder"] in get_args(Holder) and entries:
-            folder = str(data.get("folder", _folder()))
-            return Ledger(path, str(data["migration"]), entries, data["holder"], folder, True)
+            folder = _text(data.get("folder", _folder()))
+            found = Ledger(path, _text(data["migration"]), entries, data["holder"], folder, True)
+            try:
+                claims.check_names(found.sockets)
+            except CannotMigrate as error:
+                raise CannotMigrate(f"{path}: {error.why}", [_KEEP]) from error
+            return found
         problem = f"format {form} and holder {data['holder']} are not known here"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CannotMigrate(
             f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]
         ) from error
     raise CannotMigrate(f"{path}: {problem}", [_KEEP])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _sync(folder: Path) -> None:

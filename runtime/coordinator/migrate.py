@@ -171,6 +171,7 @@ class Coordinator:
             MigrationFailed: It failed or was cancelled; it says who runs.
         """
         sockets = [one.where for side in self._endpoints.values() for one in side]
+        claims.check_names(sockets)  # they may not have been there before
         with claims.locked(sockets):
             try:
                 return self._migrate()
@@ -404,10 +405,7 @@ def _endpoints(
 ) -> dict[Side, Sequence[Endpoint]]:
     if not pairs:
         raise CannotMigrate("there is no device to migrate")
-    places = [str(Path(where).absolute()) for pair in pairs for where in pair]
-    twice = next((one for one in places if places.count(one) > 1), None)
-    if twice is not None:
-        raise CannotMigrate(f"{twice}: is named twice; each socket is one end of one device")
+    claims.check_names([str(where) for pair in pairs for where in pair])
 
     def end(where: str | Path, side: Side) -> Endpoint:
         client = clients.get(str(where))

@@ -61,6 +61,9 @@ def recover(
     plans = default_plans(spec) if plans is None else plans
     check_table(spec)
     named = [name for pair in pairs for name in pair if name is not None]
+    if not named:
+        raise CannotMigrate("there is no device to recover")
+    claims.check_names(named)
     with claims.locked(named):
         where = journal if journal is not None else _claimed(named)
         found = _read(where, keep)
@@ -93,9 +96,10 @@ def _read(where: Path | None, keep: Side | None) -> Ledger | None:
     try:
         return None if where is None else journals.read(where)
     except CannotMigrate:
-        if keep is None:
+        assert where is not None
+        if keep is None or not where.is_file():
             raise
-        return None  # it is of no use, and will be replaced
+        return None  # it is of no use, and will be removed
 
 
 @dataclass(frozen=True, slots=True)

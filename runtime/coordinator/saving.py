@@ -132,10 +132,7 @@ class Half:
         report: Report = ignore,
         watches: Iterable[Watch] = (),
     ) -> None:
-        places = [str(Path(one).absolute()) for one in sockets]
-        twice = next((one for one in places if places.count(one) > 1), None)
-        if twice is not None:
-            raise CannotMigrate(f"{twice}: is named twice; each socket is one device")
+        claims.check_names(sockets, "each socket is one device")
         self.spec = load() if spec is None else spec
         check_table(self.spec)
         self.plans = default_plans(self.spec) if plans is None else plans
@@ -240,8 +237,8 @@ class Saver(Half):
 
         Raises:
             CannotMigrate: Nothing was begun.
-            MigrationFailed: There is no file; it says whether the devices run. Or all is in the file
-                and the devices did not do then what was asked for; it says so.
+            MigrationFailed: There is no file; it says whether the devices run. Or all is in it, and
+                the devices did not do then what was asked for; it says so.
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:

@@ -224,7 +224,7 @@ class Stream:
         for end, pending in waits:
             try:
                 end.finish(pending)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is handed on
                 met.append(error)
         return met
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,11 +22,9 @@ from vfio_migration.runtime.coordinator import (
     MigrationFailed,
     Settings,
     StepFailed,
-    ledger,
 )
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape
 from vfio_migration.runtime.coordinator.group import Group
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
 from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.stream import Meter, Stream
@@ -169,134 +165,6 @@ def test_what_is_no_process(data):
         assert str(error) == f"{data!r} is no process"  # noqa: PT017 - either is right
     else:
         assert (data["pid"], data["started"]) == (process.pid, process.started)
-
-
-# --- the journal ---
-
-PROCESSES = st.builds(Process, st.integers(0, 1 << 30), st.integers(0, 1 << 60))
-ENTRIES = st.builds(Entry, st.text(min_size=1), st.text(min_size=1), PROCESSES, PROCESSES)
-
-
-@given(
-    st.lists(ENTRIES, min_size=1, max_size=5),
-    st.text(),
-    st.sampled_from(["source", "both", "destination"]),
-)
-def test_a_journal_is_read_as_it_was_written(tmp_path_factory, entries, migration, holder):
-    path = tmp_path_factory.mktemp("journal") / "journal"
-    with contextlib.chdir(tmp_path_factory.mktemp("sockets")):
-        written = Ledger(path, migration, tuple(entries), holder)
-        written.begin()
-    found = ledger.read(path)
-    assert found is not None
-    assert found.folder == written.folder
-    assert (found.path, found.migration, found.entries, found.holder) == (
-        path,
-        migration,
-        tuple(entries),
-        holder,
-    )
-    assert found.stands
-    found.end()
-    assert not found.stands
-    assert list(path.parent.iterdir()) == []
-
-
-@given(st.binary(max_size=200))
-def test_no_file_makes_a_reader_fall_over(tmp_path_factory, content: bytes):
-    path = tmp_path_factory.mktemp("journal") / "journal"
-    path.write_bytes(content)
-    with pytest.raises(CannotMigrate):
-        ledger.read(path)
-
-
-@pytest.fixture
-def elsewhere(tmp_path_factory, monkeypatch) -> Path:
-    """A folder for sockets, beside which they are claimed."""
-    folder = tmp_path_factory.mktemp("sockets")
-    monkeypatch.chdir(folder)
-    return folder
-
-
-ENTRY = Entry("s", "d", Process(2, 3), Process(4, 5))
-
-
-def test_a_journal_is_there_once(tmp_path: Path, elsewhere: Path):
-    path = tmp_path / "journal"
-    first, second = (Ledger(path, "live", (ENTRY,)) for _ in range(2))
-    first.begin()
-    with pytest.raises(CannotMigrate, match="was not brought to its end"):
-        second.begin()
-    second.end()  # what was not its own it does not remove
-    assert path.exists()
-    assert [one.name for one in tmp_path.iterdir()] == ["journal"]
-
-
-def test_of_many_who_begin_at_once_one_does(tmp_path: Path, elsewhere: Path):
-    path, done = tmp_path / "journal", []
-    ready = threading.Barrier(8)
-
-    def begin() -> None:
-        ready.wait()
-        try:
-            Ledger(path, "live", (ENTRY,)).begin()
-        except CannotMigrate:
-            done.append(False)
-        else:
-            done.append(True)
-
-    threads = [threading.Thread(target=begin) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(done) == [False] * 7 + [True]
-    assert [one.name for one in tmp_path.iterdir()] == ["journal"]
-
-
-def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
-    """Somebody who reads while it is replaced finds one or the other."""
-    path = tmp_path / "journal"
-    journal = Ledger(path, "live", (ENTRY,) * 50)
-    journal.begin()
-    stop = threading.Event()
-    found: set[str] = set()
-
-    def look() -> None:
-        while not stop.is_set():
-            read = ledger.read(path)
-            assert read is not None
-            found.add(read.holder)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    for _ in range(60):
-        for holder in ("both", "destination", "source"):
-            journal.hold(holder)
-    stop.set()
-    thread.join()
-    assert found <= {"source", "both", "destination"}
-    assert json.loads(path.read_text())["holder"] == "source"
-
-
-def test_what_does_not_change_is_not_written(tmp_path: Path, elsewhere: Path):
-    path = tmp_path / "journal"
-    journal = Ledger(path, "live", (ENTRY,))
-    journal.begin()
-    before = path.stat().st_ino
-    journal.hold("source")
-    assert path.stat().st_ino == before
-    journal.hold("both")
-    assert path.stat().st_ino != before
-
-
-def test_a_journal_in_memory():
-    journal = Ledger(None, "live", (ENTRY,))
-    journal.begin()
-    journal.hold("both")
-    assert journal.holder == "both"
-    assert not journal.stands
-    journal.end()
 
 
 # --- what is said ---

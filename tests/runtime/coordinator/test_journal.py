@@ -1,0 +1,280 @@
+"""The journal: read as it was written, whole at any time, and refused if it makes no sense."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import SPEC, Lab
+
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, claims, ledger
+from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.process import Process
+from vfio_migration.runtime.coordinator.recover import recover
+from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+
+PROCESSES = st.builds(Process, st.integers(0, 1 << 30), st.integers(0, 1 << 60))
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(
+    st.lists(NAMES, min_size=2, max_size=10, unique_by=os.path.realpath),
+    st.lists(PROCESSES, min_size=10, max_size=10),
+    st.text(),
+    st.sampled_from(["source", "both", "destination"]),
+)
+def test_a_journal_is_read_as_it_was_written(tmp_path_factory, names, processes, migration, holder):
+    entries = [
+        Entry(one, two, processes[at], processes[at + 1])
+        for at, (one, two) in enumerate(zip(names[::2], names[1::2], strict=False))
+    ]
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    with contextlib.chdir(tmp_path_factory.mktemp("sockets")):
+        written = Ledger(path, migration, tuple(entries), holder)
+        written.begin()
+    found = ledger.read(path)
+    assert found is not None
+    assert found.folder == written.folder
+    assert (found.path, found.migration, found.entries, found.holder) == (
+        path,
+        migration,
+        tuple(entries),
+        holder,
+    )
+    assert found.stands
+    found.end()
+    assert not found.stands
+    assert list(path.parent.iterdir()) == []
+
+
+@given(st.binary(max_size=200))
+def test_no_file_makes_a_reader_fall_over(tmp_path_factory, content: bytes):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    path.write_bytes(content)
+    with pytest.raises(CannotMigrate):
+        ledger.read(path)
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch) -> Path:
+    """A folder for sockets, beside which they are claimed."""
+    folder = tmp_path_factory.mktemp("sockets")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+ENTRY = Entry("s", "d", Process(2, 3), Process(4, 5))
+
+
+def test_a_journal_is_there_once(tmp_path: Path, elsewhere: Path):
+    path = tmp_path / "journal"
+    first, second = (Ledger(path, "live", (ENTRY,)) for _ in range(2))
+    first.begin()
+    with pytest.raises(CannotMigrate, match="was not brought to its end"):
+        second.begin()
+    second.end()  # what was not its own it does not remove
+    assert path.exists()
+    assert [one.name for one in tmp_path.iterdir()] == ["journal"]
+
+
+def test_of_many_who_begin_at_once_one_does(tmp_path: Path, elsewhere: Path):
+    path, done = tmp_path / "journal", []
+    ready = threading.Barrier(8)
+
+    def begin() -> None:
+        ready.wait()
+        try:
+            Ledger(path, "live", (ENTRY,)).begin()
+        except CannotMigrate:
+            done.append(False)
+        else:
+            done.append(True)
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == [False] * 7 + [True]
+    assert [one.name for one in tmp_path.iterdir()] == ["journal"]
+
+
+def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
+    """Somebody who reads while it is replaced finds one or the other."""
+    path = tmp_path / "journal"
+    entries = [replace(ENTRY, source=f"s{at}", destination=f"d{at}") for at in range(50)]
+    journal = Ledger(path, "live", tuple(entries))
+    journal.begin()
+    stop = threading.Event()
+    found: set[str] = set()
+
+    def look() -> None:
+        while not stop.is_set():
+            read = ledger.read(path)
+            assert read is not None
+            found.add(read.holder)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(60):
+        for holder in ("both", "destination", "source"):
+            journal.hold(holder)
+    stop.set()
+    thread.join()
+    assert found <= {"source", "both", "destination"}
+    assert json.loads(path.read_text())["holder"] == "source"
+
+
+def test_what_does_not_change_is_not_written(tmp_path: Path, elsewhere: Path):
+    path = tmp_path / "journal"
+    journal = Ledger(path, "live", (ENTRY,))
+    journal.begin()
+    before = path.stat().st_ino
+    journal.hold("source")
+    assert path.stat().st_ino == before
+    journal.hold("both")
+    assert path.stat().st_ino != before
+
+
+def test_a_journal_in_memory():
+    journal = Ledger(None, "live", (ENTRY,))
+    journal.begin()
+    journal.hold("both")
+    assert journal.holder == "both"
+    assert not journal.stands
+    journal.end()
+
+
+# --- names that lead to the same socket, or to none ---
+
+
+def journal(lab: Lab, **changes) -> Path:
+    """Write a journal of a migration that has begun, changed."""
+    coordinator = lab.coordinator()
+    data = Ledger(None, "live", coordinator._entries()).to_data()
+    coordinator._hang_up()
+    device = data["devices"][0]
+    for key, value in changes.items():
+        (device if key in device else data)[key] = value
+    if "devices" in changes:
+        data["devices"] = [device] * changes["devices"]
+    path = Path("s0.migration")
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    lab.serve("s0")
+    lab.serve("d0")
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"devices": 2}, "{}/s0: is named twice; each socket is one end of one device"),
+        ({"destination": "s0"}, "{}/s0: is named twice; each socket is one end of one device"),
+        ({"destination": "./d0/../s0"}, "{}/s0: is named twice"),
+        ({"destination": "link"}, "{0}/s0 and {0}/link: are the same socket"),
+        ({"source": "s\0"}, "'{}/s\\x00': is no path of a socket: it has a NUL in it"),
+        ({"source": "\ud800"}, "is no path of a socket: it has characters that no file name has"),
+        ({"destination": "d" * 100_000}, "bytes long, and 4095 are the most"),
+        ({"folder": "a\0"}, "is no path of a socket"),
+        ({"folder": 7}, "this is no journal of a migration, or it is damaged"),
+        ({"migration": {}}, "this is no journal of a migration, or it is damaged"),
+        ({"source": ["s0"]}, "this is no journal of a migration, or it is damaged"),
+    ],
+)
+def test_a_journal_that_names_no_devices_or_the_same(pair: Lab, changes, why: str):
+    Path("link").symlink_to("s0")
+    path = journal(pair, **changes)
+    pair.arcs.clear()
+    with pytest.raises(CannotMigrate) as refusal:
+        pair.recover()
+    assert str(path) in refusal.value.why
+    assert why.format(Path.cwd()) in refusal.value.why
+    assert len(refusal.value.why) < 500
+    assert refusal.value.hints == ("say which side is to run: --keep source or --keep destination",)
+    assert pair.arcs == []
+    # Whoever knows better is believed.
+    assert pair.recover(keep="source").outcome == "source"
+    assert pair.running == {"s0"}
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("where", ["s0.migration", "d0.migration", "elsewhere"])
+def test_a_folder_where_a_journal_would_be(pair: Lab, where: str):
+    Path(where).mkdir()
+    more = {"journal": Path(where)} if where == "elsewhere" else {}
+    with pytest.raises(CannotMigrate, match="is a folder, and stands where the journal") as refusal:
+        pair.coordinator(**more).run()
+    assert refusal.value.refused
+    assert "take it away" in refusal.value.hints[0]
+    for keep in (None, "source"):
+        with pytest.raises(CannotMigrate, match=f"{where}: the journal cannot be read: Is a dir"):
+            pair.recover(keep=keep, **more)
+    assert pair.running == {"s0", "d0"}
+    assert Path(where).is_dir()
+
+
+def test_no_device_of_the_system_is_removed_for_a_journal(pair: Lab):
+    os.mkfifo("pipe")
+    with pytest.raises(CannotMigrate, match="this is no journal"):
+        pair.recover(keep="source", journal=Path("pipe"))
+    assert Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize("bad", ["x\0", "y/" * 3000, "\ud800", ""])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda bad: Coordinator([(bad, "d0")], spec=SPEC),
+        lambda bad: Coordinator([("s0", bad)], spec=SPEC),
+        lambda bad: recover([("s0", bad)], spec=SPEC, keep="source"),
+        lambda bad: Saver([bad], spec=SPEC),
+        lambda bad: Restorer([bad], spec=SPEC),
+    ],
+)
+def test_a_name_that_is_no_path(act, bad: str):
+    with pytest.raises(CannotMigrate, match="is no path of a socket: it ") as refusal:
+        act(bad)
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("bad", ["x\0", "y" * 300, "\ud800"])
+def test_a_journal_of_a_name_that_is_no_path(pair: Lab, bad: str):
+    with pytest.raises(CannotMigrate, match="the journal cannot be written: "):
+        pair.coordinator(journal=Path(bad)).run()
+    with pytest.raises(CannotMigrate, match="the journal cannot be read: "):
+        pair.recover(journal=Path(bad))
+    assert pair.running == {"s0", "d0"}
+
+
+@pytest.mark.parametrize("other", ["link", "hard", "way/s0"])
+def test_the_same_socket_by_another_name(pair: Lab, other: str):
+    Path("link").symlink_to("s0")
+    Path("way").symlink_to(".")
+    Path("hard").hardlink_to("s0")
+    for act in (
+        lambda: Coordinator([("s0", other)], spec=SPEC),
+        lambda: Coordinator([("s0", "d0"), (other, "d1")], spec=SPEC),
+        lambda: Saver(["s0", other], spec=SPEC),
+        lambda: Restorer(["s0", other], spec=SPEC),
+        lambda: recover([("s0", other)], spec=SPEC),
+    ):
+        with pytest.raises(CannotMigrate, match=f"s0 and {other}: are the same socket; each "):
+            act()
+    with (
+        claims.locked([other]),
+        pytest.raises(CannotMigrate, match="another process is moving this device"),
+    ):
+        pair.coordinator().run()
+    assert pair.running == {"s0", "d0"}
