@@ -21,6 +21,7 @@ A client belongs to the loop in which it was opened.
 from __future__ import annotations
 
 import asyncio
+import copy
 import select
 import socket
 from collections.abc import Callable, Coroutine, Generator
@@ -90,10 +91,12 @@ class AsyncClient(Side):
         """Connect.
 
         Raises:
-            PeerGone: Nobody listens there.
+            PeerGone: Nobody listens there, or this was closed before.
             PeerBroke: No version could be agreed on.
             TimedOut: The server does not answer; it may be serving another client.
         """
+        if self.over is not None:
+            raise copy.copy(self.over)
         assert self._loop is None, "a client is opened once"
         self._loop = asyncio.get_running_loop()
         self._watched: dict[int, int] = {}
@@ -134,6 +137,8 @@ class AsyncClient(Side):
             for line in self._lines:
                 line.close()
             return
+        if self._loop is None and isinstance(self._where, socket.socket):
+            self._where.close()  # it was never opened
         self._end(PeerGone(self.name, "this side has hung up"))
 
     async def __aenter__(self) -> Self:
