@@ -30,21 +30,36 @@ class AsyncInterrupts(Vectors):
     def __init__(self, client: AsyncClient, index: int, count: int = 1, start: int = 0) -> None:
         super().__init__(index, count, start)
         self._client = client
+        self._raised: asyncio.Future[None] | None = None
 
     async def wait(self) -> dict[int, int]:
-        """Wait for any of them; return how often each was raised. One task waits at a time."""
+        """Wait for any of them; return how often each was raised. One task waits at a time.
+
+        Empty: they are closed.
+        """
         loop = asyncio.get_running_loop()
-        while not (found := self.taken()):
-            raised = loop.create_future()
-            fds = tuple(self.fds)
-            for fd in fds:
+        while not (found := self.taken()) and self.fds:
+            self._raised = raised = loop.create_future()
+            for fd in self.fds:
                 loop.add_reader(fd, _settle, raised)
             try:
                 await raised
             finally:
-                for fd in fds:
-                    loop.remove_reader(fd)
+                self._wake()
         return found
+
+    def _wake(self) -> None:
+        """End the waiting; the loop looks at the descriptors no more."""
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            for fd in self.fds:
+                raised.get_loop().remove_reader(fd)
+            _settle(raised)
+
+    def close(self) -> None:
+        """Close the descriptors; a task that waits for them waits no more."""
+        self._wake()
+        super().close()
 
     async def mask(self) -> None:
         """Have the device raise none of them. Raises as `AsyncClient.do`."""

@@ -19,6 +19,7 @@ import contextlib
 import math
 import os
 import select
+import threading
 from typing import Final
 
 from vfio_migration.runtime.client import calls
@@ -55,6 +56,8 @@ class Vectors:
     def __init__(self, index: int, count: int = 1, start: int = 0) -> None:
         self.index, self.start = index, start
         self.fds: list[int] = []
+        # One thread may wait while another closes.
+        self._lock = threading.Lock()
         try:
             for _ in range(count):
                 self.fds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
@@ -66,7 +69,9 @@ class Vectors:
 
     def giving(self, most: int) -> list[Call[None]]:
         """Return what gives the server the descriptors, `most` with a message."""
-        if most < 1 and self.fds:
+        if not self.fds:
+            return []
+        if most < 1:
             raise ValueError("the server takes no descriptors, so it can raise no interrupts")
         return [
             calls.set_irqs(int(_GIVE), self.index, self.start + at, len(fds), fds=fds)
@@ -95,16 +100,20 @@ class Vectors:
     def taken(self) -> dict[int, int]:
         """Return how often each vector was raised since this was last asked, if it was."""
         found: dict[int, int] = {}
-        for vector, fd in enumerate(self.fds, self.start):
-            with contextlib.suppress(BlockingIOError):
-                found[vector] = os.eventfd_read(fd)
+        with self._lock:
+            for vector, fd in enumerate(self.fds, self.start):
+                with contextlib.suppress(BlockingIOError):
+                    found[vector] = os.eventfd_read(fd)
         return found
 
     def close(self) -> None:
         """Close the descriptors. Those that the server has are its own."""
-        fds, self.fds = self.fds, []
-        for fd in fds:
-            os.close(fd)
+        with self._lock:
+            fds, self.fds = self.fds, []
+            for fd in fds:
+                with contextlib.suppress(BlockingIOError):  # it is full, so it can be read
+                    os.eventfd_write(fd, 1)  # whoever waits for it waits no more
+                os.close(fd)
 
 
 class Interrupts(Vectors, Closing):
@@ -132,9 +141,14 @@ class Interrupts(Vectors, Closing):
             raise
 
     def wait(self, seconds: float | None = None) -> dict[int, int]:
-        """Wait for any of them; return how often each was raised. Empty: none was in time."""
+        """Wait for any of them; return how often each was raised.
+
+        Empty: none was in time, or they are closed.
+        """
+        if not (fds := self.fds):
+            return {}
         waits = select.poll()
-        for fd in self.fds:
+        for fd in fds:
             waits.register(fd, select.POLLIN)
         waits.poll(None if seconds is None else max(0, math.ceil(seconds * 1000)))
         return self.taken()

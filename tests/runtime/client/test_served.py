@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import struct
+import threading
 import time
 
 import pytest
@@ -23,7 +24,7 @@ from vfio_migration.runtime.client import (
     calls,
 )
 from vfio_migration.runtime.client.ainterrupts import AsyncInterrupts
-from vfio_migration.runtime.client.interrupts import INTX, MSI, MSIX, Interrupts
+from vfio_migration.runtime.client.interrupts import INTX, MSI, MSIX, Interrupts, Vectors
 from vfio_migration.runtime.devices import Edu
 from vfio_migration.runtime.kit import Bar, Identity, PciDevice
 from vfio_migration.runtime.protocol.version import Limits
@@ -250,6 +251,27 @@ def test_a_wait_for_interrupts_ends_in_time(serve) -> None:
 
     with Client(serve().path) as client, Interrupts(client, INTX) as interrupts:
         assert interrupts.wait(0.01) == {}
+
+
+def test_closing_ends_a_wait_for_interrupts(serve) -> None:
+    from client_support import Client
+
+    found = []
+    with Client(serve().path) as client:
+        interrupts = Interrupts(client, INTX)
+        thread = threading.Thread(target=lambda: found.append(interrupts.wait(5)))
+        begun = time.monotonic()
+        thread.start()
+        time.sleep(0.05)
+        interrupts.close()
+        thread.join()
+        assert found == [{}]
+        assert time.monotonic() - begun < 4
+        assert interrupts.wait() == {}
+
+
+def test_no_vectors_need_no_descriptors() -> None:
+    assert Vectors(INTX, 0).giving(0) == []
 
 
 def test_nobody_serves_there(kind, tmp_path) -> None:

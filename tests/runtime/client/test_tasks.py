@@ -6,10 +6,20 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 import struct
 
 import pytest
-from client_support import DMA_READ, GET_INFO, MIG_READ, REGION_INFO, Scene, memfd, no_leak
+from client_support import (
+    DMA_READ,
+    GET_INFO,
+    MIG_READ,
+    REGION_INFO,
+    SET_IRQS,
+    Scene,
+    memfd,
+    no_leak,
+)
 
 from vfio_migration.runtime.aserver import AsyncServer
 from vfio_migration.runtime.client import ClientError, PeerGone, TimedOut, calls
@@ -237,6 +247,39 @@ def test_the_loop_answers_dma_while_tasks_do_other_things() -> None:
 
     play(asks, scene, memory=Numbers())
     assert answered == [struct.pack("=Q", at) for at in range(10)]
+
+
+def test_closing_ends_a_wait_for_interrupts() -> None:
+    """And nothing of it stays in the loop, where the numbers may be those of others by then."""
+
+    def script(peer) -> None:
+        peer.hello({})
+        for _ in range(2):
+            ident, _ = peer.expect(SET_IRQS)
+            peer.send(ident, SET_IRQS)
+
+    async def scene(client) -> None:
+        async with AsyncInterrupts(client, 0, 1) as interrupts:
+            task = asyncio.create_task(interrupts.wait())
+            await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(task, 5) == {}
+        assert await asyncio.wait_for(interrupts.wait(), 5) == {}
+
+    play(script, scene)
+
+
+def test_a_client_that_was_never_opened_can_be_closed() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        client = AsyncClient(ours)
+        client.close()
+        assert theirs.recv(1) == b""
+        with pytest.raises(PeerGone, match="this side has hung up"):
+            await client.open()
+        theirs.close()
+
+    with no_leak():
+        asyncio.run(main())
 
 
 def test_opening_can_be_cancelled() -> None:
