@@ -181,23 +181,23 @@ class ContainerWriter:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """End the file, or leave no trace of it if there was an exception."""
-        try:
-            if kind is None:
-                with self._lock:
+        with self._lock:  # up to the end: a thread that still writes is not to write behind it
+            try:
+                if kind is None:
                     self._end()
-        except BaseException:
-            self._file.discard()
-            raise
-        self._file.__exit__(kind, error, trace)
+            except BaseException:
+                self._file.discard()
+                raise
+            self._file.__exit__(kind, error, trace)
 
     def write(self, device: int, data: Data) -> None:
         """Add to the stream of a device. Small pieces are gathered until they make a block."""
         if not 0 <= device < len(self._buffers):
             raise ValueError(f"device {device}: there are {len(self._buffers)}, counted from 0")
-        if not self._file.is_open:
-            raise ValueError("write: only within the with statement of this writer")
         view = memoryview(data).cast("B")
         with self._lock:
+            if not self._file.is_open:
+                raise ValueError("write: only within the with statement of this writer")
             try:
                 self._gather(device, view)
             except BaseException:
