@@ -95,8 +95,8 @@ class AtomicFile:
     def __enter__(self) -> Self:
         """Begin the file, after a look at what is there."""
         try:
-            self._refuse_what_is_there()
             self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._refuse_what_is_there()
             self._begin()
             os.fchmod(self._fd, _MODE)  # the umask may have taken too much
         except (OSError, ValueError) as error:
@@ -162,7 +162,8 @@ class AtomicFile:
             # Without /proc there is no way to give it a name.
             if Path(self._nameless()).exists():
                 return
-            os.close(self._fd)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
         self._name = _fresh()
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         self._fd = os.open(self._name, flags, _MODE, dir_fd=self._folder)
@@ -201,6 +202,8 @@ class AtomicFile:
                 if error.errno not in (*_NO_LINKS, errno.EEXIST):
                     raise
                 self._refuse_what_is_there()
+                if error.errno == errno.EEXIST:
+                    raise  # it went away between the two, and may come back
             else:
                 return  # `discard` removes the other name
         os.rename(self._name, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -220,13 +223,13 @@ class AtomicFile:
 
     def _refuse_what_is_there(self) -> None:
         try:
-            there = self.path.lstat()
+            there = self._there(follow_symlinks=False)
         except FileNotFoundError:
             return
         is_link = stat.S_ISLNK(there.st_mode)
         if is_link:
             with contextlib.suppress(OSError):
-                there = self.path.stat()
+                there = self._there(follow_symlinks=True)
         if kind := kind_of(there.st_mode):
             raise CannotWrite(self.path, f"is {kind}", "name a file on a disk, or one to be")
         if is_link:
@@ -234,6 +237,11 @@ class AtomicFile:
         if not self._replace:
             hint = "remove it, take another name, or allow it to be replaced"
             raise CannotWrite(self.path, "is there already", hint)
+
+    def _there(self, *, follow_symlinks: bool) -> os.stat_result:
+        # In the folder that was opened: the path, if it is relative, may lead elsewhere by now.
+        name = self.path.name or "."
+        return os.stat(name, dir_fd=self._folder, follow_symlinks=follow_symlinks)
 
     def _cannot(self, error: OSError | ValueError) -> CannotWrite:
         number = getattr(error, "errno", None) or 0

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import os
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 from vfio_migration.runtime.container import (
+    CannotWrite,
     ContainerReader,
     ContainerWriter,
     DeviceHeader,
@@ -114,3 +120,27 @@ def assembled(text: bytes, rows: Sequence[Row], tail: bytes = b"") -> bytes:
         )
         data += head + struct.pack("<I", zlib.crc32(head)) + row.content
     return data + digest(data) + tail
+
+
+THERE = ("is there already", "remove it, take another name, or allow it to be replaced")
+
+
+@contextlib.contextmanager
+def refused(path: Path, problem: str, hint: str, name: str | None = None) -> Iterator[None]:
+    """Hold that this raises `CannotWrite` with these words."""
+    with pytest.raises(CannotWrite) as caught:
+        yield
+    error = caught.value
+    assert (error.path, error.problem, error.hint, error.errno) == (path, problem, hint, name)
+    assert str(error) == f"{path}: {problem}; {hint}"
+
+
+def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", refusing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
@@ -10,12 +9,20 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from container_support import DYING, TWO, left, restored, save
+from container_support import (
+    DYING,
+    THERE,
+    TWO,
+    left,
+    refused,
+    restored,
+    save,
+    without_nameless_files,
+)
 
 from vfio_migration.runtime.container import (
     MAX_BLOCK,
@@ -28,17 +35,6 @@ from vfio_migration.runtime.container import (
 BOTH = [False, True]
 
 
-@contextlib.contextmanager
-def refused(path: Path, problem: str, hint: str, name: str | None = None) -> Iterator[None]:
-    """Hold that this raises `CannotWrite` with these words."""
-    with pytest.raises(CannotWrite) as caught:
-        yield
-    error = caught.value
-    assert (error.path, error.problem, error.hint, error.errno) == (path, problem, hint, name)
-    assert str(error) == f"{path}: {problem}; {hint}"
-
-
-THERE = ("is there already", "remove it, take another name, or allow it to be replaced")
 DISK = "name a file on a disk, or one to be"
 
 
@@ -61,17 +57,6 @@ def test_so_is_one_made_at_the_last_moment(
         writer.write(0, b"abc")
         path.write_bytes(b"another")
     assert (left(tmp_path), path.read_bytes()) == (["x"], b"another")
-
-
-def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.open
-
-    def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real(path, flags, *more, **named)
-
-    monkeypatch.setattr(os, "open", refusing)
 
 
 @pytest.mark.parametrize("nameless", BOTH)
