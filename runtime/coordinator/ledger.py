@@ -2,17 +2,24 @@
 
 It says which process serves each device, and who holds the state (see [[migrations]] in
 `model/group_plan.toml`). It is there from before the first device is asked anything until the side
-that is not to run is known to stand still. Each change replaces the file as a whole and is on the
-disk before anything else is done.
+that is not to run is known to stand still. Each change is on the disk before anything else is done.
+
+The disk may be full by then, and that must not be what leaves two sides standing still. So the file
+has all its room from the beginning: behind what does not change (JSON, and a NUL) there are slots,
+each a block of its own that is written once, with who holds the state from then on. The last slot
+whose checksum is right counts; one that was torn counts for nothing. Only a journal whose slots are
+used up is replaced, as a whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import shlex
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -27,6 +34,11 @@ FORMAT: Final = 1
 """The version of the file; a reader refuses another."""
 
 _LONGEST: Final = 1 << 20
+"""How many bytes the part that does not change has at most."""
+_BLOCK: Final = 4096
+_SLOTS: Final = 8
+"""How often who holds the state is written down at most: three times, and again by recoveries."""
+_HOLDERS: Final[tuple[Holder, ...]] = get_args(Holder)
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 
 
@@ -70,6 +82,8 @@ class Ledger:
     holder: Holder = FIRST_HOLDER
     folder: str = field(default_factory=lambda: _folder())
     _written: bool = field(default=False, repr=False)
+    _fixed: bytes = field(default=b"", repr=False)
+    _used: int = field(default=_SLOTS, repr=False)
 
     def begin(self) -> None:
         """Write it for the first time, and claim all sockets.
@@ -98,6 +112,11 @@ class Ledger:
                 ["say where it can be: --journal FILE"],
             ) from error
 
+    def _resume(self, fixed: bytes, used: int, size: int) -> None:
+        """Go on with the slots of a file, if it has all of them."""
+        if size == _room(fixed) + _SLOTS * _BLOCK:
+            self._fixed, self._used = fixed, used
+
     def takes_over(self, stands: bool) -> None:
         """Take the place of a journal that stands there, if one does."""
         self._written = stands
@@ -121,7 +140,8 @@ class Ledger:
         before, self.holder = self.holder, holder
         if self.path is not None:
             try:
-                self._replace(new=False)
+                if not self._note():
+                    self._replace(new=False)
             except OSError as error:
                 self.holder = before
                 raise NotWritten(error.errno, error.strerror, str(self.path)) from error
@@ -165,14 +185,44 @@ class Ledger:
             ],
         }
 
+    def _note(self) -> bool:
+        """Write who holds the state into the next slot; return whether that was done."""
+        if self._used >= _SLOTS:
+            return False
+        assert self.path is not None
+        at = _room(self._fixed) + self._used * _BLOCK
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False  # somebody took it away; it is written anew
+        try:
+            if os.pread(fd, len(self._fixed), 0) != self._fixed:
+                return False
+            try:
+                os.pwrite(fd, _slot(self._fixed, self._used, self.holder), at)
+                os.fsync(fd)
+            except OSError:
+                # Whatever of it is there must not count: nobody will act on it.
+                os.pwrite(fd, bytes(_BLOCK), at)
+                return False
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        self._used += 1
+        return True
+
     def _replace(self, *, new: bool) -> None:
         assert self.path is not None
-        text = json.dumps(self.to_data(), indent=1) + "\n"
+        fixed = json.dumps(self.to_data(), indent=1).encode() + b"\n\0"
+        if len(fixed) > _LONGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - it is a descriptor
-                file.write(text)
+            with open(fd, "wb") as file:  # noqa: PTH123 - it is a descriptor
+                os.posix_fallocate(fd, 0, _room(fixed) + _SLOTS * _BLOCK)
+                file.write(fixed)
                 file.flush()
                 os.fsync(fd)
             if new:
@@ -191,6 +241,33 @@ class Ledger:
             with contextlib.suppress(FileNotFoundError):
                 beside.unlink()
             raise
+        self._fixed, self._used = fixed, 0
+
+
+def _room(fixed: bytes) -> int:
+    """Return how much room is taken before the first slot."""
+    return -(-len(fixed) // _BLOCK) * _BLOCK
+
+
+def _slot(fixed: bytes, number: int, holder: str) -> bytes:
+    """Return what is written into a slot; its checksum says that it belongs to this journal."""
+    said = {"number": number, "holder": holder}
+    check = zlib.crc32(json.dumps(said).encode(), zlib.crc32(fixed))
+    return json.dumps({**said, "check": f"{check:08x}"}).encode() + b"\n"
+
+
+def _slots(text: bytes) -> tuple[bytes, list[str]]:
+    """Return the part of a journal that does not change, and who held the state, one by one."""
+    fixed = text[: text.find(b"\0") + 1] or text
+    holders: list[str] = []
+    while len(holders) < _SLOTS:
+        at = _room(fixed) + len(holders) * _BLOCK
+        line = text[at : at + _BLOCK].split(b"\0", 1)[0]
+        holder = next((one for one in _HOLDERS if _slot(fixed, len(holders), one) == line), None)
+        if holder is None:
+            break
+        holders.append(holder)
+    return fixed, holders
 
 
 beside = claims.beside
@@ -233,7 +310,7 @@ def read(path: Path) -> Ledger | None:
     try:
         # Not to wait for a pipe in which nobody writes.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            text = file.read(_LONGEST)
+            text = file.read(_LONGEST + _SLOTS * _BLOCK)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -241,8 +318,9 @@ def read(path: Path) -> Ledger | None:
         name = claims.shown(str(path))
         raise CannotMigrate(f"{name}: the journal cannot be read: {why}") from error
     try:
-        data = json.loads(text)
-        form = data["format"]
+        fixed, holders = _slots(text)
+        data = json.loads(fixed.rstrip(b"\0"))
+        form, holder = data["format"], [data["holder"], *holders][-1]
         entries = tuple(
             Entry(
                 _text(one["source"]),
@@ -252,15 +330,16 @@ def read(path: Path) -> Ledger | None:
             )
             for one in data["devices"]
         )
-        if form == FORMAT and data["holder"] in get_args(Holder) and entries:
+        if form == FORMAT and holder in _HOLDERS and entries:
             folder = _text(data.get("folder", _folder()))
-            found = Ledger(path, _text(data["migration"]), entries, data["holder"], folder, True)
+            found = Ledger(path, _text(data["migration"]), entries, holder, folder, True)
+            found._resume(fixed, len(holders), len(text))
             try:
                 claims.check_names(found.sockets)
             except CannotMigrate as error:
                 raise CannotMigrate(f"{path}: {error.why}", [_KEEP]) from error
             return found
-        problem = f"format {form} and holder {data['holder']} are not known here"
+        problem = f"format {form} and holder {holder} are not known here"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CannotMigrate(
             f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]

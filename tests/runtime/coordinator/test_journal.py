@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -129,18 +131,146 @@ def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
     stop.set()
     thread.join()
     assert found <= {"source", "both", "destination"}
-    assert json.loads(path.read_text())["holder"] == "source"
+    assert ledger.read(path).holder == "source"
 
 
 def test_what_does_not_change_is_not_written(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
     journal = Ledger(path, "live", (ENTRY,))
     journal.begin()
-    before = path.stat().st_ino
+    before = path.read_bytes()
     journal.hold("source")
-    assert path.stat().st_ino == before
+    assert path.read_bytes() == before
     journal.hold("both")
-    assert path.stat().st_ino != before
+    assert path.read_bytes() != before
+
+
+def blocks(path: Path) -> tuple[int, int, int]:
+    there = path.stat()
+    return there.st_ino, there.st_size, there.st_blocks
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 100])
+def test_a_journal_does_not_grow(tmp_path: Path, elsewhere: Path, count: int):
+    """All the room it can need is there from the beginning, and none of it is taken twice."""
+    entries = [replace(ENTRY, source=f"s{at}", destination=f"d{at}") for at in range(count)]
+    path = tmp_path / "journal"
+    journal = Ledger(path, "live", tuple(entries))
+    journal.begin()
+    before = blocks(path)
+    assert before[2] * 512 >= before[1]
+    for at in range(8):
+        holder = ("both", "destination", "source")[at % 3]
+        if at % 2:  # whoever recovers goes on where the last one ended
+            journal = ledger.read(path)
+        journal.hold(holder)
+        assert ledger.read(path).holder == holder
+        assert blocks(path) == before
+    # Nine times is more than was foreseen: then it is replaced, and begins anew.
+    journal.hold("source")
+    assert ledger.read(path).holder == "source"
+    assert blocks(path)[0] != before[0]
+    assert blocks(path)[1:] == before[1:]
+    journal.hold("both")
+    assert ledger.read(path).holder == "both"
+
+
+def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
+    """The power fails in the middle of a write: what was said before holds, and is gone on from."""
+    path = tmp_path / "journal"
+    journal = Ledger(path, "live", (ENTRY,))
+    journal.begin()
+    journal.hold("both")
+    before = path.read_bytes()
+    journal.hold("destination")
+    after = path.read_bytes()
+    changed = [at for at, (one, two) in enumerate(zip(before, after, strict=True)) if one != two]
+    for end in range(changed[0], changed[-1] + 1):
+        for torn in (after[:end] + before[end:], before[:end] + after[end:]):
+            path.write_bytes(torn)
+            found = ledger.read(path)
+            assert found.holder == ("destination" if torn == after else "both")
+    path.write_bytes(after[: changed[-1]] + before[changed[-1] :])
+    found = ledger.read(path)
+    found.hold("destination")
+    assert path.read_bytes() == after
+
+
+def test_the_slots_of_another_journal_do_not_count(tmp_path: Path, elsewhere: Path):
+    path, other = tmp_path / "journal", tmp_path / "other"
+    Ledger(path, "live", (ENTRY,)).begin()
+    Ledger(other, "live", (replace(ENTRY, source="t", destination="e"),)).begin()
+    found = ledger.read(other)
+    found.hold("destination")
+    mine, theirs = path.read_bytes(), other.read_bytes()
+    path.write_bytes(mine[:4096] + theirs[4096:])
+    assert ledger.read(path).holder == "source"
+
+
+def test_a_journal_that_somebody_took_away_is_written_anew(tmp_path: Path, elsewhere: Path):
+    path = tmp_path / "journal"
+    journal = Ledger(path, "live", (ENTRY,))
+    journal.begin()
+    path.unlink()
+    journal.hold("both")
+    assert ledger.read(path).holder == "both"
+    path.write_text("precious")
+    journal.hold("destination")
+    assert ledger.read(path).holder == "destination"
+
+
+FULL = """
+import os, sys
+from pathlib import Path
+from lab import Lab
+
+os.chdir(sys.argv[1])
+lab = Lab()
+for name in ("s0", "d0"):
+    lab.serve(name)
+
+def report(event):
+    if event.name == "plan":  # the journal is there, and nothing has been moved
+        with open("junk", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError as error:
+                print(error.errno)
+
+lab.events = type("Events", (), {"append": staticmethod(report)})
+MORE
+print(sorted(lab.states.items()), lab.hosts["d0"].whole, Path("s0.migration").exists())
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["all is well", "the destination fails"])
+def test_a_full_file_system_holds_nobody_up(tmp_path: Path, fails: bool):
+    """A real one, which is full from the first move to the last."""
+    mount = f"mount -t tmpfs -o size=256k none {tmp_path}"
+    inside = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    more = "lab.coordinator().run()"
+    if fails:
+        more = """
+lab.hosts["d0"].device.faults[("RUNNING_P2P", "RUNNING")] = (1, True)
+print(lab.fail().outcome)"""
+    words = [sys.executable, "-c", FULL.replace("MORE", more), str(tmp_path)]
+    support = str(Path(__file__).parents[2] / "support")
+    done = subprocess.run(
+        [*inside, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": support},
+        timeout=120,
+    )
+    winner = "[('d0', 'RUNNING'), ('s0', 'STOP')] True False"
+    if fails:
+        winner = "source\n[('d0', 'ERROR'), ('s0', 'RUNNING')] True False"
+    assert (done.stdout, done.returncode) == (f"28\n{winner}\n", 0), done.stderr
 
 
 def test_a_journal_in_memory():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model import UnknownName
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, ledger
 from vfio_migration.runtime.protocol.features import (
     DeviceFeature,
     DeviceFeatureReply,
@@ -337,10 +336,10 @@ def test_what_the_journal_says(lab: Lab):
     said = []
 
     def watch(exchange) -> None:
-        path = Path("s0.migration")
-        data = json.loads(path.read_text()) if path.exists() else {"holder": None}
-        if not said or said[-1][0] != data["holder"]:
-            said.append((data["holder"], exchange.peer, lab.states))
+        found = ledger.read(Path("s0.migration"))
+        holder = None if found is None else found.holder
+        if not said or said[-1][0] != holder:
+            said.append((holder, exchange.peer, lab.states))
 
     lab.coordinator(watches=[watch]).run()
     assert said == [

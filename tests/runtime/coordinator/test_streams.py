@@ -326,11 +326,22 @@ def test_a_disk_that_is_full_before_the_rest(lab: Lab, monkeypatch):
 def test_a_disk_that_is_full_for_a_moment(lab: Lab, monkeypatch):
     lab.serve("s0")
     lab.serve("d0")
-    Disk(monkeypatch, [3])
+    Disk(monkeypatch, [3, 4])  # in its slot, and as a new file
     failure = lab.fail()
     assert (failure.outcome, failure.why, failure.hints) == ("destination", FULL, (LOADED,))
     assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
     assert lab.hosts["d0"].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_a_slot_that_cannot_be_written(lab: Lab, monkeypatch):
+    """Then the journal is written anew, as a whole."""
+    lab.serve("s0")
+    lab.serve("d0")
+    disk = Disk(monkeypatch, [2, 5])
+    lab.coordinator().run()
+    assert disk.writes == 4
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
     assert not Path("s0.migration").exists()
 
 
