@@ -20,6 +20,9 @@ FORMAT: Final = 1
 KIND: Final = "recording"
 """What the first line of a recording says it is the beginning of."""
 
+LONGEST: Final = 1 << 20
+"""How many bytes a line has at most."""
+
 What = Literal["connected", "command", "reply", "served", "gone", "device", "note"]
 """What a line is about; the first five are `runtime.client.Exchange.what`."""
 

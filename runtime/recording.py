@@ -7,8 +7,9 @@
         print(f"the recording is not complete: {recording.error}")
 
 Each line is written by one call, so a process that is killed loses at most the line it was writing.
-A recording never gets into the way of the run: what goes wrong with the file is kept in `error`,
-nothing more is written, and the messages go on. A pipe whose reader is too slow counts as that too.
+A recording never gets into the way of the run: what goes wrong with the file, or with a note that
+cannot be told, is kept in `error`, nothing more is written, and the messages go on. A pipe whose
+reader is too slow counts as that too.
 
 What is written of a message is what it says, not what it carries: of data its length, and of
 migration data its CRC-32 as well. `docs/recording.md` has the format; `vfio-migration check-trace`
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from vfio_migration.model import Spec, SpecError, load
-from vfio_migration.model.observation import FORMAT, KIND
+from vfio_migration.model.observation import FORMAT, KIND, LONGEST
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.core import Exchange, Watch
 from vfio_migration.runtime.closing import Closing
@@ -164,13 +165,12 @@ class Recording(Closing):
             if self._fd < 0 or self.error is not None:
                 return
             try:
-                line = memoryview(_encode(entry).encode("ascii") + b"\n")
+                line = memoryview(_line(entry))
                 while line:
                     # More than once only where the disk is full or the reader slow.
                     line = line[os.write(self._fd, line) :]
                 self.lines += 1
-            except (OSError, ValueError, RecursionError) as error:
-                # A ValueError is a note that holds itself.
+            except Exception as error:  # noqa: BLE001 - a note may hold anything, itself too
                 self.error = error
 
     def _record(self, device: str, exchange: Exchange) -> None:
@@ -246,6 +246,13 @@ class Recording(Closing):
 
 
 _encode: Final = json.JSONEncoder(default=str).encode
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    line = _encode(entry).encode("ascii") + b"\n"
+    if len(line) > LONGEST:
+        raise ValueError(f"a line of {len(line)} bytes; {LONGEST} are the most")
+    return line
 
 
 def _program() -> str:

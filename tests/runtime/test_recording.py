@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from recorded_runs import Log, lines_of, running
 
+from vfio_migration.cli import check_trace
 from vfio_migration.model import Spec, load
+from vfio_migration.model.observation import LONGEST
 from vfio_migration.runtime.client.core import Exchange
 from vfio_migration.runtime.protocol.features import MigDataReadReply
 from vfio_migration.runtime.protocol.messages import (
@@ -242,14 +244,47 @@ def test_a_slow_reader_of_a_pipe_ends_the_recording(tmp_path: Path) -> None:
         os.close(reader)
 
 
-def test_a_note_that_holds_itself_ends_the_recording(tmp_path: Path) -> None:
-    loop: list[Any] = []
-    loop.append(loop)
+class Mute:
+    """What cannot be told as text."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize(
+    ("about", "error"),
+    [
+        (LOOP, ValueError),
+        ({(1, 2): 3}, TypeError),
+        (Mute(), ZeroDivisionError),
+        ("x" * LONGEST, ValueError),
+        (10**5000, ValueError),
+    ],
+    ids=["circle", "key", "mute", "long", "number"],
+)
+def test_a_note_that_cannot_be_told_ends_the_recording(
+    about: Any, error: type[Exception], tmp_path: Path
+) -> None:
     with Recording(tmp_path / "run") as recording:
-        recording.note(None, "phase", loop=loop)
+        recording.note(None, "phase", about=about)
         recording.note(None, "phase")
-    assert isinstance(recording.error, ValueError)
+    assert type(recording.error) is error
     assert len(lines_of(tmp_path / "run")) == 1
+
+
+def test_the_longest_line_is_read(tmp_path: Path) -> None:
+    with Recording(tmp_path / "run", SPEC) as recording:
+        recording.note(None, "phase", about="")
+        size = (tmp_path / "run").read_bytes().splitlines(keepends=True)[1]
+        recording.note(None, "phase", about="x" * (LONGEST - len(size) - 20))
+    assert recording.error is None
+    with (tmp_path / "run").open("rb") as file:
+        assert check_trace.check(file, SPEC, None).lines == 3
+    assert check_trace._LONGEST == LONGEST
 
 
 def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:
