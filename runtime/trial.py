@@ -20,7 +20,7 @@ from vfio_migration.runtime.errors import RequestFailed, errno_number
 from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.lifecycle import CHANGE
 from vfio_migration.runtime.served import ServedDevice, ServedError
-from vfio_migration.runtime.trial_guest import Clock, Drive, Guest, fuzz
+from vfio_migration.runtime.trial_guest import Clock, Drive, Guest, Hears, fuzz
 
 _CHUNK: Final = 1 << 16
 _LOOK: Final = 1 << 10
@@ -75,9 +75,9 @@ class Setup:
         return self.spec.machine(self.flags)
 
     @contextlib.contextmanager
-    def trial(self, seed: int = 1) -> Iterator[Trial]:
+    def trial(self, seed: int = 1, hears: Hears = "all") -> Iterator[Trial]:
         """Make a device and a guest for it."""
-        made = Trial(self, seed)
+        made = Trial(self, seed, hears)
         try:
             yield made
         finally:
@@ -126,6 +126,11 @@ class Setup:
 class Trial:
     """A device, its engine and its guest.
 
+    Args:
+        setup: What is tried.
+        seed: What its driver does.
+        hears: Which interrupts its guest listens to.
+
     Attributes:
         device: The device.
         engine: Its engine.
@@ -133,14 +138,15 @@ class Trial:
         clock: The device's time.
     """
 
-    def __init__(self, setup: Setup, seed: int) -> None:
+    def __init__(self, setup: Setup, seed: int, hears: Hears = "all") -> None:
         self.setup = setup
         self.spec = setup.spec
-        self.clock = Clock()
+        # As on two hosts: what the time is on one says nothing on the other.
+        self.clock = Clock(1000.0 * (1 + 1000 // (1 + seed)))
         self.rng = random.Random(seed)
         self.device = setup.factory(spec=setup.spec, capabilities=setup.flags, clock=self.clock)
         self.engine = Engine(setup.spec, setup.flags, self.device)
-        self.guest = Guest()
+        self.guest = Guest(hears)
         self.guest.connect(self.device)
 
     def close(self) -> None:
@@ -209,6 +215,17 @@ class Trial:
             _works(device.precopy_info) == informs,
             f"{at}: how much is left is {'not ' if informs else ''}told",
         )
+        if transfer != "write" and self.spec.state(state).settable:
+            self.estimate(at)
+
+    def estimate(self, at: str) -> int:
+        """Return how much the device says is left to be read once it is stopped."""
+        try:
+            size = self.device.stop_copy_length()
+        except Exception as error:
+            raise BrokenPromise("S3", f"{at}: how much will be left: {error!r}") from error
+        promise("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are said to be left")
+        return size
 
     def reach(self, state: str) -> None:
         """Come to a state from a fresh start; where a stream is to be written, write nothing."""

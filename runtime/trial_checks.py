@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from itertools import chain
 
 from vfio_migration.model import Arc
 from vfio_migration.runtime.errors import ArcError, RequestFailed, RequestRefused, ResetFailed
@@ -24,6 +25,7 @@ from vfio_migration.runtime.trial_steps import (
 from vfio_migration.runtime.trial_streams import (
     check_bad_streams,
     check_ends_of_stream,
+    check_mapped_memory,
     check_migration,
     check_sessions_do_not_mix,
     check_strangers,
@@ -76,7 +78,8 @@ def check_refusals(setup: Setup) -> None:
 
 def check_reset(setup: Setup) -> None:
     """D9, D12: a reset leads from everywhere to a device like a new one."""
-    for trial in at_each_state(setup):
+    # With all work done the line is up, if there is one and work ends with an interrupt.
+    for trial in chain(at_each_state(setup), at_each_state(setup, hears="line", busy=False)):
         transfer = setup.transfer(trial.engine.state)
         if transfer == "read":
             trial.read(100)
@@ -101,7 +104,9 @@ def check_disconnect(setup: Setup) -> None:
         if transfer == "write":
             trial.write_all(good[: len(good) // 2])
         seen = trial.observe()
+        trial.device.memory.log.start(_PAGE)
         trial.engine.disconnect()
+        promise("D9", not trial.device.memory.log.on, f"disconnect in {where}: DMA logging goes on")
         promise("D9", not trial.device.memory.maps, f"disconnect in {where}: maps are kept")
         armed = any(trial.device.interrupts.armed(index) for index in range(5))
         promise("D9", not armed, f"disconnect in {where}: interrupt descriptors are kept")
@@ -121,6 +126,20 @@ def check_disconnect(setup: Setup) -> None:
             trial.ask(setup.spec.initial)
         except RequestFailed as failure:
             promise("D9", False, f"after a disconnect in {where}: {failure.__cause__!r}")
+
+
+def check_two_devices(setup: Setup) -> None:
+    """S5: a second device of the same kind leaves the first unharmed, whatever is done to it."""
+    with setup.trial(2) as one:
+        one.drive(3)
+        seen, again = one.observe(), one.snapshot()
+        with setup.trial(3) as other:
+            promise("S5", one.observe() == seen, "a device changes when another one is made")
+            other.drive(3)
+            other.engine.reset()
+            other.drive()
+            promise("S5", one.observe() == seen, "a device changes when another one is driven")
+            promise("S5", one.snapshot() == again, "the state of a device is that of another, too")
 
 
 def check_two_lives(setup: Setup) -> None:
@@ -229,11 +248,13 @@ CHECKS: tuple[Check, ...] = (
     check_gates,
     check_refusals,
     check_migration,
+    check_mapped_memory,
     check_ends_of_stream,
     check_bad_streams,
     check_strangers,
     check_reset,
     check_disconnect,
+    check_two_devices,
     check_two_lives,
     check_sessions_do_not_mix,
     check_failing_hooks,

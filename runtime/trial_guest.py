@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from vfio_migration.runtime.irq import (
     ACTION_TRIGGER,
@@ -15,7 +16,10 @@ from vfio_migration.runtime.irq import (
     DATA_NONE,
     INDEXES,
     INTX,
+    MSI,
+    MSIX,
 )
+from vfio_migration.runtime.pci import BARS, CAP_MSI, CAP_MSIX, COMMAND
 from vfio_migration.runtime.region import CONFIG_INDEX, PEER_NAME, Memory
 from vfio_migration.runtime.served import ServedDevice, ServedError
 
@@ -26,11 +30,19 @@ PEER_SIZE: Final = 1 << 14
 """Where the guest's memory and a peer's are mapped, and how long they are."""
 
 
-class Clock:
-    """A clock that stands still until it is moved."""
+Hears: TypeAlias = Literal["all", "line", "nothing"]
+"""Which interrupts a guest listens to: all kinds, INTx alone, or none yet."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
+
+class Clock:
+    """A clock that stands still until it is moved.
+
+    Args:
+        now: What it shows to begin with.
+    """
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         """Return the time."""
@@ -38,21 +50,55 @@ class Clock:
 
 
 class Guest:
-    """What is on the other side of a device: memory, a peer's memory, and event descriptors."""
+    """What is on the other side of a device: memory, a peer's memory, and event descriptors.
 
-    def __init__(self) -> None:
+    Args:
+        hears: Which interrupts it listens to.
+    """
+
+    def __init__(self, hears: Hears = "all") -> None:
+        self.hears: Hears = hears
         self.memory = Memory(GUEST_SIZE, "guest")
         self.peer = Memory(PEER_SIZE, f"{PEER_NAME}-of-a-peer")
         self.memory.view[:] = random.Random(0).randbytes(GUEST_SIZE)
         self.events: list[int] = []
 
     def connect(self, device: ServedDevice) -> None:
-        """Map all memory and give all event descriptors."""
+        """Map all memory and give the event descriptors."""
         device.memory.map(GUEST_AT, GUEST_SIZE, fd=self.memory.fd)
         device.memory.map(PEER_AT, PEER_SIZE, fd=self.peer.fd)
+        self._listen(device)
+
+    def set_up(self, device: ServedDevice) -> None:
+        """Write configuration space as a system that starts: places for BARs, memory, DMA, MSI.
+
+        A message-signalled interrupt is then raised, and pending, if nobody listens to it.
+        """
+        space = device.regions[CONFIG_INDEX]
+        if space.size < BARS:
+            return
+        space.write(BARS, struct.pack("<I", 0xFEB00000))
+        space.write(COMMAND, struct.pack("<H", 6))
+        at, seen = bytes(space.read(0x34, 1))[0] & ~3, set[int]()
+        while self.hears != "line" and at and at not in seen:
+            seen.add(at)
+            number, follows, control = struct.unpack("<BBH", space.read(at, 4))
+            if number in (CAP_MSI, CAP_MSIX):
+                on = 1 if number == CAP_MSI else 0x8000
+                space.write(at + 2, struct.pack("<H", control | on))
+            at = follows & ~3
+
+    def listen(self, device: ServedDevice) -> None:
+        """Listen to all interrupts from now on."""
+        self.hears = "all"
+        self.hang_up()
+        self._listen(device)
+
+    def _listen(self, device: ServedDevice) -> None:
         for index in range(INDEXES):
+            messages = index in (MSI, MSIX)
             count = device.interrupts.count(index)
-            if count:
+            if count and (self.hears == "all" or (self.hears == "line" and not messages)):
                 fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]
                 self.events += fds
                 device.interrupts.set(DATA_EVENTFD | ACTION_TRIGGER, index, 0, count, fds=fds)
@@ -64,11 +110,17 @@ class Guest:
 
     def interrupts(self) -> int:
         """Return how many interrupts have come since this was last asked."""
-        count = 0
+        return sum(self.heard())
+
+    def heard(self) -> list[int]:
+        """Return how many have come since then of each there is, by kind and vector."""
+        counts = []
         for fd in self.events:
-            with contextlib.suppress(BlockingIOError):
-                count += os.eventfd_read(fd)
-        return count
+            try:
+                counts.append(os.eventfd_read(fd))
+            except BlockingIOError:
+                counts.append(0)
+        return counts
 
     def hang_up(self) -> None:
         """Forget the event descriptors."""

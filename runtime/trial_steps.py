@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from vfio_migration.model import Arc
 from vfio_migration.runtime.errors import RequestFailed, RequestRefused
 from vfio_migration.runtime.trial import Setup, Trial, promise
+from vfio_migration.runtime.trial_guest import Hears
 
 
-def at_each_state(setup: Setup, seeds: int = 1) -> Iterator[Trial]:
-    """Yield driven devices in each state, with work begun where that can be."""
+def at_each_state(
+    setup: Setup, seeds: int = 1, hears: Hears = "all", *, busy: bool = True
+) -> Iterator[Trial]:
+    """Yield driven devices in each state, with work begun (`busy`) or with all of it done."""
     for state, seed in itertools.product(setup.states(lambda _: True), range(seeds)):
-        with setup.trial(seed=seed) as trial:
+        with setup.trial(seed, hears) as trial:
             trial.drive()
-            # Not waited for: what it started is still to be done when the device is stopped.
-            setup.drive(trial.device, trial.guest, trial.rng)
+            if busy:
+                # Not waited for: it is still to be done when the device is stopped.
+                setup.drive(trial.device, trial.guest, trial.rng)
             trial.reach(state)
             yield trial
 
@@ -30,9 +34,11 @@ def leave(trial: Trial, arc: Arc) -> None:
         promise("S1", whole, "a whole stream of such a device was refused while it was written")
 
 
-def resumed(setup: Setup, stream: bytes, pieces: tuple[int, ...] = (1 << 16,)) -> Trial:
+def resumed(
+    setup: Setup, stream: bytes, pieces: tuple[int, ...] = (1 << 16,), hears: Hears = "all"
+) -> Trial:
     """Return a device that has taken a stream over and stands still."""
-    made = Trial(setup, 5)
+    made = Trial(setup, 5, hears)
     made.drive()
     made.reach(setup.writing()[0])
     made.write_all(stream, pieces)
@@ -60,14 +66,16 @@ def whole_life(trial: Trial) -> dict[str, object]:
 
 def go_on_alike(one: Trial, other: Trial, who: str) -> None:
     """Do the same to two devices, and hold what can be seen of them side by side."""
-    now = max(one.clock.now, other.clock.now) + 1
+    for trial in (one, other):
+        trial.guest.interrupts()
     for trial in (one, other):
         trial.rng = random.Random(99)
-        trial.clock.now = now
+        trial.clock.now += 1
         trial.guest.serve_line(trial.device)
         trial.settle(1.0)
         trial.drive(2)
     left, right = one.observe(), other.observe()
+    left["interrupts"], right["interrupts"] = one.guest.heard(), other.guest.heard()
     differ = [name for name in left if left[name] != right.get(name)]
     promise("S5", not differ, f"{', '.join(differ)}: {who} go on unlike")
 
@@ -75,7 +83,7 @@ def go_on_alike(one: Trial, other: Trial, who: str) -> None:
 def as_new(trial: Trial, when: str) -> None:
     """Hold a device that was reset against one that was just made."""
     trial.coherent(when)
-    with trial.setup.trial() as fresh:
+    with trial.setup.trial(hears=trial.guest.hears) as fresh:
         seen, new = trial.observe(), fresh.observe()
         differ = [name for name in new if seen.get(name) != new[name]]
         promise("D12", not differ, f"after {when}, {', '.join(differ)}: not as in a new device")

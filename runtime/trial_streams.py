@@ -5,10 +5,13 @@ As all checks they walk the table, and raise `BrokenPromise`.
 
 from __future__ import annotations
 
+import mmap
 import random
 
 from vfio_migration.runtime.errors import RequestFailed
+from vfio_migration.runtime.irq import MSI, MSIX
 from vfio_migration.runtime.trial import Setup, Trial, is_errno, promise
+from vfio_migration.runtime.trial_guest import Hears
 from vfio_migration.runtime.trial_steps import as_new, go_on_alike, resumed
 
 
@@ -16,24 +19,43 @@ def check_migration(setup: Setup) -> None:
     """S1, S2, S5: what arrives is the whole state, however cut; the source is unharmed."""
     pieces = ((1,), (7, 64), (1 << 20,))
     growing = [*setup.ends("temporary"), None]
-    for number, begin in enumerate(growing):
-        for final in setup.ends("final"):
-            with setup.trial(seed=number) as source:
-                source.drive(3)
-                stream = b""
-                if begin is not None:
-                    source.reach(begin)
-                    for size in (1 << 16, 5, 1 << 16):
-                        stream += source.read(size)
-                        source.drive()
-                    stream += source.read(100)
-                _follow(source, final)
-                seen = source.observe()
-                stream += source.read_all(4093)
-                more = b"".join(source.read(100) for _ in range(3))
-                promise("S3", not more, "there is more after the end of the stream")
-                promise("D5", source.observe() == seen, "streaming changed the device")
-                _arrives(setup, source, stream, pieces[number % len(pieces)])
+    for hears in _ears(setup):
+        for number, begin in enumerate(growing):
+            for final in setup.ends("final"):
+                _migrates(setup, number, hears, begin, final, pieces[number % len(pieces)])
+
+
+def _ears(setup: Setup) -> tuple[Hears, ...]:
+    """Return the ways to listen to interrupts that can make a difference to the device."""
+    with setup.trial() as trial:
+        irq = trial.device.interrupts
+        messages = irq.count(MSI) or irq.count(MSIX)
+        return ("all", "line", "nothing") if messages else ("all", "nothing")
+
+
+def _migrates(
+    setup: Setup, seed: int, hears: Hears, begin: str | None, final: str, pieces: tuple[int, ...]
+) -> None:
+    with setup.trial(seed, hears) as source:
+        source.guest.set_up(source.device)
+        source.drive(3)
+        stream = b""
+        if begin is not None:
+            source.reach(begin)
+            for size in (1 << 16, 5, 1 << 16):
+                stream += source.read(size)
+                source.drive()
+            stream += source.read(100)
+        _follow(source, final)
+        seen = source.observe()
+        left = source.estimate(f"in {source.where}")
+        rest = source.read_all(4093)
+        enough = bool(left) or not rest
+        promise("S3", enough, f"nothing is said to be left, and {len(rest)} bytes are read")
+        more = b"".join(source.read(100) for _ in range(3))
+        promise("S3", not more, "there is more after the end of the stream")
+        promise("D5", source.observe() == seen, "streaming changed the device")
+        _arrives(setup, source, stream + rest, pieces)
 
 
 def _follow(source: Trial, final: str) -> None:
@@ -45,7 +67,7 @@ def _follow(source: Trial, final: str) -> None:
 def _arrives(setup: Setup, source: Trial, stream: bytes, pieces: tuple[int, ...]) -> None:
     seen = source.observe()
     try:
-        target = resumed(setup, stream, pieces)
+        target = resumed(setup, stream, pieces, source.guest.hears)
     except RequestFailed as failure:
         promise("S1", False, f"a whole stream is refused: {failure.__cause__!r}")
         return
@@ -59,9 +81,56 @@ def _arrives(setup: Setup, source: Trial, stream: bytes, pieces: tuple[int, ...]
         # Both go on alike: nothing of the state was only in the source's memory of it.
         for trial in (source, target):
             trial.ask(setup.spec.initial)
+        if source.guest.hears == "nothing":
+            # What was raised while nobody listened is told to whoever does first.
+            for trial in (source, target):
+                trial.guest.listen(trial.device)
+            here, there = source.guest.heard(), target.guest.heard()
+            promise("S1", here == there, f"interrupts: {here} were kept, {there} have arrived")
         go_on_alike(source, target, "source and destination")
     finally:
         target.close()
+
+
+def check_mapped_memory(setup: Setup) -> None:
+    """S1: what a client or a peer writes through a map, unseen by the device, arrives too."""
+    for begin in (*setup.ends("temporary"), None):
+        for final in setup.ends("final"):
+            with setup.trial() as source:
+                source.drive()
+                stream = b""
+                if begin is not None:
+                    source.reach(begin)
+                    while data := source.read(1 << 16):
+                        stream += data
+                if not _scribble(source):
+                    return
+                _follow(source, final)
+                seen = source.observe()
+                stream += source.read_all()
+                try:
+                    target = resumed(setup, stream)
+                except RequestFailed as failure:
+                    promise("S1", False, f"a whole stream is refused: {failure.__cause__!r}")
+                    return
+                try:
+                    now = target.observe()
+                finally:
+                    target.close()
+                lost = [name for name in seen if " at " in name and seen[name] != now.get(name)]
+                promise("S1", not lost, f"{', '.join(lost)}: a write through a map is lost")
+
+
+def _scribble(trial: Trial) -> bool:
+    """Write to memory of the device as a client does that has mapped it; say if there is any."""
+    done = False
+    for region in trial.device.regions:
+        for area in region.areas if region.mappable else ():
+            with mmap.mmap(region.fd, region.fd_offset + area.offset + area.size) as mapped:
+                for at in (0, area.size // 2, area.size - 1):
+                    mapped[region.fd_offset + area.offset + at] ^= 0xFF
+            done = True
+    return done
 
 
 def check_ends_of_stream(setup: Setup) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sample_device import STATE, Sample
+from sample_device import Sample
 
 from vfio_migration.model import Arc
 from vfio_migration.runtime.errors import ArcError
 from vfio_migration.runtime.program import Situation
-from vfio_migration.runtime.served import Part, PrecopyInfo
-from vfio_migration.runtime.stream import StreamReader, StreamRefused, StreamWriter
+from vfio_migration.runtime.stream import StreamRefused
 
 BAD: dict[type[Sample], set[str]] = {}
 """Each bad device, and the promises of which at least one must be found broken."""
@@ -259,115 +258,32 @@ class KeepsMaps(Sample):
         super().disconnect(to, ())
 
 
-# --- streams ---
+@breaks("D9")
+class LogsOnForNobody(Sample):
+    def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
+        logged = self.memory.log.on
+        super().disconnect(to, drops)
+        if logged:
+            self.memory.log.start(4096)
 
 
-@breaks("S1")
-class ForgetsARegister(Sample):
-    def save(self) -> bytes:
-        return STATE.pack(self.count, self.address, self.job, 0)
+@breaks("S5")
+class SharesItsState(Sample):
+    """It keeps its count where all devices of its kind keep theirs: in the class."""
 
-    def finish(self) -> None:
-        super().finish()
-        self.note += 1
-
-
-@breaks("S1", "S5")
-class ForgetsWhatIsUnderWay(Sample):
-    def load(self, state: bytes, version: int) -> None:
-        self.count, self.address, self.job, self.note = STATE.unpack(state)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "count":
+            setattr(SharesItsState, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
-@breaks("S1")
-class SavesTooEarly(Sample):
-    """What is streamed is the state of the moment in which the session was opened."""
-
-    early: Any = None
-
-    def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        super().take(arc, session, effect)
-        if effect == "opens" and (writer := self._kit._writer) is not None:
-            sections = self.kit_sections()
-            writer._sections = lambda: sections
-
-
-@breaks("S1")
-class ForgetsDirtyPages(Sample):
-    def take_note(self, at: int, record: bytes) -> None:
-        self.block("notes").view[at : at + 8] = record
-
-
-@breaks("S1", "S3")
-class EndsTooEarly(Sample):
-    """It streams its registers while they can still change, and then says that this was all."""
-
-    def stream_read(self, size: int, /) -> list[Part]:
-        if self._kit._writer is not None and self._kit._end() is not None:
-            return self._kit._writer.read(size, still=True)
-        return super().stream_read(size)
-
-
-@breaks("S3")
-class SaysThatNothingIsLeft(Sample):
-    def precopy_info(self) -> PrecopyInfo:
-        super().precopy_info()
-        return PrecopyInfo(0, 0)
-
-
-@breaks("S3")
-class InitialBytesRise(Sample):
-    asked = 0
-
-    def precopy_info(self) -> PrecopyInfo:
-        initial, dirty = super().precopy_info()
-        self.asked += 1
-        return PrecopyInfo(initial + self.asked * 100_000, dirty)
-
-
-@breaks("S3")
-class NeverEnds(Sample):
-    """The final end of stream is not final: asked once more, it begins again."""
-
-    def stream_read(self, size: int, /) -> list[Part]:
-        parts = super().stream_read(size)
-        if not parts and size and self._kit._still():
-            self._kit._writer = StreamWriter(self.kit_hello(), self.memories, self.kit_sections)
-        return parts
-
-
-@breaks("S4")
-class TakesStrangers(Sample):
-    def kit_check(self, said: object, /) -> None:
-        pass
-
-    def load(self, state: bytes, version: int) -> None:
-        if state:
-            super().load(state, version)
-
-    def kit_load(self, sections: Any, /) -> None:
-        self.load(sections[1], 1)
-
-    def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        super().take(arc, session, effect)
-        if self._kit._reader is not None and effect == "opens":
-            # It would miss the memory of a device like itself.
-            self._kit._reader._memories = ()
-
-
-@breaks("S4")
-class TakesDamage(Sample):
-    """It does not look at checksums."""
-
-    def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        super().take(arc, session, effect)
-        if self._kit._reader is not None and effect == "opens":
-            self._kit._reader = CarelessReader(self.memories, (0, 1), self.kit_check)
-
-
-class CarelessReader(StreamReader):
-    def _end_frame(self, kind: int, block: int, length: int, position: int, crc: int) -> None:
-        self._expected = bytes(self._content) if kind == 4 else b""
-        super()._end_frame(kind, block, length, position, self._crc)
+@breaks("D12")
+class LineOutlivesReset(Sample):
+    def reset(self, to: Situation, /) -> None:
+        line = self.interrupts.line
+        super().reset(to)
+        self.interrupts.line = line
 
 
 @breaks("D12")
@@ -378,31 +294,3 @@ class ResetForgetsARegister(Sample):
 
     def reset_device(self) -> None:
         self.address = self.job = self.note = 0
-
-
-@breaks("S1", "D5")
-class SavingChangesIt(Sample):
-    def save(self) -> bytes:
-        self.count += 1
-        return super().save()
-
-
-@breaks("D2", "S1", "S5")
-class SessionsMix(Sample):
-    """A new session goes on where one that was given up had stopped."""
-
-    left: StreamWriter | None = None
-
-    def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        closing = self._kit._writer if effect == "closes" else None
-        if closing is not None and closing._ready:
-            self.left = closing
-            ready, closing._ready = closing._ready, type(closing._ready)()
-            super().take(arc, session, effect)
-            closing._ready = ready
-            return
-        super().take(arc, session, effect)
-        if effect == "opens" and self._kit._writer is not None and self.left is not None:
-            self._kit._writer, self.left = self.left, None
-            for memory in self.memories:
-                memory.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bad_devices as bad
+import bad_streamers as streams
 import pytest
 from bad_devices import BAD
 from sample_device import Sample, drive_sample
@@ -17,14 +18,16 @@ EXAMPLES: dict[Check, type[Sample]] = {
     checks.check_every_arc: bad.StopsAndSaysItDidNot,
     checks.check_gates: bad.PeerDmaWhileQuiesced,
     checks.check_refusals: bad.ReadingChangesIt,
-    checks.check_migration: bad.ForgetsDirtyPages,
-    checks.check_ends_of_stream: bad.InitialBytesRise,
-    checks.check_bad_streams: bad.TakesDamage,
-    checks.check_strangers: bad.TakesStrangers,
+    checks.check_migration: streams.ForgetsDirtyPages,
+    checks.check_mapped_memory: streams.TrustsMappedMemory,
+    checks.check_ends_of_stream: streams.InitialBytesRise,
+    checks.check_bad_streams: streams.TakesDamage,
+    checks.check_strangers: streams.TakesStrangers,
     checks.check_reset: bad.NoResetInSession,
     checks.check_disconnect: bad.KeepsMaps,
+    checks.check_two_devices: bad.SharesItsState,
     checks.check_two_lives: bad.FlagNeverCleared,
-    checks.check_sessions_do_not_mix: bad.SessionsMix,
+    checks.check_sessions_do_not_mix: streams.SessionsMix,
     checks.check_failing_hooks: bad.FailingChangesIt,
     checks.check_dma_log: bad.ForgetsPartlyReported,
 }
@@ -49,7 +52,7 @@ def test_it_is_caught(device: type[Sample], spec: Spec) -> None:
 @pytest.mark.parametrize("device", WALKED)
 def test_random_walks_catch_it_too(device: type[Sample], spec: Spec) -> None:
     with pytest.raises(BrokenPromise):
-        run_random_walks(Setup(device, spec, ALL, drive_sample), examples=100)
+        run_random_walks(Setup(device, spec, ALL, drive_sample), examples=300)
 
 
 def test_every_check_can_fail() -> None:
