@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -13,6 +13,10 @@ MAX_HEADER: Final = 1 << 20
 """How many bytes the JSON text has at most."""
 MAX_DEVICES: Final = 256
 """How many devices one file holds at most. A writer keeps up to a block for each in memory."""
+
+MAX_DEPTH: Final = 100
+"""How deep objects and lists are nested in it at most, the whole counted. Without this bound it would
+be that of whoever reads, and of how much stack is left there."""
 
 
 class BadHeader(ValueError):  # noqa: N818 - reads as what it says
@@ -93,6 +97,8 @@ class Header:
             raise BadHeader("header: is nested too deeply") from None
         except ValueError as error:
             raise BadHeader(f"header: {error}") from None
+        if _depth(data) > MAX_DEPTH:
+            raise BadHeader("header: is nested too deeply")
         top = _object("header", data)
         name = _text("codec", top.get("codec"))
         if name not in NAMES:
@@ -102,11 +108,10 @@ class Header:
             raise BadHeader("devices: is no list")
         if not 1 <= len(rows) <= MAX_DEVICES:
             raise BadHeader(f"devices: are {len(rows)}; from 1 to {MAX_DEVICES} may be")
-        created = top.get("created")
         return cls(
             devices=tuple(_device(f"devices[{at}]", row) for at, row in enumerate(rows)),
             codec=name,
-            created=None if created is None else _text("created", created),
+            created=_text("created", top["created"]) if "created" in top else None,
             more=_object("more", top.get("more", {})),
         )
 
@@ -134,6 +139,19 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
             raise ValueError(f"{key!r} stands there twice")
         found[key] = value
     return found
+
+
+def _depth(data: object) -> int:
+    depth, level = 0, [data]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [one for outer in level for one in _inside(outer)]
+    return depth
+
+
+def _inside(outer: Any) -> Iterable[object]:
+    inside: Iterable[object] = outer.values() if isinstance(outer, dict) else outer
+    return inside
 
 
 def _object(place: str, value: object) -> dict[str, Any]:

@@ -268,6 +268,11 @@ def named(text: str) -> bytes:
             "devices[0].more: is no object",
         ),
         (named('{"codec":"none",DEVICES,"created":1}'), "created: is no text"),
+        (named('{"codec":"none",DEVICES,"created":null}'), "created: is no text"),
+        (
+            named('{"codec":"none",DEVICES,"x":' + "[" * 100 + "]" * 100 + "}"),
+            "header: is nested too deeply",
+        ),
         (named('{"codec":"none",DEVICES,"more":null}'), "more: is no object"),
         (named('{"codec":"none",DEVICES,"codec":"zlib"}'), "header: 'codec' stands there twice"),
         (named('{"codec":"none",DEVICES,"x":NaN}'), "header: Out of range float values"),
@@ -291,6 +296,25 @@ def test_a_header_of_the_largest_size_is_read_and_no_larger(tmp_path: Path) -> N
     for length in (0, MAX_HEADER + 1, 0xFFFFFFFF):
         found = refusal(tmp_path / "x", prologue(TEXT, length=length))
         assert found.problem == "its first 24 bytes are damaged"
+
+
+def test_a_header_as_deep_as_may_be_is_read_wherever(tmp_path: Path) -> None:
+    """How deep that is does not depend on how much of the stack is taken."""
+    deep: list[object] = []
+    for _ in range(97):
+        deep = [deep]
+    header = Header(TWO.devices, more={"x": deep})
+    save(tmp_path / "x", header)
+
+    def below(levels: int) -> Header:
+        if levels:
+            return below(levels - 1)
+        with ContainerReader(tmp_path / "x") as reader:
+            return reader.header
+
+    assert below(500) == header
+    with pytest.raises(ValueError, match=r"^header: is nested too deeply$"):
+        Header(TWO.devices, more={"x": [deep]}).to_json()
 
 
 def test_a_header_that_would_not_be_read_is_not_written() -> None:
