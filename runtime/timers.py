@@ -3,6 +3,10 @@
 A timer counts down only while what it needs is permitted; otherwise it is frozen with the time it
 had left. So work that was under way when a device was stopped is neither done nor lost: it goes on
 when the device does.
+
+What is asked for a permission may raise, as the work may. It is asked at every arc and by whoever
+wants to know the next deadline, none of whom has anything to do with the work: the error is kept
+until the work is done, which is at once, and ends it as if the work itself had raised.
 """
 
 from __future__ import annotations
@@ -22,12 +26,14 @@ class Timer:
         since: When that was, or None while it is frozen.
         needs: Says whether it may count down, and be done, now.
         work: What is done.
+        fault: What `needs` has raised.
     """
 
     left: float
     since: float | None
     needs: Permission
     work: Callable[[], object]
+    fault: Exception | None = None
 
 
 class Timers:
@@ -65,7 +71,7 @@ class Timers:
             return
         now = self._clock()
         for timer in self._timers:
-            permitted = timer.needs()
+            permitted = _permits(timer)
             if timer.since is not None and not permitted:
                 timer.left = max(0.0, timer.left - (now - timer.since))
                 timer.since = None
@@ -81,7 +87,10 @@ class Timers:
         return min(due, default=None)
 
     def run(self) -> None:
-        """Do what is due, in order; what this puts off to no later is done at the next call."""
+        """Do what is due, in order; what this puts off to no later is done at the next call.
+
+        Whatever the work raises, or what it needs has raised, ends it and goes on to the caller.
+        """
         self.settle()
         now = self._clock()
         due = [
@@ -91,6 +100,19 @@ class Timers:
         ]
         for _, timer in sorted(due, key=lambda item: item[0]):
             # What was done before it may have cancelled it, or have changed what is permitted.
-            if timer in self._timers and timer.needs():
+            if timer in self._timers and _permits(timer):
                 self._timers.remove(timer)
+                if timer.fault is not None:
+                    raise timer.fault
                 timer.work()
+
+
+def _permits(timer: Timer) -> bool:
+    """Say whether a timer may count down; one for which that cannot be said is due at once."""
+    if timer.fault is None:
+        try:
+            return timer.needs()
+        except Exception as fault:  # noqa: BLE001 - `run` raises it
+            timer.fault = fault
+    timer.left = 0.0
+    return True

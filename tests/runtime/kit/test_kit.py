@@ -101,6 +101,33 @@ def test_work_waits_until_it_is_permitted(spec: Spec) -> None:
     assert (device.count, device.job) == (5, 0)
 
 
+def test_work_whose_needs_fail_fails_itself_and_nothing_else() -> None:
+    """They are asked at every arc and for every deadline, which have no part in it."""
+    clock, broken = Clock(), False
+    done: list[str] = []
+    device = Sample(clock=clock)
+    run = engine(device)
+
+    def needs() -> bool:
+        if broken:
+            raise ZeroDivisionError("needs")
+        return True
+
+    device.later(1.0, lambda: done.append("this"), needs)
+    device.later(2.0, lambda: done.append("that"))
+    broken = True
+    run.set_state("STOP")
+    run.set_state("RUNNING")
+    assert device.deadline() == clock.now, "at once"
+    with pytest.raises(ZeroDivisionError):
+        device.tick()
+    assert device.deadline() == clock.now + 2
+    clock.now += 2
+    device.tick()
+    assert done == ["that"]
+    device.close()
+
+
 def test_registers_cannot_be_written_while_it_stands_still() -> None:
     device = Sample()
     run = engine(device)

@@ -22,6 +22,8 @@ from edu_client import (
 )
 from raw_client import GET, Refused
 
+from vfio_migration.runtime.devices import Edu
+
 
 def test_the_version_is_agreed_within_the_size_of_the_request(serve) -> None:
     served = serve()
@@ -177,6 +179,26 @@ def test_a_line_is_unmasked_by_a_descriptor_alone(serve) -> None:
         assert signalled(told) == 1
     os.close(told)
     os.close(unmask)
+
+
+def test_work_whose_needs_fail_costs_no_client_its_server(serve, caplog) -> None:
+    class Careless(Edu):
+        def _may_transfer(self) -> bool:
+            if self.dma_count == 13:
+                raise RuntimeError("thirteen")
+            return super()._may_transfer()
+
+    caplog.set_level("CRITICAL")
+    served = serve(Careless())
+    with served.client() as client:
+        client.set_state(1)
+        served.device.dma_count, served.device.dma_command = 13, 1
+        served.device.later(0.0, served.device._transfer, served.device._may_transfer)
+        client.set_state(2)
+        until(lambda: served.device.deadline() is None)
+        assert client.state == 2
+    with served.client() as client:
+        assert client.state == 2
 
 
 def test_interrupts_arrive_and_are_dropped_with_their_client(serve) -> None:
