@@ -15,8 +15,8 @@ MAX_DEVICES: Final = 256
 """How many devices one file holds at most. A writer keeps up to a block for each in memory."""
 
 MAX_DEPTH: Final = 100
-"""How deep objects and lists are nested in it at most, the whole counted. Without this bound it would
-be that of whoever reads, and of how much stack is left there."""
+"""How deep objects and lists are nested in it at most, the whole counted. Without this bound it
+would be that of whoever reads, and of how much stack is left there."""
 
 
 class BadHeader(ValueError):  # noqa: N818 - reads as what it says
