@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ class Bar:
     Attributes:
         size: Its length: a power of two.
         memory: It is plain memory and not registers. It is saved and loaded by the kit.
-        areas: For registers: the parts that are plain memory.
+        areas: For registers: the parts that are plain memory, whole pages each if a client may
+            map them.
         mappable: A client may map plain memory of it. What is written through such a map nobody is
             told of, so it is streamed only when the device stands still.
         is64: It has a 64-bit address, and takes the next number too.
@@ -137,12 +139,15 @@ def _bar(device: PciDevice, built: Built, number: int, bar: Bar) -> Region:
         return device.may(CHANGE)
 
     name = f"bar{number}"
+    if bar.memory and bar.areas:
+        raise ValueError(f"BAR {number}: is plain memory, and has areas of it among registers")
     if bar.memory:
         memory = built.make(bar.size, f"{PEER_NAME}{number}")
         block = built.track(name, memory, tracked=not bar.mappable)
         return MemoryRegion(memory, mappable=bar.mappable, gate=changeable, wrote=block.mark)
     plain: Memory | None = None
     if bar.areas:
+        _check_areas(number, bar)
         plain = built.make(bar.size, f"{PEER_NAME}{number}")
         for index, area in enumerate(bar.areas):
             built.track(f"{name}.{index}", plain, tracked=False, area=area)
@@ -155,3 +160,17 @@ def _bar(device: PciDevice, built: Built, number: int, bar: Bar) -> Region:
         gate=changeable,
         mappable=bar.mappable,
     )
+
+
+def _check_areas(number: int, bar: Bar) -> None:
+    """Raise `ValueError` unless the areas lie in their BAR, and side by side, and can be mapped."""
+    unit, free = (mmap.PAGESIZE if bar.mappable else 1), 0
+    for area in sorted(bar.areas, key=lambda area: area.offset):
+        what = f"BAR {number}: area {area.offset:#x}+{area.size:#x}"
+        if area.offset < 0 or area.size <= 0 or area.offset + area.size > bar.size:
+            raise ValueError(f"{what} is not within its {bar.size:#x} bytes")
+        if area.offset < free:
+            raise ValueError(f"{what} overlaps another")
+        if area.offset % unit or area.size % unit:
+            raise ValueError(f"{what} cannot be mapped, as it is not of whole pages")
+        free = area.offset + area.size

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.kit import Bar, Identity, PciDevice
+from vfio_migration.runtime.kit import Area, Bar, Identity, PciDevice
 from vfio_migration.runtime.pci import CAP_MSI, CAP_MSIX, CAP_PCIE, CAP_PM, ConfigSpace
 
 WHO = Identity(
@@ -142,6 +142,36 @@ def test_another_kind_of_device_is_refused() -> None:
 def test_what_cannot_be_is_refused(build: object) -> None:
     with pytest.raises(ValueError, match=r"power of two|not fit|vectors|no room"):
         build(ConfigSpace(WHO))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("bar", "why"),
+    [
+        (Bar(8192, areas=(Area(4096, 8192),)), "BAR 0: area 0x1000.0x2000 is not within"),
+        (Bar(8192, areas=(Area(-4096, 4096),)), "is not within"),
+        (Bar(8192, areas=(Area(4096, 0),)), "is not within"),
+        (Bar(16384, areas=(Area(8192, 4096), Area(4096, 8192))), "overlaps"),
+        (Bar(8192, areas=(Area(256, 4096),)), "whole pages"),
+        (Bar(8192, areas=(Area(4096, 64),)), "whole pages"),
+        (Bar(8192, memory=True, areas=(Area(4096, 4096),)), "plain memory"),
+    ],
+)
+def test_areas_that_no_client_could_map_are_refused(bar: Bar, why: str) -> None:
+    class Odd(PciDevice):
+        bars = {0: bar}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match=why):
+        Odd()
+
+
+def test_areas_that_nobody_maps_can_be_anywhere() -> None:
+    class Odd(PciDevice):
+        bars = {0: Bar(8192, areas=(Area(16, 8), Area(256, 64)), mappable=False)}  # noqa: RUF012
+
+    device = Odd()
+    device.regions[0].write(16, b"12345678")
+    assert bytes(device.block("bar0.0").view) == b"12345678"
+    device.close()
 
 
 def test_two_things_in_one_bar_are_refused() -> None:
