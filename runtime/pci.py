@@ -28,6 +28,8 @@ STATUS_MASTER_ABORT: Final = 1 << 13
 """Set by a device whose DMA found nobody at its address."""
 
 _FIRST_CAP: Final = 0x40
+_PM_CONTROL: Final = 4
+_NO_POWER_STATES: Final = (1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +178,11 @@ class ConfigSpace:
 
     def write(self, offset: int, data: Part) -> None:
         """Write some of it, as far as it can be written."""
+        power = self._caps.get(CAP_PM, 0) + _PM_CONTROL
         for at, byte in enumerate(data, offset):
             mask = self.mask[at]
+            if at == power and byte & 3 in _NO_POWER_STATES:
+                mask &= ~3  # a state it does not have: the write is discarded
             self.data[at] = (self.data[at] & ~mask | byte & mask) & ~(byte & self.clear[at])
 
     def reset(self) -> None:

@@ -174,6 +174,17 @@ def test_areas_that_nobody_maps_can_be_anywhere() -> None:
     device.close()
 
 
+def test_power_states_it_does_not_have_are_not_entered() -> None:
+    space = full()
+    control = space.capability(CAP_PM)
+    assert control
+    for wanted, there in ((3, 3), (1, 3), (2, 3), (0, 0), (2, 0)):
+        space.write(control + 4, struct.pack("<H", wanted))
+        assert get(space, "<H", control + 4) == 8 | there, wanted
+    space.write(control, bytes(8))
+    assert space.data[control] == CAP_PM
+
+
 def test_two_things_in_one_bar_are_refused() -> None:
     class Twice(PciDevice):
         bars = {4: Bar(4096)}  # noqa: RUF012
