@@ -216,13 +216,14 @@ class PciDevice:
     def interrupt(self, vector: int = 0) -> None:
         """Raise an interrupt the way the guest wants it: MSI-X, MSI, or the line.
 
-        The line stays up until `interrupts.lower_line`.
+        The line stays up until `interrupts.lower_line`. A guest that has allocated fewer MSI
+        vectors than there are is told by one of those: `vector` modulo how many there are then.
         """
         irq, config = self.interrupts, self.config
         if vector < self.msix and (irq.armed(MSIX) or config.msix_enabled):
             irq.trigger(MSIX, vector)
         elif vector < self.msi and (irq.armed(MSI) or config.msi_enabled):
-            irq.trigger(MSI, vector)
+            irq.trigger(MSI, vector % config.msi_vectors if config.msi_enabled else vector)
         elif irq.count(INTX):
             irq.raise_line()
         else:

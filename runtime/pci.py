@@ -224,6 +224,15 @@ class ConfigSpace:
         return at is not None and bool(self.data[at + 2] & 1)
 
     @property
+    def msi_vectors(self) -> int:
+        """How many MSI vectors the guest has allocated, which may be fewer than there are."""
+        at = self._caps.get(CAP_MSI)
+        if at is None:
+            return 0
+        control = self.data[at + 2]
+        return 1 << min(control >> 4 & 7, control >> 1 & 7)
+
+    @property
     def msix_enabled(self) -> bool:
         """Whether the guest has turned MSI-X on."""
         at = self._caps.get(CAP_MSIX)

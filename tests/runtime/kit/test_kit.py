@@ -150,7 +150,7 @@ def test_interrupts_take_the_way_the_guest_wants() -> None:
     msi, msix = device.config.capability(5), device.config.capability(0x11)
     assert msi
     assert msix
-    device.config.write(msi + 2, b"\1\0")
+    device.config.write(msi + 2, b"\x11\0")
     device.interrupt(1)
     assert device.interrupts.pending(MSI) == (1,)
     device.interrupt(3)
@@ -160,6 +160,25 @@ def test_interrupts_take_the_way_the_guest_wants() -> None:
     assert device.interrupts.pending(MSIX) == (3,)
     with pytest.raises(ServedError):
         device.interrupts.set(DATA_EVENTFD, INTX, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("allocated", "heard"),
+    [(0, [0, 0, 0, 0]), (1, [0, 1, 0, 1]), (2, [0, 1, 2, 3]), (5, [0, 1, 2, 3])],
+)
+def test_a_guest_with_few_vectors_is_told_by_those(allocated: int, heard: list[int]) -> None:
+    class Four(Sample):
+        msi = 4
+
+    device = Four()
+    control = device.config.capability(5)
+    assert control
+    device.config.write(control + 2, struct.pack("<H", 1 | allocated << 4))
+    for vector, where in enumerate(heard):
+        device.interrupt(vector)
+        assert where in device.interrupts.pending(MSI)
+    assert device.interrupts.pending(MSI) == tuple(sorted(set(heard)))
+    device.close()
 
 
 def test_pending_bits_tell_what_is_pending_and_cannot_be_written() -> None:
