@@ -63,6 +63,9 @@ class _Device:
         features: Which features it has, as far as it has said.
         logging: Whether DMA is logged, if that is known.
         takes: How much data it takes in one message, if it has said.
+        connection: Which of its connections this is about.
+        waiting: The others, which it does not serve yet, each with its VERSION.
+        shared: It has served two at a time: what comes of it nobody can tell.
     """
 
     followed: Followed
@@ -73,6 +76,9 @@ class _Device:
     features: dict[str, bool] = field(default_factory=dict)
     logging: bool | None = None
     takes: int | None = None
+    connection: int = 1
+    waiting: dict[int, Observation] = field(default_factory=dict)
+    shared: bool = False
 
 
 class Conformance:
@@ -124,6 +130,8 @@ class Conformance:
             self.notes += 1
             return None
         device = self._device(seen.device)
+        if self._is_of_another(device, seen):
+            return None
         try:
             if seen.what == "command":
                 self._sent(device, seen)
@@ -160,6 +168,37 @@ class Conformance:
             followed = Followed(self._rules, self._words, given=self._given)
             device = self._devices[name] = _Device(followed)
         return device
+
+    def _is_of_another(self, device: _Device, seen: Observation) -> bool:
+        """Say whether a line is of another connection than the one that is served, and held."""
+        if seen.connection != device.connection:
+            row = self._rows.get(seen.command)
+            negotiates = row is not None and row.does == "negotiate"
+            answered = seen.what == "reply" and seen.errno is None
+            if not device.connected and not device.pending:
+                self._serves(device, seen.connection)
+            elif seen.what == "command" and negotiates:
+                device.waiting[seen.connection] = seen
+            elif seen.what == "gone":
+                device.waiting.pop(seen.connection, None)
+            elif answered and negotiates and seen.connection in device.waiting:
+                self._serves(device, seen.connection)
+            elif seen.what == "reply":
+                device.shared = True
+        other = device.shared or seen.connection != device.connection
+        if other:
+            self.unrestricted["messages of several clients at a time"] += 1
+        return other
+
+    def _serves(self, device: _Device, connection: int) -> None:
+        """It is the turn of another connection: that before has hung up, or waits as well."""
+        if device.connected:
+            self._gone(device)  # and nobody has said so
+        for sent in device.pending.values():
+            device.waiting[device.connection] = sent.command
+        device.connection, device.pending = connection, {}
+        if (hello := device.waiting.pop(connection, None)) is not None:
+            self._sent(device, hello)
 
     # --- commands and their replies ---
 

@@ -36,6 +36,7 @@ class Observation:
     Attributes:
         device: Which device: what the client calls it.
         what: What the line is about.
+        connection: Which connection of the device, counted from 1.
         id: The id of the message.
         command: Its command.
         no_reply: For a command, that no reply is asked for.
@@ -52,6 +53,7 @@ class Observation:
 
     device: str = ""
     what: What
+    connection: int = 1
     id: int = -1
     command: str = ""
     no_reply: bool = False
@@ -80,11 +82,13 @@ class Observation:
         if what == "note":
             return _NOTE
         device = _take(data, "device", None, str)
+        connection = _take(data, "connection", 1, int)
         if what not in ("command", "reply"):
-            return cls(device=device, what=what)
+            return cls(device=device, what=what, connection=connection)
         return cls(
             device=device,
             what=what,
+            connection=connection,
             id=_take(data, "id", None, int),
             command=_take(data, "command", None, str),
             no_reply=_take(data, "no_reply", False, bool),

@@ -24,6 +24,7 @@ import os
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -97,6 +98,9 @@ class Recording(Closing):
         self._names = {state.value: state.name for state in self.spec.states}
         # Re-entrant: a signal handler may have something to note.
         self._lock = threading.RLock()
+        # Of each device how many connections there were, and of each that is left which it is.
+        self._counts: Counter[str] = Counter()
+        self._connections: dict[tuple[str, int], int] = {}
         self._fd = os.open(path, _FLAGS, 0o600)
         self._began = time.monotonic()
         began = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -198,7 +202,23 @@ class Recording(Closing):
             entry["errno"] = exchange.errno
         if exchange.why is not None:
             entry["why"] = exchange.why[:_LONGEST]
+        if (connection := self._connection(device, exchange)) > 1:
+            entry["connection"] = connection
         self._tell(entry)
+
+    def _connection(self, device: str, exchange: Exchange) -> int:
+        """Count the connections of a device."""
+        if not exchange.connection:
+            return 1
+        key = device, exchange.connection
+        with self._lock:
+            if key not in self._connections:
+                self._counts[device] += 1
+                self._connections[key] = self._counts[device]
+            found = self._connections[key]
+            if exchange.what == "gone":
+                del self._connections[key]
+        return found
 
     # --- messages ---
 

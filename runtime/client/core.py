@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import copy
 import errno as errno_module
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from vfio_migration.runtime.client.calls import Call
@@ -44,6 +45,8 @@ T = TypeVar("T")
 _logger: Final = logging.getLogger(__name__)
 
 _EFAULT: Final = errno_module.EFAULT
+
+_numbers: Final = itertools.count(1)
 
 
 class Reachable(Protocol):
@@ -87,6 +90,7 @@ class Exchange:
         why: For "gone".
         fds: How many descriptors went with it.
         no_reply: For "command": none is wanted.
+        connection: Tells the connections of this process apart; 0 if nobody has counted them.
     """
 
     peer: str
@@ -98,6 +102,7 @@ class Exchange:
     why: str | None = None
     fds: int = 0
     no_reply: bool = False
+    connection: int = 0
 
 
 Watch: TypeAlias = Callable[[Exchange], object]
@@ -199,6 +204,7 @@ class Core:
         self.memory: Reachable = NoMemory() if memory is None else memory
         self.over: ClientError | None = None
         self._watches: Sequence[Watch] = tuple(watches)
+        self._number = next(_numbers)
         self._pending: dict[int, Pending[object]] = {}
         self._longest = self.connection.largest - HEADER_SIZE
 
@@ -215,7 +221,7 @@ class Core:
 
     def _welcome(self, reply: Reply) -> int | None:
         assert isinstance(reply.message, VersionReply)
-        self._tell(Exchange(self.peer, "connected"))
+        self._tell(Exchange(self.peer, "connected", connection=self._number))
         if not reply.fds:
             return None
         self.twin = self.connection.twin()
@@ -254,6 +260,7 @@ class Core:
                 call.message,
                 fds=len(call.fds),
                 no_reply=call.no_reply,
+                connection=self._number,
             )
             try:
                 self._tell(said)
@@ -303,7 +310,7 @@ class Core:
         waiting, self._pending = self._pending, {}
         for pending in waiting.values():
             pending.fail(copy.copy(why))
-        self._say(Exchange(self.peer, "gone", why=why.why))
+        self._say(Exchange(self.peer, "gone", why=why.why, connection=self._number))
 
     # --- inside ---
 
@@ -326,6 +333,7 @@ class Core:
                         said,
                         errno,
                         fds=len(reply.fds),
+                        connection=self._number,
                     )
                 )
             if broken:
@@ -372,7 +380,8 @@ class Core:
             errno = errno_module.EREMOTEIO
         if self._watches:
             name = errno_module.errorcode[errno] if answer is None else None
-            self._say(Exchange(self.peer, "served", command.id, message, answer, name))
+            said = Exchange(self.peer, "served", command.id, message, answer, name)
+            self._say(replace(said, connection=self._number))
         if answer is None:
             return connection.send_error(command, errno)
         return connection.send_reply(command, answer)

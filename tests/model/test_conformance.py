@@ -169,6 +169,58 @@ def test_a_client_that_comes_back_finds_the_state() -> None:
     assert run.read(9, 9).breaks().row == "[[stream_ends]] final"
 
 
+def hello(run: Script, connection: int, *whats: str) -> Script:
+    about = {"id": 0, "command": "VERSION", "connection": connection}
+    for what in whats:
+        run.add(what, **(about if what in ("command", "reply") else {"connection": connection}))
+    return run
+
+
+def turned(run: Script, connection: int) -> Script:
+    """What was added last is of this connection."""
+    for line in run.lines[-2:]:
+        line["connection"] = connection
+    return run
+
+
+def test_a_client_that_waits_for_its_turn_takes_nothing_from_the_one_that_is_served() -> None:
+    run = hello(Script().set("STOP"), 2, "command")
+    run.get("STOP").holds()
+    run = hello(run, 2, "gone").get("STOP")
+    run.holds()
+    assert run.get("RUNNING").breaks()
+    assert hello(Script().set("STOP"), 2, "command", "gone").read(1, 1).breaks()
+
+
+def test_clients_are_served_in_turn() -> None:
+    run = hello(hello(Script().set("STOP"), 2, "command"), 3, "command").add("gone")
+    run = hello(run, 2, "reply", "connected")
+    turned(run.get("STOP"), 2).holds()
+    wrong = hello(Script().set("STOP"), 2, "command").add("gone")
+    assert turned(hello(wrong, 2, "reply", "connected").get("RUNNING"), 2).breaks()
+    turned(run.set("RUNNING"), 2).holds()
+    run = hello(hello(run, 2, "gone"), 3, "reply", "connected")
+    assert turned(run.get("STOP"), 3).breaks().allowed == ("ERROR", "RUNNING")
+
+
+def test_a_client_that_is_forgotten_is_gone() -> None:
+    """Nobody has closed it, and nobody waits for its replies."""
+    run = hello(Script().flags(SETS[0]).set("STOP_COPY"), 2, "command", "reply", "connected")
+    turned(run.get("STOP_COPY"), 2).holds()
+    turned(hello(run, 1, "gone").read(9, 9), 2).holds()
+    assert turned(run.get("RUNNING"), 2).breaks()
+
+
+def test_a_device_that_serves_two_at_a_time_is_not_held() -> None:
+    run = hello(Script().set("STOP"), 2, "command", "reply", "connected")
+    turned(run.set("RUNNING"), 2)
+    run.get("RUNNING").get("STOP").holds()
+    conformance = Conformance(SPEC)
+    for line in run.lines:
+        assert conformance.observe(Observation.of(line, SPEC)) is None
+    assert conformance.unrestricted["messages of several clients at a time"] == 5
+
+
 def test_what_was_asked_last_before_the_end_may_be_done_or_not() -> None:
     asked = {"feature": "MIG_DEVICE_STATE", "method": "SET", "state": "STOP"}
     for state in ("RUNNING", "STOP", "ERROR"):

@@ -22,6 +22,8 @@ from vfio_migration.cli import check_trace
 from vfio_migration.model import Spec, load
 from vfio_migration.model.observation import LONGEST
 from vfio_migration.runtime.client.core import Exchange
+from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.listening import listening
 from vfio_migration.runtime.protocol.features import MigDataReadReply
 from vfio_migration.runtime.protocol.messages import (
     MESSAGES,
@@ -32,6 +34,7 @@ from vfio_migration.runtime.protocol.messages import (
     MigDataWrite,
 )
 from vfio_migration.runtime.recording import Recording
+from vfio_migration.runtime.server import Server
 
 SPEC = load()
 
@@ -301,7 +304,10 @@ def test_a_process_that_is_killed_loses_one_line_at_most(tmp_path: Path) -> None
     code = """
 import sys
 from vfio_migration.runtime.client.core import Exchange
+from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.listening import listening
 from vfio_migration.runtime.recording import Recording
+from vfio_migration.runtime.server import Server
 recording = Recording(sys.argv[1])
 for number in range(10_000_000):
     recording.note("src", "count", number=number)
@@ -346,3 +352,40 @@ def test_a_real_run_is_written_down(tmp_path: Path) -> None:
     assert (refused["feature"], refused["errno"]) == ("MIG_DEVICE_STATE", "EINVAL")
     written = next(line for line in commands if line["command"] == "MIG_DATA_WRITE")
     assert (written["size"], written["crc"]) == (len(run.stream), f"{zlib.crc32(run.stream):08x}")
+
+
+def test_connections_of_one_device_are_told_apart(tmp_path: Path) -> None:
+    """A client that waits while another is served is no reason to suspect the server."""
+    from vfio_migration.runtime.client import Client, TimedOut
+
+    path = tmp_path / "src.sock"
+    device = Edu(dma_seconds=0)
+    server = Server(device)
+    with listening(path) as sock, Recording(tmp_path / "run") as recording:
+        thread = threading.Thread(target=server.serve, args=(sock,))
+        thread.start()
+        try:
+            with Client(path, name="src", watches=[recording]) as client:
+                client.set_state("STOP")
+                with pytest.raises(TimedOut):
+                    Client(path, name="src", watches=[recording], patience=0.1)
+                assert client.state() == "STOP"
+            with Client(path, name="src", watches=[recording]) as client:
+                assert client.state() == "STOP"
+            with Client(path, name="dst", watches=[recording]):
+                pass
+        finally:
+            server.stop()
+            thread.join()
+            device.close()
+    lines = lines_of(tmp_path / "run")[1:]
+    found = {
+        device: [line.get("connection", 1) for line in lines if line["device"] == device]
+        for device in ("src", "dst")
+    }
+    assert found == {"src": [1] * 5 + [2] * 2 + [1] * 3 + [3] * 6, "dst": [1] * 4}
+    with (tmp_path / "run").open("rb") as file:
+        result = check_trace.check(file, SPEC, None)
+    assert result.violation is None
+    assert result.held["states told"] == 2
+    assert result.unrestricted["messages of several clients at a time"] == 2
