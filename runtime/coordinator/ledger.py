@@ -36,8 +36,9 @@ FORMAT: Final = 1
 _LONGEST: Final = 1 << 20
 """How many bytes the part that does not change has at most."""
 _BLOCK: Final = 4096
-_SLOTS: Final = 8
-"""How often who holds the state is written down at most: three times, and again by recoveries."""
+_SLOTS: Final = 4
+"""How often who holds the state can change. It does so three times, all recoveries included: the
+source, both, the destination, and the source again if that is lost (see [[handovers]])."""
 _HOLDERS: Final[tuple[Holder, ...]] = get_args(Holder)
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 

@@ -339,7 +339,7 @@ def test_a_recording_conforms(pair: Lab, cli, more):
 
 
 def test_a_recording_on_a_full_disk(pair: Lab, start):
-    ran = start("migrate", "s0", "d0", "-q", "--record", "run.jsonl", file_size=2048).ends()
+    ran = start("migrate", "s0", "d0", "-q", "--record", "run.jsonl", file_size=20480).ends()
     assert ran.status == 0
     assert ran.err == ("vfio-migration: the recording is not complete: [Errno 27] File too large\n")
     assert "migrated 1 device" in ran.out
