@@ -35,7 +35,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime.client import calls
@@ -59,6 +59,11 @@ T = TypeVar("T")
 
 _LONGEST: Final = 3_600_000
 """How many milliseconds are waited at a time."""
+
+_LOOK_UP: Final = 0.1
+"""After how many seconds `hurry` is asked again."""
+
+Hurry: TypeAlias = Callable[[float], float]
 
 _ONE: Final = (1).to_bytes(8, "little")
 """What makes an eventfd readable; any number but zero does."""
@@ -92,6 +97,11 @@ class Client(Side, Closing):
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
         watches: Who is told of every message; see `Exchange`.
+        hurry: Is asked while a call is waited for, some times a second: given when that began (as
+            `time.monotonic` counts), by when it has to be answered, however patient the client is.
+
+    Attributes:
+        hurry: As given; may be set at any time.
 
     Raises:
         PeerGone: Nobody listens there.
@@ -109,7 +119,9 @@ class Client(Side, Closing):
         limits: Limits | None = None,
         memory: Reachable | None = None,
         watches: Iterable[Watch] = (),
+        hurry: Hurry | None = None,
     ) -> None:
+        self.hurry = hurry
         super().__init__(
             where,
             spec=spec,
@@ -186,9 +198,14 @@ class Client(Side, Closing):
 
     def finish(self, pending: Pending[T], patience: float | None = None) -> T:
         """Wait for a call that was begun. Raises as `do`."""
-        until = time.monotonic() + (self.patience if patience is None else patience)
+        begun = time.monotonic()
+        until = begun + (self.patience if patience is None else patience)
         while not pending.done:
-            if self._turn(until, pending) and time.monotonic() >= until:
+            look_up = until
+            if self.hurry is not None:
+                until = min(until, self.hurry(begun))
+                look_up = min(until, time.monotonic() + _LOOK_UP)
+            if self._turn(look_up, pending) and time.monotonic() >= until:
                 with self._lock:
                     if not pending.done:
                         self._end(self._late(pending))
@@ -369,20 +386,24 @@ class Client(Side, Closing):
     logging_stop = _does(calls.logging_stop)
 
 
-def connected(path: str | Path, name: str, patience: float) -> socket.socket:
+def connected(
+    path: str | Path, name: str, patience: float, hurry: Hurry | None = None
+) -> socket.socket:
     """Connect to a server, and say nothing yet.
 
     Args:
         path: Its socket.
         name: What it is called in messages.
         patience: How many seconds to wait for a place in its queue.
+        hurry: As for a `Client`.
 
     Raises:
         PeerGone: Nobody serves there.
         TimedOut: Too many wait there.
     """
-    until = time.monotonic() + patience
+    begun = time.monotonic()
     while (sock := dial(path, name)) is None:
+        until = begun + patience if hurry is None else min(begun + patience, hurry(begun))
         if time.monotonic() >= until:
             raise busy(name)
         time.sleep(AGAIN)

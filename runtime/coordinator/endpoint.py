@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ from vfio_migration.runtime.link import peer_of
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
+
+GRACE: Final = 1.0
+"""How many seconds a server has to answer once somebody wished that all be given up."""
 
 _CONFIG: Final = 7
 """The index of PCI configuration space (VFIO_PCI_CONFIG_REGION_INDEX)."""
@@ -79,6 +84,30 @@ def _ids(ids: tuple[int, int] | None) -> str:
     return "unknown" if ids is None else f"{ids[0]:04x}:{ids[1]:04x}"
 
 
+class Haste:
+    """Somebody wishes that it be given up: nobody is waited for much longer, as a `Client` asks it.
+
+    A server that hangs would have everybody wait for as long as a busy one may take. Whoever does
+    not answer in time has not answered: the rows of [[handovers]] say what follows.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """From now on. May be called from a signal handler."""
+        self._since = time.monotonic()
+
+    def end(self) -> None:
+        """Be as patient as before."""
+        self._since = None
+
+    def __call__(self, begun: float) -> float:
+        """Return by when a wait that began then has to end."""
+        since = self._since
+        return math.inf if since is None else max(begun, since) + GRACE
+
+
 class Endpoint:
     """A device at one end.
 
@@ -89,6 +118,7 @@ class Endpoint:
         client: A connection that somebody else made, and closes.
         patience: How many seconds its server may take to answer.
         watches: Who is told of every message.
+        hurry: By when it has to have answered, however patient one is; see `Client`.
 
     Attributes:
         where: As given.
@@ -105,6 +135,7 @@ class Endpoint:
         client: Client | None = None,
         patience: float,
         watches: Iterable[Watch] = (),
+        hurry: Haste | None = None,
     ) -> None:
         self.where = str(where)
         self.side: Side = side
@@ -115,6 +146,7 @@ class Endpoint:
         self._ours = client is None
         self._patience = patience
         self._watches = tuple(watches)
+        self._hurry = hurry
         self._machine: Machine | None = None
         self._sizes: bool | None = None
 
@@ -141,7 +173,7 @@ class Endpoint:
             self._client, self._ours = None, True
             self._machine = self._sizes = None
         if self._sock is None:
-            self._sock = connected(self.where, self.where, self._patience)
+            self._sock = connected(self.where, self.where, self._patience, self._hurry)
         return Process.of(peer_of(self._sock))
 
     @property
@@ -161,7 +193,10 @@ class Endpoint:
                 spec=self._spec,
                 patience=self._patience,
                 watches=self._watches,
+                hurry=self._hurry,
             )
+        if not self._ours:
+            self._client.hurry = self._hurry
         if self._client.over is not None:
             raise copy.copy(self._client.over)
         return self._client
@@ -174,6 +209,8 @@ class Endpoint:
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None
+        elif self._client is not None:
+            self._client.hurry = None
 
     # --- what it is ---
 

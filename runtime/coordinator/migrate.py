@@ -13,7 +13,7 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vfio_migration.model.plan import MigrationStep, Move, Plans, default_plans
 from vfio_migration.runtime.client import Client, ClientError, PeerGone
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import claims, preflight
-from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import (
     Cancelled,
     CannotMigrate,
@@ -119,9 +119,22 @@ class Coordinator:
         self._report = report
         self._journal = journal
         self._cancelled = threading.Event()
-        self._endpoints = _endpoints(
-            pairs, self._spec, self._settings.patience, tuple(watches), clients or {}
-        )
+        self._haste = Haste()
+        self._settling = False
+
+        def end(where: str | Path, side: Side) -> Endpoint:
+            return Endpoint(
+                where,
+                side,
+                self._spec,
+                client=(clients or {}).get(str(where)),
+                patience=self._settings.patience,
+                watches=watches,
+                hurry=self._haste,
+            )
+
+        watches = tuple(watches)
+        self._endpoints = _endpoints(pairs, end)
         self._groups = {
             side: Group(side, group, self._spec, self._plans, self._tell, self._before_phase)
             for side, group in self._endpoints.items()
@@ -141,8 +154,13 @@ class Coordinator:
         self._took: list[float] = []  # by the phases of a step, each
 
     def cancel(self) -> None:
-        """Give the migration up, if it is not too late. May be called from a signal handler."""
+        """Give the migration up, if it is not too late. May be called from a signal handler.
+
+        A server that is just asked for something has `GRACE` seconds more to answer.
+        """
         self._cancelled.set()
+        if self._settling or not self.is_late:
+            self._haste.begin()
 
     def check(self) -> None:
         """See whether these devices can be migrated, and together.
@@ -186,23 +204,31 @@ class Coordinator:
     # --- inside ---
 
     def _hang_up(self) -> None:
-        for group in self._endpoints.values():
-            for device in group:
+        # The destinations first: a thread that waits for one has its source's connection locked.
+        for side in ("destination", "source"):
+            for device in self._endpoints[side]:
                 device.close()
 
     def _migrate(self) -> Summary:
         migration = self._plans.migration(self._settings.migration)
         begun = time.monotonic()
         # Before the first word is said, so that whoever is killed leaves no question open.
-        self._ledger = ledger = Ledger(self._journal, migration.name, self._entries())
-        ledger.begin()
         try:
-            self.check()
-        except PeerGone as error:
-            raise self._give_up(error) from error
-        except BaseException:
-            ledger.end()
-            raise
+            self._ledger = ledger = Ledger(self._journal, migration.name, self._entries())
+            ledger.begin()
+            try:
+                self.check()
+            except PeerGone as error:
+                raise self._give_up(error) from error
+            except BaseException:
+                ledger.end()
+                raise
+        except CannotMigrate as error:
+            if not self._cancelled.is_set():
+                raise
+            hints = ["nothing was begun"]
+            why = f"cancelled; {error.why}"
+            raise MigrationFailed(why, "source", hints, cancelled=True) from error
         self._tell(Event("plan", self._planned(migration.name)))
         loose: list[Endpoint] = []
         try:
@@ -210,6 +236,8 @@ class Coordinator:
                 self._check_cancelled(ledger)
                 if step.holder is not None:
                     ledger.hold(step.holder)
+                    if self.is_late:
+                        self._haste.end()
                 if self._won:
                     loose = self._retire(step)
                 else:
@@ -324,8 +352,12 @@ class Coordinator:
     def _give_up(self, error: Exception) -> MigrationFailed:
         """Settle what was begun; return what is to be raised."""
         assert self._ledger is not None
-        cancelled = isinstance(error, Cancelled)
+        self._settling = True
+        gave_up = isinstance(error, Cancelled)
+        cancelled = gave_up or (self._cancelled.is_set() and not self.is_late)
         why = _why(error)
+        if cancelled and not gave_up:
+            why = f"cancelled; {why}"
         if not cancelled:
             self._tell(Event("failed", {"device": None, "why": why}))
         try:
@@ -335,6 +367,7 @@ class Coordinator:
                 self._spec,
                 self._plans,
                 self._tell,
+                haste=self._haste,
             ).settle()
         except OSError as worse:
             settled = Settled("undecided", _why(worse))
@@ -398,19 +431,11 @@ def _why(error: Exception) -> str:
 
 def _endpoints(
     pairs: Sequence[tuple[str | Path, str | Path]],
-    spec: Spec,
-    patience: float,
-    watches: tuple[Watch, ...],
-    clients: dict[str, Client],
+    end: Callable[[str | Path, Side], Endpoint],
 ) -> dict[Side, Sequence[Endpoint]]:
     if not pairs:
         raise CannotMigrate("there is no device to migrate")
     claims.check_names([str(where) for pair in pairs for where in pair])
-
-    def end(where: str | Path, side: Side) -> Endpoint:
-        client = clients.get(str(where))
-        return Endpoint(where, side, spec, client=client, patience=patience, watches=watches)
-
     return {
         "source": [end(source, "source") for source, _ in pairs],
         "destination": [end(destination, "destination") for _, destination in pairs],

@@ -25,7 +25,7 @@ from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.container import CannotRead, ContainerReader, ContainerWriter
 from vfio_migration.runtime.container_header import BadHeader, DeviceHeader, Header
 from vfio_migration.runtime.coordinator import claims, preflight
-from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape, Side
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Shape, Side
 from vfio_migration.runtime.coordinator.errors import (
     Cancelled,
     CannotMigrate,
@@ -139,17 +139,36 @@ class Half:
         self.settings = settings or Settings()
         self.report = report
         self.cancelled = threading.Event()
+        self.haste = Haste()
+        self._late = False
         watches = tuple(watches)
         self.endpoints = [
-            Endpoint(one, self.side, self.spec, patience=self.settings.patience, watches=watches)
+            Endpoint(
+                one,
+                self.side,
+                self.spec,
+                patience=self.settings.patience,
+                watches=watches,
+                hurry=self.haste,
+            )
             for one in sockets
         ]
         self.group = Group(self.side, self.endpoints, self.spec, self.plans, report)
         self._processes: list[Process] = []
 
     def cancel(self) -> None:
-        """Give it up, if it is not too late. May be called from a signal handler."""
+        """Give it up, if it is not too late. May be called from a signal handler.
+
+        A server that is just asked for something has `GRACE` seconds more to answer.
+        """
         self.cancelled.set()
+        if not self._late:
+            self.haste.begin()
+
+    def too_late(self) -> None:
+        """From now on it cannot be given up any more."""
+        self._late = True
+        self.haste.end()
 
     @property
     def migration(self) -> Migration:
@@ -171,6 +190,9 @@ class Half:
             for device in self.endpoints:
                 preflight.check_state(device, self.migration, self.spec, self.plans)
         except ClientError as error:
+            if self.cancelled.is_set():
+                why, hints = f"cancelled; {error}", ["nothing was begun"]
+                raise MigrationFailed(why, "source", hints, cancelled=True) from error
             raise CannotMigrate(str(error)) from error
 
     def lead(self, plan: str, *, away: bool = False) -> list[str]:
@@ -190,6 +212,7 @@ class Half:
                     problems.append(f"{device.label}: was served anew, and what it held is lost")
                 elif device.state == self.spec.event("arc_failed_for_good").to and not away:
                     problems.append(f"{device.label}: has failed, and what it held is lost")
+        self.haste.end()  # who answers is waited for on the way back
         there = [device for device in self.endpoints if device.state is not None]
         try:
             if away:
@@ -200,6 +223,15 @@ class Half:
         except StepFailed as failure:
             problems.append(failure.why)
         return problems
+
+    def _gave_up(self, error: Exception) -> bool:
+        """Say whether it was because somebody wished so: then nobody was waited for any longer."""
+        return isinstance(error, Cancelled) or (self.cancelled.is_set() and not self._late)
+
+    def _why(self, error: Exception) -> str:
+        why = error.why if isinstance(error, CoordinatorError) else str(error)
+        plain = isinstance(error, Cancelled) or not self._gave_up(error)
+        return why if plain else f"cancelled; {why}"
 
     def hung(self) -> list[Endpoint]:
         """Return the devices that do not answer although their processes are there."""
@@ -282,6 +314,7 @@ class Saver(Half):
             raise self._back(next((one for one in met if one.errno), error)) from error
         except (CoordinatorError, ClientError, OSError) as error:
             raise self._back(error) from error
+        self.too_late()
         problems = self.lead("retire", away=True) if then == "stop" else self.lead("recover")
         for problem in problems:
             self.report(Event("failed", {"device": None, "why": problem}))
@@ -313,14 +346,12 @@ class Saver(Half):
 
     def _back(self, error: Exception) -> MigrationFailed:
         """Let the devices run again; return what is to be raised."""
-        cancelled = isinstance(error, Cancelled)
         problems = self.lead("recover")
         outcome: Outcome = "lost" if problems else "source"
         if self.hung():
             outcome = "undecided"
-        why = error.why if isinstance(error, CoordinatorError) else str(error)
         hints = ["no file was written", *problems]
-        return MigrationFailed(why, outcome, hints, cancelled=cancelled)
+        return MigrationFailed(self._why(error), outcome, hints, cancelled=self._gave_up(error))
 
     def _header(self) -> Header:
         devices = []
@@ -384,15 +415,16 @@ class Restorer(Half):
                 )
 
     def _restore(self, reader: ContainerReader, size: int) -> Saved:
-        begun, asked = time.monotonic(), False
+        begun = time.monotonic()
         try:
             for step in self.migration.steps:
-                asked = asked or step.holder == self.side
                 if step.transfer == "rest":
                     self._load(reader, size)
                 elif step.side == self.side:
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")
+                    if step.holder == self.side:
+                        self.too_late()
                     self.group.take(step)
         except (CoordinatorError, ClientError, CannotRead) as error:
             problems = self.lead("retire", away=True)
@@ -401,11 +433,10 @@ class Restorer(Half):
                 f"{one.label}: stands still; restore into it again before it is used"
                 for one in still
             ]
-            why = error.why if isinstance(error, CoordinatorError) else str(error)
-            cancelled = isinstance(error, Cancelled)
             hints += problems
             # One that was asked to run may do so once it answers again.
-            outcome: Outcome = "undecided" if asked and self.hung() else "source"
+            outcome: Outcome = "undecided" if self._late and self.hung() else "source"
+            why, cancelled = self._why(error), self._gave_up(error)
             raise MigrationFailed(why, outcome, hints, cancelled=cancelled) from error
         return Saved(
             devices=len(self.endpoints),

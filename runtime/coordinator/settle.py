@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Handover, MigrationStep, Plans, deciding
 from vfio_migration.runtime.client import ClientError, TimedOut
-from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Side
+from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
@@ -48,6 +48,7 @@ class Settler:
         report: Is told.
         given_up: Sides that whoever asks says are gone for good.
         final: Nobody will ask again: a device whose process is gone is owed nothing more.
+        haste: Ends once it is known who answers: these are waited for on their way back.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Settler:
         given_up: Sequence[Side] = (),
         *,
         final: bool = False,
+        haste: Haste | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._ledger = ledger
@@ -68,6 +70,7 @@ class Settler:
         self._tell = report
         self._given_up = tuple(given_up)
         self._final = final
+        self._haste = haste
         self._skipped: set[int] = set()
         self._groups = {
             side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
@@ -84,6 +87,8 @@ class Settler:
         """
         problems: list[str] = []
         self._look()
+        if self._haste is not None:
+            self._haste.end()
         while True:
             row = next(self._rows(), None)
             if row is None:

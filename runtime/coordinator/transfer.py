@@ -10,6 +10,7 @@ that cannot say has as much left as it streamed in its last pass, if that came t
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -202,7 +203,10 @@ class Transfer:
             one.start()
 
     def _end(self, workers: Sequence[_Worker]) -> None:
-        """Wait for all, and raise what one of them met."""
+        """Wait for all, and raise what they met; one that is interrupted does not wait."""
+        met = sys.exc_info()[1]
+        if met is not None and not isinstance(met, Exception):
+            return
         for one in workers:
             if one.ident is not None:
                 one.join()

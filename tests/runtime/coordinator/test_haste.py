@@ -1,0 +1,286 @@
+"""Somebody gives up while a server hangs: that is heard at once, and the rows say who runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fleet
+import pytest
+from lab import Lab
+
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.coordinator import (
+    Coordinator,
+    CoordinatorError,
+    MigrationFailed,
+    Settings,
+)
+from vfio_migration.runtime.coordinator.endpoint import GRACE
+from vfio_migration.runtime.coordinator.recover import recover
+from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+
+PATIENT = Settings(patience=60.0)
+
+
+def given_up(
+    act: Callable[[], object], cancel: Callable[[], object], when: threading.Event
+) -> tuple[CoordinatorError, float]:
+    """Do something, and give it up a moment after an event.
+
+    Returns:
+        What was raised, and how many seconds after that.
+    """
+    at: list[float] = []
+
+    def give_up() -> None:
+        assert when.wait(20)
+        time.sleep(0.2)
+        at.append(time.monotonic())
+        cancel()
+
+    thread = threading.Thread(target=give_up)
+    thread.start()
+    try:
+        with pytest.raises(CoordinatorError) as failure:
+            act()
+        return failure.value, time.monotonic() - at[0]
+    finally:
+        thread.join()
+
+
+class Gate(threading.Event):
+    """Is waited at by a device; says that somebody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        return super().wait(timeout)
+
+
+@pytest.mark.parametrize(
+    ("who", "arc", "outcome"),
+    [
+        ("d0", ("STOP", "RESUMING"), "source"),
+        ("s0", ("RUNNING", "PRE_COPY"), "undecided"),
+        ("s0", ("PRE_COPY_P2P", "STOP_COPY"), "undecided"),
+        ("d0", ("RESUMING", "STOP"), "source"),
+    ],
+)
+def test_a_device_that_hangs(lab: Lab, who: str, arc, outcome: str):
+    """As `test_hangs` has it, and as the rows say; only sooner."""
+    gate = Gate()
+    for name in ("s0", "d0"):
+        lab.serve(name, gate={arc: gate} if name == who else None)
+    coordinator = lab.coordinator(patience=60.0)
+    failure, seconds = given_up(coordinator.run, coordinator.cancel, gate.reached)
+    assert isinstance(failure, MigrationFailed)
+    assert (failure.outcome, failure.cancelled) == (outcome, True)
+    assert failure.why.startswith("cancelled; plan ")
+    assert f"{who}: DEVICE_FEATURE is not answered" in failure.why
+    assert seconds < 2 * GRACE + 1
+    assert "vfio-migration recover s0 d0" in failure.hints[-1]
+    assert not lab.hosts["d0"].runs
+    gate.set()
+    assert lab.recover().outcome == "source"
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert lab.hosts["s0"].whole
+    assert not Path("s0.migration").exists()
+
+
+def test_when_it_is_too_late_everybody_has_time(lab: Lab):
+    """It was cancelled when the destination may run already: there is no hurry any more."""
+    gate = Gate()
+    lab.serve("s0")
+    lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
+    coordinator = lab.coordinator(patience=60.0)
+
+    def late() -> None:
+        assert gate.reached.wait(20)
+        coordinator.cancel()
+        time.sleep(GRACE + 0.5)
+        gate.set()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    coordinator.run()
+    thread.join()
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+
+
+def test_who_answers_may_take_long_on_the_way_back(lab: Lab):
+    gate = threading.Timer(GRACE + 0.7, lambda: slow.set())
+    slow = threading.Event()
+    lab.serve("s0", gate={("PRE_COPY", "RUNNING"): slow, ("RUNNING_P2P", "RUNNING"): slow})
+    lab.serve("d0")
+
+    def report(event) -> None:
+        if event.name == "progress" and not gate.ident:
+            gate.start()
+            coordinator.cancel()
+
+    coordinator = lab.coordinator(patience=60.0)
+    coordinator._report = report
+    with pytest.raises(MigrationFailed) as failure:
+        coordinator.run()
+    assert (failure.value.outcome, failure.value.why) == ("source", "cancelled")
+    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    gate.join()
+
+
+@pytest.mark.parametrize("owned", [False, True], ids=["ours", "somebody else's"])
+def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
+    """Nothing was begun then, and nothing is left to do."""
+    for name in ("s0", "d0"):
+        lab.serve(name)
+    at = threading.Event()
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        if owned:
+            clients = {"s0": stack.enter_context(Client(Path("s0")))}
+        stack.enter_context(Client(Path("d0")))
+        coordinator = Coordinator(
+            lab.pairs, journal=Path("s0.migration"), settings=PATIENT, clients=clients
+        )
+        at.set()
+        failure, seconds = given_up(coordinator.run, coordinator.cancel, at)
+        assert isinstance(failure, MigrationFailed)
+        assert (failure.outcome, failure.cancelled) == ("source", True)
+        assert failure.why.startswith("cancelled; d0: VERSION is not answered")
+        assert failure.hints == ("nothing was begun",)
+        assert seconds < GRACE + 1
+        for client in clients.values():
+            assert client.hurry is None
+    assert lab.running == {"s0", "d0"}
+    assert not Path("s0.migration").exists()
+
+
+def test_a_save_and_a_restore(lab: Lab):
+    gate, loads = Gate(), Gate()
+    lab.serve("s0", gate={("RUNNING", "PRE_COPY"): gate})
+    saver = Saver(["s0"], settings=PATIENT)
+    failure, seconds = given_up(lambda: saver.run("file"), saver.cancel, gate.reached)
+    assert failure.why.startswith("cancelled; ")
+    assert failure.outcome == "undecided"
+    assert seconds < 2 * GRACE + 1
+    gate.set()
+    assert recover([("s0", None)]).outcome == "source"
+    Saver(["s0"]).run("file")
+    lab.serve("d0", gate={("STOP", "RESUMING"): loads})
+    restorer = Restorer(["d0"], settings=PATIENT)
+    failure, seconds = given_up(lambda: restorer.run("file"), restorer.cancel, loads.reached)
+    assert (failure.outcome, failure.cancelled) == ("source", True)
+    assert seconds < 2 * GRACE + 1
+    loads.set()
+    with Client(Path("s0")) as client:
+        assert client.state() == "STOP"
+
+
+# --- whole processes, stopped in the middle of the streams ---
+
+MIGRATE = """
+import signal, sys
+from pathlib import Path
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+
+one = Coordinator(
+    [tuple(sys.argv[1:3])],
+    settings=Settings(patience=60.0, bandwidth=1 << 20),
+    journal=Path(sys.argv[1] + ".migration"),
+    report=lambda event: print(event.name, flush=True),
+)
+
+def on(*_):
+    one.cancel()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if "plain" not in sys.argv:
+    signal.signal(signal.SIGINT, on)
+try:
+    one.run()
+except MigrationFailed as failure:
+    print("FAILED", failure.outcome, failure.cancelled, flush=True)
+except KeyboardInterrupt:
+    print("INTERRUPTED", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def streaming(
+    folder: Path, hangs: int, *more: str
+) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
+    """A migration whose streams flow, and one of whose servers has just been stopped."""
+    paths = [folder / "s0", folder / "d0"]
+    servers = [fleet.serve(path, "memory,size=64M", "7") for path in paths]
+    for path in paths:
+        fleet.wait_for(path)
+    names = [str(path) for path in paths]
+    process = subprocess.Popen(
+        [sys.executable, "-c", MIGRATE, *names, *more], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        while "progress" not in process.stdout.readline():
+            pass
+        os.kill(servers[hangs].pid, signal.SIGSTOP)
+        time.sleep(0.3)
+        yield names, process
+        os.kill(servers[hangs].pid, signal.SIGCONT)
+        settled = recover([(names[0], names[1])])
+        assert settled.outcome == "source"
+        for name, state in zip(names, ("RUNNING", "STOP"), strict=True):
+            with Client(Path(name)) as client:
+                assert client.state() == state
+        assert not Path(f"{names[0]}.migration").exists()
+    finally:
+        process.kill()
+        process.communicate()
+        for server in servers:
+            server.kill()
+            server.join(20)
+
+
+@pytest.mark.parametrize(("hangs", "outcome"), [(0, "undecided"), (1, "source")], ids=["s0", "d0"])
+def test_control_c_while_a_server_hangs(tmp_path: Path, hangs: int, outcome: str):
+    with streaming(tmp_path, hangs) as (names, process):
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 4 * GRACE
+        assert said.splitlines()[-1] == f"FAILED {outcome} True"
+        assert Path(f"{names[0]}.migration").exists()
+
+
+@pytest.mark.parametrize("hangs", [0, 1], ids=["s0", "d0"])
+def test_a_second_control_c_does_not_wait(tmp_path: Path, hangs: int):
+    with streaming(tmp_path, hangs) as (names, process):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 0.7 * GRACE
+        assert said.splitlines()[-1] == "INTERRUPTED"
+        assert Path(f"{names[0]}.migration").exists()
+
+
+@pytest.mark.parametrize("hangs", [0, 1], ids=["s0", "d0"])
+def test_an_interrupt_does_not_wait_for_threads(tmp_path: Path, hangs: int):
+    """Of a program that takes control-C as Python does."""
+    with streaming(tmp_path, hangs, "plain") as (names, process):
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 0.7 * GRACE
+        assert said.splitlines()[-1] == "INTERRUPTED"
+        assert Path(f"{names[0]}.migration").exists()
