@@ -35,6 +35,7 @@ class _Sent:
         target: The state asked for, if that is what it does.
         resets: It resets the device.
         feeds: It writes migration data.
+        logs: It may turn DMA logging on or off.
         late: It was served long ago: nothing of its reply is held any more.
     """
 
@@ -43,6 +44,7 @@ class _Sent:
     target: str | int | None = None
     resets: bool = False
     feeds: bool = False
+    logs: bool = False
     late: bool = False
 
     @property
@@ -62,6 +64,7 @@ class _Device:
         sent: How many commands were sent.
         features: Which features it has, as far as it has said.
         logging: Whether DMA is logged, if that is known.
+        logs: What may have turned that on or off and has no reply yet, or gets none; in order.
         takes: How much data it takes in one message, if it has said.
         connection: Which of its connections this is about.
         waiting: The others, which it does not serve yet, each with its VERSION.
@@ -75,6 +78,7 @@ class _Device:
     sent: int = 0
     features: dict[str, bool] = field(default_factory=dict)
     logging: bool | None = None
+    logs: list[_Sent] = field(default_factory=list)
     takes: int | None = None
     connection: int = 1
     waiting: dict[int, Observation] = field(default_factory=dict)
@@ -209,11 +213,12 @@ class Conformance:
         device.sent += 1
         sent = _Sent(device.sent, seen)
         if row is not None:
-            sent.resets = row.does == "reset"
+            sent.resets = sent.logs = row.does == "reset"
             sent.feeds = row.transfer == "write" and bool(seen.size)
             if row.does == "feature" and seen.methods == ("SET",):
                 about = None if seen.feature is None else self.wire.feature(seen.feature)
                 sent.target = seen.state if about is not None and about.moves else None
+                sent.logs = about is not None and about.logging in ("starts", "stops")
         if not seen.no_reply:
             # One that has this id already is one for whose reply nobody waits. If it changes
             # something it stays among those that do.
@@ -221,6 +226,8 @@ class Conformance:
             device.pending[seen.id] = sent
         if sent.changes:
             device.changing.append(sent)
+        if sent.logs:
+            device.logs.append(sent)
 
     def _replied(self, device: _Device, seen: Observation) -> None:
         sent = device.pending.pop(seen.id, None)
@@ -231,6 +238,10 @@ class Conformance:
             raise self._unasked(seen, f"the command with id {seen.id} was {was}", f"one to {was}")
         if sent in device.changing:
             device.changing.remove(sent)
+        if sent in device.logs:
+            device.logs.remove(sent)
+            if sent.late or sent.resets:  # whether a reset ends it no specification says
+                device.logging = None
         row = self._rows.get(seen.command)
         if sent.late:
             self.unrestricted["replies that others had overtaken"] += 1
@@ -279,7 +290,7 @@ class Conformance:
             device.followed.points = self._during(device, device.followed.points, one)
         device.followed.client_gone()
         device.connected, device.logging, device.takes = False, None, None
-        device.pending, device.changing = {}, []
+        device.pending, device.changing, device.logs = {}, [], []
 
     # --- migration data ---
 
@@ -348,7 +359,7 @@ class Conformance:
             self._settle(device, sent)
             device.followed.requested(sent.target, seen.errno)
         else:
-            self._logged(device, row, command, seen)
+            self._logged(device, row, sent, seen)
 
     def _is_absent(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> bool:
         """Say whether there is no such feature. A device cannot say so once and otherwise then."""
@@ -391,7 +402,7 @@ class Conformance:
             if seen.flags is not None:
                 device.followed.told_flags(seen.flags)
         else:
-            self._logged(device, row, command, seen)
+            self._logged(device, row, sent, seen)
 
     def _told_state(self, device: _Device, sent: _Sent, state: str | int) -> None:
         points, overtakes = device.followed.points, False
@@ -419,10 +430,13 @@ class Conformance:
         because = Because(f"its data is {size}", f"[[features]] {row.name}", row.source)
         raise Broken(step, because, [size])
 
-    def _logged(
-        self, device: _Device, row: Feature, command: Observation, seen: Observation
-    ) -> None:
+    def _logged(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> None:
         """Hold DMA logging: whether it is on, and so who may start it and who may ask."""
+        command = sent.command
+        while row.logging != "none" and device.logs and device.logs[0].order < sent.order:
+            # It was served before, and with what success will not be held any more.
+            before, device.logging = device.logs.pop(0), None
+            before.late = before.late or not before.resets
         if row.logging == "none" or seen.errno is not None:
             self.unrestricted[f"feature {row.name}"] += 1
             return

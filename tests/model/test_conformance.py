@@ -268,6 +268,33 @@ def test_dma_logging_is_on_or_off() -> None:
     run.feature("DMA_LOGGING_START", "SET", {}).holds()
 
 
+@pytest.mark.parametrize("method", ["START", "STOP"])
+def test_dma_logging_of_which_nothing_was_heard_may_be_on_or_off(method: str) -> None:
+    before = Script().feature(f"DMA_LOGGING_{'STOP' if method == 'START' else 'START'}", "SET", {})
+    asked = {"feature": f"DMA_LOGGING_{method}", "method": "SET"}
+    for more in ({}, {"no_reply": True}):
+        for command, how in (("REPORT", "GET"), ("START", "SET")):
+            run = Script()
+            run.lines, run.next = [*before.lines], before.next
+            run.add("command", id=99, command="DEVICE_FEATURE", **asked, **more)
+            run.feature(f"DMA_LOGGING_{command}", how, {}).holds()
+            if not more:
+                run.add("reply", id=99, command="DEVICE_FEATURE", **asked)
+                run.feature("DMA_LOGGING_REPORT", "GET", {}).holds()
+
+
+def test_a_reset_may_end_dma_logging() -> None:
+    """No specification says whether it does."""
+    run = Script().feature("DMA_LOGGING_START", "SET", {}).reset()
+    run.feature("DMA_LOGGING_START", "SET", {}).holds()
+    assert run.feature("DMA_LOGGING_START", "SET", {}).breaks().row == "[[answers]] logging_on"
+    # A reset that is overtaken is held as any other.
+    run = Script().set("STOP").feature("DMA_LOGGING_START", "SET", {})
+    run.add("command", id=99, command="DEVICE_RESET").feature("DMA_LOGGING_START", "SET", {})
+    run.add("reply", id=99, command="DEVICE_RESET").get("RUNNING").holds()
+    assert run.get("STOP").breaks()
+
+
 def test_the_size_of_what_is_told() -> None:
     state = {"size": 4}
     wrong = Script().feature("MIG_DEVICE_STATE", "GET", state).breaks()
