@@ -110,7 +110,9 @@ def build(device: PciDevice) -> Built:
             lambda: device.interrupts.pending(MSIX),
         )
     built.regions[CONFIG_INDEX] = ConfigRegion(
-        built.config, lambda offset, size: device.config_written(offset, size)
+        built.config,
+        lambda offset, size: device.config_written(offset, size),
+        lambda: device.interrupts.line,
     )
     for name, size in device.private.items():
         built.track(name, built.make(size, name), tracked=True)

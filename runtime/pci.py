@@ -27,6 +27,8 @@ CAP_MSIX: Final = 0x11
 STATUS_MASTER_ABORT: Final = 1 << 13
 """Set by a device whose DMA found nobody at its address."""
 
+_STATUS_INTERRUPT: Final = 1 << 3
+
 _FIRST_CAP: Final = 0x40
 _PM_CONTROL: Final = 4
 _NO_POWER_STATES: Final = (1, 2)
@@ -249,17 +251,29 @@ class ConfigRegion(Region):
     """Configuration space as a region.
 
     It can be written in every state: a client restores it while the device is stopped.
+
+    Args:
+        space: What it shows.
+        wrote: Called with offset and size after each write.
+        line: Says whether INTx is up, as the status register does.
     """
 
     readable = writable = True
 
-    def __init__(self, space: ConfigSpace, wrote: Callable[[int, int], object]) -> None:
+    def __init__(
+        self, space: ConfigSpace, wrote: Callable[[int, int], object], line: Callable[[], bool]
+    ) -> None:
         self.size = space.size
         self._space = space
         self._wrote = wrote
+        self._line = line
 
     def _read(self, offset: int, size: int) -> Part:
-        return self._space.read(offset, size)
+        data = bytearray(self._space.read(offset, size))
+        # Not in the space itself: it follows from another part of the state.
+        if offset <= STATUS < offset + size and self._line():
+            data[STATUS - offset] |= _STATUS_INTERRUPT
+        return data
 
     def _write(self, offset: int, data: Part) -> None:
         self._space.write(offset, data)

@@ -162,6 +162,30 @@ def test_interrupts_take_the_way_the_guest_wants() -> None:
         device.interrupts.set(DATA_EVENTFD, INTX, 0, 1)
 
 
+def test_the_status_register_tells_whether_the_line_is_up() -> None:
+    """A driver of a shared line asks it whether the interrupt is its device's."""
+    device = Sample()
+    config = device.regions[7]
+    for up in (False, True, False):
+        if up:
+            device.interrupt()
+        else:
+            device.interrupts.lower_line()
+        assert config.read(6, 1) == bytes([0x10 | 8 * up])
+        assert config.read(4, 4) == struct.pack("<HH", 0, 0x10 | 8 * up)
+        assert config.read(0, 256)[:6] == config.read(0, 6)
+        assert config.read(7, 1) == b"\0"
+    device.interrupt()
+    config.write(6, b"\xff\xff")
+    assert config.read(6, 1) == b"\x18", "writing does not take it down"
+    carry(device, other := Sample())
+    assert other.regions[7].read(6, 1) == b"\x18"
+    other.interrupts.lower_line()
+    assert other.regions[7].read(6, 1) == b"\x10"
+    for made in (device, other):
+        made.close()
+
+
 @pytest.mark.parametrize(
     ("allocated", "heard"),
     [(0, [0, 0, 0, 0]), (1, [0, 1, 0, 1]), (2, [0, 1, 2, 3]), (5, [0, 1, 2, 3])],
