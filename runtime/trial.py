@@ -27,6 +27,8 @@ _LOOK: Final = 1 << 10
 _WORDS: Final = 1 << 8
 """How many bytes of each region are looked at, and how many of them word by word."""
 _TRIES: Final = 4
+_ENDLESS: Final = 16
+"""How many times what was said to be left is read before it is given up."""
 
 
 class BrokenPromise(AssertionError):  # noqa: N818 - reads as what it says
@@ -239,11 +241,14 @@ class Trial:
         return b"".join(bytes(part) for part in self.device.stream_read(size))
 
     def read_all(self, piece: int = _CHUNK) -> bytes:
-        """Read until there is nothing more."""
-        pieces = []
+        """Read until there is nothing more. No time passes, so there is an end to it."""
+        pieces, size = [], 0
+        most = _ENDLESS * max(1 << 20, self.estimate(f"in {self.where}"))
         while True:
             got = self.read(piece)
             pieces.append(got)
+            size += len(got)
+            promise("S3", size <= most, f"{size} bytes read in {self.where}, and still no end")
             promise("S3", len(got) <= piece, f"{len(got)} bytes read where {piece} were asked for")
             if len(got) < piece:
                 return b"".join(pieces)

@@ -101,8 +101,7 @@ def check_mapped_memory(setup: Setup) -> None:
                 stream = b""
                 if begin is not None:
                     source.reach(begin)
-                    while data := source.read(1 << 16):
-                        stream += data
+                    stream = source.read_all()
                 if not _scribble(source):
                     return
                 _follow(source, final)

@@ -170,6 +170,20 @@ class NeverEnds(Sample):
         return parts
 
 
+@breaks("S3")
+class StreamsForEver(Sample):
+    """While it runs it streams all that it has again and again, and never comes to an end."""
+
+    def stream_read(self, size: int, /) -> list[Part]:
+        parts = super().stream_read(size)
+        if sum(map(len, parts)) < size and not self._kit._still():
+            for memory in self.memories:
+                memory.again()
+            if size:
+                parts += self.stream_read(size - sum(map(len, parts)))
+        return parts
+
+
 @breaks("S4")
 class TakesStrangers(Sample):
     def kit_check(self, said: object, /) -> None:
