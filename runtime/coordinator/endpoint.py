@@ -16,10 +16,11 @@ from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
 from vfio_migration.runtime.client import Client, Refused
 from vfio_migration.runtime.client.client import connected
-from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.client.core import Pending, Watch
+from vfio_migration.runtime.client.line import Line
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
-from vfio_migration.runtime.coordinator.process import Process
-from vfio_migration.runtime.link import peer_of
+from vfio_migration.runtime.coordinator.process import NOBODY, Ear, Process
+from vfio_migration.runtime.protocol.events import Outgoing
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
@@ -108,6 +109,26 @@ class Haste:
         return math.inf if since is None else max(begun, since) + GRACE
 
 
+class _Hearing(Client):
+    """A client that hears who answers it.
+
+    Attributes:
+        speaker: Who sent the first message; None if it is not known.
+    """
+
+    def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
+        self.speaker: Process | None = None
+        self._ear: Ear | None = Ear(sock)
+        return super()._start(sock)
+
+    def _step(self, line: Line, ready: int) -> None:
+        if self._ear is not None:
+            self.speaker = self._ear.hear()
+            if self.speaker is not None:
+                self._ear = None
+        super()._step(line, ready)
+
+
 class Endpoint:
     """A device at one end.
 
@@ -147,6 +168,9 @@ class Endpoint:
         self._patience = patience
         self._watches = tuple(watches)
         self._hurry = hurry
+        self._listener = NOBODY if client is None else Process.of(client.pid)
+        # Who serves on this very connection, by what was found out of it.
+        self._known: list[Process] = []
         self._machine: Machine | None = None
         self._sizes: bool | None = None
 
@@ -158,7 +182,7 @@ class Endpoint:
     # --- the connection ---
 
     def connect(self) -> Process:
-        """Connect, anew if the connection is over; return who serves there. Nothing is said yet.
+        """Connect, anew if the connection is over; return who listens there. Nothing is said yet.
 
         What the owner of a connection had mapped is gone with it. To see where the device stands,
         and to move it, needs none of it.
@@ -168,13 +192,63 @@ class Endpoint:
         """
         if self._client is not None:
             if self._client.over is None:
-                return Process.of(self._client.pid)
+                return self._listener
             self._client.close()
             self._client, self._ours = None, True
             self._machine = self._sizes = None
         if self._sock is None:
+            self._known.clear()
             self._sock = connected(self.where, self.where, self._patience, self._hurry)
-        return Process.of(peer_of(self._sock))
+            self._listener = Process.listening(self._sock)
+        return self._listener
+
+    def note(self) -> Process:
+        """Connect and return who listens there, as who serves on this connection. As `connect`."""
+        self._known.append(self.connect())
+        return self._listener
+
+    def identify(self) -> Process:
+        """Return who serves there, as it can be found again; `NOBODY` if it cannot be told.
+
+        If it is not who listens, it is seen whether it is the same for the next client: behind a
+        relay somebody else answers each time.
+
+        Raises:
+            ClientError: It does not answer.
+        """
+        speaks = self._speaker
+        if speaks is None:
+            speaks = self._listener  # the connection is somebody else's
+        elif speaks.is_same(self._listener) is not True:
+            assert self._client is not None
+            self._client.close()
+            self.connect()
+            again = self._speaker
+            speaks = again if again is not None and speaks.is_same(again) else NOBODY
+        self._known.append(speaks)
+        return speaks
+
+    def is_served_by(self, process: Process | None) -> bool | None:
+        """Say whether that is who serves there now; None if it cannot be told.
+
+        Args:
+            process: As `note` or `identify` returned it; None for whoever it is.
+
+        Raises:
+            ClientError: It does not answer.
+        """
+        speaks = self._speaker
+        if process is None or process in self._known:
+            return True
+        same = None if speaks is None else process.is_same(speaks)
+        # One who listened may have had another answer all the time.
+        return None if same is False and process.is_same(self._listener) is not False else same
+
+    @property
+    def _speaker(self) -> Process | None:
+        """Who answered on this connection; None if nobody listened to that. Raises as `client`."""
+        client = self.client
+        return client.speaker if isinstance(client, _Hearing) else None
 
     @property
     def client(self) -> Client:
@@ -187,7 +261,7 @@ class Endpoint:
             self.connect()
             assert self._sock is not None
             sock, self._sock = self._sock, None
-            self._client = Client(
+            self._client = _Hearing(
                 sock,
                 name=self.where,
                 spec=self._spec,

@@ -57,12 +57,12 @@ class NotWritten(OSError):  # noqa: N818 - reads as what it says
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A device, by the paths of its two sockets, and who serves it at each."""
+    """A device, by the paths of its sockets, and who serves it at each; None for whoever does."""
 
     source: str
     destination: str
-    source_process: Process
-    destination_process: Process
+    source_process: Process | None
+    destination_process: Process | None
 
 
 @dataclass(slots=True)
@@ -112,6 +112,18 @@ class Ledger:
                 f"{claims.shown(str(self.path))}: the journal cannot be written: {why}",
                 ["say where it can be: --journal FILE"],
             ) from error
+
+    def amend(self, entries: tuple[Entry, ...]) -> None:
+        """Write down who serves the devices, now that they have answered; raise as `hold`."""
+        if entries == self.entries:
+            return
+        before, self.entries = self.entries, entries
+        if self.path is not None:
+            try:
+                self._replace(new=False)
+            except OSError as error:
+                self.entries = before
+                raise NotWritten(error.errno, error.strerror, str(self.path)) from error
 
     def _resume(self, fixed: bytes, used: int, size: int) -> None:
         """Go on with the slots of a file, if it has all of them."""
@@ -178,9 +190,9 @@ class Ledger:
             "devices": [
                 {
                     "source": one.source,
-                    "source_process": one.source_process.to_data(),
+                    "source_process": _process_data(one.source_process),
                     "destination": one.destination,
-                    "destination_process": one.destination_process.to_data(),
+                    "destination_process": _process_data(one.destination_process),
                 }
                 for one in self.entries
             ],
@@ -326,8 +338,8 @@ def read(path: Path) -> Ledger | None:
             Entry(
                 _text(one["source"]),
                 _text(one["destination"]),
-                Process.from_data(one["source_process"]),
-                Process.from_data(one["destination_process"]),
+                _process(one["source_process"]),
+                _process(one["destination_process"]),
             )
             for one in data["devices"]
         )
@@ -346,6 +358,14 @@ def read(path: Path) -> Ledger | None:
             f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]
         ) from error
     raise CannotMigrate(f"{path}: {problem}", [_KEEP])
+
+
+def _process(data: object) -> Process | None:
+    return None if data is None else Process.from_data(data)
+
+
+def _process_data(process: Process | None) -> dict[str, Any] | None:
+    return None if process is None else process.to_data()
 
 
 def _text(value: object) -> str:

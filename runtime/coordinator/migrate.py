@@ -14,7 +14,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from vfio_migration.runtime.coordinator.events import Event, Report, ignore
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table, names
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
-from vfio_migration.runtime.coordinator.settle import Settled, Settler
+from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer
 
 _logger = logging.getLogger(__name__)
@@ -218,6 +218,7 @@ class Coordinator:
             ledger.begin()
             try:
                 self.check()
+                self._identify(ledger)
             except PeerGone as error:
                 raise self._give_up(error) from error
             except BaseException:
@@ -375,25 +376,54 @@ class Coordinator:
             self._resume("source" if settled.outcome == "source" else "destination")
         ways_out = error.hints if isinstance(error, CoordinatorError) else ()
         hints = [settled.why, *(one for one in settled.problems if one != why), *ways_out]
-        if settled.outcome == "undecided" or settled.loose or self._ledger.stands:
-            words = [name for one in self._ledger.entries for name in (one.source, one.destination)]
-            if self._journal is not None and self._journal != claims.beside(words[0]):
-                words += ["--journal", str(self._journal)]
-            ends = shlex.join(words)
+        if settled.untold:
+            hints.append(f"run: vfio-migration recover {self._ends()} {KEEP}")
+        elif settled.outcome == "undecided" or settled.loose or self._ledger.stands:
             late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
-            hints.append(f"{late}once it can be reached run: vfio-migration recover {ends}")
+            hints.append(f"{late}once it can be reached run: vfio-migration recover {self._ends()}")
         return MigrationFailed(why, settled.outcome, hints, cancelled=cancelled)
+
+    def _ends(self) -> str:
+        """Return what `recover` is to be given."""
+        assert self._ledger is not None
+        words = [name for one in self._ledger.entries for name in (one.source, one.destination)]
+        if self._journal is not None and self._journal != claims.beside(words[0]):
+            words += ["--journal", str(self._journal)]
+        return shlex.join(words)
 
     def _entries(self) -> tuple[Entry, ...]:
         try:
             return tuple(
-                Entry(one.where, two.where, one.connect(), two.connect())
+                Entry(one.where, two.where, one.note(), two.note())
                 for one, two in zip(
                     self._endpoints["source"], self._endpoints["destination"], strict=True
                 )
             )
         except ClientError as error:
             raise CannotMigrate(str(error)) from error
+
+    def _identify(self, ledger: Ledger) -> None:
+        """Write down who serves the devices, where that is not who listens."""
+        try:
+            ledger.amend(
+                tuple(
+                    replace(
+                        entry, source_process=one.identify(), destination_process=two.identify()
+                    )
+                    for entry, one, two in zip(
+                        ledger.entries,
+                        self._endpoints["source"],
+                        self._endpoints["destination"],
+                        strict=True,
+                    )
+                )
+            )
+        except PeerGone:
+            raise
+        except ClientError as error:
+            raise CannotMigrate(str(error)) from error
+        except NotWritten as error:
+            raise CannotMigrate(error.why) from error
 
     def _planned(self, name: str) -> dict[str, Any]:
         return {

@@ -1,14 +1,37 @@
 """Which process serves a device: a server that was started anew has lost what its device held.
 
-A process is known by its number and the time at which it was started (proc_pid_stat(5), field 22),
-so that a number used again is not mistaken for it.
+The kernel says of a connection who listens there, and of a message who sent it. These need not be
+the same: a service manager listens and hands its sockets over, a relay stands between. It is the
+one who answers that has the device.
+
+A process is known by the number of its pidfd in the kernel (Linux 6.9), which no other process has
+until the machine is started again, and which is the same in every pid namespace. Where there is
+none it is known by its pid and the time at which it was started (proc_pid_stat(5), field 22), in
+one pid namespace. Where neither can be had, nobody can tell it from another one, and that is said.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from vfio_migration.runtime.link import peer_of
+
+_SO_PASSPIDFD: Final = 76
+_SO_PEERPIDFD: Final = 77
+_SCM_CREDENTIALS: Final = 2
+_SCM_PIDFD: Final = 4
+_INT: Final = struct.Struct("=i")
+_ROOM: Final = sum(map(socket.CMSG_SPACE, (12, 253 * 4, 4)))
+"""For who sent a message, all the descriptors it can have (they come before), and the pidfd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,41 +39,171 @@ class Process:
     """A process.
 
     Attributes:
-        pid: Its number, or 0 if it is not known.
-        started: When it was started, in clock ticks since the machine was; 0 if it is not there.
+        pid: Its number, or 0 if this process cannot see it.
+        started: When it was started, in clock ticks since the machine was; 0 if that is not known.
+        unique: The number of its pidfd; 0 if the kernel does not give one.
+        boot: Which start of the machine this is about.
+        space: The pid namespace in which it has that number.
     """
 
     pid: int
     started: int
+    unique: int = 0
+    boot: str = ""
+    space: int = 0
 
     @classmethod
-    def of(cls, pid: int) -> Self:
+    def of(cls, pid: int, unique: int = 0) -> Self:
         """Return the process that has this number now."""
-        return cls(pid, _started(pid))
+        return cls(pid, _started(pid), unique or _unique_of(pid), _boot(), _space())
+
+    @classmethod
+    def listening(cls, sock: socket.socket) -> Self:
+        """Return who listens at the other end of a connection."""
+        unique = 0
+        with contextlib.suppress(OSError):
+            raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _INT.size)
+            with _closing(_INT.unpack(raw)[0]) as pidfd:
+                unique = _number(pidfd)
+        return cls.of(peer_of(sock), unique)
+
+    def is_same(self, other: Process) -> bool | None:
+        """Say whether this is that process; None if it cannot be told."""
+        if self.boot and other.boot and self.boot != other.boot:
+            return False
+        if self.unique and other.unique:
+            return self.unique == other.unique
+        spaces = {one.space for one in (self, other) if one.space}
+        if not (self._has_number and other._has_number) or len(spaces) > 1:
+            return None
+        return (self.pid, self.started) == (other.pid, other.started)
+
+    def is_there(self) -> bool | None:
+        """Say whether it still exists and is no zombie; None if it cannot be told from here."""
+        if self.boot and self.boot != _boot():
+            return False
+        if not self.pid or (self.space and self.space != _space()):
+            return None
+        if not self.unique:
+            return _started(self.pid) == self.started if self.started else None
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return None
+        with _closing(pidfd):
+            return _number(pidfd) == self.unique and not select.select([pidfd], [], [], 0)[0]
 
     @property
-    def known(self) -> bool:
-        """Whether it can be told from others.
+    def _has_number(self) -> bool:
+        return self.pid > 0 and self.started > 0
 
-        A socket that the service manager made is its own: that process says nothing of the server.
-        """
-        return self.pid > 1
-
-    def is_there(self) -> bool:
-        """Say whether it still exists and is no zombie."""
-        return self.known and self.started > 0 and _started(self.pid) == self.started
-
-    def to_data(self) -> dict[str, int]:
+    def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {"pid": self.pid, "started": self.started}
+        return {
+            "pid": self.pid,
+            "started": self.started,
+            "unique": self.unique,
+            "boot": self.boot,
+            "space": self.space,
+        }
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        """Read plain data; raise `ValueError` if it is none."""
+        """Read plain data; raise `ValueError` if it is none. What is not said is not known."""
         match data:
             case {"pid": int(pid), "started": int(started)}:
-                return cls(pid, started)
+                more = data.get("unique", 0), data.get("boot", ""), data.get("space", 0)
+                match more:
+                    case (int(unique), str(boot), int(space)):
+                        return cls(pid, started, unique, boot, space)
         raise ValueError(f"{data!r} is no process")
+
+
+NOBODY: Final = Process(0, 0)
+"""One that cannot be told from others."""
+
+
+class Ear:
+    """Hears who sends the first message on a connection. To be made before anything is asked."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._set(1)
+
+    def hear(self) -> Process | None:
+        """Return who sent what can be read next; None if nothing can. It hears once."""
+        try:
+            _, control, _, _ = self._sock.recvmsg(
+                1, _ROOM, socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return None
+        pid = unique = 0
+        for level, kind, data in control:
+            if level != socket.SOL_SOCKET:
+                continue
+            if kind == _SCM_CREDENTIALS:
+                pid = _INT.unpack_from(data)[0]
+                continue
+            # A descriptor of the message itself is only a copy, as the message is.
+            for at in range(0, len(data) - len(data) % _INT.size, _INT.size):
+                with _closing(_INT.unpack_from(data, at)[0]) as fd:
+                    unique = _number(fd) if kind == _SCM_PIDFD else unique
+        # What comes later comes without it: there is room for descriptors, and for no more.
+        self._set(0)
+        return Process.of(pid, unique) if control else None
+
+    def _set(self, value: int) -> None:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, value)
+        with contextlib.suppress(OSError):  # older than Linux 6.5
+            self._sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, value)
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _number(pidfd: int) -> int:
+    """Return the number of a pidfd; 0 where they all have the same."""
+    there = os.fstat(pidfd)
+    return 0 if there.st_dev == _anonymous() else there.st_ino
+
+
+@functools.cache
+def _anonymous() -> int:
+    """Return the device of files that have no number of their own, as pidfds once were."""
+    with _closing(os.eventfd(0, os.EFD_CLOEXEC)) as fd:
+        return os.fstat(fd).st_dev
+
+
+def _unique_of(pid: int) -> int:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return 0
+    with _closing(pidfd):
+        return _number(pidfd)
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _space() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - no Path is made of it
+    except OSError:
+        return 0
 
 
 def _started(pid: int) -> int:

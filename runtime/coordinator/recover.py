@@ -23,10 +23,8 @@ from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.events import Report, ignore
 from vfio_migration.runtime.coordinator.group import CHANGE, check_table
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
-from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
 
-_UNKNOWN: Final = Process(0, 0)
 _OTHER: Final[dict[Side, Side]] = {"source": "destination", "destination": "source"}
 
 
@@ -156,11 +154,11 @@ def _first(plans: Plans) -> str:
 
 def _forget(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Return the entries of whoever serves these devices now."""
-    return tuple(Entry(one.source, one.destination, _UNKNOWN, _UNKNOWN) for one in entries)
+    return tuple(Entry(one.source, one.destination, None, None) for one in entries)
 
 
 def _entries(pairs: Sequence[tuple[str, str | None]]) -> tuple[Entry, ...]:
-    return tuple(Entry(one, two or "", _UNKNOWN, _UNKNOWN) for one, two in pairs)
+    return tuple(Entry(one, two or "", None, None) for one, two in pairs)
 
 
 def _endpoints(

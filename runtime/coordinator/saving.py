@@ -140,6 +140,7 @@ class Half:
         self.report = report
         self.cancelled = threading.Event()
         self.haste = Haste()
+        self.untold = False  # whether somebody cannot be told from one with a blank device
         self._late = False
         watches = tuple(watches)
         self.endpoints = [
@@ -181,7 +182,8 @@ class Half:
             if (journal := claims.claimed(device.where)) is not None:
                 raise unsettled(device.label, journal)
         try:
-            self._processes = [device.connect() for device in self.endpoints]
+            for device in self.endpoints:
+                device.connect()
             for device in self.endpoints:
                 device.look()
                 _ = device.machine
@@ -189,6 +191,7 @@ class Half:
             preflight.check_limits({self.side: self.endpoints}, self.migration, self.plans)
             for device in self.endpoints:
                 preflight.check_state(device, self.migration, self.spec, self.plans)
+            self._processes = [device.identify() for device in self.endpoints]
         except ClientError as error:
             if self.cancelled.is_set():
                 why, hints = f"cancelled; {error}", ["nothing was begun"]
@@ -201,14 +204,21 @@ class Half:
         problems: list[str] = []
         for device, process in zip(self.endpoints, self._processes, strict=True):
             try:
-                now = device.connect()
+                device.connect()
                 device.look()
                 _ = device.machine
+                same = device.is_served_by(process)
             except (ClientError, CannotMigrate):
                 device.state = None
                 problems.append(f"{device.label}: cannot be reached")
             else:
-                if process.known and now != process:
+                if same is None:
+                    self.untold = True
+                    problems.append(
+                        f"{device.label}: it cannot be told whether its server is the one that was "
+                        "there, or one with a blank device"
+                    )
+                elif not same:
                     problems.append(f"{device.label}: was served anew, and what it held is lost")
                 elif device.state == self.spec.event("arc_failed_for_good").to and not away:
                     problems.append(f"{device.label}: has failed, and what it held is lost")
@@ -238,7 +248,7 @@ class Half:
         return [
             device
             for device, process in zip(self.endpoints, self._processes, strict=True)
-            if device.state is None and process.is_there()
+            if device.state is None and process.is_there() is not False
         ]
 
     def hang_up(self) -> None:
@@ -336,7 +346,9 @@ class Saver(Half):
         self, path: Path, then: Literal["stop", "run"], problems: Sequence[str]
     ) -> MigrationFailed:
         """Return what is to be raised if all is in the file, but the devices did not follow."""
-        outcome: Outcome = "undecided" if then == "stop" or self.hung() else "lost"
+        outcome: Outcome = "lost"
+        if then == "stop" or self.hung() or self.untold:
+            outcome = "undecided"
         does = "run on" if then == "run" else "stand still"
         return MigrationFailed(
             f"{path}: is written and whole, but not all of the devices {does}: {problems[0]}",
@@ -348,7 +360,7 @@ class Saver(Half):
         """Let the devices run again; return what is to be raised."""
         problems = self.lead("recover")
         outcome: Outcome = "lost" if problems else "source"
-        if self.hung():
+        if self.hung() or self.untold:
             outcome = "undecided"
         hints = ["no file was written", *problems]
         return MigrationFailed(self._why(error), outcome, hints, cancelled=self._gave_up(error))

@@ -6,8 +6,10 @@ they were. What follows from that stands in the rows; here it is carried out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Handover, MigrationStep, Plans, deciding
@@ -19,6 +21,8 @@ from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
 from vfio_migration.runtime.coordinator.ledger import Ledger
 from vfio_migration.runtime.coordinator.process import Process
 
+KEEP: Final = "--keep source or --keep destination"
+
 
 @dataclass(slots=True)
 class Settled:
@@ -29,12 +33,14 @@ class Settled:
         why: Why, in the words of the row that decided.
         problems: What did not go as the row says.
         loose: The devices of the other side that are not known to stand still.
+        untold: Nothing was done, for nobody can tell whether these are served by who served them.
     """
 
     outcome: Outcome
     why: str
     problems: list[str] = field(default_factory=list)
     loose: list[Endpoint] = field(default_factory=list)
+    untold: list[Endpoint] = field(default_factory=list)
 
 
 class Settler:
@@ -76,8 +82,8 @@ class Settler:
             side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
         self._gone: dict[str, ClientError | CannotMigrate] = {}
-        self._alive: dict[Side, bool] = {}
-        self._same: set[Endpoint] = set()
+        # Whether each is served by who served it when the migration began; None: it cannot be told.
+        self._served: dict[Endpoint, bool | None] = {}
 
     def settle(self) -> Settled:
         """Do it. The journal is removed once nothing more can be owed to it.
@@ -91,6 +97,8 @@ class Settler:
             self._haste.end()
         while True:
             row = next(self._rows(), None)
+            if untold := self._matters(row):
+                return self._untold(untold, problems)
             if row is None:
                 if hung := self._missed():
                     return self._undecided(hung, "it may still hold the state", problems)
@@ -119,29 +127,33 @@ class Settler:
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""
         self._gone.clear()
-        self._same.clear()
+        self._served.clear()
         for side, entries in self._endpoints.items():
             for index, device in enumerate(entries):
                 process = self._process(side, index)
+                self._served[device] = False
                 try:
-                    now = device.connect()
+                    device.connect()
                     device.look()
                     _ = device.machine
+                    self._served[device] = device.is_served_by(process)
                 except (ClientError, CannotMigrate) as error:
                     device.state = None
                     self._gone[device.label] = error
-                    continue
-                if now == process or not process.known:
-                    self._same.add(device)
-            same = self._same.issuperset(entries)
-            self._alive[side] = same and side not in self._given_up
+
+    def _is_alive(self, side: Side) -> bool | None:
+        """Say whether a side holds what it held; None if it cannot be told."""
+        if side not in self._endpoints or side in self._given_up:
+            return False
+        served = {self._served[device] for device in self._endpoints[side]}
+        return False if False in served else None if None in served else True
 
     def _rows(self, also: Sequence[Side] = ()) -> Iterator[Handover]:
         """Yield the rows that hold, or would if the sides `also` could be reached."""
         states: dict[Side, list[str]] = {
             side: [device.state or "" for device in self._endpoints.get(side, ())] for side in SIDES
         }
-        alive = {side: self._alive.get(side, False) or side in also for side in SIDES}
+        alive = {side: self._is_alive(side) is True or side in also for side in SIDES}
         for row in deciding(self._plans, self._spec, self._ledger.holder, states, alive):
             if id(row) not in self._skipped:
                 yield row
@@ -194,19 +206,37 @@ class Settler:
     def _there(self, side: Side) -> list[Endpoint]:
         return [device for device in self._endpoints[side] if device.state is not None]
 
+    def _matters(self, row: Handover | None) -> list[Endpoint]:
+        """Return the devices of which it would have to be told who serves them.
+
+        Args:
+            row: The one that holds if none of them is served by who served it.
+        """
+        sides = [side for side in self._endpoints if self._is_alive(side) is None]
+        for count in range(1, len(sides) + 1):
+            for same in itertools.combinations(sides, count):
+                if next(self._rows(also=same), None) is not row:
+                    return [one for side in sides for one in self._endpoints[side]]
+        return []
+
     def _may_run_unseen(self, row: Handover) -> list[Endpoint]:
         """Return the devices of the loser that may run although nobody answers for them."""
         loser: Side = "destination" if row.winner == "source" else "source"
         if loser in self._given_up:
             return []
-        return self._hung(loser)
+        return [
+            device
+            for index, device in enumerate(self._endpoints.get(loser, ()))
+            if device.state is None and self._is_there(loser, index) is not False
+        ]
 
     def _missed(self) -> list[Endpoint]:
         """Return the devices of a side that would win if they answered, and may do so yet."""
         for side in self._endpoints:
             hung = self._hung(side)
             others = set(self._endpoints[side]).difference(hung)
-            if hung and self._same.issuperset(others) and any(self._rows(also=[side])):
+            served = all(self._served[device] is not False for device in others)
+            if hung and served and any(self._rows(also=[side])):
                 return hung
         return []
 
@@ -216,16 +246,39 @@ class Settler:
         for index, device in enumerate(self._endpoints.get(side, ())):
             if device.state is not None or side in self._given_up:
                 continue
-            process = self._process(side, index)
+            there = self._is_there(side, index)
             late = isinstance(self._gone.get(device.label), TimedOut)
-            if process.is_there() or (late and not process.known):
+            if there or (late and there is None):
                 hung.append(device)
         return hung
 
-    def _undecided(self, hung: Sequence[Endpoint], what: str, problems: list[str]) -> Settled:
+    def _is_there(self, side: Side, index: int) -> bool | None:
+        """Say whether the process that served a device still exists; None if it cannot be told."""
+        process = self._process(side, index)
+        return None if process is None else process.is_there()
+
+    def _untold(self, devices: Sequence[Endpoint], problems: list[str]) -> Settled:
+        """Ask: whether a device holds what it held nobody can see from outside."""
+        asked = [device for device in devices if self._served[device] is None]
         return Settled(
             "undecided",
-            f"{names(hung)}: does not answer, and its process is there: {what}",
+            f"{names(asked)}: it cannot be told whether the server that answers is the one that "
+            "was there, or one with a blank device",
+            [*problems, *map(str, self._gone.values()), f"say which side is to run: {KEEP}"],
+            untold=asked,
+        )
+
+    def _undecided(self, hung: Sequence[Endpoint], what: str, problems: list[str]) -> Settled:
+        seen = all(
+            self._is_there(side, index)
+            for side, group in self._endpoints.items()
+            for index, device in enumerate(group)
+            if device in hung
+        )
+        there = "its process is there" if seen else "it cannot be told whether its process is there"
+        return Settled(
+            "undecided",
+            f"{names(hung)}: does not answer, and {there}: {what}",
             [*problems, *map(str, self._gone.values())],
             list(hung),
         )
@@ -254,7 +307,7 @@ class Settler:
                 problems.append(failure.why)
         # A source that could not be led all the way back may run all the same.
         sources = self._endpoints["source"]
-        whole = self._alive["source"] and all(one.may(CHANGE) for one in sources)
+        whole = self._is_alive("source") is True and all(one.may(CHANGE) for one in sources)
         outcome: Outcome = "source" if whole and was != "destination" else "lost"
         why = (
             f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
@@ -263,7 +316,7 @@ class Settler:
         )
         return self._done(Settled(outcome, why, problems, loose))
 
-    def _process(self, side: Side, index: int) -> Process:
+    def _process(self, side: Side, index: int) -> Process | None:
         entry = self._ledger.entries[index]
         return entry.source_process if side == "source" else entry.destination_process
 
@@ -271,9 +324,8 @@ class Settler:
         """Say whether a device may still have to be brought to where it belongs."""
         if device.state is not None:
             return False
-        process = self._process(side, index)
-        gone = self._final and (side in self._given_up or not process.is_there())
-        return not (gone and (process.known or side in self._given_up))
+        gone = side in self._given_up or self._is_there(side, index) is False
+        return not (self._final and gone)
 
     def _done(self, settled: Settled) -> Settled:
         settled.problems = list(dict.fromkeys(settled.problems))  # each row tried may have met it

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -26,7 +23,6 @@ from vfio_migration.runtime.coordinator import (
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape
 from vfio_migration.runtime.coordinator.group import Group
 from vfio_migration.runtime.coordinator.limit import Bandwidth
-from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.stream import Meter, Stream
 from vfio_migration.runtime.coordinator.transfer import Transfer
 
@@ -110,61 +106,6 @@ def test_a_meter_forgets():
     for number in range(100, 125):
         meter.add(99 * 1000, now=number / 10)
     assert meter.rate == 0.0
-
-
-# --- who serves ---
-
-
-def test_a_process_that_is_there():
-    me = Process.of(os.getpid())
-    assert me.known
-    assert me.is_there()
-    assert me == Process.of(os.getpid())
-    assert Process.from_data(me.to_data()) == me
-
-
-def test_a_process_that_is_gone():
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    process = Process.of(child.pid)
-    assert process.is_there()
-    child.communicate()
-    assert not process.is_there()
-    assert process.known
-
-
-def test_a_zombie_is_gone():
-    child = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not Process.of(child.pid).is_there()
-    child.wait()
-
-
-def test_a_number_used_again_is_another_process():
-    me = Process.of(os.getpid())
-    assert not Process(me.pid, me.started - 1).is_there()
-
-
-@pytest.mark.parametrize("pid", [0, 1])
-def test_who_cannot_be_told_from_others(pid: int):
-    """A socket that the service manager made is its own: process 1 says nothing of the server."""
-    assert not Process.of(pid).known
-    assert not Process.of(pid).is_there()
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("pid"), inner),
-        max_leaves=5,
-    )
-)
-def test_what_is_no_process(data):
-    try:
-        process = Process.from_data(data)
-    except ValueError as error:
-        assert str(error) == f"{data!r} is no process"  # noqa: PT017 - either is right
-    else:
-        assert (data["pid"], data["started"]) == (process.pid, process.started)
 
 
 # --- what is said ---

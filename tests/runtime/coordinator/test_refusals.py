@@ -347,7 +347,7 @@ def test_what_the_journal_says(lab: Lab):
         ("both", "s0", {"s0": "STOP_COPY", "d0": "RESUMING"}),
         ("destination", "d0", {"s0": "STOP_COPY", "d0": "STOP"}),
         # And at the very end, when all are hung up on.
-        (None, "s0", {"s0": "STOP", "d0": "RUNNING"}),
+        (None, "d0", {"s0": "STOP", "d0": "RUNNING"}),
     ]
 
 

@@ -1,0 +1,464 @@
+"""Which process serves a device, and what is done where nobody can tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fleet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import MARK, SPEC, Lab
+
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.coordinator import MigrationFailed, ledger, process
+from vfio_migration.runtime.coordinator.process import NOBODY, Process
+from vfio_migration.runtime.coordinator.recover import recover
+from vfio_migration.runtime.coordinator.saving import Saver
+
+# --- processes ---
+
+
+@pytest.fixture(params=[True, False], ids=["pidfs", "no pidfs"])
+def pidfs(request, monkeypatch) -> bool:
+    """With what Linux 6.9 has, and without."""
+    if not request.param:
+        monkeypatch.setattr(process, "_number", lambda _pidfd: 0)
+    elif not Process.of(os.getpid()).unique:
+        pytest.skip("pidfds have no numbers here")
+    return request.param
+
+
+def test_a_process_that_is_there(pidfs: bool):
+    me = Process.of(os.getpid())
+    assert (me.unique > 0) == pidfs
+    assert me.is_there() is True
+    assert me.is_same(Process.of(os.getpid())) is True
+    assert me.is_same(Process.of(os.getppid())) is False
+    assert Process.from_data(me.to_data()) == me
+
+
+def test_a_process_that_is_gone(pidfs: bool):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    one = Process.of(child.pid)
+    assert one.is_there() is True
+    child.communicate()
+    assert one.is_there() is False
+
+
+def test_a_zombie_is_gone(pidfs: bool):
+    child = subprocess.Popen(["sleep", "60"])
+    one = Process.of(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert one.is_there() is False
+    child.wait()
+
+
+def test_a_number_used_again_is_another_process(pidfs: bool):
+    me = Process.of(os.getpid())
+    before = dataclasses.replace(me, started=me.started - 1, unique=me.unique and me.unique - 1)
+    assert before.is_there() is False
+    assert before.is_same(me) is False
+
+
+def test_a_process_of_another_start_of_the_machine():
+    me = Process.of(os.getpid())
+    before = dataclasses.replace(me, boot="another")
+    assert before.is_there() is False
+    assert before.is_same(me) is False
+
+
+def test_a_number_in_another_namespace(pidfs: bool):
+    """It says nothing here; what the kernel counts itself does."""
+    me = Process.of(os.getpid())
+    there = dataclasses.replace(me, space=me.space + 1)
+    assert there.is_there() is None
+    assert there.is_same(me) is (True if pidfs else None)
+
+
+@pytest.mark.parametrize("one", [NOBODY, Process(0, 0, 0, "", 7), Process(7, 0)])
+def test_who_cannot_be_told_from_others(one: Process):
+    assert one.is_there() is None
+    assert one.is_same(one) is None
+    assert one.is_same(Process.of(os.getpid())) is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("pid"), inner),
+        max_leaves=5,
+    )
+)
+def test_what_is_no_process(data):
+    try:
+        found = Process.from_data(data)
+    except ValueError as error:
+        assert str(error) == f"{data!r} is no process"  # noqa: PT017 - either is right
+    else:
+        assert (data["pid"], data["started"]) == (found.pid, found.started)
+
+
+# --- servers that did not make their sockets ---
+
+
+class Manager:
+    """Listens, as a service manager does, and hands its sockets to servers that it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sockets: dict[str, socket.socket] = {}
+        self.servers: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("s0", "d0"):
+            self.sockets[name] = sock = socket.socket(socket.AF_UNIX)
+            sock.bind(str(folder / name))
+            sock.listen(8)
+            self.start(name)
+        with self.client("s0") as client:
+            client.region_write(2, 64, MARK)
+
+    def start(self, name: str) -> None:
+        fd = self.sockets[name].fileno()
+        words = ["serve", "--fd", str(fd), "--device", "memory,size=64K"]
+        self.servers[name] = subprocess.Popen(
+            [sys.executable, "-m", "vfio_migration.cli.main", *words],
+            pass_fds=[fd],
+            stderr=subprocess.DEVNULL,
+        )
+
+    def kill(self, name: str) -> None:
+        self.servers[name].kill()
+        self.servers[name].wait()
+
+    def client(self, name: str) -> Client:
+        return Client(self.folder / name)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return str(self.folder / "s0"), str(self.folder / "d0")
+
+    def states(self) -> dict[str, str]:
+        found = {}
+        for name in self.sockets:
+            with self.client(name) as client:
+                found[name] = client.state()
+        return found
+
+    def whole(self, name: str) -> bool:
+        with self.client(name) as client:
+            return client.region_read(2, 64, len(MARK)) == MARK
+
+    def close(self) -> None:
+        for name, server in self.servers.items():
+            server.kill()
+            server.wait()
+            self.sockets[name].close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    one = Manager(tmp_path)
+    yield one
+    one.close()
+
+
+MIGRATE = """
+import os, sys
+from pathlib import Path
+from vfio_migration.runtime.coordinator import Coordinator, Settings, process
+
+if "no-pidfs" in sys.argv:
+    process._number = lambda _pidfd: 0
+
+def report(event):
+    if [event.name, *map(str, event.fields.values())][: len(sys.argv[3].split())] == (
+        sys.argv[3].split()
+    ):
+        os._exit(9)
+
+Coordinator(
+    [tuple(sys.argv[1:3])],
+    settings=Settings(migration="offline", patience=5.0),
+    journal=Path(sys.argv[1] + ".migration"),
+    report=report,
+).run()
+"""
+LOADED, WAKES = "phase destination resume judge", "phase destination resume run"
+
+
+def left_behind(pair: tuple[str, str], at: str, *more: str) -> None:
+    """Migrate, and be gone at an event."""
+    done = subprocess.run(
+        [*more, sys.executable, "-c", MIGRATE, *pair, at], check=False, timeout=60
+    )
+    assert done.returncode == 9
+    assert Path(f"{pair[0]}.migration").exists()
+
+
+@pytest.mark.parametrize(("at", "winner"), [("stopped", "s0"), (LOADED, "d0"), (WAKES, "d0")])
+def test_a_server_behind_a_socket_of_its_manager(manager: Manager, at: str, winner: str):
+    """It is the one that answers that has the device: it is still there, and that is known."""
+    left_behind(manager.pair, at)
+    settled = recover([manager.pair])
+    assert settled.outcome == ("source" if winner == "s0" else "destination")
+    assert settled.problems == []
+    loser = "d0" if winner == "s0" else "s0"
+    assert manager.states() == {winner: "RUNNING", loser: "STOP"}
+    assert manager.whole(winner)
+
+
+@pytest.mark.parametrize(
+    ("at", "killed", "outcome"),
+    [
+        ("stopped", "s0", "lost"),
+        ("stopped", "d0", "source"),
+        (LOADED, "s0", "destination"),
+        (LOADED, "d0", "source"),
+        (WAKES, "s0", "destination"),
+        (WAKES, "d0", "source"),
+    ],
+)
+def test_a_server_that_its_manager_started_anew(
+    manager: Manager, at: str, killed: str, outcome: str
+):
+    """The socket is the same and who listens is; the device is a blank one."""
+    left_behind(manager.pair, at)
+    manager.kill(killed)
+    manager.start(killed)
+    settled = recover([manager.pair])
+    assert settled.outcome == outcome
+    winner = "d0" if outcome == "destination" else "s0"
+    assert {name for name, state in manager.states().items() if state == "RUNNING"} == {winner}
+    assert manager.whole(winner) == (outcome != "lost")
+
+
+def test_a_save_of_a_server_that_its_manager_started_anew(manager: Manager):
+    def watch(exchange) -> None:
+        if exchange.what == "reply" and exchange.command.name == "MIG_DATA_READ" and not seen:
+            seen.append(1)
+            manager.kill("s0")
+            manager.start("s0")
+
+    seen: list[int] = []
+    with pytest.raises(MigrationFailed) as failed:
+        Saver([manager.pair[0]], watches=[watch]).run(manager.folder / "file")
+    assert failed.value.outcome == "lost"
+    assert "was served anew" in failed.value.hints[-1]
+
+
+# --- relays ---
+
+
+class Relay:
+    """Listens, and hands every connection to a process of its own that passes all on."""
+
+    def __init__(self, path: Path, behind: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RELAY, str(path), str(behind)], stdout=subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"ready\n"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+RELAY = """
+import os, select, signal, socket, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1])
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        here, _ = listener.accept()
+        if os.fork():
+            here.close()
+            continue
+        there = socket.socket(socket.AF_UNIX)
+        there.connect(sys.argv[2])
+        other = {here: there, there: here}
+        while True:
+            for one in select.select([here, there], [], [])[0]:
+                data, fds, _, _ = socket.recv_fds(one, 1 << 16, 16)
+                if not data:
+                    os._exit(0)
+                socket.send_fds(other[one], [data], fds)
+                for fd in fds:
+                    os.close(fd)
+"""
+
+
+@pytest.fixture
+def relayed(lab: Lab) -> Iterator[tuple[Lab, tuple[str, str]]]:
+    lab.serve("s0")
+    lab.serve("d0")
+    relays = [Relay(Path(f"{name}-relay"), Path(name)) for name in ("s0", "d0")]
+    yield lab, ("s0-relay", "d0-relay")
+    for relay in relays:
+        relay.close()
+
+
+UNTOLD = "it cannot be told whether the server that answers is the one that was there"
+
+
+@pytest.mark.parametrize("at", ["stopped", LOADED, WAKES])
+def test_who_is_behind_a_relay_cannot_be_told(relayed, at: str):
+    """So whoever asks has to say which side is to run; until then nobody is moved."""
+    lab, pair = relayed
+    left_behind(pair, at)
+    found = ledger.read(Path("s0-relay.migration"))
+    assert found is not None
+    assert found.entries[0].source_process == NOBODY
+    before = lab.states
+    lab.arcs.clear()
+    settled = recover([pair])
+    assert settled.outcome == "undecided"
+    assert UNTOLD in settled.why
+    assert settled.problems[-1] == ("say which side is to run: --keep source or --keep destination")
+    assert (lab.states, lab.arcs) == (before, [])
+    settled = recover([pair], keep="source")
+    assert settled.outcome == "source"
+    assert lab.running == {"s0"}
+    assert lab.hosts["s0"].whole
+    assert not Path("s0-relay.migration").exists()
+
+
+def test_a_migration_through_relays(relayed):
+    """Nobody has to be found again while the connections last."""
+    lab, pair = relayed
+    from vfio_migration.runtime.coordinator import Coordinator
+
+    Coordinator([pair], spec=SPEC, journal=Path("journal")).run()
+    assert lab.running == {"d0"}
+    assert lab.hosts["d0"].whole
+    assert not Path("journal").exists()
+    lab.hosts["d0"].device.mangle = lambda _piece: []
+    for host in lab.hosts.values():
+        host.server.engine.reset()
+    with pytest.raises(MigrationFailed) as failed:
+        Coordinator([pair], spec=SPEC, journal=Path("journal")).run()
+    assert failed.value.outcome == "source"
+    assert lab.running == {"s0"}
+
+
+def test_a_relay_that_breaks_in_the_middle(relayed):
+    """What is behind it may be as it was, or not: it is asked, and how is said."""
+    from vfio_migration.runtime.coordinator import Coordinator
+
+    lab, pair = relayed
+
+    def report(event) -> None:
+        if event.name == "stopped" and not killed:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+            for child in map(int, children.split()):
+                if b"s0-relay" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    below = Path(f"/proc/{child}/task/{child}/children").read_text()
+                    killed.extend(map(int, below.split()))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    killed: list[int] = []
+    coordinator = Coordinator([pair], spec=SPEC, journal=Path("journal"), report=report)
+    with pytest.raises(MigrationFailed) as failed:
+        coordinator.run()
+    assert killed
+    assert failed.value.outcome == "undecided"
+    assert UNTOLD in failed.value.hints[0]
+    assert failed.value.hints[-1] == (
+        "run: vfio-migration recover s0-relay d0-relay --journal journal --keep source or "
+        "--keep destination"
+    )
+    assert recover([pair], journal=Path("journal"), keep="source").outcome == "source"
+    assert lab.running == {"s0"}
+    assert lab.hosts["s0"].whole
+
+
+# --- other namespaces ---
+
+RECOVER = """
+import sys
+from vfio_migration.runtime.coordinator import process
+from vfio_migration.runtime.coordinator.recover import recover
+
+if "no-pidfs" in sys.argv:
+    process._number = lambda _pidfd: 0
+settled = recover([tuple(sys.argv[1:3])], patience=5.0)
+print(settled.outcome, settled.why, settled.problems)
+"""
+INSIDE = ["unshare", "-Urpf", "--mount-proc"]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[dict[str, object]]:
+    if not shutil.which("unshare") or subprocess.run([*INSIDE, "true"], check=False).returncode:
+        pytest.skip("no namespace can be made here")
+    paths = {name: tmp_path / name for name in ("s0", "d0")}
+    found = {name: fleet.serve(path, "memory,size=64K", "7") for name, path in paths.items()}
+    for path in paths.values():
+        fleet.wait_for(path)
+    yield found
+    for server in found.values():
+        server.kill()
+        server.join(20)
+
+
+def again(servers, tmp_path: Path, name: str) -> None:
+    servers[name].kill()
+    servers[name].join(20)
+    servers[name] = fleet.serve(tmp_path / name, "memory,size=64K", "7")
+    fleet.wait_for(tmp_path / name)
+
+
+@pytest.mark.parametrize("more", [(), ("no-pidfs",)], ids=["pidfs", "no pidfs"])
+@pytest.mark.parametrize("anew", [None, "s0", "d0"])
+def test_servers_in_another_namespace(servers, tmp_path: Path, anew: str | None, more):
+    """Their pids say nothing there. Where the kernel counts them they are known all the same."""
+    if not more and not Process.of(os.getpid()).unique:
+        pytest.skip("pidfds have no numbers here")
+    pair = str(tmp_path / "s0"), str(tmp_path / "d0")
+    words = [*INSIDE, sys.executable, "-c", MIGRATE, *pair, LOADED, *more]
+    assert subprocess.run(words, check=False, timeout=60).returncode == 9
+    found = ledger.read(Path(f"{pair[0]}.migration"))
+    assert found is not None
+    assert found.entries[0].source_process.pid == 0
+    if anew:
+        again(servers, tmp_path, anew)
+    done = subprocess.run(
+        [*INSIDE, sys.executable, "-c", RECOVER, *pair, *more],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    outcome, *_ = done.stdout.split()
+    states = {}
+    for name in servers:
+        with Client(tmp_path / name) as client:
+            states[name] = client.state()
+    if more:
+        assert outcome == "undecided"
+        assert UNTOLD in done.stdout
+        return
+    assert outcome == ("source" if anew == "d0" else "destination"), done.stdout
+    winner, loser = ("s0", "d0") if anew == "d0" else ("d0", "s0")
+    assert states == {winner: "RUNNING", loser: "STOP"}
+
+
+def test_a_recovery_in_another_namespace_than_the_migration(servers, tmp_path: Path):
+    if not Process.of(os.getpid()).unique:
+        pytest.skip("pidfds have no numbers here")
+    pair = str(tmp_path / "s0"), str(tmp_path / "d0")
+    left_behind(pair, LOADED, *INSIDE)
+    again(servers, tmp_path, "d0")
+    assert recover([pair]).outcome == "source"
