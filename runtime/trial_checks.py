@@ -17,6 +17,7 @@ from vfio_migration.runtime.trial_guest import GUEST_AT, GUEST_SIZE
 from vfio_migration.runtime.trial_steps import (
     as_new,
     at_each_state,
+    beside,
     go_on_alike,
     leave,
     resumed,
@@ -63,6 +64,16 @@ def check_gates(setup: Setup) -> None:
         trial.idle()
 
 
+def check_operation(setup: Setup) -> None:
+    """S5: where the table permits the same, a device does the same, whatever the state."""
+    initial = setup.spec.state(setup.spec.initial)
+    for state in setup.states(lambda row: row.operation == initial.operation):
+        if setup.transfer(state) != "write":
+            with setup.trial() as trial, setup.trial() as twin:
+                trial.reach(state)
+                go_on_alike(trial, twin, f"a device in {state} and one in {initial.name}")
+
+
 def check_refusals(setup: Setup) -> None:
     """D8: a refused request changes nothing."""
     for trial in at_each_state(setup):
@@ -96,36 +107,49 @@ def check_reset(setup: Setup) -> None:
 
 def check_disconnect(setup: Setup) -> None:
     """D9: a client that goes away leaves the device as it was, and nothing of its own behind."""
-    for trial in at_each_state(setup):
-        state, transfer = trial.engine.state, setup.transfer(trial.engine.state)
-        where = trial.where
-        good = setup.good_stream()
-        stream = trial.read(100) if transfer == "read" else b""
-        if transfer == "write":
-            trial.write_all(good[: len(good) // 2])
-        seen = trial.observe()
-        trial.device.memory.log.start(_PAGE)
-        trial.engine.disconnect()
-        promise("D9", not trial.device.memory.log.on, f"disconnect in {where}: DMA logging goes on")
-        promise("D9", not trial.device.memory.maps, f"disconnect in {where}: maps are kept")
-        armed = any(trial.device.interrupts.armed(index) for index in range(5))
-        promise("D9", not armed, f"disconnect in {where}: interrupt descriptors are kept")
-        promise("D9", trial.engine.state == state, f"disconnect in {where} moved the device")
-        promise("D9", trial.observe() == seen, f"disconnect in {where} changed the device")
-        trial.coherent("after a disconnect")
-        trial.guest.hang_up()
+    # The next client may be one that only moves the device, and maps nothing before.
+    for mapped in (True, False):
+        for trial in at_each_state(setup):
+            _disconnected(trial, mapped=mapped)
+
+
+def _disconnected(trial: Trial, *, mapped: bool) -> None:
+    setup, state = trial.setup, trial.engine.state
+    transfer, where = setup.transfer(state), trial.where
+    good = setup.good_stream()
+    stream = trial.read(100) if transfer == "read" else b""
+    if transfer == "write":
+        trial.write_all(good[: len(good) // 2])
+    seen = trial.observe()
+    trial.device.memory.log.start(_PAGE)
+    trial.engine.disconnect()
+    promise("D9", not trial.device.memory.log.on, f"disconnect in {where}: DMA logging goes on")
+    promise("D9", not trial.device.memory.maps, f"disconnect in {where}: maps are kept")
+    armed = any(trial.device.interrupts.armed(index) for index in range(5))
+    promise("D9", not armed, f"disconnect in {where}: interrupt descriptors are kept")
+    promise("D9", trial.engine.state == state, f"disconnect in {where} moved the device")
+    promise("D9", trial.observe() == seen, f"disconnect in {where} changed the device")
+    trial.coherent("after a disconnect")
+    trial.guest.hang_up()
+    if mapped:
         trial.guest.connect(trial.device)
-        try:
-            if transfer == "write":
-                trial.write_all(good[len(good) // 2 :])
-                trial.ask(setup.quiet())
-            elif transfer == "read":
-                trial.ask(setup.ends("final")[0])
-                stream += trial.read_all()
-                resumed(setup, stream).close()
-            trial.ask(setup.spec.initial)
-        except RequestFailed as failure:
-            promise("D9", False, f"after a disconnect in {where}: {failure.__cause__!r}")
+    try:
+        if transfer == "write":
+            trial.write_all(good[len(good) // 2 :])
+            trial.ask(setup.quiet())
+        elif transfer == "read":
+            trial.ask(setup.ends("final")[0])
+            stream += trial.read_all()
+            resumed(setup, stream).close()
+        trial.ask(setup.spec.initial)
+    except RequestFailed as failure:
+        promise("D9", False, f"after a disconnect in {where}: {failure.__cause__!r}")
+    if not mapped:
+        trial.guest.connect(trial.device)
+    trial.settle(0.0)  # as a server does: work that has waited for the guest counts from now on
+    if transfer != "write":
+        with beside(trial) as twin:
+            go_on_alike(trial, twin, f"a device after a disconnect in {where}, and one without")
 
 
 def check_two_devices(setup: Setup) -> None:
@@ -246,6 +270,7 @@ def check_dma_log(setup: Setup) -> None:
 CHECKS: tuple[Check, ...] = (
     check_every_arc,
     check_gates,
+    check_operation,
     check_refusals,
     check_migration,
     check_mapped_memory,

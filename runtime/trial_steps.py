@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Iterator
@@ -18,12 +19,24 @@ def at_each_state(
     """Yield driven devices in each state, with work begun (`busy`) or with all of it done."""
     for state, seed in itertools.product(setup.states(lambda _: True), range(seeds)):
         with setup.trial(seed, hears) as trial:
-            trial.drive()
-            if busy:
-                # Not waited for: it is still to be done when the device is stopped.
-                setup.drive(trial.device, trial.guest, trial.rng)
+            _begin(trial, busy=busy)
             trial.reach(state)
             yield trial
+
+
+def _begin(trial: Trial, *, busy: bool) -> None:
+    trial.drive()
+    if busy:
+        # Not waited for: it is still to be done when the device is stopped.
+        trial.setup.drive(trial.device, trial.guest, trial.rng)
+
+
+@contextlib.contextmanager
+def beside(trial: Trial) -> Iterator[Trial]:
+    """Make a twin of a device of `at_each_state`, which stays where it began."""
+    with trial.setup.trial(0, trial.guest.hears) as twin:
+        _begin(twin, busy=True)
+        yield twin
 
 
 def leave(trial: Trial, arc: Arc) -> None:
@@ -87,6 +100,10 @@ def as_new(trial: Trial, when: str) -> None:
         seen, new = trial.observe(), fresh.observe()
         differ = [name for name in new if seen.get(name) != new[name]]
         promise("D12", not differ, f"after {when}, {', '.join(differ)}: not as in a new device")
+        same = trial.snapshot() == fresh.snapshot()
+        promise("D12", same, f"after {when}, its state is not that of a new device")
+        for one in (trial, fresh):
+            one.ask(one.spec.initial)
         # Acting alike: whatever it remembers in secret shows.
         go_on_alike(trial, fresh, f"a device after {when}, and a new one")
         lives = [whole_life(one) for one in (trial, fresh)]

@@ -267,6 +267,41 @@ class LogsOnForNobody(Sample):
             self.memory.log.start(4096)
 
 
+@breaks("D9")
+class CannotBeMovedWithoutMaps(Sample):
+    """It cannot be stopped by a client that maps nothing."""
+
+    def stop(self) -> None:
+        if not self.memory.maps:
+            raise ArcError("there is no guest")
+
+
+@breaks("S5")
+class WorkEndsWithItsClient(Sample):
+    """What was under way when the client went is never done, though it says that it is busy."""
+
+    def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
+        super().disconnect(to, drops)
+        self._kit.timers.cancel_all()
+
+
+@breaks("D12")
+class MemoryOutlivesReset(Sample):
+    def kit_power_on(self) -> None:
+        notes = bytes(self.block("notes").view)
+        super().kit_power_on()
+        self.block("notes").view[:] = notes
+
+
+@breaks("S5")
+class KnowsStatesByName(Sample):
+    """It works while it is RUNNING, and in no other state that permits the same."""
+
+    def begin(self) -> None:
+        if self.state == "RUNNING":
+            super().begin()
+
+
 @breaks("S5")
 class SharesItsState(Sample):
     """It keeps its count where all devices of its kind keep theirs: in the class."""

@@ -17,6 +17,7 @@ from vfio_migration.runtime.trial_checks import CHECKS, Check
 EXAMPLES: dict[Check, type[Sample]] = {
     checks.check_every_arc: bad.StopsAndSaysItDidNot,
     checks.check_gates: bad.PeerDmaWhileQuiesced,
+    checks.check_operation: bad.KnowsStatesByName,
     checks.check_refusals: bad.ReadingChangesIt,
     checks.check_migration: streams.ForgetsDirtyPages,
     checks.check_mapped_memory: streams.TrustsMappedMemory,

@@ -401,5 +401,5 @@ def test_without_hypothesis_the_walks_say_what_to_install(
 def test_the_suite_names_its_tests_by_check_and_capabilities() -> None:
     names = {name for name in dir(TestCounter) if name.startswith("test_")}
     assert "test_two_lives_with_stop_copy_p2p_pre_copy" in names
-    assert len(names) == 4 * 16
+    assert len(names) == 4 * 17
     assert random.Random(1).random()
