@@ -6,6 +6,7 @@ differences are:
 
 - The buffer, at 0x40000 of BAR 0, is memory that a client can read, write and map, which is how
   another device does peer-to-peer DMA to it. In QEMU only DMA reaches it.
+- It does DMA whether or not the guest has made it a bus master; QEMU's then reaches nothing.
 - A transfer that does not fit the buffer copies nothing; one to memory that is not there copies
   nothing and sets "received master abort" in the status register. Both are finished as any other.
 - A factorial takes `factorial_seconds` and a transfer `dma_seconds` whatever their size. What is
