@@ -149,16 +149,19 @@ class Ear:
                 continue
             # A descriptor of the message itself is only a copy, as the message is.
             for at in range(0, len(data) - len(data) % _INT.size, _INT.size):
-                with _closing(_INT.unpack_from(data, at)[0]) as fd:
+                fd = _INT.unpack_from(data, at)[0]
+                if fd < 0:  # it is gone already, or there is no room for a descriptor
+                    continue
+                with _closing(fd):
                     unique = _number(fd) if kind == _SCM_PIDFD else unique
         # What comes later comes without it: there is room for descriptors, and for no more.
         self._set(0)
         return Process.of(pid, unique) if control else None
 
     def _set(self, value: int) -> None:
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, value)
-        with contextlib.suppress(OSError):  # older than Linux 6.5
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, value)
+        for option in (socket.SO_PASSCRED, _SO_PASSPIDFD):
+            with contextlib.suppress(OSError):  # the second is not there before Linux 6.5
+                self._sock.setsockopt(socket.SOL_SOCKET, option, value)
 
 
 @contextlib.contextmanager

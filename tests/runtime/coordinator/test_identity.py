@@ -108,6 +108,46 @@ def test_what_is_no_process(data):
         assert (data["pid"], data["started"]) == (found.pid, found.started)
 
 
+# --- who is heard ---
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_who_answers_is_heard_once(pidfs: bool):
+    """With the descriptors of its message, which are not lost, and none is left open."""
+    here, there = socket.socketpair()
+    before = descriptors()
+    with here, there:
+        ear = process.Ear(here)
+        assert ear.hear() is None
+        socket.send_fds(there, [b"first"], [0, 1])
+        assert ear.hear() == Process.of(os.getpid())
+        assert descriptors() == before
+        there.send(b"second")
+        data, fds, _, _ = socket.recv_fds(here, 100, 16)
+        assert (data[:5], len(fds)) == (b"first", 2)
+        for fd in fds:
+            os.close(fd)
+        assert here.recvmsg(100, 1000)[1] == []
+
+
+def test_who_is_gone_already_is_heard():
+    """The kernel then gives a number that is no descriptor."""
+
+    class Socket:
+        def setsockopt(self, *_words) -> None:
+            raise OSError("not known here")
+
+        def recvmsg(self, *_words):
+            return b"x", [(1, 2, bytes(12)), (1, 4, b"\xff" * 4)], 0, None
+
+    found = process.Ear(Socket()).hear()
+    assert found is not None
+    assert (found.pid, found.unique) == (0, 0)
+
+
 # --- servers that did not make their sockets ---
 
 
