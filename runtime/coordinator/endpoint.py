@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import socket
 import struct
 import time
@@ -19,7 +20,7 @@ from vfio_migration.runtime.client.client import connected
 from vfio_migration.runtime.client.core import Pending, Watch
 from vfio_migration.runtime.client.line import Line
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
-from vfio_migration.runtime.coordinator.process import NOBODY, Ear, Process
+from vfio_migration.runtime.coordinator.process import NOBODY, Ear, Process, has_ended
 from vfio_migration.runtime.protocol.events import Outgoing
 
 Side: TypeAlias = Literal["source", "destination"]
@@ -171,6 +172,7 @@ class Endpoint:
         self._listener = NOBODY if client is None else Process.of(client.pid)
         # Who serves on this very connection, by what was found out of it.
         self._known: list[Process] = []
+        self._watched: tuple[Process, int] | None = None
         self._machine: Machine | None = None
         self._sizes: bool | None = None
 
@@ -205,7 +207,15 @@ class Endpoint:
     def note(self) -> Process:
         """Connect and return who listens there, as who serves on this connection. As `connect`."""
         self._known.append(self.connect())
+        if self._sock is not None and self._watched is None:
+            self._watched = self._listener, Process.watch(self._sock)
         return self._listener
+
+    def has_ended(self, process: Process) -> bool | None:
+        """Say whether a process that was noted is gone since; None if it cannot be told."""
+        if self._watched is None or self._watched[1] < 0 or self._watched[0] != process:
+            return None
+        return has_ended(self._watched[1])
 
     def identify(self) -> Process:
         """Return who serves there, as it can be found again; `NOBODY` if it cannot be told.
@@ -277,6 +287,9 @@ class Endpoint:
 
     def close(self) -> None:
         """Hang up, if the connection is ours."""
+        if self._watched is not None and self._watched[1] >= 0:
+            os.close(self._watched[1])
+        self._watched = None
         if self._sock is not None:
             self._sock.close()
             self._sock = None

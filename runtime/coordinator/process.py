@@ -60,12 +60,19 @@ class Process:
     @classmethod
     def listening(cls, sock: socket.socket) -> Self:
         """Return who listens at the other end of a connection."""
-        unique = 0
-        with contextlib.suppress(OSError):
+        if (watched := cls.watch(sock)) < 0:
+            return cls.of(peer_of(sock))
+        with _closing(watched) as pidfd:
+            return cls.of(peer_of(sock), _number(pidfd))
+
+    @staticmethod
+    def watch(sock: socket.socket) -> int:
+        """Return a pidfd of who listens there, by which its end is seen from anywhere; or -1."""
+        try:
             raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _INT.size)
-            with _closing(_INT.unpack(raw)[0]) as pidfd:
-                unique = _number(pidfd)
-        return cls.of(peer_of(sock), unique)
+        except OSError:  # older than Linux 6.5, or it is gone
+            return -1
+        return int(_INT.unpack(raw)[0])
 
     def is_same(self, other: Process) -> bool | None:
         """Say whether this is that process; None if it cannot be told."""
@@ -93,7 +100,7 @@ class Process:
         except OSError:
             return None
         with _closing(pidfd):
-            return _number(pidfd) == self.unique and not select.select([pidfd], [], [], 0)[0]
+            return _number(pidfd) == self.unique and not has_ended(pidfd)
 
     @property
     def _has_number(self) -> bool:
@@ -119,6 +126,13 @@ class Process:
                     case (int(unique), str(boot), int(space)):
                         return cls(pid, started, unique, boot, space)
         raise ValueError(f"{data!r} is no process")
+
+
+def has_ended(pidfd: int) -> bool:
+    """Say whether the process of a pidfd exists no more, or is a zombie."""
+    poll = select.poll()  # any number of descriptors may be open
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 NOBODY: Final = Process(0, 0)

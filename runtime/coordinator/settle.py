@@ -255,7 +255,12 @@ class Settler:
     def _is_there(self, side: Side, index: int) -> bool | None:
         """Say whether the process that served a device still exists; None if it cannot be told."""
         process = self._process(side, index)
-        return None if process is None else process.is_there()
+        if process is None:
+            return None
+        there = process.is_there()
+        if there is None and (ended := self._endpoints[side][index].has_ended(process)) is not None:
+            return not ended
+        return there
 
     def _untold(self, devices: Sequence[Endpoint], problems: list[str]) -> Settled:
         """Ask: whether a device holds what it held nobody can see from outside."""

@@ -495,6 +495,43 @@ def test_servers_in_another_namespace(servers, tmp_path: Path, anew: str | None,
     assert states == {winner: "RUNNING", loser: "STOP"}
 
 
+WAITS = """
+import sys
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+
+def report(event):
+    if event.name == "running":
+        print("running", flush=True)
+        input()
+
+try:
+    Coordinator([tuple(sys.argv[1:3])], settings=Settings(patience=5.0), report=report).run()
+except MigrationFailed as failure:
+    print(failure.outcome, flush=True)
+"""
+
+
+def test_the_end_of_a_server_in_another_namespace(servers, tmp_path: Path):
+    """Whoever has spoken with it sees that it is gone, and that it does not run unseen."""
+    if not Process.of(os.getpid()).unique:
+        pytest.skip("pidfds have no numbers here")
+    pair = str(tmp_path / "s0"), str(tmp_path / "d0")
+    with subprocess.Popen(
+        [*INSIDE, sys.executable, "-c", WAITS, *pair],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as coordinator:
+        assert coordinator.stdout is not None
+        assert coordinator.stdout.readline() == "running\n"
+        servers["d0"].kill()
+        servers["d0"].join(20)
+        said, _ = coordinator.communicate("\n", timeout=60)
+    assert said == "source\n"
+    with Client(tmp_path / "s0") as client:
+        assert client.state() == "RUNNING"
+
+
 def test_a_recovery_in_another_namespace_than_the_migration(servers, tmp_path: Path):
     if not Process.of(os.getpid()).unique:
         pytest.skip("pidfds have no numbers here")
