@@ -279,7 +279,7 @@ class Endpoint:
                 watches=self._watches,
                 hurry=self._hurry,
             )
-        if not self._ours:
+        if not self._ours and self._client.hurry is None:
             self._client.hurry = self._hurry
         if self._client.over is not None:
             raise copy.copy(self._client.over)
@@ -296,7 +296,7 @@ class Endpoint:
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None
-        elif self._client is not None:
+        elif self._client is not None and self._client.hurry is self._hurry:
             self._client.hurry = None
 
     # --- what it is ---

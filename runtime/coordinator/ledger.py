@@ -234,7 +234,7 @@ class Ledger:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(fd, "wb") as file:  # noqa: PTH123 - it is a descriptor
-                os.posix_fallocate(fd, 0, _room(fixed) + _SLOTS * _BLOCK)
+                _allocate(fd, _room(fixed) + _SLOTS * _BLOCK)
                 file.write(fixed)
                 file.flush()
                 os.fsync(fd)
@@ -255,6 +255,17 @@ class Ledger:
                 beside.unlink()
             raise
         self._fixed, self._used = fixed, 0
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Have a new file take all its room; of zeros, where its file system knows no other way."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        if os.pwrite(fd, bytes(size), 0) < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _room(fixed: bytes) -> int:

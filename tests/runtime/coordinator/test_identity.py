@@ -265,6 +265,37 @@ def test_a_migration_through_relays(relayed):
     assert lab.running == {"s0"}
 
 
+def cut(name: str) -> list[int]:
+    """Kill the processes that pass on what goes through a relay, and say which."""
+    killed: list[int] = []
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+    for child in map(int, children.split()):
+        if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+            below = Path(f"/proc/{child}/task/{child}/children").read_text()
+            killed.extend(map(int, below.split()))
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    return killed
+
+
+def test_a_save_through_a_relay_that_breaks(relayed):
+    """The device runs on, as far as can be seen; whether it is the one that was is not known."""
+    lab, (source, _) = relayed
+
+    def watch(exchange) -> None:
+        if exchange.what == "reply" and exchange.command.name == "MIG_DATA_READ" and not killed:
+            killed.extend(cut(source))
+
+    killed: list[int] = []
+    with pytest.raises(MigrationFailed) as failed:
+        Saver([source], spec=SPEC, watches=[watch]).run("file")
+    assert failed.value.outcome == "undecided"
+    assert "it cannot be told whether its server is the one" in failed.value.hints[-1]
+    assert lab.hosts["s0"].runs
+    assert lab.hosts["s0"].whole
+    assert not Path("file").exists()
+
+
 def test_a_relay_that_breaks_in_the_middle(relayed):
     """What is behind it may be as it was, or not: it is asked, and how is said."""
     from vfio_migration.runtime.coordinator import Coordinator
@@ -273,13 +304,7 @@ def test_a_relay_that_breaks_in_the_middle(relayed):
 
     def report(event) -> None:
         if event.name == "stopped" and not killed:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-            for child in map(int, children.split()):
-                if b"s0-relay" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    below = Path(f"/proc/{child}/task/{child}/children").read_text()
-                    killed.extend(map(int, below.split()))
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
+            killed.extend(cut("s0-relay"))
 
     killed: list[int] = []
     coordinator = Coordinator([pair], spec=SPEC, journal=Path("journal"), report=report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -173,6 +174,29 @@ def test_a_journal_does_not_grow(tmp_path: Path, elsewhere: Path, count: int):
     assert blocks(path)[1:] == before[1:]
     journal.hold("both")
     assert ledger.read(path).holder == "both"
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC], ids=["not known", "full"])
+def test_a_file_system_that_sets_no_room_aside(
+    tmp_path: Path, elsewhere: Path, monkeypatch, number: int
+):
+    def fallocate(*_words: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(ledger.os, "posix_fallocate", fallocate)
+    path = tmp_path / "journal"
+    journal = Ledger(path, "live", (ENTRY,))
+    if number == errno.ENOSPC:
+        with pytest.raises(CannotMigrate, match="cannot be written: No space left on device"):
+            journal.begin()
+        assert list(tmp_path.iterdir()) == []
+        return
+    journal.begin()
+    before = blocks(path)
+    assert before[2] * 512 >= before[1]
+    journal.hold("both")
+    assert ledger.read(path).holder == "both"
+    assert blocks(path) == before
 
 
 def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
