@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 YES, NO, WRONG_INPUT, UNKNOWN = 0, 1, 2, 3
+FULL = (errno.EMFILE, errno.ENFILE)
+"""No more files can be opened, by this process or by anybody."""
 
 _EPILOG = """\
 exit status:
@@ -41,11 +43,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments and exit with 2."""
+        self.refuse(message, events=bool(self.get_default("events")))
+
+    def refuse(self, message: str, *, events: bool) -> NoReturn:
+        """Do the same, for a command that prints events or one that does not."""
         if "--json" in sys.argv[1:]:
-            emit({"error": {"message": message, "mistakes": []}})
+            _emit_error(message, [], events=events)
         else:
             self.print_usage(sys.stderr)
-            _complain(message, self.prog)
+            complain(message, self.prog)
         raise SystemExit(WRONG_INPUT)
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -55,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Build the parser of the whole command line."""
     from vfio_migration.cli import (
         check_trace,
@@ -116,10 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return YES
     except OSError as error:
+        if error.errno in FULL:  # of what is imported before the arguments are known
+            complain(error.strerror or str(error))
+            return WRONG_INPUT
         # Only the standard output is written without a check of its own: its disk is full.
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename:
             raise
-        _complain(f"the output cannot be written: {error}")
+        complain(f"the output cannot be written: {error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG_INPUT
     except KeyboardInterrupt:
@@ -133,7 +142,10 @@ def _answer(arguments: Sequence[str] | None) -> int:
     from vfio_migration.model import SpecError
 
     try:
-        chosen = parser().parse_args(arguments)
+        top = parser()
+        chosen, strange = top.parse_known_args(arguments)
+        if strange:  # the whole parser complains of these, which knows nothing of the command
+            top.refuse(f"unrecognized arguments: {' '.join(strange)}", events="events" in chosen)
     except SystemExit:
         sys.stdout.flush()  # here, where somebody sees that it fails
         raise
@@ -148,21 +160,54 @@ def _answer(arguments: Sequence[str] | None) -> int:
         if extra is None:
             raise
         message, mistakes = extra, []
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        message, mistakes = error.strerror or str(error), []
     if getattr(chosen, "json", False):
         try:
-            emit({"error": {"message": message, "mistakes": mistakes}})
+            _emit_error(message, mistakes, events="events" in chosen)
             sys.stdout.flush()
         except BrokenPipeError:
             # A reader that has gone does not make the input right.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
-        _complain(message)
+        complain(message)
     return WRONG_INPUT
 
 
-def _complain(message: str, who: str = "vfio-migration") -> None:
+def _emit_error(message: str, mistakes: list[dict[str, object]], *, events: bool) -> None:
+    """Print a complaint as the command prints everything else.
+
+    Args:
+        message: The complaint.
+        mistakes: The same, one by one.
+        events: The command prints one object a line for each event.
+    """
+    message = advised(message)
+    if events:
+        error = {"event": "error", "time": 0.0, "message": message, "hints": [], "outcome": None}
+        print(json.dumps(error | {"mistakes": mistakes}))
+    else:
+        emit({"error": {"message": message, "mistakes": mistakes}})
+
+
+def advised(message: str) -> str:
+    """Add the way out to a complaint that no more files can be opened."""
+    import resource
+
+    if os.strerror(errno.EMFILE) not in message or os.strerror(errno.ENFILE) in message:
+        return message
+    if "ulimit -n" in message:
+        return message
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"{message}; raise the limit (ulimit -n), which is {limit}"
+
+
+def complain(message: str, who: str = "vfio-migration") -> None:
+    """Say what is wrong, if anybody can be told."""
     try:
-        print(f"{who}: error: {message}", file=sys.stderr)
+        print(f"{who}: error: {advised(message)}", file=sys.stderr)
     except OSError:
         # Nobody can be told; the status still tells. The interpreter's flush is to succeed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -122,6 +122,7 @@ def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
         help="how long a server may take to answer (30s)",
     )
     options.spec_option(parser)
+    parser.set_defaults(events=True)
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the outcome")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each event"
@@ -212,7 +213,7 @@ def attempt(
         outcomes: What an outcome means to the user.
     """
     from vfio_migration.cli import telling
-    from vfio_migration.cli.main import NO, UNKNOWN, WRONG_INPUT, YES
+    from vfio_migration.cli.main import FULL, NO, UNKNOWN, WRONG_INPUT, YES
     from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed
 
     status, begun = YES, time.monotonic()
@@ -240,6 +241,12 @@ def attempt(
                 begun=begun,
             )
             status = _INTERRUPTED
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            hints = again()
+            _say(arguments, error.strerror or str(error), hints, begun=begun)
+            status = UNKNOWN if hints else WRONG_INPUT
     if recording is not None and recording.error is not None:
         why = f"vfio-migration: the recording is not complete: {recording.error}"
         telling.say(sys.stderr, [why])
@@ -330,7 +337,9 @@ def _say(
     begun: float | None = None,
 ) -> None:
     from vfio_migration.cli import telling
+    from vfio_migration.cli.main import advised
 
+    why = advised(why)
     if arguments.json:
         import json
 

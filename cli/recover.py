@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(watches: list[Watch], printer: Printer) -> None:
         from vfio_migration.cli import telling
+        from vfio_migration.cli.main import FULL
         from vfio_migration.runtime.coordinator import MigrationFailed
+        from vfio_migration.runtime.coordinator.ledger import NotWritten
 
         tell, told = telling.teller(printer, arguments), False
 
@@ -95,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
                 patience=arguments.patience,
             )
         except OSError as error:
+            if error.errno in FULL and not isinstance(error, NotWritten):
+                raise
             why = f"the journal cannot be written: {error}"
             raise MigrationFailed(why, "undecided", [_AGAIN]) from error
         if settled.outcome in ("lost", "undecided"):

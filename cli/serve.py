@@ -72,7 +72,7 @@ def _descriptor(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve; 0 when told to stop."""
-    from vfio_migration.cli.main import WRONG_INPUT, YES
+    from vfio_migration.cli.main import WRONG_INPUT, YES, complain
     from vfio_migration.runtime import listening
 
     _log(arguments.log_format)
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             with _socket(arguments) as sock:
                 _serve(server, sock, arguments)
     except listening.CannotListen as error:
-        print(f"vfio-migration: error: {error}", file=sys.stderr)
+        complain(str(error))
         return WRONG_INPUT
     finally:
         device.close()

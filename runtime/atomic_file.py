@@ -37,6 +37,7 @@ _HINTS: Final = {
     errno.ENOTDIR: "what should be its folder is a file; take another path",
     errno.ENAMETOOLONG: "take a shorter name",
     errno.ELOOP: "the links on the way to it lead nowhere; take another path",
+    errno.EMFILE: "raise the limit (ulimit -n)",
     errno.EIO: "the disk may be failing; take a place on another",
 }
 _KINDS: Final = (

@@ -120,6 +120,9 @@ class Side:
     def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
         """Begin to speak on a socket. If this raises, it is the caller's to close."""
         self.pid = peer_of(sock)
+        # A descriptor for which this process has no room is dropped without a word, and it would be
+        # the server that is blamed for the twin socket: see now whether there is room for one.
+        os.close(os.dup(sock.fileno()))
         self._lines = [Line(sock, self._core.connection, self.counters, self._core)]
         return self._core.hello()
 

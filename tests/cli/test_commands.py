@@ -127,6 +127,30 @@ def test_wrong_usage_with_json_is_one_object(arguments):
     assert json.loads(done.stdout)["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["migrate", "--bogus", "a", "b"],
+        ["migrate", "a", "b", "--downtime", "0"],
+        ["migrate", "a", "b", "--spec", "/no/such/table.toml"],
+        ["recover"],
+        ["recover", "a", "b", "c"],
+        ["save", "a", "b", "--record", "/no/such/folder/file"],
+        ["restore", "file"],
+    ],
+)
+def test_whoever_prints_events_prints_what_is_wrong_as_one(arguments):
+    """One object a line, whichever part of the command complains (docs/migrating.md)."""
+    done = run(*arguments, "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    [line] = done.stdout.splitlines()
+    said = json.loads(line)
+    assert said["event"] == "error"
+    assert said["message"]
+    assert (said["hints"], said["outcome"]) == ([], None)
+    assert "time" in said
+
+
 # --- verify ---
 
 

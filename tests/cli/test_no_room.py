@@ -1,0 +1,61 @@
+"""Commands that may open hardly any file (ulimit -n), as users run them."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lab import Lab
+
+COMMANDS = {
+    "serve": ("serve", "new"),
+    "memory": ("serve", "new", "--device", "memory"),
+    "migrate": ("migrate", "s0", "d0"),
+    "recover": ("recover", "s0", "d0"),
+    "save": ("save", "s0", "file", "--then", "run"),
+    "restore": ("restore", "saved", "d0"),
+}
+
+
+def limited(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that may have so many descriptors."""
+    return subprocess.run(
+        [sys.executable, "-m", "vfio_migration.cli.main", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+    )
+
+
+@pytest.mark.parametrize("limit", [5, 6, 7])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_too_many_open_files(pair: Lab, cli, name, limit):
+    if name == "restore":
+        assert cli("save", "s0", "saved").status == 0
+    before = dict(pair.states)
+    ran = limited(limit, *COMMANDS[name])
+    assert ran.returncode in (2, 3), ran.stderr
+    errors = [line for line in ran.stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1, ran.stderr
+    assert "oo many open files" in errors[0]
+    assert errors[0].endswith("raise the limit (ulimit -n)") or errors[0].endswith(
+        f"raise the limit (ulimit -n), which is {limit}"
+    )
+    assert "Traceback" not in ran.stderr
+    assert pair.states == before
+    assert not Path("file").exists()
+
+
+def test_the_server_is_not_blamed(pair: Lab):
+    """A descriptor that finds no room is dropped by the kernel: the twin socket came to nobody."""
+    limits = (*range(7, 14), 32)
+    said = [limited(limit, "migrate", "s0", "d0", "--dry-run").stderr for limit in limits]
+    assert not any("without a descriptor" in one for one in said)
+    assert said[0]
+    assert not said[-1]
