@@ -83,7 +83,7 @@ class Result:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; 0 if every step is allowed, 1 if one is not."""
-    from vfio_migration.cli.main import NO, YES, emit
+    from vfio_migration.cli.main import NO, YES, emit, encodable, one_line
 
     spec = options.read_spec(arguments.spec)
     flags = options.read_flags(arguments.flags)
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         emit(_data(result, spec))
     else:
         for line in _told(arguments.file, result, spec):
-            print(_printable(line))
+            print(encodable(one_line(line)))
     return YES if result.violation is None else NO
 
 
@@ -332,17 +332,6 @@ def _told(file: str, result: Result, spec: Spec) -> Iterator[str]:
         yield f"  row: {violation.row}"
     if violation.source:
         yield f"  source: {violation.source}"
-
-
-def _printable(line: str) -> str:
-    """Escape what is no text, or would end the line: the words are from the file."""
-    from vfio_migration.cli.main import encodable
-
-    return encodable(
-        "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
-        )
-    )
 
 
 def _counted(counts: Counter[str]) -> str:

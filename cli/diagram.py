@@ -123,7 +123,7 @@ def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | Non
 
 
 def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespace) -> int:
-    from vfio_migration.cli.main import YES
+    from vfio_migration.cli.main import YES, printable
     from vfio_migration.diagrams import render
 
     data = render(picture, chosen, theme=arguments.theme)
@@ -138,7 +138,7 @@ def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespa
         sys.stdout.buffer.write(data)
         return YES
     write_whole(Path(arguments.output), data)
-    print(f"{arguments.output}: {picture.title}".replace("\n", ", "))
+    print(printable(f"{arguments.output}: {picture.title}".replace("\n", ", ")))
     return YES
 
 

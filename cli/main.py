@@ -207,7 +207,7 @@ def advised(message: str) -> str:
 def complain(message: str, who: str = "vfio-migration") -> None:
     """Say what is wrong, if anybody can be told."""
     try:
-        print(f"{who}: error: {advised(message)}", file=sys.stderr)
+        print(printable(f"{who}: error: {advised(message)}"), file=sys.stderr)
     except OSError:
         # Nobody can be told; the status still tells. The interpreter's flush is to succeed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
@@ -236,6 +236,20 @@ def emit(data: object) -> None:
     """Print one JSON object, in ASCII if it has what the standard output cannot encode."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     print(text if encodable(text) == text else json.dumps(data, indent=2))
+
+
+def printable(text: str) -> str:
+    """Escape what is no text, for a name may come from anywhere; lines stay lines."""
+    return encodable("\n".join(map(one_line, text.split("\n"))))
+
+
+def one_line(text: str) -> str:
+    """Escape what is no text, or would end the line."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def encodable(text: str) -> str:

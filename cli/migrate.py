@@ -349,7 +349,11 @@ def _say(
         return
     what = "" if meant is None else f" ({meant})"
     telling.say(
-        sys.stderr, [f"vfio-migration: error: {why}{what}", *(f"  {hint}" for hint in hints)]
+        sys.stderr,
+        [
+            f"vfio-migration: error: {telling.shortened(why)}{what}",
+            *(f"  {hint}" for hint in hints),
+        ],
     )
 
 
@@ -364,6 +368,7 @@ def _dry_run(
     from pathlib import Path
 
     from vfio_migration.cli import diagram
+    from vfio_migration.cli.main import printable
     from vfio_migration.diagrams import Pair, PlanError, migration_view, render, to_text
     from vfio_migration.runtime.client import PeerGone
     from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
@@ -394,9 +399,9 @@ def _dry_run(
     if arguments.json:
         print(render(view, "json").decode(), end="")
     else:
-        print(to_text(view, shutil.get_terminal_size().columns), end="")
+        print(printable(to_text(view, shutil.get_terminal_size().columns)), end="")
         if arguments.output is not None:
-            print(f"\n{arguments.output}: the same as a picture")
+            print(printable(f"\n{arguments.output}: the same as a picture"))
 
 
 def _cannot_draw(arguments: argparse.Namespace) -> str | None:

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay; 0 if the engine does what the trace says, 1 if it differs."""
-    from vfio_migration.cli.main import NO, YES, emit
+    from vfio_migration.cli.main import NO, YES, emit, encodable, one_line
     from vfio_migration.model import Trace
     from vfio_migration.verifier.replay import replay
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         emit(_data(result))
     else:
-        print("\n".join(_told(result)))
+        print("\n".join(encodable(one_line(line)) for line in _told(result)))
     return YES if result.agrees else NO
 
 

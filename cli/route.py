@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer on standard output; 0 if the request is accepted, 1 if it is refused."""
-    from vfio_migration.cli.main import NO, YES, emit
+    from vfio_migration.cli.main import NO, YES, emit, printable
 
     spec = options.read_spec(arguments.spec)
     machine = spec.machine(options.read_flags(arguments.flags))
@@ -55,13 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
                 }
             )
         else:
-            print("\n".join(_overview(machine, from_, routes)))
+            print(printable("\n".join(_overview(machine, from_, routes))))
         return YES
     route = machine.route(from_, options.read_state(arguments.to))
     if arguments.json:
         emit(_data(machine, route))
     else:
-        print("\n".join(_told(machine, route)))
+        print(printable("\n".join(_told(machine, route))))
     return YES if route.refused is None else NO
 
 

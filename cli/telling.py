@@ -17,12 +17,16 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
+from vfio_migration.cli.main import one_line
+
 if TYPE_CHECKING:
     from vfio_migration.runtime.coordinator import Event
 
 _MOST: Final = 1000
 _PATIENCE: Final = 2.0
 """How long, in seconds, is waited at the end for a reader that is slow."""
+_LONGEST: Final = 1500
+"""How many characters of a sentence are shown."""
 _PLAIN: Final = ("plan", "summary", "saved")
 _UP: Final = "\x1b[{}A"
 _ERASE: Final = "\x1b[J"
@@ -57,13 +61,13 @@ class Printer:
         self.close()
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
-        self._put((text, ()))
+        """Print a line that stays, whatever is in it: names come from files and servers, too."""
+        self._put((one_line(text), ()))
 
     def status(self, lines: Sequence[str]) -> None:
         """Show lines that stay until the next ones; nothing, if this is no terminal."""
         if self.live:
-            self._put((None, lines))
+            self._put((None, list(map(one_line, lines))))
 
     def close(self) -> None:
         """Print what is left, if it is taken within a moment."""
@@ -105,7 +109,7 @@ class Printer:
             return 80
 
     def _write(self, text: str) -> None:
-        data = text.encode("utf-8", "replace")
+        data = text.encode("utf-8", "backslashreplace")
         while data and not self._broken:
             try:
                 data = data[os.write(self._fd, data) :]
@@ -307,6 +311,11 @@ def seconds(value: float) -> str:
     if value < 1:
         return f"{value * 1000:.1f} ms"
     return f"{value:.2f} s"
+
+
+def shortened(text: str) -> str:
+    """Return a sentence that fits onto a screen: a file may hold names as long as it likes."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} ... {text[-300:]}"
 
 
 def teller(printer: Printer, arguments: Any, done: str = "saved") -> JsonTeller | TextTeller:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from vfio_migration.diagrams.plan_view import SIDES, PlanView, Stage
+from vfio_migration.diagrams.printable import printable
 
 NARROWEST = 40
 """Narrower lines would hold a state's name and nothing else."""
@@ -22,7 +23,7 @@ def render(view: PlanView, width: int = 80) -> str:
         view: The plan.
         width: How long a line may be; at least `NARROWEST` is used.
     """
-    width = max(width, NARROWEST)
+    view, width = printable(view), max(width, NARROWEST)
     lines = [*_wrapped(f"{view.title}. {view.summary}", "", "", width), ""]
     lines += _devices(view, width)
     digits = len(str(len(view.stages)))

@@ -20,6 +20,7 @@ from vfio_migration.diagrams.plain import to_json, to_mermaid
 from vfio_migration.diagrams.plan_dot import draw_plan
 from vfio_migration.diagrams.plan_mermaid import plan_to_mermaid
 from vfio_migration.diagrams.plan_view import PlanView
+from vfio_migration.diagrams.printable import printable
 
 Format = Literal["svg", "png", "pdf", "dot", "mmd", "json"]
 
@@ -46,6 +47,7 @@ def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "au
         MissingDependency: If the packages of the extra "diagrams" are not installed.
         ValueError: If the format is none of `FORMATS`.
     """
+    picture = printable(picture)
     if format == "json":
         return to_json(picture).encode()
     if format == "mmd":

@@ -28,7 +28,7 @@ class DeviceHeader:
     """What is known of one device.
 
     Attributes:
-        name: How its people call it.
+        name: How its people call it. Bytes of a path that are no text are written escaped.
         identity: What its destination must be like: PCI ids, sizes of regions, migration flags.
             Anything JSON can hold; its meaning is between who saves and who restores.
         more: Anything else JSON can hold.
@@ -65,7 +65,7 @@ class Header:
         data: dict[str, object] = {
             "codec": self.codec,
             "devices": [
-                {"name": one.name, "identity": dict(one.identity), "more": dict(one.more)}
+                {"name": _unicode(one.name), "identity": dict(one.identity), "more": dict(one.more)}
                 for one in self.devices
             ],
             "more": dict(self.more),
@@ -114,6 +114,11 @@ class Header:
             created=_text("created", top["created"]) if "created" in top else None,
             more=_object("more", top.get("more", {})),
         )
+
+
+def _unicode(name: str) -> str:
+    # A socket may be called anything, and JSON holds text.
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _device(place: str, data: object) -> DeviceHeader:
