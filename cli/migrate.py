@@ -227,7 +227,7 @@ def attempt(
             status = NO if error.refused else WRONG_INPUT
         except MigrationFailed as error:
             outcome = error.outcome
-            meant = (_OUTCOMES if outcomes is None else outcomes)[outcome]
+            meant = {**_OUTCOMES, **(outcomes or {})}[outcome]
             _say(arguments, error.why, error.hints, outcome, meant, begun=begun)
             status = {"destination": YES, "undecided": UNKNOWN}.get(outcome, NO)
             if error.cancelled and outcome == "source":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -424,3 +425,28 @@ def test_a_source_that_fails_for_good(lab: Lab, cli):
     assert last["hints"] == ["no file was written", "s0: has failed, and what it held is lost"]
     assert lab.running == {"s0", "s1"}
     assert lab.hosts["s1"].whole
+
+
+# --- nobody can tell who runs ---
+
+
+@pytest.mark.parametrize("then", ["stop", "run"])
+def test_a_saved_device_that_does_not_answer(lab: Lab, cli, then):
+    gate = threading.Event()
+    lab.serve("s0", gate={("STOP_COPY", "STOP"): gate})
+    ran = cli("save", "s0", "a.save", "--then", then, "--patience", "300ms")
+    gate.set()
+    assert ran.status == 3
+    assert "not all of the devices" in ran.err
+    assert "(it cannot be told who runs)\n" in ran.err
+
+
+def test_a_restored_device_that_does_not_answer(lab: Lab, cli):
+    lab.serve("s0")
+    assert cli("save", "s0", "a.save").status == 0
+    gate = threading.Event()
+    lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
+    ran = cli("restore", "a.save", "d0", "--patience", "300ms")
+    gate.set()
+    assert ran.status == 3
+    assert "(it cannot be told who runs)\n" in ran.err
