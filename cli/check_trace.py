@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vfio_migration.cli import options
+from vfio_migration.cli.files import LARGEST
 
 if TYPE_CHECKING:
     from vfio_migration.model import CapabilitySet, Spec, SpecError
@@ -33,8 +34,6 @@ exit status: 0 every step is allowed, 1 one is not, 2 wrong input: no such file,
 
 _LONGEST = 1 << 20
 """How many bytes a line may have. `/dev/zero` is one line without an end."""
-_LARGEST = 1 << 24
-"""How many bytes a trace may have, which is read as a whole."""
 
 
 def add(commands: Any) -> None:
@@ -146,9 +145,9 @@ def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
     begins = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if begins not in (b"", b"{") or (head is not None and "steps" not in head):
         raise _no_run()
-    rest = file.read(_LARGEST + 1 - len(first))
-    if len(first) + len(rest) > _LARGEST:
-        raise _wrong("FILE", None, f"is longer than {_LARGEST} bytes, the most a trace may have")
+    rest = file.read(LARGEST + 1 - len(first))
+    if len(first) + len(rest) > LARGEST:
+        raise _wrong("FILE", None, f"is longer than {LARGEST} bytes, the most a trace may have")
     return rest
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from vfio_migration.cli import options
+from vfio_migration.cli import files, options
+from vfio_migration.cli.files import refuse
 
 if TYPE_CHECKING:
     from vfio_migration.diagrams import Format, Graph, PlanView
     from vfio_migration.model import Spec, Trace
 
 _HELP = """\
-Draw the machine on its grid, one route through it, a recorded run, or the time line of a migration.
+Draw the machine on its grid, one route through it, a trace, or the time line of a migration.
 The format follows the name of the file; without -o the DOT text goes to standard output. No
 Graphviz needs to be installed.
 
@@ -44,7 +43,9 @@ def add(commands: Any) -> None:
         "-o", "--output", metavar="FILE", help="where to write; .svg .png .pdf .dot .mmd .json"
     )
     parser.add_argument(
-        "--format", choices=_FORMATS, help="the format, if the file's name does not say"
+        "--format",
+        choices=_FORMATS,
+        help="the format, where the name of the file does not say; it may not say another",
     )
     parser.add_argument(
         "--theme",
@@ -56,7 +57,7 @@ def add(commands: Any) -> None:
     what.add_argument(
         "--route", nargs=2, metavar=("FROM", "TO"), help="highlight the path of a request"
     )
-    what.add_argument("--trace", metavar="FILE", help="draw a recorded run or a counterexample")
+    what.add_argument("--trace", metavar="FILE", help="draw a counterexample, or another trace")
     what.add_argument(
         "--migration", metavar="NAME", help="draw what each device of a group does in a migration"
     )
@@ -74,11 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the picture; 0 if it is written."""
     from vfio_migration.cli.route import present_state
 
+    files.keep_apart(
+        {"--output": arguments.output}, {"SPEC": arguments.spec, "--trace": arguments.trace}
+    )
     spec = options.read_spec(arguments.spec)
     chosen = format_of(arguments.output, arguments.format)
     flags = options.read_flags(arguments.flags)
     if arguments.devices is not None and arguments.migration is None:
-        _wrong(
+        refuse(
             "--devices",
             arguments.devices,
             "says nothing without a migration",
@@ -101,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         picture = machine_graph(machine, route=route, trace=trace)
     except ValueError as error:
         hint = "a run is drawn on one machine: all its devices need the same capabilities"
-        _wrong("--trace", arguments.trace, str(error), hint)
+        refuse("--trace", arguments.trace, str(error), hint)
     return _draw(picture, chosen, arguments)
 
 
@@ -113,13 +117,13 @@ def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | Non
     if arguments.devices is not None:
         if flags is not None:
             hint = "give each device its capabilities there"
-            _wrong("--flags", arguments.flags, "is said by --devices already", hint)
+            refuse("--flags", arguments.flags, "is said by --devices already", hint)
         group = [options.read_flags(part) for part in arguments.devices.split(":")]
     try:
         return migration_view(spec, unnamed(group), arguments.migration)
     except PlanError as error:
         place, value = ("--devices", arguments.devices) if arguments.devices else ("--flags", flags)
-        _wrong(place, value, str(error), None)
+        refuse(place, value, str(error))
 
 
 def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespace) -> int:
@@ -129,7 +133,7 @@ def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespa
     data = render(picture, chosen, theme=arguments.theme)
     if arguments.output is None:
         if chosen in ("png", "pdf") and sys.stdout.isatty():
-            _wrong(
+            refuse(
                 "--format",
                 chosen,
                 "is not for a terminal",
@@ -137,21 +141,25 @@ def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespa
             )
         sys.stdout.buffer.write(data)
         return YES
-    write_whole(Path(arguments.output), data)
+    files.write_whole("--output", Path(arguments.output), data)
     print(printable(f"{arguments.output}: {picture.title}".replace("\n", ", ")))
     return YES
 
 
 def format_of(output: str | None, given: Format | None) -> Format:
     """Return the format that was asked for, or that the ending of a file says."""
-    if given is not None:
-        return given
     if output is None:
-        return "dot"
+        return given or "dot"
     suffix = Path(output).suffix.lstrip(".").lower()
     found = next((name for name in _FORMATS if name == suffix), None)
+    if given is not None:
+        # A PNG that is called x.svg opens nowhere; an ending that says nothing is another matter.
+        if found not in (None, given):
+            hint = f"leave it out, or end the name in .{given}"
+            refuse("--format", given, f"contradicts the name of the file, {output}", hint)
+        return given
     if found is None:
-        _wrong(
+        refuse(
             "--output",
             output,
             "does not say by its ending which format it is",
@@ -161,46 +169,9 @@ def format_of(output: str | None, given: Format | None) -> Format:
 
 
 def _read_trace(spec: Spec, path: str) -> Trace:
-    from vfio_migration.model import Trace
-
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        _wrong("--trace", path, f"cannot be read: {error}", None)
-    trace = Trace.from_json(text)
+    trace = files.read_trace("--trace", path)
     if not trace.start:
-        _wrong("--trace", path, "is a run of no device", None)
+        refuse("--trace", path, "is a run of no device")
     for name in (*trace.start, *(step.state for step in trace.steps)):
         spec.state(name)
     return trace
-
-
-def _wrong(place: str, value: object, problem: str, hint: str | None) -> NoReturn:
-    from vfio_migration.model import Mistake, SpecError
-
-    raise SpecError([Mistake(place, value, problem, hint)])
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write all or nothing: a reader never sees half a picture."""
-    path = path.resolve()  # a link stays a link
-    try:
-        if path.exists() and not path.is_file():
-            # A pipe or a device is written to, not replaced.
-            with path.open("wb") as special:
-                special.write(data)
-            return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            # mkstemp makes files private; a picture gets what any new file gets.
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        _wrong("--output", str(path), f"cannot be written: {error.strerror}", None)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vfio_migration.cli import options
+from vfio_migration.cli import files, options
 
 _HELP = """\
 Generate what other tools read from the tables. The result goes to standard output, or to FILE.
@@ -62,6 +62,9 @@ def run_promela(arguments: argparse.Namespace) -> int:
     from vfio_migration.verifier.discipline import Discipline
     from vfio_migration.verifier.promela import promela
 
+    files.keep_apart(
+        {"--output": arguments.output}, {"--spec": arguments.spec, "--plans": arguments.plans}
+    )
     spec = options.read_spec(arguments.spec)
     plans = load_plans(spec, arguments.plans)
     encoding = Encoding(spec).widest()
@@ -83,13 +86,7 @@ def run_promela(arguments: argparse.Namespace) -> int:
 
 
 def _write(text: str, output: str | None) -> None:
-    from vfio_migration.model import Mistake, SpecError
-
     if output is None:
         sys.stdout.write(text)
-        return
-    try:
-        Path(output).write_text(text, "utf-8")
-    except OSError as error:
-        problem = f"cannot be written: {error.strerror}"
-        raise SpecError([Mistake("--output", output, problem, None)]) from error
+    else:
+        files.write_whole("--output", Path(output), text.encode())

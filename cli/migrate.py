@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vfio_migration.cli import files, options
 from vfio_migration.cli import journal as journals
-from vfio_migration.cli import options
 
 if TYPE_CHECKING:
     from vfio_migration.cli.telling import Printer
@@ -168,6 +168,10 @@ def run(arguments: argparse.Namespace) -> int:
         return wrong(arguments, f"-o {arguments.output}: {problem}")
     pairs = list(zip(sockets[::2], sockets[1::2], strict=True))
     journal = journals.to_write(arguments)
+    files.keep_apart(
+        {"--journal": journal, "--record": arguments.record, "--output": arguments.output},
+        {"--spec": arguments.spec},
+    )
     settings = _settings(arguments)
 
     def work(watches: list[Watch], printer: Printer) -> None:
@@ -395,7 +399,7 @@ def _dry_run(
         raise CannotMigrate(str(error), refused=True) from error
     if arguments.output is not None:
         form = diagram.format_of(arguments.output, None)
-        diagram.write_whole(Path(arguments.output), render(view, form))
+        files.write_whole("--output", Path(arguments.output), render(view, form))
     if arguments.json:
         print(render(view, "json").decode(), end="")
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from vfio_migration.cli import files, migrate, options
 from vfio_migration.cli import journal as journals
-from vfio_migration.cli import migrate, options
 
 if TYPE_CHECKING:
     from vfio_migration.cli.telling import Printer
@@ -55,6 +55,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Recover; 0 if one side runs with the whole state."""
+    from vfio_migration.runtime.coordinator.ledger import beside
     from vfio_migration.runtime.coordinator.recover import recover
 
     spec = options.read_spec(arguments.spec)
@@ -67,6 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.keep == "destination" and len(sockets) == 1 and not journals.stands(arguments):
         return migrate.wrong(arguments, "--keep destination: which one is not known: give SRC DST")
     journal = journals.to_read(arguments)
+    files.keep_apart(
+        {"--record": arguments.record},
+        {"--spec": arguments.spec, "--journal": journal or beside(sockets[0])},
+    )
     pairs = (
         [(sockets[0], None)]
         if len(sockets) == 1

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vfio_migration.cli import options
+from vfio_migration.cli import files, options
 
 if TYPE_CHECKING:
     from vfio_migration.verifier.replay import Replay
@@ -39,32 +38,15 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Replay; 0 if the engine does what the trace says, 1 if it differs."""
     from vfio_migration.cli.main import NO, YES, emit, encodable, one_line
-    from vfio_migration.model import Trace
     from vfio_migration.verifier.replay import replay
 
     spec = options.read_spec(arguments.spec)
-    result = replay(Trace.from_json(_read(arguments.trace)), spec)
+    result = replay(files.read_trace("TRACE", arguments.trace), spec)
     if arguments.json:
         emit(_data(result))
     else:
         print("\n".join(encodable(one_line(line)) for line in _told(result)))
     return YES if result.agrees else NO
-
-
-def _read(path: str) -> bytes:
-    from pathlib import Path
-
-    from vfio_migration.model import SpecError
-    from vfio_migration.model.errors import Mistake
-
-    if path == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        # A ValueError is what a path with a NUL in it gives.
-        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise SpecError([Mistake("TRACE", path, problem, None)]) from None
 
 
 def _data(result: Replay) -> dict[str, Any]:

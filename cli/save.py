@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vfio_migration.cli import migrate, options
+from vfio_migration.cli import files, migrate, options
 
 if TYPE_CHECKING:
     from vfio_migration.cli.telling import Printer
@@ -88,6 +88,7 @@ def save(arguments: argparse.Namespace) -> int:
     *sources, path = arguments.paths
     if not sources:
         return migrate.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
+    files.keep_apart({"FILE": path, "--record": arguments.record}, {"--spec": arguments.spec})
 
     def work(common: dict[str, Any]) -> Saved:
         settings = Settings(
@@ -107,6 +108,10 @@ def restore(arguments: argparse.Namespace) -> int:
     """Restore; 0 if the devices run."""
     from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.coordinator.saving import Restorer
+
+    files.keep_apart(
+        {"--record": arguments.record}, {"FILE": arguments.file, "--spec": arguments.spec}
+    )
 
     def work(common: dict[str, Any]) -> Saved:
         restorer = Restorer(

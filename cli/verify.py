@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vfio_migration.cli import options
+from vfio_migration.cli import files, options
 
 if TYPE_CHECKING:
     from vfio_migration.model import CapabilitySet, Spec
@@ -103,6 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.main import NO, UNKNOWN, YES, emit
     from vfio_migration.cli.progress import Progress
 
+    files.keep_apart(
+        {"--junit": arguments.junit, "--sarif": arguments.sarif},
+        {"SPEC": arguments.spec, "--claims": arguments.claims},
+    )
     spec = options.read_spec(arguments.spec)
     spec.profile(arguments.profile)
     from vfio_migration.verifier import select, verify

@@ -1,0 +1,138 @@
+"""Files that commands read and write: none is read without an end, or written over by mistake."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, TypeGuard
+
+if TYPE_CHECKING:
+    from vfio_migration.model import Trace
+
+LARGEST: Final = 1 << 24
+"""How many bytes a trace may have, which is read as a whole."""
+
+
+def keep_apart(written: Mapping[str, object], read: Mapping[str, object]) -> None:
+    """Refuse to write over what is read, or two things into one file, whatever it is called.
+
+    Args:
+        written: What is written, by its option; None for what is not asked for.
+        read: What is read, by its option.
+
+    Raises:
+        SpecError: Two are the same file.
+    """
+    seen = {option: os.fspath(path) for option, path in read.items() if _is_path(path)}
+    for option, path in written.items():
+        if not _is_path(path):
+            continue
+        place = os.fspath(path)
+        for other, there in seen.items():
+            if _same(place, there):
+                what = "would be overwritten" if other in read else "would be written twice"
+                refuse(option, place, f"is the same file as {other}: it {what}", "name another")
+        seen[option] = place
+
+
+def _is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(value, str | os.PathLike)
+
+
+def _same(one: str, two: str) -> bool:
+    try:
+        first, second = os.stat(one), os.stat(two)  # noqa: PTH116 - as bytes allow
+    except FileNotFoundError:
+        return os.path.realpath(one) == os.path.realpath(two)
+    except (OSError, ValueError):
+        return False  # whoever opens it says what is wrong
+    # A terminal, a pipe and /dev/null are read and written at once without harm.
+    return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
+
+
+def read_trace(option: str, path: str) -> Trace:
+    """Read a trace; `-` is the standard input.
+
+    Raises:
+        SpecError: It cannot be read, or is none.
+    """
+    from vfio_migration.model import SpecError, Trace
+
+    text = _read(option, path)
+    try:
+        return Trace.from_json(text)
+    except SpecError:
+        if (kind := _other_kind(text)) is not None:
+            hint = f"run: vfio-migration check-trace {shlex.quote(path)}"
+            refuse(option, path, f"is {kind}, and no trace", hint)
+        raise
+
+
+def _read(option: str, path: str) -> bytes:
+    if path == "-" and sys.stdin is None:  # whoever started us closed it
+        refuse(option, path, "cannot be read: standard input is closed")
+    try:
+        if path == "-":
+            text = sys.stdin.buffer.read(LARGEST + 1)
+        else:
+            with Path(path).open("rb") as file:
+                text = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        # A ValueError is what a path with a NUL in it gives.
+        refuse(option, path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    if len(text) > LARGEST:
+        refuse(option, path, f"is longer than {LARGEST} bytes, the most a trace may have")
+    return text
+
+
+def _other_kind(text: bytes) -> str | None:
+    """Say what a file is that check-trace reads and is no trace."""
+    import json
+
+    try:
+        head = json.loads(text.partition(b"\n")[0])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(head, dict):
+        return None
+    if head.get("kind") == "recording":
+        return "a recording"
+    return "a server's log" if "event" in head and "level" in head else None
+
+
+def write_whole(option: str, path: Path, data: bytes) -> None:
+    """Write all or nothing: a reader never sees half a file."""
+    try:
+        path = Path(os.path.realpath(path))  # a link stays a link
+        if path.exists() and not path.is_file():
+            # A pipe or a device is written to, not replaced.
+            with path.open("wb") as special:
+                special.write(data)
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            # mkstemp makes files private; this one gets what any new file gets.
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:
+        problem = f"cannot be written: {getattr(error, 'strerror', None) or error}"
+        refuse(option, str(path), problem)
+
+
+def refuse(option: str, value: object, problem: str, hint: str | None = None) -> NoReturn:
+    """Say what is wrong with what an option names."""
+    from vfio_migration.model import Mistake, SpecError
+
+    raise SpecError([Mistake(option, value, problem, hint)])
