@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vfio_migration.diagrams.tables import Section
 
-NOTICE = "Generated from the table by python -m vfio_migration.diagrams.generate: do not edit."
+NOTICE = "Made by vfio-migration tables. Do not edit this: edit the table, and make it anew."
 
 
-def markdown(title: str, sections: Iterable[Section]) -> str:
+def markdown(title: str, sections: Iterable[Section], intro: str = "") -> str:
     """Return the sections as a Markdown document (GitHub's tables)."""
     lines = [f"<!-- {NOTICE} -->", "", f"# {_inline(title, _markdown_text, '`')}"]
+    if intro:
+        lines += ["", _inline(intro, _markdown_text, "`")]
     for section in sections:
         heading = _inline(section.title, _markdown_text, "`")
         lines += ["", f"{'#' * (section.depth + 1)} {heading}"]
@@ -35,9 +37,11 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\`*<\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
-def restructured_text(title: str, sections: Iterable[Section]) -> str:
+def restructured_text(title: str, sections: Iterable[Section], intro: str = "") -> str:
     """Return the sections as a reStructuredText document (`list-table` directives)."""
     lines = [f".. {NOTICE}", "", *_rst_heading(title, 0)]
+    if intro:
+        lines += ["", _inline(intro, _rst_text, "``")]
     for section in sections:
         lines += ["", *_rst_heading(section.title, section.depth)]
         lines += ["", _inline(section.text, _rst_text, "``")]

@@ -51,7 +51,19 @@ def tables(spec: Spec, format: TableFormat = "md") -> str:  # noqa: A002
         known = ", ".join(TABLE_FORMATS)
         raise ValueError(f"{format!r} is no format of a document: it is one of {known}")
     write = markup.markdown if format == "md" else markup.restructured_text
-    return write(spec.title, sections(spec))
+    return write(spec.title, sections(spec), _intro(spec))
+
+
+def _intro(spec: Spec) -> str:
+    """Return what a reader has to know who has never seen the table."""
+    return (
+        f"This is the whole of the table {_code(spec.name)}: the states of a device that is "
+        "migrated, the arcs, which are the single steps between them, what becomes of each request "
+        "for a state, and what data can be streamed where. A device offers some of the "
+        "capabilities; the last tables say, for each set of them, which state comes next on the "
+        "way from any state to any other. The column Source says where in the specification a row "
+        f"is taken from. {NONE} stands for none."
+    )
 
 
 def sections(spec: Spec) -> tuple[Section, ...]:

@@ -168,3 +168,14 @@ def test_a_change_of_the_table_changes_its_section(spec):
     after = {section.title: section for section in sections(changed)}
     assert len(after["Pairs refused by name"].rows) == 1
     assert before["Events"] == after["Events"]
+
+
+@pytest.mark.parametrize("form", ["md", "rst"])
+def test_a_newcomer_is_told_what_it_is(spec, form):
+    notice, _, rest = tables(spec, form).partition("\n\n")
+    assert "Made by vfio-migration tables. Do not edit this: edit the table" in notice
+    before, _, _ = rest.partition("States")
+    assert f"This is the whole of the table {'`' * (1 if form == 'md' else 2)}vfio-v2" in before
+    assert "for each set of them, which state comes next" in before
+    # What the words speak of is there.
+    assert "Source" in rest.partition("States")[2]
