@@ -107,8 +107,7 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
+    _fill_in()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() == "utf-8":
         # In UTF-8 this touches the bytes of file names that are no text, and nothing else.
         with contextlib.suppress(OSError):  # a descriptor that was exchanged cannot seek, say
@@ -135,6 +134,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("vfio-migration: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _fill_in() -> None:
+    """Put /dev/null where whoever started us has closed a standard stream.
+
+    Its number would go to the next file that is opened, a journal, say, and what a library writes
+    to "standard error" would end there.
+    """
+    if sys.stdin is None:  # it stays None: who reads it is told that it is closed
+        _null(os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = open(_null(os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(_null(os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _null(mode: int) -> int:
+    fd = os.open(os.devnull, mode)
+    os.set_inheritable(fd, fd <= 2)  # as the one would be that is missing
+    return fd
 
 
 def _answer(arguments: Sequence[str] | None) -> int:

@@ -29,6 +29,22 @@ def test_a_closed_output_is_no_crash():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["verify --only T1", "mutate --list", "tables"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_is_no_crash(command, closed):
+    shell = f"{sys.executable} -m vfio_migration.cli.main {command} {closed}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (not closed.startswith(">&-"))
+
+
+def test_a_complaint_with_nowhere_to_go_is_not_put_into_the_output():
+    for words in ("route A B", "route", "replay nowhere", "serve /no/such/folder/socket"):
+        shell = f"{sys.executable} -m vfio_migration.cli.main {words} 2>&-"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, ""), words
+
+
 def test_a_diagram_is_written_to_a_pipe_and_does_not_replace_it(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
