@@ -96,7 +96,7 @@ class Machine:
             (state.name, target): first
             for state in self.states
             for target, first in self.first_steps(state.name, rule).items()
-            if spec.refusal(state.name, target) is None
+            if target not in self.not_settable and spec.refusal(state.name, target) is None
         }
         self._routes: dict[tuple[str, str], Route] = {}
 

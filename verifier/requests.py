@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 
 import z3
 
-from vfio_migration.verifier.encoding import Encoding, Formula, Term, path_trace
-from vfio_migration.verifier.examples import Model, pair
+from vfio_migration.verifier.encoding import Encoding, Formula, Term
+from vfio_migration.verifier.examples import Model, asked_trace, decided, pair
 from vfio_migration.verifier.obligation import Example, Query
 
 _SETS_OUT, _NOTHING, _REFUSED = (z3.BitVecVal(value, 2) for value in range(3))
@@ -76,16 +75,10 @@ def _explain(encoding: Encoding, from_: Term, to: Term, remark: str) -> Callable
         here = encoding.read_state(model, from_) or "?"
         unknown = max(row.value for row in spec.states) + 1
         target = encoding.read_state(model, to) or unknown
-        route = encoding.machines[word].route(here, target)
-        text = f"{route} (capabilities {encoding.set_name(word)})"
+        route = decided(encoding, word, here, target)
+        told = route or f"{here} -> {target}: no row of [[requests]] decides"
+        text = f"{told} (capabilities {encoding.set_name(word)})"
         title = f"{text}: {remark}" if remark else text
-        trace = path_trace(spec, word, [here, *route.path], title)
-        asked, *rest = trace.steps
-        steps = [dataclasses.replace(asked, to=target), *rest]
-        if route.refused is not None:
-            steps.append(
-                dataclasses.replace(asked, kind="refused", to=target, errno=route.refused.errno)
-            )
-        return Example(title, dataclasses.replace(trace, steps=tuple(steps)))
+        return Example(title, asked_trace(encoding, word, here, target, title))
 
     return explain

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import z3
 
-from vfio_migration.verifier.encoding import Encoding, Formula, Line, Term, any_of, path_trace
-from vfio_migration.verifier.examples import Model, file_name, landings
+from vfio_migration.verifier.encoding import Encoding, Formula, Line, Term, any_of
+from vfio_migration.verifier.examples import Model, asked_trace, file_name, landings
 from vfio_migration.verifier.obligation import Example, Query
 
 
@@ -173,7 +173,7 @@ def no_other_table(encoding: Encoding) -> Iterator[Query]:
             f"the rules also allow {from_} to go by {other or 'no step'} instead of "
             f"{mine or 'no step'} on SET_STATE {to} (capabilities {encoding.set_name(word)})"
         )
-        return Example(text, path_trace(encoding.spec, word, [from_, other or from_], text))
+        return Example(text, asked_trace(encoding, word, from_, to, text, [from_]))
 
     def this_table(model: Model) -> Example:
         assert model is not None
