@@ -15,7 +15,7 @@ import z3
 
 from vfio_migration.model import Event as EventRow
 from vfio_migration.model import Step, Trace
-from vfio_migration.model.spec import Condition, EventName
+from vfio_migration.model.spec import EventName
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of, refusal_half_way
 from vfio_migration.verifier.obligation import Example
 from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
@@ -221,22 +221,13 @@ class DeviceSystem(System):
         finds out half-way ("stuck").
         """
         encoding = self.encoding
-        holds: dict[Condition, Formula] = {
-            "value_unknown": z3.Not(encoding.one_of(asked, encoding.names)),
-            "target_unsupported": z3.Not(encoding.supported(asked)),
-            "target_not_settable": z3.Not(encoding.settable(asked)),
-            "already_there": asked == state,
-            "no_way_out": z3.Not(
-                encoding.one_of(state, sorted({line.from_ for line in encoding.lines}))
-            ),
-            "pair_refused": encoding.refused(state, asked),
-            "no_path": z3.BoolVal(False),
-        }
         answers: dict[str, list[Formula]] = {"refused": [], "nothing": []}
         undecided: list[Formula] = []
         for row in encoding.spec.requests:
-            answers[row.outcome].append(z3.And(*undecided, holds[row.when]))
-            undecided.append(z3.Not(holds[row.when]))
+            if row.when != "no_path":
+                holds = encoding.holds(row.when, state, asked)
+                answers[row.outcome].append(z3.And(*undecided, holds))
+                undecided.append(z3.Not(holds))
         return {
             "refused": any_of(answers["refused"]),
             "nothing": any_of(answers["nothing"]),
@@ -302,6 +293,14 @@ class DeviceSystem(System):
                         now["state"] != now["target"],
                         now["state"] != encoding.none,
                     ),
+                ),
+            ),
+            Lemma(
+                "setting-out",
+                "where a request set out, the session is still the one that was open then",
+                lambda now: z3.Implies(
+                    z3.And(now["busy"], now["state"] == now["origin"]),
+                    now["session"] == now["set_out"],
                 ),
             ),
             Lemma(
@@ -376,7 +375,10 @@ class DeviceSystem(System):
                 failed = functools.partial(step, kind="arc_failed_for_good", errno=errno)
                 steps.append(failed(from_=here, to=landed, note=note))
             elif name == "stuck":
-                note = f"half-way, SET_STATE {target} is refused"
+                note = (
+                    f"half-way, SET_STATE {target} is refused: Linux decides on each step when it "
+                    "is due, the live engine on all of them before the first"
+                )
                 errno = refusal_half_way(encoding.spec)
                 steps.append(step(kind="refused", to=target, errno=errno, note=note))
             elif name == "act":

@@ -9,6 +9,7 @@ from edits import BROKEN, broken, spec_of
 
 from vfio_migration.model import Spec, Trace, load
 from vfio_migration.verifier import Report, Verdict, verify
+from vfio_migration.verifier.edits import mutants
 from vfio_migration.verifier.replay import second_opinion
 
 FILES = sorted(BROKEN.glob("d*.toml"))
@@ -71,3 +72,25 @@ def test_the_live_engine_confirms_each_counterexample(name: str):
         assert "the engine: refused (EINVAL)" in opinion
     else:
         assert opinion.startswith("the live engine does the same")
+
+
+@pytest.mark.parametrize(
+    "id_", ["arc-removed:arcs[0]", "arc-removed:arcs[1]", "arc-added:ERROR->RUNNING_P2P"]
+)
+def test_a_request_that_leads_nowhere_from_where_it_begins_is_no_unknown(id_: str):
+    """Without an arc, some capability sets have states that no request leaves.
+
+    The model of the device once let requests set out there, which the engine refuses, and forgot
+    which session was open where a request sets out.
+    """
+    (mutant,) = (one for one in mutants(load()) if one.id == id_)
+    verdicts = verify(mutant.spec, only=["D1", "D2", "D8", "D9"]).verdicts
+    assert {v.id: v.outcome for v in verdicts} == dict.fromkeys(["D1", "D2", "D8", "D9"], "proved")
+
+
+def test_a_table_that_needs_no_reset_has_a_way_back_all_the_same():
+    (mutant,) = (one for one in mutants(load()) if one.id == "arc-added:ERROR->RUNNING")
+    (verdict,) = verify(mutant.spec, only=["D9"]).verdicts
+    assert verdict.outcome == "proved"
+    assert verdict.witness is not None
+    assert "a request leads back" in verdict.witness.text
