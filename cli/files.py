@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -53,6 +54,19 @@ def _same(one: str, two: str) -> bool:
         return False  # whoever opens it says what is wrong
     # A terminal, a pipe and /dev/null are read and written at once without harm.
     return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
+
+
+def nameable(option: str, path: str | None) -> None:
+    """Refuse a name that no file can have; whether there is one is another matter."""
+    if path is None:
+        return
+    try:
+        os.stat(path)  # noqa: PTH116 - as bytes allow
+    except ValueError as error:
+        refuse(option, path, f"cannot be written: {error}")
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            refuse(option, path, f"cannot be written: {error.strerror}", "name another")
 
 
 def read_trace(option: str, path: str) -> Trace:

@@ -129,8 +129,8 @@ def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
     )
 
 
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?", re.ASCII)
 _UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

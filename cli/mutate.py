@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.verifier.mutate import TIMEOUT, check_kinds, mutate
 
     check_kinds(arguments.only)
+    _check_against(arguments.against)
     if arguments.list:
         _list(spec, arguments)
         return YES
@@ -92,6 +93,20 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}\n")
         print("\n".join(survey_lines(survey)))
     return {True: YES, False: NO, None: UNKNOWN}[survey.caught]
+
+
+def _check_against(names: list[str] | None) -> None:
+    """Say what is wrong with --against; whoever reads such names calls them --only."""
+    from dataclasses import replace
+
+    from vfio_migration.model import SpecError
+    from vfio_migration.verifier import select
+
+    try:
+        select(names)
+    except SpecError as error:
+        mistakes = [replace(mistake, place="--against") for mistake in error.mistakes]
+        raise SpecError(mistakes) from None
 
 
 def _list(spec: Spec, arguments: argparse.Namespace) -> None:

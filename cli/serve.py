@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
 
 
 def _descriptor(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"{text} is no descriptor")
     return int(text)
 
@@ -148,6 +148,8 @@ def _device(arguments: argparse.Namespace) -> ServedDevice:
         device: ServedDevice = kind(
             spec=spec, capabilities=options.read_flags(arguments.flags), **chosen
         )
+    except SpecError:
+        raise  # the table or the flags, and no option of the device
     except ValueError as error:
         raise SpecError([Mistake("--device", arguments.device, str(error), None)]) from None
     except OSError as error:  # of the memory that it asks for

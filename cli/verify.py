@@ -178,6 +178,8 @@ def _list(chosen: Sequence[Obligation], json: bool) -> None:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the work what could not be written after it."""
+    for option in ("junit", "sarif", "traces", "smtlib"):
+        files.nameable(f"--{option}", getattr(arguments, option))
     from vfio_migration.verifier.output import check_file, refuse
     from vfio_migration.verifier.smtlib import check_folder
 

@@ -145,3 +145,20 @@ def test_a_format_and_a_name(lab: Lab, cli, name, form, status):
             f"leave it out, or end the name in .{form}\n"
         )
     assert Path(name).exists() == (not status)
+
+
+@pytest.mark.parametrize("option", ["--junit", "--sarif", "--traces", "--smtlib"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("x" * 300, "File name too long; name another"),
+        ("loop", "Too many levels of symbolic links; name another"),
+        ("a\0b", "embedded null byte"),
+    ],
+)
+def test_a_name_that_no_file_can_have(lab: Lab, cli, option, name, why):
+    Path("loop").symlink_to("loop")
+    ran = cli("verify", "--only", "T1", option, name)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(f"vfio-migration: error: {option}: ")
+    assert ran.err.endswith(f"cannot be written: {why}\n")

@@ -115,3 +115,8 @@ def test_progress_is_shown_on_a_terminal_only():
     os.close(reader)
     assert "1 of 3 mutants" in shown
     assert shown.endswith("\x1b[K")
+
+
+def test_a_wrong_name_is_found_where_it_was_given(capsys):
+    assert main(["mutate", "--against", "T99"]) == 2
+    assert capsys.readouterr().err.startswith('vfio-migration: error: --against: "T99": is no ')

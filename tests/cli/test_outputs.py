@@ -71,7 +71,7 @@ def test_a_file_without_an_end_is_no_table(capsys):
     assert "so this is no table" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", ["-1", "x", ""])
+@pytest.mark.parametrize("given", ["-1", "x", "", "9" * 20, "\u0663"])
 def test_what_is_no_descriptor_is_refused(capsys, given):
     with pytest.raises(SystemExit) as stop:
         main(["serve", "--fd", given])

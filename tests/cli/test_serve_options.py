@@ -84,3 +84,9 @@ def test_the_log_says_what_was_asked_for(serve):
     until(lambda: '"serving"' in log.read_text("utf-8"))
     line = next(one for one in log.read_text("utf-8").splitlines() if '"serving"' in one)
     assert json.loads(line)["device"] == "memory,size=4K"
+
+
+def test_what_is_wrong_with_the_flags_is_not_put_down_to_the_device(cli):
+    ran = cli("serve", "s", "--flags", "P2P")
+    assert ran.status == 2
+    assert ran.err.startswith('vfio-migration: error: flags: "P2P": lacks STOP_COPY')
