@@ -113,13 +113,20 @@ class StreamWriter:
                 then handed out as it is, without a copy.
         """
         parts: list[Part] = []
-        while size > 0 and (self._ready or self._make(still)):
-            part, again = self._ready.popleft()
-            if len(part) > size:
-                self._ready.appendleft((part[size:], again))
-                part = part[:size]
-            size -= len(part)
-            parts.append(part)
+        taken: list[tuple[memoryview, bool]] = []
+        try:
+            while size > 0 and (self._ready or self._make(still)):
+                part, again = self._ready.popleft()
+                if len(part) > size:
+                    self._ready.appendleft((part[size:], again))
+                    part = part[:size]
+                size -= len(part)
+                parts.append(part)
+                taken.append((part, again))
+        except BaseException:
+            # Nobody gets them: whoever reads again goes on where this would have begun.
+            self._ready.extendleft(reversed(taken))
+            raise
         return parts
 
     def info(self) -> PrecopyInfo:

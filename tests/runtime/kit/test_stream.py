@@ -319,3 +319,20 @@ def test_nothing_is_streamed_that_could_not_be_loaded() -> None:
         for part in parts:
             target.write(part)
     assert len(target.judge()[1]) == format_.MAX_SECTION - 1
+
+
+def test_a_read_that_fails_can_be_made_again() -> None:
+    """What it had taken before the device failed to save is not lost."""
+    fails = [RuntimeError("not now")]
+
+    def sections() -> list[tuple[int, bytes]]:
+        if fails:
+            raise fails.pop()
+        return [(0, b"state")]
+
+    plain = StreamWriter({}, [memory()], lambda: [(0, b"state")])
+    source = StreamWriter({}, [memory()], sections)
+    got = b"".join(source.read(40, still=True))
+    with pytest.raises(RuntimeError, match="not now"):
+        source.read(1 << 20, still=True)
+    assert got + drain(source) == drain(plain)
