@@ -56,17 +56,29 @@ def _same(one: str, two: str) -> bool:
     return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
 
 
-def nameable(option: str, path: str | None) -> None:
-    """Refuse a name that no file can have; whether there is one is another matter."""
+def writable(option: str, path: str | None) -> None:
+    """Refuse, before the work is done, a place at which its outcome could not be written.
+
+    Raises:
+        SpecError: No file can be called that, or none can be made there.
+    """
     if path is None:
         return
+    real = os.path.realpath(path.partition("\0")[0])
     try:
-        os.stat(path)  # noqa: PTH116 - as bytes allow
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as bytes allow
+    except FileNotFoundError:
+        mode = stat.S_IFREG
     except ValueError as error:
         refuse(option, path, f"cannot be written: {error}")
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            refuse(option, path, f"cannot be written: {error.strerror}", "name another")
+        refuse(option, path, f"cannot be written: {error.strerror}", "name another")
+    # A file is replaced, for which its folder is written to.
+    folder = os.path.dirname(real) if stat.S_ISREG(mode) else real  # noqa: PTH120
+    allowed = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    if os.path.exists(folder) and not allowed:  # noqa: PTH110 - as bytes allow
+        why = os.strerror(errno.EACCES)
+        refuse(option, path, f"cannot be written: {why}", "take a folder that you may write to")
 
 
 def read_trace(option: str, path: str) -> Trace:

@@ -179,7 +179,7 @@ def _list(chosen: Sequence[Obligation], json: bool) -> None:
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the work what could not be written after it."""
     for option in ("junit", "sarif", "traces", "smtlib"):
-        files.nameable(f"--{option}", getattr(arguments, option))
+        files.writable(f"--{option}", getattr(arguments, option))
     from vfio_migration.verifier.output import check_file, refuse
     from vfio_migration.verifier.smtlib import check_folder
 
@@ -231,7 +231,10 @@ def _write(
     saved: dict[str, str] = {}
     if arguments.traces is not None:
         folder = Path(arguments.traces)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            files.refuse("--traces", str(folder), f"cannot be made: {error.strerror}")
         for verdict in report.verdicts:
             if verdict.example is not None and verdict.example.trace is not None:
                 path = folder / f"{verdict.id}.json"

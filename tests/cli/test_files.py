@@ -162,3 +162,21 @@ def test_a_name_that_no_file_can_have(lab: Lab, cli, option, name, why):
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith(f"vfio-migration: error: {option}: ")
     assert ran.err.endswith(f"cannot be written: {why}\n")
+
+
+@pytest.mark.parametrize("option", ["--junit", "--sarif", "--traces", "--smtlib"])
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+@pytest.mark.parametrize("there", [None, "folder"])
+def test_a_folder_that_cannot_be_written(lab: Lab, start, option, mode, there):
+    """That is said before anything is proved."""
+    Path("folder").mkdir()
+    if there:
+        Path("folder/x").mkdir(mode=0o555)
+    Path("folder").chmod(mode)
+    try:
+        ran = start("verify", option, "folder/x", override=False).ends()
+    finally:
+        Path("folder").chmod(0o755)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(f'vfio-migration: error: {option}: "folder/x": cannot be written: ')
+    assert ran.err.count("\n") == 1
