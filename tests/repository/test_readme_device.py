@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from raw_client import Client
 from repository import ROOT
 
 SOURCE = re.search(r"```python\n(import signal\n.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -48,6 +49,9 @@ def test_it_is_served(counter):
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        # It listens before it obeys; once it has answered it does.
+        with Client(path) as client:
+            assert client.state == 2
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=30) == 0
     finally:
