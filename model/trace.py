@@ -29,7 +29,7 @@ class Step:
     Attributes:
         kind: What happened. A "request" is the client's wish; the arcs it takes, its refusal or
             its failure follow as steps of their own.
-        device: Which device, counted from 0.
+        device: Which device, counted from 0. A note that is about none of them has 0.
         from_: For an arc, taken or failed, where it begins.
         to: For an arc its end; for a request its target, as a name or, if no state has it, a value.
         state: The state of the device after this step.
@@ -75,6 +75,8 @@ class Trace:
         start: The state in which each device begins.
         steps: What happens, in order.
         title: What the run shows, in one sentence.
+        names: What each device is called, or nothing. Where devices have names, a note says itself
+            whom it is about: a device, or nobody but whoever coordinates them.
     """
 
     spec: str
@@ -82,6 +84,16 @@ class Trace:
     start: tuple[str, ...]
     steps: tuple[Step, ...]
     title: str = ""
+    names: tuple[str, ...] = ()
+
+    def name(self, device: int) -> str:
+        """What a device is called: by its number, where the run does not say."""
+        return self.names[device] if self.names else f"device {device}"
+
+    def told(self, step: Step) -> str:
+        """Say a step in one line, and of which device it is if there are several."""
+        alone = len(self.start) == 1 or (step.kind == "note" and self.names)
+        return str(step) if alone else f"{self.name(step.device)}: {step}"
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON; what is None is left out."""
@@ -89,6 +101,7 @@ class Trace:
             "format": FORMAT,
             "spec": self.spec,
             "title": self.title,
+            **({"names": list(self.names)} if self.names else {}),
             "capabilities": [list(names) for names in self.capabilities],
             "start": list(self.start),
             "steps": [
@@ -133,15 +146,19 @@ class Trace:
         )
         start = tuple(_texts("start", top.list("start")))
         steps = top.list("steps")
+        names = tuple(_texts("names", _list("names", top.take("names", []))))
         top.done()
         if len(start) != len(capabilities):
             problem = f"has {len(start)} devices where capabilities has {len(capabilities)}"
             raise _wrong("start", None, problem)
+        if names and len(names) != len(start):
+            raise _wrong("names", None, f"has {len(names)} names for {len(start)} devices")
         return cls(
             spec=spec,
             title=title,
             capabilities=capabilities,
             start=start,
+            names=names,
             steps=tuple(
                 _step(f"steps[{index}]", step, len(start)) for index, step in enumerate(steps)
             ),

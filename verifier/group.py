@@ -12,6 +12,7 @@ soon as one may start it and another, standing stopped, may not accept it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 import z3
 
 from vfio_migration.model import Step, Trace
-from vfio_migration.model.plan import Limit
-from vfio_migration.model.trace import StepKind
+from vfio_migration.model.plan import Limit, applying
+from vfio_migration.model.plan import step as step_of
 from vfio_migration.verifier.discipline import ACCEPTS, STARTS, Discipline, Sets
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.obligation import Example, Query
@@ -295,23 +296,35 @@ class FiniteGroup(System):
             )
             for device in range(self.size)
         )
+        trace = Trace(
+            spec=spec.name,
+            capabilities=capabilities,
+            start=tuple(state(0, device) for device in range(self.size)),
+            steps=(),
+            names=tuple(f"device {device}" for device in range(self.size)),
+        )
         steps = []
         for moment, name in enumerate(events):
+            phase = model.eval(run[moment + 1]["phase"], model_completion=True).as_long()
+            doing = self.discipline.plan.phases[phase]
             if name == "next_phase":
-                phase = model.eval(run[moment + 1]["phase"], model_completion=True).as_long()
-                begun = self.discipline.plan.phases[phase].name
-                steps.append(
-                    Step(kind="note", state=state(moment + 1, 0), note=f'phase "{begun}" begins')
-                )
+                note = f'phase "{doing.name}" begins'
+                steps.append(Step(kind="note", state=state(moment + 1, 0), note=note))
                 continue
             device = int(name[4:])
             here, there = state(moment, device), state(moment + 1, device)
-            kind = self._kind(name, here, there)
-            steps.append(Step(kind=kind, device=device, from_=here, to=there, state=there))
+            machine = spec.machine(capabilities[device])
+            move = applying(doing, machine, here)
+            assert move is not None
+            if name.startswith("fail"):
+                steps.append(self._failed(device, here, there, step_of(move, machine, here)))
+            elif move.event is not None:
+                steps.append(Step(kind="reset", device=device, state=there))
+            else:
+                steps.append(Step(kind="arc", device=device, from_=here, to=there, state=there))
         meeting = next(self._meetings(model, run[-1]), None)
-        text = f"plan {self.discipline.plan.name}, {self.size} devices: " + "; ".join(
-            f"device {step.device}: {step}" if step.kind != "note" else str(step) for step in steps
-        )
+        text = f"plan {self.discipline.plan.name}, {self.size} devices: "
+        text += "; ".join(map(trace.told, steps))
         if meeting is not None:
             one, other = meeting
             note = (
@@ -320,19 +333,18 @@ class FiniteGroup(System):
             )
             text += f"; then {note}"
             steps.append(Step(kind="note", device=one, state=state(len(events), one), note=note))
-        trace = Trace(
-            spec=spec.name,
-            capabilities=capabilities,
-            start=tuple(state(0, device) for device in range(self.size)),
-            steps=tuple(steps),
-            title=text,
-        )
-        return Example(text, trace)
+        return Example(text, dataclasses.replace(trace, steps=tuple(steps), title=text))
 
-    def _kind(self, name: str, here: str, there: str) -> StepKind:
-        if name.startswith("fail"):
-            return "arc_failed_for_good"
-        return "reset" if here == self.discipline.lost and there != here else "arc"
+    def _failed(self, device: int, here: str, there: str, onward: str | None) -> Step:
+        row = self.encoding.spec.event("arc_failed_for_good")
+        return Step(
+            kind="arc_failed_for_good",
+            device=device,
+            from_=here,
+            to=onward,
+            state=there,
+            errno=row.errno,
+        )
 
     def _meetings(self, model: z3.ModelRef, now: Situation) -> Iterator[tuple[int, int]]:
         for one, other in itertools.permutations(range(self.size), 2):

@@ -206,7 +206,7 @@ class Journey:
             return [("loaded", (state, True))] if loads else []
         assert place.phase is not None
         move = applying(place.phase, machine, state)
-        to = step_of(move, machine, state) if move is not None else None
+        to = self.onward(spot, machine, state)
         if move is None or to is None:
             return []
         if move.event is not None:
@@ -219,6 +219,12 @@ class Journey:
         if self.lost is not None:
             found.append(("fails", (self.lost, False)))
         return found
+
+    def onward(self, spot: Spot, machine: Machine, state: str) -> str | None:
+        """Where the next step of a device leads at a phase, or None if it takes none."""
+        phase = self.places[self._number(spot)].phase
+        move = applying(phase, machine, state) if phase is not None else None
+        return None if move is None else step_of(move, machine, state)
 
     def passes(self, spot: Spot, side: Side, machine: Machine, device: Device) -> bool:
         """Say whether a device of a side lets the program go on to its next place."""

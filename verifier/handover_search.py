@@ -6,6 +6,7 @@ begins with a migration; then anything may happen that may happen, until somethi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -37,15 +38,26 @@ class Now:
         return self.source if side == "source" else self.destination
 
 
+Who = tuple[Side, int]
+"""A device: of which side, and which of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """What happened: in words, or what a device did."""
+    """What happened: in words, or what a device did. `who` is None where it is nobody's doing."""
 
     words: str | None = None
-    side: Side = "source"
-    index: int = 0
+    who: Who | None = None
     kind: str = "note"
     row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Amiss:
+    """What must never be, and of which device it is said; None if of no single one."""
+
+    words: str
+    who: Who | None = None
 
 
 def shortest(journey: Journey) -> Example | None:
@@ -55,10 +67,15 @@ def shortest(journey: Journey) -> Example | None:
         A shortest run of the smallest groups that have one, or None.
     """
     for size in SIZES:
-        found = [run for words in _groups(journey, size) if (run := _Search(journey, words).run())]
+        found = [run for words in _groups(journey, size) if (run := shortest_of(journey, words))]
         if found:
             return min(found, key=lambda run: len(run.trace.steps if run.trace else ()))
     return None
+
+
+def shortest_of(journey: Journey, words: tuple[int, ...]) -> Example | None:
+    """Search for a run that breaks the promise with devices of these capability sets, each side."""
+    return _Search(journey, words).run()
 
 
 def deciding_runs(journey: Journey) -> dict[int, Example]:
@@ -71,6 +88,21 @@ def deciding_runs(journey: Journey) -> dict[int, Example]:
         if len(found) == len(journey.plans.handovers):
             break
     return found
+
+
+def undisturbed(journey: Journey) -> Iterator[tuple[str, bool, Example]]:
+    """Tell of each migration whether it arrives if nobody is killed and nothing fails.
+
+    Devices move by themselves, so a group arrives if a device of each of its capability sets does.
+    The run is that of the last device that does arrive, or of one that does not.
+    """
+    for migration, begun in zip(journey.plans.migrations, journey.begun, strict=True):
+        found: list[tuple[bool, Example]] = []
+        for words in _groups(journey, 1):
+            search = _Search(journey, words)
+            starts = [now for now in search.starts() if now.spot == begun]
+            found += map(search.undisturbed, starts)
+        yield migration.name, *min(found, key=lambda one: one[0])
 
 
 def _groups(journey: Journey, size: int) -> Iterator[tuple[int, ...]]:
@@ -103,7 +135,7 @@ class _Search:
 
     def run(self) -> Example | None:
         """Return a shortest run to where something is amiss, or None."""
-        level = list(self._starts())
+        level = list(self.starts())
         self.before = dict.fromkeys(level)
         while level:
             onward = []
@@ -115,14 +147,15 @@ class _Search:
                         return self._told(now, event, then, amiss)
                     if event.row is not None and event.row not in self.decided:
                         text = f"so it ends as handover {event.row} says"
-                        self.decided[event.row] = self._told(now, event, then, text)
+                        self.decided[event.row] = self._told(now, event, then, _Amiss(text))
                     if then is not None and then not in self.before:
                         self.before[then] = now, event
                         onward.append(then)
             level = onward
         return None
 
-    def _starts(self) -> Iterator[Now]:
+    def starts(self) -> Iterator[Now]:
+        """How migrations begin."""
         begins, initial = self.journey.begins, self.journey.spec.initial
 
         def late(crowd: Crowd) -> tuple[bool, str]:
@@ -138,9 +171,47 @@ class _Search:
                 for destination in sorted(crowds[1], key=late):
                     yield Now(spot, source, destination)
 
+    def undisturbed(self, now: Now) -> tuple[bool, Example]:
+        """Follow a migration to its end, or to where it does not go on; say whether it arrives."""
+        self.before[now] = None
+        while (onward := self._undisturbed_step(now)) is not None and onward[1] not in self.before:
+            event, then = onward
+            self.before[then] = now, event
+            now = then
+        place = self.journey.places[now.spot.place or 0]
+        wrong = [
+            (side, index)
+            for side in SIDES
+            for index, device in enumerate(now.crowd(side))
+            if device and not self._rests(now, side, index, device)
+        ]
+        if not wrong:
+            return True, self._told(now, None, None, _Amiss("so it ends, and the destination runs"))
+        side, index = wrong[0]
+        device = now.crowd(side)[index] or ("", True)
+        bare = "" if device[1] else ", which holds no state"
+        words = f"{place}: {_name(wrong[0])} in {device[0]}{bare} does not get on"
+        return False, self._told(now, None, None, _Amiss(words, wrong[0]))
+
+    def _undisturbed_step(self, now: Now) -> tuple[_Event, Now] | None:
+        """A step of a device that has one to take, or else to the next place; None if neither."""
+        for event, then, _ in self._goes_on(now):
+            if then is not None and event.kind in ("arc", "loaded", "reset"):
+                return event, then
+            if then is not None and then.spot.place not in (None, now.spot.place):
+                return event, then
+        return None
+
+    def _rests(self, now: Now, side: Side, index: int, device: Device) -> bool:
+        """A device is where it is to be when the place is done."""
+        place = self.journey.places[now.spot.place or 0]
+        if place.kind == "end":
+            return self.journey.right(now.spot, side, self.words[index], device)
+        return self.journey.passes(now.spot, side, self.machines[index], device)
+
     # --- what may happen ---
 
-    def _events(self, now: Now) -> Iterator[tuple[_Event, Now | None, str | None]]:
+    def _events(self, now: Now) -> Iterator[tuple[_Event, Now | None, _Amiss | None]]:
         """What may happen, where it leads, and what is amiss about it."""
         if now.spot.place is None:
             yield from self._decisions(now)
@@ -149,11 +220,11 @@ class _Search:
         for side in SIDES:
             for index, device in enumerate(now.crowd(side)):
                 if device is not None:
-                    words = f"the server of {side} device {index} is killed"
+                    words = f"the server of {_name((side, index))} is killed"
                     killed = _with(now, side, index, None)
-                    yield _Event(words, side, index), killed, None
+                    yield _Event(words, (side, index)), killed, None
 
-    def _goes_on(self, now: Now) -> Iterator[tuple[_Event, Now | None, str | None]]:
+    def _goes_on(self, now: Now) -> Iterator[tuple[_Event, Now | None, _Amiss | None]]:
         for side in SIDES:
             for index, device in enumerate(now.crowd(side)):
                 if device is not None:
@@ -172,7 +243,7 @@ class _Search:
 
     def _moves(
         self, now: Now, side: Side, index: int, device: Device
-    ) -> Iterator[tuple[_Event, Now, str | None]]:
+    ) -> Iterator[tuple[_Event, Now, _Amiss | None]]:
         journey, machine = self.journey, self.machines[index]
         for kind, then in journey.happenings(now.spot, side, machine, device):
             if kind == "loaded" and not self._kept(now.source[index]):
@@ -185,20 +256,21 @@ class _Search:
                 moved = replace(moved, ran_destination=now.ran_destination or runs)
             starts = then[0] in journey.acting and then[0] != device[0]
             amiss = self._starting(now, side, index, then) if starts else None
-            yield _Event(None, side, index, kind), moved, amiss
+            yield _Event(None, (side, index), kind), moved, amiss
 
-    def _starting(self, now: Now, side: Side, index: int, device: Device) -> str | None:
+    def _starting(self, now: Now, side: Side, index: int, device: Device) -> _Amiss | None:
         """What is amiss about a device that starts."""
         if now.spot.degraded or (side == "destination" and now.spot.holder == "source"):
             return None
-        who = f"{side} device {index} starts"
+        why = None
         if not device[1]:
-            return f"{who} without the state it is to have"
-        if side == "source":
-            if now.ran_destination and not now.undone:
-                return f"{who} although the destination has run, and no handover says so"
-            return None
-        return f"{who} on what the source has left behind" if now.ran_source else None
+            why = "without the state it is to have"
+        elif side == "source" and now.ran_destination and not now.undone:
+            why = "although the destination has run, and no handover says so"
+        elif side == "destination" and now.ran_source:
+            why = "on what the source has left behind"
+        who = (side, index)
+        return _Amiss(f"{_name(who)} starts {why}", who) if why else None
 
     def _over(self, now: Now) -> bool:
         """A place is done. It never is if a device that is needed is gone.
@@ -214,7 +286,7 @@ class _Search:
             for device, machine in zip(now.crowd(side), self.machines, strict=True)
         )
 
-    def _decisions(self, now: Now) -> Iterator[tuple[_Event, Now | None, str | None]]:
+    def _decisions(self, now: Now) -> Iterator[tuple[_Event, Now | None, _Amiss | None]]:
         for index, row, begun in self.journey.choices(now.spot):
             if self._holds(row, now):
                 words = f'handover {index} decides: the {row.winner}. "{row.summary}"'
@@ -238,29 +310,30 @@ class _Search:
     def _kept(self, device: Device | None) -> bool:
         return device is not None and device[1]
 
-    def _given_up(self, row: Handover | None, now: Now) -> str | None:
+    def _given_up(self, row: Handover | None, now: Now) -> _Amiss | None:
         if now.spot.degraded:
             return None
         sides: tuple[Side, ...] = SIDES
         if row is not None and not row.failed:
             sides = ("destination",) if row.undoes else ()
         whole = [side for side in sides if self._whole(now, side)]
-        return f"the {whole[0]} holds the whole state, which is given up" if whole else None
+        return _Amiss(f"the {whole[0]} holds the whole state, which is given up") if whole else None
 
     # --- what must never be ---
 
-    def _amiss(self, now: Now) -> str | None:
+    def _amiss(self, now: Now) -> _Amiss | None:
         journey = self.journey
         runs = {
             side: [d for d in now.crowd(side) if d and d[1] and d[0] in journey.acting]
             for side in SIDES
         }
         if runs["source"] and runs["destination"]:
-            return "both sides run"
+            return _Amiss("both sides run")
         if not now.spot.degraded and runs["destination"]:
             for index, device in enumerate(now.destination):
                 if device is not None and device[0] in journey.writing:
-                    return f"the destination runs while its device {index} is still loaded"
+                    who: Who = ("destination", index)
+                    return _Amiss(f"the destination runs while {_name(who)} is being loaded", who)
         if now.spot.place is None:
             return None
         place = journey.places[now.spot.place]
@@ -269,70 +342,84 @@ class _Search:
                 if device is not None and not journey.right(
                     now.spot, side, self.words[index], device
                 ):
+                    who = (side, index)
                     bare = "" if device[1] else ", which holds no state"
-                    return f"{place}: not for {side} device {index} in {device[0]}{bare}"
+                    return _Amiss(f"{place}: not for {_name(who)} in {device[0]}{bare}", who)
         return None
 
     # --- telling ---
 
-    def _told(self, now: Now, event: _Event | None, then: Now | None, end: str) -> Example:
+    def _told(self, now: Now, event: _Event | None, then: Now | None, amiss: _Amiss) -> Example:
         events, moments = ([], [now]) if event is None else ([event], [now, then or now])
         while (earlier := self.before[moments[0]]) is not None:
             moments.insert(0, earlier[0])
             events.insert(0, earlier[1])
         spec, first = self.journey.spec, moments[0]
-        place = self.journey.places[first.spot.place or 0]
-        steps = [
-            self._step(event, *both)
-            for event, *both in zip(events, moments, moments[1:], strict=False)
-            if event.kind != "done"
-        ]
-        text = f"{place.program}, {len(self.words)} device{'s' * (len(self.words) > 1)} a side: "
-        text += "; ".join([*map(self._line, steps), end])
-        state = steps[-1].state if steps else spec.initial
-        steps.append(Step(kind="note", state=state, note=end))
+        everybody = [(side, index) for side in SIDES for index in range(len(self.words))]
+        devices = [first.crowd(side)[index] for side, index in everybody]
+        start = tuple(device[0] if device else spec.initial for device in devices)
+        # A device whose server was killed is said to stand where it was last seen.
+        where = dict(zip(everybody, start, strict=True))
+        steps: list[Step] = []
+        for happened, (one, other) in zip(events, itertools.pairwise(moments), strict=True):
+            if happened.kind != "done":
+                steps += self._steps(happened, one, other, where)
+        steps.append(self._note(_Event(amiss.words, amiss.who), where))
         trace = Trace(
             spec=spec.name,
             capabilities=tuple(machine.names for machine in self.machines) * 2,
-            start=tuple(
-                device[0] if device else spec.initial
-                for side in SIDES
-                for device in first.crowd(side)
-            ),
+            start=start,
             steps=tuple(steps),
-            title=text,
+            names=tuple(map(_name, everybody)),
         )
-        return Example(text, trace)
+        place = self.journey.places[first.spot.place or 0]
+        text = f"{place.program}, {len(self.words)} device{'s' * (len(self.words) > 1)} a side: "
+        text += "; ".join(map(trace.told, steps))
+        return Example(text, replace(trace, title=text))
 
-    def _step(self, event: _Event, now: Now, then: Now) -> Step:
-        number = event.index + (len(self.words) if event.side == "destination" else 0)
-        here, there = now.crowd(event.side)[event.index], then.crowd(event.side)[event.index]
-        state = (there or here or (self.journey.spec.initial, False))[0]
-        if event.words is not None or here is None or there is None:
-            return Step(kind="note", device=number, state=state, note=event.words)
+    def _number(self, who: Who) -> int:
+        return who[1] + (len(self.words) if who[0] == "destination" else 0)
+
+    def _note(self, event: _Event, where: dict[Who, str]) -> Step:
+        who = event.who or ("source", 0)
+        return Step(kind="note", device=self._number(who), state=where[who], note=event.words)
+
+    def _steps(self, event: _Event, now: Now, then: Now, where: dict[Who, str]) -> Iterator[Step]:
+        """Tell one event, and note in `where` where its device then stands."""
+        who = event.who
+        here = now.crowd(who[0])[who[1]] if who else None
+        there = then.crowd(who[0])[who[1]] if who else None
+        if event.words is not None or who is None or here is None or there is None:
+            yield self._note(event, where)
+            return
+        spec, number, machine = self.journey.spec, self._number(who), self.machines[who[1]]
+        before, where[who] = here[0], there[0]
         if event.kind == "loaded":
-            return Step(kind="note", device=number, state=state, note="its stream is whole")
-        if event.kind == "arc":
-            return Step(kind="arc", device=number, from_=here[0], to=state, state=state)
-        if event.kind == "fails":
-            row = self.journey.spec.event("arc_failed_for_good")
-            return Step(
-                kind=row.name,
+            yield self._note(_Event(f"the stream of {_name(who)} is whole", who), where)
+        elif event.kind == "arc":
+            yield Step(kind="arc", device=number, from_=before, to=there[0], state=there[0])
+        elif event.kind == "fails":
+            yield Step(
+                kind="arc_failed_for_good",
                 device=number,
-                from_=here[0],
-                to=row.to,
-                state=state,
-                errno=row.errno,
+                from_=before,
+                to=self.journey.onward(now.spot, machine, before),
+                state=there[0],
+                errno=spec.event("arc_failed_for_good").errno,
             )
-        note = "its maps are taken away" if event.kind == "given up" else None
-        return Step(kind="reset", device=number, state=state, note=note)
+        elif event.kind == "reset":
+            yield Step(kind="reset", device=number, state=there[0])
+        else:
+            # It is asked again once it is reset, and nobody meets it on the way.
+            reset = spec.event("reset").to or before
+            note = "its maps are taken away"
+            yield Step(kind="reset", device=number, state=reset, note=note)
+            for arc in machine.follow(reset, there[0]) or ():
+                yield Step(kind="arc", device=number, from_=arc.from_, to=arc.to, state=arc.to)
 
-    def _line(self, step: Step) -> str:
-        if step.kind == "note" and step.note != "its stream is whole":
-            return str(step)
-        size = len(self.words)
-        side = SIDES[step.device // size]
-        return f"{side} device {step.device % size}: {step}"
+
+def _name(who: Who) -> str:
+    return f"{who[0]} device {who[1]}"
 
 
 def _with(now: Now, side: Side, index: int, device: Device | None) -> Now:

@@ -124,10 +124,9 @@ def steps(trace: Trace) -> Iterator[str]:
     session: dict[int, int | None] = {}
     width = len(str(len(trace.steps)))
     for device, start in state.items():
-        who = f"device {device} " if several else ""
+        who = f"{trace.name(device)} " if several else ""
         yield f"{0:>{width}}. {who}{start} ({','.join(trace.capabilities[device])})"
     for number, step in enumerate(trace.steps, 1):
-        who = f"device {step.device}: " if several else ""
         changes = []
         if step.state != state[step.device]:
             changes.append(f"state {state[step.device]} => {step.state}")
@@ -139,7 +138,7 @@ def steps(trace: Trace) -> Iterator[str]:
         state[step.device] = step.state
         session[step.device] = step.session
         changed = f"   [{', '.join(changes)}]" if changes else ""
-        yield f"{number:>{width}}. {who}{step}{changed}"
+        yield f"{number:>{width}}. {trace.told(step)}{changed}"
 
 
 def see_again(verdict: Verdict, origin: str | None, saved: str | None = None) -> str | None:

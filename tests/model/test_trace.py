@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -172,3 +173,25 @@ def test_steps_read_well() -> None:
         "refused (EINVAL): no such value",
         "reset",
     ]
+
+
+def test_devices_may_have_names_and_notes_then_say_whom_they_are_about() -> None:
+    steps = (
+        Step(kind="arc", device=1, from_="STOP", to="RESUMING", state="RESUMING"),
+        Step(kind="note", state="STOP", note="the journal says: both"),
+    )
+    sets = (("STOP_COPY",),) * 2
+    plain = Trace(spec="vfio-v2", capabilities=sets, start=("STOP", "STOP"), steps=steps)
+    named = dataclasses.replace(plain, names=("source", "destination"))
+    assert Trace.from_json(named.to_json()) == named
+    assert "names" not in plain.to_data()
+    assert [plain.told(step) for step in steps] == [
+        "device 1: arc STOP -> RESUMING",
+        "device 0: the journal says: both",
+    ]
+    assert [named.told(step) for step in steps] == [
+        "destination: arc STOP -> RESUMING",
+        "the journal says: both",
+    ]
+    with pytest.raises(SpecError, match="names: has 1 names for 2 devices"):
+        Trace.from_data(named.to_data() | {"names": ["source"]})

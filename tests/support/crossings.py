@@ -8,6 +8,7 @@ recovery that nobody disturbs must end with one side running on the whole state,
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -215,6 +216,27 @@ class Crossing:
             yield replace(world, program=None, at=0, tried=frozenset())
             if self.stopped(world):
                 yield self.fails(world)
+
+    def arrives(self, world: World) -> bool:
+        """A migration that nobody disturbs ends with the destination, and the source at rest."""
+        seen = set()
+        while self._op(world) is not None and world not in seen:
+            seen.add(world)
+            if self.over(world):
+                world = self.onward(world)
+                continue
+            op = self._op(world)
+            assert op is not None
+            loads = self._load(world) if op == ("transfer", "rest") else iter(())
+            moves = (
+                self._moved(world, op[1], index, then)
+                for index in range(len(self.words))
+                for then in self.moves(world, str(op[1]), index, failing=False) or ()
+            )
+            world = next(itertools.chain(loads, moves), world)
+        at_rest = all(device and device[0] == "STOP" for device in world.source)
+        runs = all(device == ("RUNNING", True) for device in world.destination)
+        return self._op(world) is None and at_rest and runs
 
     def stopped(self, world: World) -> bool:
         """A device that cannot be done without is gone, has failed or refuses."""

@@ -147,6 +147,7 @@ def traces(draw: st.DrawFn) -> Trace:
         title=draw(text),
         capabilities=tuple(draw(st.tuples(text, text)) for _ in range(devices)),
         start=tuple(draw(text) for _ in range(devices)),
+        names=tuple(draw(text) for _ in range(devices)) if draw(st.booleans()) else (),
         steps=tuple(draw(st.lists(steps, max_size=6))),
     )
 
