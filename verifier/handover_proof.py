@@ -19,7 +19,7 @@ from vfio_migration.model.plan import Handover, Side
 from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
-from vfio_migration.verifier.handover_search import deciding_runs, shortest
+from vfio_migration.verifier.handover_search import deciding_runs, shortest, undisturbed
 from vfio_migration.verifier.obligation import Example, Query
 
 Role = Literal["one", "other", "mover"]
@@ -339,8 +339,13 @@ def _name(spot: Spot) -> str:
 
 
 def handovers(encoding: Encoding) -> Iterator[Query]:
-    """G7: the proof, and a run in which each row decides."""
+    """G7: that migrations arrive, the proof, and a run in which each row decides."""
     journey = Journey.of(encoding.widest())
+    for migration, arrives, run in undisturbed(journey):
+        # A search decides this too: where nobody disturbs it, a migration is one run.
+        name = f"migration-{migration}-arrives"
+        known = z3.Bool(name) if arrives else z3.BoolVal(False)
+        yield Query(name, "claim", (known,), "sat", _saying(run))
     yield from HandoverProof(journey).queries()
     found = deciding_runs(journey)
     for index, row in enumerate(journey.plans.handovers):
