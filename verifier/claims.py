@@ -35,7 +35,7 @@ from vfio_migration.verifier.system import Lemma, Situation, Term
 Step: TypeAlias = Callable[[DeviceSystem, Situation, Term, Situation], Formula]
 """Something about one step of a device: the device, the situation before, the event, after."""
 
-LEMMAS = ("supported", "under-way", "one-session", "numbered")
+LEMMAS = ("supported", "under-way", "setting-out", "one-session", "numbered")
 """What `never` leans on unless it is told otherwise: `DeviceSystem.lemmas` says what they say."""
 
 DEPTH = 7
