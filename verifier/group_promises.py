@@ -272,7 +272,7 @@ GROUP: tuple[Obligation, ...] = (
         "A migration that nobody disturbs ends with the destination; whoever is killed at whatever "
         "point of it or of a recovery: as long as one side holds the whole state, recovery brings "
         "one side to run with the whole state and lets the other stand still; never do both run "
-        "with it.",
+        "with it, and never is a device given a stream that is made of two.",
         "groups of any number of devices of any mixture of capabilities on either side; every "
         "migration and every handover; source, destination and coordinator killed at any point, in "
         "any combination and again and again",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from vfio_migration.model import Machine
@@ -62,6 +62,7 @@ class Place:
         transfer: What is transferred.
         holder: What is written down.
         begins: The step begins here.
+        midway: Part of the streams was transferred, and the rest is yet to be.
     """
 
     program: str
@@ -73,6 +74,7 @@ class Place:
     transfer: Literal["passes", "rest"] | None = None
     holder: Holder | None = None
     begins: bool = False
+    midway: bool = False
 
     def __str__(self) -> str:
         what = {
@@ -120,7 +122,10 @@ class Journey:
         self.decided: list[int] = []
         for migration in plans.migrations:
             self.starts.append(len(self.places))
-            self.places += self._places(f"migration {migration.name}", migration)
+            places = list(self._places(f"migration {migration.name}", migration))
+            transfers = [index for index, place in enumerate(places) if place.kind == "transfer"]
+            between = range(min(transfers, default=0), max(transfers, default=0))
+            self.places += [replace(p, midway=i in between) for i, p in enumerate(places)]
         for index, row in enumerate(plans.handovers):
             self.decided.append(len(self.places))
             self.places += self._places(f"handover {index} to the {row.winner}", row)
@@ -226,6 +231,20 @@ class Journey:
         move = applying(phase, machine, state) if phase is not None else None
         return None if move is None else step_of(move, machine, state)
 
+    def tears(self, spot: Spot, happening: Happening, before: str, after: str) -> bool:
+        """Say whether a device gives up a session of whose stream part was transferred.
+
+        The rest would be that of another session, and no device can make one state of the two. One
+        that failed needs no rest.
+        """
+        spec = self.spec
+        streams = spec.session(spec.state(before).session).transfer != "none"
+        if not (streams and self.places[self._number(spot)].midway) or happening == "fails":
+            return False
+        if happening == "arc":
+            return spec.effect(before, after) != "keeps"
+        return happening != "loaded"
+
     def passes(self, spot: Spot, side: Side, machine: Machine, device: Device) -> bool:
         """Say whether a device of a side lets the program go on to its next place."""
         place = self.places[self._number(spot)]
@@ -266,6 +285,8 @@ class Journey:
                 return state == self.spec.initial and (holds or spot.degraded)
             return state in self.retired
         if place.kind == "transfer":
+            if place.row is not None:
+                return False  # what another had read before, and in which pairs, is lost with it
             if side == "destination":
                 return state in self.writing
             return state in (self.acting if place.transfer == "passes" else self.final)

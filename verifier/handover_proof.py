@@ -219,6 +219,23 @@ class HandoverProof:
             self.then.undone == self.now.undone,
         )
 
+    def _torn(self, spot: Spot, side: Side) -> Formula:
+        """The device that moves gives up a session that was transferred in part."""
+        now, then, journey = self.now.crowds[side], self.then.crowds[side], self.journey
+        return any_of(
+            [
+                z3.And(
+                    then.there("mover"),
+                    now.among("mover", {word: frozenset({device})}),
+                    then.among("mover", {word: frozenset({after})}),
+                )
+                for word, machine in self.encoding.machines.items()
+                for device in sorted(journey.stands[spot][side][word])
+                for what, after in journey.happenings(spot, side, machine, device)
+                if journey.tears(spot, what, device[0], after[0])
+            ]
+        )
+
     def _amiss(self, spot: Spot, side: Side) -> Formula:
         """The device that moves starts and must not: it holds nothing, or is left behind."""
         if spot.degraded or (side == "destination" and spot.holder == "source"):
@@ -292,7 +309,10 @@ class HandoverProof:
                 continue
             kept = self.invariant(spot, self.then)
             breaks = [
-                z3.And(self._happens(spot, side), z3.Or(z3.Not(kept), self._amiss(spot, side)))
+                z3.And(
+                    self._happens(spot, side),
+                    z3.Or(z3.Not(kept), self._amiss(spot, side), self._torn(spot, side)),
+                )
                 for side in SIDES
             ]
             breaks += [self._wrong(spot, side) for side in SIDES]

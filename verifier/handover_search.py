@@ -256,6 +256,10 @@ class _Search:
                 moved = replace(moved, ran_destination=now.ran_destination or runs)
             starts = then[0] in journey.acting and then[0] != device[0]
             amiss = self._starting(now, side, index, then) if starts else None
+            if amiss is None and journey.tears(now.spot, kind, device[0], then[0]):
+                who = (side, index)
+                words = f"{_name(who)} gives up a session that was transferred in part"
+                amiss = _Amiss(words, who)
             yield _Event(None, (side, index), kind), moved, amiss
 
     def _starting(self, now: Now, side: Side, index: int, device: Device) -> _Amiss | None:
@@ -343,6 +347,9 @@ class _Search:
                     now.spot, side, self.words[index], device
                 ):
                     who = (side, index)
+                    if place.kind == "transfer" and place.row is not None:
+                        words = f"what was read of {_name(who)} before is lost"
+                        return _Amiss(f"{place}: {words}", who)
                     bare = "" if device[1] else ", which holds no state"
                     return _Amiss(f"{place}: not for {_name(who)} in {device[0]}{bare}", who)
         return None

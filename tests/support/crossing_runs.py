@@ -235,6 +235,13 @@ class Follower:
                 "on what the source has left behind": world.moved_on and side == "destination",
             }
             return device[0] in ACTING and claims[said.partition(" starts ")[2]]
+        if said.endswith("before is lost"):
+            return self.crossing._op(world) == (
+                "transfer",
+                said.split("transfer: ")[1].split(":")[0],
+            )
+        if said.endswith(" gives up a session that was transferred in part"):
+            return herds.device(self.words[number]).transfer[device[0]] == "none"
         if found := re.search(r" in (\w+)(, which holds no state)? does not get on$", said):
             return device == (found[1], found[2] is None) and not self._goes_on(world, side)
         found = re.search(r"not for \S+ device \d+ in (\w+)(, which holds no state)?$", said)

@@ -259,6 +259,8 @@ class Crossing:
         moved = world.with_device(side, index, then)
         assert before is not None
         assert then is not None
+        if self._midway(world) and self._closes(index, before[0], then[0]):
+            self.wrong.append("a session is given up of which part was transferred")
         acts = then[0] in ACTING
         if acts and then[0] != before[0] and not world.spoilt:
             if side == "source" and world.started and not world.told:
@@ -276,6 +278,20 @@ class Crossing:
             )
         return moved
 
+    def _midway(self, world: World) -> bool:
+        """A migration has transferred something, and will transfer more."""
+        if world.program is None or world.program[0] != "migration":
+            return False
+        ops = [op[0] for op in self.programs[world.program]]
+        return "transfer" in ops[: world.at] and "transfer" in ops[world.at :]
+
+    def _closes(self, index: int, before: str, then: str) -> bool:
+        device = herds.device(self.words[index])
+        if device.transfer[before] == "none" or then == herds.LOST:
+            return False
+        sessions = device.session_of[before], device.session_of[then]
+        return (before, then) not in device.arcs or device.effects[sessions] != "keeps"
+
     def look(self, world: World) -> None:
         """What must never be."""
         running = {
@@ -288,6 +304,8 @@ class Crossing:
             self.wrong.append("one runs while another is loaded")
         op = self._op(world)
         if op is not None and op[0] == "transfer":
+            if world.program and world.program[0] == "handover":
+                self.wrong.append("a stream is continued by one who did not begin it")
             if any(device and device[0] != "RESUMING" for device in world.destination):
                 self.wrong.append("a stream goes to a device that takes none")
             stopped = [device and device[0] == "STOP_COPY" for device in world.source if device]
