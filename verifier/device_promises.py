@@ -8,6 +8,7 @@ searched, shortest first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import z3
 
@@ -15,6 +16,7 @@ from vfio_migration.verifier.device import CHANGE, DeviceSystem
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of, path_trace
 from vfio_migration.verifier.examples import Model, asked_trace, decided
 from vfio_migration.verifier.listings import listings
+from vfio_migration.verifier.naming import lacking
 from vfio_migration.verifier.obligation import Example, Obligation, Query
 from vfio_migration.verifier.system import Bad, Situation, Term
 
@@ -26,12 +28,15 @@ Promise = Callable[[DeviceSystem], tuple[Bad, Bad]]
 
 
 def _inductive(
-    promise: Promise, lemmas: Sequence[str], witness: int
+    promise: Promise, lemmas: Sequence[str], witness: int, about: Callable[[str], bool] | None
 ) -> tuple[
     Callable[[Encoding], Iterable[Query]],
     Callable[[Encoding], Iterable[Query]],
 ]:
-    """Make the queries of a promise: induction under lemmas, a witness of so many events."""
+    """Make the queries of a promise: induction under lemmas, a witness of so many events.
+
+    `about` says which activities it is about, where it is about what specifications forbid.
+    """
 
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = DeviceSystem.of(encoding)
@@ -39,7 +44,8 @@ def _inductive(
         held = system.lemma(*lemmas)
         yield from system.inductive(held)
         yield from system.never("broken", bad, held)
-        yield system.happens("premise", premise, witness)
+        lacks = "" if about is None else _unnamed(encoding, about)
+        yield replace(system.happens("premise", premise, witness), lacking=lacks)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = DeviceSystem.of(encoding)
@@ -92,6 +98,16 @@ def _conduct(system: DeviceSystem, state: Term, activities: set[str]) -> dict[st
     }
 
 
+def _unnamed(encoding: Encoding, about: Callable[[str], bool]) -> str:
+    """Which names specifications use of such activities, where they forbid them, a table lacks."""
+    rows = [row for listing in listings() for row in listing.conduct]
+    names = {
+        "activity": [name for row in rows for name in row.forbids if about(name)],
+        "state": [name for row in rows if any(map(about, row.forbids)) for name in row.states],
+    }
+    return lacking(encoding.spec, "specifications speak", names)
+
+
 def _still(system: DeviceSystem, state: Term) -> Formula:
     """A specification says that the device stands still in this state, or the stream ends there."""
     spec = system.encoding.spec
@@ -100,8 +116,9 @@ def _still(system: DeviceSystem, state: Term) -> Formula:
         for row in spec.states
         if (end := spec.stream_end(row.name)) is not None and end.kind == "final"
     ]
-    listed = _conduct(system, state, system.changing).values()
-    return any_of([*listed, system.encoding.one_of(state, final)])
+    rows = [row for listing in listings() for row in listing.conduct if CHANGE in row.forbids]
+    listed = {name for row in rows for name in row.states} & set(system.encoding.names)
+    return system.encoding.one_of(state, sorted(listed.union(final)))
 
 
 def _forbidden(kinds: Callable[[str], bool]) -> Promise:
@@ -132,6 +149,14 @@ def _forbidden(kinds: Callable[[str], bool]) -> Promise:
         return bad, premise
 
     return promise
+
+
+def _starts(activity: str) -> bool:
+    return activity not in ("start_p2p_dma", CHANGE)
+
+
+def _reaches_peers(activity: str) -> bool:
+    return activity == "start_p2p_dma"
 
 
 def _moment(event: Term) -> str:
@@ -346,9 +371,15 @@ _EVERY_RUN = "every run of one device and its client, of any length, under every
 
 
 def _obligation(
-    id_: str, statement: str, why: str, promise: Promise, lemmas: Sequence[str], witness: int
+    id_: str,
+    statement: str,
+    why: str,
+    promise: Promise,
+    lemmas: Sequence[str],
+    witness: int,
+    about: Callable[[str], bool] | None = None,
 ) -> Obligation:
-    queries, search = _inductive(promise, lemmas, witness)
+    queries, search = _inductive(promise, lemmas, witness, about)
     return Obligation(id_, statement, _EVERY_RUN, "induction", why, queries, search)
 
 
@@ -373,17 +404,19 @@ DEVICE: tuple[Obligation, ...] = (
         "D3",
         "A stopped device starts no DMA and raises no interrupt.",
         "Guest memory copied after the stop would otherwise change behind the copy.",
-        _forbidden(lambda name: name not in ("start_p2p_dma", CHANGE)),
+        _forbidden(_starts),
         (),
         3,
+        _starts,
     ),
     _obligation(
         "D4",
         "No peer-to-peer DMA starts while the device is quiesced or stopped.",
         "A peer that is stopped already could not answer it.",
-        _forbidden(lambda name: name == "start_p2p_dma"),
+        _forbidden(_reaches_peers),
         (),
         3,
+        _reaches_peers,
     ),
     _obligation(
         "D5",
@@ -393,6 +426,7 @@ DEVICE: tuple[Obligation, ...] = (
         _d5,
         (),
         4,
+        lambda name: name == CHANGE,
     ),
     _obligation(
         "D6",

@@ -12,7 +12,7 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from vfio_migration.model import Machine
+from vfio_migration.model import Machine, Mistake, SpecError
 from vfio_migration.model.plan import Phase, Plan, Plans, applying, default_plans, exceeds, standing
 from vfio_migration.model.plan import step as step_of
 from vfio_migration.verifier.encoding import Encoding
@@ -32,6 +32,7 @@ class Discipline:
         plan: The plan.
         failing: Arcs may fail for good at any time.
         words: The capability sets a device may have, by flags word; by default all.
+        found: Where devices are found when the plan begins, if the plan itself does not say.
         lost: Where a device lands whose arc failed for good.
     """
 
@@ -42,17 +43,30 @@ class Discipline:
         *,
         failing: bool = False,
         words: Collection[int] | None = None,
+        found: Sets | None = None,
     ) -> None:
         self.encoding = encoding
         self.plan = plan
         self.failing = failing
         self.words = encoding.machines.keys() if words is None else words
+        self.found = found
         self.lost = encoding.spec.event("arc_failed_for_good").to
 
     @classmethod
     def plans(cls, encoding: Encoding) -> Plans:
-        """The plans for this table."""
-        return encoding.once("plans", lambda: default_plans(encoding.spec))
+        """The plans for this table.
+
+        Raises:
+            SpecError: If the table lacks names that the plans use, or the activities that meet:
+                without these it would seem that no device ever accepts what another starts.
+        """
+        plans = encoding.once("plans", lambda: default_plans(encoding.spec))
+        known = [row.name for row in encoding.spec.activities]
+        unknown = [name for name in (STARTS, ACCEPTS) if name not in known]
+        if unknown:
+            problem = "is no activity of this table"
+            raise SpecError([Mistake("family G", name, problem, None) for name in unknown])
+        return plans
 
     @classmethod
     def marked(cls, encoding: Encoding, *, sound: bool, after: bool) -> list[Plan]:
@@ -118,6 +132,8 @@ class Discipline:
 
         For a plan that comes after others there is one for each of their phases.
         """
+        if self.found is not None:
+            return [self.found]
         if self.plan.before:
             begin = {
                 word: frozenset(

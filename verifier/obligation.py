@@ -57,6 +57,7 @@ class Query:
         explain: From a model (or None where the answer has none) to words and a trace.
         shorter: Bounds on the length of an example, tightest first: the first that can be met is,
             so that the example shown is a shortest one.
+        lacking: Of a witness that the table lacks names for: which, and where to declare them.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Query:
     expect: Literal["sat", "unsat"]
     explain: Callable[[z3.ModelRef | None], Example]
     shorter: tuple[z3.BoolRef, ...] = ()
+    lacking: str = ""
 
 
 @dataclass(frozen=True, slots=True)

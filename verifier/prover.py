@@ -21,6 +21,7 @@ from vfio_migration.model.errors import Mistake, closest, did_you_mean
 from vfio_migration.verifier import smtlib, workers
 from vfio_migration.verifier.catalogue import obligations
 from vfio_migration.verifier.encoding import Encoding, scope
+from vfio_migration.verifier.naming import why_not
 from vfio_migration.verifier.obligation import (
     Disagreement,
     Example,
@@ -281,12 +282,8 @@ class _Run:
             if obligation.id in self.claims:
                 raise
             # A table may lack what an obligation speaks of, as group_plan.toml speaks of P2P.
-            first = error.mistakes[0]
-            more = f" and {len(error.mistakes) - 1} more" if len(error.mistakes) > 1 else ""
-            source = f"{error.origin}: " if error.origin else ""
-            return self.unknown(
-                obligation, f"it cannot be asked of this table: {source}{first}{more}"
-            )
+            reason = f"it cannot be asked of this table: {why_not(self.spec, error)}"
+            return self.unknown(obligation, reason)
         except Exception as error:
             if obligation.id not in self.claims:
                 raise
@@ -364,7 +361,8 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
             if query.role == "step":
                 failed_steps.append(query.name)
             else:
-                pending.append(f"{query.name}: the premise never happens, so a proof says nothing")
+                never = "the premise never happens, so a proof says nothing"
+                pending.append(f"{query.name}: {query.lacking or never}")
         elif query.role == "witness" and witness is None:
             witness = answer.example
     if failed_steps and obligation.search is not None:

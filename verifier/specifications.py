@@ -12,17 +12,56 @@ import z3
 from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model, pair, request_example, step_example
 from vfio_migration.verifier.listings import Allowed, Listing, listings
+from vfio_migration.verifier.naming import lacking, renamed
 from vfio_migration.verifier.obligation import Example, Query
 
 
 def as_listed(encoding: Encoding) -> Iterator[Query]:
     """T8: what each listing says of states, capability sets, numbers, arcs, paths and conduct."""
+    told: list[object] = []
     for listing in listings():
         yield from _listed_numbers(encoding, listing)
+        states, capabilities = names = _renamed(encoding, listing)
+        if (states or capabilities) and names not in told:
+            told.append(names)
+            yield _not_comparable(listing, states, capabilities)
+        if capabilities:
+            continue  # which capability sets it speaks of cannot be told
         yield from _listed_sets(encoding, listing)
         yield from _listed_arcs(encoding, listing)
         yield from _listed_paths(encoding, listing)
         yield from _listed_conduct(encoding, listing)
+
+
+def _renamed(encoding: Encoding, listing: Listing) -> tuple[dict[str, str], dict[str, str]]:
+    """The states and capabilities that stand in the table under another name than the listed."""
+    spec, numbers = encoding.spec, listing.numbers
+    return (
+        renamed(numbers.states, [(row.name, row.value) for row in spec.states]),
+        renamed(numbers.capabilities, [(row.name, row.value) for row in spec.capabilities]),
+    )
+
+
+def _not_comparable(
+    listing: Listing, states: dict[str, str], capabilities: dict[str, str]
+) -> Query:
+    """Names that differ where numbers agree: nothing is violated, and nothing can be compared."""
+    names = (states | capabilities).items()
+    told = ", ".join(f'"{here}" has the number of "{listed}"' for listed, here in names)
+    kinds = [("[[states]]", states), ("[[capabilities]]", capabilities)]
+    sections = " and ".join(section for section, renamed in kinds if renamed)
+    lacks = (
+        f"{told} in {listing.numbers.source}: what is listed can be compared once it is declared "
+        f"by that name in {sections}"
+    )
+    return Query(
+        f"{listing.name}-names",
+        "witness",
+        (z3.BoolVal(False),),
+        "sat",
+        lambda _: Example(told),
+        lacking=lacks,
+    )
 
 
 def _speaks_of(encoding: Encoding, listing: Listing) -> Formula:
@@ -92,6 +131,9 @@ def _listed_arcs(encoding: Encoding, listing: Listing) -> Iterator[Query]:
         "sat",
         step_example(
             encoding, from_, to, lambda a, b: f"{a} -> {b} is an arc and listed by {listing.source}"
+        ),
+        lacking=lacking(
+            encoding.spec, f"{listing.source} speaks", {"state": sorted(listing.states)}
         ),
     )
 
@@ -255,6 +297,9 @@ def _listed_conduct(encoding: Encoding, listing: Listing) -> Iterator[Query]:
         name = encoding.read_state(model, state) or "?"
         activity, source = kept_from[name]
         text = f"a device in {name} may not {activity}, but may by {source}"
+        if activity not in {row.name for row in spec.activities}:
+            speaks = lacking(spec, "the latter speaks", {"activity": [activity]})
+            text += f"; {speaks}"
         return Example(text, None, f"states[{encoding.names.index(name)}]")
 
     yield Query(
