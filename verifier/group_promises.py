@@ -17,7 +17,7 @@ from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.group import FiniteGroup, QuantifiedGroup, may, meets
 from vfio_migration.verifier.group_arrival import arrivals, loaded_together
-from vfio_migration.verifier.handover import followed
+from vfio_migration.verifier.handover import followed, handed_over
 from vfio_migration.verifier.handover_proof import handovers, handovers_search
 from vfio_migration.verifier.obligation import Example, Obligation, Query
 from vfio_migration.verifier.system import Situation
@@ -39,10 +39,9 @@ def _begun(encoding: Encoding) -> list[Plan]:
     return alone + followed(Discipline.plans(encoding))
 
 
-def _search(encoding: Encoding, plans: list[Plan], *, failing: bool) -> Iterator[Query]:
+def _search(disciplines: list[Discipline]) -> Iterator[Query]:
     """The shortest run that breaks each plan, if there is one: how long it is, a search knows."""
-    for plan in plans:
-        discipline = Discipline(encoding, plan, failing=failing)
+    for discipline in disciplines:
         for size in SIZES:
             length = shortest_meeting(discipline, size)
             if length is not None:
@@ -80,7 +79,7 @@ def _g1(encoding: Encoding) -> Iterator[Query]:
 
 def _g1_search(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    yield from _search(encoding, _begun(encoding), failing=False)
+    yield from _search([Discipline(encoding, plan) for plan in _begun(encoding)])
 
 
 # --- G2: the bad ones ---
@@ -189,18 +188,23 @@ def _failed(encoding: Encoding, state: Term) -> Formula:
 # --- G4, G5: failures, and the way back ---
 
 
+def _failing(encoding: Encoding) -> list[Discipline]:
+    """Every sound plan, and what each side of a migration or of a handover goes through."""
+    plans = _begun(encoding) + Discipline.marked(encoding, sound=True, after=True)
+    return [Discipline(encoding, plan, failing=True) for plan in plans] + handed_over(encoding)
+
+
 def _g4(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
     for plan in Discipline.marked(encoding, sound=False, after=True):
         yield from _refuted(encoding, plan, failing=True)
-    for plan in _begun(encoding) + Discipline.marked(encoding, sound=True, after=True):
-        yield from QuantifiedGroup(Discipline(encoding, plan, failing=True)).inductive()
+    for discipline in _failing(encoding):
+        yield from QuantifiedGroup(discipline).inductive()
 
 
 def _g4_search(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
-    plans = _begun(encoding) + Discipline.marked(encoding, sound=True, after=True)
-    yield from _search(encoding, plans, failing=True)
+    yield from _search(_failing(encoding))
 
 
 _GROUPS = "groups of any number of devices, of any mixture of capabilities a plan admits"

@@ -436,25 +436,44 @@ def followed(plans: Plans) -> list[Plan]:
     """What each side of each migration goes through, as a plan: its phases, one after the other."""
     found = []
     for migration, side in itertools.product(plans.migrations, SIDES):
-        steps = [step for step in migration.steps if step.side == side]
-        parts = [plans.plan(str(step.plan)) for step in steps]
-        if not parts:
-            continue
-        phases: list[Phase] = []
-        for part, step in zip(parts, steps, strict=True):
-            phases += (_renamed(phase, f"{part.name}-{phase.name}") for phase in plans.phases(step))
-        found.append(
-            Plan(
-                name=f"migration-{migration.name}-{side}",
-                sound=True,
-                before=parts[0].before,
-                limits=tuple(dict.fromkeys(limit for part in parts for limit in part.limits)),
-                phases=tuple(phases),
-                summary=migration.summary,
-                source=migration.source,
-            )
-        )
+        plan = _plan(plans, f"migration-{migration.name}-{side}", migration, side)
+        found += [] if plan is None else [plan]
     return found
+
+
+def handed_over(encoding: Encoding) -> list[Discipline]:
+    """What each side of each handover goes through, from wherever its devices may be found."""
+    journey = Journey.of(encoding)
+    found = []
+    for (index, row), side in itertools.product(enumerate(journey.plans.handovers), SIDES):
+        plan = _plan(journey.plans, f"handover-{index}-{side}", row, side)
+        begun = [s for s in journey.stands if s.place == journey.decided[index]]
+        stands = {
+            word: frozenset(state for s in begun for state, _ in journey.stands[s][side][word])
+            for word in encoding.machines
+        }
+        if plan is not None:
+            found.append(Discipline(encoding, plan, failing=True, found=stands))
+    return found
+
+
+def _plan(plans: Plans, name: str, row: Migration | Handover, side: Side) -> Plan | None:
+    steps = [step for step in row.steps if step.side == side]
+    parts = [plans.plan(str(step.plan)) for step in steps]
+    if not parts:
+        return None
+    phases: list[Phase] = []
+    for part, step in zip(parts, steps, strict=True):
+        phases += (_renamed(phase, f"{part.name}-{phase.name}") for phase in plans.phases(step))
+    return Plan(
+        name=name,
+        sound=True,
+        before=parts[0].before if isinstance(row, Migration) else (),
+        limits=tuple(dict.fromkeys(limit for part in parts for limit in part.limits)),
+        phases=tuple(phases),
+        summary=row.summary,
+        source=parts[0].source,
+    )
 
 
 def _renamed(phase: Phase, name: str) -> Phase:

@@ -19,6 +19,7 @@ from vfio_migration.model.plan import Handover, Side
 from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
+from vfio_migration.verifier.handover_arrival import stranded
 from vfio_migration.verifier.handover_search import deciding_runs, shortest, undisturbed
 from vfio_migration.verifier.obligation import Example, Query
 
@@ -366,6 +367,8 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
         name = f"migration-{migration}-arrives"
         known = z3.Bool(name) if arrives else z3.BoolVal(False)
         yield Query(name, "claim", (known,), "sat", _saying(run))
+    # A run that breaks the promise says more than who does not get on: it is searched for first.
+    yield from _arriving(journey, "step")
     yield from HandoverProof(journey).queries()
     found = deciding_runs(journey)
     for index, row in enumerate(journey.plans.handovers):
@@ -373,14 +376,26 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
         never = Example(f"handover {index} to the {row.winner} never decides")
         # A search has found the run; the variable only gives the query a formula of its own.
         formula = z3.Bool(name) if index in found else z3.BoolVal(False)
-        yield Query(name, "witness", (formula,), "sat", _saying(found.get(index, never)))
+        lacks = "" if index in found else never.text
+        told = _saying(found.get(index, never))
+        yield Query(name, "witness", (formula,), "sat", told, lacking=lacks)
 
 
 def handovers_search(encoding: Encoding) -> Iterator[Query]:
-    """The shortest run that breaks the promise, if there is one."""
-    found = shortest(Journey.of(encoding.widest()))
+    """The shortest run that breaks the promise, if there is one; then who does not get on."""
+    journey = Journey.of(encoding.widest())
+    found = shortest(journey)
     if found is not None:
         yield Query("run", "claim", (z3.Bool("a run breaks it"),), "unsat", _saying(found))
+    yield from _arriving(journey, "claim")
+
+
+def _arriving(journey: Journey, role: Literal["claim", "step"]) -> Iterator[Query]:
+    for index in range(len(journey.plans.handovers)):
+        name = f"handover-{index}-arrives"
+        lost = stranded(journey, index)
+        known = z3.BoolVal(False) if lost else z3.Bool(name)
+        yield Query(name, role, (known,), "sat", _saying(Example(lost or "it arrives")))
 
 
 def _saying(example: Example) -> Callable[[Model], Example]:

@@ -366,3 +366,10 @@ def unsettled(crossing: Crossing, world: World) -> str | None:
     if any(device and device[0] not in ("STOP", herds.LOST) for device in ended.side(loser)):
         return f"the {loser} does not stand still"
     return None
+
+
+def given_up(crossing: Crossing, world: World) -> bool:
+    """A side that is all there, and is to run whatever has failed, does not come to run."""
+    there = {side: all(world.side(side)) for side in SIDES}
+    due = there["source"] or (there["destination"] and world.journal == "destination")
+    return due and crossing.settle(world)[0] is None

@@ -21,7 +21,11 @@ from vfio_migration.verifier.replay import replay
 from vfio_migration.verifier.report import steps
 
 DATA = herds.plan_data()
-FILES = sorted(herds.BROKEN.glob("g7-*.toml"))
+FILES = [
+    path
+    for path in sorted(herds.BROKEN.glob("g7-*.toml"))
+    if "does not get on from" not in herds.broken(path)[0]["says"]  # of one device, and no run
+]
 GROUPS = [(7,), (5,), (3,), (1,), (7, 5), (7, 3), (7, 7)]
 
 
