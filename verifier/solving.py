@@ -57,9 +57,11 @@ class Solving:
         # Formulas are shared: equal ones have the same id as long as one of them is kept, as here.
         ids = tuple(formula.get_id() for formula in query.formulas)
         key = (query.role, query.expect, *ids)
-        if key not in self._asked:
-            self._asked[key] = (query, self._ask(query))
-        return self._asked[key][1]
+        asked = self._asked.get(key)
+        # What another query tells of the same answer is not what this one does.
+        if asked is None or (asked[1].example and asked[0].explain is not query.explain):
+            asked = self._asked[key] = (query, self._ask(query))
+        return asked[1]
 
     def _ask(self, query: Query) -> Answer:
         first, *rest = query.formulas

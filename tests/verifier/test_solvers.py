@@ -407,3 +407,29 @@ def test_no_child_outlives_its_parent(number):
         for child in children:
             if alive(child):
                 os.kill(child, signal.SIGKILL)
+
+
+def test_an_answer_is_shared_and_what_is_told_of_it_is_not():
+    """G7 once told of a plan of G2's: both put the formula "false" to the solver."""
+    solving = Solving()
+    never = (z3.BoolVal(False),)
+
+    def told(text: str) -> str:
+        query = Query(text, "claim", never, "sat", lambda _: Example(text))
+        answer = solving.ask(query)
+        assert answer.answer == "unsat"
+        assert answer.example is not None
+        assert solving.ask(query) is answer
+        return answer.example.text
+
+    assert [told("one"), told("other")] == ["one", "other"]
+    spec = load()
+    operations = tuple(
+        dataclasses.replace(row, may=("accept_p2p_dma",)) if row.name == "stopped" else row
+        for row in spec.operations
+    )
+    edited = dataclasses.replace(spec, operations=operations)
+    texts = {v.id: v.example.text for v in verify(edited, only=["G"]).verdicts if v.example}
+    assert "plan one-by-one" in texts["G2"]
+    assert "plan reset-among-stopped" in texts["G4"]
+    assert "one-by-one" not in texts["G7"]
