@@ -9,25 +9,22 @@ from pathlib import Path
 
 import pytest
 from cli_support import files, says, until
+from descriptors import opened, settled
 from edits import ROOT
 from lab import FaultyMemory, Lab
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_dry_run_is_words_and_changes_nothing(two: Lab, cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
-    before = two.states, list(two.arcs), open_files()
+    before = two.states, list(two.arcs), settled()
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out == (ROOT / "tests/cli/golden/dry-run.txt").read_text("utf-8")
     assert before[:2] == (two.states, two.arcs)
     for _ in range(10):  # a server may have been closing some when they were counted
         cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
-    until(lambda: open_files() <= before[2], "a descriptor is left open")
+    until(lambda: opened() <= before[2], "a descriptor is left open")
     assert files() == ["d0", "d1", "s0", "s1"]
 
 

@@ -12,8 +12,9 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
+
+from descriptors import opened
 
 import vfio_migration.runtime.protocol as vp
 from vfio_migration.runtime.counters import Counters
@@ -213,17 +214,13 @@ class World:
         reader, _writer = os.pipe()
         self.fds = (os.eventfd(0, os.EFD_NONBLOCK), memory, reader, os.open("/", os.O_RDONLY))
         self.runs = 0
-        self.open = self._count()
-
-    @staticmethod
-    def _count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
+        self.open = opened()
 
     def check(self) -> None:
         assert not self.complaints.found, self.complaints.found.pop()
         self.runs += 1
         if self.runs % 512 == 0:
-            assert self._count() == self.open
+            assert opened() == self.open
 
     def give(self, which: int) -> tuple[int, ...]:
         return tuple(os.dup(self.fds[which >> 5 & 3]) for _ in range(which & 31))

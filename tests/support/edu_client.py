@@ -8,6 +8,8 @@ import struct
 import time
 from pathlib import Path
 
+from descriptors import opened
+
 BUFFER = 0x40000
 FLAGS_ON, FLAGS_OFF, UNMASK = 0x24, 0x21, 0x11
 
@@ -43,7 +45,7 @@ def until(condition, seconds: float = 10) -> None:
 
 
 def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return len(opened())
 
 
 def rss() -> int:

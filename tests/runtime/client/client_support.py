@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import gc
 import inspect
 import json
 import os
@@ -15,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from descriptors import opened, settled
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.client.aclient import AsyncClient
@@ -231,26 +232,15 @@ class Served:
         self.device.close()
 
 
-def open_fds() -> dict[str, str]:
-    found = {}
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            target = str(path.readlink())
-            if not target.endswith("/fd"):
-                found[path.name] = target
-    return found
-
-
 @contextlib.contextmanager
 def no_leak() -> Iterator[None]:
     """The descriptors and threads at the end are those at the start."""
-    before, threads = open_fds(), set(threading.enumerate())
+    before, threads = settled(), set(threading.enumerate())
     yield
     deadline = time.monotonic() + 5
-    while (left := set(open_fds().items()) - set(before.items())) and time.monotonic() < deadline:
-        gc.collect()
+    while (left := opened() - before) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert left == set(), left
+    assert not left, f"left open: {left}"
     assert set(threading.enumerate()) <= threads
 
 

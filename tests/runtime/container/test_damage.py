@@ -22,6 +22,7 @@ from container_support import (
     save,
     total,
 )
+from descriptors import opened, settled
 
 from vfio_migration.cli.main import missing_extra
 from vfio_migration.runtime.container import (
@@ -408,13 +409,10 @@ def test_short_reads_are_put_together(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    def descriptors() -> list[str]:
-        return sorted(path.name for path in Path("/proc/self/fd").iterdir())
-
-    before = descriptors()
+    before = settled()
     for data in (b"", b"x", EXAMPLES["Two devices"][:-1]):
         refusal(tmp_path / "x", data)
-    assert descriptors() == before
+    assert opened() == before
 
 
 def test_without_the_library_the_header_is_read(

@@ -23,6 +23,7 @@ from container_support import (
     save,
     without_nameless_files,
 )
+from descriptors import opened, settled
 
 from vfio_migration.runtime.container import (
     MAX_BLOCK,
@@ -411,10 +412,10 @@ def test_a_reader_keeps_the_file_it_opened(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = left(Path("/proc/self/fd"))
+    before = settled()
     save(tmp_path / "x", TWO)
     with pytest.raises(CannotWrite):
         save(tmp_path / "x", TWO)
     with pytest.raises(CannotWrite):
         save(tmp_path / "none" / "x", TWO)
-    assert left(Path("/proc/self/fd")) == before
+    assert opened() == before

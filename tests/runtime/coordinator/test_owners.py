@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from descriptors import opened
 from lab import SPEC, Lab
 
 from vfio_migration.runtime.client import Client
@@ -113,7 +114,7 @@ def test_nothing_is_left_open(two: Lab):
             with Client(Path(name), spec=SPEC) as client:
                 client.state()
         time.sleep(0.1)
-        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+        return len(opened()), threading.active_count()
 
     def once() -> None:
         two.coordinator().run()

@@ -7,9 +7,9 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from descriptors import opened, settled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,20 +101,16 @@ def test_what_is_no_process(data):
 # --- who is heard ---
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_who_answers_is_heard_once(pidfs: bool):
     """With the descriptors of its message, which are not lost, and none is left open."""
     here, there = socket.socketpair()
-    before = descriptors()
+    before = settled()
     with here, there:
         ear = process.Ear(here)
         assert ear.hear() is None
         socket.send_fds(there, [b"first"], [0, 1])
         assert ear.hear() == Process.of(os.getpid())
-        assert descriptors() == before
+        assert opened() == before
         there.send(b"second")
         data, fds, _, _ = socket.recv_fds(here, 100, 16)
         assert (data[:5], len(fds)) == (b"first", 2)

@@ -6,9 +6,9 @@ import fcntl
 import os
 import socket
 import tempfile
-from pathlib import Path
 
 import pytest
+from descriptors import opened, settled
 
 from vfio_migration.runtime.dma import DmaFault, GuestMemory, NotPermitted
 from vfio_migration.runtime.region import PEER_NAME, Memory
@@ -256,13 +256,13 @@ def test_nothing_is_permitted_between_two_clients() -> None:
 
 def test_nothing_leaks() -> None:
     memory, fd, sealed = GuestMemory(), memfd(), memfd(seal=True)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = settled()
     for _ in range(300):
         memory.map(0, PAGE, fd=fd)
         memory.map(PAGE, PAGE, fd=sealed)
         with pytest.raises(ServedError):
             memory.map(2 * PAGE, 1 << 40, fd=fd)
         memory.drop()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert opened() == before
     os.close(fd)
     os.close(sealed)

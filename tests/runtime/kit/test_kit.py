@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import select
@@ -10,6 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from descriptors import opened, settled
 from noting_device import Noting
 from sample_device import DELAY, JOB, Sample, drive_sample
 
@@ -326,18 +326,14 @@ def test_plain_memory_is_found_by_name() -> None:
 
 
 def test_closing_leaves_nothing_behind() -> None:
-    def count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    gc.collect()
-    before = count()
+    before = settled()
     for _ in range(50):
         trial = Trial(Setup(Sample, load(), 7, drive_sample), 1)
         trial.drive()
         trial.ask("PRE_COPY")
         trial.read(10)
         trial.close()
-    assert count() == before
+    assert opened() == before
 
 
 # --- a changed table ---

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
+from descriptors import opened, settled
 from hypothesis import strategies as st
 
 import vfio_migration.runtime.protocol as vp
@@ -85,21 +85,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def open_fds() -> set[str]:
-    """What is open: number and target, without what only listing them opens."""
-    found = set()
-    for path in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.add(f"{path.name} {path.readlink()}")
-    return {one for one in found if not one.endswith("/fd")}
-
-
 @contextmanager
 def no_leak() -> Iterator[None]:
     """The descriptors open at the end are those open at the start."""
-    before = open_fds()
+    before = settled()
     yield
-    assert open_fds() == before
+    assert opened() == before
 
 
 def files(count: int) -> tuple[int, ...]:
