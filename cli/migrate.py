@@ -185,7 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
             watches=watches,
             journal=journal,
         )
-        with obeying(coordinator.cancel, lambda: coordinator.is_late):
+        with obeying(coordinator.cancel):
             coordinator.run()
 
     def dry(watches: list[Watch], _printer: Printer) -> None:
@@ -291,18 +291,11 @@ def recording_of(
 
 
 @contextlib.contextmanager
-def obeying(
-    cancel: Callable[[], object], is_late: Callable[[], bool] = lambda: False
-) -> Iterator[None]:
-    """Give up on SIGINT and SIGTERM; the second SIGINT does not wait for that.
-
-    Once it is too late to give up there is nothing to be interrupted: it is brought to its end.
-    """
+def obeying(cancel: Callable[[], object]) -> Iterator[None]:
+    """Give up on SIGINT and SIGTERM, if it is not too late; a further SIGINT does not wait."""
 
     def on(_number: int, _frame: object) -> None:
         cancel()
-        if is_late():
-            return
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, on) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -120,6 +120,27 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli, elsewhere, json):
     assert lab.hosts["s0"].whole
 
 
+def test_when_it_is_too_late_a_second_time_does_not_wait_either(lab: Lab, start, cli):
+    gate = Gate()
+    lab.serve("s0", FaultyMemory)
+    lab.serve("d0", FaultyMemory, gate={("RUNNING_P2P", "RUNNING"): gate})
+    program = start("migrate", "s0", "d0")
+    until(gate.hangs.is_set)
+    program.signal(signal.SIGINT)
+    assert not program.over_within(0.5)  # the destination holds the state: there is no way back
+    program.signal(signal.SIGINT)
+    ran = program.ends()
+    assert ran.status == 130
+    assert ran.err == (
+        "vfio-migration: error: interrupted: it may not have come to its end\n"
+        "  run: vfio-migration recover s0 d0\n"
+    )
+    gate.set()
+    assert cli("recover", "s0", "d0").status == 0
+    assert lab.running == {"d0"}
+    assert lab.hosts["d0"].whole
+
+
 # --- pipes and disks ---
 
 
