@@ -168,7 +168,9 @@ class ContainerWriter:
         return tuple(sum_.total() for sum_ in self._sums)
 
     def __enter__(self) -> Self:
-        """Begin the file."""
+        """Begin the file. A writer writes one; ValueError if it has."""
+        if self.written:
+            raise ValueError(f"{self._file.path}: this writer has written its file; make another")
         self._file.__enter__()
         try:
             crc = crc32(self._text)

@@ -248,15 +248,23 @@ class AsyncClient(Side):
         return await self.do(self._state())
 
     async def set_state(self, state: str) -> None:
-        """Ask for a state. Raises as `do`."""
+        """Ask for a state.
+
+        Raises:
+            UnknownName: The table has none of this name; nothing was sent. Else as `do`.
+        """
         await self.do(self._set_state(state))
 
     def moving(self, state: str) -> Begun[None]:
-        """Ask for a state, without waiting. Raises as `begin`."""
+        """Ask for a state, without waiting. Raises as `begin`, and `UnknownName`."""
         return self.begin(self._set_state(state))
 
     async def supports(self, feature: str, *, get: bool = False, set_: bool = False) -> bool:
-        """Say whether the device has a feature with these methods. Raises as `do`."""
+        """Say whether the device has a feature with these methods.
+
+        Raises:
+            UnknownName: The wire has none of this name; nothing was sent. Else as `do`.
+        """
         try:
             await self.do(calls.probe(feature, get=get, set_=set_))
         except Refused:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
+from vfio_migration.model.errors import UnknownName, closest
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.protocol.access import SingleWrite
 from vfio_migration.runtime.protocol.events import Reply
@@ -275,7 +276,11 @@ def dma_unmap_all() -> Call[None]:
 
 
 def probe(feature: str, *, get: bool = False, set_: bool = False) -> Call[None]:
-    """Ask whether a feature is there, with these methods. A no is an error reply."""
+    """Ask whether a feature is there, with these methods. A no is an error reply.
+
+    Raises:
+        UnknownName: The wire has no feature of this name.
+    """
     return Call(_feature(feature, get=get, set_=set_, probe=True), _done)
 
 
@@ -365,6 +370,8 @@ def _feature(
     data: bytes = b"",
     room: int = 0,
 ) -> DeviceFeature:
+    if name not in FEATURES:
+        raise UnknownName("feature", name, closest(name, FEATURES), FEATURES)
     number = FEATURES[name].number
     if get and not probe:
         room = max(room, len(data) + FEATURES[name].get_reply)

@@ -73,7 +73,6 @@ class Side:
         self._where = where
         self._core = Core(self.name, limits, memory=memory, watches=watches)
         self._lines: list[Line] = []
-        self._numbers = {state.name: state.value for state in self.spec.states}
         self._names = {state.value: state.name for state in self.spec.states}
         self._process = os.getpid()
 
@@ -202,7 +201,7 @@ class Side:
         return calls.state(self._names)
 
     def _set_state(self, state: str) -> Call[None]:
-        return calls.set_state(self._numbers[state])
+        return calls.set_state(self.spec.state(state).value)
 
 
 def dial(path: str | Path, name: str) -> socket.socket | None:

@@ -12,7 +12,7 @@ import time
 import pytest
 from client_support import attach, until
 
-from vfio_migration.model import load
+from vfio_migration.model import UnknownName, load
 from vfio_migration.runtime.client import (
     AddressSpace,
     MappedRegion,
@@ -56,6 +56,22 @@ def test_every_request_does_what_the_table_says(kind, serve, flags) -> None:
             else:
                 client.set_state(target)
             assert client.state() in (target, start.name)
+
+
+def test_a_name_that_nothing_has_is_a_slip_of_the_program(kind, serve) -> None:
+    """Nothing is sent; what is meant is said."""
+    with kind(serve().path) as client:
+        said = client.counters.snapshot()
+        for ask, name, meant in (
+            (client.set_state, "STOP_CPY", "STOP_COPY"),
+            (client.moving, "RUNING", "RUNNING"),
+            (client.supports, "MIGRATIN", "MIGRATION"),
+        ):
+            with pytest.raises(UnknownName, match=name) as slip:
+                ask(name)
+            assert meant in str(slip.value)
+        assert client.counters.snapshot() == said
+        assert client.state() == "RUNNING"
 
 
 def test_a_state_is_moved_from_one_device_to_another(kind, serve) -> None:

@@ -356,6 +356,22 @@ def test_an_exception_leaves_nothing_and_comes_through(
     assert left(tmp_path) == []
 
 
+def test_a_writer_writes_one_file(tmp_path: Path) -> None:
+    """A second would go on with the sums of the first, and be damaged."""
+    writer = ContainerWriter(tmp_path / "x", TWO)
+    with writer:
+        writer.write(0, b"first")
+        with pytest.raises(ValueError, match="has written its file"), writer:
+            pass
+    before = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").unlink()
+    with pytest.raises(ValueError, match="has written its file"), writer:
+        pass
+    assert left(tmp_path) == []
+    (tmp_path / "x").write_bytes(before)
+    assert restored(tmp_path / "x") == [b"first", b""]
+
+
 def test_it_is_written_to_within_its_with_statement_only(tmp_path: Path) -> None:
     writer = ContainerWriter(tmp_path / "x", TWO)
     assert left(tmp_path) == []
