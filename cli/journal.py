@@ -26,25 +26,16 @@ def to_read(arguments: argparse.Namespace) -> Path | None:
     """Return the journal that a recovery goes by, if one was named.
 
     Raises:
-        SpecError: It is none that can be followed, or that may be given up.
+        SpecError: As `to_write`.
     """
-    from vfio_migration.runtime.coordinator import CannotMigrate, claims, ledger
+    from vfio_migration.runtime.coordinator import claims
 
     claimed = [one for one in map(claims.claimed, arguments.sockets) if one is not None]
     where = Path(arguments.journal) if arguments.journal is not None else None
     if where is not None and os.path.islink(where):  # noqa: PTH114 - takes any name
         where = Path(os.path.realpath(where))  # a link would be replaced, and the journal stay
     for one in claimed if where is None else [where]:
-        if not _file(arguments, one):
-            continue
-        try:
-            ledger.read(one)
-        except CannotMigrate:
-            if arguments.keep is None or any(_same(one, other) for other in claimed):
-                continue  # the coordinator says so, or is told to give it up
-            # It would be removed, whatever it is: a recording, say, that was named by mistake.
-            hint = "leave --journal out, or remove it yourself"
-            _wrong(arguments, one, "is no journal of a migration, or it is damaged", hint)
+        _file(arguments, one)
     return where
 
 
@@ -56,26 +47,21 @@ def stands(arguments: argparse.Namespace) -> bool:
     return os.path.exists(where)  # noqa: PTH110 - unlike a Path's, it takes any name
 
 
-def _file(arguments: argparse.Namespace, where: Path) -> bool:
-    """Say whether a file is there; refuse what is none, and a name that no file can have."""
+def _file(arguments: argparse.Namespace, where: Path) -> None:
+    """Refuse what is no file, and a name that no file can have."""
     from vfio_migration.runtime.atomic_file import kind_of
 
     try:
         mode = where.stat().st_mode
     except FileNotFoundError:
-        return False
+        return
     except (OSError, ValueError) as error:
         if arguments.journal is None:
-            return False  # it is the name of the socket that is wrong
+            return  # it is the name of the socket that is wrong
         problem = f"cannot be a journal: {getattr(error, 'strerror', None) or error}"
         _wrong(arguments, where, problem, "name another file")
     if (kind := kind_of(mode)) is not None:
         _wrong(arguments, where, f"is {kind}, and no journal", "name a file")
-    return True
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _wrong(arguments: argparse.Namespace, where: Path, problem: str, hint: str) -> NoReturn:

@@ -64,7 +64,7 @@ def recover(
     claims.check_names(named)
     with claims.locked(named):
         where = journal if journal is not None else _claimed(named)
-        found = _read(where, keep)
+        found = _read(where, keep, named)
         if found is not None:
             _check_named(pairs, found)
         # The other devices of the same migration, too: only those that are not locked yet.
@@ -90,13 +90,19 @@ def _claimed(named: Sequence[str]) -> Path | None:
     return next(iter(found.values()), None)
 
 
-def _read(where: Path | None, keep: Side | None) -> Ledger | None:
+def _read(where: Path | None, keep: Side | None, named: Sequence[str]) -> Ledger | None:
+    if where is None:
+        return None
     try:
-        return None if where is None else journals.read(where)
-    except CannotMigrate:
-        assert where is not None
+        return journals.read(where)
+    except CannotMigrate as error:
         if keep is None or not where.is_file():
             raise
+        claimed = [path for path in map(claims.claimed, named) if path is not None]
+        if os.path.realpath(where) not in map(os.path.realpath, claimed):
+            # It would be removed, whatever it is: a recording, say, that was named by mistake.
+            hint = "leave --journal out, or remove it yourself"
+            raise CannotMigrate(error.why, [hint]) from error
         return None  # it is of no use, and will be removed
 
 

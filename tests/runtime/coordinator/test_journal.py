@@ -381,6 +381,19 @@ def test_a_folder_where_a_journal_would_be(pair: Lab, where: str):
     assert Path(where).is_dir()
 
 
+def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
+    """With `keep` a journal that cannot be read is given up; a recording is not, by mistake."""
+    recording = Path("run.jsonl")
+    recording.write_text('{"kind": "recording"}\n')
+    with pytest.raises(CannotMigrate, match="this is no journal") as refusal:
+        pair.recover(keep="source", journal=recording)
+    assert refusal.value.hints == ("leave --journal out, or remove it yourself",)
+    assert recording.exists()
+    Path("s0.migration").symlink_to(recording.resolve())  # now the device belongs to it
+    assert pair.recover(keep="source", journal=recording).outcome == "source"
+    assert not recording.exists()
+
+
 def test_no_device_of_the_system_is_removed_for_a_journal(pair: Lab):
     os.mkfifo("pipe")
     with pytest.raises(CannotMigrate, match="this is no journal"):
