@@ -29,7 +29,8 @@ exit status:
   0  one side runs with the whole state
   1  nobody holds the whole state any more; what is left was brought to a known state
   2  wrong input, or it cannot be told who is to run: nothing was done
-  3  a server does not answer and may run, or the journal cannot be written: nothing was decided
+  3  a server does not answer and may run, it cannot be told whether one is the one that was there,
+     or the journal cannot be written: nothing was decided
 """
 
 

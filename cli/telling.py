@@ -184,10 +184,10 @@ class TextTeller:
         devices = fields["devices"]
         many = f"{len(devices)} devices" if len(devices) > 1 else "1 device"
         yield f"{many}, {fields['migration']} migration"
-        wide = max(len(one["source"]) for one in devices)
+        from_, to = (max(len(one[side]) for one in devices) for side in ("source", "destination"))
         for one in devices:
             names = ",".join(one["source_capabilities"])
-            yield f"  {one['source']:<{wide}} -> {one['destination']}   {names}"
+            yield f"  {one['source']:<{from_}} -> {one['destination']:<{to}}   {names}"
         yield ""
 
     def _phase(self, fields: dict[str, Any]) -> Iterable[str]:
