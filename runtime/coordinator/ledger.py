@@ -108,9 +108,10 @@ class Ledger:
         except (OSError, ValueError) as error:
             self.end()
             why = getattr(error, "strerror", None) or error
+            everywhere = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
             raise CannotMigrate(
                 f"{claims.shown(str(self.path))}: the journal cannot be written: {why}",
-                ["say where it can be: --journal FILE"],
+                [] if everywhere else ["say where it can be: --journal FILE"],
             ) from error
 
     def amend(self, entries: tuple[Entry, ...]) -> None:
