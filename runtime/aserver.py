@@ -17,17 +17,14 @@ import select
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.engine import Engine
 from vfio_migration.runtime.journal import say
 from vfio_migration.runtime.served import ServedDevice
-from vfio_migration.runtime.server import Server
-
-_REST: Final = 0.1
-"""For how many seconds no client is accepted after one could not be."""
+from vfio_migration.runtime.server import REST, Server
 
 
 class AsyncServer(Closing):
@@ -75,7 +72,7 @@ class AsyncServer(Closing):
             except OSError as error:
                 # As in `Server.serve`: the client goes on waiting, and so do we.
                 say("accept", level=logging.ERROR, why=str(error))
-                await asyncio.sleep(_REST)
+                await asyncio.sleep(REST)
                 continue
             await self.serve_client(sock)
 

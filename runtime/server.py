@@ -34,8 +34,9 @@ from vfio_migration.runtime.session import HURRY, PATIENCE, Session
 
 _logger: Final = logging.getLogger(__name__)
 
-_REST: Final = 0.1
-"""How many seconds a device is left alone after its `tick` raised."""
+REST: Final = 0.1
+"""How many seconds a device is left alone after it failed in what it does by itself, and for how
+many no client is accepted after one could not be."""
 
 
 class Server(Closing):
@@ -129,12 +130,18 @@ class Server(Closing):
     def serve(self, listener: socket.socket) -> None:
         """Serve one client after the other, until `stop`."""
         listener.setblocking(False)
-        waits = select.poll()
+        waits, deaf = select.poll(), select.poll()
         waits.register(listener, select.POLLIN)
-        waits.register(self._wake, select.POLLIN)
+        for poll in (waits, deaf):
+            poll.register(self._wake, select.POLLIN)
+        accepts = 0.0  # from when on
         while not self.is_stopping():
             self.look_after()
-            ready = waits.poll(_milliseconds(self.due()))
+            due = self.due()
+            if time.monotonic() < accepts:
+                ready = deaf.poll(_milliseconds(accepts if due is None else min(due, accepts)))
+            else:
+                ready = waits.poll(_milliseconds(due))
             if any(fd == self._wake for fd, _ in ready):
                 self._woken()
             if self.is_stopping() or not any(fd == listener.fileno() for fd, _ in ready):
@@ -146,7 +153,7 @@ class Server(Closing):
             except OSError as error:
                 # No descriptor is free, say: the client goes on waiting, and so do we.
                 say("accept", level=logging.ERROR, why=str(error))
-                self._rest()
+                accepts = time.monotonic() + REST
                 continue
             self.serve_client(sock)
 
@@ -173,9 +180,16 @@ class Server(Closing):
         return self._stopping
 
     def due(self) -> float | None:
-        """When the device wants to do something by itself; None: no matter when."""
-        due = self._device.deadline()
-        return due if due is None else max(due, self._rests_until)
+        """When the device is to be looked after, whatever comes; None: no matter when."""
+        if self._rests_until:
+            if time.monotonic() < self._rests_until:
+                return self._rests_until
+            self._rests_until = 0.0
+        try:
+            return self._device.deadline()
+        except Exception:
+            _logger.exception("the device failed to say when it wants to do something by itself")
+            return self._rest()
 
     def look_after(self) -> None:
         """Log what happened, let the device do what is due, and log what was asked for."""
@@ -196,10 +210,11 @@ class Server(Closing):
     def settle(self) -> bool:
         """Log what a command has done; say whether the device wants nothing to be done for it."""
         self.journal.write()
-        return self._device.deadline() is None
+        return self.due() is None
 
-    def _rest(self) -> None:
-        self._rests_until = time.monotonic() + _REST
+    def _rest(self) -> float:
+        self._rests_until = time.monotonic() + REST
+        return self._rests_until
 
 
 class Visit:

@@ -1,0 +1,87 @@
+"""Devices that fail where nobody expects it, and a system that has nothing left to give."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import time
+
+from edu_client import until
+from raw_client import Client
+
+from vfio_migration.runtime.aserver import AsyncServer
+from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.listening import listening
+
+
+class Timeless(Edu):
+    """Cannot say when it wants to do something by itself."""
+
+    fails = False
+    asked = 0
+
+    def deadline(self) -> float | None:
+        self.asked += 1
+        if self.fails:
+            raise RuntimeError("what time is it?")
+        return super().deadline()
+
+
+def use(path, device: Timeless) -> None:
+    with Client(path) as client:
+        device.fails = True
+        for _ in range(3):
+            client.set_state(1)
+            client.set_state(2)
+        assert client.read(0, 0, 4) == b"\xed\0\0\1"
+    time.sleep(0.3)
+    with Client(path) as client:
+        assert client.state == 2
+        device.fails = False
+        client.write(0, 0x08, b"\5\0\0\0")
+        until(lambda: client.read(0, 0x08, 4) == b"\x78\0\0\0")
+
+
+def test_a_device_that_cannot_tell_the_time_is_served_on(serve, caplog) -> None:
+    device = Timeless()
+    served = serve(device)
+    use(served.path, device)
+    said = [row for row in caplog.records if row.exc_info]
+    assert said
+    assert all("what time is it?" in str(row.exc_info[1]) for row in said)
+    # Nor is it asked for each command, which would be a traceback for each.
+    assert len(said) < 20
+
+
+def test_it_is_in_an_event_loop(tmp_path, caplog) -> None:
+    path, device = tmp_path / "edu.sock", Timeless()
+
+    async def main() -> None:
+        with contextlib.closing(device), AsyncServer(device) as server, listening(path) as sock:
+            serving = asyncio.create_task(server.serve(sock))
+            await asyncio.to_thread(use, path, device)
+            server.stop()
+            await asyncio.wait_for(serving, 10)
+
+    caplog.set_level("CRITICAL")
+    asyncio.run(main())
+
+
+def test_a_client_that_cannot_be_accepted_waits_quietly(serve, caplog) -> None:
+    """It is there all the time, but to try again at once would be no use."""
+    served = serve()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as sock:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 + sock.fileno(), most))
+        try:
+            sock.connect(str(served.path))
+            time.sleep(0.35)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        with Client(sock=sock) as client:
+            assert client.state == 2
+    said = [row for row in caplog.records if getattr(row, "event", None) == "accept"]
+    assert 1 <= len(said) <= 6
