@@ -239,6 +239,14 @@ def answer_to(error: BaseException) -> Answer:
     return row if own is None else replace(row, errno=own)
 
 
+def words(error: BaseException) -> str:
+    """Return what an exception says, or else what it is; never raises, whatever a device wrote."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - one that cannot even say what is wrong
+        return type(error).__name__
+
+
 def _default(error: type[BaseException]) -> str:
     return next(row.errno for row in ANSWERS if issubclass(error, row.error))
 

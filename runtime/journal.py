@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any, Final
 
 from vfio_migration.runtime.counters import what
+from vfio_migration.runtime.errors import words
 from vfio_migration.runtime.observe import Record
 
 LOGGER: Final = logging.getLogger("vfio_migration.serve")
@@ -110,7 +111,7 @@ def _fields(record: Record, begun: int | None) -> dict[str, Any]:
     if record.kind == "request" and record.target is not None:
         fields["target"] = record.target
     if record.error is not None:
-        fields["why"] = str(record.error) or type(record.error).__name__
+        fields["why"] = words(record.error)
     return fields
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from vfio_migration.model import Arc, Spec
 from vfio_migration.model.spec import Effect, StreamEnd
 from vfio_migration.runtime.dma import GuestMemory
-from vfio_migration.runtime.errors import ArcError
+from vfio_migration.runtime.errors import ArcError, words
 from vfio_migration.runtime.irq import Interrupts
 from vfio_migration.runtime.program import Situation
 from vfio_migration.runtime.served import Part, PrecopyInfo, ServedError
@@ -331,7 +331,7 @@ class Lifecycle:
             raise
         except Exception as error:
             _logger.info("a stream is refused", exc_info=True)
-            raise StreamRefused(f"{type(error).__name__}: {error}") from error
+            raise StreamRefused(f"{type(error).__name__}: {words(error)}") from error
 
 
 def _out_of_session(done: str) -> ServedError:

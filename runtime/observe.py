@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from vfio_migration.model import Arc, Event, Step, Trace
 from vfio_migration.model.spec import Effect
 from vfio_migration.model.trace import StepKind
+from vfio_migration.runtime.errors import words
 from vfio_migration.runtime.program import Situation
 
 if TYPE_CHECKING:
@@ -299,5 +300,4 @@ def _failure(event: Event) -> StepKind:
 
 
 def _words(error: BaseException | None) -> str:
-    text = str(error)
-    return text if text else type(error).__name__
+    return str(error) if error is None else words(error)

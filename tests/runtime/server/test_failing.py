@@ -8,8 +8,9 @@ import resource
 import socket
 import time
 
+import pytest
 from edu_client import until
-from raw_client import Client
+from raw_client import Client, Refused
 
 from vfio_migration.runtime.aserver import AsyncServer
 from vfio_migration.runtime.devices import Edu
@@ -85,3 +86,53 @@ def test_a_client_that_cannot_be_accepted_waits_quietly(serve, caplog) -> None:
             assert client.state == 2
     said = [row for row in caplog.records if getattr(row, "event", None) == "accept"]
     assert 1 <= len(said) <= 6
+
+
+class Speechless(Exception):  # noqa: N818 - reads as what it is
+    def __str__(self) -> str:
+        raise ValueError("no words for it")
+
+
+class Mute(Edu):
+    """Fails without being able to say why."""
+
+    def stop(self) -> None:
+        raise Speechless
+
+    def load(self, state: bytes, version: int) -> None:
+        raise Speechless
+
+
+def test_a_failure_without_words_does_not_end_the_log(serve, caplog) -> None:
+    caplog.set_level("INFO")
+    served = serve(Mute())
+    with served.client() as client:
+        with pytest.raises(Refused):
+            client.set_state(1)
+        assert client.state == 0
+        client.reset()
+        client.set_state(5)
+    with served.client() as client:
+        assert client.state == 5
+    said = [
+        (row.event, row.fields["what"], row.fields.get("why"))
+        for row in caplog.records
+        if getattr(row, "event", None) in ("transition", "reset")
+    ]
+    assert ("transition", "RUNNING_P2P -> STOP", "Speechless") in said
+    assert said[-2:] == [("reset", "ERROR", None), ("transition", "RUNNING -> RUNNING_P2P", None)]
+
+
+def test_a_load_that_fails_without_words_is_a_refused_stream(serve, caplog) -> None:
+    caplog.set_level("CRITICAL")
+    source = serve(Edu())
+    with source.client() as client:
+        client.set_state(3)
+        stream = client.mig_read(1 << 20)
+    served = serve(type("Unable", (Edu,), {"load": Mute.load})())
+    with served.client() as client:
+        client.set_state(4)
+        client.mig_write(stream)
+        with pytest.raises(Refused) as refused:
+            client.set_state(2)
+        assert (refused.value.errno, client.state) == (22, 4)
