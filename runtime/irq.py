@@ -16,6 +16,7 @@ pending ones are part of the state of the device.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -285,8 +286,10 @@ class Interrupts:
         row = self._all[INTX]
         heard = row.count and row.events[0] >= 0
         if self.line and heard and self._gate():
-            if self.masked and (count := self._count()) > self._unmasks:
-                self._unmasks, self.masked = count, False
+            if self.masked:
+                # Fewer than before: the client has read it, and counts from there.
+                count = self._count()
+                self._unmasks, self.masked = count, count <= self._unmasks
             if not self.masked:
                 self._mask()
                 self._send(row.events[0])
@@ -309,8 +312,11 @@ class Interrupts:
         fd = self._mask_events[ACTION_UNMASK]
         if fd < 0:
             return 0
-        with open(f"/proc/self/fdinfo/{fd}", "rb") as about:  # noqa: PTH123 - quicker
-            found = _COUNT.search(about.read())
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", "rb") as about:  # noqa: PTH123 - quicker
+                found = _COUNT.search(about.read())
+        except OSError:
+            return self._unmasks  # no descriptor is free, say: as if nothing had been written
         return int(found[1], 16) if found else 0
 
     def _disable(self, index: int) -> None:
@@ -336,7 +342,8 @@ class Interrupts:
             self.flush()
         else:
             [self._mask_events[action]] = kept
-            self._unmasks = self._count()
+            if action == ACTION_UNMASK:
+                self._unmasks = self._count()
 
     def _take_back(self, index: int, wanted: range, action: int) -> None:
         if action == ACTION_TRIGGER:
@@ -354,9 +361,11 @@ class Interrupts:
         if fd >= 0:
             ready = select.poll()
             ready.register(fd, select.POLLOUT)
-            if ready.poll(0):
-                os.write(fd, _ONE)
-                self.sent += 1
+            # It may fill up in between, and then not wait: the client decides that.
+            with contextlib.suppress(BlockingIOError):
+                if ready.poll(0):
+                    os.write(fd, _ONE)
+                    self.sent += 1
 
 
 def _kept(fd: int) -> int:

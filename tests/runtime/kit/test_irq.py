@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -288,3 +289,49 @@ def test_a_file_called_eventfd_is_none(tmp_path: Path) -> None:
         with pytest.raises(ServedError):
             all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=[fd])
         os.close(fd)
+
+
+def test_a_client_may_read_the_descriptor_for_unmask(events: list[int]) -> None:
+    """What it writes after that counts, however much the descriptor held before."""
+    all_ = Interrupts(intx=True)
+    os.eventfd_write(events[1], 7)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_UNMASK, 1)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    all_.raise_line()
+    assert (came(events[0]), came(events[1])) == (1, 7)
+    all_.heed()
+    os.eventfd_write(events[1], 1)
+    all_.heed()
+    assert came(events[0]) == 1
+    all_.drop()
+
+
+def test_a_descriptor_for_mask_takes_no_unmask_away(events: list[int]) -> None:
+    all_ = Interrupts(intx=True)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_UNMASK, 1)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    all_.raise_line()
+    os.eventfd_write(events[1], 1)
+    all_.set(DATA_EVENTFD | ACTION_MASK, INTX, 0, 1, fds=[events[2]])
+    all_.heed()
+    assert came(events[0]) == 2, "the line is still up, and it was unmasked"
+    all_.drop()
+
+
+def test_the_line_is_raised_with_no_descriptor_to_spare(events: list[int]) -> None:
+    all_ = Interrupts(intx=True)
+    for action, fd in ((ACTION_TRIGGER, 0), (ACTION_UNMASK, 1)):
+        all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
+    before, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(events[0])
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        all_.raise_line()
+        all_.heed()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (came(events[0]), all_.masked) == (1, True)
+    os.eventfd_write(events[1], 1)
+    all_.heed()
+    assert came(events[0]) == 1
+    all_.drop()
