@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vfio_migration.cli import options
 from vfio_migration.cli.files import LARGEST
+from vfio_migration.model.errors import why
 
 if TYPE_CHECKING:
     from vfio_migration.model import CapabilitySet, Spec, SpecError
@@ -108,7 +109,7 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
         return Path(path).open("rb")
     except (OSError, ValueError) as error:
         # A ValueError is what a path with a NUL in it gives.
-        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        problem = f"cannot be read: {why(error)}"
         raise _wrong("FILE", path, problem) from None
 
 

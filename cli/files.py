@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeGuard
 
+from vfio_migration.model.errors import why
+
 if TYPE_CHECKING:
     from vfio_migration.model import Trace
 
@@ -70,15 +72,15 @@ def writable(option: str, path: str | None) -> None:
     except FileNotFoundError:
         mode = stat.S_IFREG
     except ValueError as error:
-        refuse(option, path, f"cannot be written: {error}")
+        refuse(option, path, f"cannot be written: {why(error)}")
     except OSError as error:
         refuse(option, path, f"cannot be written: {error.strerror}", "name another")
     # A file is replaced, for which its folder is written to.
     folder = os.path.dirname(real) if stat.S_ISREG(mode) else real  # noqa: PTH120
     allowed = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
     if os.path.exists(folder) and not allowed:  # noqa: PTH110 - as bytes allow
-        why = os.strerror(errno.EACCES)
-        refuse(option, path, f"cannot be written: {why}", "take a folder that you may write to")
+        said = os.strerror(errno.EACCES)
+        refuse(option, path, f"cannot be written: {said}", "take a folder that you may write to")
 
 
 def read_trace(option: str, path: str) -> Trace:
@@ -110,7 +112,7 @@ def _read(option: str, path: str) -> bytes:
                 text = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         # A ValueError is what a path with a NUL in it gives.
-        refuse(option, path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        refuse(option, path, f"cannot be read: {why(error)}")
     if len(text) > LARGEST:
         refuse(option, path, f"is longer than {LARGEST} bytes, the most a trace may have")
     return text
@@ -153,7 +155,7 @@ def write_whole(option: str, path: Path, data: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except (OSError, ValueError) as error:
-        problem = f"cannot be written: {getattr(error, 'strerror', None) or error}"
+        problem = f"cannot be written: {why(error)}"
         refuse(option, str(path), problem)
 
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
+from vfio_migration.model.errors import why
+
 
 def to_write(arguments: argparse.Namespace) -> Path:
     """Return where the journal of a migration is to stand.
@@ -58,7 +60,7 @@ def _file(arguments: argparse.Namespace, where: Path) -> None:
     except (OSError, ValueError) as error:
         if arguments.journal is None:
             return  # it is the name of the socket that is wrong
-        problem = f"cannot be a journal: {getattr(error, 'strerror', None) or error}"
+        problem = f"cannot be a journal: {why(error)}"
         _wrong(arguments, where, problem, "name another file")
     if (kind := kind_of(mode)) is not None:
         _wrong(arguments, where, f"is {kind}, and no journal", "name a file")

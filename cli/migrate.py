@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import files, options
 from vfio_migration.cli import journal as journals
+from vfio_migration.model.errors import why
 
 if TYPE_CHECKING:
     from vfio_migration.cli.telling import Printer
@@ -286,7 +287,7 @@ def recording_of(
     try:
         return stack.enter_context(Recording(arguments.record, spec))
     except (OSError, ValueError) as error:
-        problem = f"cannot be written: {getattr(error, 'strerror', None) or error}"
+        problem = f"cannot be written: {why(error)}"
         raise SpecError([Mistake("--record", arguments.record, problem, None)]) from None
 
 

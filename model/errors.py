@@ -83,6 +83,17 @@ class UnknownName(SpecError, KeyError):  # noqa: N818 - reads as what it says
     __str__ = ValueError.__str__  # not KeyError's, which shows the repr
 
 
+def why(error: OSError | ValueError) -> str:
+    """Say why a file cannot be had, in the same words on every Python.
+
+    Of a name with a NUL in it, Python complains itself, by a ValueError.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = str(error)
+    return "embedded null byte" if "embedded null" in said else said
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name nearest to `name` in spelling, ignoring case; None if none is near.
 

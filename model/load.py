@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vfio_migration.model.checks import check
-from vfio_migration.model.errors import Mistake, SpecError, closest, cut, did_you_mean, escaped
+from vfio_migration.model.errors import (
+    Mistake,
+    SpecError,
+    closest,
+    cut,
+    did_you_mean,
+    escaped,
+    why,
+)
 from vfio_migration.model.spec import Row, Spec
 
 if TYPE_CHECKING:
@@ -76,8 +84,8 @@ def read_bytes(path: str | Path) -> bytes:
         with Path(path).open("rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise SpecError([Mistake("file", str(path), f"cannot be read: {reason}", None)]) from error
+        problem = f"cannot be read: {why(error)}"
+        raise SpecError([Mistake("file", str(path), problem, None)]) from error
     if len(data) > LARGEST:
         problem = f"has more than {LARGEST} bytes, so this is no table"
         raise SpecError([Mistake("file", str(path), problem, None)])

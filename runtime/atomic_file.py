@@ -16,6 +16,8 @@ import stat
 from pathlib import Path
 from typing import Final, Self
 
+from vfio_migration.model.errors import why
+
 Data = bytes | bytearray | memoryview
 
 PREFIX: Final = ".vfio-migration-"
@@ -267,4 +269,4 @@ def _name(error: OSError | ValueError) -> str | None:
 
 def _said(error: OSError | ValueError) -> str:
     name = _name(error)
-    return f"{getattr(error, 'strerror', '')} ({name})" if name else str(error)
+    return f"{why(error)} ({name})" if name else why(error)

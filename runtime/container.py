@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from vfio_migration.model.errors import why
 from vfio_migration.runtime.atomic_file import AtomicFile, CannotWrite, kind_of
 from vfio_migration.runtime.checksum import crc32
 from vfio_migration.runtime.compression import NAMES, BadData, Codec, Data, codec
@@ -285,8 +286,7 @@ class ContainerReader:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
             self._fd = os.open(self.path, flags)
         except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise CannotRead(self.path, f"cannot be read: {said}") from error
+            raise CannotRead(self.path, f"cannot be read: {why(error)}") from error
         try:
             self.size = self._size()
             self.header, self._start = self._begin()

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeAlias, get_args
 import z3
 
 from vfio_migration.model import SpecError
-from vfio_migration.model.errors import Mistake, closest, did_you_mean
+from vfio_migration.model.errors import Mistake, closest, did_you_mean, why
 from vfio_migration.verifier.catalogue import FAMILIES
 from vfio_migration.verifier.device import DeviceSystem
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of
@@ -142,7 +142,7 @@ class _File:
         try:
             source = path.read_bytes()
         except (OSError, ValueError) as error:
-            problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            problem = f"cannot be read: {why(error)}"
             hint = "name a Python file that defines claims"
             raise SpecError([Mistake("--claims", str(path), problem, hint)]) from None
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vfio_migration.model import Mistake, Spec, SpecError, UnknownName, from_data, load, loads
+from vfio_migration.model.errors import why
 
 HERE = Path(__file__).parent
 BAD_TABLES = HERE.parent / "data" / "bad_tables"
@@ -99,6 +100,21 @@ def test_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_path_that_no_file_can_have() -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         load("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("embedded null byte"), "embedded null byte"),
+        (ValueError("stat: embedded null character in path"), "embedded null byte"),  # 3.13
+        (OSError(2, "No such file or directory", "x"), "No such file or directory"),
+        (OSError("of our own"), "of our own"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_alike_on_every_python(
+    error: OSError | ValueError, said: str
+) -> None:
+    assert why(error) == said
 
 
 def test_file_with_a_byte_order_mark(tmp_path: Path, spec: Spec) -> None:
