@@ -142,7 +142,7 @@ def write_whole(option: str, path: Path, data: bytes) -> None:
             with path.open("wb") as special:
                 special.write(data)
             return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

@@ -209,7 +209,7 @@ def write(folder: Path, documents: Iterable[Document], origin: Origin) -> None:
         "queries": [{k: v for k, v in asdict(row).items() if k != "text"} for row in rows],
     }
     try:
-        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
         try:
             for row in rows:
                 (new / row.file).parent.mkdir(exist_ok=True)
@@ -230,7 +230,7 @@ def _exchange(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
     folder.rename(old)
     try:
         new.rename(folder)

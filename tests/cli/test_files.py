@@ -164,6 +164,21 @@ def test_a_name_that_no_file_can_have(lab: Lab, cli, option, name, why):
     assert ran.err.endswith(f"cannot be written: {why}\n")
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".svg", "\u00e9" * 125 + ".svg"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("diagram", "-o"),
+        ("generate", "promela", "-o"),
+        *(("verify", "-q", "--only", "T1", f"--{o}") for o in ("junit", "sarif", "smtlib")),
+    ],
+)
+def test_a_name_that_is_just_not_too_long(lab: Lab, cli, words, name):
+    """What is written first, under a name of its own, has a shorter one."""
+    assert cli(*words, name).err == ""
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
 @pytest.mark.parametrize("option", ["--junit", "--sarif", "--traces", "--smtlib"])
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 @pytest.mark.parametrize("there", [None, "folder"])
