@@ -56,8 +56,14 @@ def _data(result: Replay) -> dict[str, Any]:
         "spec": result.trace.spec,
         "compared": result.compared,
         "skipped": result.skipped,
+        "devices": [result.trace.name(device) for device in range(len(result.trace.start))],
         "steps": [
-            {"number": number, "step": str(step), "comparison": comparison}
+            {
+                "number": number,
+                "device": step.device,
+                "step": str(step),
+                "comparison": comparison,
+            }
             for number, (step, comparison) in enumerate(
                 zip(result.trace.steps, result.steps, strict=True), 1
             )
@@ -81,14 +87,13 @@ def _told(result: Replay) -> Iterator[str]:
     if trace.title:
         yield trace.title
     for device, (start, names) in enumerate(zip(trace.start, trace.capabilities, strict=True)):
-        who = f"device {device}: " if several else ""
+        who = f"{trace.name(device)}: " if several else ""
         word = "differs" if difference is not None and difference.step == 0 else "ok"
         yield f"{0:>3}. {word:<8} {who}{start} ({','.join(names)})"
     for number, (step, comparison) in enumerate(zip(trace.steps, result.steps, strict=True), 1):
-        who = f"device {step.device}: " if several else ""
         session = "" if step.session is None else f" session {step.session}"
         where = f"[{step.state}{session}]"
-        yield f"{number:>3}. {_WORDS[comparison]:<8} {who}{step}   {where}"
+        yield f"{number:>3}. {_WORDS[comparison]:<8} {trace.told(step)}   {where}"
         if difference is not None and number == difference.step:
             yield f"{'':14}the engine: {difference.engine}"
     yield ""

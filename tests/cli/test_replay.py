@@ -10,7 +10,7 @@ import pytest
 from edits import BROKEN, broken, spec_of, to_toml
 
 from vfio_migration.cli.main import main
-from vfio_migration.model import Spec, Trace
+from vfio_migration.model import Spec, Step, Trace
 from vfio_migration.runtime import Engine, NullDevice, Recorder
 from vfio_migration.verifier import verify
 
@@ -78,6 +78,7 @@ def test_as_json(run: Path, capsys):
     assert answer["difference"] is None
     assert answer["steps"][1] == {
         "number": 2,
+        "device": 0,
         "step": "arc RUNNING -> RUNNING_P2P",
         "comparison": "same",
     }
@@ -90,6 +91,39 @@ def test_as_json(run: Path, capsys):
         "trace": "reset, in STOP with no session",
         "engine": "reset, in RUNNING with no session",
     }
+
+
+@pytest.mark.parametrize("names", [(), ("source", "destination")])
+def test_of_several_devices_each_is_called_by_its_name(tmp_path: Path, capsys, names):
+    trace = Trace(
+        spec="vfio-v2",
+        capabilities=(("STOP_COPY", "P2P"),) * 2,
+        start=("RUNNING", "STOP"),
+        steps=(
+            Step(kind="arc", device=1, from_="STOP", to="RESUMING", state="RESUMING", session=1),
+            Step(kind="note", device=0, state="RUNNING", note="the coordinator is killed"),
+            Step(kind="reset", device=0, state="RUNNING"),
+        ),
+        names=names,
+    )
+    path = tmp_path / "run.json"
+    path.write_text(trace.to_json(), "utf-8")
+    first, second = names or ("device 0", "device 1")
+    about = "" if names else "device 0: "  # with names, a note says itself whom it is about
+    assert main(["replay", str(path)]) == 0
+    assert capsys.readouterr().out == (
+        f"  0. ok       {first}: RUNNING (STOP_COPY,P2P)\n"
+        f"  0. ok       {second}: STOP (STOP_COPY,P2P)\n"
+        f"  1. ok       {second}: arc STOP -> RESUMING   [RESUMING session 1]\n"
+        f"  2. -        {about}the coordinator is killed   [RUNNING]\n"
+        f"  3. ok       {first}: reset   [RUNNING]\n"
+        "\n"
+        "the live engine does the same (2 steps, 1 it takes no part in)\n"
+    )
+    assert main(["replay", str(path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["devices"] == [first, second]
+    assert [step["device"] for step in answer["steps"]] == [1, 0, 0]
 
 
 def test_from_standard_input(run: Path, capsys, monkeypatch):
