@@ -108,7 +108,7 @@ def test_it_has_the_licence_and_the_command(wheel: Path, contents: set[str]) -> 
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in contents if n.endswith("entry_points.txt"))
         text = archive.read(name).decode()
-    assert "vfio-migration = vfio_migration.cli.main:main" in text
+    assert "vfio-migration = vfio_migration.cli.__main__:main" in text
 
 
 def test_the_core_works_without_extras(installed: Path) -> None:
