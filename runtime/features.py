@@ -106,7 +106,10 @@ class Features:
                 raise _fault("size_wrong", flags)
             data = self._get[row.name](message)
             return DeviceFeatureReply.got(message, data)
-        if len(message.data) < row.set_request:
+        # The reply repeats the command: a client that has no room for that is refused before
+        # anything is done, as by Linux.
+        short = message.argsz < message.layout.size + len(message.data)
+        if short or len(message.data) < row.set_request:
             raise _fault("size_wrong", flags)
         return DeviceFeatureReply.echo(message, self._set[row.name](message.data))
 

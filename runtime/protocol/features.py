@@ -214,21 +214,22 @@ class DmaLoggingControl:
 
     page_size: int
     ranges: tuple[DmaLoggingRange, ...] = ()
+    reserved: int = 0
 
     @classmethod
     def parse(cls, data: Data) -> Self:
         """Read the data; raise `Malformed` if it does not fit."""
         if len(data) < _LOGGING.size:
             raise _misfit(cls, data)
-        page_size, count, _reserved = _LOGGING.unpack_from(data)
+        page_size, count, reserved = _LOGGING.unpack_from(data)
         if len(data) != _LOGGING.size + _RANGE.size * count:
             raise _misfit(cls, data)
         pairs = _RANGE.iter_unpack(data[_LOGGING.size :])
-        return cls(page_size, tuple(DmaLoggingRange(*pair) for pair in pairs))
+        return cls(page_size, tuple(DmaLoggingRange(*pair) for pair in pairs), reserved)
 
     def pack(self) -> bytes:
         """Return the data."""
-        head = _LOGGING.pack(self.page_size, len(self.ranges), 0)
+        head = _LOGGING.pack(self.page_size, len(self.ranges), self.reserved)
         return head + b"".join(_RANGE.pack(one.iova, one.length) for one in self.ranges)
 
 

@@ -176,9 +176,29 @@ def test_a_client_is_told_the_page_size_that_is_logged_by(serve, hint, chosen, r
     with serve().client() as client:
 
         def start(page_size: int) -> bytes:
-            return struct.pack(f"=QII{len(ranges)}Q", page_size, count, 0, *ranges)
+            # What is reserved comes back as it went.
+            return struct.pack(f"=QII{len(ranges)}Q", page_size, count, 5, *ranges)
 
         assert client.feature(SET | 6, start(hint)) == start(chosen)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("feature", [2, 6])
+def test_a_reply_is_no_longer_than_its_client_allows(serve, feature, known) -> None:
+    """The reply to SET repeats the command: without room for that, nothing is done."""
+    served, data = serve(), struct.pack("=Ii", 1, -1) if feature == 2 else DATA[6, SET]
+    with served.client() as client:
+        if known:
+            client.feature(SET | feature, data, room=len(data))
+            client.reset()
+            client.feature(SET | 7)
+        for room in range(len(data)):
+            with pytest.raises(Refused) as refused:
+                client.feature(SET | feature, data, room=room)
+            assert refused.value.errno == errno.EINVAL
+        assert client.state == 2
+        assert not served.device.memory.log.on
+        client.feature(SET | feature, data, room=len(data))
 
 
 def test_both_methods_are_probed_where_both_exist(serve) -> None:
