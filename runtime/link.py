@@ -31,6 +31,7 @@ from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.shortcut import ID, LONGEST, Known
 
 MOST_REPLIES: Final = WIRE.limit("max_replies").value
+MOST_COMMANDS: Final = WIRE.limit("max_server_commands").value
 
 ATTENTIVE: Final = 0.004
 """For how many seconds a read waits by itself."""
@@ -339,7 +340,10 @@ class Link:
     @property
     def congested(self) -> bool:
         """Whether no more replies may be made; see `Port`."""
-        return self.main.waiting >= MOST_REPLIES
+        twin = self._twin
+        return self.main.waiting >= MOST_REPLIES or (
+            twin is not None and twin.waiting >= MOST_REPLIES + MOST_COMMANDS
+        )
 
     def send(self, outgoing: Outgoing, *, twin: bool = False) -> None:
         """Send, or keep to be sent; see `Port`."""

@@ -187,7 +187,7 @@ class Session:
         else:
             self._counters.fault(event)
             if event.reply is not None:
-                self._port.send(event.reply)
+                self._port.send(event.reply, twin=event.twin)
             if event.fatal:
                 self.over, self.why = True, event.why
 
@@ -228,7 +228,8 @@ class Session:
         connection, port = self._connection, self._port
         assert connection.agreed is not None
         wanted = connection.agreed.twin_socket and connection.peer.max_msg_fds > 0
-        twin = port.make_twin() if wanted else None
+        # Nor for a client that wants no reply: it would not get its end.
+        twin = port.make_twin() if wanted and not command.no_reply else None
         try:
             outgoing = connection.version_reply(command, twin)
             if outgoing is not None:

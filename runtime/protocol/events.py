@@ -94,6 +94,7 @@ class ProtocolFault:
         fatal: The connection is over: nothing more is read from it.
         why: What is wrong, with the figures.
         reply: What to send before anything else, if the peer wants to know.
+        twin: It came on the twin socket, and its reply goes there.
     """
 
     occasion: Occasion
@@ -103,6 +104,7 @@ class ProtocolFault:
     fatal: bool
     why: str
     reply: Outgoing | None
+    twin: bool = False
 
 
 Event: TypeAlias = Command | Reply | ProtocolFault

@@ -354,7 +354,8 @@ class Inbound:
             head = HEADER.pack(ident, number, HEADER_SIZE, TYPE_REPLY | ERROR, errno_number(errno))
             reply = Outgoing((head,), (), ident)
         fatal = answer.outcome == "closes"
-        events.append(ProtocolFault(occasion, errno, ident, number, fatal, why, reply))
+        fault = ProtocolFault(occasion, errno, ident, number, fatal, why, reply, self._is_twin)
+        events.append(fault)
         if fatal:
             self._stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import struct
@@ -153,6 +154,38 @@ def test_the_twin_socket_carries_the_servers_commands(serve) -> None:
         assert client.read(0, BUFFER, 10) == b"twinstwins"
         assert not client.dma_commands
         twin.close()
+
+
+def test_what_is_wrong_on_the_twin_socket_is_answered_there(serve) -> None:
+    """On the other one the client would take it for the reply to a command of its own."""
+    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    with (
+        serve().client(capabilities=said) as client,
+        Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False) as twin,
+    ):
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                twin.ask(raw.GET_INFO, struct.pack("=4I", 16, 0, 0, 0))
+            assert refused.value.errno == errno.EINVAL
+        assert client.state == 2
+        # Whoever reads no replies there is served no more, until he does.
+        count = 4096 * 20
+        flood = threading.Thread(
+            target=twin.sock.sendall, args=(raw.HEADER.pack(1, 4, 16, 0, 0) * count,)
+        )
+        flood.start()
+        for _ in range(count):
+            assert twin.message()[:4] == (1, 4, 0x21, errno.EINVAL)
+        flood.join()
+        assert client.state == 2
+
+
+def test_a_client_that_wants_no_reply_gets_no_twin_socket(serve) -> None:
+    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    with serve().client(version=False) as client:
+        text = json.dumps({"capabilities": said}).encode() + b"\0"
+        client.send(raw.VERSION, bytes(4) + text, flags=0x10)
+        assert [client.state for _ in range(3)] == [2, 2, 2]
 
 
 def test_written_pages_are_logged_and_reported(serve) -> None:
