@@ -95,8 +95,9 @@ class GuestMemory:
     Attributes:
         log: DMA logging.
         reach: How memory without a descriptor is reached; None while there is no way.
-        abandoned: The client went away and none has mapped anything since. Until then no access is
-            `permitted`, so that work for the guest waits instead of getting lost.
+        abandoned: The client went away, and the next one has not yet mapped its memory and gone on
+            to use the device. Until then only what is mapped is `permitted`, so that work for the
+            guest waits for its memory instead of getting lost.
     """
 
     def __init__(self, *, max_maps: int = 65535, gate: Callable[[str], bool] = _always) -> None:
@@ -150,7 +151,6 @@ class GuestMemory:
             made = with_file(made, fd, offset)
         self._maps.insert(place, made)
         self._starts.insert(place, iova)
-        self.abandoned = False
 
     def unmap(self, iova: int, size: int) -> None:
         """Take back a range that was mapped exactly so.
@@ -181,6 +181,14 @@ class GuestMemory:
         self.reach = None
         self.abandoned = True
 
+    def used(self) -> None:
+        """Take note that the client uses the device: it has mapped what it wants to, if anything.
+
+        From here on an access to what is not mapped fails, as on hardware.
+        """
+        if self._maps:
+            self.abandoned = False
+
     def add_peer_window(self, iova: int, size: int) -> None:
         """Declare that behind these addresses there is another device, whatever is mapped there."""
         self._windows.append((iova, iova + size))
@@ -198,9 +206,12 @@ class GuestMemory:
     def permitted(self, iova: int, size: int) -> bool:
         """Say whether the device may access this range now.
 
-        A range that is not mapped is permitted while DMA is: the access fails, as on hardware.
+        A range that is not mapped is permitted while DMA is: the access fails, as on hardware. But
+        not while memory is `abandoned`.
         """
-        return not self.abandoned and self._gate(self.activity(iova, size))
+        if self.abandoned and not self._is_mapped(iova, size):
+            return False
+        return self._gate(self.activity(iova, size))
 
     def read(self, iova: int, size: int) -> bytes:
         """Read memory of the guest.
@@ -260,6 +271,14 @@ class GuestMemory:
             if self._maps[place].end > iova:
                 yield self._maps[place]
             place += 1
+
+    def _is_mapped(self, iova: int, size: int) -> bool:
+        at = iova
+        for row in self._overlapping(iova, size):
+            if row.iova > at:
+                return False
+            at = row.end
+        return at >= iova + size
 
     def _pieces(self, iova: int, size: int, *, write: bool) -> Iterator[tuple[GuestMap, int, int]]:
         """Cut a range at the borders of maps: (map, address, size)."""

@@ -63,7 +63,7 @@ from vfio_migration.runtime.protocol.messages import (
     RegionWriteReply,
 )
 from vfio_migration.runtime.protocol.regions import MmapArea, SparseMmap
-from vfio_migration.runtime.region import Region
+from vfio_migration.runtime.region import CONFIG_INDEX, Region
 from vfio_migration.runtime.served import ServedDevice, ServedError
 
 _logger: Final = logging.getLogger(__name__)
@@ -285,12 +285,19 @@ class Serving:
             raise ServedError("flags and count are to be zero", occasion="argument_invalid")
         return DeviceGetRegionIoFdsReply(message.index)
 
+    def _write(self, index: int, offset: int, data: Data) -> None:
+        if index != CONFIG_INDEX:
+            # A driver does this: its memory is where it will be. Before the write, which may be
+            # what starts DMA.
+            self.device.memory.used()
+        self._region(index).write(offset, data)
+
     def _region_read(self, message: RegionRead, _fds: Sequence[int]) -> Message:
         data = self._region(message.region).read(message.offset, message.count)
         return RegionReadReply(message.offset, message.region, data)
 
     def _region_write(self, message: RegionWrite, _fds: Sequence[int]) -> Message:
-        self._region(message.region).write(message.offset, message.data)
+        self._write(message.region, message.offset, message.data)
         return RegionWriteReply(message.offset, message.region, len(message.data))
 
     def _region_write_multi(self, message: RegionWriteMulti, _fds: Sequence[int]) -> Message:
@@ -302,7 +309,7 @@ class Serving:
         done = 0
         for one in message:
             try:
-                self._region(one.region).write(one.offset, one.data)
+                self._write(one.region, one.offset, one.data)
             except Exception as error:
                 if not isinstance(error, ServedError):
                     _logger.exception("the device failed at write %d of %d", done, message.wr_cnt)

@@ -67,6 +67,7 @@ class Guest:
         """Map all memory and give the event descriptors."""
         device.memory.map(GUEST_AT, GUEST_SIZE, fd=self.memory.fd)
         device.memory.map(PEER_AT, PEER_SIZE, fd=self.peer.fd)
+        device.memory.used()  # that is all: what goes elsewhere finds nobody
         self._listen(device)
 
     def set_up(self, device: ServedDevice) -> None:

@@ -250,8 +250,19 @@ def test_nothing_is_permitted_between_two_clients() -> None:
     assert not memory.maps
     assert not memory.log.on
     assert not memory.permitted(0, 1)
+    memory.used()
+    assert not memory.permitted(0, 1), "the next one has mapped nothing yet"
     memory.map(0, PAGE)
-    assert memory.permitted(0, 1)
+    assert memory.permitted(0, PAGE)
+    assert memory.permitted(PAGE - 1, 1)
+    assert not memory.permitted(PAGE, 1), "it may go on mapping"
+    assert not memory.permitted(PAGE - 1, 2)
+    memory.map(2 * PAGE, PAGE)
+    assert not memory.permitted(0, 3 * PAGE)
+    memory.map(PAGE, PAGE)
+    assert memory.permitted(0, 3 * PAGE)
+    memory.used()
+    assert memory.permitted(4 * PAGE, 1), "it goes on to something else: that meets a fault"
 
 
 def test_nothing_leaks() -> None:

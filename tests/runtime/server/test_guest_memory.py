@@ -132,6 +132,29 @@ def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve) -> None:
         assert client.read(0, 0, 4) == b"\xed\x00\x00\x01"
 
 
+def test_work_under_way_waits_for_its_part_of_the_memory(serve) -> None:
+    """A client that comes back maps its memory bit by bit."""
+    served = serve(Edu(dma_seconds=0.05))
+    with served.client() as client:
+        client.dma_map(0, 1 << 20)
+        client.write(0, BUFFER, b"late")
+        dma(client, BUFFER, 0x8000, 4, from_device=True)
+    with served.client() as client:
+        client.memory = bytearray(1 << 16)
+        client.dma_map(0, 0x8000)
+        time.sleep(0.2)
+        assert not dma_done(client)
+        assert client.read(0, BUFFER, 4) == b"late"
+        client.dma_map(0x8000, 0x8000)
+        until(lambda: dma_done(client))
+        assert client.memory[0x8000:0x8004] == b"late"
+        assert not client.read(7, 6, 2)[1] & 0x20
+        # What a driver starts by now finds memory, or nobody.
+        dma(client, BUFFER, 1 << 20, 4, from_device=True)
+        until(lambda: dma_done(client))
+        assert client.read(7, 6, 2)[1] & 0x20
+
+
 def test_the_twin_socket_carries_the_servers_commands(serve) -> None:
     served = serve(Edu(dma_seconds=0))
     said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
