@@ -87,7 +87,10 @@ class Journal:
     def write(self) -> None:
         """Log what was kept."""
         while self._kept:
-            record, begun = self._kept.popleft()
+            try:
+                record, begun = self._kept.popleft()
+            except IndexError:  # another thread logs it
+                return
             level = logging.WARNING if record.phase == "failed" else logging.INFO
             if LOGGER.isEnabledFor(level):
                 now = time.time() - (time.perf_counter_ns() - record.at) / 1e9

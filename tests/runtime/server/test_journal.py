@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -153,4 +154,21 @@ def test_records_of_several_threads_are_each_said_once(lines: Lines) -> None:
         writer.join()
     journal.write()
     assert len(lines.records) == 400
+    device.close()
+
+
+def test_another_thread_may_write_first(lines: Lines) -> None:
+    """Between the look whether there is something and the taking of it."""
+
+    class Contended(deque):
+        def __bool__(self) -> bool:
+            there = len(self) > 0
+            self.clear()  # it is the other one that logs it
+            return there
+
+    journal, device = Journal(), Edu()
+    journal._kept = Contended()
+    engine_with(journal, device).set_state("STOP")
+    journal.write()
+    assert lines.records == []
     device.close()
