@@ -349,6 +349,16 @@ class Link:
         """Send, or keep to be sent; see `Port`."""
         (self._twin if twin and self._twin is not None else self.main).send(outgoing)
 
+    def push(self) -> None:
+        """Send what was kept, as far as the client takes it, without waiting.
+
+        Raises:
+            Gone: There is nobody.
+        """
+        for channel in (self.main, self._twin):
+            if channel is not None:
+                channel.flush()
+
     def attend(self, known: Known, urges: Sequence[object], settle: Callable[[], bool]) -> None:
         """Have `read` wait in the read itself when more is expected soon.
 
@@ -365,6 +375,11 @@ class Link:
     def wait(self, until: float) -> list[Event]:
         """Wait; see `Port`."""
         return self._wait(until, keep=True)
+
+    def heed(self) -> None:
+        """Look whether the server is to end; see `Port`."""
+        if self._urges and self._woken():
+            raise Stopped("the server is to end")
 
     def read(self, until: float | None) -> list[Event]:
         """Wait as `wait` does; the messages are good until the next call."""

@@ -38,6 +38,9 @@ REST: Final = 0.1
 """How many seconds a device is left alone after it failed in what it does by itself, and for how
 many no client is accepted after one could not be."""
 
+TURN: Final = 0.004
+"""For how many seconds commands are served before anything else has its turn again."""
+
 
 class Server(Closing):
     """Serves one device.
@@ -270,12 +273,14 @@ class Visit:
         session, server = self._session, self._server
         try:
             server.look_after()
-            session.work()
+            session.work(time.monotonic() + TURN)
             server.journal.write()
             if session.over:
                 self.over, self._why = True, session.why or self._why
             elif server.is_stopping():
                 self.over = True
+            elif not (session.idle or self.link.congested):
+                self.link.push()  # what came first is done first
             else:
                 session.feed(self.link.read(self.until() if wait else 0.0))
         except Stopped:

@@ -16,6 +16,7 @@ served *inside* the wait, with these limits:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -98,6 +99,10 @@ class Port(Protocol):
         """
         ...
 
+    def heed(self) -> None:
+        """See to it that nobody waits for us to end; raise as `wait`."""
+        ...
+
     def make_twin(self) -> int | None:
         """Make the twin socket and return the client's end, or None if that cannot be done."""
         ...
@@ -156,10 +161,15 @@ class Session:
         """Take in what came."""
         self._inbox.extend(events)
 
-    def work(self) -> None:
-        """Do what came, as far as there is room for the replies."""
+    def work(self, until: float = math.inf) -> None:
+        """Do what came, as far as there is room for the replies, and begin nothing after `until`.
+
+        What is left stays `feed`'s: before it is done, no more is to be read to the same place.
+        """
         while self._inbox and not self.over and not self._port.congested:
             self._handle(self._inbox.popleft())
+            if time.monotonic() >= until:
+                break
 
     def close(self) -> None:
         """Forget what came and was not done."""
@@ -313,11 +323,12 @@ class Session:
             full = len(self._put_off) > MOST_PUT_OFF or self._kept > MOST_KEPT
             if self.over or full or time.monotonic() >= until:
                 raise _os_error("ETIMEDOUT", "the client does not answer")
-            if self._inbox and not self._port.congested:
-                self._handle(self._inbox.popleft())
-                continue
             try:
-                self.feed(self._port.wait(until))
+                if self._inbox and not self._port.congested:
+                    self._port.heed()
+                    self._handle(self._inbox.popleft())
+                else:
+                    self.feed(self._port.wait(until))
             except ConnectionError:
                 self.over = True
                 raise

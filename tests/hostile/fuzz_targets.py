@@ -250,6 +250,9 @@ class FakePort:
             connection, buffered = self.twin, False
         return _receive(connection, what, self._world.give(count), buffered)
 
+    def heed(self) -> None:
+        pass
+
     def make_twin(self) -> int | None:
         return os.dup(self._world.fds[0]) if self._source.byte() & 1 else None
 

@@ -1,16 +1,18 @@
-"""Devices that fail where nobody expects it, and a system that has nothing left to give."""
+"""Devices that fail or dawdle where nobody expects it, and a system with nothing left to give."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import resource
 import socket
+import struct
 import time
 
 import pytest
-from edu_client import until
-from raw_client import Client, Refused
+from edu_client import BUFFER, dma, until
+from raw_client import DMA_READ, HEADER, REGION_READ, Client, Refused
 
 from vfio_migration.runtime.aserver import AsyncServer
 from vfio_migration.runtime.devices import Edu
@@ -136,3 +138,83 @@ def test_a_load_that_fails_without_words_is_a_refused_stream(serve, caplog) -> N
         with pytest.raises(Refused) as refused:
             client.set_state(2)
         assert (refused.value.errno, client.state) == (22, 4)
+
+
+class Slow(Edu):
+    """Takes its time for each register, and notes when it was ticked."""
+
+    ticked = 0
+
+    def bar_read(self, bar: int, offset: int, size: int) -> int:
+        time.sleep(0.02)
+        return super().bar_read(bar, offset, size)
+
+    def deadline(self) -> float | None:
+        return 0.0
+
+    def tick(self) -> None:
+        self.ticked += 1
+
+
+MANY = HEADER.pack(1, REGION_READ, 32, 0, 0) + struct.pack("=QII", 0, 0, 4)
+
+
+def test_much_that_is_asked_at_once_keeps_nothing_else_from_its_turn(serve) -> None:
+    device = Slow()
+    served = serve(device)
+    with served.client() as client:
+        client.sock.sendall(MANY * 500)
+        before = device.ticked
+        for _ in range(10):
+            assert client.message()[:3] == (1, REGION_READ, 1)
+        assert device.ticked > before + 5
+        begun = time.monotonic()
+        served.server.stop()
+        while client.sock.recv(4096):
+            pass
+        assert time.monotonic() - begun < 5
+
+
+def test_it_stops_while_memory_is_waited_for_and_much_is_asked(serve) -> None:
+    served = serve(Slow(dma_seconds=0))
+    served.device.deadline = lambda: Edu.deadline(served.device)
+    served.device.tick = lambda: Edu.tick(served.device)
+    with served.client() as client:
+        client.dma_map(0, 4096)
+        dma(client, 0, BUFFER, 4, from_device=False)
+        assert client.message()[1] == DMA_READ
+        client.sock.sendall(MANY * 200)
+        assert client.message()[:3] == (1, REGION_READ, 1)
+        begun = time.monotonic()
+        served.server.stop()
+        while client.sock.recv(4096):
+            pass
+        assert time.monotonic() - begun < 2
+
+
+def test_an_event_loop_has_its_turns(tmp_path) -> None:
+    path, turns = tmp_path / "edu.sock", []
+
+    async def turn() -> None:
+        while True:
+            turns.append(time.monotonic())
+            await asyncio.sleep(0)
+
+    def scene() -> None:
+        with Client(path) as client:
+            client.sock.sendall(MANY * 100)
+            for _ in range(100):
+                client.message()
+
+    async def main() -> None:
+        device = Slow()
+        with contextlib.closing(device), AsyncServer(device) as server, listening(path) as sock:
+            serving, other = asyncio.create_task(server.serve(sock)), asyncio.create_task(turn())
+            await asyncio.to_thread(scene)
+            server.stop()
+            await asyncio.wait_for(serving, 10)
+            other.cancel()
+        longest = max(after - before for before, after in itertools.pairwise(turns))
+        assert longest < 1, "it takes two seconds to answer all"
+
+    asyncio.run(main())
