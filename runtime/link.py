@@ -46,6 +46,9 @@ _UNTIMED: Final = 15
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _READ: Final = socket.MSG_CMSG_CLOEXEC
 _LOOK: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+LONG: Final = 3600.0
+"""For how many seconds nothing waits without a look at the clock."""
+
 _LITTLE: Final = 0.01
 """How long, in seconds, a client that is reading is waited for before the rest is copied."""
 
@@ -405,10 +408,9 @@ class Link:
         if twin is not None:
             # Nothing that comes is done before there is room for its reply, be it on the twin.
             self._watch(twin, listening | (select.POLLOUT if twin.waiting else 0))
-        timeout = None if until is None else max(0, math.ceil((until - time.monotonic()) * 1000))
         events: list[Event] = []
         ended: Gone | None = None
-        for fd, what in self._poll.poll(timeout):
+        for fd, what in self._poll.poll(milliseconds(until)):
             if fd == self._wake:
                 if self._woken():
                     raise Stopped("the server is to end")
@@ -470,6 +472,13 @@ def _fds(control: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return found.tolist()
+
+
+def milliseconds(until: float | None) -> int | None:
+    """Return how long `poll` is to wait: no longer than it can, whatever is asked for."""
+    if until is None:
+        return None
+    return math.ceil(max(0.0, min(until - time.monotonic(), LONG)) * 1000)
 
 
 def peer_of(sock: socket.socket) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import select
 import socket
@@ -24,7 +23,7 @@ from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.engine import Engine
 from vfio_migration.runtime.journal import Journal, say
-from vfio_migration.runtime.link import Gone, Link, Stopped, peer_of
+from vfio_migration.runtime.link import LONG, Gone, Link, Stopped, milliseconds, peer_of
 from vfio_migration.runtime.observe import Observer
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.version import Limits
@@ -142,9 +141,9 @@ class Server(Closing):
             self.look_after()
             due = self.due()
             if time.monotonic() < accepts:
-                ready = deaf.poll(_milliseconds(accepts if due is None else min(due, accepts)))
+                ready = deaf.poll(milliseconds(accepts if due is None else min(due, accepts)))
             else:
-                ready = waits.poll(_milliseconds(due))
+                ready = waits.poll(milliseconds(due))
             if any(fd == self._wake for fd, _ in ready):
                 self._woken()
             if self.is_stopping() or not any(fd == listener.fileno() for fd, _ in ready):
@@ -189,10 +188,14 @@ class Server(Closing):
                 return self._rests_until
             self._rests_until = 0.0
         try:
-            return self._device.deadline()
+            due = self._device.deadline()
+            # What is too far off to be waited for, or no time at all, is asked about again.
+            if due is not None and not due < (far := time.monotonic() + LONG):
+                due = far
         except Exception:
             _logger.exception("the device failed to say when it wants to do something by itself")
-            return self._rest()
+            due = self._rest()
+        return due
 
     def look_after(self) -> None:
         """Log what happened, let the device do what is due, and log what was asked for."""
@@ -295,7 +298,3 @@ class Visit:
     def until(self) -> float | None:
         """Until when there is nothing to do, as far as is known; None: no matter when."""
         return self._server.due() if self._session.idle or self.link.congested else 0.0
-
-
-def _milliseconds(until: float | None) -> int | None:
-    return None if until is None else max(0, math.ceil((until - time.monotonic()) * 1000))

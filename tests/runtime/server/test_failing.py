@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import resource
 import socket
 import struct
@@ -70,6 +71,20 @@ def test_it_is_in_an_event_loop(tmp_path, caplog) -> None:
 
     caplog.set_level("CRITICAL")
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("when", [math.inf, math.nan, 1e12, time.monotonic() + 4e6, "soon", -1e30])
+def test_any_deadline_is_lived_with(serve, caplog, when) -> None:
+    """Work that a device puts off for two months is an honest one: `poll` cannot wait so long."""
+    caplog.set_level("CRITICAL")
+    device = Edu()
+    device.deadline = lambda: when
+    served = serve(device)
+    for _ in range(2):
+        with served.client() as client:
+            assert [client.state for _ in range(3)] == [2, 2, 2]
+            time.sleep(0.01)
+            assert client.state == 2
 
 
 def test_a_client_that_cannot_be_accepted_waits_quietly(serve, caplog) -> None:
