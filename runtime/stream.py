@@ -157,10 +157,14 @@ class StreamWriter:
             run = memory.take(MAX_RUN) if still or memory.tracked else None
             if run is not None:
                 view = memory.view[run.offset : run.offset + run.size]
-                # While the device runs its memory may change before these bytes are sent, and the
-                # checksum made of them now would be wrong.
-                content = view if still else memoryview(bytes(view))
-                self._frame(MEMORY, number, run.offset, content, again=not run.initial)
+                try:
+                    # While the device runs its memory may change before these bytes are sent, and
+                    # the checksum made of them now would be wrong.
+                    content = view if still else memoryview(bytes(view))
+                    self._frame(MEMORY, number, run.offset, content, again=not run.initial)
+                except BaseException:
+                    memory.mark(run.offset, run.size)  # there was no memory for a copy, say
+                    raise
                 return True
         if not still:
             return False

@@ -336,3 +336,27 @@ def test_a_read_that_fails_can_be_made_again() -> None:
     with pytest.raises(RuntimeError, match="not now"):
         source.read(1 << 20, still=True)
     assert got + drain(source) == drain(plain)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_memory_that_could_not_be_framed_is_not_lost(
+    again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page taken and not sent would be one that the destination never hears of."""
+
+    def full(_content: memoryview) -> int:
+        raise MemoryError
+
+    source, target = memory(), memory()
+    source.view[:] = random.Random(1).randbytes(source.size)
+    saving, loading = writer(source), reader(target)
+    if again:
+        loading.write(drain(saving, still=False))
+        source.write(4096, b"changed")
+    with monkeypatch.context() as patch:
+        patch.setattr(format_, "crc32_of_memory", full)
+        with pytest.raises(MemoryError):
+            saving.read(1 << 20, still=False)
+    loading.write(drain(saving))
+    assert loading.judge() == {0: b"state", 1: b""}
+    assert target.view == source.view
