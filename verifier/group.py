@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 import z3
 
 from vfio_migration.model import Step, Trace
-from vfio_migration.model.plan import Limit, applying
-from vfio_migration.model.plan import step as step_of
+from vfio_migration.model.plan import Limit
 from vfio_migration.verifier.discipline import ACCEPTS, STARTS, Discipline, Sets
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.obligation import Example, Query
+from vfio_migration.verifier.plan_runs import begins, failed, taken
 from vfio_migration.verifier.system import Event, Situation, System, Term
 
 
@@ -306,22 +306,14 @@ class FiniteGroup(System):
         steps = []
         for moment, name in enumerate(events):
             phase = model.eval(run[moment + 1]["phase"], model_completion=True).as_long()
-            doing = self.discipline.plan.phases[phase]
             if name == "next_phase":
-                note = f'phase "{doing.name}" begins'
-                steps.append(Step(kind="note", state=state(moment + 1, 0), note=note))
+                steps.append(begins(self.discipline, phase, state(moment + 1, 0)))
                 continue
             device = int(name[4:])
             here, there = state(moment, device), state(moment + 1, device)
             machine = spec.machine(capabilities[device])
-            move = applying(doing, machine, here)
-            assert move is not None
-            if name.startswith("fail"):
-                steps.append(self._failed(device, here, there, step_of(move, machine, here)))
-            elif move.event is not None:
-                steps.append(Step(kind="reset", device=device, state=there))
-            else:
-                steps.append(Step(kind="arc", device=device, from_=here, to=there, state=there))
+            told = failed if name.startswith("fail") else taken
+            steps.append(told(self.discipline, phase, machine, device, here, there))
         meeting = next(self._meetings(model, run[-1]), None)
         text = f"plan {self.discipline.plan.name}, {self.size} devices: "
         text += "; ".join(map(trace.told, steps))
@@ -334,17 +326,6 @@ class FiniteGroup(System):
             text += f"; then {note}"
             steps.append(Step(kind="note", device=one, state=state(len(events), one), note=note))
         return Example(text, dataclasses.replace(trace, steps=tuple(steps), title=text))
-
-    def _failed(self, device: int, here: str, there: str, onward: str | None) -> Step:
-        row = self.encoding.spec.event("arc_failed_for_good")
-        return Step(
-            kind="arc_failed_for_good",
-            device=device,
-            from_=here,
-            to=onward,
-            state=there,
-            errno=row.errno,
-        )
 
     def _meetings(self, model: z3.ModelRef, now: Situation) -> Iterator[tuple[int, int]]:
         for one, other in itertools.permutations(range(self.size), 2):

@@ -6,17 +6,20 @@ is said of each device of every group.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import z3
 
 from vfio_migration.model.plan import Phase, Plan
-from vfio_migration.verifier.discipline import Discipline, Sets
+from vfio_migration.verifier.discipline import Discipline, Sets, Where
 from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.group import may
 from vfio_migration.verifier.handover import followed
 from vfio_migration.verifier.obligation import Example, Query
+from vfio_migration.verifier.plan_runs import run_to, showing, taken
 
 
 def arrivals(encoding: Encoding) -> Iterator[Query]:
@@ -56,7 +59,8 @@ _NEEDED = (
 
 def _fact(name: str, holds: bool, text: str) -> Query:
     """A claim about the plans that needs no solver, in the form of one."""
-    return Query(name, "claim", (z3.BoolVal(not holds),), "unsat", lambda _: Example(text))
+    shown = f"{text}; no run shows that, for it is a plan that is missing"
+    return Query(name, "claim", (z3.BoolVal(not holds),), "unsat", lambda _: Example(shown))
 
 
 def _admits_all_of(way: Plan, plan: Plan) -> bool:
@@ -127,14 +131,18 @@ def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:
 
     gone = z3.And(transfers(here, "read"), z3.Not(transfers(there, "read")))
 
-    def explain(model: Model) -> Example:
+    def explain(index: int, model: Model) -> Example:
         assert model is not None
-        names = [encoding.read_state(model, state) for state in (here, there)]
-        flags = encoding.set_name(encoding.read_flags(model))
-        return Example(
-            f"plan {plan.name}: {names[0]} -> {names[1]} loses what was saved "
-            f"(capabilities {flags})"
-        )
+        word = encoding.read_flags(model)
+        from_, to = (encoding.read_state(model, state) or "?" for state in (here, there))
+        text = f"plan {plan.name}: {from_} -> {to} loses what was saved "
+        text += f"(capabilities {encoding.set_name(word)})"
+        trace = run_to(discipline, [word], lambda phase, where: (phase, where) == (index, (from_,)))
+        if trace is not None:
+            machine = encoding.machines[word]
+            last = taken(discipline, index, machine, 0, from_, to)
+            trace = dataclasses.replace(trace, steps=(*trace.steps, last))
+        return showing(text, trace, "what was saved is lost", spec)
 
     for index, phase in enumerate(plan.phases):
         steps = [
@@ -149,7 +157,11 @@ def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:
         ]
         lost = z3.Or(gone, transfers(there, "write"))
         yield Query(
-            f"{plan.name}-{phase.name}-keeps", "claim", (any_of(steps), lost), "unsat", explain
+            f"{plan.name}-{phase.name}-keeps",
+            "claim",
+            (any_of(steps), lost),
+            "unsat",
+            functools.partial(explain, index),
         )
 
 
@@ -163,10 +175,17 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
     loading = [r.name for r in spec.states if spec.session(r.session).transfer == "write"]
     loads = encoding.one_of(other, loading)
 
-    def explain(model: Model) -> Example:
+    def explain(discipline: Discipline, index: int, model: Model) -> Example:
         assert model is not None
-        names = [encoding.read_state(model, state) for state in (one, other)]
-        return Example(f"a device runs in {names[0]} while another is still loaded in {names[1]}")
+        names = tuple(encoding.read_state(model, state) or "?" for state in (one, other))
+        their = model.eval(theirs, model_completion=True).as_long()
+        why = f"a device runs in {names[0]} while another is still loaded in {names[1]}"
+        trace = run_to(
+            discipline,
+            [encoding.read_flags(model), their],
+            lambda phase, where: (phase, where) == (index, names),
+        )
+        return showing(f"plan {discipline.plan.name}: {why}", trace, why, spec)
 
     alone = Discipline.marked(encoding, sound=True, after=False)
     for plan in alone + followed(Discipline.plans(encoding)):
@@ -178,7 +197,8 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
                 z3.substitute(_among(encoding, other, stands), (encoding.flags, theirs)),
             )
             name = f"{plan.name}-{phase.name}"
-            yield Query(f"{name}-together", "claim", (*both, acts, loads), "unsat", explain)
+            told = functools.partial(explain, discipline, index)
+            yield Query(f"{name}-together", "claim", (*both, acts, loads), "unsat", told)
             if plan in alone and _kind(encoding, plan) == "run" and index == 0:
                 yield Query(
                     f"{name}-loads", "witness", (*both, loads), "sat", _told(encoding, other)
@@ -211,8 +231,10 @@ def _again(encoding: Encoding, plan: Plan) -> Query:
 
     def explain(model: Model) -> Example:
         assert model is not None
-        name = encoding.read_state(model, state)
-        return Example(f"plan {plan.name}, left with a device in {name}, cannot begin again")
+        name, word = encoding.read_state(model, state), encoding.read_flags(model)
+        trace = run_to(discipline, [word], lambda _, where: where == (name,))
+        text = f"plan {plan.name}, left with a device in {name}, cannot begin again"
+        return showing(text, trace, "left here, it cannot begin again", encoding.spec)
 
     known = z3.And(encoding.universe, left)
     return Query(f"{plan.name}-again", "claim", (known, z3.Not(begins)), "unsat", explain)
@@ -223,17 +245,30 @@ def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query
     discipline = Discipline(encoding, plan)
     state = encoding.variable("state")
 
-    def explain(model: Model) -> Example:
+    def explain(index: int, resting: bool, why: str, model: Model) -> Example:
         assert model is not None
-        name = encoding.read_state(model, state)
+        name, word = encoding.read_state(model, state) or "?", encoding.read_flags(model)
+        flags = encoding.set_name(word)
+        phase = plan.phases[index]
+
+        def wanted(number: int, where: Where) -> bool:
+            rests = name in discipline.rests(phase, encoding.machines[word])
+            return (number, where) == (index, (name,)) and (rests or not resting)
+
+        text = f"plan {plan.name}: a device in {name} with {flags} does not arrive"
+        return showing(text, run_to(discipline, [word], wanted), why, encoding.spec)
+
+    def unplaced(model: Model) -> Example:
+        assert model is not None
         flags = encoding.set_name(encoding.read_flags(model))
-        return Example(f"plan {plan.name}: a device in {name} with {flags} does not arrive")
+        text = f"plan {plan.name}: a device with {flags} does not arrive, for the plan begins "
+        return Example(f"{text}in no state that it has; so no run shows that")
 
     placed = any_of(
         [encoding.flags == word for word, names in discipline.begins_anywhere.items() if names]
     )
     yield Query(
-        f"{plan.name}-placed", "claim", (encoding.universe, z3.Not(placed)), "unsat", explain
+        f"{plan.name}-placed", "claim", (encoding.universe, z3.Not(placed)), "unsat", unplaced
     )
     for index, phase in enumerate(plan.phases):
         known = z3.And(encoding.universe, _among(encoding, state, discipline.stands[index]))
@@ -250,11 +285,15 @@ def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query
             "claim",
             (known, z3.Or(z3.Not(settled), _among(encoding, state, lost))),
             "unsat",
-            explain,
+            functools.partial(
+                explain, index, False, f'it does not get to where phase "{phase.name}" leads'
+            ),
         )
     goals = encoding.one_of(state, names)
     ends = z3.And(encoding.universe, _among(encoding, state, discipline.ends))
-    yield Query(f"{plan.name}-goal", "claim", (ends, z3.Not(goals)), "unsat", explain)
+    why = f"the plan is over, and it is not in {' or '.join(names)}"
+    told = functools.partial(explain, len(plan.phases) - 1, True, why)
+    yield Query(f"{plan.name}-goal", "claim", (ends, z3.Not(goals)), "unsat", told)
 
 
 def _begins(encoding: Encoding, plan: Plan, names: list[str]) -> Query:

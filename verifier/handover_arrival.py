@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 from vfio_migration.model import Machine
 from vfio_migration.model.plan import Side
 from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
 
 
-def stranded(journey: Journey, index: int) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """A device that a handover does not bring to where it is to be.
+
+    Attributes:
+        text: The device, and where it does not get on.
+        begun: Where the handover begins.
+        side: The side of the device.
+        word: Its capability set.
+        device: What it is then.
+    """
+
+    text: str
+    begun: Spot
+    side: Side
+    word: int
+    device: Device
+
+
+def stranded(journey: Journey, index: int) -> Stranded | None:
     """Say which device a handover does not bring to where it is to be; None if there is none.
 
     Devices move by themselves, so each is followed alone, from wherever it may be found. A winner
@@ -26,7 +46,8 @@ def stranded(journey: Journey, index: int) -> str | None:
                 if place.kind != "end" or not journey.right(spot, side, word, end):
                     who = f"a device of the {side} found in {device[0]}"
                     names = ",".join(machine.names)
-                    return f"{place}: {who} does not get on from {end[0]} (with {names})"
+                    text = f"{place}: {who} does not get on from {end[0]} (with {names})"
+                    return Stranded(text, begun, side, word, device)
     return None
 
 

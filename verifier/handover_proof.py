@@ -20,7 +20,7 @@ from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
 from vfio_migration.verifier.handover_arrival import stranded
-from vfio_migration.verifier.handover_search import deciding_runs, shortest, undisturbed
+from vfio_migration.verifier.handover_search import deciding_runs, shortest, stranding, undisturbed
 from vfio_migration.verifier.obligation import Example, Query
 
 Role = Literal["one", "other", "mover"]
@@ -395,7 +395,10 @@ def _arriving(journey: Journey, role: Literal["claim", "step"]) -> Iterator[Quer
         name = f"handover-{index}-arrives"
         lost = stranded(journey, index)
         known = z3.BoolVal(False) if lost else z3.Bool(name)
-        yield Query(name, role, (known,), "sat", _saying(Example(lost or "it arrives")))
+        example = Example("it arrives" if lost is None else lost.text)
+        if lost is not None and role == "claim":
+            example = stranding(journey, lost)
+        yield Query(name, role, (known,), "sat", _saying(example))
 
 
 def _saying(example: Example) -> Callable[[Model], Example]:

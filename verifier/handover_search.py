@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from vfio_migration.model import Step, Trace
 from vfio_migration.model.plan import Handover, Side, exceeds
 from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
+from vfio_migration.verifier.handover_arrival import Stranded
 from vfio_migration.verifier.obligation import Example
 
 SIZES = (1, 2)
@@ -88,6 +89,19 @@ def deciding_runs(journey: Journey) -> dict[int, Example]:
         if len(found) == len(journey.plans.handovers):
             break
     return found
+
+
+def stranding(journey: Journey, lost: Stranded) -> Example:
+    """Tell of a device that a handover does not bring on: a shortest run to there, and on.
+
+    Without a run of one device a side that leads there, the device is all that is told.
+    """
+    search = _Search(journey, (lost.word,))
+    now = search.reached(lost)
+    if now is None:
+        return Example(f"{lost.text}; no run of one device a side leads there")
+    _, run = search.undisturbed(now)
+    return replace(run, text=f"{lost.text}: {run.text}")
 
 
 def undisturbed(journey: Journey) -> Iterator[tuple[str, bool, Example]]:
@@ -171,13 +185,32 @@ class _Search:
                 for destination in sorted(crowds[1], key=late):
                     yield Now(spot, source, destination)
 
+    def reached(self, lost: Stranded) -> Now | None:
+        """Return the first moment at which a handover begins with a device as it is told."""
+        level = list(self.starts())
+        self.before = dict.fromkeys(level)
+        while level:
+            onward = []
+            for now in level:
+                if now.spot == lost.begun and now.crowd(lost.side)[0] == lost.device:
+                    return now
+                for event, then, _ in self._events(now):
+                    if then is not None and then not in self.before:
+                        self.before[then] = now, event
+                        onward.append(then)
+            level = onward
+        return None
+
     def undisturbed(self, now: Now) -> tuple[bool, Example]:
-        """Follow a migration to its end, or to where it does not go on; say whether it arrives."""
-        self.before[now] = None
-        while (onward := self._undisturbed_step(now)) is not None and onward[1] not in self.before:
-            event, then = onward
-            self.before[then] = now, event
-            now = then
+        """Follow a program to its end, or to where it does not go on; say whether it arrives."""
+        self.before.setdefault(now, None)
+        events, moments = self._history(now)
+        seen = {now}
+        while (onward := self._undisturbed_step(now)) is not None and onward[1] not in seen:
+            event, now = onward
+            seen.add(now)
+            events.append(event)
+            moments.append(now)
         place = self.journey.places[now.spot.place or 0]
         wrong = [
             (side, index)
@@ -186,12 +219,13 @@ class _Search:
             if device and not self._rests(now, side, index, device)
         ]
         if not wrong:
-            return True, self._told(now, None, None, _Amiss("so it ends, and the destination runs"))
+            amiss = _Amiss("so it ends, and the destination runs")
+            return True, self._tell(events, moments, amiss)
         side, index = wrong[0]
         device = now.crowd(side)[index] or ("", True)
         bare = "" if device[1] else ", which holds no state"
         words = f"{place}: {_name(wrong[0])} in {device[0]}{bare} does not get on"
-        return False, self._told(now, None, None, _Amiss(words, wrong[0]))
+        return False, self._tell(events, moments, _Amiss(words, wrong[0]))
 
     def _undisturbed_step(self, now: Now) -> tuple[_Event, Now] | None:
         """A step of a device that has one to take, or else to the next place; None if neither."""
@@ -357,10 +391,22 @@ class _Search:
     # --- telling ---
 
     def _told(self, now: Now, event: _Event | None, then: Now | None, amiss: _Amiss) -> Example:
-        events, moments = ([], [now]) if event is None else ([event], [now, then or now])
+        events, moments = self._history(now)
+        if event is not None:
+            events.append(event)
+            moments.append(then or now)
+        return self._tell(events, moments, amiss)
+
+    def _history(self, now: Now) -> tuple[list[_Event], list[Now]]:
+        """What happened before a moment, and the moments up to it."""
+        events: list[_Event] = []
+        moments = [now]
         while (earlier := self.before[moments[0]]) is not None:
             moments.insert(0, earlier[0])
             events.insert(0, earlier[1])
+        return events, moments
+
+    def _tell(self, events: list[_Event], moments: list[Now], amiss: _Amiss) -> Example:
         spec, first = self.journey.spec, moments[0]
         everybody = [(side, index) for side in SIDES for index in range(len(self.words))]
         devices = [first.crowd(side)[index] for side, index in everybody]

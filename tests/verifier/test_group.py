@@ -20,6 +20,8 @@ from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligatio
 from vfio_migration.verifier.discipline import Discipline, shortest_meeting
 from vfio_migration.verifier.encoding import any_of
 from vfio_migration.verifier.group import FiniteGroup, QuantifiedGroup
+from vfio_migration.verifier.plan_runs import run_to, showing
+from vfio_migration.verifier.replay import replay
 
 FAMILY_G = [f"G{number}" for number in range(1, 8)]
 METHODS = {
@@ -120,6 +122,54 @@ def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
         if step.kind != "note":
             where[step.device] = step.state
     assert herds.unsafe(tuple(where))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem[:2] in ("g5", "g6")], ids=lambda path: path.stem
+)
+def test_a_plan_that_does_not_arrive_is_told_as_a_run_if_it_has_one(spec: Spec, path):
+    edit, data = herds.broken(path)
+    verdict = verdict_on(edit["breaks"], loads_plans(spec, herds.to_toml(data)))
+    assert verdict.example is not None
+    text, trace = verdict.example.text, verdict.example.trace
+    if trace is None:
+        assert text.startswith("no plan leads from ")
+        assert text.endswith("no run shows that, for it is a plan that is missing")
+        return
+    assert len(trace.start) == (2 if edit["breaks"] == "G6" else 1)
+    assert trace.title == text
+    again = replay(trace, spec)
+    assert again.agrees, again.difference
+    where = list(trace.start)
+    for step in trace.steps:
+        if step.kind == "arc":
+            assert step.from_ == where[step.device]
+        assert step.kind == "note" or step.state != where[step.device]
+        where[step.device] = step.state
+    assert trace.steps[-1].kind == "note"
+    if edit["breaks"] == "G6":
+        one, other = where
+        assert f"a device runs in {one} while another is still loaded in {other}" in text
+    else:
+        assert where[0] in text
+
+
+def test_a_recovery_that_cannot_begin_again_is_told_as_a_run(spec: Spec):
+    """Arcs fail in it: a device is lost where the plan that was left never took one."""
+    plans = loads_plans(spec, herds.to_toml({"plans": DATA["plans"]}))
+    discipline = Discipline(Encoding(spec).widest(), plans.plan("save"), failing=True)
+    trace = run_to(discipline, [7], lambda phase, where: (phase, where) == (2, ("ERROR",)))
+    told = showing("lost", trace, "here", spec).trace
+    assert told is not None
+    assert [step.kind for step in told.steps] == [
+        "arc_failed_for_good",
+        "note",
+        "note",
+        "note",
+    ]
+    assert replay(told, spec).agrees
+    assert run_to(discipline, [7], lambda _, where: where == ("RESUMING",)) is None
+    assert showing("never", None, "here", spec).trace is None
 
 
 @pytest.mark.parametrize("name", UNSOUND)

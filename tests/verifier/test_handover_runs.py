@@ -16,7 +16,13 @@ from vfio_migration.model import Spec, Trace, load
 from vfio_migration.model.plan import loads_plans
 from vfio_migration.verifier import Encoding
 from vfio_migration.verifier.handover import Journey
-from vfio_migration.verifier.handover_search import deciding_runs, shortest_of, undisturbed
+from vfio_migration.verifier.handover_arrival import Stranded, stranded
+from vfio_migration.verifier.handover_search import (
+    deciding_runs,
+    shortest_of,
+    stranding,
+    undisturbed,
+)
 from vfio_migration.verifier.replay import replay
 from vfio_migration.verifier.report import steps
 
@@ -24,7 +30,7 @@ DATA = herds.plan_data()
 FILES = [
     path
     for path in sorted(herds.BROKEN.glob("g7-*.toml"))
-    if "does not get on from" not in herds.broken(path)[0]["says"]  # of one device, and no run
+    if "does not get on from" not in herds.broken(path)[0]["says"]  # see `stranding` below
 ]
 GROUPS = [(7,), (5,), (3,), (1,), (7, 5), (7, 3), (7, 7)]
 
@@ -99,6 +105,28 @@ def test_every_step_of_a_run_is_one_the_broken_plans_let_happen(path):
         assert run.trace is not None
         found += [] if arrives else [follow(data, run.trace)]
     assert any(edit["says"] in said for said in found)
+
+
+def test_a_device_that_a_handover_does_not_bring_on_is_told_as_a_run():
+    _, data = herds.broken(herds.BROKEN / "g7-failed-devices-are-not-reset.toml")
+    found = journey(data)
+    lost = stranded(found, 4)
+    assert lost is not None
+    run = stranding(found, lost)
+    assert run.text.startswith(f"{lost.text}: migration ")
+    assert run.trace is not None
+    assert run.text.endswith(follow(data, run.trace))
+    again = replay(run.trace, load())
+    assert again.agrees, again.difference
+    assert "handover 4 decides" in str(run.trace.steps[-2].note)
+    assert "destination device 0 in ERROR" in str(run.trace.steps[-1].note)
+
+
+def test_where_no_run_leads_to_such_a_device_that_is_said():
+    found = journey(DATA)
+    nowhere = Stranded("nobody", found.begun[0], "source", 7, ("ERROR", True))
+    run = stranding(found, nowhere)
+    assert (run.text, run.trace) == ("nobody; no run of one device a side leads there", None)
 
 
 @pytest.mark.parametrize("name", EDITS)
