@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 
+import edits
 import herds
 import pytest
 import z3
@@ -122,6 +123,21 @@ def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
         if step.kind != "note":
             where[step.device] = step.state
     assert herds.unsafe(tuple(where))
+
+
+def test_of_a_table_whose_devices_never_fail_it_is_said_why_some_handovers_never_decide():
+    data = edits.table_data()
+    data["states"] = [row for row in data["states"] if row["name"] != "ERROR"]
+    data["operations"] = [row for row in data["operations"] if row["name"] != "failed"]
+    data["refusals"] = [row for row in data["refusals"] if row.get("to") != "ERROR"]
+    del edits.find(data, "events", "arc_failed_for_good")["to"]
+    (verdict,) = verify(edits.spec_of(data), only=["G7"]).verdicts
+    assert verdict.outcome == "unknown"
+    why = "it is for failed devices, and arc_failed_for_good leads nowhere here"
+    assert verdict.reason == (
+        f"row-4-decides: handover 4 to the destination never decides: {why}; "
+        f"row-5-decides: handover 5 to the source never decides: {why}"
+    )
 
 
 @pytest.mark.parametrize(
