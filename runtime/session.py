@@ -123,7 +123,7 @@ class Session:
 
     Attributes:
         over: Nothing more is to be said.
-        why: Why it is, if the client broke the protocol.
+        why: Why it is, if it ended in here.
         shortcuts: What it has said before.
     """
 
@@ -329,8 +329,8 @@ class Session:
                     self._handle(self._inbox.popleft())
                 else:
                     self.feed(self._port.wait(until))
-            except ConnectionError:
-                self.over = True
+            except ConnectionError as error:
+                self.over, self.why = True, str(error)
                 raise
         if reply.message is None:
             raise _os_error(reply.errno or "EIO", reply.why or "the client refuses")

@@ -120,7 +120,8 @@ def test_a_client_that_waits_for_what_cannot_be_done_is_not_kept_waiting(serve) 
         assert client.state == 2
 
 
-def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve) -> None:
+def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve, caplog) -> None:
+    caplog.set_level("INFO")
     served = serve(Edu(dma_seconds=0))
     client = served.client()
     client.dma_map(0, 4096)
@@ -130,6 +131,8 @@ def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve) -> None:
     with served.client() as client:
         assert client.state == 2
         assert client.read(0, 0, 4) == b"\xed\x00\x00\x01"
+        gone = [row for row in caplog.records if getattr(row, "event", None) == "disconnected"]
+        assert [row.fields["why"] for row in gone] == ["the client closed its end"]
 
 
 def test_work_under_way_waits_for_its_part_of_the_memory(serve) -> None:
