@@ -254,6 +254,10 @@ class StreamReader:
                 view = view[self._take(view) :]
             except StreamRefused as refusal:
                 self.fault = str(refusal)
+            except BaseException as error:
+                # Nobody knows how much of it was taken in, nor what has been looked at.
+                self.fault = f"it could not be taken in: {type(error).__name__}"
+                raise
         if self.fault is not None and len(data):
             raise StreamRefused(self.fault)
 

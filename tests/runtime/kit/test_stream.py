@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -360,3 +361,26 @@ def test_memory_that_could_not_be_framed_is_not_lost(
     loading.write(drain(saving))
     assert loading.judge() == {0: b"state", 1: b""}
     assert target.view == source.view
+
+
+def test_what_could_not_be_taken_in_is_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is written after it, and whatever was to be looked at when it failed."""
+
+    def fails(*_what: object) -> None:
+        raise OSError(28, "there is no memory left")
+
+    stream, target = whole(), memory()
+    looks = StreamReader([target], (0, 1), fails)
+    takes = reader(target)
+    monkeypatch.setattr(target, "put", fails)
+    for loading in (looks, takes):
+        with pytest.raises(OSError, match="no memory left"):
+            loading.write(stream)
+    monkeypatch.undo()
+    head = len(MAGIC) + FRAME.size + len(json.dumps(HELLO_SAYS, separators=(",", ":")))
+    for loading in (looks, takes):
+        for rest in (stream[head:], stream):
+            with pytest.raises(StreamRefused):
+                loading.write(rest)
+            with pytest.raises(StreamRefused):
+                loading.judge()
