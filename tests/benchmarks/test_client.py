@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from awaited import wait_for
 
 from vfio_migration.runtime.client import Client, calls
 from vfio_migration.runtime.client.aclient import AsyncClient
@@ -26,10 +27,7 @@ def path(tmp_path):
         process = subprocess.Popen(
             [*program, "--device", "memory"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-        deadline = time.monotonic() + 20
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(path, process, tmp_path / "log")
         yield path
         process.terminate()
         assert process.wait(10) == 0

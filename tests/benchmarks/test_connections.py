@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from awaited import wait_for
 from raw_client import FEATURE, GET, HEADER, Client
 
 CLIENTS = 10_000
@@ -23,10 +24,7 @@ def served(tmp_path):
     program = [sys.executable, "-m", "vfio_migration.cli.main", "serve", str(path)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stderr=log)
-        deadline = time.monotonic() + 20
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(path, process, tmp_path / "log")
         yield path, process
         process.terminate()
         assert process.wait(10) == 0

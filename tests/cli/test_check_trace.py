@@ -8,11 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from awaited import wait_for
 from edits import ROOT
 from recorded_runs import Log, lines_of, running, sweep
 
@@ -266,10 +266,7 @@ def test_a_server_in_a_process_of_its_own(tmp_path: Path, capsys):
     with log.open("w") as file:
         process = subprocess.Popen([*map(str, command), "--log-format", "json"], stderr=file)
     try:
-        deadline = time.monotonic() + 20
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(path, process, log)
         drive(path, run)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import pytest
 import raw_client as raw
+from awaited import wait_for
 from edu_client import FLAGS_ON, eventfd, signalled
 from raw_client import Client
 
@@ -113,11 +114,7 @@ class Watched:
             self.process.wait()
 
     def _begin(self) -> None:
-        deadline = time.monotonic() + 30
-        while not self.path.exists():
-            assert self.process.poll() is None, self.log.read_text("utf-8")
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(self.path, self.process, self.log)
         self.stream = self.serves_an_honest_client()
         self.serves_an_honest_client()
         time.sleep(0.3)  # the server takes leave of that client

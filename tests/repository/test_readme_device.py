@@ -6,9 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from awaited import wait_for
 from raw_client import Client
 from repository import ROOT
 
@@ -43,14 +43,9 @@ def test_its_tests_pass(counter):
 def test_it_is_served(counter):
     server = subprocess.Popen([sys.executable, str(counter), "counter.sock"], cwd=counter.parent)
     try:
-        path = counter.parent / "counter.sock"
-        deadline = time.monotonic() + 30
-        while not path.exists():
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for("counter.sock", server)
         # It listens before it obeys; once it has answered it does.
-        with Client(path) as client:
+        with Client(counter.parent / "counter.sock") as client:
             assert client.state == 2
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=30) == 0

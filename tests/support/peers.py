@@ -12,12 +12,12 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from awaited import wait_for
 from raw_client import FEATURE, GET, HEADER, MIG_READ, MIG_WRITE, RESET, SET, VERSION
 
 SOURCES = Path(__file__).parents[1] / "benchmarks" / "peers"
@@ -69,12 +69,7 @@ def running(
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stderr=log)
         try:
             _place(process, where)
-            until = time.monotonic() + PATIENCE
-            while not path.exists():
-                said = path.with_suffix(".log").read_text("utf-8")
-                assert process.poll() is None, said
-                assert time.monotonic() < until, said
-                time.sleep(0.01)
+            wait_for(path, process, path.with_suffix(".log"), PATIENCE)
             yield process
         finally:
             process.terminate()
