@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from vfio_migration.diagrams.graph import Edge, Graph, Heading, LegendEntry, Node
 from vfio_migration.diagrams.shapes import (
+    BOLD,
     CHARACTER,
     Anchor,
     Box,
@@ -159,7 +160,7 @@ class _Page:
     def _title(self) -> float:
         y = MARGIN - 6
         for line in self.graph.title.split("\n"):
-            for part in wrap(line, self.right - MARGIN, 17):
+            for part in wrap(line, self.right - MARGIN, 17, BOLD):
                 y += 22
                 self.texts.append(Text(MARGIN, y, part, 17, role="title"))
         for part in wrap(self.graph.subtitle, self.right - MARGIN, 11):

@@ -17,6 +17,7 @@ from itertools import groupby
 from vfio_migration.diagrams.plan_legend import SampleKind, entries
 from vfio_migration.diagrams.plan_view import SIDES, Hop, PlanView, Stage, Standing
 from vfio_migration.diagrams.shapes import (
+    BOLD,
     CHARACTER,
     Box,
     Line,
@@ -45,8 +46,7 @@ SAMPLE = 40.0
 BETWEEN = 40.0  # between the two sides
 LEAST = 640.0  # how far the page reaches to the right at least
 STRIP = 16.0  # the height of the journal
-_BOLD = 0.72  # the width of a character of a state's name, of its size
-_WIDE = 0.8  # that of any other where no font is found: what does not fit its node is moved
+_WIDE = 0.8  # the width of a character where no font is found: what does not fit is moved
 _PRINT = 0.62  # that of small print, on the wide side
 NAME = 9.5  # the size of a state's name
 
@@ -247,7 +247,7 @@ class _Page:
 
     def _title(self) -> float:
         y = MARGIN - 6
-        for part in self._lines(self.view.title, MARGIN, self.right, 17):
+        for part in wrap(self.view.title, self.right - MARGIN, 17, BOLD):
             y += 22
             self.texts.append(Text(MARGIN, y, part, 17, role="title"))
         for part in self._lines(self.view.summary, MARGIN, self.right, 11):
@@ -439,7 +439,7 @@ class _Page:
 
 def _bar_width(state: str) -> float:
     """Return how long a bar must be for the name of its state: whole points, to be added up."""
-    return math.ceil(len(state) * NAME * _BOLD + 14)
+    return math.ceil(len(state) * NAME * BOLD + 14)
 
 
 def _heading(stage: Stage) -> list[str]:

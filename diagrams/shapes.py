@@ -13,6 +13,7 @@ Anchor = Literal["left", "middle", "right"]
 TextRole = Literal["title", "heading", "text", "muted"]
 
 CHARACTER = 0.56  # the width of a character, of its size: on the wide side
+BOLD = 0.72  # the same of a bold one, of which many are capitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +155,9 @@ class Text:
     role: TextRole = "text"
 
 
-def wrap(text: str, width: float, size: float) -> list[str]:
-    """Break a text into lines that fit a width."""
-    return textwrap.wrap(text, max(12, int(width / (size * CHARACTER))))
+def wrap(text: str, width: float, size: float, character: float = CHARACTER) -> list[str]:
+    """Break a text into lines that fit a width, if a character is so wide, of its size."""
+    return textwrap.wrap(text, max(12, int(width / (size * character))))
 
 
 def balanced(text: str, width: float, size: float) -> list[str]:

@@ -223,7 +223,7 @@ class _Search:
             return True, self._tell(events, moments, amiss)
         side, index = wrong[0]
         device = now.crowd(side)[index] or ("", True)
-        bare = "" if device[1] else ", which holds no state"
+        bare = "" if device[1] else ", which holds no state,"
         words = f"{place}: {_name(wrong[0])} in {device[0]}{bare} does not get on"
         return False, self._tell(events, moments, _Amiss(words, wrong[0]))
 

@@ -27,6 +27,7 @@ from vfio_migration.diagrams import (
 )
 from vfio_migration.diagrams.layout import lay_out
 from vfio_migration.diagrams.palette import DARK, LIGHT, STYLES
+from vfio_migration.model import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -320,3 +321,15 @@ def test_importing_diagrams_imports_no_graphviz():
 
 def test_dot_asks_any_graphviz_to_keep_the_places(graph):
     assert "layout=nop2" in to_dot(graph)
+
+
+@pytest.mark.parametrize("flags", [1, 3, 5, 7])
+def test_a_long_title_is_broken_before_it_is_cut(spec, flags, capfd):
+    """Graphviz says on standard error of which text a part is cut off."""
+    machine = spec.machine(flags)
+    title = "PRE_COPY (SET_STATE STOP, capabilities STOP_COPY,PRE_COPY): the steps end early"
+    run = Trace(
+        spec=spec.name, capabilities=(machine.names,), start=("RUNNING",), steps=(), title=title
+    )
+    render(machine_graph(machine, trace=run), "png")
+    assert tuple(capfd.readouterr()) == ("", "")

@@ -242,7 +242,7 @@ class Follower:
             )
         if said.endswith(" gives up a session that was transferred in part"):
             return herds.device(self.words[number]).transfer[device[0]] == "none"
-        if found := re.search(r" in (\w+)(, which holds no state)? does not get on$", said):
+        if found := re.search(r" in (\w+)(, which holds no state,)? does not get on$", said):
             return device == (found[1], found[2] is None) and not self._goes_on(world, side)
         found = re.search(r"not for \S+ device \d+ in (\w+)(, which holds no state)?$", said)
         assert found is not None, said
