@@ -27,7 +27,8 @@ examples:
   vfio-migration serve /run/edu.sock
   vfio-migration serve /run/edu.sock --flags STOP_COPY,P2P --log-format json
   vfio-migration serve /run/mem.sock --device memory,size=1G,rate=100M
-  vfio-migration serve --fd 3 3<>socket
+  vfio-migration serve --fd 3              # a socket that the starting process has opened as 3
+  systemd-socket-activate -l /run/edu.sock vfio-migration serve
 
 exit status: 0 stopped by a signal, or the client of --fd is gone; 2 wrong input
 """

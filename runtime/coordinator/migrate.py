@@ -51,7 +51,8 @@ class Summary:
         downtime: For how many seconds some device of the group stood still.
         bytes: How many bytes of state were transferred.
         sent: How many of them went over, compressed or not.
-        passes: In how many passes the device that streamed most did so, the last one included.
+        passes: In how many passes the device that streamed most did so, the last one, while it
+            stood still, included.
         last_pass: How many bytes were transferred while the devices stood still.
         expected_downtime: What was expected before they were stopped; None if nobody could know.
         loose: The sources that are not known to stand still, and why, if any.

@@ -21,7 +21,8 @@ class Settings:
         migration: The row of [[migrations]] to follow.
         downtime: For how many seconds the devices may stand still. Pre-copy ends once that is
             expected to do.
-        max_passes: After how many passes pre-copy ends all the same.
+        max_passes: After how many passes of each device pre-copy ends all the same. What is left
+            then is transferred while they stand still, and is no pass of these.
         if_slow: What happens then: "stop" stops the devices and takes longer than `downtime`,
             "cancel" gives the migration up.
         bandwidth: How many bytes a second may go over to the destinations, all devices together;

@@ -233,6 +233,35 @@ def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) 
         assert one.passes() is None
     timer.cancel()
     assert not cancelled.is_set()
+    assert one.streams[0].passes == 3
+
+
+def test_no_pass_is_begun_after_the_last(monkeypatch) -> None:
+    """Also if whoever coordinates is busy with something else just then."""
+    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.05)
+
+    def busy_too(event) -> None:
+        if event.name == "progress":
+            time.sleep(0.3)
+
+    pipe = Pipe(busy, 1 << 12)
+    settings = Settings(max_passes=1)
+    one = Transfer([(End(pipe), End(pipe))], settings, busy_too, threading.Event())
+    one.passes()
+    assert one.streams[0].passes == 1
+
+
+def test_who_has_had_its_passes_goes_on_until_all_have(monkeypatch) -> None:
+    """What it changes meanwhile would have to be transferred while all stand still."""
+    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 1.0)
+
+    fast, slow = Pipe(lambda size: bytes(size // 2), 1 << 12), Pipe(busy, 1 << 12)
+    ends = [(End(fast), End(fast)), (End(slow), End(slow))]
+    one = Transfer(ends, Settings(max_passes=2), lambda _event: None, threading.Event())
+    one.passes()
+    quick, long = one.streams
+    assert long.passes == 2
+    assert quick.passes > 4
 
 
 def test_a_device_that_comes_to_rest(monkeypatch) -> None:
