@@ -153,7 +153,7 @@ def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
 
 
 def _no_run() -> SpecError:
-    hint = "it is neither a recording, nor a server's log in JSON, nor a trace"
+    hint = "give a recording (migrate --record), a log (serve --log-format json) or a trace"
     return _wrong("line 1", None, "is not how a run begins", hint)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from vfio_migration.runtime.client import ClientError
@@ -38,10 +38,21 @@ _LONGEST_PASS: Final = 10.0
 
 
 class _Worker(threading.Thread):
-    """Moves one stream; ends with its errors kept."""
+    """Moves one stream; ends with its errors kept.
+
+    Args:
+        stream: The stream.
+        stop: Set if no stream is to be moved any further.
+        news: Is set when there is something new.
+        enough: Says whether there is to be no further pass; None to move the rest, and no passes.
+    """
 
     def __init__(
-        self, stream: Stream, stop: threading.Event, news: threading.Event, *, passes: bool
+        self,
+        stream: Stream,
+        stop: threading.Event,
+        news: threading.Event,
+        enough: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(name=f"stream of {stream.source.label}", daemon=True)
         self.stream = stream
@@ -51,17 +62,17 @@ class _Worker(threading.Thread):
         self.done = False
         self._stop_all = stop
         self._news = news
-        self._passes = passes
+        self._enough = enough
 
     def run(self) -> None:
         """Move the stream: once to its end, or pass after pass until told to stop."""
         try:
-            if not self._passes:
+            if self._enough is None:
                 self.stream.run(None, self._stop_all)
                 return
             left = self.stream.source.left()
             last: int | None = None
-            while not self._stop_all.is_set():
+            while not (self._stop_all.is_set() or self._enough()):
                 # One pass is what there was to stream when it began: a device that changes faster
                 # than it is read would never come to an end of it. If nobody knows how much there
                 # was, it is what can be streamed in a while, and no more than twice the last one.
@@ -147,7 +158,13 @@ class Transfer:
             return None
         self._overhead = overhead
         stop, news = threading.Event(), threading.Event()
-        workers = [_Worker(one, stop, news, passes=True) for one in streams]
+        workers: list[_Worker] = []
+
+        def enough() -> bool:
+            # One that has had its passes would change unseen while others are still at theirs.
+            return min(one.rounds for one in workers) >= self._settings.max_passes
+
+        workers += [_Worker(one, stop, news, enough) for one in streams]
         best, useless, seen = float("inf"), 0, 0
         try:
             self._begin(workers)
@@ -182,7 +199,7 @@ class Transfer:
     def rest(self) -> None:
         """Transfer what is left, to the final end of every stream. Raises as `passes`."""
         stop, news = threading.Event(), threading.Event()
-        workers = [_Worker(one, stop, news, passes=False) for one in self.streams]
+        workers = [_Worker(one, stop, news) for one in self.streams]
         try:
             self._begin(workers)
             while not all(one.done for one in workers):

@@ -189,7 +189,7 @@ def test_a_damaged_line(run: Path, capsys, line: str, message: str, as_json: boo
     ("text", "message"),
     [
         ("", "FILE: is empty"),
-        ("hello\n", "line 1: is not how a run begins; it is neither a recording, nor"),
+        ("hello\n", "line 1: is not how a run begins; give a recording (migrate"),
         ("{}\n", "line 1: is not how a run begins"),
         ('{"kind": "recording", "format": 2}\n', "line 1: format: 2: is no format of recordings"),
         (

@@ -41,8 +41,8 @@ def written(path: Path, lines: Sequence[Any]) -> str:
 
 LONG = "is longer than 1048576 bytes"
 NO_RUN = (
-    "line 1: is not how a run begins; it is neither a recording, nor a server's log in JSON, "
-    "nor a trace"
+    "line 1: is not how a run begins; give a recording (migrate --record), a log "
+    "(serve --log-format json) or a trace"
 )
 
 
