@@ -65,8 +65,8 @@ def add(commands: Any) -> None:
         metavar="N",
         type=_count,
         default=30,
-        help="stop them after N passes of each, even if it takes longer than that (30); what is left "
-        "then is transferred while they stand still, which is no pass of these",
+        help="stop them after N passes of each, even if it takes longer than that (30); the last "
+        "pass, while they stand still, is none of these",
     )
     parser.add_argument(
         "--if-slow",
