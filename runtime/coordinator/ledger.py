@@ -147,6 +147,18 @@ class Ledger:
             return name
         return os.path.join(self.folder, name)  # noqa: PTH118
 
+    def recovery(self, *more: str) -> str:
+        """Return what to run to settle it from this folder.
+
+        Args:
+            more: What else is to be said to it.
+        """
+        words = [name for one in self.entries for name in (one.source, one.destination) if name]
+        words = [self.here(name) for name in words]
+        if self.path is not None and not claims.claimed(words[0]):
+            words += ["--journal", str(self.path)]
+        return f"run: vfio-migration recover {shlex.join([*words, *more])}"
+
     def hold(self, holder: Holder) -> None:
         """Write down who holds the state from now on; raise `NotWritten` if that cannot be done."""
         if holder == self.holder:
@@ -311,10 +323,7 @@ def unsettled(socket: str, journal: Path) -> CannotMigrate:
     with contextlib.suppress(CannotMigrate):
         found = read(journal)
         if found is not None:
-            pairs = [(one.source, one.destination) for one in found.entries]
-            names = [found.here(name) for pair in pairs for name in pair]
-            more = [] if claims.claimed(names[0]) else ["--journal", str(journal)]
-            hints = [f"run: vfio-migration recover {shlex.join([*names, *more])}"]
+            hints = [found.recovery()]
     return CannotMigrate(
         f"{socket}: an earlier migration of this device was not brought to its end",
         hints,

@@ -66,7 +66,7 @@ def recover(
         where = journal if journal is not None else _claimed(named)
         found = _read(where, keep, named)
         if found is not None:
-            _check_named(pairs, found)
+            _check_named(pairs, found, keep)
         # The other devices of the same migration, too: only those that are not locked yet.
         held = {os.path.realpath(name) for name in named}
         others = [] if found is None else found.sockets
@@ -181,8 +181,9 @@ def _endpoints(
     return found
 
 
-def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger) -> None:
-    """See that who asks and the journal speak of the same devices."""
+def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger, keep: Side | None) -> None:
+    """See that who asks and the journal speak of the same devices; raise `CannotMigrate` if not."""
+    hints = [found.recovery(*(() if keep is None else ("--keep", keep)))]
     known = {
         os.path.realpath(found.here(one.source)): os.path.realpath(found.here(one.destination))
         for one in found.entries
@@ -191,10 +192,11 @@ def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger) -> None
     for source, destination in pairs:
         real = os.path.realpath(source)
         if real not in known:
-            raise CannotMigrate(f"{source}: is no source of the migration in {found.path}")
+            raise CannotMigrate(f"{source}: is no source of the migration in {found.path}", hints)
         if destination is not None and os.path.realpath(destination) != known[real]:
             raise CannotMigrate(
-                f"{destination}: {found.path} says that {source} was migrated to {names[real]}"
+                f"{destination}: {found.path} says that {source} was migrated to {names[real]}",
+                hints,
             )
 
 

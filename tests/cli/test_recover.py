@@ -111,12 +111,47 @@ def test_other_pairs_than_those_of_the_journal(big: Lab, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "elsewhere")
     big.serve("d1", FaultyMemory, size=BIG)
     before = big.states
+    right = "  run: vfio-migration recover s0 d0"
     why = "d1: elsewhere says that s0 was migrated to d0"
-    says(cli("recover", "s0", "d1", "--journal", "elsewhere"), 2, why)
+    says(cli("recover", "s0", "d1", "--journal", "elsewhere"), 2, why, right)
     why = "d1: is no source of the migration in elsewhere"
-    says(cli("recover", "d1", "d0", "--journal", "elsewhere"), 2, why)
+    says(cli("recover", "d1", "d0", "--journal", "elsewhere"), 2, why, right)
     assert big.states == before
     assert Path("elsewhere").exists()
+
+
+@pytest.mark.parametrize("keep", [[], ["--keep", "destination"]])
+@pytest.mark.parametrize("named", [["d0"], ["d0", "s0"]])
+def test_a_destination_in_the_place_of_a_source(big: Lab, start, cli, named, keep):
+    """It is refused, and what is said to run is what settles it."""
+    killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    before = big.states
+    where = Path("s0.migration").resolve()  # a destination has but a link to it
+    ran = cli("recover", *named, *keep)
+    right = " ".join(["vfio-migration recover s0 d0", *keep])
+    says(ran, 2, f"d0: is no source of the migration in {where}", f"  run: {right}")
+    assert big.states == before
+    if not keep:
+        assert cli(*right.split()[1:]).status == 0
+        assert big.states == {"s0": "RUNNING", "d0": "STOP"}
+
+
+def test_the_sources_of_several_devices(lab: Lab, start, cli):
+    """One of them is enough; two would be a source and its destination."""
+    gate = threading.Event()
+    for number in (0, 1):
+        lab.serve(f"s{number}")
+        lab.serve(f"d{number}", gate={JUDGED: gate})
+    program = start("migrate", "s0", "d0", "s1", "d1")
+    until(lambda: set(lab.states.values()) == {"STOP_COPY", "RESUMING"})
+    program.signal(signal.SIGKILL)
+    program.ends()
+    gate.set()
+    ran = cli("recover", "s0", "s1")
+    right = "  run: vfio-migration recover s0 d0 s1 d1"
+    says(ran, 2, "s1: s0.migration says that s0 was migrated to d0", right)
+    assert cli("recover", "s1").status == 0
+    assert not list(Path().glob("*.migration"))
 
 
 def test_a_destination_that_was_started(lab: Lab, start, cli):

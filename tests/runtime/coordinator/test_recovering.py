@@ -244,7 +244,8 @@ def test_a_journal_of_other_devices(two: Lab, pairs, why: str):
     journal(two)
     with pytest.raises(CannotMigrate) as refusal:
         recover(pairs, journal=Path("s0.migration"), spec=SPEC)
-    assert str(refusal.value) == why
+    assert refusal.value.why == why
+    assert refusal.value.hints == ("run: vfio-migration recover s0 d0",)
 
 
 def test_a_journal_that_cannot_be_read(two: Lab):
