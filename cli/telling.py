@@ -150,6 +150,7 @@ class TextTeller:
         self._tells: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
             "plan": self._plan,
             "phase": self._phase,
+            "moved": self._moved,
             "pass": lambda _fields: (),
             "stopped": self._stopped,
             "running": self._running,
@@ -193,6 +194,11 @@ class TextTeller:
     def _phase(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"{fields['side']:<11} {fields['phase']:<12} {fields['summary']}"
 
+    def _moved(self, fields: dict[str, Any]) -> Iterable[str]:
+        if fields["how"] == "reset":  # what a phase asks for was said with it
+            where = f"{fields['device']}: {fields['from']} -> {fields['to']}"
+            yield f"{fields['side']:<11} {'reset':<12} {where}"
+
     def _stopped(self, fields: dict[str, Any]) -> Iterable[str]:
         expected = fields["expected"]
         said = "" if expected is None else f", expected for {seconds(expected)}"
@@ -205,7 +211,10 @@ class TextTeller:
         yield f"failed: {fields['why']}"
 
     def _refuses(self, fields: dict[str, Any]) -> Iterable[str]:
-        yield f"does not take over what it was loaded with: {fields['why']}"
+        if fields["reset"]:
+            yield f"{fields['device']}: has no whole stream, so it is reset"
+        else:
+            yield f"does not take over what it was loaded with: {fields['why']}"
 
     def _recovering(self, fields: dict[str, Any]) -> Iterable[str]:
         self._because = fields["why"]

@@ -14,7 +14,7 @@ class Event:
 
     Attributes:
         name: What: "plan", "phase", "moved", "pass", "progress", "stopped", "running", "failed",
-            "recovering", "won", "retired", "summary".
+            "refuses", "recovering", "won", "retired", "summary".
         fields: The rest; what JSON can hold. Bytes are counted in bytes, times in seconds.
         time: When, as `time.monotonic` counts.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vfio_migration.model import Spec
@@ -25,6 +26,27 @@ CHANGE: Final = "change_state"
 _TRIES: Final = 3
 """How often a way back is tried: an arc that failed once may be taken the next time."""
 _BETWEEN: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How devices are led.
+
+    Attributes:
+        tries: How often a move is tried.
+        back: It is a way back: one that is being loaded may refuse to go it, and must if it was not
+            loaded whole. That is an answer, and no failure.
+        resets: Who refuses is reset.
+    """
+
+    tries: int
+    back: bool
+    resets: bool = False
+
+
+_ON: Final = _Way(1, back=False)
+_BACK: Final = _Way(_TRIES, back=True)
+_AWAY: Final = _Way(1, back=True, resets=True)
 
 
 def check_table(spec: Spec) -> None:
@@ -80,12 +102,12 @@ class Group:
         """
         devices = self.endpoints if among is None else among
         for phase in self._plans.phases(step):
-            self._phase(step, phase, devices, tries=1)
+            self._phase(step, phase, devices, _ON)
 
     def bring(self, step: MigrationStep, among: Sequence[Endpoint]) -> None:
         """Do as `take`, on the way back: what fails is tried again. Raises as `take`."""
         for phase in self._plans.phases(step):
-            self._phase(step, phase, among, tries=_TRIES)
+            self._phase(step, phase, among, _BACK)
 
     def put_away(self, step: MigrationStep, among: Sequence[Endpoint]) -> list[Endpoint]:
         """Lead the devices that are not to run through the phases of a step.
@@ -100,14 +122,14 @@ class Group:
         left = list(among)
         for phase in self._plans.phases(step):
             try:
-                self._phase(step, phase, left, tries=1)
+                self._phase(step, phase, left, _AWAY)
             except StepFailed:
                 for device in self._moving(phase, left):
                     if device.may(CHANGE) or device.transfers() != "read":
                         self._reset_alone(device)
                 left = [device for device in left if device.state is not None]
                 with contextlib.suppress(StepFailed):
-                    self._phase(step, phase, left, tries=_TRIES)
+                    self._phase(step, phase, left, _BACK)
                 left = [device for device in left if device.state is not None]
         for device in left:
             with contextlib.suppress(ClientError):  # then its state is not known
@@ -127,7 +149,7 @@ class Group:
         return [one for one in devices if one.state and applying(phase, one.machine, one.state)]
 
     def _phase(
-        self, step: MigrationStep, phase: Phase, devices: Sequence[Endpoint], *, tries: int
+        self, step: MigrationStep, phase: Phase, devices: Sequence[Endpoint], way: _Way
     ) -> None:
         """Move until no move of the phase applies to any device."""
         where = f"plan {step.plan}, phase {phase.name}"
@@ -146,9 +168,9 @@ class Group:
                 self._before_phase(self.side, moves)
                 fields = {"side": self.side, "plan": step.plan, "phase": phase.name}
                 self._report(Event("phase", {**fields, "summary": phase.summary}))
-            self._round(where, moves, tries)
+            self._round(where, moves, way)
 
-    def _round(self, where: str, moves: Sequence[tuple[Endpoint, Move]], tries: int) -> None:
+    def _round(self, where: str, moves: Sequence[tuple[Endpoint, Move]], way: _Way) -> None:
         """Make one move with each device, all at a time."""
         failures: list[tuple[Endpoint, str]] = []
         under_way: list[tuple[Endpoint, Move, Pending[None]]] = []
@@ -156,21 +178,22 @@ class Group:
             try:
                 under_way.append((device, move, self._begin(device, move)))
             except ClientError as error:
-                self._failed(device, move, error, failures)
+                self._failed(device, move, error, failures, way)
         for device, move, pending in under_way:
             try:
                 device.client.finish(pending)
             except ClientError as error:
-                self._failed(device, move, error, failures)
+                self._failed(device, move, error, failures, way)
             else:
                 before, device.state = device.state, self._leads(move)
                 self._tell(device, "SET_STATE" if move.to else "reset", before, device.state)
         if not failures:
             return
-        if tries > 1 and all(device.state is not None for device, _ in failures):
+        if way.tries > 1 and all(device.state is not None for device, _ in failures):
             time.sleep(_BETWEEN)
             again = {id(device) for device, _ in failures}
-            self._round(where, [row for row in moves if id(row[0]) in again], tries - 1)
+            left = [row for row in moves if id(row[0]) in again]
+            self._round(where, left, replace(way, tries=way.tries - 1))
             return
         raise StepFailed(
             f"{where}: " + "; ".join(why for _, why in failures),
@@ -191,6 +214,7 @@ class Group:
         move: Move,
         error: ClientError,
         failures: list[tuple[Endpoint, str]],
+        way: _Way,
     ) -> None:
         """Take note of what a device did not do, and see where it stands now."""
         before, why = device.state, str(error)
@@ -200,11 +224,11 @@ class Group:
             why = f"{device.label}: {what} is refused ({error.errno})"
             with contextlib.suppress(ClientError):
                 why = f"{why}; it is in {device.look()} now"
-        self._report(
-            Event(
-                "failed", {"device": device.label, "from": before, "why": why, "now": device.state}
-            )
-        )
+        fields = {"device": device.label, "from": before, "why": why, "now": device.state}
+        if way.back and device.transfers() == "write":
+            self._report(Event("refuses", {**fields, "reset": way.resets}))
+        else:
+            self._report(Event("failed", fields))
         failures.append((device, why))
 
     def _tell(self, device: Endpoint, how: str, before: str | None, after: str | None) -> None:

@@ -73,13 +73,13 @@ class Settler:
         self._ledger = ledger
         self._spec = spec
         self._plans = plans
-        self._tell = report
+        self._report = report
         self._given_up = tuple(given_up)
         self._final = final
         self._haste = haste
         self._skipped: set[int] = set()
         self._groups = {
-            side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
+            side: Group(side, endpoints[side], spec, plans, report) for side in endpoints
         }
         self._gone: dict[str, ClientError | CannotMigrate] = {}
         # Whether each is served by who served it when the migration began; None: it cannot be told.
@@ -117,12 +117,6 @@ class Settler:
             return self._done(Settled(outcome, row.summary, problems, loose))
 
     # --- inside ---
-
-    def _report(self, event: Event) -> None:
-        """Tell; that a device which is being loaded does not stop is an answer, and no failure."""
-        now = event.fields.get("now") if event.name == "failed" else None
-        loading = now and self._spec.session(self._spec.state(now).session).transfer == "write"
-        self._tell(Event("refuses", event.fields) if loading else event)
 
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""

@@ -61,8 +61,16 @@ def test_it_is_given_up(big: Lab, start, number):
     program.signal(number)
     ran = program.ends()
     assert (ran.status, ran.err) == (130, CANCELLED)
-    assert f"recovering: {SOURCE}" in ran.out
-    assert "the source runs\n" in ran.out
+    told = [line[13:] for line in masked(ran.out).splitlines()]
+    assert told[told.index(f"recovering: {SOURCE}") + 1 :] == [
+        "destination stop         Stop every device that is not stopped yet.",
+        "d0: has no whole stream, so it is reset",
+        "destination reset        d0: RESUMING -> RUNNING",
+        "destination stop         Stop every device that is not stopped yet.",
+        "source      hold         Quiesce every device that may still start peer-to-peer DMA.",
+        "source      run          Allow peer-to-peer DMA again.",
+        "the source runs",
+    ]
     assert big.states == {"s0": "RUNNING", "d0": "STOP"}
     assert big.hosts["s0"].whole
     assert not Path("s0.migration").exists()
@@ -118,6 +126,23 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli, elsewhere, json):
     assert cli(*hint.partition("vfio-migration ")[2].split()).status == 0
     assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
     assert lab.hosts["s0"].whole
+
+
+@pytest.mark.parametrize("arc", [JUDGED, ("STOP", "RUNNING_P2P"), ("RUNNING_P2P", "RUNNING")])
+def test_when_it_is_too_late_the_destination_runs(lab: Lab, start, arc):
+    """And the answer is yes: all of the state is there."""
+    gate = Gate()
+    lab.serve("s0", FaultyMemory)
+    lab.serve("d0", FaultyMemory, gate={arc: gate})
+    program = start("migrate", "s0", "d0")
+    until(gate.hangs.is_set)
+    program.signal(signal.SIGINT)
+    assert not program.over_within(0.2)
+    gate.set()
+    assert program.ends().status == 0
+    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert lab.hosts["d0"].whole
+    assert not Path("s0.migration").exists()
 
 
 def test_when_it_is_too_late_a_second_time_does_not_wait_either(lab: Lab, start, cli):
