@@ -108,8 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
             why = f"the journal cannot be written: {error}"
             raise MigrationFailed(why, "undecided", [_AGAIN]) from error
         if settled.outcome in ("lost", "undecided"):
-            hints = [*settled.problems, _AGAIN] if settled.outcome == "undecided" else []
-            raise MigrationFailed(settled.why, settled.outcome, hints or settled.problems)
+            more = [_AGAIN] if settled.outcome == "undecided" else settled.advice
+            raise MigrationFailed(settled.why, settled.outcome, [*settled.problems, *more])
         _tell(settled, tell, told=told)
         if not arguments.json:
             for problem in settled.problems:

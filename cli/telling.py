@@ -227,8 +227,11 @@ class TextTeller:
             "lost": "nobody holds the whole state",
             "undecided": "it cannot be told who runs",
         }
-        why = "" if fields["why"] == self._because else f": {fields['why']}"
-        yield f"{said[fields['outcome']]}{why}"
+        who, why = said[fields["outcome"]], fields["why"]
+        if why == self._because:
+            yield who
+        else:
+            yield why if why.startswith(who) else f"{who}: {why}"
 
     def _summary(self, fields: dict[str, Any]) -> Iterable[str]:
         rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0

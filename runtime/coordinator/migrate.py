@@ -377,6 +377,7 @@ class Coordinator:
             self._resume("source" if settled.outcome == "source" else "destination")
         ways_out = error.hints if isinstance(error, CoordinatorError) else ()
         hints = [settled.why, *(one for one in settled.problems if one != why), *ways_out]
+        hints += settled.advice
         if settled.untold:
             hints.append(f"run: vfio-migration recover {self._ends()} {KEEP}")
         elif settled.outcome == "undecided" or settled.loose or self._ledger.stands:

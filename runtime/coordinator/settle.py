@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.model import Spec
-from vfio_migration.model.plan import Handover, MigrationStep, Plans, deciding
+from vfio_migration.model.plan import Handover, Holder, MigrationStep, Plans, deciding
 from vfio_migration.runtime.client import ClientError, TimedOut
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
@@ -21,6 +21,7 @@ from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
 from vfio_migration.runtime.coordinator.ledger import Ledger
 from vfio_migration.runtime.coordinator.process import Process
 
+_ANEW: Final = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
 KEEP: Final = "--keep source or --keep destination"
 
 
@@ -34,6 +35,8 @@ class Settled:
         problems: What did not go as the row says.
         loose: The devices of the other side that are not known to stand still.
         untold: Nothing was done, for nobody can tell whether these are served by who served them.
+        advice: What to do, if some of the state is lost: where the devices stand, and what of it
+            can be used again.
     """
 
     outcome: Outcome
@@ -41,6 +44,7 @@ class Settled:
     problems: list[str] = field(default_factory=list)
     loose: list[Endpoint] = field(default_factory=list)
     untold: list[Endpoint] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
 
 
 class Settler:
@@ -73,13 +77,14 @@ class Settler:
         self._ledger = ledger
         self._spec = spec
         self._plans = plans
-        self._report = report
+        self._told = report
         self._given_up = tuple(given_up)
         self._final = final
         self._haste = haste
         self._skipped: set[int] = set()
+        self._cleared: set[str] = set()  # by their labels
         self._groups = {
-            side: Group(side, endpoints[side], spec, plans, report) for side in endpoints
+            side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
         self._gone: dict[str, ClientError | CannotMigrate] = {}
         # Whether each is served by who served it when the migration began; None: it cannot be told.
@@ -106,7 +111,8 @@ class Settler:
             if row.undoes and (hung := self._may_run_unseen(row)):
                 return self._undecided(hung, "it may run", problems)
             self._report(Event("recovering", {"winner": row.winner, "why": row.summary}))
-            outcome: Outcome = "lost" if self._has_failed(row.winner) else row.winner
+            failed = self._failed(row.winner)
+            outcome: Outcome = "lost" if failed else row.winner
             try:
                 loose = self._carry_out(row)
             except StepFailed as failure:
@@ -114,9 +120,15 @@ class Settler:
                 self._skipped.add(id(row))
                 self._look()
                 continue
-            return self._done(Settled(outcome, row.summary, problems, loose))
+            advice = [f"{names(failed)}: cleared by a reset; {_ANEW}"] if failed else []
+            return self._done(Settled(outcome, row.summary, problems, loose, advice=advice))
 
     # --- inside ---
+
+    def _report(self, event: Event) -> None:
+        if event.name == "moved" and event.fields["how"] == "reset":
+            self._cleared.add(event.fields["device"])
+        self._told(event)
 
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""
@@ -192,10 +204,10 @@ class Settler:
                     f"{device.label}: was led to {led} and is in {now}", [device.label]
                 )
 
-    def _has_failed(self, side: Side) -> bool:
-        """Say whether something of what a side held is gone with a device that failed for good."""
+    def _failed(self, side: Side) -> list[Endpoint]:
+        """Return the devices of a side that failed for good: what they held is gone."""
         failed = self._spec.event("arc_failed_for_good").to
-        return any(device.state == failed for device in self._endpoints[side])
+        return [device for device in self._endpoints[side] if device.state == failed]
 
     def _there(self, side: Side) -> list[Endpoint]:
         return [device for device in self._endpoints[side] if device.state is not None]
@@ -288,7 +300,8 @@ class Settler:
         # From here on the destination holds nothing, whatever it was loaded with.
         was = self._ledger.holder
         self._ledger.hold("source")
-        self._report(Event("recovering", {"winner": None, "why": "nobody holds the whole state"}))
+        why = self._why_lost(was)
+        self._report(Event("recovering", {"winner": None, "why": why}))
         loose: list[Endpoint] = []
         for side, plan in (("destination", "retire"), ("source", "recover")):
             if side not in self._endpoints:
@@ -308,12 +321,51 @@ class Settler:
         sources = self._endpoints["source"]
         whole = self._is_alive("source") is True and all(one.may(CHANGE) for one in sources)
         outcome: Outcome = "source" if whole and was != "destination" else "lost"
-        why = (
-            f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
-            if outcome == "source"
-            else "nobody holds the whole state any more"
-        )
-        return self._done(Settled(outcome, why, problems, loose))
+        if outcome == "source":
+            why = f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
+            return self._done(Settled(outcome, why, problems, loose))
+        return self._done(Settled(outcome, why, problems, loose, advice=self._advice()))
+
+    def _why_lost(self, holder: Holder) -> str:
+        """Say who of those that held the state does so no more."""
+        rows = [row for row in self._plans.handovers if holder in row.holders]
+        held = [
+            device
+            for side in SIDES
+            if side not in self._given_up and any(row.winner == side for row in rows)
+            for device in self._endpoints.get(side, ())
+            if self._served[device] is False
+        ]
+        gone = [device for device in held if device.state is None]
+        anew = [device for device in held if device.state is not None]
+        said = [
+            f"{names(devices)}: held the state, and {what}"
+            for devices, what in (
+                (gone, "cannot be reached any more"),
+                (anew, "the server that answers has a blank device"),
+            )
+            if devices
+        ]
+        return "; ".join(said) or "no way back could be followed to its end"
+
+    def _advice(self) -> list[str]:
+        """Say where the devices are left once the state is lost, and what to do with them."""
+        advice = []
+        for device in self._endpoints.get("destination", ()):
+            if device.state is not None and not device.may(CHANGE):
+                where = f"stands still in {device.state}"
+                where += " and is blank" if device.label in self._cleared else ""
+                advice.append(f"{device.label}: {where}; it can be migrated to again")
+        if "source" in self._given_up:
+            return [*advice, "if the source still holds the state: recover with --keep source"]
+        for device in self._endpoints["source"]:
+            if device.state is None:
+                advice.append(f"start the server of {device.label} anew: it is blank; {_ANEW}")
+            elif device.may(CHANGE):
+                blank = device.label in self._cleared or not self._served[device]
+                what = f"and is blank; {_ANEW}" if blank else "with what it held, without the rest"
+                advice.append(f"{device.label}: runs {what}")
+        return advice
 
     def _process(self, side: Side, index: int) -> Process | None:
         entry = self._ledger.entries[index]

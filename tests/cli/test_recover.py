@@ -15,6 +15,7 @@ TAKEN = "The destination has taken the whole state over, and may have run."
 HALF = "has no whole stream, so it is reset"
 JUDGED = ("RESUMING", "STOP")
 STARTED = ("RUNNING_P2P", "RUNNING")
+ANEW = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
 UNCLEAR = "there is no journal of a migration, and it cannot be told who is to run"
 HINTS = (
     "  say where the journal is: --journal FILE",
@@ -382,16 +383,84 @@ def test_a_server_that_hangs(lab: Lab, start, cli):
     assert lab.running == {"s0"}
 
 
-def test_the_state_is_lost(tmp_path, serve, start, cli):
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_the_state_is_lost(form, tmp_path, serve, start, cli):
     source, destination = (serve(name, f"memory,size={BIG}") for name in ("s0", "d0"))
     program = start("migrate", source.path, destination.path, *SLOW)
     until(lambda: "pre-copy" in program.out)
     program.signal(signal.SIGKILL)
     program.ends()
     source.kill()
-    ran = cli("recover", source.path, destination.path, "--json")
-    assert (ran.status, ran.err) == (1, "")
-    assert [one["outcome"] for one in ran.events if "outcome" in one] == ["lost", "lost"]
-    assert ran.events[-1]["event"] == "error"
+    why = f"{source.path}: held the state, and cannot be reached any more"
+    then = [
+        f"{source.path}: nobody serves there: Connection refused",
+        f"{destination.path}: stands still in STOP and is blank; it can be migrated to again",
+        f"start the server of {source.path} anew: it is blank; {ANEW}",
+    ]
+    ran = cli("recover", source.path, destination.path, *form)
+    assert ran.status == 1
+    if form:
+        assert ran.err == ""
+        assert [one["outcome"] for one in ran.events if "outcome" in one] == ["lost", "lost"]
+        last = ran.events[-1]
+        assert (last["event"], last["message"], last["hints"]) == ("error", why, then)
+    else:
+        told = [line[13:] for line in masked(ran.out).splitlines()]
+        assert (told[0], told[-1]) == (f"recovering: {why}", "nobody holds the whole state")
+        lines = [f"vfio-migration: error: {why} (the state is lost)", *(f"  {one}" for one in then)]
+        assert ran.err.splitlines() == lines
     assert destination.state == "STOP"
     assert not Path(f"{source.path}.migration").exists()
+    # What was said is so.
+    serve("s0", f"memory,size={BIG}")
+    ran = cli("migrate", source.path, destination.path, "-q")
+    assert (ran.status, ran.err) == (0, "")
+    assert destination.state == "RUNNING"
+
+
+def test_of_two_sources_one_is_lost(tmp_path, serve, start, cli):
+    sources, destinations = (
+        [serve(f"{side}{number}", f"memory,size={BIG}") for number in (0, 1)] for side in "sd"
+    )
+    paths = [one.path for pair in zip(sources, destinations, strict=True) for one in pair]
+    program = start("migrate", *paths, *SLOW)
+    until(lambda: "pre-copy" in program.out)
+    program.signal(signal.SIGKILL)
+    program.ends()
+    sources[1].kill()
+    ran = cli("recover", *paths)
+    assert ran.status == 1
+    still = "stands still in STOP and is blank; it can be migrated to again"
+    assert ran.err.splitlines()[2:] == [
+        *(f"  {one.path}: {still}" for one in destinations),
+        f"  {sources[0].path}: runs with what it held, without the rest",
+        f"  start the server of {sources[1].path} anew: it is blank; {ANEW}",
+    ]
+    assert [one.state for one in (sources[0], *destinations)] == ["RUNNING", "STOP", "STOP"]
+
+
+def test_the_state_is_lost_and_the_source_was_started_anew(tmp_path, serve, start, cli):
+    source, destination = (serve(name, f"memory,size={BIG}") for name in ("s0", "d0"))
+    program = start("migrate", source.path, destination.path, *SLOW)
+    until(lambda: "pre-copy" in program.out)
+    source.kill()
+    ran = program.ends()
+    assert ran.status == 1
+    assert ran.err.splitlines()[1:] == [
+        f"  {source.path}: held the state, and cannot be reached any more",
+        f"  {source.path}: nobody serves there: Connection refused",
+        f"  {destination.path}: stands still in STOP and is blank; it can be migrated to again",
+        f"  start the server of {source.path} anew: it is blank; {ANEW}",
+        f"  once it can be reached run: vfio-migration recover {source.path} {destination.path}",
+    ]
+    anew = serve("s0", f"memory,size={BIG}")
+    ran = cli("recover", source.path, destination.path, "-q")
+    why = f"{source.path}: held the state, and the server that answers has a blank device"
+    assert ran.status == 1
+    assert ran.err.splitlines() == [
+        f"vfio-migration: error: {why} (the state is lost)",
+        f"  {destination.path}: stands still in STOP; it can be migrated to again",
+        f"  {source.path}: runs and is blank; {ANEW}",
+    ]
+    assert (anew.state, destination.state) == ("RUNNING", "STOP")
+    assert cli("migrate", source.path, destination.path, "-q").status == 0

@@ -34,6 +34,8 @@ STARTS = {
     ("RUNNING_P2P", "RUNNING"): "plan resume, phase run",
 }
 
+ANEW = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
+
 
 def refused(where: str, device: str, arc: tuple[str, str], how: tuple[int, bool]) -> str:
     now = "ERROR" if how[1] else arc[0]
@@ -60,7 +62,8 @@ def test_of_the_source(lab: Lab, arc, how):
     assert not Path("s0.migration").exists()
     if how is FOR_GOOD:
         # A device that failed for good has to be reset, and a reset clears it.
-        assert (failure.outcome, failure.hints) == ("lost", (FAILED_S,))
+        cleared = f"s0: cleared by a reset; {ANEW}"
+        assert (failure.outcome, failure.hints) == ("lost", (FAILED_S, cleared))
         assert not lab.hosts["s0"].whole
     else:
         assert (failure.outcome, failure.hints) == ("source", (SOURCE,))

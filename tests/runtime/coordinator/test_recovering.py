@@ -149,7 +149,9 @@ def test_keep_the_side_that_is_gone(two: Lab):
     two.hosts["d0"].stop()
     settled = two.recover(keep="destination")
     assert settled.outcome == "lost"
+    assert settled.why == "d0: held the state, and cannot be reached any more"
     assert settled.problems[0] == "d0: nobody serves there: No such file or directory"
+    assert settled.advice == ["if the source still holds the state: recover with --keep source"]
     # The source was given up by whoever asked. Better it runs than nobody.
     assert two.hosts["s0"].state == "RUNNING"
     two.hosts["d0"].device.close()
