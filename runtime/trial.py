@@ -21,11 +21,11 @@ from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.lifecycle import CHANGE
 from vfio_migration.runtime.served import ServedDevice, ServedError
 from vfio_migration.runtime.trial_guest import Clock, Drive, Guest, Hears, fuzz
+from vfio_migration.runtime.trial_look import Seen, look, unlike
 
 _CHUNK: Final = 1 << 16
-_LOOK: Final = 1 << 10
-_WORDS: Final = 1 << 8
-"""How many bytes of each region are looked at, and how many of them word by word."""
+_UNROUND: Final = 1.0003
+"""What is due each 10 ms is never due just when time stops: rounding would say if it is done."""
 _TRIES: Final = 4
 _ENDLESS: Final = 16
 """How many times what was said to be left is read before it is given up."""
@@ -164,15 +164,19 @@ class Trial:
         """The state, and the capability set, for messages."""
         return f"{self.engine.state} ({','.join(self.setup.machine.names)})"
 
-    def drive(self, times: int = 1) -> None:
-        """Do what a driver does, and let some time pass."""
-        for _ in range(times):
-            self.setup.drive(self.device, self.guest, self.rng)
-            self.settle(0.01)
+    def drive(self, times: int = 1, *, thorough: bool = False) -> None:
+        """Do what a driver does, and let some time pass; `thorough`: see `Guest.thorough`."""
+        self.guest.thorough = thorough
+        try:
+            for _ in range(times):
+                self.setup.drive(self.device, self.guest, self.rng)
+                self.settle(0.01)
+        finally:
+            self.guest.thorough = False
 
     def settle(self, seconds: float) -> None:
         """Let time pass, and the device do what is due."""
-        self.clock.now += seconds
+        self.clock.now += seconds * _UNROUND
         for _ in range(8):
             deadline = self.device.deadline()
             if deadline is None or deadline > self.clock.now:
@@ -270,22 +274,9 @@ class Trial:
 
     # --- looking ---
 
-    def observe(self) -> dict[str, Any]:
+    def observe(self, *, thorough: bool = False) -> Seen:
         """Return all that can be seen of the device from outside, but for its stream."""
-        seen: dict[str, Any] = {}
-        for index, region in enumerate(self.device.regions):
-            if not region.size or not region.readable:
-                continue
-            # In words too: some registers can be read only so.
-            words = range(0, min(region.size, _WORDS), 4)
-            seen[f"region {index} in words"] = [bytes(region.read(at, 4)) for at in words]
-            seen[f"region {index}"] = bytes(region.read(0, min(region.size, _LOOK)))
-            for area in region.areas:
-                content = region.read(area.offset, area.size)
-                seen[f"region {index} at {area.offset:#x}"] = hashlib.blake2b(content).digest()
-        irq = self.device.interrupts
-        seen["line"] = irq.line
-        return seen
+        return look(self.device, thorough=thorough)
 
     def world(self) -> dict[str, Any]:
         """Return what a device could have changed outside itself."""
@@ -319,8 +310,8 @@ class Trial:
             promise("D3", not came, f"{came} interrupts were raised in {self.where}")
         if CHANGE not in permits:
             now = self.observe()
-            changed = [name for name in seen if seen[name] != now.get(name)]
-            promise("D5", not changed, f"{', '.join(changed)} changed in {self.where}")
+            changed = unlike(seen, now, "first", "then")
+            promise("D5", not changed, f"changed in {self.where}: {changed}")
 
     def poke(self) -> None:
         """Do what a driver does in a state in which the device may change nothing."""
@@ -328,10 +319,11 @@ class Trial:
             before, seen = self.world(), self.observe()
             self.setup.drive(self.device, self.guest, self.rng)
             self.settle(1.0)
-            changed = [name for name, what in self.observe().items() if seen[name] != what]
+            now = self.observe()
             # Plain memory that a client maps is out of anybody's hands.
-            changed = [name for name in changed if " at " not in name]
-            promise("D5", not changed, f"{', '.join(changed)} could be changed in {self.where}")
+            ours = {sight: what for sight, what in seen.items() if not sight.memory}
+            changed = unlike(ours, now, "first", "then")
+            promise("D5", not changed, f"could be changed in {self.where}: {changed}")
             promise("D3", before == self.world(), f"DMA was started in {self.where}")
 
 

@@ -20,14 +20,17 @@ from vfio_migration.runtime.irq import (
     MSIX,
 )
 from vfio_migration.runtime.pci import BARS, CAP_MSI, CAP_MSIX, COMMAND
-from vfio_migration.runtime.region import CONFIG_INDEX, PEER_NAME, Memory
+from vfio_migration.runtime.region import CONFIG_INDEX, PEER_NAME, Memory, Region
 from vfio_migration.runtime.served import ServedDevice, ServedError
+from vfio_migration.runtime.trial_look import LOOK, SIZES, accesses
 
 GUEST_AT: Final = 0x0
 GUEST_SIZE: Final = 1 << 18
 PEER_AT: Final = 0x100000
 PEER_SIZE: Final = 1 << 14
 """Where the guest's memory and a peer's are mapped, and how long they are."""
+_FEW: Final = 4
+"""How many accesses a driver makes to each BAR that is not told to be thorough."""
 
 
 Hears: TypeAlias = Literal["all", "line", "nothing"]
@@ -54,6 +57,10 @@ class Guest:
 
     Args:
         hears: Which interrupts it listens to.
+
+    Attributes:
+        thorough: Whether its driver is to write to every register there is: set where all of them
+            are compared afterwards. `fuzz` heeds it; whoever drives better need not.
     """
 
     def __init__(self, hears: Hears = "all") -> None:
@@ -62,6 +69,7 @@ class Guest:
         self.peer = Memory(PEER_SIZE, f"{PEER_NAME}-of-a-peer")
         self.memory.view[:] = random.Random(0).randbytes(GUEST_SIZE)
         self.events: list[int] = []
+        self.thorough = False
 
     def connect(self, device: ServedDevice) -> None:
         """Map all memory and give the event descriptors."""
@@ -141,16 +149,50 @@ Drive = Callable[[ServedDevice, Guest, random.Random], object]
 
 
 def fuzz(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
-    """Write anything to registers at the beginning of each BAR, and to memory in them."""
-    del guest
+    """Write anything to registers at the beginning of each BAR, and to memory in them.
+
+    A few accesses of 1, 2, 4 and 8 bytes; where the guest is `thorough` every one there is to what
+    is compared afterwards (`LOOK`), in any order, so that none is always undone by the same other.
+    """
     for region in device.regions[:CONFIG_INDEX]:
         if not region.writable or not region.size:
             continue
-        for _ in range(4):
-            offset = rng.randrange(min(region.size, 256) // 4) * 4
+        for offset, size in _all(region, rng) if guest.thorough else _some(region, rng):
             with contextlib.suppress(ServedError):
-                region.write(offset, rng.randbytes(4))
+                region.write(offset, _value(size, rng))
         for area in region.areas:
-            offset = area.offset + rng.randrange(area.size // 16) * 16
+            offset = area.offset + rng.randrange(max(1, area.size // 16)) * 16
             with contextlib.suppress(ServedError):
-                region.write(offset, rng.randbytes(16))
+                region.write(offset, rng.randbytes(min(16, area.size)))
+
+
+def _some(region: Region, rng: random.Random) -> list[tuple[int, int]]:
+    """Return offset and size of a few accesses, more of them near the beginning."""
+    chosen = []
+    for _ in range(_FEW):
+        size = rng.choice([one for one in SIZES if one <= region.size])
+        end = min(region.size, rng.choice((LOOK >> 4, LOOK >> 2, LOOK)))
+        chosen.append((rng.randrange(end // size) * size, size))
+    return chosen
+
+
+def _all(region: Region, rng: random.Random) -> list[tuple[int, int]]:
+    """Return offset and size of all accesses to registers that are looked at, in any order."""
+    plain = [range(area.offset, area.offset + area.size) for area in region.areas]
+    chosen = [
+        (offset, size)
+        for size in SIZES
+        for offset in accesses(region, size)
+        if not any(offset in area for area in plain)
+    ]
+    rng.shuffle(chosen)
+    if rng.random() < 0.5:
+        # The widest last, or what they leave behind is mostly overwritten by narrower ones.
+        chosen.sort(key=lambda access: access[1])
+    return chosen
+
+
+def _value(size: int, rng: random.Random) -> bytes:
+    """Return any number of `size` bytes; some are small, as commands are, or places in memory."""
+    bits = rng.choice((64, 64, 64, 64, 18, 3))
+    return rng.getrandbits(min(8 * size, bits)).to_bytes(size, "little")

@@ -11,6 +11,9 @@ from vfio_migration.model import Arc
 from vfio_migration.runtime.errors import RequestFailed, RequestRefused
 from vfio_migration.runtime.trial import Setup, Trial, promise
 from vfio_migration.runtime.trial_guest import Hears
+from vfio_migration.runtime.trial_look import Sight, unlike
+
+_HEARD = Sight("interrupts heard")
 
 
 def at_each_state(
@@ -51,7 +54,7 @@ def resumed(
     setup: Setup, stream: bytes, pieces: tuple[int, ...] = (1 << 16,), hears: Hears = "all"
 ) -> Trial:
     """Return a device that has taken a stream over and stands still."""
-    made = Trial(setup, 5, hears)
+    made = Trial(setup, 50, hears)  # unlike any source: another time, other contents
     made.drive()
     made.reach(setup.writing()[0])
     made.write_all(stream, pieces)
@@ -77,20 +80,22 @@ def whole_life(trial: Trial) -> dict[str, object]:
     return seen
 
 
-def go_on_alike(one: Trial, other: Trial, who: str) -> None:
+def go_on_alike(
+    one: Trial, other: Trial, who: str, *, seed: int = 99, thorough: bool = False
+) -> None:
     """Do the same to two devices, and hold what can be seen of them side by side."""
     for trial in (one, other):
         trial.guest.interrupts()
     for trial in (one, other):
-        trial.rng = random.Random(99)
+        trial.rng = random.Random(seed)
         trial.clock.now += 1
         trial.guest.serve_line(trial.device)
         trial.settle(1.0)
-        trial.drive(2)
-    left, right = one.observe(), other.observe()
-    left["interrupts"], right["interrupts"] = one.guest.heard(), other.guest.heard()
-    differ = [name for name in left if left[name] != right.get(name)]
-    promise("S5", not differ, f"{', '.join(differ)}: {who} go on unlike")
+        trial.drive(2, thorough=thorough)
+    left, right = (trial.observe(thorough=thorough) for trial in (one, other))
+    left[_HEARD], right[_HEARD] = one.guest.heard(), other.guest.heard()
+    differ = unlike(left, right, "the former", "the latter")
+    promise("S5", not differ, f"{who} go on unlike: {differ}")
 
 
 def as_new(trial: Trial, when: str) -> None:
@@ -98,8 +103,8 @@ def as_new(trial: Trial, when: str) -> None:
     trial.coherent(when)
     with trial.setup.trial(hears=trial.guest.hears) as fresh:
         seen, new = trial.observe(), fresh.observe()
-        differ = [name for name in new if seen.get(name) != new[name]]
-        promise("D12", not differ, f"after {when}, {', '.join(differ)}: not as in a new device")
+        differ = unlike(seen, new, "it has", "a new device")
+        promise("D12", not differ, f"after {when}, not as in a new device: {differ}")
         same = trial.snapshot() == fresh.snapshot()
         promise("D12", same, f"after {when}, its state is not that of a new device")
         for one in (trial, fresh):

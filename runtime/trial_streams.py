@@ -5,6 +5,7 @@ As all checks they walk the table, and raise `BrokenPromise`.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import random
 
@@ -12,6 +13,7 @@ from vfio_migration.runtime.errors import RequestFailed
 from vfio_migration.runtime.irq import MSI, MSIX
 from vfio_migration.runtime.trial import Setup, Trial, is_errno, promise
 from vfio_migration.runtime.trial_guest import Hears
+from vfio_migration.runtime.trial_look import not_arrived, unlike
 from vfio_migration.runtime.trial_steps import as_new, go_on_alike, resumed
 
 
@@ -19,10 +21,9 @@ def check_migration(setup: Setup) -> None:
     """S1, S2, S5: what arrives is the whole state, however cut; the source is unharmed."""
     pieces = ((1,), (7, 64), (1 << 20,))
     growing = [*setup.ends("temporary"), None]
-    for hears in _ears(setup):
-        for number, begin in enumerate(growing):
-            for final in setup.ends("final"):
-                _migrates(setup, number, hears, begin, final, pieces[number % len(pieces)])
+    ways = itertools.product(_ears(setup), enumerate(growing), setup.ends("final"))
+    for seed, (hears, (number, begin), final) in enumerate(ways):
+        _migrates(setup, seed, hears, begin, final, pieces[number % len(pieces)])
 
 
 def _ears(setup: Setup) -> tuple[Hears, ...]:
@@ -38,13 +39,13 @@ def _migrates(
 ) -> None:
     with setup.trial(seed, hears) as source:
         source.guest.set_up(source.device)
-        source.drive(3)
+        source.drive(3, thorough=True)
         stream = b""
         if begin is not None:
             source.reach(begin)
             for size in (1 << 16, 5, 1 << 16):
                 stream += source.read(size)
-                source.drive()
+                source.drive(thorough=True)
             stream += source.read(100)
         _follow(source, final)
         seen = source.observe()
@@ -55,7 +56,7 @@ def _migrates(
         more = b"".join(source.read(100) for _ in range(3))
         promise("S3", not more, "there is more after the end of the stream")
         promise("D5", source.observe() == seen, "streaming changed the device")
-        _arrives(setup, source, stream + rest, pieces)
+        _arrives(setup, source, stream + rest, pieces, 99 + seed)
 
 
 def _follow(source: Trial, final: str) -> None:
@@ -64,17 +65,18 @@ def _follow(source: Trial, final: str) -> None:
     source.ask(final)
 
 
-def _arrives(setup: Setup, source: Trial, stream: bytes, pieces: tuple[int, ...]) -> None:
-    seen = source.observe()
+def _arrives(
+    setup: Setup, source: Trial, stream: bytes, pieces: tuple[int, ...], seed: int = 99
+) -> None:
+    seen = source.observe(thorough=True)
     try:
         target = resumed(setup, stream, pieces, source.guest.hears)
     except RequestFailed as failure:
         promise("S1", False, f"a whole stream is refused: {failure.__cause__!r}")
         return
     try:
-        now = target.observe()
-        differ = [name for name in seen if seen[name] != now.get(name)]
-        promise("S1", not differ, f"{', '.join(differ)}: not what the source had")
+        differ = not_arrived(seen, target.observe(thorough=True))
+        promise("S1", not differ, differ)
         again = source.snapshot()
         promise("S1", target.snapshot() == again, "the state is not what the source had")
         promise("S1", source.snapshot() == again, "saving a state twice gives two states")
@@ -87,7 +89,7 @@ def _arrives(setup: Setup, source: Trial, stream: bytes, pieces: tuple[int, ...]
                 trial.guest.listen(trial.device)
             here, there = source.guest.heard(), target.guest.heard()
             promise("S1", here == there, f"interrupts: {here} were kept, {there} have arrived")
-        go_on_alike(source, target, "source and destination")
+        go_on_alike(source, target, "source and destination", seed=seed, thorough=True)
     finally:
         target.close()
 
@@ -116,8 +118,9 @@ def check_mapped_memory(setup: Setup) -> None:
                     now = target.observe()
                 finally:
                     target.close()
-                lost = [name for name in seen if " at " in name and seen[name] != now.get(name)]
-                promise("S1", not lost, f"{', '.join(lost)}: a write through a map is lost")
+                memory = {sight: what for sight, what in seen.items() if sight.memory}
+                lost = unlike(memory, now, "source", "destination")
+                promise("S1", not lost, f"a write through a map is lost: {lost}")
 
 
 def _scribble(trial: Trial) -> bool:

@@ -6,6 +6,7 @@ import random
 
 from vfio_migration.runtime.errors import RequestFailed, RequestRefused
 from vfio_migration.runtime.trial import Setup, Trial, promise
+from vfio_migration.runtime.trial_look import not_arrived
 
 
 class Walk:
@@ -83,9 +84,8 @@ class Walk:
                 other.engine.set_state(self.setup.machine.arcs_from(other.engine.state)[0].to)
             except RequestFailed as failure:
                 promise("S1", False, f"a whole stream is refused: {failure.__cause__!r}")
-            here, there = self.trial.observe(), other.observe()
-            differ = [name for name in here if here[name] != there.get(name)]
-            promise("S1", not differ, f"{', '.join(differ)}: not what the source had")
+            differ = not_arrived(self.trial.observe(), other.observe())
+            promise("S1", not differ, differ)
 
     def write(self, size: int, damage: bool) -> None:
         """Write the next bytes of a whole stream, or spoil it."""

@@ -373,7 +373,13 @@ def test_no_state_is_known_by_name() -> None:
         *("kit.py", "kit_build.py", "kit_state.py", "lifecycle.py", "stream.py", "tracked.py"),
         *("dma.py", "guest_map.py", "irq.py", "pci.py", "region.py", "timers.py", "served.py"),
         *("testing.py", "trial.py", "trial_checks.py", "trial_steps.py", "trial_streams.py"),
-        *("trial_walk.py", "trial_guest.py", "devices/edu.py", "devices/memory.py"),
+        *(
+            "trial_walk.py",
+            "trial_guest.py",
+            "trial_look.py",
+            "devices/edu.py",
+            "devices/memory.py",
+        ),
     ]
     for file in files:
         text = (ROOT / "runtime" / file).read_text("utf-8").replace("'STOP_COPY,P2P,PRE_COPY'", "")
