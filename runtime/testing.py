@@ -92,8 +92,9 @@ def device_test_suite(
         spec: The table; the one of the package if none is given.
         drive: What a driver does to the device: called with the device, a `Guest` (whose memory is
             mapped at `GUEST_AT`, that of a peer at `PEER_AT`) and a random number generator. If
-            nothing is said, anything is written to the first registers. The better it drives, the
-            more is tried.
+            nothing is said it is `fuzz`: anything is written to the first registers of each BAR,
+            and to each of them where a migration is compared. The better it drives, the more is
+            tried.
         capabilities: The capability sets to try; all of the table's first profile by default.
         examples: How many random walks hypothesis makes per capability set.
         steps: How long each of them is.

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import unittest
 from pathlib import Path
+from typing import Any
+
+from test_fuzz import ForgetsTheSecond
 
 from vfio_migration.runtime import kit
 from vfio_migration.runtime.kit import PciDevice
+from vfio_migration.runtime.testing import find_problems
 
 PAGE = (Path(__file__).parents[3] / "docs" / "devices.md").read_text("utf-8")
 
@@ -15,7 +19,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "devices.md").read_text("utf-8")
 def test_its_code_runs() -> None:
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, "docs/devices.md", "exec"), names)
     device, tests = names["Counter"], names["TestCounter"]
@@ -23,7 +27,16 @@ def test_its_code_runs() -> None:
     assert issubclass(device, PciDevice)
     assert isinstance(tests, type)
     assert issubclass(tests, unittest.TestCase)
-    assert sum(len(block.strip().splitlines()) for block in blocks) <= 35
+    drive: Any = names["drive"]
+    assert list(find_problems(device, drive=drive, capabilities=[7])) == []
+
+    class Forgetful(ForgetsTheSecond):
+        where = (0, 0xF00)
+
+    # The other way round: it does find what it is for, and what is there without it does not.
+    assert next(find_problems(Forgetful, drive=drive, capabilities=[7])).promise == "S1"
+    assert list(find_problems(Forgetful, capabilities=[7])) == []
+    assert sum(len(block.strip().splitlines()) for block in blocks[:2]) <= 35
     # The same example stands in the kit's own words.
     shown = [
         line[4:].lstrip(".> ")
