@@ -434,5 +434,13 @@ def test_an_event_that_is_not_known_is_passed_over():
     assert printed(live=False, work=lambda one: TextTeller(one)(Event("new", {"a": 1}))) == ""
 
 
+def test_who_runs_is_said_once():
+    from vfio_migration.cli.telling import TextTeller
+
+    why = "the source runs, and is left in RUNNING"
+    won = Event("won", {"outcome": "source", "why": why, "problems": []})
+    assert printed(live=False, work=lambda one: TextTeller(one)(won)).endswith(f" s  {why}\n")
+
+
 def test_the_sentence_of_the_row_is_the_one_that_is_told(spec):
     assert SOURCE in [row.summary for row in default_plans(spec).handovers]
