@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from test_fuzz import ForgetsTheSecond
+from forgetful_devices import ForgetsTheSecond
 
 from vfio_migration.runtime import kit
 from vfio_migration.runtime.kit import PciDevice
