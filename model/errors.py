@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
+from typing import TypeVar
+
+_Row = TypeVar("_Row")
 
 _WIDTH = 60
 """How much of a value a message shows."""
@@ -81,6 +84,14 @@ class UnknownName(SpecError, KeyError):  # noqa: N818 - reads as what it says
         return type(self), (self.kind, self.name, self.suggestion, self.known)
 
     __str__ = ValueError.__str__  # not KeyError's, which shows the repr
+
+
+def lookup(kind: str, rows: Mapping[str, _Row], name: str) -> _Row:
+    """Return a row by its name; raise `UnknownName` if there is none."""
+    try:
+        return rows[name]
+    except KeyError:
+        raise UnknownName(kind, name, closest(name, rows), rows) from None
 
 
 def why(error: OSError | ValueError) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vfio_migration.model.errors import Mistake, UnknownName, closest
+from vfio_migration.model.errors import Mistake, lookup
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.plan_checks import check_places, check_plans
 from vfio_migration.model.spec import Row, Spec
@@ -142,19 +142,11 @@ class Plans(Row):
 
     def plan(self, name: str) -> Plan:
         """Return the plan called `name`; raise `UnknownName` with a suggestion if there is none."""
-        for row in self.plans:
-            if row.name == name:
-                return row
-        names = [row.name for row in self.plans]
-        raise UnknownName("plan", name, closest(name, names), names)
+        return lookup("plan", {row.name: row for row in self.plans}, name)
 
     def migration(self, name: str) -> Migration:
         """Return the migration called `name`; raise `UnknownName` as `plan` does."""
-        for row in self.migrations:
-            if row.name == name:
-                return row
-        names = [row.name for row in self.migrations]
-        raise UnknownName("migration", name, closest(name, names), names)
+        return lookup("migration", {row.name: row for row in self.migrations}, name)
 
     def phases(self, step: MigrationStep) -> tuple[Phase, ...]:
         """Return the phases a step leads through: none if it transfers."""

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vfio_migration.model.errors import Mistake, SpecError, UnknownName, closest
+from vfio_migration.model.errors import Mistake, SpecError, lookup
 
 if TYPE_CHECKING:
     from vfio_migration.model.machine import Machine
@@ -234,9 +234,6 @@ class Event(Row):
     source: str
 
 
-_Named = TypeVar("_Named", Capability, Profile, Operation, Session, State, RoutingRule, Event)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Spec(Row):
     """A whole table. The order of its rows is kept: it is the order of pictures and listings."""
@@ -262,29 +259,29 @@ class Spec(Row):
 
     def state(self, name: str) -> State:
         """Return the state called `name`; raise `UnknownName` if there is none."""
-        return _lookup("state", self._states, name)
+        return lookup("state", self._states, name)
 
     def capability(self, name: str) -> Capability:
         """Return the capability called `name`; raise `UnknownName` if there is none."""
-        return _lookup("capability", self._capabilities, name)
+        return lookup("capability", self._capabilities, name)
 
     def profile(self, name: str | None = None) -> Profile:
         """Return the profile called `name`, by default the first; raise `UnknownName`."""
         if name is None:
             return self.profiles[0]
-        return _lookup("profile", {row.name: row for row in self.profiles}, name)
+        return lookup("profile", {row.name: row for row in self.profiles}, name)
 
     def operation(self, name: str) -> Operation:
         """Return the column of the grid called `name`."""
-        return _lookup("operation", self._operations, name)
+        return lookup("operation", self._operations, name)
 
     def session(self, name: str) -> Session:
         """Return the row of the grid called `name`."""
-        return _lookup("session", self._sessions, name)
+        return lookup("session", self._sessions, name)
 
     def event(self, name: EventName) -> Event:
         """Return what the table says of the event `name`."""
-        return _lookup("event", {row.name: row for row in self.events}, name)
+        return lookup("event", {row.name: row for row in self.events}, name)
 
     def routing_rule(self, name: str | None = None) -> RoutingRule:
         """Return the routing rule called `name`, by default the one in force."""
@@ -293,7 +290,7 @@ class Spec(Row):
             if not in_force:
                 raise SpecError([Mistake("routing", None, "has no rule in force", None)])
             return in_force[0]
-        return _lookup("routing rule", {row.name: row for row in self.routing}, name)
+        return lookup("routing rule", {row.name: row for row in self.routing}, name)
 
     def refusal(self, from_: str, to: str) -> Refusal | None:
         """Return the row that refuses this pair by name, or None."""
@@ -450,13 +447,6 @@ class Spec(Row):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the rows only: the indexes are made again, and the `Flag` cannot be imported."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
-
-
-def _lookup(kind: str, rows: Mapping[str, _Named], name: str) -> _Named:
-    try:
-        return rows[name]
-    except KeyError:
-        raise UnknownName(kind, name, closest(name, rows), rows) from None
 
 
 @functools.cache

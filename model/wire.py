@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vfio_migration.model.errors import UnknownName, closest
+from vfio_migration.model.errors import lookup
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.spec import Row, Transfer
 
@@ -254,10 +254,7 @@ class Wire(Row):
 
     def bits(self, word: str, name: str) -> FlagBits:
         """Return the bits of a flags word by name; raise `UnknownName` if there are none."""
-        rows = {row.name: row for row in self.flags if row.word == word}
-        if name not in rows:
-            raise UnknownName("flag", name, closest(name, rows), rows)
-        return rows[name]
+        return lookup("flag", {row.name: row for row in self.flags if row.word == word}, name)
 
     @property
     def header_size(self) -> int:
@@ -299,11 +296,7 @@ def _find(rows: tuple[_Numbered, ...], key: str | int) -> _Numbered | None:
 
 
 def _named(kind: str, rows: tuple[_Named, ...], name: str) -> _Named:
-    for row in rows:
-        if row.name == name:
-            return row
-    known = [row.name for row in rows]
-    raise UnknownName(kind, name, closest(name, known), known)
+    return lookup(kind, {row.name: row for row in rows}, name)
 
 
 # --- Reading --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
-from vfio_migration.model.errors import UnknownName, closest
+from vfio_migration.model.errors import lookup
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.protocol.access import SingleWrite
 from vfio_migration.runtime.protocol.events import Reply
@@ -370,12 +370,10 @@ def _feature(
     data: bytes = b"",
     room: int = 0,
 ) -> DeviceFeature:
-    if name not in FEATURES:
-        raise UnknownName("feature", name, closest(name, FEATURES), FEATURES)
-    number = FEATURES[name].number
+    row = lookup("feature", FEATURES, name)
     if get and not probe:
-        room = max(room, len(data) + FEATURES[name].get_reply)
-    return DeviceFeature.asking(number, get=get, set_=set_, probe=probe, data=data, room=room)
+        room = max(room, len(data) + row.get_reply)
+    return DeviceFeature.asking(row.number, get=get, set_=set_, probe=probe, data=data, room=room)
 
 
 def _data(reply: Reply) -> Data:
