@@ -239,7 +239,7 @@ def answer_to(error: BaseException) -> Answer:
     return row if own is None else replace(row, errno=own)
 
 
-def words(error: BaseException) -> str:
+def words(error: BaseException | None) -> str:
     """Return what an exception says, or else what it is; never raises, whatever a device wrote."""
     try:
         return str(error) or type(error).__name__

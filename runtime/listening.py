@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from vfio_migration.model.errors import why
+
 BACKLOG: Final = 128
 """How many clients may wait for their turn."""
 
@@ -48,7 +50,7 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
         except CannotListen:
             raise
         except (OSError, ValueError) as error:
-            raise CannotListen(f"{path}: cannot listen there: {_said(error)}") from error
+            raise CannotListen(f"{path}: cannot listen there: {why(error)}") from error
         try:
             yield sock
         finally:
@@ -71,7 +73,7 @@ def given(fd: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.ENOTSOCK:
             raise CannotListen(f"descriptor {fd} is no UNIX stream socket") from error
-        raise CannotListen(f"descriptor {fd}: {_said(error)}") from error
+        raise CannotListen(f"descriptor {fd}: {why(error)}") from error
     if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
         sock.detach()
         raise CannotListen(f"descriptor {fd} is no UNIX stream socket")
@@ -133,7 +135,3 @@ def _make_way(path: Path) -> None:
     finally:
         probe.close()
     raise CannotListen(f"{path}: somebody listens there already; stop it or take another path")
-
-
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -273,14 +273,14 @@ def _step(record: Record, device: int) -> Step | None:
         case "arc", "failed" if record.arc is not None and record.event is not None:
             kind = _failure(record.event)
             from_, to = record.arc.from_, record.arc.to
-            note = _words(record.error)
+            note = words(record.error)
         case "reset" | "disconnect", "completed":
             kind = "reset" if record.kind == "reset" else "disconnect"
         case "reset" | "disconnect", "failed" if record.event is not None:
             # A trace has no kind of its own for this. It is what an arc that fails for good does,
             # and the note says that it was none.
             kind, from_, to = _failure(record.event), record.before.state, record.after.state
-            note = f"no arc, but {record.kind} failed: {_words(record.error)}"
+            note = f"no arc, but {record.kind} failed: {words(record.error)}"
         case _:
             return None
     return Step(
@@ -297,7 +297,3 @@ def _step(record: Record, device: int) -> Step | None:
 
 def _failure(event: Event) -> StepKind:
     return "arc_failed" if event.name == "arc_failed" else "arc_failed_for_good"
-
-
-def _words(error: BaseException | None) -> str:
-    return str(error) if error is None else words(error)

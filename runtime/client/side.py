@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from vfio_migration.model import Spec, load
+from vfio_migration.model.errors import why
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import Core, Pending, Reachable, Watch, gone
@@ -176,10 +177,10 @@ class Side:
         if (over := self._core.over) is not None:
             self._end(over)
 
-    def _end(self, why: ClientError) -> None:
+    def _end(self, error: ClientError) -> None:
         """The connection is of no use any more."""
         try:
-            self._core.end(why)
+            self._core.end(error)
         finally:
             for line in self._lines:
                 line.close()
@@ -215,8 +216,7 @@ def dial(path: str | Path, name: str) -> socket.socket | None:
         return None
     except (OSError, ValueError) as error:
         sock.close()
-        why = getattr(error, "strerror", None) or str(error)
-        raise PeerGone(name, f"nobody serves there: {why}") from error
+        raise PeerGone(name, f"nobody serves there: {why(error)}") from error
     return sock
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from vfio_migration.model.errors import why
 from vfio_migration.model.plan import FIRST_HOLDER, Holder
 from vfio_migration.runtime.atomic_file import kind_of
 from vfio_migration.runtime.coordinator import claims
@@ -107,10 +108,9 @@ class Ledger:
             raise unsettled(self.entries[0].source, self.path) from error
         except (OSError, ValueError) as error:
             self.end()
-            why = getattr(error, "strerror", None) or error
             everywhere = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
             raise CannotMigrate(
-                f"{claims.shown(str(self.path))}: the journal cannot be written: {why}",
+                f"{claims.shown(str(self.path))}: the journal cannot be written: {why(error)}",
                 [] if everywhere else ["say where it can be: --journal FILE"],
             ) from error
 
@@ -348,9 +348,8 @@ def read(path: Path) -> Ledger | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
         name = claims.shown(str(path))
-        raise CannotMigrate(f"{name}: the journal cannot be read: {why}") from error
+        raise CannotMigrate(f"{name}: the journal cannot be read: {why(error)}") from error
     try:
         fixed, holders = _slots(text)
         data = json.loads(fixed.rstrip(b"\0"))
