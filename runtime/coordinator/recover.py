@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, default_plans
@@ -183,7 +183,10 @@ def _endpoints(
 
 def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger, keep: Side | None) -> None:
     """See that who asks and the journal speak of the same devices; raise `CannotMigrate` if not."""
-    hints = [found.recovery(*(() if keep is None else ("--keep", keep)))]
+
+    def refuse(why: str) -> NoReturn:
+        raise CannotMigrate(why, [found.recovery(*(() if keep is None else ("--keep", keep)))])
+
     known = {
         os.path.realpath(found.here(one.source)): os.path.realpath(found.here(one.destination))
         for one in found.entries
@@ -192,12 +195,9 @@ def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger, keep: S
     for source, destination in pairs:
         real = os.path.realpath(source)
         if real not in known:
-            raise CannotMigrate(f"{source}: is no source of the migration in {found.path}", hints)
+            refuse(f"{source}: is no source of the migration in {found.path}")
         if destination is not None and os.path.realpath(destination) != known[real]:
-            raise CannotMigrate(
-                f"{destination}: {found.path} says that {source} was migrated to {names[real]}",
-                hints,
-            )
+            refuse(f"{destination}: {found.path} says that {source} was migrated to {names[real]}")
 
 
 def _guess(
