@@ -1,4 +1,4 @@
-"""The files of the repository: what must be there, how long one may be, what pre-commit runs."""
+"""The files of the repository: what must be there, and what pre-commit runs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,7 @@ import re
 
 import pytest
 import yaml
-from repository import ROOT, files, rooms
-
-LIMIT = 500
-# Files that may be longer, each with the reason.
-LONG: dict[str, str] = {
-    "docs/wire-layouts.md": "a reference, one table for each structure of the protocol",
-    "model/wire.toml": "the table of the wire, one row after the other: it is read by its sections",
-}
-COUNTED = {".py", ".toml", ".md", ".sh", ""}
-
-
-def test_no_file_is_too_long_without_a_reason() -> None:
-    lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
-        for path in files()
-        if path.suffix in COUNTED and path.relative_to(ROOT).parts[:2] != ("tests", "data")
-    }
-    too_long = {name: length for name, length in lengths.items() if length > LIMIT}
-    assert too_long.keys() - LONG.keys() == set(), "split it, or list it in LONG with a reason"
-    assert LONG.keys() - too_long.keys() == set(), "short enough: take it out of LONG"
-    assert all(LONG.values())
+from repository import ROOT, rooms
 
 
 @pytest.mark.parametrize("room", rooms())
