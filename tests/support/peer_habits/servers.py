@@ -1,0 +1,312 @@
+"""The habits of servers, each a class to be mixed into `base.Peer`.
+
+C library is nutanix/libvfio-user at efd091b (2026), where nothing else is said. What was measured
+is so in its source; what is said of its samples is in its `samples/`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from raw_client import FEATURE, MIG_READ, REGION_READ, REGION_WRITE
+
+from peer_habits.base import (
+    ERROR_REPLY,
+    OFFERS_STOP_COPY,
+    PRE_COPY,
+    RUNNING,
+    STOP,
+    STOP_COPY,
+    Peer,
+    Refusal,
+)
+
+# --- replies ---
+
+
+class PadsReads(Peer):
+    """A MIG_DATA_READ reply is as long as was asked for, and `size` says how much is data.
+
+    C library, lib/migration.c, handle_mig_data_read. The text has argsz include the data, and says
+    nothing of bytes behind it.
+    """
+
+    def read_reply(self, size: int, data: bytes) -> bytes:
+        return super().read_reply(size, data) + bytes(size - len(data))
+
+
+class GivesNoErrno(Peer):
+    """An error reply has errno 0.
+
+    rust-vmm vfio-user, src/lib.rs, Server::run: whatever is not an invalid input.
+    """
+
+    def error_reply(self, number: int) -> tuple[int, int]:
+        return ERROR_REPLY, 0
+
+
+class RepliesAsCommand(Peer):
+    """An error reply has the Error bit and the type of a command, not of a reply.
+
+    rust-vmm vfio-user 0.1.0 to 0.1.3, src/lib.rs, Server::run; repaired after 0.1.3 (7808555).
+    """
+
+    def error_reply(self, number: int) -> tuple[int, int]:
+        return 0x20, number if number == errno.EINVAL else 0
+
+
+# --- what is refused ---
+
+
+class RefusesMostWhileStopped(Peer):
+    """In STOP and STOP_COPY only regions, features and MIG_DATA_READ are answered.
+
+    C library, lib/libvfio-user.c, should_exec_command: not DEVICE_GET_INFO, not DEVICE_RESET. In
+    RESUMING everything is answered.
+    """
+
+    def admits(self, command: int) -> None:
+        super().admits(command)
+        answered = (REGION_READ, REGION_WRITE, FEATURE, MIG_READ)
+        if self.state in (STOP, STOP_COPY) and command not in answered:
+            raise Refusal(errno.EINVAL)
+
+
+class WantsNul(Peer):
+    """Version data that do not end with a NUL are refused.
+
+    C library, lib/tran.c, recv_version. The text calls the data a JSON string and no more.
+    """
+
+    def hears(self, data: bytes) -> None:
+        super().hears(data)
+        if data and not data.endswith(b"\0"):
+            raise Refusal(errno.EINVAL)
+
+
+class CallsUnknownFeatureInvalid(Peer):
+    """PROBE of a feature that it does not have is EINVAL, not ENOTTY.
+
+    C library, lib/libvfio-user.c, handle_device_feature.
+    """
+
+    def probe(self, feature: int, methods: int) -> None:
+        try:
+            super().probe(feature, methods)
+        except Refusal:
+            raise Refusal(errno.EINVAL) from None
+
+
+class StartsLoggingTwice(Peer):
+    """A second DMA_LOGGING_START succeeds.
+
+    C library, lib/dma.c, dma_controller_dirty_page_logging_start.
+    """
+
+    def start_logging(self) -> None:
+        self.logging = True
+
+
+# --- connections ---
+
+
+class ExitsBeforeVersion(Peer):
+    """The server exits when a client hangs up before it has sent VERSION.
+
+    C library, samples/server.c and samples/gpio-pci-idio-16.c, main: vfu_attach_ctx fails.
+    """
+
+    def hung_up(self, negotiated: bool) -> None:
+        if not negotiated:
+            raise SystemExit(1)
+
+
+class ExitsOnHangUp(Peer):
+    """The server exits when its client hangs up.
+
+    C library, samples/null.c and samples/shadow_ioeventfd_server.c; rust-vmm vfio-user,
+    Server::run.
+    """
+
+    def hung_up(self, negotiated: bool) -> None:
+        raise SystemExit(0)
+
+
+class RunsOnceItsClientHangsUp(Peer):
+    """When its client hangs up, the device is in RUNNING, whatever state it was in.
+
+    C library before 4f4fce4 (2026-05), lib/libvfio-user.c, vfu_reset_ctx and device_reset.
+    """
+
+    def hung_up(self, negotiated: bool) -> None:
+        super().hung_up(negotiated)
+        self.state = RUNNING
+
+
+# --- states ---
+
+
+class ResetKeepsState(Peer):
+    """A reset leaves the migration state as it is.
+
+    C library since 4f4fce4 (2026-05), lib/libvfio-user.c, device_reset. The kernel's text:
+    RUNNING.
+    """
+
+    def reset(self) -> None:
+        state = self.state
+        super().reset()
+        self.state = state
+
+
+class OffersNoPreCopy(Peer):
+    """Neither PRE_COPY nor P2P are offered.
+
+    P2P is never offered by the C library: lib/libvfio-user.c,
+    handle_migration_device_feature_get.
+    """
+
+    offers = OFFERS_STOP_COPY
+
+
+class PreCopyArcFails(Peer):
+    """RUNNING -> PRE_COPY is refused by the device.
+
+    C library, lib/migration.c, migration_set_state: what the callback says.
+    """
+
+    def arc(self, to: int) -> None:
+        if to == PRE_COPY:
+            raise Refusal(errno.EIO)
+        super().arc(to)
+
+
+class PreCopyReadsFail(Peer):
+    """Every MIG_DATA_READ in PRE_COPY is refused; those in STOP_COPY are answered.
+
+    C library, lib/migration.c, handle_mig_data_read: what the callback says.
+    """
+
+    def read(self, size: int) -> bytes:
+        if self.state == PRE_COPY:
+            raise Refusal(errno.EIO)
+        return super().read(size)
+
+
+class PreCopyFailsPartWay(Peer):
+    """In PRE_COPY the first MIG_DATA_READ is answered and every later one refused.
+
+    As `PreCopyReadsFail`.
+    """
+
+    answered = 0
+
+    def read(self, size: int) -> bytes:
+        if self.state == PRE_COPY:
+            if self.answered:
+                raise Refusal(errno.EIO)
+            self.answered += 1
+        return super().read(size)
+
+
+class LeavesPreCopyByRunning(Peer):
+    """PRE_COPY -> STOP_COPY is refused; from RUNNING the device stops and copies.
+
+    As `PreCopyArcFails`.
+    """
+
+    def arc(self, to: int) -> None:
+        if (self.state, to) == (PRE_COPY, STOP_COPY):
+            raise Refusal(errno.EIO)
+        super().arc(to)
+
+
+# --- streams ---
+
+
+class JudgesNothing(Peer):
+    """RESUMING -> STOP succeeds, whatever was written.
+
+    C library, lib/migration.c, migration_set_state: the library looks at no stream.
+    """
+
+    def judge(self, stream: bytes) -> None:
+        size = len(self.held)
+        self.held[:] = stream[8 : 8 + size].ljust(size, b"\0")
+
+
+class RefusesWrites(JudgesNothing):
+    """MIG_DATA_WRITE is EINVAL, and RESUMING -> STOP succeeds.
+
+    C library, samples/gpio-pci-idio-16.c, migration_write_data.
+    """
+
+    def write(self, data: bytes) -> None:
+        raise Refusal(errno.EINVAL)
+
+
+class RefusesEveryStream(Peer):
+    """RESUMING -> STOP is EBADMSG. The text allows it: it is the moment of judgement."""
+
+    def judge(self, stream: bytes) -> None:
+        raise Refusal(errno.EBADMSG)
+
+
+class DoesNotStart(Peer):
+    """STOP -> RUNNING fails. The text allows every arc to fail."""
+
+    def arc(self, to: int) -> None:
+        if (self.state, to) == (STOP, RUNNING):
+            raise Refusal(errno.EIO)
+        super().arc(to)
+
+
+class ReadsShort(Peer):
+    """A MIG_DATA_READ brings a tenth of what was asked for, though there is more.
+
+    Seen of a device written by a newcomer. The text calls a short read the end.
+    """
+
+    def read(self, size: int) -> bytes:
+        return super().read(max(1, size // 10))
+
+
+# --- all of a peer ---
+
+
+class CLibrary(
+    PadsReads,
+    RefusesMostWhileStopped,
+    WantsNul,
+    CallsUnknownFeatureInvalid,
+    StartsLoggingTwice,
+    ResetKeepsState,
+    JudgesNothing,
+):
+    """The C library as a whole."""
+
+
+# --- to be killed ---
+
+
+class DiesUponRead(Peer):
+    """The server is gone as soon as MIG_DATA_READ arrives."""
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command == MIG_READ:
+            os._exit(9)
+        return super().answer(command, payload)
+
+
+class DiesUponSecondRead(Peer):
+    """The server is gone as soon as a second MIG_DATA_READ arrives."""
+
+    reads = 0
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command == MIG_READ:
+            self.reads += 1
+            if self.reads == 2:
+                os._exit(9)
+        return super().answer(command, payload)
