@@ -18,7 +18,12 @@ from vfio_migration.runtime.errors import ArcError, words
 from vfio_migration.runtime.irq import Interrupts
 from vfio_migration.runtime.program import Situation
 from vfio_migration.runtime.served import Part, PrecopyInfo, ServedError
-from vfio_migration.runtime.stream import StreamReader, StreamRefused, StreamWriter
+from vfio_migration.runtime.stream import (
+    StreamReader,
+    StreamRefused,
+    StreamWriter,
+    stream_length,
+)
 from vfio_migration.runtime.timers import Timers
 from vfio_migration.runtime.tracked import TrackedMemory
 
@@ -211,8 +216,8 @@ class Lifecycle:
         """Estimate what is left to read once the device is stopped; see `ServedDevice`."""
         if self._writer is not None:
             return self._writer.left()
-        sections = sum(len(data) for _, data in self._host.kit_sections())
-        return sum(memory.size for memory in self._host.memories) + sections
+        host = self._host
+        return stream_length(host.kit_hello(), host.memories, host.kit_sections)
 
     # --- inside: states ---
 

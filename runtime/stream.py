@@ -37,7 +37,7 @@ from typing import Any, Final
 from vfio_migration.runtime.checksum import crc32, crc32_of_memory
 from vfio_migration.runtime.errors import ArcError
 from vfio_migration.runtime.served import Part, PrecopyInfo
-from vfio_migration.runtime.tracked import TrackedMemory
+from vfio_migration.runtime.tracked import Left, TrackedMemory
 
 MAGIC: Final = b"VFIOMIG\x01"
 """The last byte is the version of the format."""
@@ -88,8 +88,7 @@ class StreamWriter:
         for memory in memories:
             memory.begin()
         self._put(MAGIC)
-        text = json.dumps(hello, sort_keys=True, separators=(",", ":")).encode()
-        self._frame(HELLO, 0, 0, text)
+        self._frame(HELLO, 0, 0, _text(hello))
 
     def close(self) -> None:
         """End the session."""
@@ -130,24 +129,26 @@ class StreamWriter:
         return parts
 
     def info(self) -> PrecopyInfo:
-        """Return what is left to read while the device does not stand still."""
+        """Return what is left to read while the device does not stand still.
+
+        Headers of frames that are not made yet are counted: what is left only falls by reading.
+        """
         initial = sum(len(part) for part, again in self._ready if not again)
         dirty = sum(len(part) for part, again in self._ready if again)
         for memory in self._memories:
             if memory.tracked:
-                first, more = memory.left()
-                initial += first
-                dirty += more
+                first, more = memory.left(MAX_RUN)
+                initial += _framed(first)
+                dirty += _framed(more)
         return PrecopyInfo(initial, dirty)
 
     def left(self) -> int:
-        """Return about how many bytes are left to read if the device stood still now."""
+        """Return how many bytes are left to read if the device stood still now."""
         waiting = sum(len(part) for part, _ in self._ready)
         if self._ended:
             return waiting
-        memory = sum(sum(memory.left()) for memory in self._memories)
-        sections = sum(FRAME.size + len(data) for _, data in self._sections())
-        return waiting + memory + sections + FRAME.size + _DIGEST
+        lefts = [left for memory in self._memories for left in memory.left(MAX_RUN)]
+        return waiting + sum(map(_framed, lefts)) + _ending(self._sections())
 
     def _make(self, still: bool) -> bool:
         """Make the next frame; say whether there was any to make."""
@@ -163,7 +164,7 @@ class StreamWriter:
                     content = view if still else memoryview(bytes(view))
                     self._frame(MEMORY, number, run.offset, content, again=not run.initial)
                 except BaseException:
-                    memory.mark(run.offset, run.size)  # there was no memory for a copy, say
+                    memory.untake(run)  # there was no memory for a copy, say
                     raise
                 return True
         if not still:
@@ -197,6 +198,31 @@ class StreamWriter:
     def _put(self, part: Part, again: bool = False) -> None:
         self._bytes += len(part)
         self._ready.append((memoryview(part), again))
+
+
+def stream_length(
+    hello: Mapping[str, Any], memories: Sequence[TrackedMemory], sections: Sections
+) -> int:
+    """Return how long the stream is that a session would have if it were opened now."""
+    memory = sum(
+        memory.size + FRAME.size * -(-memory.size // memory.run_size(MAX_RUN))
+        for memory in memories
+    )
+    return len(MAGIC) + FRAME.size + len(_text(hello)) + memory + _ending(sections())
+
+
+def _text(hello: Mapping[str, Any]) -> bytes:
+    return json.dumps(hello, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _framed(left: Left) -> int:
+    """Return how long the frames are that hold it."""
+    return left.size + FRAME.size * left.runs
+
+
+def _ending(sections: Iterable[tuple[int, Part]]) -> int:
+    """Return how long the frames are that end a stream: these sections and END."""
+    return sum(FRAME.size + len(data) for _, data in sections) + FRAME.size + _DIGEST
 
 
 class StreamReader:

@@ -7,6 +7,7 @@ bytes are taken.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -27,6 +28,18 @@ class Run(NamedTuple):
     offset: int
     size: int
     initial: bool
+
+
+class Left(NamedTuple):
+    """What of a memory is still to be streamed.
+
+    Attributes:
+        size: How many bytes.
+        runs: In how many runs `take` returns them.
+    """
+
+    size: int
+    runs: int
 
 
 class TrackedMemory:
@@ -108,7 +121,7 @@ class TrackedMemory:
         """Return what is to be streamed next, at most about `limit` bytes, and call it clean."""
         if self._dirty is None:
             return None
-        most = max(1, limit // self._page)
+        most = self.run_size(limit) // self._page
         initial = self._cursor < self._pages
         if initial:
             first = self._cursor
@@ -127,13 +140,37 @@ class TrackedMemory:
             self._prefault(offset, size)
         return Run(offset, size, initial)
 
-    def left(self) -> tuple[int, int]:
-        """Return how many bytes are to be streamed: for the first time, and again."""
+    def run_size(self, limit: int) -> int:
+        """Return how many bytes `take(limit)` returns at most."""
+        return max(1, limit // self._page) * self._page
+
+    def untake(self, run: Run) -> None:
+        """Have what `take` returned last be streamed after all, as if it had not been taken."""
+        if run.initial:
+            self._cursor = run.offset // self._page
+        else:
+            self.mark(run.offset, run.size)
+
+    def left(self, limit: int) -> tuple[Left, Left]:
+        """Return what is to be streamed if `take(limit)` is called from now on.
+
+        Returns:
+            What is streamed for the first time, and what is streamed again.
+        """
         if self._dirty is None:
-            return 0, 0
-        initial = max(0, self.size - self._cursor * self._page)
-        again = self._dirty.count(1, 0, self._cursor) * self._page
-        return initial, min(again, self.size)
+            return Left(0, 0), Left(0, 0)
+        most = self.run_size(limit) // self._page
+        pages = max(0, self._pages - self._cursor)
+        initial = Left(max(0, self.size - self._cursor * self._page), -(-pages // most))
+        runs, dirty = 0, 0
+        # The bytes of `_dirty` are 0 or 1; `take` cuts a run of pages after `most` of them.
+        for match in re.finditer(rb"\x01{1,%d}" % most, self._dirty[: self._cursor]):
+            runs += 1
+            dirty += match.end() - match.start()
+        again = dirty * self._page
+        if self._cursor == self._pages and self._pages and self._dirty[-1]:
+            again -= self._pages * self._page - self.size  # the last page may be a short one
+        return initial, Left(again, runs)
 
     # --- for the stream that loads it ---
 
