@@ -71,11 +71,13 @@ class Peer:
     Attributes:
         offers: The capabilities of the device (`struct vfio_device_feature_migration.flags`).
         max_transfer: How many bytes of data a message may carry.
+        data_fd: What stands in the field of that name, which has no meaning here.
         state: The state of the device.
     """
 
     offers = OFFERS_STOP_COPY | OFFERS_PRE_COPY
     max_transfer = 3000
+    data_fd = -1
 
     def __init__(self, held: bytes) -> None:
         self.held = bytearray(held)
@@ -100,6 +102,10 @@ class Peer:
     def error_reply(self, number: int) -> tuple[int, int]:
         """Return the flags and the errno of an error reply."""
         return ERROR_REPLY, number
+
+    def error_payload(self, _command: int, _payload: bytes) -> bytes:
+        """Return what follows the header of an error reply."""
+        return b""
 
     def hung_up(self, negotiated: bool) -> None:
         """The client has hung up; raise `SystemExit` to give up."""
@@ -214,7 +220,7 @@ class Peer:
         if feature == MIGRATION:
             data = struct.pack("=Q", self.offers)
         elif feature == DEVICE_STATE and methods == GET:
-            data = struct.pack("=Ii", self.state, -1)
+            data = struct.pack("=Ii", self.state, self.data_fd)
         elif feature == DEVICE_STATE:
             self._request(struct.unpack_from("=I", payload, 8)[0])
             return payload
@@ -261,11 +267,12 @@ def _serve(sock: socket.socket, peer: Peer, seen: object) -> bool:
         while len(head := file.read(HEADER.size)) == HEADER.size:
             ident, command, size, flags, _ = HEADER.unpack(head)
             print(command, peer.state, file=seen)  # type: ignore[call-overload]
+            asked = file.read(size - HEADER.size)
             try:
-                payload, kind, number = peer.answer(command, file.read(size - 16)), REPLY, 0
+                payload, kind, number = peer.answer(command, asked), REPLY, 0
                 negotiated |= command == VERSION
             except Refusal as refusal:
-                payload = b""
+                payload = peer.error_payload(command, asked)
                 kind, number = peer.error_reply(refusal.number)
             if not flags & NO_REPLY:
                 message = HEADER.pack(ident, command, 16 + len(payload), kind, number)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from awaited import wait_for
-from raw_client import Client
+from raw_client import GET, Client
 
-from peer_habits.base import Peer
+from peer_habits.base import DEVICE_STATE, Peer
 
 _SUPPORT = Path(__file__).parents[1]
 
@@ -58,7 +59,7 @@ class Running:
     def state(self) -> int:
         """The state of the device, asked for by a client that is not ours."""
         with Client(self.path) as client:
-            return client.state
+            return int(struct.unpack_from("=I", client.feature(GET | DEVICE_STATE, room=8))[0])
 
     @property
     def held(self) -> bytes:

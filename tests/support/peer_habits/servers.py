@@ -56,6 +56,25 @@ class RepliesAsCommand(Peer):
         return 0x20, number if number == errno.EINVAL else 0
 
 
+class SendsPayloadWithErrors(Peer):
+    """The reply to a refused SET_STATE has the payload that a successful one would have.
+
+    C library, lib/libvfio-user.c, handle_device_feature and do_reply. The text: the header alone.
+    """
+
+    def error_payload(self, command: int, payload: bytes) -> bytes:
+        return payload if command == FEATURE else b""
+
+
+class LeavesDataFdZero(Peer):
+    """`data_fd` is 0 in a reply that says the state, though no descriptor comes with it.
+
+    C library, lib/libvfio-user.c, handle_migration_device_feature_get. The text: not used.
+    """
+
+    data_fd = 0
+
+
 # --- what is refused ---
 
 
@@ -70,6 +89,18 @@ class RefusesMostWhileStopped(Peer):
         super().admits(command)
         answered = (REGION_READ, REGION_WRITE, FEATURE, MIG_READ)
         if self.state in (STOP, STOP_COPY) and command not in answered:
+            raise Refusal(errno.EINVAL)
+
+
+class RefusesRegionsWhileCopying(Peer):
+    """In STOP_COPY no region is read or written.
+
+    C library, lib/libvfio-user.c, is_valid_region_access.
+    """
+
+    def admits(self, command: int) -> None:
+        super().admits(command)
+        if self.state == STOP_COPY and command in (REGION_READ, REGION_WRITE):
             raise Refusal(errno.EINVAL)
 
 
@@ -277,7 +308,10 @@ class ReadsShort(Peer):
 
 class CLibrary(
     PadsReads,
+    SendsPayloadWithErrors,
+    LeavesDataFdZero,
     RefusesMostWhileStopped,
+    RefusesRegionsWhileCopying,
     WantsNul,
     CallsUnknownFeatureInvalid,
     StartsLoggingTwice,
