@@ -16,7 +16,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from vfio_migration.model.followed import Because, Broken, Followed, Violation, outcome
+from vfio_migration.model.followed import (
+    Because,
+    Broken,
+    Followed,
+    Violation,
+    is_errno,
+    outcome,
+)
 from vfio_migration.model.observation import Observation
 from vfio_migration.model.situations import Points, Rules, known_sets
 from vfio_migration.model.spec import CapabilitySet, Spec
@@ -243,6 +250,10 @@ class Conformance:
             if sent.late or sent.resets:  # whether a reset ends it no specification says
                 device.logging = None
         row = self._rows.get(seen.command)
+        if seen.malformed is not None and row is not None:
+            step = f"{_named(sent.command)} is answered with a reply that does not fit it"
+            because = Because(seen.malformed, f"[[commands]] {row.name}", row.source)
+            raise Broken(step, because, ["a reply that fits, or an error"])
         if sent.late:
             self.unrestricted["replies that others had overtaken"] += 1
         elif row is None:
@@ -302,7 +313,7 @@ class Conformance:
         if seen.errno is not None:
             # In a session a device may be unable to; outside of one there is one answer.
             found = followed.fed(inside)
-            if seen.errno in self._errnos(device, "out_of_session", asked):
+            if any(is_errno(seen.errno, one) for one in self._errnos(device, asked)):
                 found |= followed.points - inside
             if not found:
                 raise self._not_refused(command, seen, "out_of_session")
@@ -319,9 +330,9 @@ class Conformance:
             raise Broken(step, because, [f"at most {asked} bytes"])
         followed.was_read(asked, got)
 
-    def _errnos(self, device: _Device, occasion: Occasion, asked: int) -> set[str | None]:
-        """Return what may be answered on an occasion: a row before its own may hold as well."""
-        answer, bound = self.wire.answer(occasion), self.wire.answer("over_bound")
+    def _errnos(self, device: _Device, asked: int) -> set[str | None]:
+        """Return what may be answered out of session: a row before that one may hold as well."""
+        answer, bound = self.wire.answer("out_of_session"), self.wire.answer("over_bound")
         errnos = set() if answer is None else {answer.errno}
         most = self.wire.limit("max_data_xfer_size").value
         if bound is not None and asked > min(most, device.takes or most):
@@ -459,7 +470,7 @@ class Conformance:
     def _must_be(self, command: Observation, seen: Observation, occasion: Occasion) -> None:
         """Hold an answer against the row that demands one."""
         answer = self.wire.answer(occasion)
-        if answer is not None and (seen.errno is None or seen.errno != answer.errno):
+        if answer is not None and not is_errno(seen.errno, answer.errno):
             raise self._not_refused(command, seen, occasion)
 
     def _not_refused(self, command: Observation, seen: Observation, occasion: Occasion) -> Broken:

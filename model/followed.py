@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from vfio_migration.model.errors import SpecError
 from vfio_migration.model.machine import Refused
+from vfio_migration.model.observation import Errno
 from vfio_migration.model.situations import Point, Points, Rules, Way
 from vfio_migration.model.spec import Event, EventName, Spec, Transfer
 
@@ -108,8 +109,8 @@ class Followed:
 
     # --- a request for a state ---
 
-    def requested(self, target: str | int, errno: str | None) -> None:
-        """SET_STATE was answered: with success, or with an errno."""
+    def requested(self, target: str | int, errno: Errno) -> None:
+        """SET_STATE was answered: with success, or with an error."""
         rules = self._rules
         # The device that can do most comes first: what is refused even to it is worth saying.
         ways = [(point, rules.way(point, target)) for point in sorted(self.points, reverse=True)]
@@ -119,16 +120,14 @@ class Followed:
                 found |= set() if way.end is None else {way.end}
             elif way.refused is None:
                 found |= rules.failures(point, target)
-            elif way.refused.errno == errno:
+            elif is_errno(errno, way.refused.errno):
                 found.add(point)
         if not found:
             raise self._not_so(target, errno, ways)
         self.points = frozenset(found)
         self.because = self._since(target, errno, ways)
 
-    def _not_so(
-        self, target: str | int, errno: str | None, ways: list[tuple[Point, Way]]
-    ) -> Broken:
+    def _not_so(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Broken:
         reasons: list[Because] = []
         allowed: list[str] = []
         for point, way in ways:
@@ -148,13 +147,11 @@ class Followed:
             reasons.append(nothing_to_do(self._spec))
         return Broken(_asked(target, errno, "is"), reasons[0], allowed)
 
-    def _since(
-        self, target: str | int, errno: str | None, ways: list[tuple[Point, Way]]
-    ) -> Because:
+    def _since(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Because:
         """Say why the device can only be where it can be after a request."""
         asked = _asked(target, errno, "was")
         for point, way in ways:
-            if way.refused is not None and way.refused.errno == errno:
+            if way.refused is not None and is_errno(errno, way.refused.errno):
                 because = refusal(way.refused, point.state, target)
                 return because._replace(reason=f"{asked}, and what is refused changes nothing")
             if way.failing and way.refused is None and errno is not None:
@@ -170,7 +167,7 @@ class Followed:
 
     # --- events ---
 
-    def was_reset(self, errno: str | None) -> None:
+    def was_reset(self, errno: Errno) -> None:
         """DEVICE_RESET was answered."""
         if errno is None:
             self.points = self._after("reset", self.points)
@@ -178,7 +175,7 @@ class Followed:
         else:
             # One that is refused changes nothing, one that fails leaves a device that failed.
             self.points |= self._after("arc_failed_for_good", self.points)
-            words = f"a reset was answered with {errno}"
+            words = f"a reset was answered with {outcome(errno)}"
         self.because = _event(self._spec.event("reset"), words)
 
     def client_gone(self) -> None:
@@ -301,12 +298,19 @@ def nothing_to_do(spec: Spec) -> Because:
     return Because("there is nothing to do", "[[requests]]")
 
 
-def outcome(errno: str | None) -> str:
+def outcome(errno: Errno) -> str:
     """Say what an answer is."""
-    return "success" if errno is None else f"an error ({errno})"
+    if errno is None:
+        return "success"
+    return f"an error ({errno})" if errno else "an error without an errno"
 
 
-def _asked(target: str | int, errno: str | None, verb: str) -> str:
+def is_errno(errno: Errno, named: str | None) -> bool:
+    """Say whether an answer is an error that may be the named one: one without an errno may."""
+    return errno == 0 or (errno is not None and errno == named)
+
+
+def _asked(target: str | int, errno: Errno, verb: str) -> str:
     return f"SET_STATE {target} {verb} answered with {outcome(errno)}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean, it_has
 from vfio_migration.model.spec import Spec
@@ -25,6 +25,10 @@ LONGEST: Final = 1 << 20
 
 What = Literal["connected", "command", "reply", "served", "gone", "device", "note"]
 """What a line is about; the first five are `runtime.client.Exchange.what`."""
+
+Errno: TypeAlias = str | int | None
+"""What was answered: None is success; an error is its name, or its number if it has none where that
+was recorded. 0 is an error without an errno, which the text allows."""
 
 METHODS: Final = ("PROBE", "GET", "SET")
 
@@ -47,7 +51,9 @@ class Observation:
         size: How much data the message holds; in MIG_DATA_READ, how much it asks for.
         count: The same, for commands that call it so.
         argsz: How long a reply the command takes.
-        errno: The name of the error that was answered.
+        errno: The error that was answered; see `Errno`.
+        malformed: What was wrong with a reply that does not fit its command, in the words of the
+            client that recorded it. Nothing else is known of such a reply.
         max_data_xfer_size: In the reply to VERSION, how much data the server takes in one message.
     """
 
@@ -64,7 +70,8 @@ class Observation:
     size: int | None = None
     count: int | None = None
     argsz: int | None = None
-    errno: str | None = None
+    errno: Errno = None
+    malformed: str | None = None
     max_data_xfer_size: int | None = None
 
     @property
@@ -99,7 +106,10 @@ class Observation:
             size=_number(data, "size"),
             count=_number(data, "count"),
             argsz=_number(data, "argsz"),
-            errno=None if data.get("errno") is None else _take(data, "errno", None, str),
+            errno=_name_or_number(data, "errno"),
+            malformed=None
+            if data.get("malformed") is None
+            else _take(data, "malformed", None, str),
             max_data_xfer_size=_number(data, "max_data_xfer_size"),
         )
 

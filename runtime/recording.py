@@ -200,6 +200,8 @@ class Recording(Closing):
             entry["no_reply"] = True
         if exchange.errno is not None:
             entry["errno"] = exchange.errno
+        if exchange.malformed is not None:
+            entry["malformed"] = exchange.malformed[:_LONGEST]
         if exchange.why is not None:
             entry["why"] = exchange.why[:_LONGEST]
         if (connection := self._connection(device, exchange)) > 1:

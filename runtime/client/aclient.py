@@ -247,15 +247,15 @@ class AsyncClient(Side):
         """
         return await self.do(self._state())
 
-    async def set_state(self, state: str) -> None:
-        """Ask for a state.
+    async def set_state(self, state: str | int) -> None:
+        """Ask for a state, by its name in the table or by its number, whatever that is.
 
         Raises:
             UnknownName: The table has none of this name; nothing was sent. Else as `do`.
         """
         await self.do(self._set_state(state))
 
-    def moving(self, state: str) -> Begun[None]:
+    def moving(self, state: str | int) -> Begun[None]:
         """Ask for a state, without waiting. Raises as `begin`, and `UnknownName`."""
         return self.begin(self._set_state(state))
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from vfio_migration.model.errors import lookup
 from vfio_migration.model.wire import Feature
+from vfio_migration.runtime.client.errors import asked
 from vfio_migration.runtime.protocol.access import SingleWrite
 from vfio_migration.runtime.protocol.events import Reply
 from vfio_migration.runtime.protocol.faults import Malformed
@@ -23,6 +24,7 @@ from vfio_migration.runtime.protocol.features import (
     FeatureDeviceState,
     FeatureMigration,
     MigDataSize,
+    padded,
 )
 from vfio_migration.runtime.protocol.layout import WIRE, Data, DmaMapFlags, DmaUnmapFlags
 from vfio_migration.runtime.protocol.message import Message
@@ -68,6 +70,7 @@ class Call(Generic[T]):
         fds: Descriptors to send with it; they stay the caller's.
         no_reply: The server is not to answer: there is no result.
         release: Gives back what a result holds, for one that nobody takes.
+        about: What is asked for besides the command, for messages: the feature, the state.
     """
 
     message: Message
@@ -75,6 +78,12 @@ class Call(Generic[T]):
     fds: tuple[int, ...] = ()
     no_reply: bool = False
     release: Callable[[T], object] | None = None
+    about: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in words."""
+        return asked(self.message.name, self.about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,49 +290,48 @@ def probe(feature: str, *, get: bool = False, set_: bool = False) -> Call[None]:
     Raises:
         UnknownName: The wire has no feature of this name.
     """
-    return Call(_feature(feature, get=get, set_=set_, probe=True), _done)
+    return _feature(feature, _done, get=get, set_=set_, probe=True)
 
 
 def capabilities() -> Call[int]:
     """Get what of migration the device supports: `vfio_device_feature_migration.flags`."""
-    return Call(
-        _feature("MIGRATION", get=True),
-        lambda reply: FeatureMigration.parse(_data(reply)).flags,
+    return _feature(
+        "MIGRATION", lambda reply: padded(FeatureMigration, _data(reply)).flags, get=True
     )
 
 
 def get_state() -> Call[int]:
     """Get the number of the state the device is in."""
-    return Call(
-        _feature("MIG_DEVICE_STATE", get=True),
-        lambda reply: FeatureDeviceState.parse(_data(reply)).device_state,
-    )
+    return _feature("MIG_DEVICE_STATE", _state, get=True)
 
 
 def state(names: Mapping[int, str]) -> Call[str]:
     """Get the name of the state the device is in, given the names of all that there are."""
 
     def read(reply: Reply) -> str:
-        value = FeatureDeviceState.parse(_data(reply)).device_state
+        value = _state(reply)
         if value not in names:
             raise Malformed("argument_invalid", f"state {value}, which the table does not know")
         return names[value]
 
-    return Call(_feature("MIG_DEVICE_STATE", get=True), read)
+    return _feature("MIG_DEVICE_STATE", read, get=True)
 
 
-def set_state(value: int) -> Call[None]:
-    """Ask for a state, by its number."""
-    return Call(
-        _feature("MIG_DEVICE_STATE", set_=True, data=FeatureDeviceState(value).pack()), _done
-    )
+def _state(reply: Reply) -> int:
+    return padded(FeatureDeviceState, _data(reply)).device_state
+
+
+def set_state(value: int, name: str | None = None) -> Call[None]:
+    """Ask for a state, by its number; `name` is what it is called in messages."""
+    about = str(value) if name is None else name
+    data = FeatureDeviceState(value).pack()
+    return _feature("MIG_DEVICE_STATE", _done, set_=True, data=data, about=about)
 
 
 def data_size() -> Call[int]:
     """Get how many bytes are expected to be left once the device is stopped (Linux)."""
-    return Call(
-        _feature("MIG_DATA_SIZE", get=True),
-        lambda reply: MigDataSize.parse(_data(reply)).stop_copy_length,
+    return _feature(
+        "MIG_DATA_SIZE", lambda reply: padded(MigDataSize, _data(reply)).stop_copy_length, get=True
     )
 
 
@@ -331,12 +339,12 @@ def logging_start(page_size: int, ranges: Sequence[tuple[int, int]] = ()) -> Cal
     """Log what the device writes by DMA to (address, length); to all addresses if none is given."""
     wanted = tuple(DmaLoggingRange(*one) for one in ranges)
     data = DmaLoggingControl(page_size, wanted).pack()
-    return Call(_feature("DMA_LOGGING_START", set_=True, data=data), _done)
+    return _feature("DMA_LOGGING_START", _done, set_=True, data=data)
 
 
 def logging_stop() -> Call[None]:
     """Log no more."""
-    return Call(_feature("DMA_LOGGING_STOP", set_=True), _done)
+    return _feature("DMA_LOGGING_STOP", _done, set_=True)
 
 
 def logging_report(iova: int, length: int, page_size: int) -> Call[bytes]:
@@ -348,32 +356,38 @@ def logging_report(iova: int, length: int, page_size: int) -> Call[bytes]:
     asked = DmaLoggingReport(iova, length, page_size).pack()
     pages = -(-length // page_size)
     size = -(-pages // 64) * 8
+    room = len(asked) + size
 
     def read(reply: Reply) -> bytes:
-        bitmap = bytes(DmaLoggingReport.parse(_data(reply)).bitmap)
+        bitmap = bytes(DmaLoggingReport.parse(_data(reply)[:room]).bitmap)
         if len(bitmap) != size:
             # Pages that are not in it would count as not written.
             why = f"DMA_LOGGING_REPORT: a bitmap of {len(bitmap)} bytes instead of {size}"
             raise Malformed("size_wrong", why)
         return bitmap
 
-    room = len(asked) + size
-    return Call(_feature("DMA_LOGGING_REPORT", get=True, data=asked, room=room), read)
+    return _feature("DMA_LOGGING_REPORT", read, get=True, data=asked, room=room)
 
 
 def _feature(
     name: str,
+    read: Callable[[Reply], T],
     *,
     get: bool = False,
     set_: bool = False,
     probe: bool = False,
     data: bytes = b"",
     room: int = 0,
-) -> DeviceFeature:
+    about: str = "",
+) -> Call[T]:
     row = lookup("feature", FEATURES, name)
     if get and not probe:
         room = max(room, len(data) + row.get_reply)
-    return DeviceFeature.asking(row.number, get=get, set_=set_, probe=probe, data=data, room=room)
+    message = DeviceFeature.asking(
+        row.number, get=get, set_=set_, probe=probe, data=data, room=room
+    )
+    words = ("PROBE" * probe, "GET" * get, "SET" * set_, name, about)
+    return Call(message, read, about=" ".join(filter(None, words)))
 
 
 def _data(reply: Reply) -> Data:

@@ -338,15 +338,15 @@ class Client(Side, Closing):
         """
         return self.do(self._state())
 
-    def set_state(self, state: str) -> None:
-        """Ask for a state.
+    def set_state(self, state: str | int) -> None:
+        """Ask for a state, by its name in the table or by its number, whatever that is.
 
         Raises:
             UnknownName: The table has none of this name; nothing was sent. Else as `do`.
         """
         self.do(self._set_state(state))
 
-    def moving(self, state: str) -> Pending[None]:
+    def moving(self, state: str | int) -> Pending[None]:
         """Ask for a state, without waiting. Raises as `begin`, and `UnknownName`."""
         return self.begin(self._set_state(state))
 

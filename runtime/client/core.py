@@ -86,7 +86,10 @@ class Exchange:
         id: The id of the message; -1 if there is none.
         command: The command, for "reply" and "served" too.
         reply: What was answered, or None.
-        errno: The name of the error it was answered with, or None.
+        errno: The error it was answered with: its name, or the number that came if it has none
+            here (0: an error without an errno). None if it was answered with success.
+        malformed: For "reply": what is wrong with one that does not fit its command. Nothing else
+            is known of it.
         why: For "gone".
         fds: How many descriptors went with it.
         no_reply: For "command": none is wanted.
@@ -98,7 +101,8 @@ class Exchange:
     id: int = -1
     command: Message | None = None
     reply: Message | None = None
-    errno: str | None = None
+    errno: str | int | None = None
+    malformed: str | None = None
     why: str | None = None
     fds: int = 0
     no_reply: bool = False
@@ -317,29 +321,31 @@ class Core:
     def _deliver(self, reply: Reply) -> None:
         pending = self._pending.pop(reply.id, None)
         fds = reply.fds
-        # An error is an error, whatever else comes with it: libvfio-user sends a payload along.
-        broken = reply.why if reply.errno == "EBADMSG" else ""
+        broken = reply.why
         try:
             if pending is None:  # a watch did not want it sent, and the server made it up
                 return
             if self._watches:
-                said, errno = reply.message, reply.errno
                 self._tell(
                     Exchange(
                         self.peer,
                         "reply",
                         reply.id,
                         reply.command,
-                        said,
-                        errno,
+                        reply.message,
+                        (reply.errno or reply.code) if reply.failed else None,
+                        malformed=broken or None,
                         fds=len(reply.fds),
                         connection=self._number,
                     )
                 )
             if broken:
                 pass
-            elif reply.errno is not None:
-                pending.fail(Refused(self.peer, reply.command.name, reply.errno))
+            elif reply.failed:
+                call = pending.call
+                pending.fail(
+                    Refused(self.peer, call.message.name, reply.errno, reply.code, call.about)
+                )
             elif pending.abandoned:
                 pending.fail(PeerGone(self.peer, "nobody waited for it"))
             else:

@@ -30,16 +30,34 @@ class Refused(ClientError):  # noqa: N818 - reads as what it says
 
     Attributes:
         command: The command, as the specification calls it.
-        errno: The name of the error; EIO for a number that is zero or unknown here.
+        errno: The name of the error; None if the server sent none, or a number unknown here.
+        code: The number of the error as the server sent it; 0 if it sent none.
+        about: What was asked of it: for DEVICE_FEATURE the method, the feature and the state.
     """
 
-    def __init__(self, peer: str, command: str, errno: str) -> None:
-        super().__init__(peer, f"{command} is refused ({errno})")
+    def __init__(
+        self, peer: str, command: str, errno: str | None, code: int = 0, about: str = ""
+    ) -> None:
         self.command = command
         self.errno = errno
+        self.code = code
+        self.about = about
+        super().__init__(peer, f"{asked(command, about)} is refused ({self.reason})")
+
+    @property
+    def reason(self) -> str:
+        """The error in words: its name, its number, or that there is none."""
+        if self.errno is not None:
+            return self.errno
+        return f"errno {self.code}" if self.code else "without an errno"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.peer, self.command, self.errno)
+        return type(self), (self.peer, self.command, self.errno, self.code, self.about)
+
+
+def asked(command: str, about: str) -> str:
+    """Return what was asked for in words."""
+    return f"{command} {about}" if about else command
 
 
 class PeerGone(ClientError):  # noqa: N818 - reads as what it says

@@ -194,15 +194,17 @@ class Side:
         return PeerGone(self.name, "this side was interrupted in the middle of a message")
 
     def _late(self, pending: Pending[Any]) -> TimedOut:
-        return TimedOut(self.name, f"{pending.call.message.name} is not answered")
+        return TimedOut(self.name, f"{pending.call.title} is not answered")
 
     # --- calls in the words of the table ---
 
     def _state(self) -> Call[str]:
         return calls.state(self._names)
 
-    def _set_state(self, state: str) -> Call[None]:
-        return calls.set_state(self.spec.state(state).value)
+    def _set_state(self, state: str | int) -> Call[None]:
+        if isinstance(state, int):
+            return calls.set_state(state, self._names.get(state))
+        return calls.set_state(self.spec.state(state).value, state)
 
 
 def dial(path: str | Path, name: str) -> socket.socket | None:

@@ -221,7 +221,7 @@ class Group:
         device.state = None
         if isinstance(error, Refused):
             what = error.command if move.to is None else f"SET_STATE {move.to}"
-            why = f"{device.label}: {what} is refused ({error.errno})"
+            why = f"{device.label}: {what} is refused ({error.reason})"
             with contextlib.suppress(ClientError):
                 why = f"{why}; it is in {device.look()} now"
         fields = {"device": device.label, "from": before, "why": why, "now": device.state}

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.layout import Data
-from vfio_migration.runtime.protocol.message import Fixed, Message, too_much, wrong_size
+from vfio_migration.runtime.protocol.message import Fixed, Message, check_room, wrong_size
 
 _ACCESS: Final = struct.Struct("=QII")
 _MULTI: Final = struct.Struct("=Q")
@@ -65,16 +65,20 @@ class RegionReadReply(_Access):
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
-        return cls(*cls._read(payload))
+        """Read a payload; see `Message.parse`. What follows `count` bytes of data is padding."""
+        if len(payload) < 16:
+            raise wrong_size(cls, payload)
+        offset, region, count = _ACCESS.unpack_from(payload)
+        if count > len(payload) - 16:
+            raise wrong_size(cls, payload, 16 + count)
+        return cls(offset, region, payload[16 : 16 + count])
 
     @classmethod
     def answering(cls, command: Message, payload: Data, /) -> Self:
         """Read the payload of a reply; see `Message.answering`."""
-        message = cls.parse(payload)
-        if isinstance(command, RegionRead) and message.count > command.count:
-            raise too_much(cls, message.count, command.count)
-        return message
+        if isinstance(command, RegionRead):
+            check_room(cls, payload, 16 + command.count)
+        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""

@@ -65,17 +65,19 @@ class Reply:
     Attributes:
         id: The id that `Connection.send_command` gave the command.
         command: The command.
-        message: The payload, or None if there is an `errno`.
-        errno: The name of the error; EBADMSG if the reply was none that fits the command, EIO
-            for an errno that is zero or unknown here.
+        message: The payload; None if the command failed, or the reply does not fit it.
+        failed: The peer sent an error.
+        errno: The name of that error; None if it has none, for a peer may send an error without an
+            errno, or with one that is unknown here.
         code: The number of the error as the peer sent it.
         fds: The descriptors that came with it.
-        why: What was wrong with a reply that does not fit.
+        why: What is wrong with a reply that does not fit; empty if nothing is.
     """
 
     id: int
     command: Message
     message: Message | None
+    failed: bool
     errno: str | None
     code: int
     fds: tuple[int, ...]

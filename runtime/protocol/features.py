@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import ClassVar, Final, Protocol, Self, TypeVar
 
 from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.layout import (
@@ -23,8 +23,8 @@ from vfio_migration.runtime.protocol.layout import (
 from vfio_migration.runtime.protocol.message import (
     Empty,
     Message,
+    check_room,
     small_argsz,
-    too_much,
     wrong_size,
 )
 
@@ -144,6 +144,17 @@ class DeviceFeatureReply(_Feature):
         argsz, flags = _FEATURE.unpack_from(payload)
         return cls(argsz, flags, payload[8:])
 
+    @classmethod
+    def answering(cls, command: Message, payload: Data, /) -> Self:
+        """Read the payload of a reply; see `Message.answering`.
+
+        How much of the data counts is said by the feature and not by `argsz`: the text has the
+        length of the data "added to argsz", which peers read differently.
+        """
+        if isinstance(command, DeviceFeature) and command.get and not command.probe:
+            check_room(cls, payload, command.argsz)
+        return cls.parse(payload)
+
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
         fixed = _FEATURE.pack(self.argsz, self.flags)
@@ -159,6 +170,29 @@ _RANGE: Final = struct.Struct("=QQ")
 _REPORT: Final = struct.Struct("=QQQ")
 
 
+class FeatureData(Protocol):
+    """The data of a feature that is a structure of one size.
+
+    Attributes:
+        layout: The structure.
+    """
+
+    layout: ClassVar[struct.Struct]
+
+    @classmethod
+    def parse(cls, data: Data) -> Self:
+        """Read the data; raise `Malformed` if it does not fit."""
+        ...
+
+
+_D = TypeVar("_D", bound=FeatureData)
+
+
+def padded(kind: type[_D], data: Data) -> _D:
+    """Read the data of a reply to GET, which may be followed by padding. Raises as `parse`."""
+    return kind.parse(data[: kind.layout.size])
+
+
 def _misfit(kind: type[object], data: Data) -> Malformed:
     return Malformed("size_wrong", f"{kind.__name__}: {len(data)} bytes of data do not fit")
 
@@ -166,6 +200,8 @@ def _misfit(kind: type[object], data: Data) -> Malformed:
 @dataclass(frozen=True, slots=True)
 class FeatureMigration:
     """MIGRATION: the capability set of the device."""
+
+    layout: ClassVar[struct.Struct] = _U64
 
     flags: int
 
@@ -184,6 +220,8 @@ class FeatureMigration:
 @dataclass(frozen=True, slots=True)
 class FeatureDeviceState:
     """MIG_DEVICE_STATE: a state. `data_fd` is unused, and -1 as Linux has it."""
+
+    layout: ClassVar[struct.Struct] = _STATE
 
     device_state: int
     data_fd: int = -1
@@ -259,6 +297,8 @@ class DmaLoggingReport:
 class MigDataSize:
     """MIG_DATA_SIZE: how much STOP_COPY is expected to stream."""
 
+    layout: ClassVar[struct.Struct] = _U64
+
     stop_copy_length: int
 
     @classmethod
@@ -274,15 +314,6 @@ class MigDataSize:
 
 
 # --- MIG_DATA_READ and MIG_DATA_WRITE -------------------------------------------------------------
-
-
-def _data(kind: type[Message], payload: Data) -> tuple[int, Data]:
-    if len(payload) < 8:
-        raise wrong_size(kind, payload)
-    argsz, size = _FEATURE.unpack_from(payload)
-    if size != len(payload) - 8:
-        raise wrong_size(kind, payload, 8 + size)
-    return argsz, payload[8:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,16 +372,20 @@ class MigDataReadReply(Message):
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
-        return cls(_data(cls, payload)[1])
+        """Read a payload; see `Message.parse`. What follows `size` bytes of data is padding."""
+        if len(payload) < 8:
+            raise wrong_size(cls, payload)
+        _argsz, size = _FEATURE.unpack_from(payload)
+        if size > len(payload) - 8:
+            raise wrong_size(cls, payload, 8 + size)
+        return cls(payload[8 : 8 + size])
 
     @classmethod
     def answering(cls, command: Message, payload: Data, /) -> Self:
         """Read the payload of a reply; see `Message.answering`."""
-        message = cls.parse(payload)
-        if isinstance(command, MigDataRead) and message.size > command.size:
-            raise too_much(cls, message.size, command.size)
-        return message
+        if isinstance(command, MigDataRead):
+            check_room(cls, payload, 8 + command.size)
+        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
@@ -376,7 +411,12 @@ class MigDataWrite(Message):
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
-        return cls(*_data(cls, payload))
+        if len(payload) < 8:
+            raise wrong_size(cls, payload)
+        argsz, size = _FEATURE.unpack_from(payload)
+        if size != len(payload) - 8:
+            raise wrong_size(cls, payload, 8 + size)
+        return cls(argsz, payload[8:])
 
     @classmethod
     def asking(cls, data: Data) -> Self:

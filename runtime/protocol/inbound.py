@@ -257,40 +257,41 @@ class Inbound:
         fds: tuple[int, ...],
     ) -> None:
         command = self._sent.pop(ident)
-        errno = _name(code) if flags & ERROR else None
+        if flags & ERROR:
+            # An error is an error, whatever else comes with it: some servers send a payload along.
+            self._drop(fds)
+            errno = errno_module.errorcode.get(code)
+            events.append(Reply(ident, command, None, True, errno, code, ()))
+            return
         try:
-            message = self._read_reply(command, number, errno, payload, fds)
+            message, fds = self._read_reply(command, number, payload, fds)
         except Malformed as fault:
             self._drop(fds)
-            events.append(Reply(ident, command, None, errno or "EBADMSG", code, (), fault.why))
-            if number == _VERSION and errno is None:
+            events.append(Reply(ident, command, None, False, None, code, (), fault.why))
+            if number == _VERSION:
                 self._stop()
             return
-        events.append(Reply(ident, command, message, errno, code, fds))
+        events.append(Reply(ident, command, message, False, None, code, fds))
 
     def _read_reply(
-        self,
-        command: Message,
-        number: int,
-        errno: str | None,
-        payload: memoryview,
-        fds: tuple[int, ...],
-    ) -> Message | None:
+        self, command: Message, number: int, payload: memoryview, fds: tuple[int, ...]
+    ) -> tuple[Message, tuple[int, ...]]:
+        """Return what a reply says, and its descriptors; those nobody asked for are closed."""
         if number != command.number:
             raise Malformed("size_wrong", f"a reply to {number} instead of {command.number}")
-        if errno is not None:
-            if payload or fds:
-                raise Malformed("size_wrong", "an error reply is a header and no more")
-            return None
-        if len(fds) > self._room(_ROWS[number].gives_fds):
+        room = self._room(_ROWS[number].gives_fds)
+        if len(fds) > room > 0:
             raise _too_many(fds)
         message = REPLIES[number].answering(command, payload)
         if isinstance(message, VersionReply):
-            self._accept(message, fds)
-        return message
+            room = self._accept(message, fds)
+        if not room:
+            self._drop(fds)
+            fds = ()
+        return message, fds
 
-    def _accept(self, message: VersionReply, fds: tuple[int, ...]) -> None:
-        """Settle with the server's VERSION."""
+    def _accept(self, message: VersionReply, fds: tuple[int, ...]) -> int:
+        """Agree to the server's VERSION; return how many of its descriptors are wanted."""
         if message.major != MAJOR or message.minor > MINOR:
             raise Malformed("version_incompatible", f"version {message.major}.{message.minor}")
         twin = message.capabilities.twin_socket if message.capabilities else None
@@ -299,9 +300,8 @@ class Inbound:
                 raise Malformed("version_incompatible", "a twin socket nobody asked for")
             if twin.fd_index is None or twin.fd_index >= len(fds):
                 raise Malformed("version_incompatible", "a twin socket without a descriptor")
-        elif fds:
-            raise Malformed("fds_unexpected", f"{len(fds)} descriptors and no twin socket")
         self._agree(Limits.said(message.capabilities))
+        return len(fds) if self.agreed is not None and self.agreed.twin_socket else 0
 
     # --- What is wrong ---
 
@@ -393,7 +393,3 @@ class Inbound:
 
 def _too_many(fds: tuple[int, ...]) -> Malformed:
     return Malformed("fds_unexpected", f"{len(fds)} descriptors")
-
-
-def _name(code: int) -> str:
-    return errno_module.errorcode.get(code, "EIO")

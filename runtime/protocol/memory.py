@@ -16,6 +16,7 @@ from vfio_migration.runtime.protocol.message import (
     Fixed,
     Message,
     Sized,
+    check_room,
     too_much,
     wrong_size,
 )
@@ -123,16 +124,20 @@ class DmaReadReply(Message):
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
-        return cls(*_dma_data(cls, payload))
+        """Read a payload; see `Message.parse`. What follows `count` bytes of data is padding."""
+        if len(payload) < 16:
+            raise wrong_size(cls, payload)
+        address, count = _DMA.unpack_from(payload)
+        if count > len(payload) - 16:
+            raise wrong_size(cls, payload, 16 + count)
+        return cls(address, payload[16 : 16 + count])
 
     @classmethod
     def answering(cls, command: Message, payload: Data, /) -> Self:
         """Read the payload of a reply; see `Message.answering`."""
-        message = cls.parse(payload)
-        if isinstance(command, DmaRead) and message.count > command.count:
-            raise too_much(cls, message.count, command.count)
-        return message
+        if isinstance(command, DmaRead):
+            check_room(cls, payload, 16 + command.count)
+        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
@@ -157,7 +162,12 @@ class DmaWrite(Message):
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
-        return cls(*_dma_data(cls, payload))
+        if len(payload) < 16:
+            raise wrong_size(cls, payload)
+        address, count = _DMA.unpack_from(payload)
+        if count != len(payload) - 16:
+            raise wrong_size(cls, payload, 16 + count)
+        return cls(address, payload[16:])
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
@@ -200,12 +210,3 @@ class DmaWriteReply(Fixed):
                 raise too_much(cls, message.count, command.count)
             return message
         return cls.parse(payload)
-
-
-def _dma_data(kind: type[Message], payload: Data) -> tuple[int, Data]:
-    if len(payload) < 16:
-        raise wrong_size(kind, payload)
-    address, count = _DMA.unpack_from(payload)
-    if count != len(payload) - 16:
-        raise wrong_size(kind, payload, 16 + count)
-    return address, payload[16:]

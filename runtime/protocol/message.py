@@ -65,7 +65,12 @@ class Message:
 
     @classmethod
     def answering(cls, _command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply to that command, which it must fit. Raises as `parse`."""
+        """Read the payload of a reply to that command, which it must fit. Raises as `parse`.
+
+        A reply whose length varies says itself how much of it counts. What follows is padding, as
+        servers send it that answer with as many bytes as were asked for, and is not looked at. A
+        reply is never longer than was asked for.
+        """
         return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
@@ -163,5 +168,11 @@ def small_argsz(kind: type[Message], argsz: int, need: int) -> Malformed:
 
 
 def too_much(kind: type[Message], count: int, asked: int) -> Malformed:
-    """Return the fault of a reply that holds more than was asked for."""
+    """Return the fault of a reply that is longer than was asked for."""
     return Malformed("size_wrong", f"{kind.__name__}: {count} bytes, and {asked} were asked for")
+
+
+def check_room(kind: type[Message], payload: Data, room: int) -> None:
+    """See that a reply is no longer than the `room` its command gave it; raise `Malformed`."""
+    if len(payload) > room:
+        raise too_much(kind, len(payload), room)

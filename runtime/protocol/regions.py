@@ -16,6 +16,7 @@ from vfio_migration.runtime.protocol.layout import Data, RegionCapabilityId, Reg
 from vfio_migration.runtime.protocol.message import (
     Message,
     Sized,
+    check_room,
     wrong_size,
 )
 
@@ -141,19 +142,26 @@ class DeviceGetRegionInfoReply(Message):
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
+        """Read a payload; see `Message.parse`. What follows `argsz` bytes is padding."""
         if len(payload) < 32:
             raise wrong_size(cls, payload)
         argsz, flags, index, first, size, offset = _INFO.unpack_from(payload)
         found: tuple[RegionCapability, ...] = ()
         omitted = 0
-        if argsz > len(payload):
-            omitted = argsz - 32
-        elif argsz < len(payload):
+        if argsz < _INFO.size:
             raise wrong_size(cls, payload, argsz)
+        if argsz > len(payload):
+            omitted = argsz - _INFO.size
         elif flags & _CAPS_FLAG:
-            found = _read_chain(payload, first)
+            found = _read_chain(payload[:argsz], first)
         return cls(index, flags & ~_CAPS_FLAG, size, offset, found, omitted)
+
+    @classmethod
+    def answering(cls, command: Message, payload: Data, /) -> Self:
+        """Read the payload of a reply; see `Message.answering`."""
+        if isinstance(command, DeviceGetRegionInfo):
+            check_room(cls, payload, command.argsz)
+        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
@@ -270,21 +278,31 @@ class DeviceGetRegionIoFdsReply(Message):
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`. Entries may be longer than 40 bytes."""
+        """Read a payload; see `Message.parse`.
+
+        Entries may be longer than 40 bytes; what follows `argsz` bytes is padding.
+        """
         if len(payload) < 16:
             raise wrong_size(cls, payload)
         argsz, _flags, index, count = _IO_FDS.unpack_from(payload)
-        if len(payload) == 16 and count and argsz >= 16 + _SUB_REGION.size * count:
+        if argsz > len(payload) and count and argsz >= 16 + _SUB_REGION.size * count:
             return cls(index, (), count)
-        length = len(payload) - 16
+        length = argsz - 16
         each = length // count if count else 0
-        if argsz != len(payload) or each * count != length or (count and each < 40):
+        if argsz > len(payload) or each * count != length or (count and each < 40):
             raise wrong_size(cls, payload, argsz)
         found = []
-        for at in range(16, len(payload), each or 40):
+        for at in range(16, argsz, each or 40):
             offset, size, fd, kind, flags, _padding, value = _SUB_REGION.unpack_from(payload, at)
             found.append(SubRegion(offset, size, fd, kind, flags, value))
         return cls(index, tuple(found))
+
+    @classmethod
+    def answering(cls, command: Message, payload: Data, /) -> Self:
+        """Read the payload of a reply; see `Message.answering`."""
+        if isinstance(command, DeviceGetRegionIoFds):
+            check_room(cls, payload, command.argsz)
+        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""

@@ -45,8 +45,12 @@ class Capabilities:
     write_multiple: bool | None = None
 
     @classmethod
-    def parse(cls, data: Data) -> Self | None:
+    def parse(cls, data: Data, *, padded: bool = False) -> Self | None:
         """Read version data; None if there is none. With or without a terminating NUL.
+
+        Args:
+            data: The version data.
+            padded: What follows the NUL is padding, and is not looked at.
 
         Raises:
             Malformed: It is too long or no JSON, or a capability that is known has a value that
@@ -55,7 +59,7 @@ class Capabilities:
         if len(data) > _LONGEST:
             raise Malformed("over_bound", f"version data of {len(data)} bytes, over {_LONGEST}")
         text, _, rest = bytes(data).partition(b"\0")
-        if rest.strip(b"\0"):
+        if not padded and rest.strip(b"\0"):
             raise _bad("bytes after its NUL")
         if not text:
             return None
@@ -140,7 +144,7 @@ class _VersionBody(Message):
         if len(payload) < 4:
             raise wrong_size(cls, payload)
         major, minor = _LAYOUT.unpack_from(payload)
-        return major, minor, Capabilities.parse(payload[4:])
+        return major, minor, Capabilities.parse(payload[4:], padded=cls.is_reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -434,7 +434,8 @@ def test_a_ninth_state_is_followed_as_it_stands(ninth_state: Spec) -> None:
         ({"size": "1"}, 'size: "1": is not a whole number'),
         ({"method": "GOT"}, 'method: "GOT": is no method of a feature; did you mean "GET"?'),
         ({"flags": [1]}, "flags: 1: is no name of a capability"),
-        ({"errno": 5}, "errno: 5: is not a string"),
+        ({"errno": []}, "errno: []: is neither a name nor a number"),
+        ({"malformed": 5}, "malformed: 5: is not a string"),
         ({"no_reply": 1}, "no_reply: 1: is not true or false"),
     ],
 )

@@ -127,9 +127,15 @@ def test_flags_that_mean_nothing_are_not_looked_at(foreign) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(16)])
 @pytest.mark.parametrize(
-    ("number", "name"), [(errno.EPERM, "EPERM"), (0, "EIO"), (4095, "EIO"), (0xFFFFFFEA, "EIO")]
+    ("number", "name", "said"),
+    [
+        (errno.EPERM, "EPERM", "EPERM"),
+        (0, None, "without an errno"),
+        (4095, None, "errno 4095"),
+        (0xFFFFFFEA, None, "errno 4294967274"),
+    ],
 )
-def test_an_error_is_an_error_whatever_comes_with_it(foreign, number, name, payload) -> None:
+def test_an_error_is_an_error_whatever_comes_with_it(foreign, number, name, said, payload) -> None:
     def script(peer) -> None:
         peer.hello({})
         ident, _ = peer.expect(GET_INFO)
@@ -137,9 +143,9 @@ def test_an_error_is_an_error_whatever_comes_with_it(foreign, number, name, payl
         peer.state(2)
 
     client = foreign(script)
-    with pytest.raises(Refused, match=rf"DEVICE_GET_INFO is refused \({name}\)") as refused:
+    with pytest.raises(Refused, match=rf"DEVICE_GET_INFO is refused \({said}\)") as refused:
         client.info()
-    assert refused.value.errno == name
+    assert (refused.value.errno, refused.value.code) == (name, number)
     assert client.state() == "RUNNING"
 
 

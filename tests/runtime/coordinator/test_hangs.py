@@ -17,6 +17,11 @@ UNANSWERED = "VERSION is not answered; does it serve another client?"
 LATE = "not known to stand still; once it can be reached run: vfio-migration recover s0 d0"
 
 
+def asks(arc: tuple[str, str]) -> str:
+    """What a request for the end of an arc is called."""
+    return f"DEVICE_FEATURE SET MIG_DEVICE_STATE {arc[1]}"
+
+
 def hanging(lab: Lab, who: str, arc: tuple[str, str]) -> threading.Event:
     event = threading.Event()
     for name in ("s0", "d0"):
@@ -36,7 +41,7 @@ def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: 
     event = hanging(lab, "s0", arc)
     failure = lab.fail(patience=SHORT)
     why = "s0: does not answer, and its process is there: it may still hold the state"
-    assert failure.why == f"{where}: s0: DEVICE_FEATURE is not answered"
+    assert failure.why == f"{where}: s0: {asks(arc)} is not answered"
     assert failure.outcome == "undecided"
     assert failure.hints == (why, f"s0: {UNANSWERED}", f"s0: {LATE}")
     assert not lab.hosts["d0"].runs
@@ -76,7 +81,7 @@ def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
 def test_a_destination_that_hangs_before_it_may_run(lab: Lab, arc: tuple[str, str], where: str):
     event = hanging(lab, "d0", arc)
     failure = lab.fail(patience=SHORT)
-    assert failure.why == f"{where}: d0: DEVICE_FEATURE is not answered"
+    assert failure.why == f"{where}: d0: {asks(arc)} is not answered"
     assert failure.outcome == "source"
     assert failure.hints == (SOURCE, f"d0: {LATE}")
     assert lab.hosts["s0"].state == "RUNNING"
@@ -95,7 +100,7 @@ def test_a_destination_that_hangs_when_it_may_run(lab: Lab, arc: tuple[str, str]
     event = hanging(lab, "d0", arc)
     failure = lab.fail(patience=SHORT)
     why = "d0: does not answer, and its process is there: it may run"
-    assert failure.why == f"plan resume, phase {phase}: d0: DEVICE_FEATURE is not answered"
+    assert failure.why == f"plan resume, phase {phase}: d0: {asks(arc)} is not answered"
     assert failure.outcome == "undecided"
     assert failure.hints == (why, f"d0: {UNANSWERED}", f"d0: {LATE}")
     assert lab.hosts["s0"].state == "STOP_COPY"

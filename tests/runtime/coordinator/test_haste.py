@@ -87,7 +87,7 @@ def test_a_device_that_hangs(lab: Lab, who: str, arc, outcome: str):
     assert isinstance(failure, MigrationFailed)
     assert (failure.outcome, failure.cancelled) == (outcome, True)
     assert failure.why.startswith("cancelled; plan ")
-    assert f"{who}: DEVICE_FEATURE is not answered" in failure.why
+    assert f"{who}: DEVICE_FEATURE SET MIG_DEVICE_STATE {arc[1]} is not answered" in failure.why
     assert seconds < 2 * GRACE + 1
     assert "vfio-migration recover s0 d0" in failure.hints[-1]
     assert not lab.hosts["d0"].runs

@@ -177,7 +177,7 @@ def test_no_migration(lab: Lab, name: str):
     refusal = refused(lab)
     assert refusal.refused
     assert refusal.why == (
-        f"{name}: the device cannot be migrated: DEVICE_FEATURE is refused (ENOTTY)"
+        f"{name}: the device cannot be migrated: DEVICE_FEATURE GET MIGRATION is refused (ENOTTY)"
     )
 
 

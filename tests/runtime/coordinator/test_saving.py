@@ -107,7 +107,7 @@ def test_a_device_that_does_not_answer_when_all_is_in_the_file(lab: Lab):
     with pytest.raises(MigrationFailed) as failed:
         saver(lab, "s0", "s1", settings=Settings(patience=0.5)).run("a.save", then="run")
     assert failed.value.outcome == "undecided"
-    assert "s0: DEVICE_FEATURE is not answered" in failed.value.why
+    assert "s0: DEVICE_FEATURE SET MIG_DEVICE_STATE RUNNING_P2P is not answered" in failed.value.why
     with ContainerReader("a.save") as file:
         file.check()
     event.set()

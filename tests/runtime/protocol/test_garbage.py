@@ -109,7 +109,7 @@ class Checked:
                 reply = self.connection.send_error(event, "EIO")
                 assert (reply is None) == event.no_reply
             else:
-                assert (event.message is None) == (event.errno is not None)
+                assert (event.message is None) == (event.failed or bool(event.why))
 
     def end(self) -> None:
         self.connection.close()

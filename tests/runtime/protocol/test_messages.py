@@ -152,13 +152,20 @@ def test_counts_are_those_of_the_data(count: int) -> None:
     access = struct.pack("=QII", 0, 0, count) + b"1234"
     memory = struct.pack("=QQ", 0, count) + b"1234"
     migration = struct.pack("=II", 0, count) + b"1234"
-    for kind, payload in (
-        (vp.RegionWrite, access),
+    replies: list[tuple[type[vp.Message], bytes]] = [
         (vp.RegionReadReply, access),
-        (vp.DmaWrite, memory),
         (vp.DmaReadReply, memory),
-        (vp.MigDataWrite, migration),
         (vp.MigDataReadReply, migration),
+    ]
+    if count < 4:  # what follows is padding
+        for kind, payload in replies:
+            assert bytes(kind.parse(payload).data) == b"1234"[:count]  # type: ignore[attr-defined]
+        replies = []
+    for kind, payload in (
+        *replies,
+        (vp.RegionWrite, access),
+        (vp.DmaWrite, memory),
+        (vp.MigDataWrite, migration),
     ):
         with pytest.raises(Malformed) as caught:
             kind.parse(payload)
