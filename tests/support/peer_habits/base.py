@@ -73,6 +73,7 @@ class Peer:
         max_transfer: How many bytes of data a message may carry.
         data_fd: What stands in the field of that name, which has no meaning here.
         state: The state of the device.
+        client: The process of the client that is connected.
     """
 
     offers = OFFERS_STOP_COPY | OFFERS_PRE_COPY
@@ -82,6 +83,7 @@ class Peer:
     def __init__(self, held: bytes) -> None:
         self.held = bytearray(held)
         self.state = RUNNING
+        self.client = 0
         self.logging = False
         self._left = b""  # what can be read now
         self._later = b""  # what can be read once the device is stopped
@@ -253,6 +255,8 @@ def serve(path: Path, peer: Peer) -> None:
         with path.with_suffix(".seen").open("a", buffering=1) as seen:
             while True:
                 sock, _ = listener.accept()
+                credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                peer.client = struct.unpack("=3i", credentials)[0]
                 with sock:
                     print("connect", file=seen)
                     negotiated = _serve(sock, peer, seen)

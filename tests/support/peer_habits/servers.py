@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 
-from raw_client import FEATURE, MIG_READ, REGION_READ, REGION_WRITE
+from raw_client import FEATURE, MIG_READ, MIG_WRITE, REGION_READ, REGION_WRITE
 
 from peer_habits.base import (
     ERROR_REPLY,
@@ -321,11 +322,11 @@ class CLibrary(
     """The C library as a whole."""
 
 
-# --- to be killed ---
+# --- crashes at a moment of choice; of no peer in particular ---
 
 
 class DiesUponRead(Peer):
-    """The server is gone as soon as MIG_DATA_READ arrives."""
+    """The server is gone as soon as a MIG_DATA_READ arrives."""
 
     def answer(self, command: int, payload: bytes) -> bytes:
         if command == MIG_READ:
@@ -339,8 +340,34 @@ class DiesUponSecondRead(Peer):
     reads = 0
 
     def answer(self, command: int, payload: bytes) -> bytes:
+        self.reads += command == MIG_READ
+        if self.reads == 2:
+            os._exit(9)
+        return super().answer(command, payload)
+
+
+class DiesUponWrite(Peer):
+    """The server is gone as soon as a MIG_DATA_WRITE arrives."""
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command == MIG_WRITE:
+            os._exit(9)
+        return super().answer(command, payload)
+
+
+class KillsClientUponRead(Peer):
+    """The process of the client is killed as soon as its first MIG_DATA_READ arrives."""
+
+    def answer(self, command: int, payload: bytes) -> bytes:
         if command == MIG_READ:
-            self.reads += 1
-            if self.reads == 2:
-                os._exit(9)
+            os.kill(self.client, signal.SIGKILL)
+        return super().answer(command, payload)
+
+
+class KillsClientUponWrite(Peer):
+    """The process of the client is killed as soon as its first MIG_DATA_WRITE arrives."""
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command == MIG_WRITE:
+            os.kill(self.client, signal.SIGKILL)
         return super().answer(command, payload)
