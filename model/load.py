@@ -17,6 +17,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vfio_migration.model import bounds
 from vfio_migration.model.checks import check
 from vfio_migration.model.errors import (
     Mistake,
@@ -37,9 +38,6 @@ DEFAULT = "vfio_v2.toml"
 
 Table = TypeVar("Table", bound=Row)
 """A kind of table: the state machine's, the wire's."""
-
-LARGEST = 1 << 24
-"""How many bytes a file may have."""
 
 Location = tuple[str | int, ...]
 """Keys and indexes that lead from the top of the data to a value."""
@@ -82,12 +80,12 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         # Bounded, for a device file may have no end.
         with Path(path).open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(bounds.MAX_TABLE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         problem = f"cannot be read: {why(error)}"
         raise SpecError([Mistake("file", str(path), problem, None)]) from error
-    if len(data) > LARGEST:
-        problem = f"has more than {LARGEST} bytes, so this is no table"
+    if len(data) > bounds.MAX_TABLE_BYTES:
+        problem = f"has more than {bounds.MAX_TABLE_BYTES} bytes, so this is no table"
         raise SpecError([Mistake("file", str(path), problem, None)])
     return data
 
@@ -100,6 +98,8 @@ def parse(text: str | bytes, origin: str | None = None) -> dict[str, object]:
         decoded = encoded.decode("utf-8-sig")
     except UnicodeError as error:
         raise SpecError([_not_utf8(error)], origin) from None
+    if (mistake := bounds.long_key(decoded)) is not None:
+        raise SpecError([mistake], origin)
     try:
         return tomllib.loads(decoded)
     except (ValueError, RecursionError) as error:
@@ -127,6 +127,8 @@ def typed(
     # file costs.
     from pydantic import ValidationError
 
+    if mistakes := bounds.too_large(data):
+        raise SpecError(mistakes, origin)  # to look for more of them would take long
     table: Table | None = None
     shape: list[Mistake] = []
     try:
@@ -138,6 +140,8 @@ def typed(
     # One mistake a place: what has the wrong type needs no second complaint about its value.
     badly_shaped = {mistake.place for mistake in shape}
     mistakes = shape + [found for found in check(data) if found.place not in badly_shaped]
+    complained = {mistake.place for mistake in mistakes}
+    mistakes += [found for found in bounds.unprintable(data) if found.place not in complained]
     if mistakes or table is None:
         raise SpecError(_in_file_order(mistakes, data), origin)
     return table

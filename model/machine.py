@@ -13,7 +13,7 @@ Nothing here is written by hand that follows from the table:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from vfio_migration.model.errors import Mistake, SpecError
@@ -21,6 +21,7 @@ from vfio_migration.model.spec import (
     Arc,
     CapabilitySet,
     Condition,
+    Direction,
     RequestRule,
     RoutingRule,
     Spec,
@@ -247,7 +248,7 @@ class Machine:
         return found
 
 
-def lines(spec: Spec, start: str) -> Iterable[tuple[Arc, ...]]:
+def lines(spec: Spec, start: str) -> Iterator[tuple[Arc, ...]]:
     """Yield the straight lines of arcs from `start`: each arc, and its continuations.
 
     These are what contraction joins. An arc that is no step along one axis has no continuation, and
@@ -258,20 +259,24 @@ def lines(spec: Spec, start: str) -> Iterable[tuple[Arc, ...]]:
             continue
         line = [first]
         yield tuple(line)
-        direction = step_on_grid(spec, first.from_, first.to)
-        while direction is not None:
-            onward = [
-                arc
-                for arc in spec.arcs
-                if arc.from_ == line[-1].to and step_on_grid(spec, arc.from_, arc.to) == direction
-            ]
-            if len(onward) != 1:
-                break
-            line += onward
+        for arc in onward(spec, first):
+            line.append(arc)
             yield tuple(line)
 
 
-def step_on_grid(spec: Spec, from_: str, to: str) -> tuple[int, int] | None:
+def onward(spec: Spec, first: Arc) -> Iterator[Arc]:
+    """Yield the arcs that go on from `first` in its direction, one after the other."""
+    direction = step_on_grid(spec, first.from_, first.to)
+    here = first
+    while direction is not None:
+        following = spec.arcs_by_direction.get((here.to, direction), ())
+        if len(following) != 1:
+            return
+        here = following[0]
+        yield here
+
+
+def step_on_grid(spec: Spec, from_: str, to: str) -> Direction | None:
     """Return the direction of a step along one axis of the grid, or None if it is not one.
 
     Any distance along one axis counts: how far the next place is depends on the capability set.
@@ -291,16 +296,18 @@ def contracted_arcs(spec: Spec, supported: frozenset[str]) -> tuple[Arc, ...]:
     Between two states there is one arc at most, the table's own before a joined one.
     """
     arcs: dict[tuple[str, str], Arc] = {}
-    for state in spec.states:
-        if state.name not in supported:
+    for row in spec.arcs:
+        if row.from_ not in supported:
             continue
-        for line in lines(spec, state.name):
-            ends_here = line[-1].to in supported
-            if ends_here and all(arc.to not in supported for arc in line[:-1]):
-                arc = _join(line)
-                first = arcs.setdefault((arc.from_, arc.to), arc)
-                if first.via and not arc.via:
-                    arcs[arc.from_, arc.to] = arc
+        line = [row]
+        going_on = onward(spec, row)
+        while line[-1].to not in supported and (following := next(going_on, None)) is not None:
+            line.append(following)
+        if line[-1].to in supported:
+            arc = _join(tuple(line))
+            first = arcs.setdefault((arc.from_, arc.to), arc)
+            if first.via and not arc.via:
+                arcs[arc.from_, arc.to] = arc
     order = {(arc.from_, arc.to): index for index, arc in enumerate(spec.arcs)}
     last = len(order)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -42,6 +42,9 @@ Condition = Literal[
 
 EventName = Literal["arc_failed", "arc_failed_for_good", "reset", "disconnect"]
 """What may move a device besides an arc."""
+
+Direction = tuple[int, int]
+"""A direction along one axis of the grid: (1, 0) is one column to the right."""
 
 CapabilitySet = enum.Flag
 """A set of capabilities: a member of the `Flag` that `Spec.capability_type` makes of the table."""
@@ -435,6 +438,18 @@ class Spec(Row):
             else None
             for row in self.states
         }
+
+    @functools.cached_property
+    def arcs_by_direction(self) -> Mapping[tuple[str, Direction], tuple[Arc, ...]]:
+        """The arcs that leave a state in a direction of the grid, in the order of the table."""
+        from vfio_migration.model.machine import step_on_grid
+
+        found: dict[tuple[str, Direction], list[Arc]] = {}
+        for arc in self.arcs:
+            direction = step_on_grid(self, arc.from_, arc.to)
+            if direction is not None:
+                found.setdefault((arc.from_, direction), []).append(arc)
+        return {key: tuple(arcs) for key, arcs in found.items()}
 
     @functools.cached_property
     def _refusals(self) -> dict[tuple[str, str], Refusal]:
