@@ -58,13 +58,21 @@ def add(commands: Any) -> None:
         help="the profile whose capability sets are covered; by default those of all",
     )
     parser.add_argument(
-        "--claims", metavar="FILE", help="obligations of your own, in a Python file, besides"
+        "--claims",
+        metavar="FILE",
+        help="obligations of your own besides, in a Python file; its code is run",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=options.seconds,
         help="give up on a single query after this long",
+    )
+    parser.add_argument(
+        "--total-timeout",
+        metavar="SECONDS",
+        type=options.seconds,
+        help="give up on all that is not decided after this long: it is unknown",
     )
     parser.add_argument(
         "--solver",
@@ -142,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
             only=arguments.only,
             claims=claims,
             timeout=arguments.timeout,
+            total_timeout=arguments.total_timeout,
             solver=arguments.solver,
             jobs=arguments.jobs or processors(),
             export=export if arguments.smtlib is not None else None,

@@ -261,9 +261,8 @@ class _Trial:
         units = [tuple(range(at, min(at + UNIT, count))) for at in range(0, count, UNIT)]
         run = workers.spread(units, lambda unit: (self.fate(self.mutants[i]) for i in unit), jobs)
         for index, result in run:
-            if isinstance(result, workers.Death):
-                reason = f"the process that was at work on it died ({result.how})"
-                yield index, _fate(self.mutants[index], "broken", reason=reason)
+            if isinstance(result, workers.Missing):
+                yield index, _fate(self.mutants[index], "broken", reason=result.reason)
             else:
                 yield index, result
 

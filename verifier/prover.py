@@ -139,6 +139,7 @@ def verify(
     only: Sequence[str] | None = None,
     claims: Sequence[Obligation] = (),
     timeout: float | None = None,
+    total_timeout: float | None = None,
     solver: Solver = "z3",
     jobs: int | None = None,
     export: smtlib.Origin | None = None,
@@ -152,6 +153,8 @@ def verify(
         only: Identifiers or families; all by default.
         claims: Obligations of the user's own, decided after the built-in ones.
         timeout: Seconds a single query may take; a query over it is unknown.
+        total_timeout: Seconds that all of it may take; what is not decided by then is unknown.
+            Without child processes it is looked at between two obligations only.
         solver: Who decides.
         jobs: How many child processes work at once; None decides everything in this process, and
             so does any number where forking is impossible or other threads run. The outcomes are
@@ -173,11 +176,11 @@ def verify(
         second=None if solver == "z3" else SecondSolver(),
         export=export,
     )
-    results: Generator[tuple[int, _Found | Variant | workers.Death], None, None]
+    results: Generator[tuple[int, _Found | Variant | workers.Missing], None, None]
     if jobs is not None and workers.can_fork():
-        results = workers.spread(run.units(), run.work_in_child, jobs)
+        results = workers.spread(run.units(), run.work_in_child, jobs, total_timeout)
     else:
-        results = run.here()
+        results = run.here(total_timeout)
     found: dict[int, _Found] = {}
     variants: dict[int, Variant] = {}
     told = 0
@@ -240,10 +243,19 @@ class _Run:
         rules = tuple(range(len(self.chosen), self.tasks))
         return [*units, rules] if rules else units
 
-    def here(self) -> Generator[tuple[int, _Found | Variant], None, None]:
+    def here(
+        self, total_timeout: float | None
+    ) -> Generator[tuple[int, _Found | Variant | workers.Missing], None, None]:
         """Do every task in this process."""
-        everything = tuple(range(self.tasks))
-        yield from zip(everything, self.work(everything), strict=True)
+        begun = time.monotonic()
+        everything = range(self.tasks)
+        found = self.work(tuple(everything))
+        for index in everything:
+            if total_timeout is not None and time.monotonic() - begun > total_timeout:
+                reason = f"not begun within the {total_timeout:g} s of the total timeout"
+                yield index, workers.Missing(reason)
+            else:
+                yield index, next(found)
 
     def work_in_child(self, unit: workers.Unit) -> Iterator[_Found | Variant]:
         """Do tasks in a process of their own."""
@@ -303,20 +315,18 @@ class _Run:
             )
         )
 
-    def found_of(self, index: int, result: _Found | Variant | workers.Death) -> _Found:
+    def found_of(self, index: int, result: _Found | Variant | workers.Missing) -> _Found:
         """What a task about an obligation came to."""
-        if isinstance(result, workers.Death):
-            return self.unknown(
-                self.chosen[index], f"the process that was deciding it died ({result.how})"
-            )
+        if isinstance(result, workers.Missing):
+            return self.unknown(self.chosen[index], result.reason)
         assert isinstance(result, _Found)
         return result
 
-    def variant_of(self, index: int, result: _Found | Variant | workers.Death) -> Variant:
+    def variant_of(self, index: int, result: _Found | Variant | workers.Missing) -> Variant:
         """What a task about a rule came to."""
-        if isinstance(result, workers.Death):
+        if isinstance(result, workers.Missing):
             rule = self.rules[index - len(self.chosen)]
-            return Variant(rule, (), 0, 0.0, f"the process died ({result.how})")
+            return Variant(rule, (), 0, 0.0, result.reason)
         assert isinstance(result, Variant)
         return result
 

@@ -10,12 +10,14 @@ Children are killed when the parent is interrupted, fails or dies.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -35,10 +37,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """How a child died, in place of the result it owes."""
+class Missing:
+    """Why there is no result, in place of it: the child died, or the time in all was over."""
 
-    how: str
+    reason: str
 
 
 def processors() -> int:
@@ -52,13 +54,20 @@ def can_fork() -> bool:
 
 
 def spread(
-    units: Sequence[Unit], work: Work[Result], jobs: int
-) -> Generator[tuple[int, Result | Death], None, None]:
+    units: Sequence[Unit], work: Work[Result], jobs: int, total_timeout: float | None = None
+) -> Generator[tuple[int, Result | Missing], None, None]:
     """Do all units with up to `jobs` children at once; yield each task's result as it comes.
+
+    Args:
+        units: What is to be done.
+        work: Does a unit, in a child.
+        jobs: How many children there may be at once.
+        total_timeout: After how many seconds the children are killed, whatever they are doing.
 
     Raises:
         Exception: What a child raised, with its traceback as a note.
     """
+    deadline = None if total_timeout is None else time.monotonic() + total_timeout
     waiting = deque(units)
     children: dict[Connection, _Child[Result]] = {}
     try:
@@ -66,7 +75,15 @@ def spread(
             while waiting and len(children) < jobs:
                 child = _Child(waiting.popleft(), work)
                 children[child.pipe] = child
-            for pipe in wait(list(children)):
+            left = None if deadline is None else deadline - time.monotonic()
+            ready = wait(list(children), left) if left is None or left > 0 else []
+            if not ready:
+                reason = f"not decided within the {total_timeout:g} s of the total timeout"
+                late = [*(child.left for child in children.values()), *waiting]
+                for task in sorted(itertools.chain.from_iterable(late)):
+                    yield task, Missing(reason)
+                return
+            for pipe in ready:
                 assert isinstance(pipe, Connection)
                 child = children[pipe]
                 found = child.receive()
@@ -78,7 +95,7 @@ def spread(
                 how = child.end()
                 if child.left:
                     first, *rest = child.left
-                    yield first, Death(how)
+                    yield first, Missing(f"the process that was deciding it died ({how})")
                     if rest:
                         waiting.appendleft(tuple(rest))
     finally:

@@ -295,6 +295,30 @@ def test_a_child_that_dies_is_unknown_and_the_rest_is_decided(spec: Spec, number
     assert report.verdicts[1].reason == f"the process that was deciding it died ({says})"
 
 
+def never_ends() -> Obligation:
+    def queries(_: Encoding) -> tuple[Query, ...]:
+        while True:
+            signal.pause()
+
+    return Obligation("X1", "It never ends.", "nothing", "symbolic", "It matters.", queries)
+
+
+def test_the_total_timeout_ends_what_no_timeout_of_a_query_does(spec: Spec):
+    """The obligation is stuck before it asks the solver anything."""
+    others = [true_claim("X2"), true_claim("X3"), true_claim("X4")]
+    report = verify(spec, only=["X"], claims=[never_ends(), *others], jobs=1, total_timeout=0.5)
+    assert [verdict.outcome for verdict in report.verdicts] == ["unknown"] * 4
+    reasons = {verdict.reason for verdict in report.verdicts}
+    assert reasons == {"not decided within the 0.5 s of the total timeout"}
+
+
+def test_in_one_process_the_total_timeout_is_seen_between_obligations(spec: Spec):
+    claims = [true_claim("X1"), true_claim("X2")]
+    report = verify(spec, only=["X"], claims=claims, total_timeout=1e-9)
+    assert [verdict.outcome for verdict in report.verdicts] == ["unknown"] * 2
+    assert "not begun within" in str(report.verdicts[0].reason)
+
+
 def test_what_a_child_raises_is_raised_in_the_parent(spec: Spec, monkeypatch):
     from vfio_migration.verifier import prover
 
