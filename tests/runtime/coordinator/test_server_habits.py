@@ -16,7 +16,8 @@ from peer_habits.base import RUNNING, STOP, Peer
 from peer_habits.running import Running, running
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import Coordinator
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.ledger import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.saving import Restorer, Saver
@@ -24,11 +25,16 @@ from vfio_migration.runtime.coordinator.saving import Restorer, Saver
 SIZE = 10_000
 HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
     (),
+    (habits.PadsReads,),
     (habits.GivesNoErrno,),
+    (habits.SendsPayloadWithErrors,),
+    (habits.LeavesDataFdZero,),
+    (habits.RefusesRegionsWhileCopying,),
     (habits.WantsNul,),
     (habits.CallsUnknownFeatureInvalid,),
     (habits.ExitsBeforeVersion,),
     (habits.ResetKeepsState,),
+    (habits.StartsLoggingTwice,),
     (habits.OffersNoPreCopy,),
     (habits.JudgesNothing,),
 )
@@ -56,6 +62,7 @@ def pair(
 def test_a_device_is_migrated_and_back(tmp_path: Path, these: tuple[type[Peer], ...]) -> None:
     with pair(tmp_path, these, these) as (a, b, held):
         for one, other in ((a, b), (b, a)):
+            assert b.held != held or one is b
             Coordinator([(one.path, other.path)], journal=beside(one.path)).run()
             assert (one.state, other.state) == (STOP, RUNNING)
             assert other.held == held
@@ -82,5 +89,45 @@ def test_a_migration_given_up_half_way_is_recovered(
                 client.set_state(state)
         settled = recover([(a.path, b.path)])
         assert settled.outcome == "source"
+        assert a.state == RUNNING
+        assert a.held == held
+
+
+# --- connections ---
+
+
+def test_a_refused_migration_leaves_servers_that_exit_before_version(tmp_path: Path) -> None:
+    these = (habits.ExitsBeforeVersion,)
+    with (
+        running(tmp_path, "a", *these, held=bytes(1000)) as a,
+        running(tmp_path, "b", *these, held=bytes(2000)) as b,
+    ):
+        with pytest.raises(CannotMigrate, match="not the same kind of device"):
+            Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
+        assert (a.state, b.state) == (RUNNING, RUNNING)
+
+
+def test_a_migration_between_servers_that_exit_when_it_is_over(tmp_path: Path) -> None:
+    these = (habits.ExitsOnHangUp,)
+    with pair(tmp_path, these, these) as (a, b, _held):
+        Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
+        assert (a.ends(), b.ends()) == (0, 0)
+        assert (a.connections, b.connections) == (1, 1)
+
+
+# --- streams: what may be lost ---
+
+OFFLINE = Settings(migration="offline")
+
+
+@pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
+def test_a_destination_that_dies_upon_a_write_leaves_the_source_running(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with pair(tmp_path, (), (habits.DiesUponWrite,)) as (a, b, held):
+        with pytest.raises(MigrationFailed) as caught:
+            Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
+        assert caught.value.outcome == "source"
+        assert b.ended
         assert a.state == RUNNING
         assert a.held == held

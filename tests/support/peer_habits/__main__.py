@@ -10,6 +10,6 @@ from peer_habits.base import Peer, serve
 
 if __name__ == "__main__":
     path, held, *names = sys.argv[1:]
-    habits = tuple(getattr(servers, name) for name in names)
+    habits = tuple(getattr(servers, name) for name in names if name != Peer.__name__)
     kind = type("HabitualPeer", (*habits, Peer), {})
     serve(Path(path), kind(Path(held).read_bytes()))

@@ -1,0 +1,51 @@
+"""What the command line says of servers with habits that we did not choose.
+
+Who has which habit stands in `peer_habits.servers`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from peer_habits import servers as habits
+from peer_habits.base import RUNNING, Peer
+from peer_habits.running import running
+
+SIZE = 10_000
+HARMLESS: tuple[type[Peer], ...] = (
+    Peer,
+    habits.PadsReads,
+    habits.SendsPayloadWithErrors,
+    habits.LeavesDataFdZero,
+    habits.RefusesMostWhileStopped,
+    habits.RefusesRegionsWhileCopying,
+    habits.ResetKeepsState,
+    habits.OffersNoPreCopy,
+    habits.JudgesNothing,
+)
+"""What is allowed, or does no harm."""
+
+
+def test_a_dry_run_leaves_servers_that_exit_before_version(tmp_path: Path, cli) -> None:
+    with (
+        running(tmp_path, "a", habits.ExitsBeforeVersion) as a,
+        running(tmp_path, "b", habits.ExitsBeforeVersion) as b,
+    ):
+        ran = cli("migrate", a.path, b.path, "--dry-run")
+        assert (ran.status, ran.err) == (0, "")
+        assert (a.state, b.state) == (RUNNING, RUNNING)
+
+
+@pytest.mark.parametrize("habit", HARMLESS, ids=lambda one: one.__name__)
+def test_a_recording_of_a_migration_accuses_nobody(tmp_path: Path, cli, habit: type[Peer]) -> None:
+    recording = tmp_path / "run.jsonl"
+    with (
+        running(tmp_path, "a", habit, held=os.urandom(SIZE)) as a,
+        running(tmp_path, "b", habit, held=bytes(SIZE)) as b,
+    ):
+        assert cli("migrate", a.path, b.path, "--record", recording).status == 0
+        ran = cli("check-trace", recording)
+        assert (ran.status, ran.err) == (0, ""), ran.out
+        assert "suspicious" not in ran.out
