@@ -36,6 +36,8 @@ name. `docs/devices.md` tells the whole story.
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -43,13 +45,14 @@ from typing import Any, Final
 
 from vfio_migration.model import Arc, Spec, load
 from vfio_migration.model.spec import Effect
-from vfio_migration.runtime import kit_build, kit_state
+from vfio_migration.runtime import kit_build, kit_state, pending_work
 from vfio_migration.runtime.dma import GuestMemory
 from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.irq import INTX, MSI, MSIX, Interrupts
 from vfio_migration.runtime.kit_build import Bar
 from vfio_migration.runtime.lifecycle import CHANGE, Lifecycle
 from vfio_migration.runtime.pci import Identity
+from vfio_migration.runtime.pending_work import Plain, UnsavableWorkError, Work
 from vfio_migration.runtime.program import Situation
 from vfio_migration.runtime.region import Area, Region
 from vfio_migration.runtime.served import Part, PrecopyInfo
@@ -107,6 +110,9 @@ class PciDevice:
     """Which version of its state `save` gives out."""
     loads: Collection[int] = ()
     """Which versions `load` takes, besides `version`."""
+    deferrable: Collection[str] | None = None
+    """Which methods can be put off with `later`, and so be named by a stream; all of its own if
+    nothing is said."""
 
     def __init__(
         self,
@@ -133,7 +139,7 @@ class PciDevice:
         self.regions: Sequence[Region] = built.regions
         self.memories: Sequence[TrackedMemory] = built.memories
         self._kit_owned = built.owned
-        self._kit = Lifecycle(self, kit_state.SECTIONS, clock)
+        self._kit = Lifecycle(self, (kit_state.SECTIONS, kit_state.LATER_SECTIONS), clock)
         self._kit_looks: float | None = None
         self.reset_device()
         self._kit.begin()
@@ -154,9 +160,10 @@ class PciDevice:
     def load(self, state: bytes, version: int) -> None:
         """Take over what `save` of another device of this kind gave out, or raise.
 
-        Work that was to be done later has been cancelled: what the new state calls for is to be
-        put off again with `later`. Whatever this raises, the stream is refused, and the device does
-        not run before a `load` has succeeded or it was reset.
+        Work that was put off comes with the state and replaces what is put off here; a stream of
+        an earlier version of the kit does not have it, and then what is put off here stands.
+        Whatever this raises, the stream is refused, and the device does not run before a `load`
+        has succeeded or it was reset.
         """
 
     def reset_device(self) -> None:
@@ -197,21 +204,61 @@ class PciDevice:
     def later(
         self,
         delay: float,
-        work: Callable[[], object],
-        needs: Callable[[], bool] | None = None,
-    ) -> Timer:
+        work: Callable[..., object],
+        *arguments: Plain,
+        needs: Callable[..., bool] | None = None,
+    ) -> Timer[Work]:
         """Do `work` after `delay` seconds in which the device could change its state.
 
-        With `needs` that must be true as well, all the time: say `lambda: self.dma.permitted(...)`
-        for work that is DMA. While it is not, the time stands still.
-        """
-        if needs is None:
-            return self._kit.timers.add(delay, work, lambda: self.may(CHANGE))
-        return self._kit.timers.add(delay, work, lambda: self.may(CHANGE) and needs())
+        The kit saves it with the state, with what is left of its delay, and the device that loads
+        the state goes on with it. So it is a method of this device, which is found by its name
+        again on the other host, and plain data to call it with:
 
-    def cancel(self, timer: Timer) -> None:
-        """Forget work that was to be done later."""
-        self._kit.timers.cancel(timer)
+            self.later(0.5, self.finish, job, needs=self.can_finish)
+
+        Args:
+            delay: How many seconds; what is less than none is none.
+            work: A method of this device.
+            arguments: What it is called with: None, numbers, str, bytes, and tuples of these.
+            needs: Another method of this device, called with the same arguments: it must say True
+                as well, all the time. While it does not, the time stands still. For work that is
+                DMA it returns `self.dma.permitted(...)`.
+
+        Raises:
+            UnsavableWorkError: No stream could carry this: a lambda, a function, a method of
+                another object, an argument that is not plain data, or too much. Nothing has been
+                put off.
+            ValueError: The delay is not a number.
+        """
+        try:
+            left = math.fsum((delay,))  # which takes numbers only
+        except (TypeError, OverflowError):
+            left = math.nan
+        if not math.isfinite(left):
+            raise ValueError(
+                f"{type(self).__name__}.later: the delay is {delay!r}; it is a number of seconds"
+            )
+        row = pending_work.describe(self, PciDevice, work, arguments, needs)
+        waiting = sum(timer.mark.size for timer in self._kit.timers) + row.size
+        if waiting > pending_work.MAX_WORK_BYTES:
+            raise UnsavableWorkError(
+                f"{type(self).__name__}.later: with {row.method} the work that is put off would "
+                f"take {waiting} bytes in a stream, and {pending_work.MAX_WORK_BYTES} can be "
+                "saved; is it put off again and again?"
+            )
+        return self._kit.timers.add(max(0.0, left), *self._kit_bound(row), row)
+
+    def cancel(self, work: Timer[Work] | Callable[..., object]) -> None:
+        """Forget work that was put off: what `later` returned, or all of one method.
+
+        After a migration only the method is still known: `self.cancel(self.finish)`.
+        """
+        if isinstance(work, Timer):
+            self._kit.timers.cancel(work)
+            return
+        for timer in list(self._kit.timers):
+            if getattr(self, timer.mark.method) == work:
+                self._kit.timers.cancel(timer)
 
     def interrupt(self, vector: int = 0) -> None:
         """Raise an interrupt the way the guest wants it: MSI-X, MSI, or the line.
@@ -320,9 +367,28 @@ class PciDevice:
 
     def kit_sections(self) -> Sequence[tuple[int, Part]]:
         """Return the state that is not in `memories`, by number."""
-        return [(kit_state.KIT, kit_state.pack(self)), (kit_state.DEVICE, self.save())]
+        return [
+            (kit_state.KIT, kit_state.pack(self)),
+            (kit_state.DEVICE, self.save()),
+            (kit_state.WORK, pending_work.pack(self._kit.timers.waiting())),
+        ]
 
     def kit_load(self, sections: Mapping[int, bytes], /) -> None:
         """Take over what `kit_sections` of another device returned."""
+        saved = sections.get(kit_state.WORK)
+        waiting = None if saved is None else pending_work.unpack(self, PciDevice, saved)
         kit_state.unpack(self, sections[kit_state.KIT])
         self.load(sections[kit_state.DEVICE], kit_state.version(sections[kit_state.KIT]))
+        if waiting is not None:
+            # What `load` has put off is for streams that do not say what was waiting.
+            self._kit.timers.cancel_all()
+            for left, row in waiting:
+                self._kit.timers.restore(left, *self._kit_bound(row), row)
+
+    def _kit_bound(self, row: Work) -> tuple[Callable[[], object], Callable[[], bool]]:
+        """Return what is done, and what says whether it may be done now."""
+        work = functools.partial(getattr(self, row.method), *row.arguments)
+        if row.needs is None:
+            return work, lambda: self.may(CHANGE)
+        needs = functools.partial(getattr(self, row.needs), *row.arguments)
+        return work, lambda: self.may(CHANGE) and needs()

@@ -1,5 +1,7 @@
 """What the kit itself saves of a device: configuration space, interrupts raised and not sent.
 
+Work that is put off has a section of its own, made by `pending_work`.
+
 And what a stream says of who saved it: a device takes over the state only of one like itself.
 """
 
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 
 KIT: Final = 0
 DEVICE: Final = 1
+WORK: Final = 2
 SECTIONS: Final = (KIT, DEVICE)
-"""The sections of a stream: what the kit saves, what the device does."""
+"""The sections every stream has: what the kit saves, and what the device does."""
+LATER_SECTIONS: Final = (WORK,)
+"""Those that streams of earlier versions do not have: what the device has put off."""
 
 _HEAD: Final = struct.Struct("<HI?HI")
 _PENDING: Final = struct.Struct("<BH")

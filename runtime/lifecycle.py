@@ -16,6 +16,7 @@ from vfio_migration.model.spec import Effect, StreamEnd
 from vfio_migration.runtime.dma import GuestMemory
 from vfio_migration.runtime.errors import ArcError, words
 from vfio_migration.runtime.irq import Interrupts
+from vfio_migration.runtime.pending_work import Work
 from vfio_migration.runtime.program import Situation
 from vfio_migration.runtime.served import Part, PrecopyInfo, ServedError
 from vfio_migration.runtime.stream import (
@@ -102,7 +103,8 @@ class Lifecycle:
 
     Args:
         host: The device.
-        sections: The numbers of the sections that make a whole state.
+        sections: The numbers of the sections that make a whole state, and of those that an older
+            device did not save.
         clock: Tells the time in seconds.
 
     Attributes:
@@ -110,10 +112,15 @@ class Lifecycle:
         timers: What it has put off.
     """
 
-    def __init__(self, host: Host, sections: tuple[int, ...], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        sections: tuple[tuple[int, ...], tuple[int, ...]],
+        clock: Callable[[], float],
+    ) -> None:
         self._host = host
         self._spec = host.spec
-        self._numbers = sections
+        self._numbers, self._optional = sections
         # Read from the table once: it is asked of at every arc and every access.
         states = host.spec.states
         self._may = {row.name: frozenset(host.spec.operation(row.operation).may) for row in states}
@@ -122,7 +129,7 @@ class Lifecycle:
             state: {row[0] for row in _HOOKS if row[0] in may} for state, may in self._may.items()
         }
         self.state = host.spec.initial
-        self.timers = Timers(clock)
+        self.timers: Timers[Work] = Timers(clock)
         self._on: set[str] = set()
         self._writer: StreamWriter | None = None
         self._reader: StreamReader | None = None
@@ -314,7 +321,9 @@ class Lifecycle:
                 self._host.kit_hello(), self._host.memories, self._host.kit_sections
             )
         elif transfer == "write":
-            self._reader = StreamReader(self._host.memories, self._numbers, self._host.kit_check)
+            self._reader = StreamReader(
+                self._host.memories, self._numbers, self._host.kit_check, self._optional
+            )
 
     def close(self) -> None:
         """End whatever session is open."""

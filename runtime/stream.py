@@ -233,6 +233,8 @@ class StreamReader:
             and right, nobody may use it.
         sections: The numbers of the sections that make a whole state.
         check: Called with what HELLO holds; raises `StreamRefused` if the device is another.
+        optional: The numbers of the sections that may be left out: an older writer did not know
+            them.
 
     Attributes:
         fault: Why this can never become a whole state, or None.
@@ -244,10 +246,12 @@ class StreamReader:
         memories: Sequence[TrackedMemory],
         sections: Iterable[int],
         check: Callable[[object], object],
+        optional: Iterable[int] = (),
     ) -> None:
         self.fault: str | None = None
         self.written = 0
-        self._known = frozenset(sections)
+        self._required = frozenset(sections)
+        self._known = self._required | frozenset(optional)
         self._memories = memories
         self._check = check
         self._digest = hashlib.blake2b(digest_size=_DIGEST)
@@ -300,7 +304,7 @@ class StreamReader:
         for memory in self._memories:
             if missing := memory.missing():
                 raise StreamRefused(f"{missing} bytes of {memory.name} are not in the stream")
-        if absent := sorted(self._known - self._sections.keys()):
+        if absent := sorted(self._required - self._sections.keys()):
             raise StreamRefused(f"section {absent[0]} is not in the stream")
         return self._sections
 

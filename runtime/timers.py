@@ -2,7 +2,7 @@
 
 A timer counts down only while what it needs is permitted; otherwise it is frozen with the time it
 had left. So work that was under way when a device was stopped is neither done nor lost: it goes on
-when the device does.
+when the device does, or when the device does that took over its state (`waiting` and `restore`).
 
 What is asked for a permission may raise, as the work may. It is asked at every arc and by whoever
 wants to know the next deadline, none of whom has anything to do with the work: the error is kept
@@ -11,14 +11,19 @@ until the work is done, which is at once, and ends it as if the work itself had 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Permission = Callable[[], bool]
 
 
+Mark = TypeVar("Mark")
+"""What whoever puts work off knows it by."""
+
+
 @dataclass(slots=True, eq=False)
-class Timer:
+class Timer(Generic[Mark]):
     """One piece of work.
 
     Attributes:
@@ -26,6 +31,7 @@ class Timer:
         since: When that was, or None while it is frozen.
         needs: Says whether it may count down, and be done, now.
         work: What is done.
+        mark: What it is known by.
         fault: What `needs` has raised.
     """
 
@@ -33,10 +39,11 @@ class Timer:
     since: float | None
     needs: Permission
     work: Callable[[], object]
+    mark: Mark
     fault: Exception | None = None
 
 
-class Timers:
+class Timers(Generic[Mark]):
     """All work of a device that is to be done later.
 
     Args:
@@ -45,18 +52,35 @@ class Timers:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._timers: list[Timer] = []
+        self._timers: list[Timer[Mark]] = []
 
     def __len__(self) -> int:
         return len(self._timers)
 
-    def add(self, delay: float, work: Callable[[], object], needs: Permission) -> Timer:
+    def __iter__(self) -> Iterator[Timer[Mark]]:
+        return iter(self._timers)
+
+    def add(
+        self, delay: float, work: Callable[[], object], needs: Permission, mark: Mark
+    ) -> Timer[Mark]:
         """Do `work` once `delay` seconds have passed during which `needs` was true."""
-        timer = Timer(delay, self._clock() if needs() else None, needs, work)
+        timer = Timer(delay, self._clock() if needs() else None, needs, work, mark)
         self._timers.append(timer)
         return timer
 
-    def cancel(self, timer: Timer) -> None:
+    def restore(
+        self, left: float, work: Callable[[], object], needs: Permission, mark: Mark
+    ) -> None:
+        """Add one that was `waiting` elsewhere; `needs` is not asked before the next `settle`."""
+        self._timers.append(Timer(left, None, needs, work, mark))
+
+    def waiting(self) -> list[tuple[float, Mark]]:
+        """Return what is left of each, in the order in which they were put off."""
+        self.settle()
+        now = self._clock()
+        return [(_left(timer, now), timer.mark) for timer in self._timers]
+
+    def cancel(self, timer: Timer[Mark]) -> None:
         """Forget one; nothing happens if it is done or cancelled."""
         if timer in self._timers:
             self._timers.remove(timer)
@@ -73,7 +97,7 @@ class Timers:
         for timer in self._timers:
             permitted = _permits(timer)
             if timer.since is not None and not permitted:
-                timer.left = max(0.0, timer.left - (now - timer.since))
+                timer.left = _left(timer, now)
                 timer.since = None
             elif timer.since is None and permitted:
                 timer.since = now
@@ -107,7 +131,11 @@ class Timers:
                 timer.work()
 
 
-def _permits(timer: Timer) -> bool:
+def _left(timer: Timer[Mark], now: float) -> float:
+    return timer.left if timer.since is None else max(0.0, timer.left - (now - timer.since))
+
+
+def _permits(timer: Timer[Mark]) -> bool:
     """Say whether a timer may count down; one for which that cannot be said is due at once."""
     if timer.fault is None:
         try:

@@ -26,6 +26,9 @@ from vfio_migration.runtime.trial_look import Seen, look, unlike
 _CHUNK: Final = 1 << 16
 _UNROUND: Final = 1.0003
 """What is due each 10 ms is never due just when time stops: rounding would say if it is done."""
+_TICK: Final = 2.0**-30
+"""Time passes in multiples of this, so that no clock of a trial is ever rounded: what passes
+between two moments is the same for a source and a destination, whatever the time is with either."""
 _TRIES: Final = 4
 _ENDLESS: Final = 16
 """How many times what was said to be left is read before it is given up."""
@@ -174,9 +177,13 @@ class Trial:
         finally:
             self.guest.thorough = False
 
+    def begin(self) -> None:
+        """Do what a driver does, and let no time pass: what it begins is still under way."""
+        self.setup.drive(self.device, self.guest, self.rng)
+
     def settle(self, seconds: float) -> None:
         """Let time pass, and the device do what is due."""
-        self.clock.now += seconds * _UNROUND
+        self.clock.now += round(seconds * _UNROUND / _TICK) * _TICK
         for _ in range(8):
             deadline = self.device.deadline()
             if deadline is None or deadline > self.clock.now:

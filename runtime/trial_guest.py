@@ -29,6 +29,7 @@ GUEST_SIZE: Final = 1 << 18
 PEER_AT: Final = 0x100000
 PEER_SIZE: Final = 1 << 14
 """Where the guest's memory and a peer's are mapped, and how long they are."""
+_KINDS: Final = ("INTx", "MSI", "MSI-X", "error interrupt", "request interrupt")
 _FEW: Final = 4
 """How many accesses a driver makes to each BAR that is not told to be thorough."""
 
@@ -69,6 +70,7 @@ class Guest:
         self.peer = Memory(PEER_SIZE, f"{PEER_NAME}-of-a-peer")
         self.memory.view[:] = random.Random(0).randbytes(GUEST_SIZE)
         self.events: list[int] = []
+        self._indexes: list[int] = []
         self.thorough = False
 
     def connect(self, device: ServedDevice) -> None:
@@ -104,12 +106,14 @@ class Guest:
         self._listen(device)
 
     def _listen(self, device: ServedDevice) -> None:
+        self._indexes = []
         for index in range(INDEXES):
             messages = index in (MSI, MSIX)
             count = device.interrupts.count(index)
             if count and (self.hears == "all" or (self.hears == "line" and not messages)):
                 fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]
                 self.events += fds
+                self._indexes.append(index)
                 device.interrupts.set(DATA_EVENTFD | ACTION_TRIGGER, index, 0, count, fds=fds)
 
     def serve_line(self, device: ServedDevice) -> None:
@@ -131,11 +135,20 @@ class Guest:
                 counts.append(0)
         return counts
 
+    def listened(self, device: ServedDevice) -> list[tuple[str, int]]:
+        """Return the kind and the vector of each count that `heard` returns."""
+        return [
+            (_KINDS[index], vector)
+            for index in self._indexes
+            for vector in range(device.interrupts.count(index))
+        ]
+
     def hang_up(self) -> None:
         """Forget the event descriptors."""
         for fd in self.events:
             os.close(fd)
         self.events.clear()
+        self._indexes.clear()
 
     def close(self) -> None:
         """Give all back."""

@@ -14,6 +14,8 @@ from vfio_migration.runtime.trial_guest import Hears
 from vfio_migration.runtime.trial_look import Sight, unlike
 
 _HEARD = Sight("interrupts heard")
+_SETTLING_STEPS = 20
+"""Steps of time, each twice as long as the one before: from a millisecond to nine minutes."""
 
 
 def at_each_state(
@@ -96,6 +98,45 @@ def go_on_alike(
     left[_HEARD], right[_HEARD] = one.guest.heard(), other.guest.heard()
     differ = unlike(left, right, "the former", "the latter")
     promise("S5", not differ, f"{who} go on unlike: {differ}")
+
+
+def settle_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> None:
+    """Let two devices finish what they have begun, undriven, and hold them side by side.
+
+    What a driver does next may hide that work which was under way has been lost: so it does
+    nothing here, and time alone passes, the same for both.
+    """
+    heard = [list[int](), list[int]()]
+    for trial, counts in ((one, heard[0]), (other, heard[1])):
+        # A line that was up is told to a new listener, which the source's has heard before.
+        trial.guest.serve_line(trial.device)
+        trial.guest.heard()
+        before = trial.world()
+        for step in range(_SETTLING_STEPS):
+            trial.settle(0.001 * 2**step)
+        counts += trial.guest.heard()
+        counts.append(int(trial.world() != before))
+    left, right = (trial.observe(thorough=thorough) for trial in (one, other))
+    differ = unlike(left, right, "source", "destination")
+    lost = "work that was put off has been lost, or is done otherwise"
+    promise("S1", not differ, f"{who}, left alone until all is done, differ ({lost}): {differ}")
+    told = interrupts_in_words(one, heard[0], heard[1])
+    same = heard[0] == heard[1]
+    promise("S1", same, f"{who}, left alone until all is done, differ ({lost}): {told}")
+
+
+def interrupts_in_words(trial: Trial, here: list[int], there: list[int]) -> str:
+    """Say where two counts of interrupts, and of whether memory was written, differ."""
+    names = [f"{kind} {vector}" for kind, vector in trial.guest.listened(trial.device)]
+    told = [
+        f"{name}: {mine} at the source, {yours} at the destination"
+        for name, mine, yours in zip(names, here, there, strict=False)
+        if mine != yours
+    ]
+    if len(here) > len(names) and here[-1] != there[-1]:
+        side = "source" if here[-1] else "destination"
+        told.append(f"only the {side} wrote to memory of the guest")
+    return "; ".join(told)
 
 
 def as_new(trial: Trial, when: str) -> None:

@@ -14,7 +14,13 @@ from vfio_migration.runtime.irq import MSI, MSIX
 from vfio_migration.runtime.trial import Setup, Trial, is_errno, promise
 from vfio_migration.runtime.trial_guest import Hears
 from vfio_migration.runtime.trial_look import not_arrived, unlike
-from vfio_migration.runtime.trial_steps import as_new, go_on_alike, resumed
+from vfio_migration.runtime.trial_steps import (
+    as_new,
+    go_on_alike,
+    interrupts_in_words,
+    resumed,
+    settle_alike,
+)
 
 
 def check_migration(setup: Setup) -> None:
@@ -47,6 +53,8 @@ def _migrates(
                 stream += source.read(size)
                 source.drive(thorough=True)
             stream += source.read(100)
+        # Not waited for: it is still to be done when the device is stopped.
+        source.begin()
         _follow(source, final)
         seen = source.observe()
         left = source.estimate(f"in {source.where}")
@@ -88,7 +96,9 @@ def _arrives(
             for trial in (source, target):
                 trial.guest.listen(trial.device)
             here, there = source.guest.heard(), target.guest.heard()
-            promise("S1", here == there, f"interrupts: {here} were kept, {there} have arrived")
+            told = interrupts_in_words(source, here, there)
+            promise("S1", here == there, f"interrupts that were kept have not all arrived: {told}")
+        settle_alike(source, target, "source and destination")
         go_on_alike(source, target, "source and destination", seed=seed, thorough=True)
     finally:
         target.close()

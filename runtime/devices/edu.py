@@ -77,6 +77,7 @@ class Edu(PciDevice):
     )
     bars = {0: Bar(1 << 20, areas=(Area(BUFFER, BUFFER_SIZE),))}  # noqa: RUF012 - never changed
     msi = 1
+    deferrable = ("_compute", "_transfer", "_may_transfer")
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class Edu(PciDevice):
                 self.dma_count = value
             case 0x98 if not transferring and value & DMA_RUN:
                 self.dma_command = value
-                self.later(self.dma_seconds, self._transfer, self._may_transfer)
+                self.later(self.dma_seconds, self._transfer, needs=self._may_transfer)
 
     # --- interrupts ---
 
@@ -209,7 +210,11 @@ class Edu(PciDevice):
         )
 
     def load(self, state: bytes, version: int) -> None:  # noqa: ARG002 - there is one version
-        """Take registers over, and go on with what was under way."""
+        """Take registers over.
+
+        What was under way comes with the stream; one of an earlier version does not say what is
+        left of it, and then it begins anew.
+        """
         (
             self.liveness,
             self.factorial,
@@ -223,7 +228,7 @@ class Edu(PciDevice):
         if self.status & STATUS_COMPUTING:
             self.later(self.factorial_seconds, self._compute)
         if self.dma_command & DMA_RUN:
-            self.later(self.dma_seconds, self._transfer, self._may_transfer)
+            self.later(self.dma_seconds, self._transfer, needs=self._may_transfer)
 
 
 def _fits(offset: int, size: int) -> bool:

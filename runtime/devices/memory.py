@@ -74,6 +74,7 @@ class MemoryDevice(PciDevice):
     name = "memory"
     identity = Identity(vendor=0x1234, device=0x11E9, revision=1, class_code=0x050000)
     msi = 1
+    deferrable = ("_change",)
 
     def __init__(
         self,

@@ -10,10 +10,12 @@ from sample_device import DELAY, STATE, Sample
 
 from vfio_migration.model import Arc
 from vfio_migration.runtime.kit import Bar
+from vfio_migration.runtime.kit_state import WORK
 from vfio_migration.runtime.served import Part, PrecopyInfo
 from vfio_migration.runtime.stream import StreamReader, StreamWriter
 
 DUE = struct.Struct("<d")
+DOORBELL = 0x28
 
 
 @breaks("S1")
@@ -28,8 +30,40 @@ class ForgetsARegister(Sample):
 
 @breaks("S1", "S5")
 class ForgetsWhatIsUnderWay(Sample):
+    def kit_sections(self) -> Any:
+        return [row for row in super().kit_sections() if row[0] != WORK]
+
     def load(self, state: bytes, version: int) -> None:
         self.count, self.address, self.job, self.note = STATE.unpack(state)
+
+
+@breaks("S1", "S5")
+class LosesItsDoorbell(Sample):
+    """Work that a rung doorbell put off stays behind, and ringing it again does it after all."""
+
+    def reset_device(self) -> None:
+        super().reset_device()
+        self.rung = 0
+
+    def bar_read(self, bar: int, offset: int, size: int) -> int:
+        return self.rung if offset == DOORBELL else super().bar_read(bar, offset, size)
+
+    def bar_write(self, bar: int, offset: int, value: int, size: int) -> None:
+        super().bar_write(bar, offset, value, size)
+        self.later(0.5, self.ring)
+
+    def ring(self) -> None:
+        self.rung = 1
+
+    def save(self) -> bytes:
+        return super().save() + bytes([self.rung])
+
+    def load(self, state: bytes, version: int) -> None:
+        super().load(state[:-1], version)
+        self.rung = state[-1]
+
+    def kit_sections(self) -> Any:
+        return [row for row in super().kit_sections() if row[0] != WORK]
 
 
 @breaks("S1", "S5")
@@ -40,7 +74,15 @@ class SavesTheTimeOfDay(Sample):
 
     def begin(self) -> None:
         self.due = self.clock() + DELAY
-        super().begin()
+
+    def deadline(self) -> float | None:
+        return self.due if self.job and self.may("change_state") else super().deadline()
+
+    def tick(self) -> None:
+        super().tick()
+        due = self.job and self.may("change_state") and self.clock() >= self.due
+        if due and self.can_finish():
+            self.finish()
 
     def save(self) -> bytes:
         return super().save() + DUE.pack(self.due)
@@ -48,9 +90,6 @@ class SavesTheTimeOfDay(Sample):
     def load(self, state: bytes, version: int) -> None:
         self.count, self.address, self.job, self.note = STATE.unpack(state[: STATE.size])
         (self.due,) = DUE.unpack(state[STATE.size :])
-        if self.job:
-            left = max(0.0, self.due - self.clock())
-            self.later(left, self.finish, lambda: self.dma.permitted(self.address, 8))
 
 
 @breaks("S5")

@@ -49,7 +49,10 @@ class Sample(PciDevice):
             self.interrupts.lower_line()
 
     def begin(self) -> None:
-        self.later(DELAY, self.finish, lambda: self.dma.permitted(self.address, 8))
+        self.later(DELAY, self.finish, needs=self.can_finish)
+
+    def can_finish(self) -> bool:
+        return self.dma.permitted(self.address, 8)
 
     def finish(self) -> None:
         self.count = (self.count + self.job) % (1 << 64)

@@ -19,9 +19,11 @@ PAGE = (Path(__file__).parents[3] / "docs" / "devices.md").read_text("utf-8")
 def test_its_code_runs() -> None:
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(compile(block, "docs/devices.md", "exec"), names)
+    for name in ("Counter", "Doorbell"):
+        assert list(find_problems(names[name], capabilities=[7])) == [], name  # type: ignore[arg-type]
     device, tests = names["Counter"], names["TestCounter"]
     assert isinstance(device, type)
     assert issubclass(device, PciDevice)

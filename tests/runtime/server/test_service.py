@@ -193,7 +193,7 @@ def test_work_whose_needs_fail_costs_no_client_its_server(serve, caplog) -> None
     with served.client() as client:
         client.set_state(1)
         served.device.dma_count, served.device.dma_command = 13, 1
-        served.device.later(0.0, served.device._transfer, served.device._may_transfer)
+        served.device.later(0.0, served.device._transfer, needs=served.device._may_transfer)
         client.set_state(2)
         until(lambda: served.device.deadline() is None)
         assert client.state == 2
