@@ -92,6 +92,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="stop the devices first and transfer all of their state then",
     )
+    asserting(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="look at the devices, print the plan, do nothing"
     )
@@ -103,6 +104,19 @@ def add(commands: Any) -> None:
     )
     common(parser)
     parser.set_defaults(run=run)
+
+
+def asserting(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which the operator answers for what nothing on the wire shows."""
+    parser.add_argument(
+        "--no-peer-dma",
+        dest="asserted",
+        action="append_const",
+        const="no_peer_dma",
+        default=[],
+        help="you answer for it that none of these devices does DMA to another of them: then more "
+        "than one may lack P2P",
+    )
 
 
 def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
@@ -272,6 +286,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         bandwidth=arguments.bandwidth,
         codec=arguments.compress,
         patience=arguments.patience,
+        asserted=tuple(dict.fromkeys(arguments.asserted)),
     )
 
 
@@ -389,7 +404,7 @@ def _dry_run(
         for one, two in found
     ]
     try:
-        view = migration_view(spec, group, settings.migration)
+        view = migration_view(spec, group, settings.migration, asserted=settings.asserted)
     except PlanError as error:
         raise CannotMigrate(str(error), refused=True) from error
     if arguments.output is not None:

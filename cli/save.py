@@ -69,6 +69,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--no-pre-copy", action="store_true", help="stop the devices first and save them then"
     )
+    migrate.asserting(parser)
     migrate.common(parser, journal=False)
     parser.set_defaults(run=save)
     parser = commands.add_parser(
@@ -76,6 +77,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the file")
     parser.add_argument("sockets", metavar="DST", nargs="+", help="the socket of each device")
+    migrate.asserting(parser)
     migrate.common(parser, journal=False)
     parser.set_defaults(run=restore)
 
@@ -95,6 +97,7 @@ def save(arguments: argparse.Namespace) -> int:
             migration="offline" if arguments.no_pre_copy else "live",
             codec=arguments.compress,
             patience=arguments.patience,
+            asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         saver = Saver(sources, settings=settings, **common)
         with migrate.obeying(saver.cancel):
@@ -114,9 +117,10 @@ def restore(arguments: argparse.Namespace) -> int:
     )
 
     def work(common: dict[str, Any]) -> Saved:
-        restorer = Restorer(
-            arguments.sockets, settings=Settings(patience=arguments.patience), **common
+        settings = Settings(
+            patience=arguments.patience, asserted=tuple(dict.fromkeys(arguments.asserted))
         )
+        restorer = Restorer(arguments.sockets, settings=settings, **common)
         with migrate.obeying(restorer.cancel):
             return restorer.run(arguments.file)
 

@@ -155,6 +155,7 @@ class TextTeller:
             "stopped": self._stopped,
             "running": self._running,
             "failed": self._failed,
+            "asserted": self._asserted,
             "refuses": self._refuses,
             "recovering": self._recovering,
             "won": self._won,
@@ -207,6 +208,9 @@ class TextTeller:
     def _running(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"{'':<11} downtime ends after {seconds(fields['downtime'])}"
 
+    def _asserted(self, fields: dict[str, Any]) -> Iterable[str]:
+        yield f"taken on trust: {fields['summary']} ({fields['option'] or 'as the journal says'})"
+
     def _failed(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"failed: {fields['why']}"
 
@@ -253,6 +257,8 @@ class TextTeller:
         yield f"migrated {many}"
         for name, value in rows:
             yield f"  {name:<12} {value}"
+        if fields["asserted"]:
+            yield f"  {'on trust':<12} {', '.join(fields['asserted'])}"
         for one in fields["loose"]:
             yield f"  not known to stand still: {one}"
 

@@ -106,6 +106,8 @@ def migration_view(
     devices: Sequence[Pair],
     migration: str | Migration = "live",
     plans: Plans | None = None,
+    *,
+    asserted: Collection[str] = (),
 ) -> PlanView:
     """Return the plan of a migration for these devices.
 
@@ -114,6 +116,7 @@ def migration_view(
         devices: The group, at least one device.
         migration: The migration, or its name.
         plans: The plans it is made of; by default those that come with the package.
+        asserted: The names of the assertions that the operator answers for.
 
     Raises:
         UnknownName: If no migration has this name, or a device a capability of another table.
@@ -123,16 +126,22 @@ def migration_view(
         raise PlanError("a group of no devices has nothing to migrate")
     plans = load_plans(spec) if plans is None else plans
     chosen = plans.migration(migration) if isinstance(migration, str) else migration
-    return _Walk(spec, plans, chosen, devices).view()
+    return _Walk(spec, plans, chosen, devices, asserted).view()
 
 
 class _Walk:
     """One group on its way through a migration."""
 
     def __init__(
-        self, spec: Spec, plans: Plans, migration: Migration, devices: Sequence[Pair]
+        self,
+        spec: Spec,
+        plans: Plans,
+        migration: Migration,
+        devices: Sequence[Pair],
+        asserted: Collection[str],
     ) -> None:
         self.spec = spec
+        self.asserted = asserted
         self.plans = plans
         self.migration = migration
         self.machines: list[Machine] = []
@@ -230,7 +239,8 @@ class _Walk:
             return
         plan = self.plans.plan(row.plan)
         lanes = [index for index, lane in enumerate(self.lanes) if lane.side == row.side]
-        limit = exceeds(plan, [frozenset(self.lanes[index].capabilities) for index in lanes])
+        group = [frozenset(self.lanes[index].capabilities) for index in lanes]
+        limit = exceeds(plan, group, self.asserted)
         if limit is not None:
             lacking = [
                 self.lanes[index].label

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -52,10 +52,31 @@ class Move(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit(Row):
-    """At most `count` devices of the group may lack a capability."""
+    """At most `count` devices of the group may lack a capability.
+
+    `unless` names the row of [[assertions]] under which there is no such limit.
+    """
 
     lacks: str
     count: int
+    unless: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assertion(Row):
+    """What the operator answers for, because nothing on the wire shows it.
+
+    Attributes:
+        name: What it is called in journals.
+        option: The option of the command line that asserts it.
+        summary: What is asserted.
+        source: Where it is taken from.
+    """
+
+    name: str
+    option: str
+    summary: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +158,7 @@ class Plans(Row):
     """All plans, migrations and handovers, in the order of the file."""
 
     plans: tuple[Plan, ...]
+    assertions: tuple[Assertion, ...] = ()
     migrations: tuple[Migration, ...] = ()
     handovers: tuple[Handover, ...] = ()
 
@@ -147,6 +169,10 @@ class Plans(Row):
     def migration(self, name: str) -> Migration:
         """Return the migration called `name`; raise `UnknownName` as `plan` does."""
         return lookup("migration", {row.name: row for row in self.migrations}, name)
+
+    def assertion(self, name: str) -> Assertion:
+        """Return the assertion called `name`; raise `UnknownName` as `plan` does."""
+        return lookup("assertion", {row.name: row for row in self.assertions}, name)
 
     def phases(self, step: MigrationStep) -> tuple[Phase, ...]:
         """Return the phases a step leads through: none if it transfers."""
@@ -184,12 +210,21 @@ def step(move: Move, machine: Machine, state: str) -> str | None:
     return None if move.to is None else machine.next_step(state, move.to)
 
 
-def exceeds(plan: Plan, group: Sequence[frozenset[str]]) -> Limit | None:
+def exceeds(
+    plan: Plan, group: Sequence[frozenset[str]], asserted: Collection[str] = ()
+) -> Limit | None:
     """Return the limit that a group of devices, given by their capabilities, exceeds, or None.
 
     A group of one has no peers, and no limit.
+
+    Args:
+        plan: The plan.
+        group: The capabilities of each device.
+        asserted: The names of the assertions that the operator answers for.
     """
     for limit in plan.limits:
+        if limit.unless is not None and limit.unless in asserted:
+            continue
         if len(group) > 1 and sum(limit.lacks not in names for names in group) > limit.count:
             return limit
     return None

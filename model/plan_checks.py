@@ -24,11 +24,14 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
     if data.get("plans") == []:
         return [Mistake("plans", None, "has no rows", "add [[plans]]")]
     names = [name for _, row in plans if (name := text_of(row, "name")) is not None]
-    mistakes = list(_unique(plans))
+    assertions = list(_rows(data.get("assertions"), "assertions"))
+    asserted = [name for _, row in assertions if (name := text_of(row, "name")) is not None]
+    mistakes = list(_unique(plans)) + list(_unique(assertions))
     for at, plan in plans:
         mistakes += _begins(at, plan, plans, names, spec)
         for place, limit in _rows(plan.get("limits"), f"{at}.limits"):
             mistakes += _known(f"{place}.lacks", "capability", limit.get("lacks"), spec)
+            mistakes += _asserted(f"{place}.unless", text_of(limit, "unless"), asserted)
             count = number_of(limit, "count")
             if count is not None and count < 0:
                 problem = "is less than no device"
@@ -45,6 +48,13 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
         for place, step in _rows(row.get("steps"), f"{at}.steps"):
             mistakes += _step(place, step, plans, names)
     return mistakes
+
+
+def _asserted(at: str, name: str | None, names: list[str]) -> Iterator[Mistake]:
+    """What is wrong with the assertion that a limit names."""
+    if name is not None and name not in names:
+        hint = did_you_mean(closest(name, names)) or it_has(names)
+        yield Mistake(at, name, "is no assertion of this file", hint)
 
 
 def _step(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from vfio_migration.model.plan import Plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,7 @@ class Event:
 
     Attributes:
         name: What: "plan", "phase", "moved", "pass", "progress", "stopped", "running", "failed",
-            "refuses", "recovering", "won", "retired", "summary".
+            "refuses", "recovering", "won", "retired", "asserted", "summary".
         fields: The rest; what JSON can hold. Bytes are counted in bytes, times in seconds.
         time: When, as `time.monotonic` counts.
     """
@@ -30,6 +32,16 @@ class Event:
 
 Report: TypeAlias = Callable[[Event], object]
 """Is told of events, by the thread that coordinates. It had better be quick, and not raise."""
+
+
+def report_asserted(asserted: Iterable[str], plans: Plans, report: Report) -> None:
+    """Report what the operator answers for, in the words of its rows of [[assertions]]."""
+    rows = {row.name: row for row in plans.assertions}
+    for name in asserted:
+        # A journal may have been written by another version.
+        row = rows.get(name)
+        fields = {"name": name, "option": row.option if row else None}
+        report(Event("asserted", {**fields, "summary": row.summary if row else name}))
 
 
 def ignore(_event: Event) -> None:

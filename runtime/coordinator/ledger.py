@@ -76,6 +76,7 @@ class Ledger:
         entries: The devices.
         holder: Who holds the state.
         folder: Where the names of the sockets are to be looked up.
+        asserted: What the operator answered for: names of rows of [[assertions]].
     """
 
     path: Path | None
@@ -86,6 +87,7 @@ class Ledger:
     _written: bool = field(default=False, repr=False)
     _fixed: bytes = field(default=b"", repr=False)
     _used: int = field(default=_SLOTS, repr=False)
+    asserted: tuple[str, ...] = ()
 
     def begin(self) -> None:
         """Write it for the first time, and claim all sockets.
@@ -200,6 +202,7 @@ class Ledger:
             "migration": self.migration,
             "holder": self.holder,
             "folder": self.folder,
+            "asserted": list(self.asserted),
             "devices": [
                 {
                     "source": one.source,
@@ -366,6 +369,7 @@ def read(path: Path) -> Ledger | None:
         if form == FORMAT and holder in _HOLDERS and entries:
             folder = _text(data.get("folder", _folder()))
             found = Ledger(path, _text(data["migration"]), entries, holder, folder, True)
+            found.asserted = tuple(_text(one) for one in data.get("asserted", []))
             found._resume(fixed, len(holders), len(text))
             try:
                 claims.check_names(found.sockets)

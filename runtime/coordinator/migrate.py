@@ -31,7 +31,7 @@ from vfio_migration.runtime.coordinator.errors import (
     MigrationFailed,
     StepFailed,
 )
-from vfio_migration.runtime.coordinator.events import Event, Report, ignore
+from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table, names
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
@@ -56,6 +56,7 @@ class Summary:
         last_pass: How many bytes were transferred while the devices stood still.
         expected_downtime: What was expected before they were stopped; None if nobody could know.
         loose: The sources that are not known to stand still, and why, if any.
+        asserted: What the operator answered for: names of rows of [[assertions]].
     """
 
     devices: int
@@ -67,6 +68,7 @@ class Summary:
     last_pass: int
     expected_downtime: float | None
     loose: tuple[str, ...] = ()
+    asserted: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -80,6 +82,7 @@ class Summary:
             "last_pass": self.last_pass,
             "expected_downtime": self.expected_downtime,
             "loose": list(self.loose),
+            "asserted": list(self.asserted),
         }
 
 
@@ -116,6 +119,8 @@ class Coordinator:
         check_table(self._spec)
         self._plans = default_plans(self._spec) if plans is None else plans
         self._settings = settings or Settings()
+        for name in self._settings.asserted:
+            self._plans.assertion(name)
         self._hooks = hooks or Hooks()
         self._report = report
         self._journal = journal
@@ -171,7 +176,9 @@ class Coordinator:
             PeerGone: A server that was there is not any more.
         """
         migration = self._plans.migration(self._settings.migration)
-        preflight.check(self._endpoints, migration, self._spec, self._plans)
+        preflight.check(
+            self._endpoints, migration, self._spec, self._plans, self._settings.asserted
+        )
 
     def survey(self) -> list[tuple[Endpoint, Endpoint]]:
         """Look at all devices, change nothing, hang up; return both ends of each. As `check`."""
@@ -215,7 +222,12 @@ class Coordinator:
         begun = time.monotonic()
         # Before the first word is said, so that whoever is killed leaves no question open.
         try:
-            self._ledger = ledger = Ledger(self._journal, migration.name, self._entries())
+            self._ledger = ledger = Ledger(
+                self._journal,
+                migration.name,
+                self._entries(),
+                asserted=self._settings.asserted,
+            )
             ledger.begin()
             try:
                 self.check()
@@ -232,6 +244,7 @@ class Coordinator:
             why = f"cancelled; {error.why}"
             raise MigrationFailed(why, "source", hints, cancelled=True) from error
         self._tell(Event("plan", self._planned(migration.name)))
+        report_asserted(self._settings.asserted, self._plans, self._tell)
         loose: list[Endpoint] = []
         try:
             for step in migration.steps:
@@ -263,6 +276,7 @@ class Coordinator:
             last_pass=sum(one.pass_bytes for one in streams),
             expected_downtime=self._expected,
             loose=tuple(one.label for one in loose),
+            asserted=self._settings.asserted,
         )
         self._tell(Event("summary", summary.to_data()))
         return summary

@@ -5,7 +5,7 @@ What is found unsafe or impossible here is refused, and nothing has been touched
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Migration, Plans, exceeds, standing
@@ -16,9 +16,20 @@ from vfio_migration.runtime.coordinator.group import CHANGE, names
 
 
 def check(
-    endpoints: dict[Side, Sequence[Endpoint]], migration: Migration, spec: Spec, plans: Plans
+    endpoints: dict[Side, Sequence[Endpoint]],
+    migration: Migration,
+    spec: Spec,
+    plans: Plans,
+    asserted: Collection[str] = (),
 ) -> None:
     """Look at all devices.
+
+    Args:
+        endpoints: The devices.
+        migration: The row that is to be followed.
+        spec: The table.
+        plans: The plans.
+        asserted: The names of the assertions that the operator answers for.
 
     Raises:
         CannotMigrate: They cannot be migrated, or not together; says which and why.
@@ -34,7 +45,7 @@ def check(
                 raise
             except ClientError as error:
                 raise CannotMigrate(str(error)) from error
-    check_limits(endpoints, migration, plans)
+    check_limits(endpoints, migration, plans, asserted)
     for source, destination in zip(endpoints["source"], endpoints["destination"], strict=True):
         check_state(source, migration, spec, plans)
         check_state(destination, migration, spec, plans)
@@ -42,7 +53,10 @@ def check(
 
 
 def check_limits(
-    endpoints: Mapping[Side, Sequence[Endpoint]], migration: Migration, plans: Plans
+    endpoints: Mapping[Side, Sequence[Endpoint]],
+    migration: Migration,
+    plans: Plans,
+    asserted: Collection[str] = (),
 ) -> None:
     """Hold the capabilities of both groups against the limits of the plans they would follow.
 
@@ -53,17 +67,22 @@ def check_limits(
         if step.side is None or step.side not in endpoints or step.plan is None:
             continue
         group = endpoints[step.side]
-        limit = exceeds(plans.plan(step.plan), [frozenset(one.machine.names) for one in group])
+        names_of = [frozenset(one.machine.names) for one in group]
+        limit = exceeds(plans.plan(step.plan), names_of, asserted)
         if limit is not None:
             lacking = [one for one in group if limit.lacks not in one.machine.names]
+            hints = [
+                f"migrate them without the others, if they do no DMA to each other, or with at "
+                f"most {limit.count} of them at a time"
+            ]
+            if limit.unless is not None:
+                row = plans.assertion(limit.unless)
+                hints.append(f"or say {row.option}, if you can answer for it: {row.summary}")
             raise CannotMigrate(
                 f"{names(lacking)}: lack {limit.lacks}, and of a group only {limit.count} may: "
                 f"with {len(lacking)} no order of steps keeps each from starting DMA to another "
                 "that stands still already (obligation G3)",
-                [
-                    f"migrate them without the others, if they do no DMA to each other, or with at "
-                    f"most {limit.count} of them at a time"
-                ],
+                hints,
                 refused=True,
             )
 

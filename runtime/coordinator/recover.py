@@ -20,7 +20,7 @@ from vfio_migration.runtime.coordinator import claims
 from vfio_migration.runtime.coordinator import ledger as journals
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
-from vfio_migration.runtime.coordinator.events import Report, ignore
+from vfio_migration.runtime.coordinator.events import Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, check_table
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
@@ -128,6 +128,7 @@ class _Settling:
                 written = where is not None and where.exists()
                 path = where if written else None
                 ledger = Ledger(path, _first(self.plans), _forget(entries), self.keep)
+                ledger.asserted = () if found is None else found.asserted
                 ledger.takes_over(written)
             elif found is None:
                 guess = _guess(self.pairs, endpoints, self.plans)
@@ -136,6 +137,7 @@ class _Settling:
                 ledger = guess
             else:
                 ledger = found
+            report_asserted(ledger.asserted, self.plans, self.report)
             given_up = () if self.keep is None else (_OTHER[self.keep],)
             return Settler(
                 endpoints, ledger, self.spec, self.plans, self.report, given_up, final=True

@@ -34,7 +34,7 @@ from vfio_migration.runtime.coordinator.errors import (
     Outcome,
     StepFailed,
 )
-from vfio_migration.runtime.coordinator.events import Event, Report, ignore
+from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table
 from vfio_migration.runtime.coordinator.ledger import unsettled
 from vfio_migration.runtime.coordinator.limit import Bandwidth
@@ -188,7 +188,11 @@ class Half:
                 device.look()
                 _ = device.machine
                 preflight.check_transfer(device)
-            preflight.check_limits({self.side: self.endpoints}, self.migration, self.plans)
+            asserted = self.settings.asserted
+            preflight.check_limits(
+                {self.side: self.endpoints}, self.migration, self.plans, asserted
+            )
+            report_asserted(asserted, self.plans, self.report)
             for device in self.endpoints:
                 preflight.check_state(device, self.migration, self.spec, self.plans)
             self._processes = [device.identify() for device in self.endpoints]

@@ -30,6 +30,7 @@ class Settings:
         codec: How the stream is compressed on its way; see `vfio_migration.runtime.compression`.
         chunk: How many bytes are read at a time, at most.
         patience: How many seconds a server may take to answer.
+        asserted: What the operator answers for: names of rows of [[assertions]].
     """
 
     migration: str = "live"
@@ -40,6 +41,7 @@ class Settings:
     codec: str = "none"
     chunk: int = 1 << 20
     patience: float = PATIENCE
+    asserted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,8 @@ class Inbound:
                     if not no_reply:
                         self._unanswered += 1
                     events.append(Command(ident, number, no_reply, message, got))
-                elif kind == TYPE_REPLY and ident in self._sent:
+                elif ident in self._sent and (kind == TYPE_REPLY or flags & ERROR):
+                    # Only a reply has an error, and some servers give it the type of a command.
                     self._reply(events, ident, number, flags, code, payload, got)
                 else:
                     self._refuse(events, self._why_not(number, flags), ident, number, flags, got)

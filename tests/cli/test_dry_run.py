@@ -99,7 +99,7 @@ def test_a_dry_run_of_what_cannot_be(pair: Lab, cli):
 def test_a_plan_that_gets_stuck_is_a_refusal(pair: Lab, cli, monkeypatch):
     from vfio_migration import diagrams
 
-    def stuck(*_: object) -> None:
+    def stuck(*_: object, **_options: object) -> None:
         raise diagrams.PlanError("s0: phase stop of plan save does not lead on from PRE_COPY")
 
     monkeypatch.setattr(diagrams, "migration_view", stuck)

@@ -59,7 +59,9 @@ def _plans() -> Iterator[str]:
             begins or "wherever " + " or ".join(f"`{name}`" for name in plan.after) + " was left"
         )
         limits = "".join(
-            f", with at most {limit.count} device without {limit.lacks}" for limit in plan.limits
+            f", with at most {limit.count} device without {limit.lacks}"
+            + (f" unless `{limit.unless}` is asserted" if limit.unless else "")
+            for limit in plan.limits
         )
         yield f"\n**`{plan.name}`** ({verdict}). {plan.summary} Begins: {begins}{limits}.\n"
         yield "| Phase | Who moves, and where to | Why |"

@@ -1,0 +1,105 @@
+"""What the operator answers for, because nothing on the wire shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lab import SPEC, Lab
+
+from vfio_migration.model.errors import UnknownName
+from vfio_migration.model.plan import Limit, default_plans, exceeds, loads_plans
+from vfio_migration.model.spec import SpecError
+from vfio_migration.runtime.coordinator import CannotMigrate, Hooks, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import ledger as journals
+from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+
+ASSERTED = ("no_peer_dma",)
+PLANS = default_plans(SPEC)
+
+
+def without_p2p(lab: Lab) -> None:
+    for name in ("s0", "d0", "s1", "d1"):
+        lab.serve(name, capabilities="STOP_COPY,PRE_COPY")
+
+
+@pytest.mark.parametrize("migration", ["live", "offline"])
+def test_two_devices_without_p2p_are_moved_if_somebody_answers_for_it(lab: Lab, migration: str):
+    without_p2p(lab)
+    with pytest.raises(CannotMigrate, match="lack P2P") as refused:
+        lab.coordinator(migration=migration).run()
+    assert refused.value.hints[-1] == (
+        "or say --no-peer-dma, if you can answer for it: No device of the group does DMA to "
+        "another device of it."
+    )
+    summary = lab.coordinator(migration=migration, asserted=ASSERTED).run()
+    assert lab.running == {"d0", "d1"}
+    assert all(lab.hosts[name].whole for name in ("d0", "d1"))
+    assert summary.to_data()["asserted"] == ["no_peer_dma"]
+    [event] = [one for one in lab.events if one.name == "asserted"]
+    assert event.fields["option"] == "--no-peer-dma"
+
+
+def test_it_is_in_the_journal_and_recover_says_that_it_goes_by_it(lab: Lab):
+    without_p2p(lab)
+    read: list[journals.Ledger | None] = []
+
+    def pause() -> None:
+        read.append(journals.read(Path("s0.migration")))
+        Path("left").write_bytes(Path("s0.migration").read_bytes())
+
+    lab.coordinator(asserted=ASSERTED, hooks=Hooks(pause=pause)).run()
+    assert read[0] is not None
+    assert read[0].asserted == ASSERTED
+    lab.events.clear()
+    settled = lab.recover(journal=Path("left"))
+    assert [one.fields["name"] for one in lab.events if one.name == "asserted"] == ["no_peer_dma"]
+    assert settled.outcome == "source"
+    assert lab.running == {"s0", "s1"}
+
+
+def test_devices_without_p2p_are_saved_and_restored(lab: Lab):
+    without_p2p(lab)
+    settings = Settings(asserted=ASSERTED)
+    with pytest.raises(CannotMigrate, match="lack P2P"):
+        Saver(["s0", "s1"], spec=SPEC).run("file")
+    Saver(["s0", "s1"], spec=SPEC, settings=settings).run("file")
+    with pytest.raises(CannotMigrate, match="lack P2P"):
+        Restorer(["d0", "d1"], spec=SPEC).run("file")
+    Restorer(["d0", "d1"], spec=SPEC, settings=settings).run("file")
+    assert lab.running == {"d0", "d1"}
+
+
+def test_a_failed_migration_of_them_goes_back(lab: Lab):
+    without_p2p(lab)
+    lab.hosts["d1"].device.faults[("RESUMING", "STOP")] = (1 << 30, False)
+    with pytest.raises(MigrationFailed) as failed:
+        lab.coordinator(asserted=ASSERTED).run()
+    assert failed.value.outcome == "source"
+    assert lab.running == {"s0", "s1"}
+
+
+def test_only_what_the_table_names_can_be_asserted(lab: Lab):
+    without_p2p(lab)
+    with pytest.raises(UnknownName, match="no_peer_dma"):
+        lab.coordinator(asserted=("no_peer_dmb",))
+    row = '[[plans.limits]]\nlacks = "P2P"\ncount = 1\nunless = "no_such"\n'
+    text = (
+        '[[plans]]\nname = "p"\nsound = true\nsummary = ""\nsource = ""\nbefore = [{to = "STOP"}]\n'
+        f'{row}[[plans.phases]]\nname = "x"\nsummary = ""\nmoves = [{{to = "RUNNING"}}]\n'
+    )
+    with pytest.raises(SpecError, match=r'limits\[0\].unless: "no_such": is no assertion'):
+        loads_plans(SPEC, text)
+
+
+def test_a_limit_holds_unless_its_assertion_is_made():
+    unable = frozenset({"STOP_COPY"})
+    for plan in PLANS.plans:
+        for limit in plan.limits:
+            assert (
+                exceeds(plan, [unable] * 2)
+                == limit
+                == Limit(lacks="P2P", count=1, unless="no_peer_dma")
+            )
+            assert exceeds(plan, [unable] * 2, ("another",)) == limit
+            assert exceeds(plan, [unable] * 2, ASSERTED) is None
