@@ -24,6 +24,10 @@ from vfio_migration.model.spec import Row, Transfer
 
 DEFAULT = "wire.toml"
 
+Forgets = Literal["nothing", "when_served", "when_sent"]
+"""When the server forgets what a reply carries, so that no other reply will carry it: not at all,
+once the command is served, or once the reply has left as a whole."""
+
 Descriptors = Literal["none", "one", "many"]
 """How many file descriptors a message may carry; "many" are bounded by `max_msg_fds`."""
 
@@ -141,6 +145,7 @@ class Command(Row):
         adds: What a served command adds to.
         removes: What it takes from.
         whole: All of it is checked before any of it is done.
+        forgets: When the server forgets what the reply carries.
     """
 
     name: str
@@ -161,6 +166,7 @@ class Command(Row):
     adds: str | None = None
     removes: str | None = None
     whole: bool = True
+    forgets: Forgets = "nothing"
     summary: str
     source: str
 
@@ -177,6 +183,7 @@ class Feature(Row):
         set: It has a SET method.
         moves: Its data is a migration state, and SET moves the device.
         logging: What it has to do with DMA logging: SET starts or stops it, or it must be on.
+        forgets: When the server forgets what a reply to GET carries.
     """
 
     name: str
@@ -190,6 +197,7 @@ class Feature(Row):
     set_request_item: int = 0
     moves: bool = False
     logging: Literal["none", "starts", "stops", "needs"] = "none"
+    forgets: Forgets = "nothing"
     summary: str
     source: str
 

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from vfio_migration.runtime.served import ServedError
+from vfio_migration.runtime.served import Part, ServedError
 
 MAX_BITMAP: Final = (1 << 20) - 24
 """How many bytes of bitmap one report may have: with the 24 before it, the data of one message."""
@@ -24,6 +24,7 @@ _LARGEST: Final = 30
 _CHUNK: Final = 15  # pages per chunk of the log, as a power of two
 _IN_CHUNK: Final = (1 << _CHUNK) - 1
 _SOMETHING: Final = re.compile(rb"[^\0]")
+_SET_BYTES: Final = re.compile(rb"\xff+|[^\0\xff]", re.DOTALL)
 
 
 class DirtyLog:
@@ -124,6 +125,24 @@ class DirtyLog:
                 self._chunks[number][bit >> 3] &= ~(1 << (bit & 7))
         return _host_order(bitmap)
 
+    def unreport(self, iova: int, length: int, page_size: int, bitmap: Part) -> None:
+        """Mark the pages of a report that nobody got, to be reported again.
+
+        Where its pages are larger than those that are tracked, more of them are marked than were
+        before: a log may report too much. Nothing happens if logging is off.
+
+        Args:
+            iova: Where the range began.
+            length: How long it was.
+            page_size: What one bit stood for.
+            bitmap: What `report` returned.
+        """
+        if not self.on:
+            return
+        bits = _host_order(bytearray(bitmap))
+        for low, high in _runs(bits):
+            self._mark(iova + low * page_size, min(iova + high * page_size, iova + length))
+
     def _report_alike(self, first: int, end: int, size: int) -> bytearray:
         """Report in tracking pages, from a border of one: the bits are the log's own."""
         last = (end - 1) >> self._shift
@@ -170,6 +189,25 @@ class DirtyLog:
                 for bit in range(8):
                     if byte >> bit & 1 and first <= at + bit <= last:
                         yield at + bit
+
+
+def _runs(bits: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the first and the one after the last of bits that are set, for each row of them.
+
+    A row that goes on from one byte to the next may come in pieces.
+    """
+    for match in _SET_BYTES.finditer(bits):
+        at = match.start() << 3
+        if match[0][0] == 0xFF:
+            yield at, match.end() << 3
+            continue
+        byte, low = match[0][0], 0
+        while byte >> low:
+            low += ((byte >> low) & -(byte >> low)).bit_length() - 1
+            rest = byte >> low
+            high = low + (~rest & (rest + 1)).bit_length() - 1
+            yield at + low, at + high
+            low = high
 
 
 def _set(bits: bytearray, low: int, high: int) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from vfio_migration.model.wire import Feature, Occasion
 from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.protocol.events import Lost
 from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.features import (
     DeviceFeature,
@@ -33,6 +34,7 @@ from vfio_migration.runtime.protocol.layout import (
     Data,
 )
 from vfio_migration.runtime.served import ServedDevice, ServedError
+from vfio_migration.runtime.unsent import Unsent
 
 _KNOWN_BITS: Final = FEATURE_MASK | FEATURE_GET | FEATURE_SET | FEATURE_PROBE
 _METHODS: Final = FEATURE_GET | FEATURE_SET
@@ -48,10 +50,12 @@ class Features:
 
     Attributes:
         max_data: How much data a reply may have.
+        unsent: What was read of the stream of the device and did not leave.
     """
 
     def __init__(self, device: ServedDevice, engine: Engine) -> None:
         self.max_data = WIRE.limit("max_data_xfer_size").value
+        self.unsent = Unsent(engine)
         self._device = device
         self._engine = engine
         self._values = {row.name: row.value for row in device.spec.states}
@@ -69,7 +73,7 @@ class Features:
             "MIGRATION": lambda _message: self._flags,
             "MIG_DEVICE_STATE": lambda _message: self._states[self._engine.state],
             "DMA_LOGGING_REPORT": self._report,
-            "MIG_DATA_SIZE": lambda _message: MigDataSize(self._device.stop_copy_length()).pack(),
+            "MIG_DATA_SIZE": self._data_size,
         }
         self._set: dict[str, Callable[[Data], Data]] = {
             "MIG_DEVICE_STATE": self._move,
@@ -78,6 +82,10 @@ class Features:
             # vfio-user has no message that tells of new initial data: to take note of the wish is
             # all there is to do.
             "MIG_PRECOPY_INFOv2": lambda data: data,
+        }
+
+        self._gives_back: dict[str, Callable[[Data], Lost]] = {
+            "DMA_LOGGING_REPORT": self._unreport,
         }
 
     def answer(self, message: DeviceFeature, _fds: Sequence[int] = ()) -> DeviceFeatureReply:
@@ -113,6 +121,18 @@ class Features:
             raise _fault("size_wrong", flags)
         return DeviceFeatureReply.echo(message, self._set[row.name](message.data))
 
+    def lost(self, message: DeviceFeature, reply: DeviceFeatureReply) -> Lost | None:
+        """Return what to call if the reply does not leave; None if that is no loss.
+
+        Args:
+            message: A command.
+            reply: What `answer` returned.
+        """
+        if message.probe or not message.get:
+            return None
+        row = _ROWS[message.index]
+        return self._gives_back[row.name](reply.data) if row.forgets == "when_sent" else None
+
     def by_state(self, message: DeviceFeature) -> Mapping[str, Data] | None:
         """Return the data of the reply in each state, if it follows from the state alone.
 
@@ -147,6 +167,19 @@ class Features:
     def _stop_logging(self, data: Data) -> Data:
         self._device.memory.log.stop()
         return data
+
+    def _data_size(self, _message: DeviceFeature) -> Data:
+        return MigDataSize(self._device.stop_copy_length() + len(self.unsent)).pack()
+
+    def _unreport(self, data: Data) -> Lost:
+        """Return what has the pages of a report be reported again."""
+        report = DmaLoggingReport.parse(data)
+        log = self._device.memory.log
+
+        def lost(_payload: Data) -> None:
+            log.unreport(report.iova, report.length, report.page_size, report.bitmap)
+
+        return lost
 
     def _report(self, message: DeviceFeature) -> Data:
         asked = DmaLoggingReport.parse(message.data)

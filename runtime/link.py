@@ -22,12 +22,12 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.protocol.connection import READ_AHEAD, Connection
-from vfio_migration.runtime.protocol.events import Event, Outgoing
-from vfio_migration.runtime.protocol.layout import WIRE, Data
+from vfio_migration.runtime.protocol.events import Event, Lost, Outgoing
+from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
 from vfio_migration.runtime.shortcut import ID, LONGEST, Known
 
 MOST_REPLIES: Final = WIRE.limit("max_replies").value
@@ -61,6 +61,22 @@ class Gone(ConnectionError):  # noqa: N818 - reads as what it says
     """The client has closed its end, or broken it."""
 
 
+class _Waiting(NamedTuple):
+    """A message that waits to be sent.
+
+    Attributes:
+        rest: What of it was not sent yet.
+        fds: What goes with the next byte.
+        whole: All of it, if there is a `lost`.
+        lost: As in `Outgoing`.
+    """
+
+    rest: memoryview
+    fds: tuple[int, ...]
+    whole: memoryview
+    lost: Lost | None
+
+
 class Channel:
     """A socket and the connection that is spoken on it.
 
@@ -79,7 +95,7 @@ class Channel:
         self.brief = True
         self._counters = counters
         self._room = socket.CMSG_SPACE(connection.fd_room * array.array("i").itemsize)
-        self._queue: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._queue: deque[_Waiting] = deque()
 
     @property
     def waiting(self) -> int:
@@ -176,9 +192,9 @@ class Channel:
             tell, act, times = shortcut
             if tell is None:
                 begun = clock()
-                tail, *more = act()
+                (tail, *more), lost = act()
                 times.add(clock() - begun)
-                self.put((data[:ID] + tail, *more), ())
+                self.put((data[:ID] + tail, *more), (), lost)
                 if self._queue or not settle() or once:
                     break
                 continue
@@ -220,38 +236,47 @@ class Channel:
 
     def send(self, outgoing: Outgoing) -> None:
         """Send; what the client does not take now is copied and kept."""
-        self.put(outgoing.parts, outgoing.fds)
+        self.put(outgoing.parts, outgoing.fds, outgoing.lost)
 
-    def put(self, parts: tuple[Data, ...], fds: tuple[int, ...]) -> None:
+    def put(self, parts: tuple[Data, ...], fds: tuple[int, ...], lost: Lost | None = None) -> None:
         """Send the pieces of a message; see `send`."""
+        left: Sequence[Data] = parts
         if not self._queue:
-            if len(parts) == 1:
-                # Nearly all messages: no list is made, nothing is added up.
-                sent = self._try(parts, fds)
-                if sent == len(parts[0]):
-                    return
-                left = [memoryview(parts[0])[sent:]]
-                fds = () if sent else fds
-            else:
-                sent = self._try(parts[:_MOST_PARTS], fds)
-                if sent == sum(map(len, parts)):
-                    return
-                left, fds = self._send_much(parts, sent, () if sent else fds)
-                if not left:
-                    return
-            rest = b"".join(left)
+            try:
+                if len(parts) == 1:
+                    # Nearly all messages: no list is made, nothing is added up.
+                    sent = self._try(parts, fds)
+                    if sent == len(parts[0]):
+                        return
+                    left = [memoryview(parts[0])[sent:]]
+                    fds = () if sent else fds
+                else:
+                    sent = self._try(parts[:_MOST_PARTS], fds)
+                    if sent == sum(map(len, parts)):
+                        return
+                    left, fds = self._send_much(parts, sent, () if sent else fds)
+                    if not left:
+                        return
+            except BaseException:
+                # Nobody is there, or this thread was interrupted: it is not known to have left.
+                if lost is not None:
+                    lost(memoryview(b"".join(parts))[HEADER_SIZE:])
+                raise
+        if lost is None:
+            whole = rest = memoryview(b"".join(left))
         else:
-            rest = b"".join(parts)
-        self._queue.append((memoryview(rest), fds))
+            whole = memoryview(b"".join(parts))
+            rest = whole[len(whole) - sum(map(len, left)) :]
+        self._queue.append(_Waiting(rest, fds, whole, lost))
 
     def flush(self) -> None:
         """Send what was kept, as far as the client takes it."""
         while self._queue:
-            rest, fds = self._queue[0]
-            sent = self._try((rest,), fds)
-            if sent < len(rest):
+            first = self._queue[0]
+            sent = self._try((first.rest,), first.fds)
+            if sent < len(first.rest):
                 if sent:
-                    self._queue[0] = (rest[sent:], ())
+                    self._queue[0] = first._replace(rest=first.rest[sent:], fds=())
                 return
             self._queue.popleft()
 
@@ -301,8 +326,11 @@ class Channel:
         return sent
 
     def close(self) -> None:
-        """Close the socket and the connection."""
-        self._queue.clear()
+        """Close the socket and the connection; what waits to be sent is lost, the last first."""
+        while self._queue:
+            waiting = self._queue.pop()
+            if waiting.lost is not None:
+                waiting.lost(waiting.whole[HEADER_SIZE:])
         self.connection.close()
         self.sock.close()
 

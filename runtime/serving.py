@@ -11,6 +11,7 @@ What a command needs of the connection itself (VERSION, replies to DMA) is not h
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from vfio_migration.runtime.errors import ArcError, DeviceFailed, EngineError, F
 from vfio_migration.runtime.features import Features
 from vfio_migration.runtime.irq import INDEXES
 from vfio_migration.runtime.observe import Observer
-from vfio_migration.runtime.protocol.events import Command
+from vfio_migration.runtime.protocol.events import Command, Lost
 from vfio_migration.runtime.protocol.faults import Malformed, errno_for
 from vfio_migration.runtime.protocol.layout import (
     WIRE,
@@ -75,10 +76,14 @@ _MAP_FLAGS: Final = int(DmaMapFlags.READ | DmaMapFlags.WRITE)
 
 
 class Answered(NamedTuple):
-    """A reply and the descriptors that go with it. They stay the device's."""
+    """A reply, the descriptors that go with it, and what to call if it does not leave.
+
+    The descriptors stay the device's.
+    """
 
     message: Message
     fds: tuple[int, ...] = ()
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ class Serving:
             RegionWrite: self._region_write,
             RegionWriteMulti: self._region_write_multi,
             DeviceReset: self._reset,
-            DeviceFeature: self.features.answer,
+            DeviceFeature: self._feature,
             MigDataRead: self._migration_read,
             MigDataWrite: self._migration_write,
         }
@@ -194,6 +199,7 @@ class Serving:
             self.engine.disconnect()
         except EngineError as error:
             _logger.exception("the device failed, in %s now", self.stands, exc_info=error.__cause__)
+        self.features.unsent.drop_ended()
 
     @property
     def stands(self) -> str:
@@ -328,10 +334,31 @@ class Serving:
     def stream(self, size: int) -> Sequence[Data]:
         """Do what MIG_DATA_READ asks for. Raises what `refusal` takes."""
         self._check_transfer(MigDataRead.number)
-        return self.device.stream_read(size)
+        unsent = self.features.unsent
+        if not len(unsent):
+            return self.device.stream_read(size)
+        pieces = unsent.take(size)
+        if (left := size - sum(map(len, pieces))) > 0:
+            try:
+                return [*pieces, *self.device.stream_read(left)]
+            except BaseException:
+                unsent.untake(pieces)
+                raise
+        return pieces
 
-    def _migration_read(self, message: MigDataRead, _fds: Sequence[int]) -> Message:
-        return Streamed(self.stream(message.size))
+    def stream_lost(self) -> Lost | None:
+        """Return what to call if the reply with what `stream` returned last does not leave."""
+        if self._rows[MigDataRead.number].forgets != "when_sent":
+            return None
+        return functools.partial(self.features.unsent.give_back, self.engine.session)
+
+    def _migration_read(self, message: MigDataRead, _fds: Sequence[int]) -> Answered:
+        return Answered(Streamed(self.stream(message.size)), lost=self.stream_lost())
+
+    def _feature(self, message: DeviceFeature, _fds: Sequence[int]) -> Message | Answered:
+        reply = self.features.answer(message)
+        lost = self.features.lost(message, reply)
+        return reply if lost is None else Answered(reply, lost=lost)
 
     def _migration_write(self, message: MigDataWrite, _fds: Sequence[int]) -> Message:
         self._check_transfer(message.number)

@@ -226,12 +226,20 @@ class Session:
                 _close(command.fds)
 
     def _reply(self, command: Command, answer: Message | Answered) -> Outgoing | None:
-        message, fds = answer if isinstance(answer, Answered) else (answer, ())
+        message, fds, lost = answer if isinstance(answer, Answered) else (answer, (), None)
         try:
-            return self._connection.send_reply(command, message, fds)
+            outgoing = self._connection.send_reply(command, message, fds)
         except CannotSend as error:
             _logger.exception("a reply that cannot be sent")
+            if lost is not None:
+                lost(b"".join(message.parts()))
             return self._connection.send_error(command, answer_to(error).errno)
+        if lost is not None:
+            if outgoing is None:  # none is wanted: nobody gets what it would have carried
+                lost(b"".join(message.parts()))
+            else:
+                outgoing.lost = lost
+        return outgoing
 
     def _agree(self, command: Command) -> Outgoing | None:
         """Answer VERSION; the twin socket is made if the client asked for one."""

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from vfio_migration.runtime.counters import Counters, Times
 from vfio_migration.runtime.errors import errno_number
-from vfio_migration.runtime.protocol.events import Command, Outgoing
+from vfio_migration.runtime.protocol.events import Command, Lost, Outgoing
 from vfio_migration.runtime.protocol.features import DeviceFeature, MigDataRead
 from vfio_migration.runtime.protocol.layout import ERROR, HEADER, HEADER_SIZE, TYPE_REPLY, Data
 from vfio_migration.runtime.serving import Serving
@@ -32,19 +32,23 @@ ID: Final = 2
 _FIXED: Final = HEADER_SIZE + DeviceFeature.layout.size
 
 
+Acted: TypeAlias = tuple[Sequence[Data], Lost | None]
+
+
 class Shortcut(NamedTuple):
     """What is done with a command that is known.
 
     Attributes:
         tell: Returns the reply from behind the id on, and asks the device for nothing, so that
             nothing is due because of it. None if there is something to be done.
-        act: Does what there is to be done, and returns the reply, from behind the id on, in pieces.
-            What is an `Exception` is answered and not raised.
+        act: Does what there is to be done, and returns the reply, from behind the id on, in pieces,
+            and what to call if it does not leave (`Outgoing.lost`). What is an `Exception` is
+            answered and not raised.
         times: Where it is counted.
     """
 
     tell: Callable[[], bytes] | None
-    act: Callable[[], Sequence[Data]]
+    act: Callable[[], Acted]
     times: Times
 
 
@@ -90,7 +94,7 @@ class Shortcuts:
             self.known.clear()
         head = HEADER.pack(0, command.number, HEADER_SIZE + len(said), 0, 0)
         times = self._counters.times(command.number)
-        self.known[(head + said)[ID:]] = Shortcut(tell, act or (lambda: ()), times)
+        self.known[(head + said)[ID:]] = Shortcut(tell, act or (lambda: ((), None)), times)
 
     def _get(self, message: DeviceFeature, reply: bytes) -> Callable[[], bytes] | None:
         engine = self._serving.engine
@@ -101,23 +105,24 @@ class Shortcuts:
         tails = {state: reply[ID:_FIXED] + bytes(this) for state, this in data.items()}
         return lambda: tails[engine.state]
 
-    def _move(self, message: DeviceFeature, reply: bytes) -> Callable[[], Sequence[Data]] | None:
+    def _move(self, message: DeviceFeature, reply: bytes) -> Callable[[], Acted] | None:
         move = self._serving.features.move(message)
         if move is None:
             return None
-        pieces = (reply[ID:],)
+        moved: Acted = ((reply[ID:],), None)
 
-        def act() -> Sequence[Data]:
+        def act() -> Acted:
             try:
                 move()
             except Exception as error:  # noqa: BLE001 - what it says is logged there
                 return self._refusal(error, message.number)
-            return pieces
+            return moved
 
         return act
 
-    def _read(self, message: MigDataRead) -> Callable[[], Sequence[Data]]:
+    def _read(self, message: MigDataRead) -> Callable[[], Acted]:
         read, number, size = self._serving.stream, message.number, message.size
+        lost = self._serving.stream_lost
 
         def reply(size: int) -> bytes:
             fixed = message.layout.size + size
@@ -126,18 +131,18 @@ class Shortcuts:
 
         full = reply(size)
 
-        def act() -> Sequence[Data]:
+        def act() -> Acted:
             try:
                 pieces = read(size)
             except Exception as error:  # noqa: BLE001 - what it says is logged there
                 return self._refusal(error, number)
             got = sum(map(len, pieces))
-            return (full if got == size else reply(got), *pieces)
+            return (full if got == size else reply(got), *pieces), lost()
 
         return act
 
-    def _refusal(self, error: Exception, number: int) -> Sequence[Data]:
+    def _refusal(self, error: Exception, number: int) -> Acted:
         errno = self._serving.refusal(error, number)
         self._counters.refused(errno)
         flags = TYPE_REPLY | ERROR
-        return (HEADER.pack(0, number, HEADER_SIZE, flags, errno_number(errno))[ID:],)
+        return (HEADER.pack(0, number, HEADER_SIZE, flags, errno_number(errno))[ID:],), None

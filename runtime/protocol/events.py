@@ -6,12 +6,17 @@ message, and a frozen dataclass takes three times as long to make.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from vfio_migration.model.wire import Occasion
 from vfio_migration.runtime.protocol.layout import Data
 from vfio_migration.runtime.protocol.message import Message
+
+Lost: TypeAlias = Callable[[Data], object]
+"""Called with the payload of a reply that does not leave as a whole: it gives back what the reply
+carries and the server would forget."""
 
 
 @dataclass(slots=True)
@@ -24,11 +29,13 @@ class Outgoing:
         parts: The bytes, header first; data is the very object that was given.
         fds: The descriptors.
         id: The id of the message.
+        lost: What to call if it does not leave, or not as a whole.
     """
 
     parts: tuple[Data, ...]
     fds: tuple[int, ...]
     id: int
+    lost: Lost | None = field(default=None, compare=False, repr=False)
 
     def __bytes__(self) -> bytes:
         return b"".join(self.parts)

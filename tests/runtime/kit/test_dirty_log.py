@@ -139,3 +139,41 @@ def test_what_nobody_sees_is_not_forgotten() -> None:
     assert not any(log.report(0, 128 * 4096, 4096, room=15))
     assert bits(log.report(0, 128 * 4096, 4096, room=16), 1) == [1]
     assert not any(log.report(0, 128 * 4096, 4096, room=16))
+
+
+@given(steps=steps, tracked=st.sampled_from([12, 13, 16]), asked=st.sampled_from([8, 12, 14, 17]))
+def test_what_a_lost_report_told_of_is_reported_again(
+    steps: list[tuple[str, int, int]], tracked: int, asked: int
+) -> None:
+    """Every report is lost: nothing is forgotten, and nothing added where pages are alike."""
+    log, calm = DirtyLog(), DirtyLog()
+    log.start(1 << tracked)
+    calm.start(1 << tracked)
+    for what, at, size in steps:
+        size = min(size, SPACE - at)
+        if what == "write":
+            log.wrote(BASE + at, size)
+            calm.wrote(BASE + at, size)
+            continue
+        if asked == tracked:
+            at &= -1 << asked
+        bitmap = log.report(BASE + at, size, 1 << asked)
+        log.unreport(BASE + at, size, 1 << asked, bitmap)
+    page = 1 << tracked
+    told = log.report(BASE, SPACE, page)
+    expected = calm.report(BASE, SPACE, page)
+    found, wanted = bits(told, SPACE // page), bits(expected, SPACE // page)
+    assert all(not must or is_ for is_, must in zip(found, wanted, strict=True))
+    if asked == tracked:
+        assert found == wanted
+
+
+def test_a_lost_report_of_a_log_that_was_stopped_brings_nothing_back() -> None:
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(0, 1)
+    bitmap = log.report(0, 4096, 4096)
+    log.stop()
+    log.unreport(0, 4096, 4096, bitmap)
+    log.start(4096)
+    assert log.report(0, 4096, 4096) == bytes(8)
