@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import foreign_server
 import pytest
 from lab import FaultyMemory, Lab
+from peer_habits import servers as habits
+from peer_habits.base import RUNNING, Peer
+from peer_habits.running import running
 
 from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Settings, StepFailed
 from vfio_migration.runtime.coordinator import transfer as transfer_module
@@ -27,90 +26,19 @@ from vfio_migration.runtime.coordinator.transfer import Transfer
 # --- servers that nobody would write ---
 
 SIZE = 10_000
-PLAIN, PRE_COPY = 1, 5
-READ = 17
 
 
-def message(sock: socket.socket) -> tuple[int, int, int, bytes] | None:
-    head = sock.recv(16, socket.MSG_WAITALL)
-    if len(head) < 16:
-        return None
-    ident, command, size, flags, _ = foreign_server.HEADER.unpack(head)
-    payload = sock.recv(size - 16, socket.MSG_WAITALL) if size > 16 else b""
-    return ident, command, flags, payload
-
-
-def reply(device: foreign_server.Device, ident: int, command: int, payload: bytes) -> bytes:
-    try:
-        said, code = foreign_server.answer(device, command, payload), 0
-    except foreign_server.No as no:
-        said, code = b"", no.number
-    kind = 0x21 if code else 1
-    return foreign_server.HEADER.pack(ident, command, 16 + len(said), kind, code) + said
-
-
-def backwards(sock: socket.socket, device: foreign_server.Device) -> None:
-    """Of two reads that are under way answer the second first."""
-    while got := message(sock):
-        ident, command, _, payload = got
-        said = reply(device, ident, command, payload)
-        if command == READ and select.select([sock], [], [], 0.05)[0] and (next_ := message(sock)):
-            said = reply(device, next_[0], next_[1], next_[3]) + said
-        sock.sendall(said)
-
-
-@contextlib.contextmanager
-def served(
-    path: Path,
-    blob: bytes,
-    flags: int,
-    serve: Callable[[socket.socket, foreign_server.Device], None],
-) -> Iterator[foreign_server.Device]:
-    device = foreign_server.Device(blob, flags, "")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen(8)
-        listener.settimeout(0.05)
-        over = threading.Event()
-
-        def run() -> None:
-            while not over.is_set():
-                with contextlib.suppress(TimeoutError):
-                    sock, _ = listener.accept()
-                    sock.settimeout(None)
-                    with sock, contextlib.suppress(OSError):
-                        serve(sock, device)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            yield device
-        finally:
-            over.set()
-            thread.join(20)
-
-
-@pytest.mark.parametrize("flags", [PLAIN, PRE_COPY], ids=["plain", "pre-copy"])
-def test_replies_in_another_order(tmp_path: Path, flags: int) -> None:
+@pytest.mark.parametrize("these", [(habits.OffersNoPreCopy,), ()], ids=["plain", "pre-copy"])
+def test_replies_in_another_order(tmp_path: Path, these: tuple[type[Peer], ...]) -> None:
     """A server may answer in any order; the stream has one."""
     held = os.urandom(SIZE)
-    a, b = tmp_path / "a", tmp_path / "b"
     with (
-        served(a, held, flags, backwards),
-        served(b, bytes(SIZE), flags, foreign_server.serve) as device,
+        running(tmp_path, "a", habits.AnswersReadsBackwards, *these, held=held) as a,
+        running(tmp_path, "b", *these, held=bytes(SIZE)) as b,
     ):
-        summary = Coordinator([(str(a), str(b))], journal=None).run()
+        summary = Coordinator([(a.path, b.path)], journal=None).run()
         assert summary.bytes == SIZE + 8
-        assert bytes(device.blob) == held
-
-
-def takes_nothing(sock: socket.socket, device: foreign_server.Device) -> None:
-    while got := message(sock):
-        ident, command, _, payload = got
-        said = reply(device, ident, command, payload)
-        if command == 1:
-            said = said.replace(str(foreign_server.SMALL).encode(), b"   0")
-        sock.sendall(said)
+        assert b.held == held
 
 
 NO_DATA = "no migration data can be transferred: its max_data_xfer_size is 0"
@@ -119,32 +47,27 @@ NO_DATA = "no migration data can be transferred: its max_data_xfer_size is 0"
 @pytest.mark.parametrize("side", [0, 1], ids=["source", "destination"])
 def test_a_server_that_takes_no_data(tmp_path: Path, side: int) -> None:
     """It is refused before any device is moved."""
-    a, b = ends = tmp_path / "a", tmp_path / "b"
-    serves = [foreign_server.serve, foreign_server.serve]
-    serves[side] = takes_nothing
-    with (
-        served(a, bytes(SIZE), PLAIN, serves[0]) as source,
-        served(b, bytes(SIZE), PLAIN, serves[1]) as destination,
-    ):
+    these: list[tuple[type[Peer], ...]] = [(), ()]
+    these[side] = (habits.TakesNoData,)
+    with running(tmp_path, "a", *these[0]) as a, running(tmp_path, "b", *these[1]) as b:
         with pytest.raises(CannotMigrate) as caught:
-            Coordinator([(str(a), str(b))], journal=beside(str(a))).run()
-        assert {source.state, destination.state} == {foreign_server.RUNNING}
+            Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
+        assert {a.state, b.state} == {RUNNING}
+        assert caught.value.why == f"{(a, b)[side].path}: {NO_DATA}"
     assert caught.value.refused
-    assert caught.value.why == f"{ends[side]}: {NO_DATA}"
     assert not list(tmp_path.glob("*.migration"))
 
 
 def test_nothing_is_saved_from_it_nor_restored_into_it(tmp_path: Path) -> None:
-    path, file = tmp_path / "a", tmp_path / "file"
-    with served(path, bytes(SIZE), PLAIN, foreign_server.serve):
-        Saver([str(path)]).run(file, then="run")
-    path.unlink()
-    with served(path, bytes(SIZE), PLAIN, takes_nothing) as device:
+    file = tmp_path / "file"
+    with running(tmp_path, "a", habits.OffersNoPreCopy) as a:
+        Saver([a.path]).run(file, then="run")
+    with running(tmp_path, "a", habits.TakesNoData) as a:
         for half, where in ((Saver, tmp_path / "other"), (Restorer, file)):
             with pytest.raises(CannotMigrate) as caught:
-                half([str(path)]).run(where)
-            assert caught.value.why == f"{path}: {NO_DATA}"
-        assert device.state == foreign_server.RUNNING
+                half([a.path]).run(where)
+            assert caught.value.why == f"{a.path}: {NO_DATA}"
+        assert a.state == RUNNING
     assert not (tmp_path / "other").exists()
 
 

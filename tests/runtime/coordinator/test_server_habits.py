@@ -131,3 +131,25 @@ def test_a_destination_that_dies_upon_a_write_leaves_the_source_running(
         assert b.ended
         assert a.state == RUNNING
         assert a.held == held
+
+
+@pytest.mark.parametrize("these", [(habits.OffersNoPreCopy,), ()], ids=["plain", "pre-copy"])
+def test_a_destination_that_refuses_the_stream_leaves_the_source_running(
+    tmp_path: Path, these: tuple[type[Peer], ...]
+) -> None:
+    with pair(tmp_path, these, (habits.RefusesEveryStream, *these)) as (a, b, held):
+        with pytest.raises(MigrationFailed, match=r"SET_STATE STOP .*EBADMSG") as caught:
+            Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
+        assert caught.value.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+    assert not beside(a.path).exists()
+
+
+def test_a_destination_that_does_not_start_leaves_the_source_running(tmp_path: Path) -> None:
+    with pair(tmp_path, (), (habits.DoesNotStart,)) as (a, b, held):
+        with pytest.raises(MigrationFailed) as caught:
+            Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
+        assert caught.value.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held

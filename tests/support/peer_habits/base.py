@@ -6,8 +6,10 @@ method of its own. The stream is the length of the blob in eight bytes, then the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import select
 import socket
 import struct
 from pathlib import Path
@@ -108,6 +110,10 @@ class Peer:
     def error_payload(self, _command: int, _payload: bytes) -> bytes:
         """Return what follows the header of an error reply."""
         return b""
+
+    def keeps_back(self, _command: int) -> bool:
+        """Whether a reply is sent behind the next one, if there is a next command already."""
+        return False
 
     def hung_up(self, negotiated: bool) -> None:
         """The client has hung up; raise `SystemExit` to give up."""
@@ -259,28 +265,34 @@ def serve(path: Path, peer: Peer) -> None:
                 peer.client = struct.unpack("=3i", credentials)[0]
                 with sock:
                     print("connect", file=seen)
-                    negotiated = _serve(sock, peer, seen)
+                    negotiated = False
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        negotiated = _serve(sock, peer, seen)
                     print("hang-up", file=seen)
                 peer.hung_up(negotiated)
 
 
 def _serve(sock: socket.socket, peer: Peer, seen: object) -> bool:
-    file = sock.makefile("rb")
+    """Serve a client until it hangs up; return whether it has negotiated a version."""
     negotiated = False
-    try:
-        while len(head := file.read(HEADER.size)) == HEADER.size:
-            ident, command, size, flags, _ = HEADER.unpack(head)
-            print(command, peer.state, file=seen)  # type: ignore[call-overload]
-            asked = file.read(size - HEADER.size)
-            try:
-                payload, kind, number = peer.answer(command, asked), REPLY, 0
-                negotiated |= command == VERSION
-            except Refusal as refusal:
-                payload = peer.error_payload(command, asked)
-                kind, number = peer.error_reply(refusal.number)
-            if not flags & NO_REPLY:
-                message = HEADER.pack(ident, command, 16 + len(payload), kind, number)
-                sock.sendall(message + payload)
-    except (BrokenPipeError, ConnectionResetError):
-        pass
+    kept = b""  # what is sent behind the next reply
+    while len(head := sock.recv(HEADER.size, socket.MSG_WAITALL)) == HEADER.size:
+        ident, command, size, flags, _ = HEADER.unpack(head)
+        print(command, peer.state, file=seen)  # type: ignore[call-overload]
+        rest = size - HEADER.size
+        asked = sock.recv(rest, socket.MSG_WAITALL) if rest else b""
+        try:
+            payload, kind, number = peer.answer(command, asked), REPLY, 0
+            negotiated |= command == VERSION
+        except Refusal as refusal:
+            payload = peer.error_payload(command, asked)
+            kind, number = peer.error_reply(refusal.number)
+        if flags & NO_REPLY:
+            continue
+        reply = HEADER.pack(ident, command, 16 + len(payload), kind, number) + payload
+        if peer.keeps_back(command) and not kept and select.select([sock], [], [], 0.05)[0]:
+            kept = reply
+        else:
+            sock.sendall(reply + kept)
+            kept = b""
     return negotiated

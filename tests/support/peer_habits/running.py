@@ -30,6 +30,7 @@ class Running:
         self.path = str(path)
         self._size = len(held)
         self._seen = path.with_suffix(".seen")
+        path.unlink(missing_ok=True)
         state = path.with_suffix(".held")
         state.write_bytes(held)
         words = [sys.executable, "-m", "peer_habits", str(path), str(state)]

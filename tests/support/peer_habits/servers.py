@@ -76,6 +76,22 @@ class LeavesDataFdZero(Peer):
     data_fd = 0
 
 
+class AnswersReadsBackwards(Peer):
+    """Of two MIG_DATA_READ that are under way the second is answered first.
+
+    Of no peer in particular. The text: replies may come in any order.
+    """
+
+    def keeps_back(self, command: int) -> bool:
+        return command == MIG_READ
+
+
+class TakesNoData(Peer):
+    """Its max_data_xfer_size is 0. Of no peer in particular; the text has no least value."""
+
+    max_transfer = 0
+
+
 # --- what is refused ---
 
 
