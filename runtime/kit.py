@@ -45,21 +45,34 @@ from typing import Any, Final
 
 from vfio_migration.model import Arc, Spec, load
 from vfio_migration.model.spec import Effect
-from vfio_migration.runtime import kit_build, kit_state, pending_work
-from vfio_migration.runtime.dma import GuestMemory
+from vfio_migration.runtime import kit_build, kit_definition, kit_state, pending_work
+from vfio_migration.runtime.dma import DmaFault, GuestMemory, NotPermitted
+from vfio_migration.runtime.errors import ArcError
 from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.irq import INTX, MSI, MSIX, Interrupts
 from vfio_migration.runtime.kit_build import Bar
+from vfio_migration.runtime.kit_definition import DeviceDefinitionError
 from vfio_migration.runtime.lifecycle import CHANGE, Lifecycle
 from vfio_migration.runtime.pci import Identity
 from vfio_migration.runtime.pending_work import Plain, UnsavableWorkError, Work
 from vfio_migration.runtime.program import Situation
 from vfio_migration.runtime.region import Area, Region
-from vfio_migration.runtime.served import Part, PrecopyInfo
+from vfio_migration.runtime.served import Part, PrecopyInfo, ServedError
 from vfio_migration.runtime.timers import Timer
 from vfio_migration.runtime.tracked import TrackedMemory
 
-__all__ = ["Area", "Bar", "Identity", "PciDevice"]
+__all__ = [
+    "ArcError",
+    "Area",
+    "Bar",
+    "DeviceDefinitionError",
+    "DmaFault",
+    "Identity",
+    "NotPermitted",
+    "PciDevice",
+    "ServedError",
+    "UnsavableWorkError",
+]
 
 _LOOK: Final = 0.001
 """How often it is looked whether the client has unmasked INTx without a message."""
@@ -89,7 +102,8 @@ class PciDevice:
     """
 
     name: str = ""
-    """What the device is called. A stream is loaded only by a device of the same name."""
+    """What the device is called. A stream is loaded only by a device of the same name; the name of
+    its class stands in for one that is left out."""
     identity: Identity = Identity(vendor=0x1234, device=0x0001)
     """Who it is on the bus."""
     bars: Mapping[int, Bar] = MappingProxyType({})
@@ -114,6 +128,18 @@ class PciDevice:
     """Which methods can be put off with `later`, and so be named by a stream; all of its own if
     nothing is said."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Look at a device when its class is defined; see `kit_definition`.
+
+        Raises:
+            DeviceDefinitionError: It is written in a way that cannot work.
+        """
+        super().__init_subclass__(**options)
+        kit_definition.check_declared(
+            cls, {name: value for name, value in vars(cls).items() if not hasattr(value, "__get__")}
+        )
+        kit_definition.check_callbacks(cls, PciDevice)
+
     def __init__(
         self,
         spec: Spec | None = None,
@@ -123,18 +149,24 @@ class PciDevice:
         max_maps: int = 65535,
     ) -> None:
         self.spec = load() if spec is None else spec
+        self._kit_check_definition()
         self.capabilities = ",".join(self.spec.machine(capabilities).names)
         self.clock = clock
-        self.memory = self.dma = GuestMemory(max_maps=max_maps, gate=lambda what: self.may(what))
+        self.memory = self.dma = GuestMemory(
+            max_maps=max_maps, gate=lambda what: self._kit.may(what)
+        )
         self.interrupts = Interrupts(
             intx=self.intx,
             msi=self.msi,
             msix=self.msix,
             err=True,
             req=True,
-            gate=lambda: self.may(RAISE_INTERRUPT),
+            gate=lambda: self._kit.may(RAISE_INTERRUPT),
         )
-        built = kit_build.build(self)
+        try:
+            built = kit_build.build(self)
+        except ValueError as error:
+            raise DeviceDefinitionError(f"{type(self).__name__}: {error}") from error
         self.config = built.config
         self.regions: Sequence[Region] = built.regions
         self.memories: Sequence[TrackedMemory] = built.memories
@@ -157,7 +189,7 @@ class PciDevice:
         """Return the state of the device, without what the kit saves; it changes nothing."""
         return b""
 
-    def load(self, state: bytes, version: int) -> None:
+    def load(self, state: bytes, version: int) -> None:  # noqa: ARG002
         """Take over what `save` of another device of this kind gave out, or raise.
 
         Work that was put off comes with the state and replaces what is put off here; a stream of
@@ -165,6 +197,10 @@ class PciDevice:
         Whatever this raises, the stream is refused, and the device does not run before a `load`
         has succeeded or it was reset.
         """
+        if len(state):
+            raise ValueError(
+                f"{len(state)} bytes of state, and {type(self).__name__} has no `load`"
+            )
 
     def reset_device(self) -> None:
         """Come to the state of a device that was just turned on. Called once when it is made."""
@@ -198,7 +234,13 @@ class PciDevice:
         return self._kit.state
 
     def may(self, activity: str) -> bool:
-        """Say whether the table permits an activity in the present state."""
+        """Say whether the table permits an activity in the present state.
+
+        Raises:
+            DeviceDefinitionError: The table has no such activity.
+        """
+        if activity not in self._kit_activities:
+            raise kit_definition.unknown_activity(type(self).__name__, activity, self.spec)
         return self._kit.may(activity)
 
     def later(
@@ -347,6 +389,17 @@ class PciDevice:
         for owned in self._kit_owned:
             owned.close()
 
+    def _kit_check_definition(self) -> None:
+        """Look at what only an object, and a table, can tell of what a class declares."""
+        kind = type(self)
+        kit_definition.check_declared(kind, vars(self))
+        kit_definition.check_activities(kind, PciDevice, self.spec)
+        self._kit_activities = frozenset(row.name for row in self.spec.activities)
+        for name in self.deferrable or ():
+            why = pending_work.unfit(kind, PciDevice, name)
+            if why is not None:
+                raise DeviceDefinitionError(f"{kind.__name__}.deferrable: {name!r:.80}: {why}")
+
     # --- what `Lifecycle` asks for ---
 
     def kit_power_on(self) -> None:
@@ -378,7 +431,9 @@ class PciDevice:
         saved = sections.get(kit_state.WORK)
         waiting = None if saved is None else pending_work.unpack(self, PciDevice, saved)
         kit_state.unpack(self, sections[kit_state.KIT])
-        self.load(sections[kit_state.DEVICE], kit_state.version(sections[kit_state.KIT]))
+        version = kit_state.version(sections[kit_state.KIT])
+        kit_state.check_version(self, version)
+        self.load(sections[kit_state.DEVICE], version)
         if waiting is not None:
             # What `load` has put off is for streams that do not say what was waiting.
             self._kit.timers.cancel_all()
@@ -389,6 +444,6 @@ class PciDevice:
         """Return what is done, and what says whether it may be done now."""
         work = functools.partial(getattr(self, row.method), *row.arguments)
         if row.needs is None:
-            return work, lambda: self.may(CHANGE)
+            return work, lambda: self._kit.may(CHANGE)
         needs = functools.partial(getattr(self, row.needs), *row.arguments)
-        return work, lambda: self.may(CHANGE) and needs()
+        return work, lambda: self._kit.may(CHANGE) and needs()

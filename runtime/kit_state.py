@@ -52,7 +52,11 @@ def check(device: PciDevice, said: object) -> None:
     for key in ("device", "id", "memories"):
         if said.get(key) != mine[key]:
             raise StreamRefused(f"{key}: {said.get(key)!r}; this device has {mine[key]!r}")
-    found = said.get("version")
+    check_version(device, said.get("version"))
+
+
+def check_version(device: PciDevice, found: object) -> None:
+    """Raise `StreamRefused` for a version of the state that a device does not load."""
     known = sorted({device.version, *device.loads})
     if type(found) is not int or found not in known:
         listed = ", ".join(map(str, known))

@@ -258,7 +258,7 @@ class ConfigRegion(Region):
         line: Says whether INTx is up, as the status register does.
     """
 
-    readable = writable = True
+    readable = writable = writable_stopped = True
 
     def __init__(
         self, space: ConfigSpace, wrote: Callable[[int, int], object], line: Callable[[], bool]
@@ -291,6 +291,8 @@ class MsixRegion(MemoryRegion):
         bits_size: How many bytes of them there are.
         pending: Returns which vectors are pending.
     """
+
+    writable_stopped = True
 
     def __init__(
         self, memory: Memory, bits_at: int, bits_size: int, pending: Callable[[], Iterable[int]]

@@ -175,23 +175,32 @@ def _name(device: object, work: object, who: str, role: str) -> str:
     )
 
 
-def _unfit(device: type, kit: type, name: str, count: int) -> str | None:
-    """Say why a method cannot be work that is called with so many arguments; None if it can."""
-    allowed = getattr(device, "deferrable", None)
+def unfit(device: type, kit: type, name: str) -> str | None:
+    """Say why no method of this name can be work; None if one can."""
     found = inspect.getattr_static(device, name, None)
     if not isinstance(found, FunctionType):
         return f"{device.__name__} has no such method"
     if name not in _KIT_METHODS and (name.startswith("__") or hasattr(kit, name)):
         return "it is for the kit to call"
+    if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+        return "it is `async`, and nobody would wait for it; write a plain `def`"
+    if inspect.isgeneratorfunction(found):
+        return "it has a `yield`, so a call does nothing; write a plain `def`"
+    return None
+
+
+def _unfit(device: type, kit: type, name: str, count: int) -> str | None:
+    """Say why a method cannot be work that is called with so many arguments; None if it can."""
+    if (why := unfit(device, kit, name)) is not None:
+        return why
+    allowed = getattr(device, "deferrable", None)
     if allowed is not None and name not in allowed:
         return f"`deferrable` of {device.__name__} does not name it"
-    return _uncallable(found, count)
+    return _uncallable(inspect.getattr_static(device, name), count)
 
 
 @functools.lru_cache(maxsize=1024)
 def _uncallable(function: FunctionType, count: int) -> str | None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return "it is `async`, and nobody would wait for it; write a plain `def`"
     try:
         inspect.signature(function).bind(None, *(None for _ in range(count)))
     except TypeError:

@@ -128,6 +128,8 @@ class Region:
         fd: The descriptor through which a client maps it, or -1. It belongs to the region.
         fd_offset: Where in `fd` the region begins.
         areas: The parts that can be mapped. One as long as the region: all of it.
+        writable_stopped: A client may write it in every state, because clients restore it while
+            the device stands still: what it then holds is not the device's own doing.
     """
 
     size: int = 0
@@ -136,6 +138,7 @@ class Region:
     fd: int = -1
     fd_offset: int = 0
     areas: Sequence[Area] = ()
+    writable_stopped: bool = False
 
     @property
     def mappable(self) -> bool:

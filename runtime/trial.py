@@ -323,15 +323,23 @@ class Trial:
     def poke(self) -> None:
         """Do what a driver does in a state in which the device may change nothing."""
         if not self.spec.permits(self.engine.state, CHANGE):
-            before, seen = self.world(), self.observe()
-            self.setup.drive(self.device, self.guest, self.rng)
+            seen = self.observe()
+            with self.guest.watching(self.device) as changed:
+                self.begin()
+            before = self.guest.contents()
             self.settle(1.0)
+            changed |= self.guest.changed_since(before)
             now = self.observe()
-            # Plain memory that a client maps is out of anybody's hands.
-            ours = {sight: what for sight, what in seen.items() if not sight.memory}
-            changed = unlike(ours, now, "first", "then")
-            promise("D5", not changed, f"could be changed in {self.where}: {changed}")
-            promise("D3", before == self.world(), f"DMA was started in {self.where}")
+            # Plain memory that a client maps is out of anybody's hands, and what a client restores
+            # while the device is stopped is not the device's doing.
+            ours = {
+                sight: what
+                for sight, what in seen.items()
+                if not sight.memory and not sight.stopped
+            }
+            differ = unlike(ours, now, "first", "then")
+            promise("D5", not differ, f"could be changed in {self.where}: {differ}")
+            promise("D3", not changed, f"DMA was started in {self.where}")
 
 
 def _works(call: Callable[[], object]) -> bool:

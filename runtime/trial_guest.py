@@ -6,8 +6,8 @@ import contextlib
 import os
 import random
 import struct
-from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, TypeAlias
 
 from vfio_migration.runtime.irq import (
     ACTION_TRIGGER,
@@ -30,6 +30,7 @@ PEER_AT: Final = 0x100000
 PEER_SIZE: Final = 1 << 14
 """Where the guest's memory and a peer's are mapped, and how long they are."""
 _KINDS: Final = ("INTx", "MSI", "MSI-X", "error interrupt", "request interrupt")
+_PAGE: Final = 4096
 _FEW: Final = 4
 """How many accesses a driver makes to each BAR that is not told to be thorough."""
 
@@ -134,6 +135,55 @@ class Guest:
             except BlockingIOError:
                 counts.append(0)
         return counts
+
+    @contextlib.contextmanager
+    def watching(self, device: ServedDevice) -> Iterator[set[tuple[str, int]]]:
+        """Note what the device writes while a driver accesses it, apart from what the driver does.
+
+        A driver may write to memory of the guest itself: it sets up what the device is to read. So
+        memory is looked at before and after each access to a region of the device.
+
+        Returns:
+            Which pages the device has changed so far: ("memory", 3) or ("peer", 0).
+        """
+        changed: set[tuple[str, int]] = set()
+        watched: list[tuple[Region, str]] = []
+
+        def between(call: Callable[..., Any]) -> Callable[..., Any]:
+            def access(*about: Any) -> Any:
+                before = self.contents()
+                try:
+                    return call(*about)
+                finally:
+                    changed.update(self.changed_since(before))
+
+            return access
+
+        try:
+            for region in device.regions:
+                for name in ("read", "write"):
+                    if name not in vars(region):
+                        setattr(region, name, between(getattr(region, name)))
+                        watched.append((region, name))
+            yield changed
+        finally:
+            for region, name in watched:
+                delattr(region, name)
+
+    def contents(self) -> dict[str, bytes]:
+        """Return what stands in memory of the guest, and of the peer."""
+        return {"memory": bytes(self.memory.view), "peer": bytes(self.peer.view)}
+
+    def changed_since(self, before: dict[str, bytes]) -> set[tuple[str, int]]:
+        """Return which pages hold something else than they did."""
+        now = self.contents()
+        return {
+            (name, at // _PAGE)
+            for name, old in before.items()
+            if old != now[name]
+            for at in range(0, len(old), _PAGE)
+            if old[at : at + _PAGE] != now[name][at : at + _PAGE]
+        }
 
     def listened(self, device: ServedDevice) -> list[tuple[str, int]]:
         """Return the kind and the vector of each count that `heard` returns."""

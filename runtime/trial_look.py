@@ -27,12 +27,14 @@ class Sight(NamedTuple):
         size: It is seen in pieces of so many bytes, one after the other; 0: as a whole.
         memory: It is plain memory.
         register: It is a register that the device itself answers for.
+        stopped: A client may write it while the device stands still.
     """
 
     what: str
     size: int = 0
     memory: bool = False
     register: bool = False
+    stopped: bool = False
 
 
 Seen: TypeAlias = dict[Sight, Any]
@@ -60,15 +62,16 @@ def look(device: ServedDevice, *, thorough: bool = False) -> Seen:
     for index, region in enumerate(device.regions):
         if not region.size or not region.readable:
             continue
-        name, register = region_name(index), index < ROM_INDEX
+        name, stopped = region_name(index), region.writable_stopped
+        register = index < ROM_INDEX and not stopped
         # In words too: some registers can be read only so.
         for size in (_WORD, 2, 1) if thorough else (_WORD,):
             starts = accesses(region, size, FAR if thorough else WORDS)
             pieces = [bytes(region.read(at, size)) for at in starts]
-            seen[Sight(name, size, register=register)] = pieces
+            seen[Sight(name, size, register=register, stopped=stopped)] = pieces
         content = bytes(region.read(0, min(region.size, FAR if thorough else LOOK)))
         pieces = [content[at : at + 8] for at in range(0, len(content), 8)]
-        seen[Sight(name, 8, register=register)] = pieces
+        seen[Sight(name, 8, register=register, stopped=stopped)] = pieces
         for area in region.areas:
             content = hashlib.blake2b(region.read(area.offset, area.size)).digest()
             seen[Sight(f"the memory of {name} at {area.offset:#x}", memory=True)] = content
