@@ -366,6 +366,11 @@ class Endpoint:
         """Say whether the table permits an activity in the state it was last known to be in."""
         return self.state is not None and self._spec.permits(self.state, activity)
 
+    def end_is_final(self) -> bool:
+        """Say whether its stream, in that state, ends for good; see [[stream_ends]]."""
+        end = None if self.state is None else self._spec.stream_end(self.state)
+        return end is not None and end.kind == "final"
+
     def transfers(self) -> str:
         """Return what can be done with migration data in that state: "none", "read", "write"."""
         if self.state is None:

@@ -57,33 +57,69 @@ class End(Protocol):
         ...
 
 
-class _InOrder:
-    """Passes data on in the order it was asked for; replies may come in any other.
+class InOrder:
+    """Passes data on in the order it was asked for, and holds it to the rule of the stream.
 
-    What comes too early is copied and kept: no more of it than reads are under way behind the one
-    that is waited for.
+    Replies may come in any order. What comes too early is copied and kept: no more of it than reads
+    are under way behind the one that is waited for.
+
+    A read that brings less than was asked for says that there is no more. Where that is final (see
+    [[stream_ends]]) data behind it proves that it was no end; and a short read is believed only
+    once the read behind it has brought nothing.
+
+    Args:
+        take: Is given the data.
+        size: How many bytes each read asks for.
+        final: Whether the end of the stream is final.
+        label: Whose stream it is.
+
+    Attributes:
+        ended: A read was short.
+        confirmed: A read brought nothing, so that the end is known.
     """
 
-    def __init__(self, take: Callable[[Data], None]) -> None:
+    def __init__(self, take: Callable[[Data], None], size: int, *, final: bool, label: str) -> None:
         self._take = take
+        self._size = size
+        self._final = final
+        self._label = label
         self._asked = self._next = 0
         self._early: dict[int, bytes] = {}
+        self._short = 0
+        self.ended = self.confirmed = False
 
     def sink(self) -> Callable[[Data], None]:
-        """Return where the next read puts its data."""
+        """Return where the next read puts its data. The sink raises `StepFailed`."""
         number, self._asked = self._asked, self._asked + 1
 
         def sink(data: Data) -> None:
             if number != self._next:
                 self._early[number] = bytes(data)
                 return
-            self._take(data)
-            self._next += 1
+            self._pass_on(data)
             while self._next in self._early:
-                self._take(self._early.pop(self._next))
-                self._next += 1
+                self._pass_on(self._early.pop(self._next))
 
         return sink
+
+    def _pass_on(self, data: Data) -> None:
+        got = len(data)
+        if got and self.ended and self._final:
+            raise StepFailed(
+                f"{self._label}: its stream goes on behind its end: MIG_DATA_READ brought "
+                f"{self._short} of {self._size} bytes, which says that there is no more, and the "
+                f"next one {got}",
+                [self._label],
+                [
+                    "its server has to bring as much as is asked for, as long as it has data "
+                    "(docs/interop/vfio-user.rst: VFIO_USER_MIG_DATA_READ)"
+                ],
+            )
+        if got < self._size and not self.ended:
+            self.ended, self._short = True, got
+        self.confirmed |= not got
+        self._take(data)
+        self._next += 1
 
 
 class Stream:
@@ -103,6 +139,8 @@ class Stream:
         sent: How many went over, compressed or not.
         pass_bytes: How many were read in the present pass, or in the last.
         passes: In how many passes there was something to read.
+        whole: It was read to its final end, that end is confirmed, and every write of it was
+            acknowledged.
     """
 
     def __init__(
@@ -117,6 +155,7 @@ class Stream:
         self.source = source
         self.destination = destination
         self.bytes = self.sent = self.pass_bytes = self.passes = 0
+        self.whole = False
         self._chunk = chunk
         self._bandwidth = bandwidth
         self._codec = codec
@@ -139,7 +178,7 @@ class Stream:
 
         Raises:
             ClientError: Of the one or the other end.
-            StepFailed: One of them takes no data at all.
+            StepFailed: One of them takes no data at all, or there is data behind the final end.
         """
         source, destination = self.source.client, self.destination.client
         for end, takes in (
@@ -156,36 +195,49 @@ class Stream:
         self.pass_bytes = 0
         until = None if seconds is None else time.monotonic() + seconds
         reads: deque[Pending[int]] = deque()
-        order = _InOrder(lambda data: self._pass_on(data, destination))
-        asked, ended = 0, False
+        final = self.source.end_is_final()
+        order = InOrder(
+            lambda data: self._pass_on(data, destination),
+            size,
+            final=final,
+            label=self.source.label,
+        )
+        asked = 0
+
+        def read_on() -> bool:
+            """Say whether there is more to be asked for."""
+            if stop.is_set():
+                return False
+            if order.ended:
+                # A short read is believed once the next one, sent already or not, brings nothing.
+                return final and not order.confirmed and not reads
+            return (most is None or asked < most) and (until is None or time.monotonic() < until)
+
         try:
             while True:
-                while (
-                    len(reads) < READS
-                    and not (ended or stop.is_set())
-                    and (most is None or asked < most)
-                    and (until is None or time.monotonic() < until)
-                ):
+                while len(reads) < READS and read_on():
                     if self._pay(stop):
                         reads.append(source.begin(calls.data_read(size, order.sink())))
                         asked += size
                 if not reads:
                     break
                 try:
-                    ended |= source.finish(reads.popleft()) < size
+                    source.finish(reads.popleft())
                 except ClientError as error:
                     # Behind the end there is nothing: a source that is gone by now is not missed.
-                    if not ended or error.peer != source.name:
+                    known = order.confirmed if final else order.ended
+                    if not known or error.peer != source.name:
                         raise
             while self._writes:
                 destination.finish(self._writes.popleft())
+            self.whole = final and order.confirmed
             self._pay(stop)
         except Exception as error:
             for also in self._abandon(source, reads, destination):
                 if str(also) != str(error):
                     error.add_note(f"and then: {also}")
             raise
-        return ended
+        return order.ended
 
     def _pay(self, stop: threading.Event) -> bool:
         """Wait until more may go over, or `stop` is set; return whether it may."""

@@ -197,7 +197,11 @@ class Transfer:
         return self._progress("passes", workers)
 
     def rest(self) -> None:
-        """Transfer what is left, to the final end of every stream. Raises as `passes`."""
+        """Transfer what is left, to the final end of every stream. Raises as `passes`.
+
+        When this returns, every stream was read to its final end, that end was confirmed by a read
+        that brought nothing, and every write of it was acknowledged with success.
+        """
         stop, news = threading.Event(), threading.Event()
         workers = [_Worker(one, stop, news) for one in self.streams]
         try:
@@ -210,6 +214,8 @@ class Transfer:
             if any(one.error for one in workers) or self._cancelled.is_set():
                 stop.set()
             self._end(workers)
+        if cut := [one.source.label for one in self.streams if not one.whole]:
+            raise StepFailed(f"{', '.join(cut)}: the stream was not read to its final end", cut)
         self._progress("rest", workers)
 
     # --- inside ---

@@ -102,14 +102,18 @@ class End:
     label = "end"
     name = "pipe"
 
-    def __init__(self, client: Pipe) -> None:
+    def __init__(self, client: Pipe, *, final: bool = True) -> None:
         self.client = client
+        self._final = final
 
     def left(self) -> int | None:
         return None
 
     def transfers(self) -> str:
         return "read"
+
+    def end_is_final(self) -> bool:
+        return self._final
 
 
 def some(size: int) -> Callable[[int], bytes]:
@@ -179,7 +183,7 @@ def test_who_has_had_its_passes_goes_on_until_all_have(monkeypatch) -> None:
     monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 1.0)
 
     fast, slow = Pipe(lambda size: bytes(size // 2), 1 << 12), Pipe(busy, 1 << 12)
-    ends = [(End(fast), End(fast)), (End(slow), End(slow))]
+    ends = [(End(one, final=False), End(one)) for one in (fast, slow)]
     one = Transfer(ends, Settings(max_passes=2), lambda _event: None, threading.Event())
     one.passes()
     quick, long = one.streams

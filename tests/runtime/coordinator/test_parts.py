@@ -199,6 +199,9 @@ class End:
         self.client = client
         self.label = "end"
 
+    def end_is_final(self) -> bool:
+        return True
+
 
 def stream(pipe: Pipe, chunk: int) -> Stream:
     return Stream(End(pipe), End(pipe), chunk=chunk, bandwidth=Bandwidth(None))
@@ -210,6 +213,7 @@ def test_all_of_a_stream_goes_over_in_order(content: bytes, chunk: int):
     pipe = Pipe(list(pieces))
     one = stream(pipe, chunk)
     assert one.run(None, threading.Event())
+    assert one.whole
     assert b"".join(pipe.got) == content
     assert (one.bytes, one.pass_bytes, one.sent) == (len(content),) * 3
     assert one.passes == (len(content) > 0)
