@@ -1,8 +1,15 @@
 """DMA logging (S6): what was written since it was last reported is reported.
 
 One address stands for all. Tracking marks whole pages; a report covers any range with pages of any
-other size, and forgets what it has reported. The trap is a report that covers part of a tracking
-page: who forgets the page then has lost the rest of it.
+other size, and forgets what it has reported. There are two traps. One is a report that covers part
+of a tracking page: who forgets the page then has lost the rest of it. The other is a report that
+nobody gets, because no reply was wanted or the client hung up before it was sent: what it told of
+must be told again. When the server forgets is `forgets` of the feature in the table of the
+connection.
+
+Replies arrive in the order in which they are made, so those that have not been received are
+received or lost together: one that arrives earlier could as well have arrived before the next was
+made, and what comes after a lost one is lost too.
 
 The run is proved over whole numbers, with a tracking page as any stretch of addresses around the
 one under watch and the number of a bit as any function of the offset that keeps its order. That
@@ -16,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import z3
 
+from vfio_migration.model.wire import load_wire
 from vfio_migration.verifier.encoding import Encoding, Formula
 from vfio_migration.verifier.obligation import Example, Query
 from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
@@ -32,12 +40,17 @@ class DmaLogSystem(System):
         address: The address under watch; it never changes.
         first, last: Where its tracking page begins and ends; they never change.
         marked: The address's tracking page is marked.
-        unreported: The address was written since it was last reported.
+        unreported: The address was written, and no report that was received or may yet be received
+            told so.
+        told: The address was written, and a report that may yet be received tells so.
+        carried: A report that may yet be received made the logger forget the tracking page.
     """
 
-    events = ("write", "report")
+    events = ("write", "report", "received", "lost")
     careless = False
     """Whether a report forgets a tracking page of which it covered a part only."""
+    hasty = False
+    """Whether a report that is lost stays forgotten, whatever the table says."""
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
@@ -47,7 +60,11 @@ class DmaLogSystem(System):
             "last": z3.IntSort(),
             "marked": z3.BoolSort(),
             "unreported": z3.BoolSort(),
+            "told": z3.BoolSort(),
+            "carried": z3.BoolSort(),
         }
+        wire = encoding.once("wire", load_wire)
+        self.forgets = {row.forgets for row in wire.features if row.logging == "needs"}
 
     @functools.cached_property
     def facts(self) -> Formula:
@@ -56,10 +73,11 @@ class DmaLogSystem(System):
 
     def start(self, now: Situation) -> Formula:
         """Logging begins: nothing was written."""
-        return z3.And(z3.Not(now["marked"]), z3.Not(now["unreported"]), _page_holds(now))
+        flags = ("marked", "unreported", "told", "carried")
+        return z3.And(*(z3.Not(now[name]) for name in flags), _page_holds(now))
 
     def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
-        """The device writes anywhere; the client asks for any range in pages of any size."""
+        """The device writes anywhere; the client asks for any range, and gets the reply or not."""
         number = z3.IntSort()
         written, low, high = (choose(name, number) for name in ("written", "low", "high"))
         first, last = now["first"], now["last"]
@@ -68,6 +86,10 @@ class DmaLogSystem(System):
         touched = z3.And(low <= last, first <= high)
         inside = z3.And(low <= now["address"], now["address"] <= high)
         forgets = touched if self.careless else covered
+        if self.forgets == {"nothing"}:
+            forgets = z3.BoolVal(False)
+        comes_back = z3.BoolVal("when_served" not in self.forgets and not self.hasty)
+        no = z3.BoolVal(False)
         return [
             Event(
                 "write",
@@ -83,9 +105,26 @@ class DmaLogSystem(System):
                 {
                     "marked": z3.And(now["marked"], z3.Not(forgets)),
                     "unreported": z3.And(now["unreported"], z3.Not(inside)),
+                    "told": z3.Or(now["told"], z3.And(now["unreported"], inside)),
+                    "carried": z3.Or(now["carried"], z3.And(now["marked"], forgets)),
+                },
+            ),
+            Event("received", z3.BoolVal(True), {"told": no, "carried": no}),
+            Event(
+                "lost",
+                z3.BoolVal(True),
+                {
+                    "marked": z3.Or(now["marked"], z3.And(now["carried"], comes_back)),
+                    "unreported": z3.Or(now["unreported"], now["told"]),
+                    "told": no,
+                    "carried": no,
                 },
             ),
         ]
+
+    def told_again(self, now: Situation, event: Term, then: Situation) -> Formula:
+        """A report tells of the address; what it was told of before was lost."""
+        return z3.And(self.told(now, event, then), z3.Not(now["told"]))
 
     def _report(self, now: Situation, event: Term) -> tuple[Formula, Formula]:
         """Of the report of this event: it covers the address; the bit that stands for it is set.
@@ -127,7 +166,13 @@ class DmaLogSystem(System):
                 "unreported-is-marked",
                 "the tracking page of an address with something to report is marked",
                 lambda now: z3.And(_page_holds(now), z3.Implies(now["unreported"], now["marked"])),
-            )
+            ),
+            Lemma(
+                "told-comes-back",
+                "the tracking page of an address that a reply tells of, which may yet be lost, is "
+                "marked, or will be again if it is",
+                lambda now: z3.Implies(now["told"], z3.Or(now["marked"], now["carried"])),
+            ),
         ]
 
     def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
@@ -141,10 +186,14 @@ class DmaLogSystem(System):
             written, low, high = (
                 number(z3.Int(f"{key}@{moment}")) for key in ("written", "low", "high")
             )
-            if name == "write":
-                parts.append(f"DMA writes {written}")
-            else:
-                parts.append(f"a report covers {low} to {high}")
+            parts.append(
+                {
+                    "write": f"DMA writes {written}",
+                    "report": f"a report covers {low} to {high}",
+                    "received": "the client receives the report",
+                    "lost": "the report is not sent",
+                }[name]
+            )
         begin = run[0]
         return Example(
             f"address {number(begin['address'])}, tracked by the page from "
@@ -156,6 +205,12 @@ class CarelessLogSystem(DmaLogSystem):
     """A logger that forgets a tracking page as soon as any part of it was reported."""
 
     careless = True
+
+
+class HastyLogSystem(DmaLogSystem):
+    """A logger that has forgotten for good what a report tells of, received or not."""
+
+    hasty = True
 
 
 def _page_holds(now: Situation) -> Formula:
@@ -190,12 +245,18 @@ def dma_logging() -> tuple[Queries, Queries]:
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = encoding.once("DmaLogSystem", lambda: DmaLogSystem(encoding))
         careless = encoding.once("CarelessLogSystem", lambda: CarelessLogSystem(encoding))
+        hasty = encoding.once("HastyLogSystem", lambda: HastyLogSystem(encoding))
         yield from _arithmetic()
         yield from system.inductive(system.lemmas)
         yield from system.never("missed", system.missed, system.lemmas)
         yield system.happens("told", system.told, 2)
-        # The promise can be broken: by a logger that forgets too much.
+        names = ("write", "report", "lost", "report")
+        order = [system.is_event(system.event(at), name) for at, name in enumerate(names)]
+        covered = system.situation(2)["told"]
+        yield system.happens("told-again", system.told_again, 4, *order, covered)
+        # The promise can be broken: by a logger that forgets too much, or too early.
         yield careless.happens("a-careless-logger-misses", careless.missed, 3)
+        yield hasty.happens("a-hasty-logger-misses", hasty.missed, 4)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = encoding.once("DmaLogSystem", lambda: DmaLogSystem(encoding))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import z3
 
+from vfio_migration.model.wire import load_wire
 from vfio_migration.verifier.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.migration import MigrationSystem
 from vfio_migration.verifier.obligation import Example, Query
@@ -52,7 +53,11 @@ class _SourceSystem(System):
 class SegmentationSystem(_SourceSystem):
     """A byte of the stream on its way from the source to the destination.
 
-    The byte at index `byte` of what the client carries stands for all. The variables:
+    The byte at index `byte` of what the client carries stands for all. A reply to a read may be
+    lost: it was not wanted, or the client hung up before it was sent, and another reads on. Whether
+    the stream has moved on then is `forgets` of the command in the table of the connection. Replies
+    arrive in the order in which they are made, so none that is received comes after one that is
+    lost, and both can be decided when the reply is made. The variables:
         source: Where the source stands.
         number, position: Which session it has open, and how many bytes of it were read.
         mine: The session the client believes it reads.
@@ -61,10 +66,11 @@ class SegmentationSystem(_SourceSystem):
         kept_number, kept_at: The same, as the destination has it.
     """
 
-    events = ("arc", "read", "write")
+    events = ("arc", "read", "write", "lost")
     told = {  # noqa: RUF012 - never changed
         "read": "the client reads some bytes",
         "write": "the client writes some bytes to the destination",
+        "lost": "a reply with some bytes is not sent",
     }
 
     def __init__(self, encoding: Encoding) -> None:
@@ -73,6 +79,8 @@ class SegmentationSystem(_SourceSystem):
         origins = ("held_number", "held_at", "kept_number", "kept_at")
         numbers = dict.fromkeys((*counts, *origins), z3.IntSort())
         self.sorts = {"source": encoding.state_sort} | numbers
+        wire = encoding.once("wire", load_wire)
+        self.forgets = {row.forgets for row in wire.commands if row.transfer == "read"}
 
     @classmethod
     def of(cls, encoding: Encoding) -> SegmentationSystem:
@@ -89,7 +97,7 @@ class SegmentationSystem(_SourceSystem):
         )
 
     def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
-        """The source moves, the client reads and writes pieces of any size."""
+        """The source moves, the client reads and writes pieces of any size, a reply is lost."""
         onward = choose("onward", self.encoding.state_sort)
         size = choose("size", z3.IntSort())
         opens = self.device.effect(now["source"], onward, "opens")
@@ -101,6 +109,7 @@ class SegmentationSystem(_SourceSystem):
         # What is taken in at an index is what was held there, as long as nobody lost count.
         in_step = now["taken"] == now["written"]
         zero, lost = z3.IntVal(0), z3.IntVal(-1)
+        moved = zero if self.forgets == {"nothing"} else size
 
         def anew(name: str) -> Term:
             return z3.If(begins, zero, now[name])
@@ -124,7 +133,7 @@ class SegmentationSystem(_SourceSystem):
                 z3.And(self.reads(now["source"]), size > 0),
                 {
                     "read": now["read"] + size,
-                    "position": now["position"] + size,
+                    "position": now["position"] + moved,
                     "held_number": z3.If(reads, now["number"], now["held_number"]),
                     "held_at": z3.If(reads, now["position"] + byte - now["read"], now["held_at"]),
                 },
@@ -140,6 +149,11 @@ class SegmentationSystem(_SourceSystem):
                     ),
                     "kept_at": z3.If(takes, z3.If(in_step, now["held_at"], lost), now["kept_at"]),
                 },
+            ),
+            Event(
+                "lost",
+                z3.And(self.reads(now["source"]), size > 0),
+                {"position": now["position"] + (size if "when_served" in self.forgets else zero)},
             ),
         ]
 
@@ -192,6 +206,16 @@ class SegmentationSystem(_SourceSystem):
             then["taken"] < now["read"],
         )
 
+    def arrives(self, now: Situation, event: Term, then: Situation) -> Formula:
+        """The byte arrives, the first of its session."""
+        return z3.And(
+            self.is_event(event, "write"),
+            now["byte"] == 0,
+            now["taken"] == 0,
+            then["taken"] > 0,
+            then["kept_at"] == 0,
+        )
+
 
 def segmentation() -> tuple[Queries, Queries]:
     """S2: queries and search."""
@@ -202,6 +226,9 @@ def segmentation() -> tuple[Queries, Queries]:
         yield from system.never("misplaced", system.misplaced, system.lemmas)
         moves = z3.Not(system.is_event(system.event(0), "write"))
         yield system.happens("in-pieces", system.in_pieces, 5, moves)
+        # A reply is lost, and what it carried arrives all the same.
+        lost_first = system.is_event(system.event(2), "lost")
+        yield system.happens("after-a-loss", system.arrives, 5, lost_first)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = SegmentationSystem.of(encoding)

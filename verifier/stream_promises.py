@@ -150,10 +150,12 @@ STREAM: tuple[Obligation, ...] = (
     Obligation(
         "S2",
         "One session is one stream: the destination receives its bytes in order, however reads and "
-        "writes cut it up.",
-        "every byte of a stream of any length, every segmentation, every path among saving states",
+        "writes cut it up, and whichever replies are not sent.",
+        "every byte of a stream of any length, every segmentation, every path among saving states, "
+        "every loss of replies",
         "induction",
-        "A driver that lost its position between two saving states sent the wrong bytes.",
+        "A driver that lost its position between two saving states sent the wrong bytes; a server "
+        "moved on for a reply that nobody got.",
         *segmentation(),
     ),
     Obligation(
@@ -187,11 +189,14 @@ STREAM: tuple[Obligation, ...] = (
     ),
     Obligation(
         "S6",
-        "DMA logging never under-reports: a byte written since it was last reported is reported, "
-        "whatever the page sizes of tracking and reporting and the range asked for.",
-        "every address, every pair of page sizes, every sequence of writes and reports",
+        "DMA logging never under-reports: a byte written since a report of it was last received is "
+        "reported, whatever the page sizes of tracking and reporting and the range asked for, and "
+        "whichever reports are not sent.",
+        "every address, every pair of page sizes, every sequence of writes, reports and lost "
+        "reports",
         "induction",
-        "A page that was written and not reported is a page of guest memory that is lost.",
+        "A page that was written and not reported is a page of guest memory that is lost, and so "
+        "is one that was reported to nobody.",
         *dma_logging(),
     ),
 )

@@ -195,8 +195,14 @@ class Carried:
     taken: tuple[Byte, ...] = ()
 
 
-def segments(table: Explicit, size: int) -> Found[Carried]:
-    """Search for a byte that arrives at another place than it was read from, up to some length."""
+def segments(table: Explicit, size: int, *, forgets: str = "when_sent") -> Found[Carried]:
+    """Search for a byte that arrives at another place than it was read from, up to some length.
+
+    Args:
+        table: The migration table.
+        size: How many bytes are read at most.
+        forgets: When the source moves on in its stream.
+    """
 
     def steps(now: Carried) -> Iterator[tuple[str, Carried]]:
         for to in leaves(table, now.source):
@@ -210,7 +216,10 @@ def segments(table: Explicit, size: int) -> Found[Carried]:
             for count in range(1, size + 1):
                 got = tuple((now.session, now.position + index) for index in range(count))
                 held = (*now.held, *got)
-                yield "read", replace(now, held=held, position=now.position + count)
+                moved = 0 if forgets == "nothing" else count
+                yield "read", replace(now, held=held, position=now.position + moved)
+                if forgets == "when_served":
+                    yield "lost", replace(now, position=now.position + count)
         for count in range(1, len(now.held) - len(now.taken) + 1):
             yield "write", replace(now, taken=now.held[: len(now.taken) + count])
 
