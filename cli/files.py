@@ -7,7 +7,6 @@ import os
 import shlex
 import stat
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeGuard
@@ -58,29 +57,47 @@ def _same(one: str, two: str) -> bool:
     return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
 
 
-def writable(option: str, path: str | None) -> None:
+def writable(option: str, path: str | None, *, folder: bool = False) -> None:
     """Refuse, before the work is done, a place at which its outcome could not be written.
+
+    Args:
+        option: What names the place.
+        path: The place; None if nothing is to be written.
+        folder: A folder is made there, or is there; otherwise a file.
 
     Raises:
         SpecError: No file can be called that, or none can be made there.
     """
+    from vfio_migration.runtime import trusted_path
+
     if path is None:
         return
-    real = os.path.realpath(path.partition("\0")[0])
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - as bytes allow
+        found = trusted_path.open_folder(path)
     except FileNotFoundError:
-        mode = stat.S_IFREG
+        above = os.path.dirname(path) or "."  # noqa: PTH120 - as bytes allow
+        refuse(option, path, f"cannot be written: there is no folder {above}")
     except ValueError as error:
         refuse(option, path, f"cannot be written: {why(error)}")
     except OSError as error:
-        refuse(option, path, f"cannot be written: {error.strerror}", "name another")
-    # A file is replaced, for which its folder is written to.
-    folder = os.path.dirname(real) if stat.S_ISREG(mode) else real  # noqa: PTH120
-    allowed = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-    if os.path.exists(folder) and not allowed:  # noqa: PTH110 - as bytes allow
-        said = os.strerror(errno.EACCES)
-        refuse(option, path, f"cannot be written: {said}", "take a folder that you may write to")
+        refuse(option, path, f"cannot be written: {why(error)}", "name another")
+    try:
+        there = found.stat()
+        is_folder = there is not None and stat.S_ISDIR(there.st_mode)
+        if is_folder and not folder:
+            refuse(option, path, "cannot be written: it is a folder")
+        if there is not None and folder and not is_folder:
+            refuse(option, path, "is no folder")
+        # A file is replaced, for which its folder is written to; a pipe or a device is written to.
+        replaced = there is None or stat.S_ISREG(there.st_mode)
+        name = "." if replaced and not found.is_magic else found.name
+        effective = os.access in os.supports_effective_ids
+        if not os.access(name, os.W_OK, dir_fd=found.folder, effective_ids=effective):
+            said = os.strerror(errno.EACCES)
+            hint = "take a folder that you may write to"
+            refuse(option, path, f"cannot be written: {said}", hint)
+    finally:
+        os.close(found.folder)
 
 
 def read_trace(option: str, path: str) -> Trace:
@@ -133,30 +150,18 @@ def _other_kind(text: bytes) -> str | None:
     return "a server's log" if "event" in head and "level" in head else None
 
 
-def write_whole(option: str, path: Path, data: bytes) -> None:
-    """Write all or nothing: a reader never sees half a file."""
+def write_whole(option: str, path: str | Path, data: bytes) -> None:
+    """Write all or nothing: a reader never sees half a file.
+
+    Raises:
+        SpecError: It cannot be written.
+    """
+    from vfio_migration.runtime.atomic_file import CannotWrite, write_output
+
     try:
-        path = Path(os.path.realpath(path))  # a link stays a link
-        if path.exists() and not path.is_file():
-            # A pipe or a device is written to, not replaced.
-            with path.open("wb") as special:
-                special.write(data)
-            return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            # mkstemp makes files private; this one gets what any new file gets.
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except (OSError, ValueError) as error:
-        problem = f"cannot be written: {why(error)}"
-        refuse(option, str(path), problem)
+        write_output(path, data)
+    except CannotWrite as error:
+        refuse(option, str(path), error.problem, error.hint)
 
 
 def refuse(option: str, value: object, problem: str, hint: str | None = None) -> NoReturn:

@@ -187,20 +187,12 @@ def _list(chosen: Sequence[Obligation], json: bool) -> None:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the work what could not be written after it."""
-    for option in ("junit", "sarif", "traces", "smtlib"):
+    for option in ("junit", "sarif"):
         files.writable(f"--{option}", getattr(arguments, option))
-    from vfio_migration.verifier.output import check_file, refuse
+    for option in ("traces", "smtlib"):
+        files.writable(f"--{option}", getattr(arguments, option), folder=True)
     from vfio_migration.verifier.smtlib import check_folder
 
-    for option in ("junit", "sarif"):
-        path = getattr(arguments, option)
-        if path is not None:
-            check_file(f"--{option}", Path(path))
-    if arguments.traces is not None:
-        folder = Path(arguments.traces)
-        check_file("--traces", folder / "-") if folder.is_dir() else check_file("--traces", folder)
-        if folder.exists() and not folder.is_dir():
-            refuse("--traces", folder, "is no folder")
     if arguments.smtlib is not None:
         check_folder(Path(arguments.smtlib))
 
@@ -231,7 +223,6 @@ def _write(
     from importlib.metadata import version
 
     from vfio_migration.verifier import formats, smtlib
-    from vfio_migration.verifier.output import write_file
 
     if arguments.smtlib is not None:
         smtlib.write(Path(arguments.smtlib), report.documents, export)
@@ -247,7 +238,7 @@ def _write(
         for verdict in report.verdicts:
             if verdict.example is not None and verdict.example.trace is not None:
                 path = folder / f"{verdict.id}.json"
-                write_file("--traces", path, verdict.example.trace.to_json())
+                files.write_whole("--traces", path, verdict.example.trace.to_json().encode())
                 saved[verdict.id] = str(path)
     packaged = Path(str(resources.files("vfio_migration.model") / "vfio_v2.toml"))
     context = formats.Context(
@@ -258,9 +249,9 @@ def _write(
         saved=saved,
     )
     if arguments.junit is not None:
-        write_file("--junit", Path(arguments.junit), formats.junit(report, context))
+        files.write_whole("--junit", arguments.junit, formats.junit(report, context).encode())
     if arguments.sarif is not None:
-        write_file("--sarif", Path(arguments.sarif), formats.sarif(report, context))
+        files.write_whole("--sarif", arguments.sarif, formats.sarif(report, context).encode())
     return report, context
 
 

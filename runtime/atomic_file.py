@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from vfio_migration.model.errors import why
+from vfio_migration.runtime import trusted_path
+from vfio_migration.runtime.trusted_path import TrustedPath
 
 Data = bytes | bytearray | memoryview
 
@@ -74,6 +76,42 @@ def kind_of(mode: int) -> str | None:
     return next((name for is_one, name in _KINDS if is_one(mode)), None)
 
 
+def write_output(path: str | os.PathLike[str], data: Data) -> None:
+    """Write what a user asked to have in a file, as a shell's `>` would, but whole or not at all.
+
+    A symbolic link stays a link, and what it leads to is replaced, if it belongs to this user or to
+    root. The file gets the mode of any new file. A pipe or a device is written to.
+
+    Raises:
+        CannotWrite: What was there before is there still.
+    """
+    try:
+        found = trusted_path.open_folder(path)
+        try:
+            there = found.stat()
+            if there is None or stat.S_ISREG(there.st_mode):
+                if not found.is_magic:
+                    with AtomicFile(path, replace=True, mode=new_mode(), at=found) as file:
+                        file.write(data)
+                    return
+            else:
+                trusted_path.check_owner(there, kind_of(there.st_mode) or "what is")
+            flags = os.O_WRONLY | os.O_CLOEXEC | found.no_follow
+            with open(os.open(found.name, flags, dir_fd=found.folder), "wb") as special:  # noqa: PTH123
+                special.write(data)
+        finally:
+            os.close(found.folder)
+    except (OSError, ValueError) as error:
+        raise _cannot(Path(path), error, 0) from error
+
+
+def new_mode(asked: int = 0o666) -> int:
+    """Return what the user's umask leaves of the permissions asked for (0o777 for a folder)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return asked & ~umask
+
+
 class AtomicFile:
     """A new file, with mode 0600; a context manager that ends with all of it or nothing.
 
@@ -81,15 +119,31 @@ class AtomicFile:
     the last moment (but where a file system has no hard links, such as FAT). Everything here
     raises `CannotWrite`.
 
+    Args:
+        path: Where it will be.
+        replace: A regular file that is there may be replaced.
+        mode: The permissions that it gets.
+        at: The folder that was opened for it, and its name there; by default those of the path.
+
     Attributes:
         path: Where it will be.
         written: How many bytes were written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        replace: bool = False,
+        mode: int = _MODE,
+        at: TrustedPath | None = None,
+    ) -> None:
         self.path = Path(path)
         self.written = 0
         self._replace = replace
+        self._mode = mode
+        self._at = at
+        self._end = self.path.name if at is None else at.name
         self._fd = self._folder = -1
         # The name it has while it is not finished, if it needs one.
         self._name: str | None = None
@@ -98,10 +152,14 @@ class AtomicFile:
     def __enter__(self) -> Self:
         """Begin the file, after a look at what is there."""
         try:
-            self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            if self._at is None:
+                self._folder = os.open(self.path.parent, flags)
+            else:
+                self._folder = os.open(".", flags, dir_fd=self._at.folder)
             self._refuse_what_is_there()
             self._begin()
-            os.fchmod(self._fd, _MODE)  # the umask may have taken too much
+            os.fchmod(self._fd, self._mode)  # the umask may have taken too much
         except (OSError, ValueError) as error:
             self.discard()
             raise self._cannot(error) from error
@@ -191,7 +249,7 @@ class AtomicFile:
         """Give the file its name."""
         if self._name is None:
             try:
-                self._link(self._nameless(), self.path.name)
+                self._link(self._nameless(), self._end)
             except FileExistsError:
                 self._refuse_what_is_there()
                 self._name = _fresh()
@@ -200,7 +258,7 @@ class AtomicFile:
                 return
         if not self._replace:
             try:
-                self._link(self._name, self.path.name)
+                self._link(self._name, self._end)
             except OSError as error:
                 if error.errno not in (*_NO_LINKS, errno.EEXIST):
                     raise
@@ -209,7 +267,7 @@ class AtomicFile:
                     raise  # it went away between the two, and may come back
             else:
                 return  # `discard` removes the other name
-        os.rename(self._name, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        os.rename(self._name, self._end, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._name = None
 
     def _link(self, source: str, name: str) -> None:
@@ -243,20 +301,24 @@ class AtomicFile:
 
     def _there(self, *, follow_symlinks: bool) -> os.stat_result:
         # In the folder that was opened: the path, if it is relative, may lead elsewhere by now.
-        name = self.path.name or "."
+        name = self._end or "."
         return os.stat(name, dir_fd=self._folder, follow_symlinks=follow_symlinks)
 
     def _cannot(self, error: OSError | ValueError) -> CannotWrite:
-        number = getattr(error, "errno", None) or 0
-        hint = _HINTS.get(number, "take another path")
-        problem = f"cannot be written: {_said(error)}"
-        if self.written:
-            problem += f", after {self.written} bytes"
-        return CannotWrite(self.path, problem, hint, _name(error))
+        return _cannot(self.path, error, self.written)
 
     def _broken(self) -> CannotWrite:
         problem = f"was given up after {self.written} bytes, when a write did not end"
         return CannotWrite(self.path, problem, "write it again from its beginning")
+
+
+def _cannot(path: Path, error: OSError | ValueError, written: int) -> CannotWrite:
+    number = getattr(error, "errno", None) or 0
+    hint = _HINTS.get(number, "take another path")
+    problem = f"cannot be written: {_said(error)}"
+    if written:
+        problem += f", after {written} bytes"
+    return CannotWrite(path, problem, hint, _name(error))
 
 
 def _fresh() -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import threading
 import time
 import zlib
@@ -34,6 +35,7 @@ from typing import Any, Final, cast
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.observation import FORMAT, KIND, LONGEST
 from vfio_migration.model.wire import Feature
+from vfio_migration.runtime import trusted_path
 from vfio_migration.runtime.client.core import Exchange, Watch
 from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.faults import Malformed
@@ -61,12 +63,30 @@ _LONGEST: Final = 500
 
 _FLAGS: Final = (
     # O_NONBLOCK is nothing to a file, and keeps a pipe that nobody reads from holding up the run.
-    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 )
 
 _FEATURES: Final[dict[int, Feature]] = {row.number: row for row in WIRE.features}
 
 _OURS: Final = frozenset({"time", "device", "what", "event"})
+
+
+def _opened(path: str | Path) -> int:
+    """Open the file and empty it; never one of another user, or behind a link of theirs."""
+    found = trusted_path.open_folder(path)
+    try:
+        fd = os.open(found.name, _FLAGS | found.no_follow, 0o600, dir_fd=found.folder)
+    finally:
+        os.close(found.folder)
+    try:
+        there = os.fstat(fd)
+        trusted_path.check_owner(there, "the file")
+        if stat.S_ISREG(there.st_mode):
+            os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 class Recording(Closing):
@@ -86,7 +106,7 @@ class Recording(Closing):
         error: What went wrong with the file, or None. Nothing was written after it.
 
     Raises:
-        OSError: The file cannot be opened.
+        OSError: The file cannot be opened, or it or a link that leads to it is another user's.
     """
 
     def __init__(
@@ -101,7 +121,7 @@ class Recording(Closing):
         # Of each device how many connections there were, and of each that is left which it is.
         self._counts: Counter[str] = Counter()
         self._connections: dict[tuple[str, int], int] = {}
-        self._fd = os.open(path, _FLAGS, 0o600)
+        self._fd = _opened(path)
         self._began = time.monotonic()
         began = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._write(

@@ -7,19 +7,22 @@ process. So what is written for a table is the same bytes every time.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import z3
 
 from vfio_migration.model import SpecError
 from vfio_migration.model.errors import Mistake
+from vfio_migration.runtime import trusted_path
+from vfio_migration.runtime.atomic_file import new_mode
 from vfio_migration.verifier.obligation import Obligation, Query
-from vfio_migration.verifier.output import new_folder_mode, refuse
 
 INDEX = "INDEX.json"
 README = "README.md"
@@ -160,11 +163,11 @@ def check_folder(folder: Path) -> None:
         SpecError: Naming what is in the way.
     """
     if not folder.parent.is_dir():
-        refuse("--smtlib", folder, f"cannot be made: there is no folder {folder.parent}")
+        _refuse(folder, f"cannot be made: there is no folder {folder.parent}")
     if not folder.exists():
         return
     if not folder.is_dir():
-        refuse("--smtlib", folder, "is no folder")
+        _refuse(folder, "is no folder")
     found = {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -173,12 +176,15 @@ def check_folder(folder: Path) -> None:
     strangers = sorted(found - _written_before(folder))
     if strangers:
         count = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
-        refuse(
-            "--smtlib",
+        _refuse(
             folder,
             f"holds {strangers[0]}{count}, which no earlier run wrote",
             "move it away, or name another folder",
         )
+
+
+def _refuse(folder: Path, problem: str, hint: str | None = None) -> NoReturn:
+    raise SpecError([Mistake("--smtlib", str(folder), problem, hint)])
 
 
 def _written_before(folder: Path) -> set[str]:
@@ -198,6 +204,10 @@ def write(folder: Path, documents: Iterable[Document], origin: Origin) -> None:
     Raises:
         SpecError: If the folder holds other things, or cannot be written.
     """
+    try:
+        os.close(trusted_path.open_folder(folder).folder)  # refuses the links of others
+    except OSError as error:
+        _refuse(folder, f"cannot be written: {error.strerror}")
     folder = folder.resolve()
     check_folder(folder)
     rows = list(documents)
@@ -216,13 +226,12 @@ def write(folder: Path, documents: Iterable[Document], origin: Origin) -> None:
                 (new / row.file).write_text(row.text, "utf-8")
             (new / INDEX).write_text(json.dumps(index, indent=1) + "\n", "utf-8")
             (new / README).write_text(_readme(rows, origin), "utf-8")
-            new.chmod(new_folder_mode())
+            new.chmod(new_mode(0o777))
             _exchange(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
-        problem = f"cannot be written: {error.strerror}"
-        raise SpecError([Mistake("--smtlib", str(folder), problem, None)]) from None
+        _refuse(folder, f"cannot be written: {error.strerror}")
 
 
 def _exchange(new: Path, folder: Path) -> None:
