@@ -12,6 +12,7 @@ Sizes are bytes and do not count the header. A payload is `request` (or `reply`)
 from __future__ import annotations
 
 import functools
+import operator
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ Forgets = Literal["nothing", "when_served", "when_sent"]
 """When the server forgets what a reply carries, so that no other reply will carry it: not at all,
 once the command is served, or once the reply has left as a whole."""
 
-Descriptors = Literal["none", "one", "many"]
-"""How many file descriptors a message may carry; "many" are bounded by `max_msg_fds`."""
+Descriptors = Literal["none", "unused", "one", "many"]
+"""How many file descriptors a message is served with; "many" are bounded by `max_msg_fds`.
+
+Descriptors beyond that are closed. "unused" is as "none", for a command with which some peers send
+descriptors all the same.
+"""
 
 Occasion = Literal[
     "size_below_header",
@@ -43,9 +48,9 @@ Occasion = Literal[
     "version_again",
     "version_incompatible",
     "not_negotiated",
-    "fds_unexpected",
     "size_wrong",
     "over_bound",
+    "flags_unknown",
     "feature_flags_clash",
     "feature_unknown",
     "method_unsupported",
@@ -77,16 +82,44 @@ class HeaderField(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlagWord(Row):
+    """A word of 32 bits in the header, or in a command or its reply.
+
+    Attributes:
+        command: Whose payload has it; None for the header.
+        unknown: What a bit that no row of `[[flags]]` names comes to in a command: it is refused,
+            or the word is not looked at.
+    """
+
+    name: str
+    command: str | None = None
+    unknown: Literal["refused", "ignored"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlagBits(Row):
     """Bits of a flags word: the word has them if what `mask` selects is `value`.
 
     Without `value` they are a number of their own.
     """
 
-    word: Literal["header", "feature", "dma_map"]
+    word: str
     name: str
     mask: int
     value: int | None = None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagChoice(Row):
+    """Bits of a flags word of which at least `least` and at most `most` are set in a command."""
+
+    name: str
+    word: str
+    among: tuple[str, ...]
+    least: int
+    most: int
     source: str
 
 
@@ -142,6 +175,7 @@ class Command(Row):
         does: What it does that the protocol must know of.
         needs: The option without which it does not exist.
         transfer: What the data session must allow, in the words of `Session.transfer`.
+        request_padding: The limit of what may follow a request of a fixed size; it is passed over.
         adds: What a served command adds to.
         removes: What it takes from.
         whole: All of it is checked before any of it is done.
@@ -156,6 +190,7 @@ class Command(Row):
     request: int
     request_item: int = 0
     request_bound: str | None = None
+    request_padding: str | None = None
     reply: int
     reply_item: int = 0
     reply_bound: str | None = None
@@ -218,7 +253,7 @@ class Answer(Row):
 
 
 _Numbered = TypeVar("_Numbered", Command, Feature)
-_Named = TypeVar("_Named", Limit, Option, Holding, HeaderField)
+_Named = TypeVar("_Named", Limit, Option, Holding, HeaderField, FlagWord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +263,9 @@ class Wire(Row):
     name: str
     title: str
     header: tuple[HeaderField, ...]
+    words: tuple[FlagWord, ...]
     flags: tuple[FlagBits, ...]
+    choices: tuple[FlagChoice, ...]
     limits: tuple[Limit, ...]
     options: tuple[Option, ...]
     holdings: tuple[Holding, ...]
@@ -259,6 +296,20 @@ class Wire(Row):
     def option(self, name: str) -> Option:
         """Return the option called `name`; raise `UnknownName` if there is none."""
         return _named("option", self.options, name)
+
+    def word(self, name: str) -> FlagWord:
+        """Return the flags word called `name`; raise `UnknownName` if there is none."""
+        return _named("flags word", self.words, name)
+
+    def word_of(self, command: str) -> FlagWord | None:
+        """Return the flags word that a command has, or None."""
+        return next((row for row in self.words if row.command == command), None)
+
+    def known_bits(self, word: str) -> int:
+        """Return all bits of a flags word that `[[flags]]` names."""
+        return functools.reduce(
+            operator.or_, (row.mask for row in self.flags if row.word == word), 0
+        )
 
     def bits(self, word: str, name: str) -> FlagBits:
         """Return the bits of a flags word by name; raise `UnknownName` if there are none."""
@@ -291,6 +342,8 @@ class Wire(Row):
                 continue
             if item and bound is None:
                 return None
+            if part == "request" and row.request_padding is not None:
+                fixed += self.limit(row.request_padding).value
             longest = max(longest, fixed + (self.limit(bound).value if bound and item else 0))
         return self.header_size + longest
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from vfio_migration.model import checks
-from vfio_migration.model.errors import Mistake
+from vfio_migration.model.errors import Mistake, closest, did_you_mean, it_has
 from vfio_migration.model.plain import Data, PlainTable, number_of, text_of
 from vfio_migration.model.wire import (
     FROM_THE_TABLE,
@@ -18,6 +18,8 @@ from vfio_migration.model.wire import (
     Command,
     Feature,
     FlagBits,
+    FlagChoice,
+    FlagWord,
     HeaderField,
     Holding,
     Limit,
@@ -27,7 +29,7 @@ from vfio_migration.model.wire import (
 )
 
 _ROWS: list[Any] = [
-    HeaderField, FlagBits, Limit, Option, Holding, Command, Feature, Answer
+    HeaderField, FlagWord, FlagBits, FlagChoice, Limit, Option, Holding, Command, Feature, Answer
 ]  # fmt: skip
 _KEYS = {field.name for row in _ROWS for field in fields(row)}
 _WIDTHS = {"commands": 16, "features": 16, "flags": 32, "limits": 32}
@@ -39,7 +41,7 @@ def check_wire(data: Data) -> list[Mistake]:
     checks.texts(table, ("name", "title"), _KEYS)
     for section in ("flags", "answers"):
         table.names[section] = []  # told apart by word and name, and by `when`
-    checks.names(table, ("options", "answers"), ("flags",))
+    checks.names(table, ("options", "answers", "choices"), ("flags",))
     table.unique("flags", "", _word_and_name, "give it another")
     table.unique("answers", ".when", lambda row: text_of(row, "when"), "remove one of the two")
     for section in ("commands", "features"):
@@ -47,6 +49,7 @@ def check_wire(data: Data) -> list[Mistake]:
     _numbers(table)
     _header(table)
     _references(table)
+    _choices(table)
     _items(table)
     _answers(table)
     _roles(table)
@@ -87,17 +90,47 @@ def _header(table: PlainTable) -> None:
 
 
 def _references(table: PlainTable) -> None:
-    for key in ("request_bound", "reply_bound"):
+    for key in ("request_bound", "request_padding", "reply_bound"):
         table.refer_all("commands", key, "limits", "limit")
+    table.refer_all("words", "command", "commands", "command")
+    for section in ("flags", "choices"):
+        table.refer_all(section, "word", "words", "flags word")
     table.refer_all("commands", "needs", "options", "option")
     for key in ("adds", "removes"):
         table.refer_all("commands", key, "holdings", "holding")
     table.refer_all("holdings", "limit", "limits", "limit")
 
 
+def _choices(table: PlainTable) -> None:
+    """Report choices among bits that are not there, and counts that cannot be kept."""
+    known: dict[str, list[str]] = {}
+    for _, row in table.rows("flags"):
+        word_and_name = _word_and_name(row)
+        if word_and_name is not None:
+            known.setdefault(word_and_name[0], []).append(word_and_name[1])
+    for index, row in table.rows("choices"):
+        word, among = text_of(row, "word"), row.get("among")
+        if word not in known or not isinstance(among, list):
+            continue
+        for position, name in enumerate(among):
+            if isinstance(name, str) and name.strip() and name not in known[word]:
+                place = f"choices[{index}].among[{position}]"
+                hint = did_you_mean(closest(name, known[word])) or it_has(known[word])
+                table.report(place, name, f"is no flag of {word}", hint)
+        least, most = number_of(row, "least"), number_of(row, "most")
+        if least is not None and most is not None and not least <= most <= len(among):
+            place, problem = f"choices[{index}].most", f"is not between {least} and {len(among)}"
+            table.report(place, most, problem)
+
+
 def _items(table: PlainTable) -> None:
-    """Report a bound on something that has a fixed size."""
+    """Report a bound on something that has a fixed size, and padding after what has none."""
     for index, row in table.rows("commands"):
+        padding = row.get("request_padding")
+        if padding is not None and number_of(row, "request_item") not in (None, 0):
+            place = f"commands[{index}].request_padding"
+            problem = "pads nothing: what follows the fixed part are items"
+            table.report(place, padding, problem, "remove it")
         for part in ("request", "reply"):
             bound = row.get(f"{part}_bound")
             if bound is not None and number_of(row, f"{part}_item") in (None, 0):
@@ -159,6 +192,7 @@ def _legible(table: PlainTable, section: str, key: str) -> bool:
 
 _NEEDED = {
     "header": ("id", "command", "size", "flags", "errno"),
+    "words": ("header",),
     "limits": ("max_msg_fds", "max_data_xfer_size"),
     "holdings": ("replies", "server_commands"),
 }

@@ -126,8 +126,18 @@ class GuestMemory:
         writable: bool = True,
         fd: int | None = None,
         offset: int = 0,
+        file_io: bool = False,
     ) -> None:
         """Let the device reach a range; `fd` is duplicated if it is kept.
+
+        Args:
+            iova: Where it begins.
+            size: How long it is.
+            readable: The device may read it.
+            writable: The device may write it.
+            fd: The file behind it, or None if it is reached by messages.
+            offset: Where in the file it begins.
+            file_io: The file is read and written, and not mapped.
 
         Raises:
             ServedError: The range makes no sense, overlaps another, is one too many, or the
@@ -148,7 +158,7 @@ class GuestMemory:
         peer = any(iova < end and start < iova + size for start, end in self._windows)
         made = GuestMap(iova, size, readable, writable, peer)
         if fd is not None:
-            made = with_file(made, fd, offset)
+            made = with_file(made, fd, offset, file_io=file_io)
         self._maps.insert(place, made)
         self._starts.insert(place, iova)
 

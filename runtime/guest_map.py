@@ -65,8 +65,10 @@ def as_peer(row: GuestMap) -> GuestMap:
     return GuestMap(*values)
 
 
-def with_file(row: GuestMap, fd: int, offset: int) -> GuestMap:
+def with_file(row: GuestMap, fd: int, offset: int, *, file_io: bool = False) -> GuestMap:
     """Return the map with a descriptor of its own, mapped if that is safe.
+
+    With `file_io` it is never mapped, which is not possible for every descriptor (EOPNOTSUPP).
 
     Raises:
         ServedError: The descriptor cannot be used for it.
@@ -76,7 +78,7 @@ def with_file(row: GuestMap, fd: int, offset: int) -> GuestMap:
         kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
         plain = _check_file(kept, offset + row.size)
         peer = row.peer or not plain or _is_region(kept)
-        if plain and not _cannot_shrink(kept) and not _pages_huge(kept):
+        if _read_and_written(kept, plain, file_io):
             return GuestMap(row.iova, row.size, row.readable, row.writable, peer, kept, offset)
         # mmap holds what it needs of the descriptor.
         view = _mapped(row, kept, offset)
@@ -89,6 +91,15 @@ def with_file(row: GuestMap, fd: int, offset: int) -> GuestMap:
             number = getattr(error, "errno", None) or "EINVAL"
             raise ServedError(f"cannot map: {error}", errno=number) from error
         raise
+
+
+def _read_and_written(fd: int, plain: bool, wanted: bool) -> bool:
+    """Say whether it is accessed as a file; raise `ServedError` if that is wanted and cannot be."""
+    possible = plain and not _pages_huge(fd)
+    if wanted and not possible:
+        message = "this descriptor can be mapped, and not read and written"
+        raise ServedError(message, errno="EOPNOTSUPP")
+    return possible and (wanted or not _cannot_shrink(fd))
 
 
 def _check_file(fd: int, end: int) -> bool:

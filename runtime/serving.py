@@ -72,7 +72,7 @@ _logger: Final = logging.getLogger(__name__)
 _READ, _WRITE, _MMAP = (
     int(flag) for flag in (RegionFlags.READ, RegionFlags.WRITE, RegionFlags.MMAP)
 )
-_MAP_FLAGS: Final = int(DmaMapFlags.READ | DmaMapFlags.WRITE)
+_NEED_FILE: Final = int(DmaMapFlags.MMAP | DmaMapFlags.FILE_IO)
 
 
 class Answered(NamedTuple):
@@ -210,8 +210,9 @@ class Serving:
 
     def _dma_map(self, message: DmaMap, fds: Sequence[int]) -> Message:
         flags = message.flags
-        if not flags & _MAP_FLAGS or flags & ~_MAP_FLAGS:
-            raise ServedError(f"flags {flags:#x}", occasion="argument_invalid")
+        if flags & _NEED_FILE and not fds:
+            why = f"flags {flags:#x} without a descriptor"
+            raise ServedError(why, occasion="argument_invalid")
         if self._maps >= self.max_maps:
             raise ServedError(f"{self._maps} maps are all", occasion="holding_full")
         self.device.memory.map(
@@ -221,14 +222,13 @@ class Serving:
             writable=bool(flags & DmaMapFlags.WRITE),
             fd=fds[0] if fds else None,
             offset=message.offset,
+            file_io=bool(flags & DmaMapFlags.FILE_IO),
         )
         self._maps += 1
         return DmaMapReply()
 
     def _dma_unmap(self, message: DmaUnmap, _fds: Sequence[int]) -> Message:
-        if message.flags & ~DmaUnmapFlags.ALL:
-            raise ServedError(f"flags {message.flags:#x}", occasion="argument_invalid")
-        if message.flags:
+        if message.flags & DmaUnmapFlags.ALL:
             if message.address or message.size:
                 raise ServedError("ALL, and a range", occasion="argument_invalid")
             self.device.memory.unmap_all()
@@ -276,19 +276,18 @@ class Serving:
         flags = (_READ if region.readable else 0) | (_WRITE if region.writable else 0)
         if not region.mappable or self.max_fds < 1:
             return Answered(DeviceGetRegionInfoReply(message.index, flags, region.size, 0))
-        capabilities: tuple[SparseMmap, ...] = ()
-        if region.sparse:
-            areas = tuple(MmapArea(area.offset, area.size) for area in region.areas)
-            capabilities = (SparseMmap(areas),)
+        # A region that can be mapped as a whole says so in a capability too. So its full reply is
+        # longer than the fixed part, and a client without room for descriptors asks again.
+        areas = tuple(MmapArea(area.offset, area.size) for area in region.areas)
         reply = DeviceGetRegionInfoReply(
-            message.index, flags | _MMAP, region.size, region.fd_offset, capabilities
+            message.index, flags | _MMAP, region.size, region.fd_offset, (SparseMmap(areas),)
         )
         return Answered(reply, (region.fd,))
 
     def _region_io_fds(self, message: DeviceGetRegionIoFds, _fds: Sequence[int]) -> Message:
         self._region(message.index)
-        if message.flags or message.count:
-            raise ServedError("flags and count are to be zero", occasion="argument_invalid")
+        if message.count:
+            raise ServedError("count is to be zero", occasion="argument_invalid")
         return DeviceGetRegionIoFdsReply(message.index)
 
     def _write(self, index: int, offset: int, data: Data) -> None:

@@ -36,7 +36,8 @@ class Message:
         size: Its size, header included, as the header has it.
         fds: How many descriptors come with it.
         count: How much data it asks for.
-        feature, get, set, probe, odd: The flags of DEVICE_FEATURE; `odd` for a bit none knows.
+        feature, get, set, probe: The flags of DEVICE_FEATURE.
+        odd: Its flags word has a bit that no row names, or bits that are not set together.
         asked: The state asked for.
         incompatible: The server cannot agree to this version.
         invalid: An argument is out of range; for a map it overlaps, or is not there.
@@ -213,12 +214,10 @@ class Answers:
                 command(message, lambda row: row.does == "negotiate"), message.incompatible
             ),
             "not_negotiated": self.lacks_option(now, message),
-            "fds_unexpected": self.too_many_fds(message),
             "size_wrong": self.misfits(message, payload),
             "over_bound": self.over_bound(message, payload),
-            "feature_flags_clash": z3.And(
-                about, z3.Or(message.odd, z3.And(unprobed, message.get, message.set))
-            ),
+            "flags_unknown": z3.And(message.odd, self.looks_at_flags(message)),
+            "feature_flags_clash": z3.And(unprobed, message.get, message.set),
             "feature_unknown": z3.And(about, z3.Not(feature(message, lambda _: True))),
             "method_unsupported": self.lacks_method(message),
             "method_missing": z3.And(unprobed, z3.Not(message.get), z3.Not(message.set)),
@@ -257,11 +256,10 @@ class Answers:
             ]
         )
 
-    def too_many_fds(self, message: Message) -> Formula:
-        """More descriptors come with the command than it takes."""
-        none = self.commands(message, lambda row: row.takes_fds == "none")
-        one = self.commands(message, lambda row: row.takes_fds == "one")
-        return z3.Or(z3.And(none, message.fds > 0), z3.And(one, message.fds > 1))
+    def looks_at_flags(self, message: Message) -> Formula:
+        """The command has a flags word of which not every value is taken."""
+        looked_at = {row.command for row in self.wire.words if row.unknown == "refused"}
+        return self.commands(message, lambda row: row.name in looked_at)
 
     def misfits(self, message: Message, payload: Term) -> Formula:
         """The payload is not as long as the command, or the data of the feature, must be."""
@@ -269,11 +267,11 @@ class Answers:
         for fixed in sorted({row.request for row in self.wire.commands}):
             exact = self.commands(
                 message,
-                lambda row, n=fixed: row.request == n and not row.request_item,  # type: ignore[misc]
+                lambda row, n=fixed: row.request == n and not _may_be_longer(row),  # type: ignore[misc]
             )
             least = self.commands(
                 message,
-                lambda row, n=fixed: row.request == n and bool(row.request_item),  # type: ignore[misc]
+                lambda row, n=fixed: row.request == n and _may_be_longer(row),  # type: ignore[misc]
             )
             wrong += [z3.And(exact, payload != fixed), z3.And(least, payload < fixed)]
         (carrier,) = (row for row in self.wire.commands if row.does == "feature")
@@ -298,8 +296,10 @@ class Answers:
         over = []
         for row in self.wire.commands:
             here = message.number == row.number
+            padding = row.request_padding
             for item, bound, amount in (
                 (row.request_item, row.request_bound, payload - row.request),
+                (padding is not None, padding, payload - row.request),
                 (row.reply_item, row.reply_bound, message.count),
             ):
                 if item and bound is not None:
@@ -381,6 +381,11 @@ class Answers:
             for name in ("arc_failed", "arc_failed_for_good")
         )
         return z3.If(z3.Bool(f"for_good@{moment}"), z3.IntVal(for_good), z3.IntVal(back))
+
+
+def _may_be_longer(row: Command) -> bool:
+    """Say whether something may follow the fixed part of a command."""
+    return bool(row.request_item) or row.request_padding is not None
 
 
 def number_of(errno: str | None) -> int:

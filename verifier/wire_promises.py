@@ -36,9 +36,9 @@ _SLIPS: tuple[Occasion, ...] = (
     "reply_unasked",
     "type_unknown",
     "version_incompatible",
-    "fds_unexpected",
     "size_wrong",
     "over_bound",
+    "flags_unknown",
     "feature_flags_clash",
     "map_exists",
     "map_unknown",
@@ -53,6 +53,7 @@ _UNKNOWN: tuple[Occasion, ...] = (
     "wrong_direction",
     "not_negotiated",
     "version_incompatible",
+    "flags_unknown",
     "feature_flags_clash",
     "feature_unknown",
     "method_unsupported",
@@ -162,7 +163,6 @@ def _w3(system: ConnectionSystem) -> tuple[Bad, Bad]:
         too_much = z3.Or(
             answers.misfits(message, payload),
             answers.over_bound(message, payload, unbounded=True),
-            answers.too_many_fds(message),
             message.fds > wire.limit("max_msg_fds").value,
         )
         beyond = [message.size < wire.header_size]
@@ -432,8 +432,8 @@ WIRE: tuple[Obligation, ...] = (
     ),
     Obligation(
         "W8",
-        "Only what the table gives a meaning is served: no unknown message, command, feature or "
-        "method, none that was not agreed on, and none out of its place.",
+        "Only what the table gives a meaning is served: no unknown message, command, flag, feature "
+        "or method, none that was not agreed on, and none out of its place.",
         _EVERY,
         "induction",
         "A number that is looked up past the end of a table is how servers are taken over.",

@@ -120,7 +120,7 @@ class _Story:
         said = {
             f"type {self.value(message.type)}": not any(map(self.holds, known)),
             "a version the server lacks": does == "negotiate" and self.holds(message.incompatible),
-            "an unknown flag": does == "feature" and self.holds(message.odd),
+            "an unknown flag": self.holds(z3.And(message.odd, answers.looks_at_flags(message))),
             "an argument out of range": self.holds(message.invalid),
         }
         return [text for text, holds in said.items() if holds]

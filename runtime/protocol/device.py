@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.flags import FlagRule
 from vfio_migration.runtime.protocol.layout import Data, IrqSetFlags
 from vfio_migration.runtime.protocol.message import Empty, Fixed, Message, Sized, wrong_size
 
@@ -69,18 +70,9 @@ class DeviceGetIrqInfoReply(Fixed):
     count: int = 0
 
 
+_RULE: Final = FlagRule("irq_set")
 _BOOL: Final = int(IrqSetFlags.DATA_BOOL)
 _EVENTFD: Final = int(IrqSetFlags.DATA_EVENTFD)
-_DATA: Final = frozenset((int(IrqSetFlags.DATA_NONE), _BOOL, _EVENTFD))
-_DATA_MASK: Final = sum(_DATA)
-_ACTIONS: Final = frozenset(
-    int(flag)
-    for flag in (
-        IrqSetFlags.ACTION_MASK,
-        IrqSetFlags.ACTION_UNMASK,
-        IrqSetFlags.ACTION_TRIGGER,
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,8 @@ class DeviceSetIrqs(Message):
     """What is to happen when an interrupt is raised, masked or unmasked.
 
     `flags` are `IrqSetFlags`. With DATA_BOOL, `data` has a byte for each of `count` interrupts.
-    With DATA_EVENTFD, as many descriptors come along, or none, which takes them back.
+    With DATA_EVENTFD, as many descriptors come along, or none, which takes them back. Descriptors
+    beyond that are nothing to it.
     """
 
     name = "DEVICE_SET_IRQS"
@@ -111,17 +104,18 @@ class DeviceSetIrqs(Message):
         if len(payload) < 20:
             raise wrong_size(cls, payload)
         argsz, flags, index, start, count = cls.layout.unpack_from(payload)
-        kind = flags & _DATA_MASK
-        if kind not in _DATA or flags - kind not in _ACTIONS:
-            raise Malformed(
-                "argument_invalid", f"DeviceSetIrqs: flags {flags:#x}: one DATA and one ACTION"
-            )
-        if len(fds) not in ((0, count) if kind == _EVENTFD else (0,)):
-            raise Malformed("fds_unexpected", f"DeviceSetIrqs: {len(fds)} descriptors")
-        expected = 20 + (count if kind == _BOOL else 0)
+        _RULE.check(flags)
+        if flags & _EVENTFD and 0 < len(fds) < count:
+            why = f"DeviceSetIrqs: {len(fds)} descriptors for {count} interrupts"
+            raise Malformed("argument_invalid", why)
+        expected = 20 + (count if flags & _BOOL else 0)
         if len(payload) != expected or argsz != expected:
             raise wrong_size(cls, payload, expected)
         return cls(flags, index, start, count, payload[20:])
+
+    def takes_fds(self, count: int) -> int:
+        """Return how many of the descriptors that came with it are for its interrupts."""
+        return min(count, self.count) if self.flags & _EVENTFD else 0
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""

@@ -333,9 +333,9 @@ class MigDataRead(Message):
 
         A reply that held less than was asked for, to fit argsz, would say that no data remains.
         """
-        if len(payload) != 8:
+        if len(payload) < 8:
             raise wrong_size(cls, payload)
-        argsz, size = _FEATURE.unpack(payload)
+        argsz, size = _FEATURE.unpack_from(payload)
         if argsz < 8 + size:
             raise small_argsz(cls, argsz, 8 + size)
         return cls(argsz, size)

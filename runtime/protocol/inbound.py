@@ -18,6 +18,7 @@ from vfio_migration.model.wire import Command as Row
 from vfio_migration.runtime.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
 from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.flags import FlagRule
 from vfio_migration.runtime.protocol.layout import (
     ERROR,
     HEADER,
@@ -44,13 +45,13 @@ class Served(NamedTuple):
 
     Attributes:
         parse: What reads its payload.
-        fds: How many descriptors may come with it.
+        fds: How many descriptors it takes at most; what comes beyond that is closed.
         check: What else is looked at, given the size of the payload and what it says.
     """
 
     parse: Callable[[Any, Sequence[int]], Message]
     fds: int
-    check: Callable[[int, Message], None] | None
+    check: Callable[[int, Message], None]
 
 
 class _Ended(Exception):  # noqa: N818 - no error: a way out of the middle of a read
@@ -105,13 +106,15 @@ class Inbound:
             if command
             else (row.reply, row.reply_item, row.reply_bound)
         )
+        if command and row.request_padding is not None:
+            return fixed + WIRE.limit(row.request_padding).value
         if not item or bound is None:
             return fixed
         limit = getattr(self.own, bound, None)
         return fixed + (WIRE.limit(bound).value if limit is None else limit)
 
     def _room(self, fds: Descriptors) -> int:
-        return {"none": 0, "one": 1, "many": self.own.max_msg_fds}[fds]
+        return {"none": 0, "unused": 0, "one": 1, "many": self.own.max_msg_fds}[fds]
 
     def _settle(self) -> None:
         """Find out which commands of the peer are served now."""
@@ -162,15 +165,16 @@ class Inbound:
                     self._fds = []
                 kind = flags & TYPE_MASK
                 if kind == TYPE_COMMAND and (served := self._served.get(number)) is not None:
+                    if got:
+                        got = self._keep(got, served.fds)
                     try:
-                        if got and len(got) > served.fds:
-                            raise _too_many(got)
                         message = served.parse(payload, got)
-                        if served.check is not None:
-                            served.check(size - HEADER_SIZE, message)
+                        served.check(size - HEADER_SIZE, message)
                     except Malformed as fault:
                         self._refuse(events, fault.args, ident, number, flags, got)
                         continue
+                    if got:
+                        got = self._keep(got, message.takes_fds(len(got)))
                     no_reply = bool(flags & NO_REPLY)
                     if not no_reply:
                         self._unanswered += 1
@@ -210,30 +214,27 @@ class Inbound:
 
     # --- From messages to events ---
 
-    def _check(self, row: Row) -> Callable[[int, Message], None] | None:
-        """Return what looks at a command once it is read, if there is anything to look at."""
+    def _check(self, row: Row) -> Callable[[int, Message], None]:
+        """Return what looks at a command once it is read."""
         if row.before_version:
             return self._propose
         longest = self._longest(row, False)
-        asks = COMMANDS[row.number].asks
         most = self.own.max_data_xfer_size
-        if asks is not None:
-            get = attrgetter(asks)
+        word = WIRE.word_of(row.name)
+        rule = None if word is None or word.unknown == "ignored" else FlagRule(word.name)
+        asks = COMMANDS[row.number].asks
+        asked: Callable[[Any], int] | None = None if asks is None else attrgetter(asks)
 
-            def bound_reply(_size: int, message: Message) -> None:
-                asked = get(message)
-                if asked > most:
-                    raise Malformed("over_bound", f"{asked} bytes are asked for, over {most}")
+        def check(size: int, message: Any) -> None:
+            if size > longest:
+                raise Malformed("over_bound", f"{size} bytes, over {longest}")
+            if asked is not None and asked(message) > most:
+                why = f"{asked(message)} bytes are asked for, over {most}"
+                raise Malformed("over_bound", why)
+            if rule is not None:
+                rule.check(message.flags)
 
-            return bound_reply
-        if row.request_item:
-
-            def bound_command(size: int, _message: Message) -> None:
-                if size > longest:
-                    raise Malformed("over_bound", f"{size} bytes, over {longest}")
-
-            return bound_command
-        return None
+        return check
 
     def _propose(self, _size: int, message: Message) -> None:
         """Settle with the client's VERSION, so that what follows it at once is served."""
@@ -380,6 +381,11 @@ class Inbound:
         self.close()
         raise _Ended
 
+    def _keep(self, fds: tuple[int, ...], count: int) -> tuple[int, ...]:
+        """Close the descriptors beyond the first `count`, and return those."""
+        self._drop(fds[count:])
+        return fds[:count]
+
     def _drop(self, fds: Sequence[int]) -> None:
         for fd in fds:
             with contextlib.suppress(OSError):
@@ -393,4 +399,4 @@ class Inbound:
 
 
 def _too_many(fds: tuple[int, ...]) -> Malformed:
-    return Malformed("fds_unexpected", f"{len(fds)} descriptors")
+    return Malformed("argument_invalid", f"{len(fds)} descriptors")

@@ -49,48 +49,50 @@ class DmaMapFlags(enum.IntFlag):
 
     READ = WIRE.bits("dma_map", "readable").mask
     WRITE = WIRE.bits("dma_map", "writeable").mask
+    MMAP = WIRE.bits("dma_map", "mmap").mask
+    FILE_IO = WIRE.bits("dma_map", "file_io").mask
 
 
 class DmaUnmapFlags(enum.IntFlag):
-    """`DmaUnmap.flags`: unused, says vfio-user; these are VFIO's, and QEMU sends ALL."""
+    """`DmaUnmap.flags`: unused, says vfio-user; this one is VFIO's, and QEMU sends it."""
 
-    ALL = 1 << 1
+    ALL = WIRE.bits("dma_unmap", "all").mask
 
 
 class DeviceFlags(enum.IntFlag):
     """`DeviceGetInfoReply.flags`."""
 
-    RESET = 1 << 0
-    PCI = 1 << 1
+    RESET = WIRE.bits("device_info", "reset").mask
+    PCI = WIRE.bits("device_info", "pci").mask
 
 
 class RegionFlags(enum.IntFlag):
     """`DeviceGetRegionInfoReply.flags`."""
 
-    READ = 1 << 0
-    WRITE = 1 << 1
-    MMAP = 1 << 2
-    CAPS = 1 << 3
+    READ = WIRE.bits("region_info", "read").mask
+    WRITE = WIRE.bits("region_info", "write").mask
+    MMAP = WIRE.bits("region_info", "mmap").mask
+    CAPS = WIRE.bits("region_info", "caps").mask
 
 
 class IrqInfoFlags(enum.IntFlag):
     """`DeviceGetIrqInfoReply.flags`."""
 
-    EVENTFD = 1 << 0
-    MASKABLE = 1 << 1
-    AUTOMASKED = 1 << 2
-    NORESIZE = 1 << 3
+    EVENTFD = WIRE.bits("irq_info", "eventfd").mask
+    MASKABLE = WIRE.bits("irq_info", "maskable").mask
+    AUTOMASKED = WIRE.bits("irq_info", "automasked").mask
+    NORESIZE = WIRE.bits("irq_info", "noresize").mask
 
 
 class IrqSetFlags(enum.IntFlag):
     """`DeviceSetIrqs.flags`: one of DATA_ and one of ACTION_."""
 
-    DATA_NONE = 1 << 0
-    DATA_BOOL = 1 << 1
-    DATA_EVENTFD = 1 << 2
-    ACTION_MASK = 1 << 3
-    ACTION_UNMASK = 1 << 4
-    ACTION_TRIGGER = 1 << 5
+    DATA_NONE = WIRE.bits("irq_set", "data_none").mask
+    DATA_BOOL = WIRE.bits("irq_set", "data_bool").mask
+    DATA_EVENTFD = WIRE.bits("irq_set", "data_eventfd").mask
+    ACTION_MASK = WIRE.bits("irq_set", "action_mask").mask
+    ACTION_UNMASK = WIRE.bits("irq_set", "action_unmask").mask
+    ACTION_TRIGGER = WIRE.bits("irq_set", "action_trigger").mask
 
 
 class IoFdType(enum.IntEnum):

@@ -53,8 +53,7 @@ class DmaMapReply(Empty):
 class DmaUnmap(Sized):
     """Memory the device may access no longer.
 
-    The flag of VFIO that asks for a dirty bitmap is not in the text any more; a payload with the
-    structure that went with it is refused for its size.
+    The flag of VFIO that asks for a dirty bitmap is not in the text any more, and is refused.
     """
 
     name = "DMA_UNMAP"

@@ -73,6 +73,10 @@ class Message:
         """
         return cls.parse(payload)
 
+    def takes_fds(self, count: int) -> int:
+        """Return how many of the descriptors that came with it a command has a use for."""
+        return count
+
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces that, one after the other, are its bytes."""
         raise NotImplementedError
@@ -83,7 +87,10 @@ class Message:
 
 
 class Fixed(Message):
-    """A message all of whose fields are numbers, in the order of `layout`."""
+    """A message all of whose fields are numbers, in the order of `layout`.
+
+    What follows them in a command is passed over; how much that may be the connection checks.
+    """
 
     __slots__ = ()
 
@@ -92,9 +99,10 @@ class Fixed(Message):
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
-        if len(payload) != cls.layout.size:
+        size = cls.layout.size
+        if len(payload) != size and (cls.is_reply or len(payload) < size):
             raise wrong_size(cls, payload)
-        return cls(*cls.layout.unpack(payload))
+        return cls(*cls.layout.unpack_from(payload))
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
@@ -122,16 +130,16 @@ class Sized(Fixed):
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
         need = cls.layout.size
-        if len(payload) != need:
+        if len(payload) < need:
             raise wrong_size(cls, payload)
-        values = cls.layout.unpack(payload)
+        values = cls.layout.unpack_from(payload)
         if values[0] < need:
             raise small_argsz(cls, values[0], need)
         return cls(*values)
 
 
 class Empty(Message):
-    """A message without a payload."""
+    """A message without a payload; what there is in a command is passed over, as by `Fixed`."""
 
     __slots__ = ()
 
@@ -140,7 +148,7 @@ class Empty(Message):
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
-        if len(payload):
+        if len(payload) and cls.is_reply:
             raise wrong_size(cls, payload)
         return cls()
 

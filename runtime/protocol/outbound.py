@@ -193,7 +193,7 @@ class Outbound(Inbound):
         self._unanswered -= 1
 
     def _check_fds(self, fds: Sequence[int], rule: str) -> None:
-        most = {"none": 0, "one": 1, "many": self.peer.max_msg_fds}[rule]
+        most = {"none": 0, "unused": 0, "one": 1, "many": self.peer.max_msg_fds}[rule]
         if len(fds) > min(most, self.peer.max_msg_fds):
             raise CannotSend(f"{len(fds)} descriptors; the peer takes {most}")
 

@@ -26,6 +26,7 @@ _SPARSE: Final = struct.Struct("=II")
 _PAIR: Final = struct.Struct("=QQ")
 _TYPE: Final = struct.Struct("=II")
 _CAPS_FLAG: Final = int(RegionFlags.CAPS)
+_MMAP_FLAG: Final = int(RegionFlags.MMAP)
 _SPARSE_ID: Final = int(RegionCapabilityId.SPARSE_MMAP)
 _TYPE_ID: Final = int(RegionCapabilityId.TYPE)
 
@@ -42,7 +43,7 @@ class MmapArea:
 
 @dataclass(frozen=True, slots=True)
 class SparseMmap:
-    """Only these parts of the region can be mapped."""
+    """These parts of the region can be mapped, and no others."""
 
     areas: tuple[MmapArea, ...]
 
@@ -134,11 +135,12 @@ class DeviceGetRegionInfoReply(Message):
         """Return what is sent if the full payload does not fit, and if descriptors go with it.
 
         Without capabilities there is no CAPS flag and no offset to them: QEMU's client refuses a
-        reply that promises some and has none. argsz tells that there is more.
+        reply that promises some and has none. Nor is there a descriptor, for which libvfio-user's
+        client has no room yet, and so no MMAP flag. argsz tells that there is more.
         """
         omitted = self.argsz - _INFO.size
-        kind = type(self)
-        return kind(self.index, self.flags, self.size, self.offset, (), omitted), True
+        flags = self.flags & ~_MMAP_FLAG
+        return type(self)(self.index, flags, self.size, self.offset, (), omitted), False
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:

@@ -174,7 +174,7 @@ def client(data: bytes) -> None:
                 continue
             owned.closed += event.fds
             if isinstance(event, vp.Reply):
-                assert (event.message is None) == (event.errno is not None)
+                assert (event.message is None) == (event.failed or bool(event.why))
             else:
                 check_sent(bytes(connection.send_error(event, "EIO") or VERSION))
     connection.close()

@@ -81,9 +81,44 @@ def test_the_header_is_sixteen_bytes(wire: Wire):
         ("feature", "get"): (1 << 16, 1 << 16),
         ("feature", "set"): (1 << 17, 1 << 17),
         ("feature", "probe"): (1 << 18, 1 << 18),
-        ("dma_map", "readable"): (1, 1),
-        ("dma_map", "writeable"): (2, 2),
+        **bits("dma_map", "readable writeable mmap file_io"),
+        **bits("dma_unmap", "- all"),
+        **bits("device_info", "reset pci"),
+        **bits("region_info", "read write mmap caps"),
+        **bits("irq_info", "eventfd maskable automasked noresize"),
+        **bits(
+            "irq_set",
+            "data_none data_bool data_eventfd action_mask action_unmask action_trigger",
+        ),
     }
+
+
+def bits(word: str, names: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """The bits of a flags word from the lowest; "-" for one that means nothing."""
+    found = enumerate(names.split())
+    return {(word, name): (1 << n, 1 << n) for n, name in found if name != "-"}
+
+
+def test_every_command_with_a_flags_word_has_a_row_for_it(wire: Wire):
+    """The commands whose payload has flags in the text, and what becomes of unknown ones."""
+    assert {row.command: row.unknown for row in wire.words} == {
+        None: "ignored",
+        "DMA_MAP": "refused",
+        "DMA_UNMAP": "refused",
+        "DEVICE_GET_INFO": "ignored",
+        "DEVICE_GET_REGION_INFO": "ignored",
+        "DEVICE_GET_REGION_IO_FDS": "refused",
+        "DEVICE_GET_IRQ_INFO": "ignored",
+        "DEVICE_SET_IRQS": "refused",
+        "DEVICE_FEATURE": "refused",
+    }
+    assert wire.word_of("DMA_MAP") is wire.word("dma_map")
+    assert wire.word_of("REGION_READ") is None
+
+
+def test_every_command_of_a_fixed_size_may_be_followed_by_padding(wire: Wire):
+    for row in wire.commands:
+        assert (row.request_padding is None) == bool(row.request_item), row.name
 
 
 def test_defaults_are_those_of_the_specification(wire: Wire):
@@ -184,6 +219,16 @@ EDITS = {
     ),
     "header[1].offset: 4: is not where the field before ends, at 2": ("header", 1, "offset", 4),
     "flags[1]: \"header -> command\": stands already in flags[0]": ("flags", 1, "name", "command"),
+    "flags[8].word: \"dma\": is no flags word of this table": ("flags", 8, "word", "dma"),
+    "words[1].command: \"MAP\": is no command of this table": ("words", 1, "command", "MAP"),
+    "words: has no row with name = \"header\"": ("words", 0, "name", "head"),
+    "choices[0].among[1]: \"writable\": is no flag of dma_map; did you mean \"writeable\"?": (
+        "choices", 0, "among", ["readable", "writable"]
+    ),
+    "choices[0].most: 3: is not between 1 and 2": ("choices", 0, "most", 3),
+    "commands[9].request_padding: \"max_padding\": pads nothing": (
+        "commands", 9, "request_padding", "max_padding"
+    ),
     "features: has no row with moves = true": ("features", 1, "moves", False),
     "holdings: has no row with name = \"replies\"": ("holdings", 2, "name", "answers"),
     "commands[1].sned: is a key that nothing reads": ("commands", 1, "sned", 1),

@@ -52,8 +52,9 @@ HOSTILE: dict[str, tuple[Callable[[], Connection], bytes, int]] = {
         raw(15, struct.pack("=Q", 0)),
         22,
     ),
-    "size_wrong": (agreed, raw(13, b"1"), 22),
+    "size_wrong": (agreed, raw(4, bytes(15)), 22),
     "over_bound": (agreed, raw(9, struct.pack("=QII", 0, 0, 1048577)), 7),
+    "flags_unknown": (agreed, raw(3, struct.pack("=IIQQ", 24, 4, 0, 0)), 22),
     "version_incompatible": (lambda: Connection("server"), raw(1, b"\1\0\0\0"), 22),
     "argument_invalid": (agreed, raw(4, bytes(16)), 22),
 }
@@ -98,6 +99,8 @@ def files(count: int) -> tuple[int, ...]:
 
 
 U16 = st.integers(0, 2**16 - 1)
+MAP_FLAGS = st.sampled_from((1, 2, 3, 5, 6, 7, 9, 10, 11))
+FEATURE_FLAGS = st.integers(0, 2**19 - 1)
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 DATA = st.binary(max_size=300)
@@ -137,9 +140,9 @@ def _mig_read(size: int, more: int) -> vp.MigDataRead:
 MESSAGE: dict[type[Message], st.SearchStrategy[Any]] = {
     vp.Version: st.builds(vp.Version, U16, U16, st.none() | CAPABILITIES),
     vp.VersionReply: st.builds(vp.VersionReply, U16, U16, st.none() | CAPABILITIES),
-    vp.DmaMap: st.builds(vp.DmaMap, _ROOM, U32, U64, U64, U64),
+    vp.DmaMap: st.builds(vp.DmaMap, _ROOM, MAP_FLAGS, U64, U64, U64),
     vp.DmaMapReply: st.builds(vp.DmaMapReply),
-    vp.DmaUnmap: st.builds(vp.DmaUnmap, _ROOM, U32, U64, U64),
+    vp.DmaUnmap: st.builds(vp.DmaUnmap, _ROOM, st.sampled_from((0, 2)), U64, U64),
     vp.DmaUnmapReply: st.builds(vp.DmaUnmapReply, U32, U32, U64, U64),
     vp.DeviceGetInfo: st.builds(vp.DeviceGetInfo, _ROOM, U32, U32, U32),
     vp.DeviceGetInfoReply: st.builds(vp.DeviceGetInfoReply, U32, U32, U32, U32),
@@ -152,7 +155,7 @@ MESSAGE: dict[type[Message], st.SearchStrategy[Any]] = {
         U64,
         st.lists(REGION_CAPABILITY, max_size=4).map(tuple),
     ),
-    vp.DeviceGetRegionIoFds: st.builds(vp.DeviceGetRegionIoFds, _ROOM, U32, U32, U32),
+    vp.DeviceGetRegionIoFds: st.builds(vp.DeviceGetRegionIoFds, _ROOM, st.just(0), U32, U32),
     vp.DeviceGetRegionIoFdsReply: st.builds(
         vp.DeviceGetRegionIoFdsReply,
         U32,
@@ -178,7 +181,7 @@ MESSAGE: dict[type[Message], st.SearchStrategy[Any]] = {
         st.builds(vp.SingleWrite, U64, U32, st.binary(max_size=8)), max_size=6
     ).map(lambda writes: vp.RegionWriteMulti.of(*writes)),
     vp.RegionWriteMultiReply: st.builds(vp.RegionWriteMultiReply, U64),
-    vp.DeviceFeature: st.builds(vp.DeviceFeature, _ROOM, U32, DATA),
+    vp.DeviceFeature: st.builds(vp.DeviceFeature, _ROOM, FEATURE_FLAGS, DATA),
     vp.DeviceFeatureReply: st.builds(vp.DeviceFeatureReply, _ROOM, U32, DATA),
     vp.MigDataRead: st.builds(_mig_read, st.integers(0, 1 << 20), st.integers(0, 99)),
     vp.MigDataReadReply: st.builds(vp.MigDataReadReply, DATA),

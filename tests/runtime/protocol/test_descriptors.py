@@ -9,7 +9,17 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from protocol_support import VERSION, agreed, files, no_leak, pair, raw, wire
+from protocol_support import (
+    COMMANDS,
+    MESSAGE,
+    VERSION,
+    agreed,
+    files,
+    no_leak,
+    pair,
+    raw,
+    wire,
+)
 
 import vfio_migration.runtime.protocol as vp
 from vfio_migration.runtime.protocol import CannotSend, Connection, Limits
@@ -91,16 +101,51 @@ def test_of_a_header_that_has_only_begun() -> None:
         os.close(fd)
 
 
-@pytest.mark.parametrize(
-    ("message", "count"), [(INFO, 1), (MAP, 2), (irqs(2), 1), (irqs(2), 3), (raw(13), 16)]
-)
-def test_too_many_or_too_few_are_closed_and_refused(message: bytes, count: int) -> None:
+@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("count", [1, 2, 16])
+@given(data=st.data())
+@settings(max_examples=5)
+def test_descriptors_a_command_has_no_use_for_are_closed_and_the_command_is_served(
+    kind: type[vp.Message], count: int, data: st.DataObject
+) -> None:
+    message = data.draw(MESSAGE[kind])
+    takes = {vp.DmaMap: 1, vp.DeviceSetIrqs: 0}.get(kind, 0)
+    if kind is vp.DeviceSetIrqs and message.flags & vp.IrqSetFlags.DATA_EVENTFD:
+        takes = message.count if message.count <= count else -1  # too few: see below
     with no_leak():
         server = agreed()
-        [event] = server.receive(message, files(count))
-        assert (event.occasion, event.errno, event.fatal) == ("fds_unexpected", "EINVAL", False)
+        fds = files(count)
+        [event] = server.receive(wire(message), fds)
+        if takes < 0:
+            assert event.occasion == "argument_invalid"
+        else:
+            assert isinstance(event, vp.Command), event
+            assert event.fds == fds[:takes]
+            close([event])
+
+
+def test_descriptors_that_come_with_version_are_closed_and_it_is_served() -> None:
+    with no_leak():
+        [event] = Connection("server").receive(VERSION, files(3))
+        assert isinstance(event, vp.Command)
+        assert event.fds == ()
+
+
+def test_fewer_descriptors_than_interrupts_are_closed_and_refused() -> None:
+    with no_leak():
+        server = agreed()
+        [event] = server.receive(irqs(2), files(1))
+        assert (event.occasion, event.errno, event.fatal) == ("argument_invalid", "EINVAL", False)
         assert event.reply is not None
         assert isinstance(server.receive(INFO)[0], vp.Command)
+
+
+def test_a_map_does_not_get_the_descriptor_of_the_unmap_behind_it() -> None:
+    """SPDK's client sends the descriptor of a region again to unmap it."""
+    unmap = wire(vp.DmaUnmap.asking(0x1000, 4096))
+    with no_leak():
+        events = agreed().receive(MAP + unmap, files(1))
+        assert [event.fds for event in events] == [(), ()]
 
 
 @pytest.mark.parametrize("cut", [0, 3, 16, 40])
@@ -166,7 +211,7 @@ def test_a_descriptor_that_cannot_be_closed_does_no_harm() -> None:
     [fd] = files(1)
     os.close(fd)
     [event] = agreed().receive(INFO, [fd])
-    assert event.occasion == "fds_unexpected"
+    assert (type(event), event.fds) == (vp.Command, ())
 
 
 def test_with_replies() -> None:

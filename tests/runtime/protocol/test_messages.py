@@ -111,19 +111,26 @@ def test_every_form_of_set_irqs(action: int) -> None:
 @pytest.mark.parametrize("flags", [f for f in range(128) if f not in
     {data | action for data in (1, 2, 4) for action in (8, 16, 32)}] + [0x80000021])  # fmt: skip
 def test_one_data_and_one_action(flags: int) -> None:
-    with pytest.raises(Malformed, match="one DATA and one ACTION") as caught:
+    with pytest.raises(Malformed, match=r"1 of data_|1 of action_|no flag has the value") as caught:
         vp.DeviceSetIrqs.parse(irqs(flags, 0))
+    assert caught.value.occasion == "flags_unknown"
+
+
+def test_fewer_descriptors_than_interrupts_are_refused() -> None:
+    with pytest.raises(Malformed, match="2 descriptors for 3 interrupts") as caught:
+        vp.DeviceSetIrqs.parse(irqs(0x24, 3), (3, 4))
     assert caught.value.occasion == "argument_invalid"
 
 
 @pytest.mark.parametrize(
-    ("flags", "count", "fds"),
-    [(0x24, 3, 2), (0x24, 3, 4), (0x24, 0, 1), (0x21, 1, 1), (0x22, 0, 1)],
+    ("flags", "count", "fds", "takes"),
+    [(0x24, 3, 4, 3), (0x24, 3, 3, 3), (0x24, 0, 1, 0), (0x21, 1, 1, 0), (0x22, 0, 1, 0)],
 )
-def test_descriptors_as_many_as_interrupts(flags: int, count: int, fds: int) -> None:
-    with pytest.raises(Malformed) as caught:
-        vp.DeviceSetIrqs.parse(irqs(flags, count), tuple(range(fds)))
-    assert caught.value.occasion == "fds_unexpected"
+def test_interrupts_take_as_many_descriptors_as_there_are_of_them(
+    flags: int, count: int, fds: int, takes: int
+) -> None:
+    message = vp.DeviceSetIrqs.parse(irqs(flags, count), tuple(range(fds)))
+    assert message.takes_fds(fds) == takes
 
 
 @pytest.mark.parametrize(
