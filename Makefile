@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHONS := 3.11 3.12 3.13
 ROOMS := model runtime verifier diagrams cli
+# How many processes share the tests, each file whole in one of them. 0: none but pytest's own,
+# which is what --pdb and -s need.
+WORKERS ?= 2
 # pip says only what is wrong: what it installs is pinned. The network is used when
 # requirements/dev.txt asks for something that is not there yet, and at no other time.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
@@ -50,9 +53,9 @@ rooms: setup ## import-linter: each room imports only what it may
 	@$(BIN)/lint-imports --no-logo >$(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
 .PHONY: pytest
-pytest: setup ## the tests; ARGS="tests/model -k route" chooses among them
+pytest: setup ## the tests; ARGS="tests/model -k route" chooses among them, WORKERS=n shares them
 	@echo '== pytest'
-	@$(BIN)/python -m pytest --quiet --no-header $(ARGS)
+	@$(BIN)/python -m pytest --quiet --no-header --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: matrix
 matrix: ## pytest on each tested Python found here, each in its environment; EXCEPT=3.12

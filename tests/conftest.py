@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ import pytest
 from vfio_migration.model import Spec, load
 
 DATA = Path(__file__).parent / "data"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores SIGINT for what it starts in the background, and an ignored signal is
+    # inherited. The tests interrupt themselves and the programs that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
