@@ -309,13 +309,20 @@ def recording_of(
 
 @contextlib.contextmanager
 def obeying(cancel: Callable[[], object]) -> Iterator[None]:
-    """Give up on SIGINT and SIGTERM, if it is not too late; a further SIGINT does not wait."""
+    """Give up on SIGINT and SIGTERM, if it is not too late; a further SIGINT does not wait.
+
+    SIGINT stays ignored if it was: the shell has put this process into the background.
+    """
+    numbers = [signal.SIGTERM]
+    if not options.ignores(signal.SIGINT):
+        numbers.append(signal.SIGINT)
 
     def on(_number: int, _frame: object) -> None:
         cancel()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in numbers:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on) for number in numbers}
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,3 +85,11 @@ def processes(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
         raise argparse.ArgumentTypeError(f"{text} is no number of processes")
     return int(text)
+
+
+def ignores(number: int) -> bool:
+    """Say whether a signal was ignored when this process was started, as `nohup` and `&` have it.
+
+    It then stays ignored: whoever started the process has asked for it.
+    """
+    return signal.getsignal(number) is signal.SIG_IGN

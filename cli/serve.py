@@ -10,10 +10,9 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from vfio_migration.cli import options
+from vfio_migration.cli import devices, options
 
 if TYPE_CHECKING:
-    from vfio_migration.runtime.served import ServedDevice
     from vfio_migration.runtime.server import Server
 
 _HELP = """\
@@ -27,7 +26,8 @@ examples:
   vfio-migration serve /run/edu.sock
   vfio-migration serve /run/edu.sock --flags STOP_COPY,P2P --log-format json
   vfio-migration serve /run/mem.sock --device memory,size=1G,rate=100M
-  vfio-migration serve --fd 3              # a socket that the starting process has opened as 3
+  vfio-migration serve /run/nic.sock --device mypackage.nic:Nic,queues=4
+  vfio-migration serve --fd=3              # a socket that the starting process has opened as 3
   systemd-socket-activate -l /run/edu.sock vfio-migration serve
 
 exit status: 0 stopped by a signal, or the client of --fd is gone; 2 wrong input
@@ -41,18 +41,19 @@ def add(commands: Any) -> None:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("socket", metavar="SOCKET", nargs="?", help="where to listen: a path")
+    where.add_argument("--socket-path", metavar="PATH", help="the same as SOCKET")
     where.add_argument(
         "--fd",
-        metavar="N",
+        metavar="FDNUM",
         type=_descriptor,
         help="a socket that this process was started with: listening, or a client's already",
     )
     parser.add_argument(
         "--device",
-        metavar="NAME[,KEY=VALUE...]",
+        metavar="NAME|MODULE:CLASS[,KEY=VALUE...]",
         default="edu",
-        help="which device: edu (the default; dma_mask=MASK) or memory (size=, rate= in bytes a "
-        "second, seed=)",
+        help="which device: edu (the default; dma_mask=MASK), memory (size=, rate= in bytes a "
+        "second, seed=), or a class of your own, whose keyword arguments are its keys",
     )
     options.flags_option(parser)
     options.spec_option(parser)
@@ -61,6 +62,21 @@ def add(commands: Any) -> None:
         choices=("text", "json"),
         default="text",
         help="lines for people (the default), or one JSON object a line",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="debug adds the traceback of what a device raises",
+    )
+    where.add_argument(
+        "--describe",
+        action="store_true",
+        help="print the JSON file by which management software finds the program that serves "
+        "this device, and serve nothing",
+    )
+    parser.add_argument(
+        "--binary", metavar="PATH", help="which program --describe names, if none is installed"
     )
     parser.set_defaults(run=run)
 
@@ -76,8 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.main import WRONG_INPUT, YES, complain
     from vfio_migration.runtime import listening
 
-    _log(arguments.log_format)
-    device = _device(arguments)
+    if arguments.describe:
+        return _describe(arguments)
+    _log(arguments.log_format, arguments.log_level)
+    device = devices.make(arguments)
     try:
         from vfio_migration.runtime.server import Server
 
@@ -97,11 +115,12 @@ def _socket(arguments: argparse.Namespace) -> AbstractContextManager[socket.sock
     """Return the socket to serve on, closed, and removed if it is ours, at the end."""
     from vfio_migration.runtime import listening
 
-    if arguments.socket is not None:
-        return listening.listening(arguments.socket)
+    path = arguments.socket if arguments.socket is not None else arguments.socket_path
+    if path is not None:
+        return listening.listening(path)
     fd = listening.activated(os.environ) if arguments.fd is None else arguments.fd
     if fd is None:
-        raise listening.CannotListen("say where: SOCKET, --fd N, or a socket by LISTEN_FDS")
+        raise listening.CannotListen("say where: SOCKET, --fd FDNUM, or a socket by LISTEN_FDS")
     return listening.given(fd)
 
 
@@ -127,72 +146,34 @@ def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -
         say("stopped", state=server.engine.state)
 
 
-def _device(arguments: argparse.Namespace) -> ServedDevice:
-    from vfio_migration.model import SpecError
-    from vfio_migration.model.errors import Mistake, closest
-    from vfio_migration.runtime.devices import DEVICES
-
-    name, *words = arguments.device.split(",")
-    kind = DEVICES.get(name)
-    if kind is None:
-        near = closest(name, DEVICES)
-        known = ", ".join(DEVICES)
-        hint = f"did you mean {near}?" if near else f"there are {known}"
-        raise SpecError([Mistake("--device", name, "is no device", hint)])
-    spec = options.read_spec(arguments.spec)
-    chosen: dict[str, int] = {}
-    for key, value in (_option(name, word) for word in words):
-        if key in chosen:
-            raise SpecError([Mistake("--device", key, "is said twice", "say it once")])
-        chosen[key] = value
-    try:
-        device: ServedDevice = kind(
-            spec=spec, capabilities=options.read_flags(arguments.flags), **chosen
-        )
-    except SpecError:
-        raise  # the table or the flags, and no option of the device
-    except ValueError as error:
-        raise SpecError([Mistake("--device", arguments.device, str(error), None)]) from None
-    except OSError as error:  # of the memory that it asks for
-        problem = f"cannot be made: {error.strerror}"
-        raise SpecError([Mistake("--device", arguments.device, problem, None)]) from None
-    return device
-
-
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_OPTIONS = {"edu": ("dma_mask",), "memory": ("size", "rate", "seed")}
-
-
-def _option(device: str, word: str) -> tuple[str, int]:
-    """Read what was said of a device: a key and a number."""
-    from vfio_migration.model import SpecError
-    from vfio_migration.model.errors import Mistake, closest
-
-    key, given, text = word.partition("=")
-    known = _OPTIONS[device]
-    if key not in known:
-        near = closest(key, known)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-        raise SpecError([Mistake("--device", key, f"is nothing that {device} takes", hint)])
-    unit = _UNITS.get(text[-1:], 1)
-    try:
-        value = int(text[:-1] if unit > 1 else text, 0) * unit
-    except ValueError:
-        value = -1
-    if not given or not 0 <= value < 1 << 64:
-        hint = "64M and 0x1000 are"
-        raise SpecError([Mistake(f"--device {key}", text, "is no number", hint)])
-    return key, value
-
-
 def _obey(server: Server) -> None:
-    """End well on SIGTERM and SIGINT, log the counters on SIGUSR1."""
+    """End well on SIGTERM and SIGINT, log the counters on SIGUSR1.
+
+    SIGINT stays ignored if it was: the shell has put this process into the background.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: server.stop())
+        if number == signal.SIGTERM or not options.ignores(number):
+            signal.signal(number, lambda _number, _frame: server.stop())
     signal.signal(signal.SIGUSR1, lambda _number, _frame: server.tell())
 
 
-def _log(form: str) -> None:
+def _describe(arguments: argparse.Namespace) -> int:
+    from vfio_migration.cli import backend
+    from vfio_migration.cli.main import WRONG_INPUT, YES, complain, emit
+
+    name, summary = devices.summary(arguments)
+    program = arguments.binary or backend.installed(name)
+    if program is None:
+        complain(
+            f"--describe: no program is installed that serves {name} and nothing else; "
+            "name it by --binary, or write one that calls vfio_migration.cli.backend.run"
+        )
+        return WRONG_INPUT
+    emit(backend.description(name, summary, program))
+    return YES
+
+
+def _log(form: str, level: str) -> None:
     import logging
 
     from vfio_migration.runtime.journal import JsonLines, Text
@@ -201,4 +182,4 @@ def _log(form: str) -> None:
     handler.setFormatter(JsonLines() if form == "json" else Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())

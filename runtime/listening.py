@@ -65,6 +65,8 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
 def given(fd: int) -> socket.socket:
     """Return a socket that this process was given, listening or connected.
 
+    One that is refused stays open.
+
     Raises:
         CannotListen: It is none that can be used.
     """
@@ -77,6 +79,11 @@ def given(fd: int) -> socket.socket:
     if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
         sock.detach()
         raise CannotListen(f"descriptor {fd} is no UNIX stream socket")
+    if not is_listening(sock) and not _has_peer(sock):
+        sock.detach()
+        raise CannotListen(
+            f"descriptor {fd} is a UNIX stream socket that neither listens nor is connected"
+        )
     os.set_inheritable(fd, False)
     return sock
 
@@ -84,6 +91,14 @@ def given(fd: int) -> socket.socket:
 def is_listening(sock: socket.socket) -> bool:
     """Say whether clients connect to this socket, or it is a client's already."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def activated(environ: Mapping[str, str]) -> int | None:

@@ -128,7 +128,7 @@ def test_a_socket_that_another_server_put_there_is_left_to_it(start) -> None:
 def test_mistakes_are_named() -> None:
     assert "did you mean edu?" in fails("/tmp/x", "--device", "edo")
     assert "P2" in fails("/tmp/x", "--flags", "STOP_COPY,P2")
-    assert "SOCKET, --fd N" in fails()
+    assert "SOCKET, --fd FDNUM" in fails()
     assert "descriptor 99" in fails("--fd", "99")
     assert "no UNIX stream socket" in fails("--fd", "0")
 

@@ -70,11 +70,11 @@ def test_an_edu_with_a_mask(serve):
 
 
 def test_the_help_names_every_word():
-    from vfio_migration.cli.serve import _OPTIONS
+    from vfio_migration.cli.devices import OPTIONS
 
     command = [sys.executable, "-m", "vfio_migration.cli.main", "serve", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for words in _OPTIONS.values():
+    for words in OPTIONS.values():
         assert all(f"{word}=" in text for word in words)
 
 
