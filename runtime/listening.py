@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -13,12 +12,21 @@ from pathlib import Path
 from typing import Final
 
 from vfio_migration.model.errors import why
+from vfio_migration.runtime import lock_file
+from vfio_migration.runtime.lock_file import LockedError
 
 BACKLOG: Final = 128
 """How many clients may wait for their turn."""
 
 FIRST_GIVEN: Final = 3
 """The first descriptor that socket activation gives (sd_listen_fds)."""
+
+
+START_SUFFIX: Final = ".start"
+"""What is put behind the path of a socket: the lock of a server that begins to listen there."""
+
+START_TIMEOUT_S: Final = 5.0
+"""How long a server waits for another one that begins at the same path."""
 
 
 class CannotListen(Exception):  # noqa: N818 - reads as what it says
@@ -38,7 +46,7 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:
-            with _alone_in(path.parent):
+            with _alone_at(path):
                 _make_way(path)
                 before = os.umask(0o177)
                 try:
@@ -118,15 +126,14 @@ def activated(environ: Mapping[str, str]) -> int | None:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other servers that start from looking at the same stale socket."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _alone_at(path: Path) -> Iterator[None]:
+    """Keep other servers that start here from looking at the same stale socket."""
+    place = path.with_name(path.name + START_SUFFIX)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+        with lock_file.locked(place, timeout_s=START_TIMEOUT_S):
+            yield
+    except LockedError as error:
+        raise CannotListen(f"{path}: cannot listen there: {error}") from error
 
 
 def _make_way(path: Path) -> None:

@@ -1,9 +1,9 @@
 """Whose devices these are: one coordinator at a time, and one migration until it was settled.
 
-Two things keep a socket to one migration. While a process moves the device behind it, it holds a
-lock: an abstract UNIX socket named after the path, which the kernel drops when the process dies, so
-that nothing is left. From the beginning of a migration until it was settled there is a claim beside
-the socket, `X.sock.migration`: the journal, or a symbolic link to it.
+Two things keep a socket to one migration. While a process moves the device behind it, it holds the
+lock of a file beside the socket, `X.sock.lock`, which the kernel drops when the process dies. From
+the beginning of a migration until it was settled there is a claim beside the socket,
+`X.sock.migration`: the journal, or a symbolic link to it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ import errno
 import hashlib
 import os
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from vfio_migration.runtime import lock_file
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.lock_file import LockedError
 
 _LONGEST: Final = 4095
 """How many bytes a path has at most (PATH_MAX, less its NUL)."""
 _SHOWN: Final = 200
+_CREDENTIALS: Final = struct.Struct("3i")
+LOCK_SUFFIX: Final = ".lock"
+"""What is put behind the path of a socket: the lock of who moves its device just now."""
 SUFFIX: Final = ".migration"
 """What is put behind the path of a socket: there the claim on it stands."""
 
@@ -89,24 +95,76 @@ def locked(paths: Iterable[str]) -> Iterator[None]:
     """Have these sockets to oneself.
 
     Raises:
-        CannotMigrate: Another process, or another coordinator of this one, has one of them.
+        CannotMigrate: Another process, or another coordinator of this one, has one of them, or its
+            lock cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        keys = {key: path for path in paths for key in _keys(path)}
-        for key, path in sorted(keys.items()):
-            lock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            digest = hashlib.blake2b(os.fsencode(key), digest_size=20).hexdigest()
+        for path in sorted({os.path.realpath(path): path for path in paths}.values()):
             try:
-                lock.bind(f"\0vfio-migration/{digest}")
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                raise CannotMigrate(
-                    f"{path}: another process is moving this device just now",
-                    ["wait until it has ended, and then see whether anything is left to do"],
-                    refused=True,
-                ) from error
+                stack.enter_context(lock_file.locked(Path(os.path.realpath(path) + LOCK_SUFFIX)))
+            except LockedError as error:
+                raise _busy(path, error) from error
+            except OSError:
+                # No file can be made there, as there is no claim: see `claim`.
+                stack.enter_context(_locked_by_name(path))
+            if _has_other_names(path):
+                stack.enter_context(_locked_by_name(path))
         yield
+
+
+def _busy(path: str, error: LockedError) -> CannotMigrate:
+    if error.holder is None:
+        return CannotMigrate(f"{path}: {error.path}: {error.problem}", [error.hint], refused=True)
+    return CannotMigrate(
+        f"{path}: another process is moving this device just now: {error.problem}",
+        ["wait until it has ended, and then see whether anything is left to do"],
+        refused=True,
+    )
+
+
+def _has_other_names(path: str) -> bool:
+    """Say whether the file of a socket has several names (hard links), each with a lock file."""
+    try:
+        return os.stat(path).st_nlink > 1  # noqa: PTH116 - as bytes allow
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def _locked_by_name(path: str) -> Iterator[None]:
+    """Hold a lock that is no file: an abstract UNIX socket, of which anybody can take the name.
+
+    It is used only where a lock file cannot do: in a folder that cannot be written to, and for a
+    socket that has several names.
+    """
+    *_, key = _keys(path)
+    digest = hashlib.blake2b(os.fsencode(key), digest_size=20).hexdigest()
+    name = f"\0vfio-migration/{digest}"
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as lock:
+        try:
+            lock.bind(name)
+            lock.listen(1)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise CannotMigrate(
+                f"{path}: another process is moving this device just now, or has taken the name "
+                f"of its lock{_taker(name)}",
+                ["wait until it has ended, and then see whether anything is left to do"],
+                refused=True,
+            ) from error
+        yield
+
+
+def _taker(name: str) -> str:
+    """Say which process and user listen at an abstract name; nothing if that cannot be told."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        probe.connect(name)
+        raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, user, _group = _CREDENTIALS.unpack(raw)
+        return f": process {pid} of user {user}"
+    return ""
 
 
 def claimed(path: str) -> Path | None:
