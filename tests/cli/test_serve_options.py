@@ -44,7 +44,8 @@ MEMORY = "there are size, rate, seed"
         ),
         (
             "memory,size=4294967296G",
-            '--device: "memory,size=4294967296G": cannot be made: Cannot allocate memory',
+            '--device: "memory,size=4294967296G": MemoryDevice.bars[2]: size 4611686018427387904 '
+            "is out of range; it is a power of two of at least 16 and at most 0x10000000000",
         ),
     ],
 )
