@@ -144,7 +144,9 @@ def _make_way(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise CannotListen(f"{path}: is there and is no socket; it is left as it is")
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Of another type, so that a server that listens there does not even notice: some end when a
+    # client hangs up before it has negotiated a version.
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         probe.setblocking(False)
         probe.connect(str(path))
@@ -152,7 +154,7 @@ def _make_way(path: Path) -> None:
         path.unlink()
         return
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EPROTOTYPE):
+        if error.errno != errno.EPROTOTYPE:
             raise
     finally:
         probe.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
-from vfio_migration.runtime.client import Client, Refused
+from vfio_migration.runtime.client import Client, ClientError, Refused
 from vfio_migration.runtime.client.client import connected
 from vfio_migration.runtime.client.core import Pending, Watch
 from vfio_migration.runtime.client.line import Line
@@ -186,6 +187,9 @@ class Endpoint:
     def connect(self) -> Process:
         """Connect, anew if the connection is over; return who listens there. Nothing is said yet.
 
+        Once connected a version is negotiated, at the latest before this side hangs up: some
+        servers end if a client hangs up before.
+
         What the owner of a connection had mapped is gone with it. To see where the device stands,
         and to move it, needs none of it.
 
@@ -269,21 +273,25 @@ class Endpoint:
         """
         if self._client is None:
             self.connect()
-            assert self._sock is not None
-            sock, self._sock = self._sock, None
-            self._client = _Hearing(
-                sock,
-                name=self.where,
-                spec=self._spec,
-                patience=self._patience,
-                watches=self._watches,
-                hurry=self._hurry,
-            )
+            self._client = self._negotiated(self._patience)
         if not self._ours and self._client.hurry is None:
             self._client.hurry = self._hurry
         if self._client.over is not None:
             raise copy.copy(self._client.over)
         return self._client
+
+    def _negotiated(self, patience: float) -> Client:
+        """Agree on a version over the socket that is connected. Raises as `client`."""
+        assert self._sock is not None
+        sock, self._sock = self._sock, None
+        return _Hearing(
+            sock,
+            name=self.where,
+            spec=self._spec,
+            patience=patience,
+            watches=self._watches,
+            hurry=self._hurry,
+        )
 
     def close(self) -> None:
         """Hang up, if the connection is ours."""
@@ -291,8 +299,8 @@ class Endpoint:
             os.close(self._watched[1])
         self._watched = None
         if self._sock is not None:
-            self._sock.close()
-            self._sock = None
+            with contextlib.suppress(ClientError):
+                self._negotiated(min(self._patience, GRACE)).close()
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None

@@ -20,6 +20,7 @@ import os
 import secrets
 import shlex
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -141,7 +142,13 @@ class Ledger:
     def sockets(self) -> list[str]:
         """The paths of all sockets, from the root."""
         names = [name for one in self.entries for name in (one.source, one.destination) if name]
-        return [os.path.join(self.folder, name) for name in names]  # noqa: PTH118 - as bytes allow
+        return self.named(names, self.folder)
+
+    @staticmethod
+    def named(names: Sequence[str], folder: str | None = None) -> list[str]:
+        """Return the paths of sockets from the root, by their names in this folder or another."""
+        folder = _folder() if folder is None else folder
+        return [os.path.join(folder, name) for name in names]  # noqa: PTH118 - as bytes allow
 
     def here(self, name: str) -> str:
         """Return how a socket is reached from this folder: by the name it was given, if it can."""

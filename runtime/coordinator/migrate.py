@@ -33,7 +33,7 @@ from vfio_migration.runtime.coordinator.errors import (
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table, names
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten
+from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten, unsettled
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer
@@ -157,6 +157,8 @@ class Coordinator:
         self._won = False  # every destination runs: no way back, and none is needed
         self._expected: float | None = None
         self._paused = False
+        # Pairs whose destination has not said yet what it is.
+        self._unseen: list[tuple[Endpoint, Endpoint]] = []
         self._took: list[float] = []  # by the phases of a step, each
 
     def cancel(self) -> None:
@@ -176,7 +178,7 @@ class Coordinator:
             PeerGone: A server that was there is not any more.
         """
         migration = self._plans.migration(self._settings.migration)
-        preflight.check(
+        self._unseen = preflight.check(
             self._endpoints, migration, self._spec, self._plans, self._settings.asserted
         )
 
@@ -199,6 +201,11 @@ class Coordinator:
         sockets = [one.where for side in self._endpoints.values() for one in side]
         claims.check_names(sockets)  # they may not have been there before
         with claims.locked(sockets):
+            if self._journal is not None:
+                # No server is bothered for a device that is not touched.
+                for one in Ledger.named(sockets):
+                    if (journal := claims.claimed(one)) is not None:
+                        raise unsettled(one, journal)
             try:
                 return self._migrate()
             finally:
@@ -296,11 +303,19 @@ class Coordinator:
             self._groups[step.side].take(step)
             self._verify(step.side)
             self._took.append((time.monotonic() - began) / len(self._plans.phases(step)))
+            if step.side == "destination":
+                self._look_again()
         destinations = self._endpoints["destination"]
         if self._stopped_at is not None and all(one.may(CHANGE) for one in destinations):
             self._moves_again()
             self._won = True
             self._resume("destination")
+
+    def _look_again(self) -> None:
+        """See what the destinations are that did not say so while they stood still."""
+        unseen, self._unseen = self._unseen, []
+        for source, destination in unseen:
+            preflight.compare(source.label, source.shape(), destination)
 
     def _moves_again(self) -> None:
         """Take the time when every destination may change again: the downtime ends."""

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Migration, Plans, exceeds, standing
-from vfio_migration.runtime.client import ClientError, PeerGone
-from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Side
+from vfio_migration.runtime.client import ClientError, PeerGone, Refused
+from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Shape, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.group import CHANGE, names
 
@@ -21,7 +21,7 @@ def check(
     spec: Spec,
     plans: Plans,
     asserted: Collection[str] = (),
-) -> None:
+) -> list[tuple[Endpoint, Endpoint]]:
     """Look at all devices.
 
     Args:
@@ -30,6 +30,9 @@ def check(
         spec: The table.
         plans: The plans.
         asserted: The names of the assertions that the operator answers for.
+
+    Returns:
+        The pairs whose destination does not say what it is where it stands; see `compare`.
 
     Raises:
         CannotMigrate: They cannot be migrated, or not together; says which and why.
@@ -46,10 +49,20 @@ def check(
             except ClientError as error:
                 raise CannotMigrate(str(error)) from error
     check_limits(endpoints, migration, plans, asserted)
-    for source, destination in zip(endpoints["source"], endpoints["destination"], strict=True):
+    pairs = list(zip(endpoints["source"], endpoints["destination"], strict=True))
+    unseen = []
+    for source, destination in pairs:
         check_state(source, migration, spec, plans)
         check_state(destination, migration, spec, plans)
-        _check_shapes(source, destination)
+        try:
+            compare(source.label, source.shape(), destination)
+        except NotSeenError:
+            unseen.append((source, destination))
+        except PeerGone:
+            raise
+        except ClientError as error:
+            raise CannotMigrate(str(error)) from error
+    return unseen
 
 
 def check_limits(
@@ -133,16 +146,35 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
     )
 
 
-def _check_shapes(source: Endpoint, destination: Endpoint) -> None:
+class NotSeenError(Exception):
+    """A device that stands still does not say what it is; where it is loaded it may."""
+
+
+def compare(label: str, wanted: Shape, device: Endpoint) -> None:
+    """See that a destination is of the kind that is wanted.
+
+    Some servers refuse DEVICE_GET_INFO of a device that stands still, and answer it as soon as the
+    device is about to be loaded.
+
+    Args:
+        label: Whose kind is wanted.
+        wanted: The kind.
+        device: The destination.
+
+    Raises:
+        NotSeenError: The device stands still and refuses to say what it is.
+        CannotMigrate: It is of another kind.
+        ClientError: It does not answer, or refuses where it should answer.
+    """
     try:
-        differences = source.shape().differences(destination.shape())
-    except PeerGone:
-        raise
-    except ClientError as error:
-        raise CannotMigrate(str(error)) from error
+        differences = wanted.differences(device.shape())
+    except Refused as refusal:
+        if device.may(CHANGE) or device.transfers() != "none":
+            raise
+        raise NotSeenError from refusal
     if differences:
         raise CannotMigrate(
-            f"{source.label} and {destination.label} are not the same kind of device: "
+            f"{label} and {device.label} are not the same kind of device: "
             + "; ".join(differences),
             ["a guest would not find its device again; take another destination"],
             refused=True,

@@ -142,6 +142,8 @@ class Half:
         self.haste = Haste()
         self.untold = False  # whether somebody cannot be told from one with a blank device
         self._late = False
+        # Devices that have not said yet whether they are of the kind that was saved.
+        self._unseen: list[tuple[str, Shape, Endpoint]] = []
         watches = tuple(watches)
         self.endpoints = [
             Endpoint(
@@ -419,16 +421,13 @@ class Restorer(Half):
                 wanted = Shape.from_data(entry.identity)
             except ValueError:
                 continue  # saved by somebody else: the device itself will judge
+            label = f"{entry.name}, as it was saved,"
             try:
-                differences = wanted.differences(device.shape())
+                preflight.compare(label, wanted, device)
+            except preflight.NotSeenError:
+                self._unseen.append((label, wanted, device))
             except ClientError as error:
                 raise CannotMigrate(str(error)) from error
-            if differences:
-                raise CannotMigrate(
-                    f"{entry.name}, as it was saved, and {device.label} are not the same kind of "
-                    f"device: {'; '.join(differences)}",
-                    refused=True,
-                )
 
     def _restore(self, reader: ContainerReader, size: int) -> Saved:
         begun = time.monotonic()
@@ -442,6 +441,9 @@ class Restorer(Half):
                     if step.holder == self.side:
                         self.too_late()
                     self.group.take(step)
+                    unseen, self._unseen = self._unseen, []
+                    for label, wanted, device in unseen:
+                        preflight.compare(label, wanted, device)
         except (CoordinatorError, ClientError, CannotRead) as error:
             problems = self.lead("retire", away=True)
             still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]

@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 
-from raw_client import FEATURE, MIG_READ, MIG_WRITE, REGION_READ, REGION_WRITE
+from raw_client import FEATURE, GET_INFO, MIG_READ, MIG_WRITE, REGION_READ, REGION_WRITE
 
 from peer_habits.base import (
     ERROR_REPLY,
@@ -106,6 +106,15 @@ class RefusesMostWhileStopped(Peer):
         super().admits(command)
         answered = (REGION_READ, REGION_WRITE, FEATURE, MIG_READ)
         if self.state in (STOP, STOP_COPY) and command not in answered:
+            raise Refusal(errno.EINVAL)
+
+
+class NeverSaysWhatItIs(Peer):
+    """DEVICE_GET_INFO is refused in every state. Nobody does; the text has every command served."""
+
+    def admits(self, command: int) -> None:
+        super().admits(command)
+        if command == GET_INFO:
             raise Refusal(errno.EINVAL)
 
 
