@@ -152,14 +152,14 @@ class Option(Row):
 class Holding(Row):
     """Something a client can make the server keep, and how much of it.
 
-    At its `limit` the server refuses more, or reads nothing until there is room again. What belongs
-    to the connection ends with it; what belongs to the client is dropped as the disconnect row of
-    the migration table says.
+    At its `limit` the server refuses more, reads nothing until there is room again, or drops what
+    it keeps, if that is only kept to be quick. What belongs to the connection ends with it; what
+    belongs to the client is dropped as the disconnect row of the migration table says.
     """
 
     name: str
     limit: str | None = None
-    full: Literal["refused", "waits"]
+    full: Literal["refused", "waits", "dropped"]
     belongs_to: Literal["client", "connection"]
     summary: str
     source: str
@@ -292,6 +292,15 @@ class Wire(Row):
     def holding(self, name: str) -> Holding:
         """Return the holding called `name`; raise `UnknownName` if there is none."""
         return _named("holding", self.holdings, name)
+
+    def bound(self, name: str) -> int:
+        """Return how much the server keeps of the holding called `name`; 0 if nothing bounds it.
+
+        Raises:
+            UnknownName: There is no such holding.
+        """
+        limit = self.holding(name).limit
+        return 0 if limit is None else self.limit(limit).value
 
     def option(self, name: str) -> Option:
         """Return the option called `name`; raise `UnknownName` if there is none."""

@@ -194,7 +194,15 @@ _NEEDED = {
     "header": ("id", "command", "size", "flags", "errno"),
     "words": ("header",),
     "limits": ("max_msg_fds", "max_data_xfer_size"),
-    "holdings": ("replies", "server_commands"),
+    "holdings": (
+        "replies",
+        "server_commands",
+        "put_off_commands",
+        "put_off_data",
+        "put_off_fds",
+        "read_ahead",
+        "known_commands",
+    ),
 }
 
 

@@ -30,8 +30,8 @@ from vfio_migration.runtime.protocol.events import Event, Lost, Outgoing
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
 from vfio_migration.runtime.shortcut import ID, LONGEST, Known
 
-MOST_REPLIES: Final = WIRE.limit("max_replies").value
-MOST_COMMANDS: Final = WIRE.limit("max_server_commands").value
+MOST_REPLIES: Final = WIRE.bound("replies")
+MOST_COMMANDS: Final = WIRE.bound("server_commands")
 
 ATTENTIVE: Final = 0.004
 """For how many seconds a read waits by itself."""
@@ -403,9 +403,9 @@ class Link:
         self._attends = True
         self._known, self._urges, self._settle = known, urges, settle
 
-    def wait(self, until: float) -> list[Event]:
+    def wait(self, until: float, *, full: bool = False) -> list[Event]:
         """Wait; see `Port`."""
-        return self._wait(until, keep=True)
+        return self._wait(until, keep=True, full=full)
 
     def heed(self) -> None:
         """Look whether the server is to end; see `Port`."""
@@ -429,10 +429,16 @@ class Link:
         self._attentive = self._attends and bool(events)
         return events
 
-    def _wait(self, until: float | None, *, keep: bool) -> list[Event]:
+    @property
+    def has_twin(self) -> bool:
+        """Whether replies of the client come on a socket of their own; see `Port`."""
+        return self._twin is not None
+
+    def _wait(self, until: float | None, *, keep: bool, full: bool = False) -> list[Event]:
         listening = 0 if self.congested else select.POLLIN
         main, twin = self.main, self._twin
-        self._watch(main, listening | (select.POLLOUT if main.waiting else 0))
+        main_listening = 0 if full else listening
+        self._watch(main, main_listening | (select.POLLOUT if main.waiting else 0))
         if twin is not None:
             # Nothing that comes is done before there is room for its reply, be it on the twin.
             self._watch(twin, listening | (select.POLLOUT if twin.waiting else 0))
@@ -448,7 +454,7 @@ class Link:
                 if what & select.POLLOUT:
                     channel.flush()
                 if what & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                    if channel is main and not listening:
+                    if channel is main and not main_listening:
                         # It hung up and reads no replies any more: what it said last is lost.
                         ended = Gone("the client is gone and has not read its replies")
                         continue

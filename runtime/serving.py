@@ -140,7 +140,7 @@ class Serving:
             state.name: device.spec.session(state.session).transfer for state in device.spec.states
         }
         self._maps = 0
-        self.max_maps = WIRE.limit("max_dma_maps").value
+        self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
         handlers: dict[type[Message], _Handler] = {
             DmaMap: self._dma_map,
@@ -192,7 +192,7 @@ class Serving:
     def client_gone(self) -> None:
         """Take note that the client went away: what was its own is dropped, the state is kept."""
         self._maps = 0
-        self.max_maps = WIRE.limit("max_dma_maps").value
+        self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
         self.device.memory.reach = None
         try:

@@ -9,8 +9,11 @@ served *inside* the wait, with these limits:
   it would pull the ground from under it. What comes after such a command waits too, so that the
   order is kept; a client that waits for one of these gets its answer because the wait for the
   memory is then cut short to `HURRY` seconds, and the access fails.
-- At most `max_server_commands` waits stand one inside the other, and at most `MOST_PUT_OFF`
-  commands with `MOST_KEPT` bytes of data wait.
+- At most `max_server_commands` waits stand one inside the other. What is put off is bounded by the
+  holdings `put_off_...` of the table of the connection: commands, their data and their descriptors.
+  At a limit nothing more is read from the socket on which the next command comes. If the reply for
+  which the device waits would come on the same one, the access to the memory fails at once, and
+  what was put off is done; on a twin socket it is waited for as before.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.errors import answer_to, errno_name, errno_number
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
 from vfio_migration.runtime.protocol.faults import CannotSend
+from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.message import Message
 from vfio_migration.runtime.protocol.messages import (
     DeviceFeature,
@@ -58,12 +62,6 @@ PATIENCE: Final = 10.0
 HURRY: Final = 2.0
 """The same, once it waits for something that cannot be done before. QEMU waits 5 s for a reply."""
 
-MOST_PUT_OFF: Final = 256
-"""How many commands may wait until the memory is there."""
-
-MOST_KEPT: Final = 4 << 20
-"""How much data they may have together. One more message may come before that is noticed."""
-
 INSIDE: Final = (
     DeviceGetInfo,
     DeviceGetRegionInfo,
@@ -75,6 +73,35 @@ INSIDE: Final = (
     RegionWriteMulti,
 )
 """What is served while the device waits for memory of the guest, besides reading a feature."""
+
+
+class Held(NamedTuple):
+    """How much is put off.
+
+    Attributes:
+        commands: How many commands.
+        data: How many bytes of data they have.
+        fds: How many descriptors came with them.
+    """
+
+    commands: int
+    data: int
+    fds: int
+
+    def and_one(self, command: Command) -> Held:
+        """Return how much it is with one more command."""
+        data = sum(len(held) for _, held in _data(command))
+        return Held(self.commands + 1, self.data + data, self.fds + len(command.fds))
+
+    def within(self, most: Held) -> bool:
+        """Say whether it is no more than `most`, in each."""
+        return all(one <= other for one, other in zip(self, most, strict=True))
+
+
+NOTHING_HELD: Final = Held(0, 0, 0)
+MAX_HELD: Final = Held(
+    WIRE.bound("put_off_commands"), WIRE.bound("put_off_data"), WIRE.bound("put_off_fds")
+)
 
 
 class Port(Protocol):
@@ -89,10 +116,19 @@ class Port(Protocol):
         """Send, or keep to be sent; what has to be kept is copied."""
         ...
 
-    def wait(self, until: float) -> list[Event]:
+    @property
+    def has_twin(self) -> bool:
+        """Whether what comes in reply to commands of the server comes on a socket of its own."""
+        ...
+
+    def wait(self, until: float, *, full: bool = False) -> list[Event]:
         """Wait until something comes, there is room again or it is `until`; return what came.
 
         The messages are good for as long as anybody has them.
+
+        Args:
+            until: Until when.
+            full: Read nothing from the socket on which commands come.
 
         Raises:
             ConnectionError: Nothing will come any more.
@@ -148,7 +184,7 @@ class Session:
         self._patience, self._hurry = patience, hurry
         self._inbox: deque[Event] = deque()
         self._put_off: deque[Event] = deque()
-        self._kept = 0
+        self._held = NOTHING_HELD
         self._depth = 0
         self._replies: dict[int, Reply | None] = {}
 
@@ -184,8 +220,9 @@ class Session:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Command):
-            if self._depth and (self._put_off or not _inside(event)):
-                self._kept += _keep(event)
+            if self._must_wait(event):
+                self._held = self._held.and_one(event)
+                _keep(event)
                 self._put_off.append(event)
             else:
                 self._serve(event)
@@ -200,6 +237,30 @@ class Session:
                 self._port.send(event.reply, twin=event.twin)
             if event.fatal:
                 self.over, self.why = True, event.why
+
+    def _must_wait(self, command: Command) -> bool:
+        """Whether a command is put off."""
+        return self._depth > 0 and (bool(self._put_off) or not _inside(command))
+
+    @property
+    def _full(self) -> bool:
+        """Whether a command came next that is to be put off, and there is no room for it."""
+        event = self._inbox[0] if self._inbox else None
+        return (
+            isinstance(event, Command)
+            and self._must_wait(event)
+            and not self._held.and_one(event).within(MAX_HELD)
+        )
+
+    def _pass_by(self) -> None:
+        """Handle replies, and all from the twin socket, before commands there is no room for."""
+        events, self._inbox = self._inbox, deque()
+        for event in events:
+            passes = isinstance(event, Reply) or (isinstance(event, ProtocolFault) and event.twin)
+            if passes and not self._port.congested:
+                self._handle(event)
+            else:
+                self._inbox.append(event)
 
     def _serve(self, command: Command) -> None:
         begun = time.perf_counter_ns()
@@ -320,7 +381,7 @@ class Session:
             if not self._depth and self._put_off:
                 self._put_off.extend(self._inbox)
                 self._inbox, self._put_off = self._put_off, deque()
-                self._kept = 0
+                self._held = NOTHING_HELD
 
     def _await(self, ident: int) -> Message:
         until = time.monotonic() + self._patience
@@ -328,15 +389,21 @@ class Session:
         while (reply := self._replies[ident]) is None:
             if self._put_off and not hurried:
                 until, hurried = min(until, time.monotonic() + self._hurry), True
-            full = len(self._put_off) > MOST_PUT_OFF or self._kept > MOST_KEPT
-            if self.over or full or time.monotonic() >= until:
+            full = self._full
+            if full:
+                self._pass_by()
+                if self._replies[ident] is not None:
+                    continue
+            if self.over or time.monotonic() >= until:
                 raise _os_error("ETIMEDOUT", "the client does not answer")
+            if full and not self._port.has_twin:
+                raise _os_error("ETIMEDOUT", "the reply stands behind more than can be put off")
             try:
-                if self._inbox and not self._port.congested:
+                if self._inbox and not full and not self._port.congested:
                     self._port.heed()
                     self._handle(self._inbox.popleft())
                 else:
-                    self.feed(self._port.wait(until))
+                    self.feed(self._port.wait(until, full=full))
             except ConnectionError as error:
                 self.over, self.why = True, str(error)
                 raise
@@ -352,16 +419,19 @@ def _inside(command: Command) -> bool:
     return isinstance(message, INSIDE)
 
 
-def _keep(command: Command) -> int:
-    """Have a command hold its data by itself, not in all that was read with it; return how much."""
-    message, kept = command.message, 0
+def _keep(command: Command) -> None:
+    """Have a command hold its data by itself, not in all that was read with it."""
+    for name, held in _data(command):
+        if not isinstance(held, bytes):
+            message = cast("Any", command.message)
+            command.message = replace(message, **{name: bytes(held)})
+
+
+def _data(command: Command) -> Iterator[tuple[str, Data]]:
     for name in ("data", "items"):
-        held = getattr(message, name, None)
+        held = getattr(command.message, name, None)
         if held is not None:
-            kept += len(held)
-            if not isinstance(held, bytes):
-                command.message = message = replace(cast("Any", message), **{name: bytes(held)})
-    return kept
+            yield name, held
 
 
 def _os_error(errno: str, why: str) -> OSError:

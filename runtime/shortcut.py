@@ -19,10 +19,17 @@ from vfio_migration.runtime.counters import Counters, Times
 from vfio_migration.runtime.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Lost, Outgoing
 from vfio_migration.runtime.protocol.features import DeviceFeature, MigDataRead
-from vfio_migration.runtime.protocol.layout import ERROR, HEADER, HEADER_SIZE, TYPE_REPLY, Data
+from vfio_migration.runtime.protocol.layout import (
+    ERROR,
+    HEADER,
+    HEADER_SIZE,
+    TYPE_REPLY,
+    WIRE,
+    Data,
+)
 from vfio_migration.runtime.serving import Serving
 
-MOST: Final = 64
+MOST: Final = WIRE.bound("known_commands")
 LONGEST: Final = 256
 """Longer commands are not known, so that no more need be read to see whether one is."""
 

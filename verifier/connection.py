@@ -24,6 +24,9 @@ from vfio_migration.verifier.obligation import Example
 from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
 from vfio_migration.verifier.wire_answers import BOOL, INT, Answers, Choose, Message
 
+_PUT_OFF = ("put_off_commands", "put_off_data", "put_off_fds")
+"""The holdings that a command which is put off adds to."""
+
 
 class ConnectionSystem(System):
     """A server, its device and whoever connects.
@@ -49,6 +52,8 @@ class ConnectionSystem(System):
         "deliver",
         "ask",
         "answered",
+        "put_off",
+        "taken_up",
         "disconnect",
     )
 
@@ -139,8 +144,40 @@ class ConnectionSystem(System):
                 z3.And(there, awaited),
                 {"keeps_server_commands": now["keeps_server_commands"] - 1},
             ),
+            self._put_off(now, message, z3.And(there, z3.Not(awaited))),
+            Event(
+                "taken_up",
+                z3.And(there, now["keeps_server_commands"] == 0),
+                {f"keeps_{name}": z3.IntVal(0) for name in _PUT_OFF},
+            ),
             Event("disconnect", now["connected"], self._gone(now)),
         ]
+
+    def _put_off(self, now: Situation, message: Message, comes: Formula) -> Event:
+        """A command that has to wait until the client has given memory of the guest is kept.
+
+        It is served or refused after that, and owed a reply from then on. What cannot be read, or
+        is longer than any command, is not put off.
+        """
+        amounts = (z3.IntVal(1), message.size - self.wire.header_size, message.fds)
+        kept = {
+            f"keeps_{name}": now[f"keeps_{name}"] + amount
+            for name, amount in zip(_PUT_OFF, amounts, strict=True)
+        }
+        largest = self.wire.largest_request
+        read = z3.And(
+            message.size >= self.wire.header_size,
+            message.size <= largest if largest is not None else z3.BoolVal(True),
+            message.fds >= 0,
+            message.fds <= self.wire.limit("max_msg_fds").value,
+        )
+        waits = z3.And(now["agreed"], now["keeps_server_commands"] > 0)
+        room = [self._fits_in(kept[f"keeps_{name}"], name) for name in _PUT_OFF]
+        return Event(
+            "put_off",
+            z3.And(comes, waits, self.answers.is_type(message, "command"), read, *room),
+            kept,
+        )
 
     def _sensible(self, now: Situation, message: Message) -> Formula:
         """What no message can be: counts below zero, more taken than is there."""
@@ -159,10 +196,14 @@ class ConnectionSystem(System):
 
     def _room(self, now: Situation, name: str) -> Formula:
         """There is room in a holding at whose limit the server waits."""
+        return self._fits_in(now[f"keeps_{name}"] + 1, name)
+
+    def _fits_in(self, amount: Term, name: str) -> Formula:
+        """So much is within the limit of a holding, if the server waits there."""
         row = self.wire.holding(name)
         if row.limit is None or row.full != "waits":
             return z3.BoolVal(True)
-        return now[f"keeps_{name}"] < self.wire.limit(row.limit).value
+        return amount <= self.wire.limit(row.limit).value
 
     def _owing(self, now: Situation, message: Message) -> dict[str, Term]:
         """A command that did not ask for silence is owed a reply."""

@@ -141,7 +141,8 @@ def _w2(system: ConnectionSystem) -> tuple[Bad, Bad]:
         given = then["keeps_replies"] - now["keeps_replies"]
         lost = z3.And(system.is_event(event, *_MESSAGES), given != due)
         other = z3.And(
-            system.is_event(event, "ask", "answered"), then["keeps_replies"] != now["keeps_replies"]
+            system.is_event(event, "ask", "answered", "put_off", "taken_up"),
+            then["keeps_replies"] != now["keeps_replies"],
         )
         return z3.Or(lost, other, then["due"] != then["sent"] + then["keeps_replies"])
 

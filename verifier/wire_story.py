@@ -50,7 +50,7 @@ class _Story:
             left = [row.name for row in self.wire.holdings if self._kept(then, row.name)]
             if left:
                 yield self.note(there, f"the server still keeps {' and '.join(left)}")
-        elif name in ("connect", "deliver", "ask", "answered"):
+        elif name in ("connect", "deliver", "ask", "answered", "put_off", "taken_up"):
             yield self.note(here, self._said(name, message))
         elif self.holds(self.system.answers.sets(message)):
             yield from self._request(moment, name, now, then, message)
@@ -63,7 +63,10 @@ class _Story:
     def _said(self, name: str, message: Message) -> str:
         if name == "ask":
             return f"the server sends {self.command(message)} for {self.value(message.count)} bytes"
+        if name == "put_off":
+            return f"{self.sent(message)}: put off until memory of the guest is there"
         return {
+            "taken_up": "the server goes on with what was put off",
             "connect": "a client connects",
             "deliver": "the server sends a reply",
             "answered": "the client replies",

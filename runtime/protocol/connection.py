@@ -25,11 +25,11 @@ from typing import Final, Literal, TypeAlias
 
 from vfio_migration.runtime.protocol.events import Event
 from vfio_migration.runtime.protocol.inbound import Inbound
-from vfio_migration.runtime.protocol.layout import HEADER, HEADER_SIZE, Data
+from vfio_migration.runtime.protocol.layout import HEADER, HEADER_SIZE, WIRE, Data
 from vfio_migration.runtime.protocol.outbound import Outbound
 from vfio_migration.runtime.protocol.version import Limits
 
-READ_AHEAD: Final = 65536
+READ_AHEAD: Final = WIRE.bound("read_ahead")
 """How much is read at a time, unless one message needs more."""
 
 Role: TypeAlias = Literal["server", "client"]

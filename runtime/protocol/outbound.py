@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _JOIN: Final = 1024  # data up to this long is copied behind its header: cheaper than a second part
 _IDS: Final = 0x10000
-_MOST_WAITING: Final = WIRE.limit("max_server_commands").value
+_MOST_WAITING: Final = WIRE.bound("server_commands")
 
 
 class Outbound(Inbound):

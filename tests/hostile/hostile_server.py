@@ -46,7 +46,7 @@ def bound() -> dict[str, int]:
     wire = tomllib.loads((HERE.parents[1] / "model" / "wire.toml").read_text("utf-8"))
     limit = {row["name"]: row["value"] for row in wire["limits"]}
     largest = 16 + 16 + limit["max_data_xfer_size"]
-    read_ahead = 64 << 10
+    read_ahead = limit["max_read_ahead"]
     return {
         # As it is read, and the data of it while that is taken in.
         "the message": 2 * largest,
@@ -56,8 +56,10 @@ def bound() -> dict[str, int]:
         "replies": (limit["max_replies"] + 2) * largest,
         "maps": limit["max_dma_maps"] * 1024,
         "interrupts": limit["max_interrupts"] * 128,
-        # Put off until memory of the guest is there: see MOST_PUT_OFF, MOST_KEPT of session.py.
-        "commands put off": (256 + 1) * 1024 + 4 * MIB + 2 * largest,
+        # Put off until memory of the guest is there, and the one there is no room for.
+        "commands put off": (limit["max_put_off_commands"] + 1) * 1024
+        + limit["max_put_off_data"]
+        + 2 * largest,
         # See MAX_SECTION of stream.py; as it grows and once more when it is whole.
         "state taken in": 16 * MIB * 9 // 8 + 16 * MIB,
         # What Python and the allocator keep back of all that came and went.
