@@ -114,6 +114,7 @@ docs: setup ## write the generated files anew: diagrams, tables, README's output
 	@$(BIN)/python -m vfio_migration.diagrams.generate
 	@$(BIN)/python -m vfio_migration.verifier.findings
 	@$(BIN)/python tests/support/groups_page.py
+	@$(BIN)/python tests/support/checks_page.py
 	@$(BIN)/python -m vfio_migration.verifier.mutants_page
 	@$(BIN)/python tests/repository/readme_outputs.py
 

@@ -17,24 +17,33 @@ from vfio_migration.model.errors import why
 
 if TYPE_CHECKING:
     from vfio_migration.model import CapabilitySet, Spec, SpecError
+    from vfio_migration.model.conformance_findings import Examination, Finding
     from vfio_migration.model.followed import Violation
 
 _HELP = """\
-Hold a recorded run against the specification, and name the first step that it does not allow.
-Three kinds of file are told apart by what is in them: a recording (--record), the log of a server
-(serve --log-format json), and a trace (replay, verify --traces). docs/recording.md says what can be
-seen in each of them.
+Hold a recorded run against the specification, and name every step that it does not allow. Four
+kinds of file are told apart by what is in them: a recording (--record), a capture of the wire, the
+log of a server (serve --log-format json), and a trace (replay, verify --traces).
+
+What is found in a recording or a capture has one of three grades:
+  violation    the specification does not allow it, and the section that says so is named
+  suspicious   it is allowed, and the sign of a known defect
+  house rule   our own server would not do it; nobody else is held to that (--strict)
+docs/recording.md lists every check with its grade, and says what can be seen in each kind of file.
 
 examples:
   vfio-migration check-trace run.jsonl
   vfio-migration check-trace server.log --flags STOP_COPY,P2P
   vfio-migration check-trace - --json          # from standard input
 
-exit status: 0 every step is allowed, 1 one is not, 2 wrong input: no such file, or a damaged line
+exit status: 0 there is no violation (with --strict: and no house rule is broken), 1 there is one,
+2 wrong input: no such file, or a damaged line
 """
 
 _LONGEST = 1 << 20
 """How many bytes a line may have. `/dev/zero` is one line without an end."""
+_LONGEST_MESSAGE = 4 << 20
+"""How many one of a capture may have: it holds a message of 1 MiB in hexadecimal digits."""
 
 
 def add(commands: Any) -> None:
@@ -43,7 +52,9 @@ def add(commands: Any) -> None:
         "check-trace", help="hold a recorded run against the specification", description=_HELP
     )
     parser.add_argument(
-        "file", metavar="FILE", help="a recording, a server's log or a trace; - reads it in"
+        "file",
+        metavar="FILE",
+        help="a recording, a capture, a server's log or a trace; - reads it in",
     )
     options.spec_option(parser)
     parser.add_argument(
@@ -52,8 +63,30 @@ def add(commands: Any) -> None:
         help="the capabilities of the devices, as STOP_COPY,P2P,PRE_COPY or as a number (7); "
         "by default what the run says, or any that fits",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="hold the devices to what our own server keeps to, too",
+    )
     options.json_option(parser)
     parser.set_defaults(run=run)
+
+
+@dataclass(slots=True)
+class Placed:
+    """Something that was found, and where.
+
+    Attributes:
+        finding: What.
+        place: Its line, or its step.
+        times: How often the same was found.
+        last: The last place.
+    """
+
+    finding: Finding
+    place: int
+    times: int = 1
+    last: int = 0
 
 
 @dataclass(slots=True)
@@ -67,8 +100,8 @@ class Result:
         held: How many of which kind were held against the tables.
         unrestricted: How many of which kind no table restricts.
         cut: The last line is not whole, and was left out.
-        place: Of the violation, its line or step.
-        violation: The first step that is not allowed, or None.
+        found: What was found, in the order in which it was.
+        left_out: How many more of which grade were found than are kept.
     """
 
     kind: str
@@ -77,8 +110,33 @@ class Result:
     held: Counter[str] = field(default_factory=Counter)
     unrestricted: Counter[str] = field(default_factory=Counter)
     cut: bool = False
-    place: int = 0
-    violation: Violation | None = None
+    found: dict[tuple[str, ...], Placed] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, finding: Finding, place: int) -> None:
+        """Add something that was found; what is the same but for its place is kept once."""
+        about = (finding.grade, finding.check, finding.device, finding.step, finding.reason)
+        placed = self.found.get(about)
+        if placed is not None:
+            placed.times += 1
+            placed.last = place
+        elif len(self.found) < _FINDINGS:
+            self.found[about] = Placed(finding, place, last=place)
+        else:
+            self.left_out[finding.grade] += 1
+
+    def graded(self, grade: str) -> list[Placed]:
+        """Return what was found of a grade."""
+        return [one for one in self.found.values() if one.finding.grade == grade]
+
+    def worst(self, *, strict: bool) -> Placed | None:
+        """Return the first finding for which the run does not hold."""
+        counts = ("violation", "house rule") if strict else ("violation",)
+        return next((one for one in self.found.values() if one.finding.grade in counts), None)
+
+
+_FINDINGS = 1000
+"""How many different findings are kept."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -88,14 +146,18 @@ def run(arguments: argparse.Namespace) -> int:
     spec = options.read_spec(arguments.spec)
     flags = options.read_flags(arguments.flags)
     capabilities = None if flags is None else spec.capability_set(flags)
+    name = _STDIN if arguments.file == "-" else arguments.file
     with _open(arguments.file) as file:
-        result = check(file, spec, capabilities)
+        result = check(file, spec, capabilities, name)
     if arguments.json:
-        emit(_data(result, spec))
+        emit(_data(result, spec, strict=arguments.strict))
     else:
-        for line in _told(arguments.file, result, spec):
+        for line in _told(name, result, spec, strict=arguments.strict):
             print(encodable(one_line(line)))
-    return YES if result.violation is None else NO
+    return YES if result.worst(strict=arguments.strict) is None else NO
+
+
+_STDIN = "standard input"
 
 
 def _open(path: str) -> AbstractContextManager[BinaryIO]:
@@ -103,37 +165,69 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
 
     if path == "-":
         if sys.stdin is None:  # whoever started us closed it
-            raise _wrong("FILE", path, "cannot be read: standard input is closed")
+            raise _wrong(_FILE, path, "cannot be read: standard input is closed")
         return nullcontext(sys.stdin.buffer)
     try:
         return Path(path).open("rb")
     except (OSError, ValueError) as error:
         # A ValueError is what a path with a NUL in it gives.
-        problem = f"cannot be read: {why(error)}"
-        raise _wrong("FILE", path, problem) from None
+        raise _wrong(_FILE, path, f"cannot be read: {why(error)}") from None
 
 
 # --- which kind of file it is ---
 
 
-def check(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
+def check(
+    file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None, name: str = "FILE"
+) -> Result:
     """Tell what kind of file it is, and hold it against the specification.
 
+    Args:
+        file: The file.
+        spec: The table.
+        capabilities: What the devices offer, if that is known.
+        name: What the file is called in messages.
+
     Raises:
-        SpecError: It is none of the three, or a line is damaged.
+        SpecError: It is none of the four, or a line is damaged.
     """
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake, escaped
+
     try:
-        first = _line(file, 1)
-        head = _object(first)
-        if head is not None and head.get("kind") == "recording":
-            return _recording(head, file, spec, capabilities)
-        if head is not None and "event" in head and "level" in head:
-            return _log(first, file, spec, capabilities)
-        text = first + _rest(first, head, file)
+        return _checked(file, spec, capabilities)
     except OSError as error:
-        raise _wrong("FILE", None, f"cannot be read: {error.strerror or error}") from None
+        raise _wrong(_FILE, name, f"cannot be read: {why(error)}") from None
+    except SpecError as error:
+        shown = "".join(escaped(char, quotes=False) for char in name)  # whole, however long
+        mistakes = [
+            Mistake(
+                shown if one.place == _FILE else f"{shown}: {one.place}",
+                one.value,
+                one.problem,
+                one.hint,
+            )
+            for one in error.mistakes
+        ]
+        raise SpecError(mistakes, error.origin) from None
+
+
+_FILE = "FILE"
+"""The place of a mistake that is about the whole file."""
+
+
+def _checked(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
+    first = _line(file, 1)
+    head = _object(first)
+    if head is not None and head.get("kind") == "recording":
+        return _recording(head, file, spec, capabilities)
+    if head is not None and "from" in head and ("message" in head or "what" in head):
+        return _capture(first, file, spec, capabilities)
+    if head is not None and "event" in head and "level" in head:
+        return _log(first, file, spec, capabilities)
+    text = first + _rest(first, head, file)
     if not text.strip():
-        raise _wrong("FILE", None, "is empty")
+        raise _wrong(_FILE, None, "is empty")
     whole = _object(text)
     if whole is None or "steps" not in whole:
         raise _no_run()
@@ -148,12 +242,15 @@ def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
         raise _no_run()
     rest = file.read(LARGEST + 1 - len(first))
     if len(first) + len(rest) > LARGEST:
-        raise _wrong("FILE", None, f"is longer than {LARGEST} bytes, the most a trace may have")
+        raise _wrong(_FILE, None, f"is longer than {LARGEST} bytes, the most a trace may have")
     return rest
 
 
 def _no_run() -> SpecError:
-    hint = "give a recording (migrate --record), a log (serve --log-format json) or a trace"
+    hint = (
+        "give a recording (migrate --record), a capture of the wire, a log "
+        "(serve --log-format json) or a trace"
+    )
     return _wrong("line 1", None, "is not how a run begins", hint)
 
 
@@ -171,7 +268,7 @@ def _object(text: bytes) -> dict[str, Any] | None:
 def _recording(
     head: dict[str, Any], file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None
 ) -> Result:
-    from vfio_migration.model.conformance import Conformance
+    from vfio_migration.model.conformance_findings import Examination
     from vfio_migration.model.observation import FORMAT, Observation
 
     version = head.get("format")
@@ -181,14 +278,35 @@ def _recording(
     if head.get("spec") != spec.name:
         hint = f"the table read is {spec.name}; name the right one with --spec"
         raise _wrong("line 1: spec", head.get("spec"), "is the name of another table", hint)
-    conformance = Conformance(spec, capabilities=capabilities)
+    examination = Examination(spec, capabilities=capabilities)
     result = Result("recording", lines=1)
-    _each(file, result, lambda data: conformance.observe(Observation.of(data, spec)))
-    result.held, result.unrestricted = conformance.held, conformance.unrestricted
-    if conformance.notes:
-        result.unrestricted["notes"] = conformance.notes
-    result.devices = conformance.devices
+    _each(file, result, lambda data: examination.observe(Observation.of(data, spec)))
+    _count(result, examination)
     return result
+
+
+def _capture(
+    first: bytes, file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None
+) -> Result:
+    from vfio_migration.model.conformance_findings import Examination
+    from vfio_migration.model.observation import Observation
+    from vfio_migration.runtime.capture import Capture
+
+    examination, capture = Examination(spec, capabilities=capabilities), Capture(spec)
+    result = Result("capture")
+
+    def observe(data: dict[str, Any]) -> list[Finding]:
+        lines = [Observation.of(line, spec) for line in capture.lines(data)]
+        return [finding for line in lines for finding in examination.observe(line)]
+
+    _each(file, result, observe, first, _LONGEST_MESSAGE)
+    _count(result, examination)
+    return result
+
+
+def _count(result: Result, examination: Examination) -> None:
+    result.held, result.unrestricted = examination.held, examination.unrestricted
+    result.devices = examination.devices
 
 
 def _log(first: bytes, file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
@@ -196,7 +314,7 @@ def _log(first: bytes, file: BinaryIO, spec: Spec, capabilities: CapabilitySet |
 
     conformance = LogConformance(spec, capabilities=capabilities)
     result = Result("log")
-    _each(file, result, conformance.observe, first)
+    _each(file, result, lambda data: _own(conformance.observe(data)), first)
     result.held, result.unrestricted = conformance.held, conformance.unrestricted
     result.devices = (conformance.device,)
     return result
@@ -218,20 +336,29 @@ def _trace(text: bytes, spec: Spec, capabilities: CapabilitySet | None) -> Resul
     for step in steps:
         result.held[step.kind] += 1
     if found is not None:
-        result.place, result.violation = found
+        for finding in _own(found[1]):
+            result.add(finding, found[0])
     return result
+
+
+def _own(violation: Violation | None) -> list[Finding]:
+    """Return what is wrong with a step of an engine of ours, which is held to everything."""
+    from vfio_migration.model.conformance_findings import graded
+
+    return [] if violation is None else [graded(violation, "violation")]
 
 
 def _each(
     file: BinaryIO,
     result: Result,
-    observe: Callable[[dict[str, Any]], Violation | None],
+    observe: Callable[[dict[str, Any]], list[Finding]],
     first: bytes | None = None,
+    longest: int = _LONGEST,
 ) -> None:
-    """Hold line after line, up to the first that is not allowed."""
+    """Hold line after line."""
     from vfio_migration.model import SpecError
 
-    for line in _lines(file, first):
+    for line in _lines(file, first, longest):
         result.lines += 1
         data = _object(line)
         if data is None:
@@ -242,26 +369,25 @@ def _each(
                 return
             raise _wrong(f"line {result.lines}", None, "is damaged: it is no JSON object")
         try:
-            result.violation = observe(data)
+            found = observe(data)
         except SpecError as error:
             raise _at(result.lines, error) from None
-        if result.violation is not None:
-            result.place = result.lines
-            return
+        for finding in found:
+            result.add(finding, result.lines)
 
 
-def _lines(file: BinaryIO, first: bytes | None) -> Iterator[bytes]:
+def _lines(file: BinaryIO, first: bytes | None, longest: int) -> Iterator[bytes]:
     number = 1
     if first is not None:
         yield first
-    while line := _line(file, number := number + 1):
+    while line := _line(file, number := number + 1, longest):
         yield line
 
 
-def _line(file: BinaryIO, number: int) -> bytes:
-    line = file.readline(_LONGEST + 1)
-    if len(line) > _LONGEST:
-        raise _wrong(f"line {number}", None, f"is longer than {_LONGEST} bytes")
+def _line(file: BinaryIO, number: int, longest: int = _LONGEST) -> bytes:
+    line = file.readline(longest + 1)
+    if len(line) > longest:
+        raise _wrong(f"line {number}", None, f"is longer than {longest} bytes")
     return line
 
 
@@ -286,13 +412,19 @@ def _wrong(place: str, value: object, problem: str, hint: str | None = None) -> 
 
 # --- what is said ---
 
-_KINDS = {"recording": "a recording", "log": "a server's log", "trace": "a trace"}
+_KINDS = {
+    "recording": "a recording",
+    "capture": "a capture",
+    "log": "a server's log",
+    "trace": "a trace",
+}
+_GRADES = ("violation", "suspicious", "house rule")
 
 
-def _data(result: Result, spec: Spec) -> dict[str, Any]:
-    violation = result.violation
+def _data(result: Result, spec: Spec, *, strict: bool) -> dict[str, Any]:
+    worst = result.worst(strict=strict)
     return {
-        "holds": violation is None,
+        "holds": worst is None,
         "kind": result.kind,
         "spec": spec.name,
         "devices": list(result.devices),
@@ -300,14 +432,19 @@ def _data(result: Result, spec: Spec) -> dict[str, Any]:
         "cut": result.cut,
         "held": dict(result.held),
         "unrestricted": dict(result.unrestricted),
-        "violation": None
-        if violation is None
-        else {"step" if result.kind == "trace" else "line": result.place} | asdict(violation),
+        "violation": None if worst is None else _placed(result, worst),
+        "findings": [_placed(result, one) | {"times": one.times} for one in result.found.values()],
+        "left_out": sum(result.left_out.values()),
     }
 
 
-def _told(file: str, result: Result, spec: Spec) -> Iterator[str]:
-    name = "standard input" if file == "-" else file
+def _placed(result: Result, one: Placed) -> dict[str, Any]:
+    # In a trace the place is a step; what happened in it is called that, too.
+    line = {} if result.kind == "trace" else {"line": one.place}
+    return line | {"place": one.place} | asdict(one.finding)
+
+
+def _told(name: str, result: Result, spec: Spec, *, strict: bool) -> Iterator[str]:
     unit = "step" if result.kind == "trace" else "line"
     lines = f"{result.lines} {unit}{'' if result.lines == 1 else 's'}"
     devices = ", ".join(result.devices) or "no device"
@@ -317,21 +454,56 @@ def _told(file: str, result: Result, spec: Spec) -> Iterator[str]:
     yield f"  held against {spec.name}: {_counted(result.held)}"
     if result.unrestricted:
         yield f"  not restricted by it: {_counted(result.unrestricted)}"
-    violation = result.violation
-    if violation is None:
-        yield "every step is allowed"
-        return
-    yield f"{unit} {result.place} is not allowed"
-    yield f"  {violation.device}: {violation.step}"
-    yield f"  why: {violation.reason}"
-    if violation.situations:
-        yield f"  before: {' or '.join(violation.situations)}"
-    if violation.allowed:
-        yield f"  allowed instead: {' or '.join(violation.allowed)}"
-    if violation.row:
-        yield f"  row: {violation.row}"
-    if violation.source:
-        yield f"  source: {violation.source}"
+    for grade in _GRADES:
+        if grade == "house rule" and not strict:
+            continue
+        for one in result.graded(grade):
+            place = f"{one.place}" if unit == "line" else f" step {one.place}"
+            yield from _finding(f"{name}:{place}: {grade}", one, unit)
+    yield _sum(result, strict=strict)
+
+
+def _finding(head: str, one: Placed, unit: str) -> Iterator[str]:
+    found = one.finding
+    again = f" ({one.times} times, last in {unit} {one.last})" if one.times > 1 else ""
+    yield f"{head}: {found.device}: {found.step}{again}"
+    yield f"  why: {found.reason}"
+    if found.situations:
+        yield f"  before: {' or '.join(found.situations)}"
+    if found.allowed:
+        yield f"  allowed instead: {' or '.join(found.allowed)}"
+    if found.sign_of:
+        yield f"  sign of: {found.sign_of}"
+    if found.row:
+        yield f"  row: {found.row}"
+    if found.source and found.source != "decision":
+        yield f"  source: {found.source}"
+    if found.says:
+        yield f"  the specification: {found.says}"
+
+
+def _sum(result: Result, *, strict: bool) -> str:
+    """Say in one line what came of it."""
+    counts = Counter({grade: result.left_out[grade] for grade in _GRADES})
+    for one in result.found.values():
+        counts[one.finding.grade] += one.times
+    said = []
+    if counts["violation"]:
+        said.append(_number(counts["violation"], "violation"))
+    else:
+        said.append("every step is allowed")
+    if counts["suspicious"]:
+        said.append(f"{counts['suspicious']} suspicious")
+    if counts["house rule"]:
+        rules = _number(counts["house rule"], "house rule") + " not kept"
+        said.append(rules if strict else f"{rules} (--strict shows them)")
+    if left := sum(result.left_out.values()):
+        said.append(f"{left} of them not shown")
+    return "; ".join(said)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -77,6 +77,8 @@ def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path
 
     with contextlib.ExitStack() as stack:
         recording = stack.enter_context(Recording(record))
+        for source, destination in zip(sources, destinations, strict=True):
+            recording.pair(source.stem, destination.stem)
         clients = {
             str(path): stack.enter_context(Client(path, name=path.stem, watches=[recording]))
             for path in (*sources, *destinations)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import files, options
@@ -213,7 +213,7 @@ def run(arguments: argparse.Namespace) -> int:
         elsewhere = "" if arguments.journal is None else f" --journal {journal}"
         return [f"run: vfio-migration recover {' '.join(sockets)}{elsewhere}"]
 
-    return attempt(arguments, spec, dry if arguments.dry_run else work, again)
+    return attempt(arguments, spec, dry if arguments.dry_run else work, again, pairs=pairs)
 
 
 def attempt(
@@ -222,6 +222,7 @@ def attempt(
     work: Callable[[list[Watch], Printer], None],
     again: Callable[[], list[str]],
     outcomes: Mapping[str, str] | None = None,
+    pairs: Iterable[tuple[str, str]] = (),
 ) -> int:
     """Do something with a coordinator; say last of all what went wrong; return the exit status.
 
@@ -231,6 +232,7 @@ def attempt(
         work: What is done. It is given who watches and where to print.
         again: Says what to do after it was interrupted and settled nothing.
         outcomes: What an outcome means to the user.
+        pairs: Which destination is given the state of which source, for the recording.
     """
     from vfio_migration.cli import telling
     from vfio_migration.cli.main import FULL, NO, UNKNOWN, WRONG_INPUT, YES
@@ -239,6 +241,9 @@ def attempt(
     status, begun = YES, time.monotonic()
     with contextlib.ExitStack() as stack:
         recording = recording_of(arguments, spec, stack)
+        if recording is not None:
+            for source, destination in pairs:
+                recording.pair(source, destination)
         try:
             with telling.printer(arguments) as printer:
                 work([] if recording is None else [recording], printer)

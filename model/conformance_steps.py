@@ -226,7 +226,8 @@ class Steps:
     def _why_accepted(self, route: Route) -> tuple[str, str]:
         if route.arcs:
             return f"[[arcs]] {route.arcs[-1]}", route.arcs[-1].source
-        return nothing_to_do(self.spec)[1:]
+        because = nothing_to_do(self.spec)
+        return because.row, because.source
 
     # --- events ---
 

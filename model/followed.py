@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vfio_migration.model.errors import SpecError
+from vfio_migration.model.grades import HOUSE, Grades, load_grades
 from vfio_migration.model.machine import Refused
 from vfio_migration.model.observation import Errno
 from vfio_migration.model.situations import Point, Points, Rules, Way
@@ -29,6 +30,7 @@ class Violation:
         allowed: What would have been allowed instead.
         row: The row of a table that says so, or "" if no single one does.
         source: The place of the specification which that row is taken from, or "".
+        check: The check that found it, or "" if it is one of an engine's own steps.
     """
 
     device: str
@@ -38,6 +40,7 @@ class Violation:
     allowed: tuple[str, ...] = ()
     row: str = ""
     source: str = ""
+    check: str = ""
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -46,14 +49,41 @@ class Violation:
 
 
 class Because(NamedTuple):
-    """A reason, with the row of a table that gives it."""
+    """A reason, with the row of a table that gives it, and the check that a breach of it breaks."""
 
     reason: str
     row: str = ""
     source: str = ""
+    check: str = ""
 
 
-UNKNOWN = Because("nothing is known of it")
+UNKNOWN = Because("nothing is known of it", check="state_unsupported")
+SAID = Because("it said so itself, and nothing has moved it since", check="state_moved")
+
+
+class Judge:
+    """Says what one kind of device is held to.
+
+    Args:
+        kind: Which, as in `model/conformance.toml`.
+
+    Attributes:
+        kind: As given.
+        grades: The table.
+    """
+
+    def __init__(self, kind: str = HOUSE) -> None:
+        self.kind = kind
+        self.grades: Grades = load_grades()
+        self._peer = self.grades.peer(kind)
+        self._held: dict[tuple[str, str], bool] = {}
+
+    def holds(self, check: str, row_source: str = "") -> bool:
+        """Say whether it is held to a check, whose broken row has this source."""
+        key = check, row_source
+        if key not in self._held:
+            self._held[key] = self.grades.holds(self._peer, check, row_source)
+        return self._held[key]
 
 
 class Broken(Exception):  # noqa: N818 - no error: a way out of the middle of a check
@@ -79,18 +109,30 @@ class Followed:
         rules: The migration table.
         words: The capability sets it can have.
         given: It is known to have these, and not found out.
+        judge: What it is held to; to all there is if nothing is said.
 
     Attributes:
         points: Where it can be.
         because: Why it can only be there.
+        fates: After a request that succeeded, what it can have done to the data session: whether
+            the one that was open is closed, and whether one was opened that is open now.
     """
 
-    def __init__(self, rules: Rules, words: tuple[int, ...], *, given: bool = False) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        words: tuple[int, ...],
+        *,
+        given: bool = False,
+        judge: Judge | None = None,
+    ) -> None:
         self._rules = rules
+        self.judge = Judge() if judge is None else judge
         self._spec = rules.spec
         self._words = words
         self._given = given
         self._told: int | None = None
+        self.fates: set[tuple[bool, bool]] = set()
         self.points = rules.anywhere(words)
         self.because = UNKNOWN
 
@@ -110,29 +152,47 @@ class Followed:
     # --- a request for a state ---
 
     def requested(self, target: str | int, errno: Errno) -> None:
-        """SET_STATE was answered: with success, or with an error."""
+        """SET_STATE was answered: with success, or with an errno."""
         rules = self._rules
         # The device that can do most comes first: what is refused even to it is worth saying.
         ways = [(point, rules.way(point, target)) for point in sorted(self.points, reverse=True)]
-        found: set[Point] = set()
-        for point, way in ways:
-            if errno is None:
-                found |= set() if way.end is None else {way.end}
-            elif way.refused is None:
-                found |= rules.failures(point, target)
-            elif is_errno(errno, way.refused.errno):
-                found.add(point)
+        ends = [(way, self._ends(point, way, target, errno)) for point, way in ways]
+        found = frozenset[Point]().union(*(there for _, there in ends))
         if not found:
             raise self._not_so(target, errno, ways)
-        self.points = frozenset(found)
+        done = errno is None
+        self.fates = {(way.closes, way.opens) for way, there in ends if there and done}
+        self.points = found
         self.because = self._since(target, errno, ways)
+
+    def _ends(self, point: Point, way: Way, target: str | int, errno: Errno) -> Points:
+        """Return where a device that stood there can be after this answer."""
+        rules, holds = self._rules, self.judge.holds
+        refused = way.refused
+        if errno is None:
+            if way.end is not None:
+                return frozenset({way.end})
+            if refused is not None:
+                held = holds("refusal_succeeds", refused.source)
+            else:
+                held = holds("nothing_written")
+            return frozenset() if held else rules.arrivals(point, target)
+        if refused is not None:
+            if not is_errno(errno, refused.errno) and holds("refusal_errno"):
+                return frozenset()
+            return frozenset({point}) if holds("state_after_refusal") else rules.valid(point)
+        if not way.failing and holds("present_state_fails", nothing_to_do(self._spec).source):
+            return frozenset()
+        held = holds("state_after_failure")
+        return rules.failures(point, target) if held else rules.valid(point)
 
     def _not_so(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Broken:
         reasons: list[Because] = []
         allowed: list[str] = []
         for point, way in ways:
             if way.refused is not None:
-                reasons.append(refusal(way.refused, point.state, target))
+                check = "refusal_succeeds" if errno is None else "refusal_errno"
+                reasons.append(refusal(way.refused, point.state, target)._replace(check=check))
                 allowed.append(f"refused ({way.refused.errno})")
             elif way.end is not None:
                 allowed.append("success")
@@ -141,10 +201,11 @@ class Followed:
             if way.unfed:
                 row = self._spec.session(self._spec.state(way.stops[-1].state).session)
                 words = "the session that closes is judged, and nothing was written to it"
-                reasons.append(Because(words, f"[[sessions]] {row.name}", row.source))
+                row_name = f"[[sessions]] {row.name}"
+                reasons.append(Because(words, row_name, row.source, "nothing_written"))
         if not reasons:
             # In every situation there was nothing to do, and that cannot fail.
-            reasons.append(nothing_to_do(self._spec))
+            reasons.append(nothing_to_do(self._spec)._replace(check="present_state_fails"))
         return Broken(_asked(target, errno, "is"), reasons[0], allowed)
 
     def _since(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Because:
@@ -153,40 +214,59 @@ class Followed:
         for point, way in ways:
             if way.refused is not None and is_errno(errno, way.refused.errno):
                 because = refusal(way.refused, point.state, target)
-                return because._replace(reason=f"{asked}, and what is refused changes nothing")
+                words = f"{asked}, and what is refused changes nothing"
+                return because._replace(reason=words, check="state_after_refusal")
             if way.failing and way.refused is None and errno is not None:
                 row = self._spec.event("arc_failed")
                 words = f"{asked}, and a device whose arc fails stands before it, or has failed"
-                return Because(words, "[[events]] arc_failed, arc_failed_for_good", row.source)
+                rows = "[[events]] arc_failed, arc_failed_for_good"
+                return Because(words, rows, row.source, "state_after_failure")
             if way.end is not None and errno is None and len(way.stops) > 1:
                 from_, to = way.stops[-2].state, way.end.state
                 arc = self._rules.machine(point.word).arc(from_, to)
                 source = "" if arc is None else arc.source
-                return Because(asked, f"[[arcs]] {from_} -> {to}", source)
-        return nothing_to_do(self._spec)._replace(reason=asked)
+                return Because(asked, f"[[arcs]] {from_} -> {to}", source, "state_after_success")
+        return nothing_to_do(self._spec)._replace(reason=asked, check="state_after_success")
 
     # --- events ---
 
     def was_reset(self, errno: Errno) -> None:
         """DEVICE_RESET was answered."""
+        recovers = errno is None and all(self._rules.stuck(one) for one in self.points)
+        self.points = self._reset(self.points, errno)
+        words = "the device was reset"
+        if errno is not None:
+            words = f"a reset was answered with {outcome(errno)}"
+        check = "reset_recovers" if recovers else "state_after_reset"
+        self.because = _event(self._spec.event("reset"), words, check)
+
+    def _reset(self, points: Points, errno: Errno) -> Points:
+        found = points if errno is not None else frozenset()
         if errno is None:
-            self.points = self._after("reset", self.points)
-            words = "the device was reset"
+            found |= self._after("reset", points)
         else:
             # One that is refused changes nothing, one that fails leaves a device that failed.
-            self.points |= self._after("arc_failed_for_good", self.points)
-            words = f"a reset was answered with {outcome(errno)}"
-        self.because = _event(self._spec.event("reset"), words)
+            found |= self._after("arc_failed_for_good", points)
+        if not self.judge.holds("state_after_reset"):
+            # A state that no arc leaves is one that a reset leads out of, whoever it is.
+            rules = self._rules
+            found = found.union(*(rules.valid(one) for one in points if not rules.stuck(one)))
+        return found
 
     def client_gone(self) -> None:
         """The client went away."""
+        if not self.judge.holds("state_kept"):
+            self.forget()
+            self._told = None
+            return
         # A device that fails when it is told so is found as after any failure for good.
         self.points = self._after("disconnect", self.points).union(
             self._after("arc_failed_for_good", self.points)
         )
         row = self._spec.event("disconnect")
         where = "as it was" if row.to is None else f"in {row.to}"
-        self.because = _event(row, f"a client that comes back finds the device {where}")
+        words = f"a client that comes back finds the device {where}"
+        self.because = _event(row, words, "state_kept")
 
     def _after(self, event: EventName, points: Points) -> Points:
         return frozenset(self._rules.after(event, one) for one in points)
@@ -196,6 +276,11 @@ class Followed:
     def told_state(self, state: str | int, points: Points) -> Points:
         """GET told a state; return those of `points` in which that is right."""
         found = frozenset(one for one in points if one.state == state)
+        recovers = self.because.check == "reset_recovers"
+        if not (found or recovers or self.judge.holds("failed_by_itself")):
+            rules = self._rules
+            ends = frozenset[Point]().union(*(rules.arrivals(at, state) for at in points))
+            found = frozenset(one for one in ends if rules.stuck(one))
         if not found:
             there = {one.state for one in points}
             allowed = [row.name for row in self._spec.states if row.name in there]
@@ -206,26 +291,37 @@ class Followed:
     def _cannot_be(self, state: str | int, points: Points) -> Because:
         row = next((row for row in self._spec.states if row.name == state), None)
         if row is None:
-            return Because("no state has this number", "[[states]]")
+            return Because("no state has this number", "[[states]]", check="state_unknown")
         words = {one.word for one in points}
         if not any(self._rules.machine(word).supports(row.name) for word in words):
             reason = "the device lacks the capabilities that this state requires"
-            return Because(reason, f"[[states]] {row.name}", row.source)
+            return Because(reason, f"[[states]] {row.name}", row.source, "state_unsupported")
+        stuck = not any(self._rules.machine(word).arcs_from(row.name) for word in words)
+        if stuck and self.because.check != "reset_recovers":
+            return self.because._replace(check="failed_by_itself")
         return self.because
 
     def told_flags(self, flags: tuple[str, ...] | int) -> None:
         """GET told its capabilities."""
         shown = str(flags) if isinstance(flags, int) else ",".join(flags)
         step = f"the device says that its capabilities are {shown}"
+        holds = self.judge.holds
+        known = sum(row.value for row in self._spec.capabilities)
+        if isinstance(flags, int) and flags & ~known and not holds("flags_unknown"):
+            flags &= known
         try:
             word = int(self._spec.capability_set(flags).value)
         except SpecError as error:
-            raise Broken(step, Because(str(error), "[[capabilities]]")) from None
+            over = isinstance(flags, int) and flags & ~known
+            check = "flags_unknown" if over else "flags_mandatory"
+            because = Because(str(error), "[[capabilities]]", check=check)
+            raise Broken(step, because) from None
         if self._told not in (None, word):
-            before = self._set(self._told)
-            raise Broken(
-                step, Because("it said otherwise before, and they do not change"), [before]
-            )
+            if holds("flags_changed"):
+                words = "it said otherwise before, and they do not change"
+                because = Because(words, "[[capabilities]]", check="flags_changed")
+                raise Broken(step, because, [self._set(self._told)])
+            self.points = self._rules.anywhere((word,))
         points = frozenset(one for one in self.points if one.word == word)
         if not points and word not in self._words and not self._given:
             # No profile has this set, but the table does.
@@ -233,12 +329,10 @@ class Followed:
             points = frozenset(one._replace(word=word) for one in self.points if has(one.state))
         if not points:
             sets = [self._set(word) for word in sorted({one.word for one in self.points})]
-            words = (
-                "these are not the capabilities that were given"
-                if self._given
-                else "with these it could not have done what it did"
-            )
-            raise Broken(step, Because(words, "[[capabilities]]"), sets)
+            words, check = "with these it could not have done what it did", "flags_contradicted"
+            if self._given:
+                words, check = "these are not the capabilities that were given", "flags_given"
+            raise Broken(step, Because(words, "[[capabilities]]", check=check), sets)
         self._told, self.points = word, points
 
     def _set(self, word: int | None) -> str:
@@ -262,7 +356,8 @@ class Followed:
             row = next(row for row in self._spec.stream_ends if row.kind == "final")
             words = "the final end of this stream was read before, and nothing comes after it"
             step = f"{got} bytes of migration data are read"
-            raise Broken(step, Because(words, "[[stream_ends]] final", row.source), ["no data"])
+            because = Because(words, "[[stream_ends]] final", row.source, "after_the_end")
+            raise Broken(step, because, ["no data"])
         self.points = found
 
     def fed(self, points: Points) -> Points:
@@ -275,11 +370,15 @@ class Followed:
 
     def while_asked(self, points: Points, target: str | int) -> Points:
         """Return where it can be before, during and after a request."""
-        return frozenset(then for one in points for then in self._rules.while_asked(one, target))
+        found = {then for one in points for then in self._rules.while_asked(one, target)}
+        if not self.judge.holds("state_after_failure"):
+            found |= {then for one in points for then in self._rules.valid(one)}
+        return frozenset(found)
 
     def while_reset(self, points: Points) -> Points:
         """Return where it can be before and after a reset."""
-        return frozenset(then for one in points for then in self._rules.while_reset(one))
+        found = {then for one in points for then in self._rules.while_reset(one)}
+        return frozenset(found) | self._reset(points, None)
 
 
 def refusal(refused: Refused, from_: str, to: str | int) -> Because:
@@ -314,5 +413,5 @@ def _asked(target: str | int, errno: Errno, verb: str) -> str:
     return f"SET_STATE {target} {verb} answered with {outcome(errno)}"
 
 
-def _event(row: Event, words: str) -> Because:
-    return Because(words, f"[[events]] {row.name}", row.source)
+def _event(row: Event, words: str, check: str) -> Because:
+    return Because(words, f"[[events]] {row.name}", row.source, check)

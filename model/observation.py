@@ -55,6 +55,9 @@ class Observation:
         malformed: What was wrong with a reply that does not fit its command, in the words of the
             client that recorded it. Nothing else is known of such a reply.
         max_data_xfer_size: In the reply to VERSION, how much data the server takes in one message.
+        crc: The CRC-32 of the data that the message holds.
+        pair: Of a device that takes part as a destination, the source whose state it is given.
+        by: Who ended the connection, "server" or "client", if that is known.
     """
 
     device: str = ""
@@ -73,6 +76,9 @@ class Observation:
     errno: Errno = None
     malformed: str | None = None
     max_data_xfer_size: int | None = None
+    crc: int | None = None
+    pair: str | None = None
+    by: str | None = None
 
     @property
     def probe(self) -> bool:
@@ -91,7 +97,13 @@ class Observation:
         device = _take(data, "device", None, str)
         connection = _take(data, "connection", 1, int)
         if what not in ("command", "reply"):
-            return cls(device=device, what=what, connection=connection)
+            return cls(
+                device=device,
+                what=what,
+                connection=connection,
+                pair=_text(data, "pair") if data.get("role") == "destination" else None,
+                by=_text(data, "by"),
+            )
         return cls(
             device=device,
             what=what,
@@ -107,10 +119,9 @@ class Observation:
             count=_number(data, "count"),
             argsz=_number(data, "argsz"),
             errno=_name_or_number(data, "errno"),
-            malformed=None
-            if data.get("malformed") is None
-            else _take(data, "malformed", None, str),
+            malformed=_text(data, "malformed"),
             max_data_xfer_size=_number(data, "max_data_xfer_size"),
+            crc=_crc(data),
         )
 
 
@@ -136,6 +147,20 @@ def _number(data: Mapping[str, Any], key: str) -> int | None:
     if number < 0:
         raise _wrong(key, number, "is below zero", None)
     return number
+
+
+def _text(data: Mapping[str, Any], key: str) -> str | None:
+    return None if data.get(key) is None else str(_take(data, key, None, str))
+
+
+def _crc(data: Mapping[str, Any]) -> int | None:
+    text = _text(data, "crc")
+    if text is None:
+        return None
+    try:
+        return int(text, 16) & 0xFFFFFFFF
+    except ValueError:
+        raise _wrong("crc", text, "is no CRC-32 in hexadecimal digits", None) from None
 
 
 def _name_or_number(data: Mapping[str, Any], key: str) -> str | int | None:

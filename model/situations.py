@@ -42,11 +42,15 @@ class Way(NamedTuple):
         stops: Where the device stands before each arc, and at last at the end. Empty if refused.
         unfed: The arc after the last stop cannot succeed: it closes a session that is judged, and
             nothing was written to it.
+        closes: The session that was open at the beginning is closed.
+        opens: A session was opened on the way that is open at the end.
     """
 
     refused: Refused | None
     stops: tuple[Point, ...]
     unfed: bool = False
+    closes: bool = False
+    opens: bool = False
 
     @property
     def end(self) -> Point | None:
@@ -105,6 +109,18 @@ class Rules:
             for state in self.machine(word).states
         )
 
+    def valid(self, point: Point) -> Points:
+        """Return every situation of a device with these capabilities."""
+        return self.anywhere((point.word,))
+
+    def arrivals(self, point: Point, target: str | int) -> Points:
+        """Return where a device stands that says it came to a state, by whatever way."""
+        return frozenset(one for one in self.valid(point) if one.state == target)
+
+    def stuck(self, point: Point) -> bool:
+        """Say whether no arc leaves the state."""
+        return not self.machine(point.word).arcs_from(point.state)
+
     # --- what leads where ---
 
     def _way(self, point: Point, target: str | int) -> Way:
@@ -112,17 +128,20 @@ class Rules:
         route = self._route(point, target)
         if isinstance(route, Refused):
             return Way(route, ())
-        stops, opened = [point], False
+        stops, opened, closed, now, unfed = [point], False, False, False, False
         for arc in route.arcs:
             here = stops[-1]
             effect = self.effect(arc.from_, arc.to)
-            if effect == "closes" and self.judged(here.state) and not (here.fed or opened):
-                return Way(None, tuple(stops), unfed=True)
+            judged = effect == "closes" and self.judged(here.state)
+            unfed = unfed or (judged and not (here.fed or opened))
+            closed = closed or (effect == "closes" and not opened)
             opened = opened or effect == "opens"
+            now = effect == "opens" or (now and effect == "keeps")
             keeps = effect == "keeps"
             ended = keeps and here.ended and self.ends_for_good(arc.to)
-            stops.append(self.point(here.word, arc.to, fed=keeps and here.fed, ended=ended))
-        return Way(None, tuple(stops))
+            if not unfed:
+                stops.append(self.point(here.word, arc.to, fed=keeps and here.fed, ended=ended))
+        return Way(None, tuple(stops), unfed=unfed, closes=closed, opens=now)
 
     def _route(self, point: Point, target: str | int) -> Route | Refused:
         try:

@@ -115,7 +115,7 @@ class Recording(Closing):
         self.spec = load() if spec is None else spec
         self.lines = 0
         self.error: Exception | None = None
-        self._names = {state.value: state.name for state in self.spec.states}
+        self._wording = Wording(self.spec)
         # Re-entrant: a signal handler may have something to note.
         self._lock = threading.RLock()
         # Of each device how many connections there were, and of each that is left which it is.
@@ -148,6 +148,16 @@ class Recording(Closing):
         if role is not None:
             self._tell({"device": label, "what": "device", "role": role})
         return lambda exchange: self._record(label, exchange)
+
+    def pair(self, source: str, destination: str) -> None:
+        """Write down which device is given the state of which.
+
+        Args:
+            source: What the source is called in this recording: its label, or its client's peer.
+            destination: What its destination is called.
+        """
+        self._tell({"device": source, "what": "device", "role": "source", "pair": destination})
+        self._tell({"device": destination, "what": "device", "role": "destination", "pair": source})
 
     def note(self, device: str | None, event: str, **about: Any) -> None:
         """Write down what is no message: that a phase begins, what is decided.
@@ -209,11 +219,11 @@ class Recording(Closing):
             # Of a command and its answer by this side all is told at once; of a reply, what it is
             # an answer to is told so that its line can be read by itself.
             if exchange.what != "reply":
-                entry |= self._about(command)
-            elif isinstance(command, DeviceFeature):
-                entry |= _which(command)
+                entry |= self._wording.about(command)
+            else:
+                entry |= self._wording.which(command)
         if exchange.what == "reply" and reply is not None:
-            entry |= self._about(reply)
+            entry |= self._wording.about(reply)
         if exchange.fds:
             entry["fds"] = exchange.fds
         if exchange.no_reply:
@@ -224,6 +234,8 @@ class Recording(Closing):
             entry["malformed"] = exchange.malformed[:_LONGEST]
         if exchange.why is not None:
             entry["why"] = exchange.why[:_LONGEST]
+        if exchange.by is not None:
+            entry["by"] = exchange.by
         if (connection := self._connection(device, exchange)) > 1:
             entry["connection"] = connection
         self._tell(entry)
@@ -242,9 +254,23 @@ class Recording(Closing):
                 del self._connections[key]
         return found
 
-    # --- messages ---
 
-    def _about(self, message: Message) -> dict[str, Any]:
+class Wording:
+    """Says what a message says under the names of vfio-user, and in words where it has a meaning.
+
+    Args:
+        spec: The table that gives states and capabilities their names.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self._names = {state.value: state.name for state in spec.states}
+
+    def which(self, message: Message) -> dict[str, Any]:
+        """Return what of a command stands in the line of its reply, too."""
+        return _which(message) if isinstance(message, DeviceFeature) else {}
+
+    def about(self, message: Message) -> dict[str, Any]:
         """Return what a payload says, in plain words."""
         if isinstance(message, DeviceFeature | DeviceFeatureReply):
             return self._feature(message)

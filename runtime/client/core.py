@@ -46,6 +46,9 @@ _logger: Final = logging.getLogger(__name__)
 
 _EFAULT: Final = errno_module.EFAULT
 
+_ENDED: Final = "the connection has ended"
+"""How the reason begins if the server ended it."""
+
 _numbers: Final = itertools.count(1)
 
 
@@ -91,6 +94,7 @@ class Exchange:
         malformed: For "reply": what is wrong with one that does not fit its command. Nothing else
             is known of it.
         why: For "gone".
+        by: For "gone": who has ended the connection.
         fds: How many descriptors went with it.
         no_reply: For "command": none is wanted.
         connection: Tells the connections of this process apart; 0 if nobody has counted them.
@@ -104,6 +108,7 @@ class Exchange:
     errno: str | int | None = None
     malformed: str | None = None
     why: str | None = None
+    by: Literal["client", "server"] | None = None
     fds: int = 0
     no_reply: bool = False
     connection: int = 0
@@ -314,7 +319,8 @@ class Core:
         waiting, self._pending = self._pending, {}
         for pending in waiting.values():
             pending.fail(copy.copy(why))
-        self._say(Exchange(self.peer, "gone", why=why.why, connection=self._number))
+        by: Literal["client", "server"] = "server" if why.why.startswith(_ENDED) else "client"
+        self._say(Exchange(self.peer, "gone", why=why.why, by=by, connection=self._number))
 
     # --- inside ---
 
@@ -423,7 +429,7 @@ def dispose(event: Event) -> None:
 
 def gone(peer: str, error: Exception | str) -> PeerGone:
     """Return the error of a connection that ended."""
-    return PeerGone(peer, f"the connection has ended: {error}")
+    return PeerGone(peer, f"{_ENDED}: {error}")
 
 
 def _close(fds: Iterable[int]) -> None:

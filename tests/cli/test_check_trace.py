@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checks_page
 import pytest
 from awaited import wait_for
 from edits import ROOT
@@ -78,13 +79,14 @@ def test_a_recording_that_does_not(run: Path, capsys):
     line = change(run, ', "errno": "EINVAL"', "")
     assert main(["check-trace", str(run)]) == 1
     assert capsys.readouterr().out.endswith(
-        f"line {line} is not allowed\n"
-        "  src: SET_STATE PRE_COPY is answered with success\n"
+        f"{run}:{line}: violation: src: SET_STATE PRE_COPY is answered with success\n"
         "  why: a stopped saving session cannot go back to pre-copying; leave it for STOP first\n"
         "  before: STOP_COPY at the end of its stream\n"
         "  allowed instead: refused (EINVAL)\n"
         "  row: [[refusals]] STOP_COPY -> PRE_COPY\n"
-        "  source: include/uapi/linux/vfio.h: enum vfio_device_mig_state (STOP_COPY -> PRE_COPY)\n"
+        "  source: include/uapi/linux/vfio.h: enum vfio_device_mig_state (STOP_COPY -> PRE_COPY); "
+        "docs/interop/vfio-user.rst: Direct State Transitions\n"
+        "1 violation\n"
     )
 
 
@@ -96,13 +98,13 @@ def test_a_log(log: Path, capsys):
     line = change(log, '"session": 1, "us"', '"us"')
     assert main(["check-trace", str(log)]) == 1
     assert capsys.readouterr().out.endswith(
-        f"line {line} is not allowed\n"
-        "  src: disconnect\n"
+        f"{log}:{line}: violation: src: disconnect\n"
         "  why: the device then stands in STOP_COPY with no session\n"
         "  before: STOP_COPY with session 1\n"
         "  allowed instead: STOP_COPY with session 1\n"
         "  row: [[events]] disconnect\n"
         "  source: docs/interop/vfio-user.rst: Client Disconnection\n"
+        "1 violation\n"
     )
 
 
@@ -117,9 +119,10 @@ def test_a_trace(trace: Path, capsys):
     data["steps"][2]["state"] = "RUNNING"
     trace.write_text(json.dumps(data), "utf-8")  # on one line
     assert main(["check-trace", str(trace)]) == 1
-    assert "step 3 is not allowed\n  device 0: arc RUNNING_P2P -> STOP\n" in capsys.readouterr().out
+    wrong = f"{trace}: step 3: violation: device 0: arc RUNNING_P2P -> STOP\n"
+    assert wrong in capsys.readouterr().out
     assert main(["check-trace", str(trace), "--flags", "STOP_COPY"]) == 1
-    assert "step 2 is not allowed" in capsys.readouterr().out
+    assert f"{trace}: step 2: violation: " in capsys.readouterr().out
 
 
 def test_as_json(run: Path, capsys):
@@ -130,11 +133,14 @@ def test_as_json(run: Path, capsys):
     assert answer["held"]["requests for a state"] == 2
     line = change(run, ', "errno": "EINVAL"', "")
     assert main(["check-trace", str(run), "--json"]) == 1
-    violation = json.loads(capsys.readouterr().out)["violation"]
+    answer = json.loads(capsys.readouterr().out)
+    violation = answer["violation"]
     assert violation.keys() == {
         *("line", "device", "step", "reason", "situations", "allowed", "row", "source"),
+        *("place", "grade", "check", "says", "sign_of"),
     }
     assert (violation["line"], violation["allowed"]) == (line, ["refused (EINVAL)"])
+    assert answer["findings"] == [violation | {"times": 1}]
 
 
 def test_from_standard_input(run: Path, trace: Path, capsys, monkeypatch):
@@ -188,7 +194,7 @@ def test_a_damaged_line(run: Path, capsys, line: str, message: str, as_json: boo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "FILE: is empty"),
+        ("", "/file: is empty"),
         ("hello\n", "line 1: is not how a run begins; give a recording (migrate"),
         ("{}\n", "line 1: is not how a run begins"),
         ('{"kind": "recording", "format": 2}\n', "line 1: format: 2: is no format of recordings"),
@@ -240,14 +246,10 @@ def test_a_table_of_ones_own(ninth_state: Spec, tmp_path: Path, capsys):
             assert "name the right one with --spec" in capsys.readouterr().err
 
 
-def test_the_example_of_the_page(tmp_path: Path, capsys, monkeypatch):
-    text = PAGE.read_text("utf-8")
-    (lines,) = re.findall(r"^```jsonl\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    (answer,) = re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    (tmp_path / "run.jsonl").write_text(lines, "utf-8")
-    monkeypatch.chdir(tmp_path)
-    assert main(["check-trace", "run.jsonl"]) == 1
-    assert capsys.readouterr().out == answer
+def test_the_checks_and_the_example_of_the_page_are_what_the_program_has() -> None:
+    """If not: `python tests/support/checks_page.py`."""
+    page = PAGE.read_text("utf-8")
+    assert checks_page.written(page) == page
 
 
 def test_the_keys_of_the_page_are_the_keys_that_are_written(run: Path):

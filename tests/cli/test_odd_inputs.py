@@ -40,23 +40,24 @@ def written(path: Path, lines: Sequence[Any]) -> str:
 
 
 LONG = "is longer than 1048576 bytes"
+LINE_2 = "standard input: line 2: "
 NO_RUN = (
-    "line 1: is not how a run begins; give a recording (migrate --record), a log "
-    "(serve --log-format json) or a trace"
+    "standard input: line 1: is not how a run begins; give a recording (migrate --record), "
+    "a capture of the wire, a log (serve --log-format json) or a trace"
 )
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("vm check-trace /dev/zero", f"line 1: {LONG}"),
+        ("vm check-trace /dev/zero", f"/dev/zero: line 1: {LONG}"),
         ("yes '{\"a\":1}' | vm check-trace -", NO_RUN),
         ("yes | vm check-trace -", NO_RUN),
         ("yes 7 | vm check-trace -", NO_RUN),
-        ("yes '{' | vm check-trace -", "FILE: is longer than 16777216 bytes, the most a trace may"),
-        ("yes '' | vm check-trace -", "FILE: is longer than 16777216 bytes, the most a trace may"),
-        (f"(echo '{json.dumps(RECORDING)}'; cat /dev/zero) | vm check-trace -", f"line 2: {LONG}"),
-        (f"(echo '{json.dumps(SERVING)}'; cat /dev/zero) | vm check-trace -", f"line 2: {LONG}"),
+        ("yes '{' | vm check-trace -", "standard input: is longer than 16777216 bytes"),
+        ("yes '' | vm check-trace -", "standard input: is longer than 16777216 bytes"),
+        (f"(echo '{json.dumps(RECORDING)}'; cat /dev/zero) | vm check-trace -", f"{LINE_2}{LONG}"),
+        (f"(echo '{json.dumps(SERVING)}'; cat /dev/zero) | vm check-trace -", f"{LINE_2}{LONG}"),
         ("vm check-trace - <&-", 'FILE: "-": cannot be read: standard input is closed'),
     ],
 )
@@ -73,7 +74,7 @@ def test_a_line_that_is_as_long_as_may_be(tmp_path, capsys):
     assert main(["check-trace", written(tmp_path / "a", [RECORDING, note])]) == 0
     note["text"] += "x"
     assert main(["check-trace", written(tmp_path / "b", [RECORDING, note])]) == 2
-    assert capsys.readouterr().err == f"vfio-migration: error: line 2: {LONG}\n"
+    assert capsys.readouterr().err == f"vfio-migration: error: {tmp_path / 'b'}: line 2: {LONG}\n"
 
 
 @pytest.mark.parametrize(("event", "shown"), [([], "[]"), ({}, "{}"), (7, "7"), (["a"], '["a"]')])
@@ -83,7 +84,7 @@ def test_an_event_that_is_no_word(event, shown, tmp_path, capsys):
     for number, lines in ((1, [line]), (2, [SERVING, line])):
         assert main(["check-trace", written(tmp_path / "log", lines)]) == 2
         said = capsys.readouterr().err
-        assert said == f"vfio-migration: error: line {number}: {problem}\n"
+        assert said == f"vfio-migration: error: {tmp_path / 'log'}: line {number}: {problem}\n"
     assert main(["check-trace", written(tmp_path / "log", [SERVING, {"level": "info"}])]) == 2
     assert "line 2: event: is missing" in capsys.readouterr().err
 

@@ -22,7 +22,8 @@ def test_a_refused_request_that_succeeds() -> None:
     assert wrong.situations == ("STOP_COPY",)
     assert wrong.row == "[[refusals]] STOP_COPY -> PRE_COPY"
     assert wrong.source == (
-        "include/uapi/linux/vfio.h: enum vfio_device_mig_state (STOP_COPY -> PRE_COPY)"
+        "include/uapi/linux/vfio.h: enum vfio_device_mig_state (STOP_COPY -> PRE_COPY); "
+        "docs/interop/vfio-user.rst: Direct State Transitions"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.conformance import Conformance, Violation
+from vfio_migration.model.conformance_findings import Examination, Finding
 from vfio_migration.model.observation import Observation
 
 Line = dict[str, Any]
@@ -20,6 +21,21 @@ def first_wrong(lines: list[Line], spec: Spec = SPEC, **options: Any) -> Found:
         if violation is not None:
             return index, violation
     return None
+
+
+def found_in(lines: list[Line], spec: Spec = SPEC, **options: Any) -> list[tuple[int, Finding]]:
+    """Return everything that is found in a run, each with the index of its line."""
+    examination = Examination(spec, **options)
+    return [
+        (index, finding)
+        for index, line in enumerate(lines)
+        for finding in examination.observe(Observation.of(line, spec))
+    ]
+
+
+def grades(lines: list[Line], **options: Any) -> list[tuple[str, str]]:
+    """Return the grade and the check of everything that is found in a run."""
+    return [(one.grade, one.check) for _, one in found_in(lines, **options)]
 
 
 _shared = Conformance(SPEC)
