@@ -125,8 +125,8 @@ wheel: setup ## build the wheel into dist/
 	@ls dist/*.whl
 
 # uv resolves for all Pythons at once. It is no development dependency: only these two need it.
-LOCK = --universal --python-version 3.11 --extra dev --custom-compile-command 'make lock' \
-	--output-file requirements/dev.txt pyproject.toml
+LOCK = --universal --python-version 3.11 --extra dev --generate-hashes \
+	--custom-compile-command 'make lock' --output-file requirements/dev.txt pyproject.toml
 
 .PHONY: lock
 lock: build/lock/bin/uv ## bring requirements/dev.txt in line with pyproject.toml (network)
@@ -169,7 +169,7 @@ $(VENV)/where:
 	@pwd >$@
 
 $(VENV)/pins: requirements/dev.txt $(VENV)/where
-	@$(PIP) install --no-deps --requirement requirements/dev.txt || { \
+	@$(PIP) install --no-deps --require-hashes --requirement requirements/dev.txt || { \
 		echo 'The development tools could not be installed; the lines above say why.'; \
 		echo 'The first set-up needs a package index to install from; later runs do not.'; \
 		exit 1; } >&2

@@ -36,8 +36,18 @@ def required(extra: str) -> list[Requirement]:
 
 
 def pins() -> list[Requirement]:
+    return [Requirement(pin) for pin, _ in pins_with_hashes()]
+
+
+def pins_with_hashes() -> list[tuple[str, list[str]]]:
+    """Return each pin of the development environment with the digests it may have."""
     lines = (line.partition("#")[0].strip() for line in text("requirements/dev.txt").splitlines())
-    return [Requirement(line) for line in lines if line]
+    rows = " ".join(line if line.endswith("\\") else f"{line}\n" for line in lines if line)
+    found = []
+    for row in rows.splitlines():
+        pin, *hashes = (word.strip() for word in row.split("\\"))
+        found.append((pin, [word.removeprefix("--hash=") for word in hashes]))
+    return found
 
 
 def pins_for(python: str) -> dict[str, str]:
@@ -129,6 +139,14 @@ def test_what_is_pinned_is_complete() -> None:
         and canonicalize_name(requirement.name) not in pinned
     }
     assert missing == set()
+
+
+def test_every_development_tool_is_held_to_the_digests_of_its_files() -> None:
+    assert {pin.name for pin in pins()} >= {"pip", "setuptools", "pytest", "z3-solver"}
+    for pin, hashes in pins_with_hashes():
+        assert hashes, pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), pin
+    assert "--require-hashes" in text("Makefile")
 
 
 def test_requirements_name_no_place_to_fetch_from() -> None:
