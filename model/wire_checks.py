@@ -200,6 +200,7 @@ _NEEDED = {
         "put_off_commands",
         "put_off_data",
         "put_off_fds",
+        "log_chunks",
         "read_ahead",
         "known_commands",
     ),

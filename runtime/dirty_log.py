@@ -4,6 +4,9 @@ The rule is the one proved of `vfio_migration.verifier.dma_log` (obligation S6):
 tracking pages; a report covers any range in pages of any other size, sets every bit from that of
 the first reported address of a marked page to that of the last, and forgets a marked page only if
 it covered all of it. So a report may tell too much and never too little.
+
+The log has a bound, `log_chunks` of the table of the connection. Beyond it nothing is told apart:
+all that is logged is reported as written, by every report until logging ends.
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from vfio_migration.runtime.protocol.layout import WIRE
 from vfio_migration.runtime.served import Part, ServedError
 
-MAX_BITMAP: Final = (1 << 20) - 24
+MAX_BITMAP: Final = WIRE.limit("max_data_xfer_size").value - 24
 """How many bytes of bitmap one report may have: with the 24 before it, the data of one message."""
 
 _SMALLEST: Final = 12
 _LARGEST: Final = 30
 _CHUNK: Final = 15  # pages per chunk of the log, as a power of two
 _IN_CHUNK: Final = (1 << _CHUNK) - 1
+_EMPTY: Final = bytes(1 << (_CHUNK - 3))
+_MAX_CHUNKS: Final = WIRE.bound("log_chunks")
 _SOMETHING: Final = re.compile(rb"[^\0]")
 _SET_BYTES: Final = re.compile(rb"\xff+|[^\0\xff]", re.DOTALL)
 
@@ -42,6 +48,7 @@ class DirtyLog:
         self._ranges: tuple[tuple[int, int], ...] = ()
         # One bit a page, in chunks that are made when something in them is first written.
         self._chunks: dict[int, bytearray] = {}
+        self._overflowed = False
 
     def start(self, page_size: int, ranges: Iterable[tuple[int, int]] = ()) -> int:
         """Log writes to `ranges` of (iova, length), to all of memory if there are none.
@@ -65,6 +72,7 @@ class DirtyLog:
         self.page_size = 1 << self._shift
         self._ranges = tuple((iova, iova + length) for iova, length in wanted)
         self._chunks.clear()
+        self._overflowed = False
         self.on = True
         return self.page_size
 
@@ -73,6 +81,7 @@ class DirtyLog:
         self.on = False
         self._ranges = ()
         self._chunks.clear()
+        self._overflowed = False
 
     def wrote(self, iova: int, size: int) -> None:
         """Take note of a write."""
@@ -111,10 +120,12 @@ class DirtyLog:
             raise ServedError(f"a bitmap of {words * 8} bytes", occasion="over_bound")
         if room is not None and words * 8 > room:
             return bytes(words * 8)
+        if self._overflowed:
+            return _host_order(self._report_all(iova, end, page_size, words * 8))
         if page_size == self.page_size and iova % page_size == 0:
             return _host_order(self._report_alike(iova >> self._shift, end, words * 8))
         bitmap = bytearray(words * 8)
-        for page in self._marked(iova >> self._shift, (end - 1) >> self._shift):
+        for page in list(self._marked(iova >> self._shift, (end - 1) >> self._shift)):
             first = page << self._shift
             last = first + self.page_size - 1
             low = (max(first, iova) - iova) // page_size
@@ -123,6 +134,7 @@ class DirtyLog:
             if iova <= first and last < end:
                 number, bit = page >> _CHUNK, page & _IN_CHUNK
                 self._chunks[number][bit >> 3] &= ~(1 << (bit & 7))
+        self._drop_empty(iova >> self._shift, (end - 1) >> self._shift)
         return _host_order(bitmap)
 
     def unreport(self, iova: int, length: int, page_size: int, bitmap: Part) -> None:
@@ -147,8 +159,7 @@ class DirtyLog:
         """Report in tracking pages, from a border of one: the bits are the log's own."""
         last = (end - 1) >> self._shift
         chunks = range(first >> _CHUNK, (last >> _CHUNK) + 1)
-        none = bytes(1 << (_CHUNK - 3))
-        kept = b"".join(bytes(self._chunks.get(number, none)) for number in chunks)
+        kept = b"".join(bytes(self._chunks.get(number, _EMPTY)) for number in chunks)
         bits = int.from_bytes(kept, "little") >> (first & _IN_CHUNK)
         bits &= (1 << (last - first + 1)) - 1
         # The last page may be covered in part.
@@ -159,7 +170,33 @@ class DirtyLog:
             if (chunk := self._chunks.get(page >> _CHUNK)) is not None:
                 _clear(chunk, page & _IN_CHUNK, stop & _IN_CHUNK)
             page = stop + 1
+        self._drop_empty(first, last)
         return bytearray(bits.to_bytes(size, "little"))
+
+    def _report_all(self, iova: int, end: int, page_size: int, size: int) -> bytearray:
+        """Report all that is logged as written, and forget nothing."""
+        bitmap = bytearray(size)
+        for first, stop in self._ranges or ((iova, end),):
+            # Whole tracking pages, as they are when a write in them is marked.
+            low = max(iova, first >> self._shift << self._shift)
+            high = min(end, -(-stop >> self._shift) << self._shift)
+            if low < high:
+                _set(bitmap, (low - iova) // page_size, (high - 1 - iova) // page_size)
+        return bitmap
+
+    def _drop_empty(self, first: int, last: int) -> None:
+        """Drop the chunks of these pages in which nothing is marked."""
+        for number in self._touched(first >> _CHUNK, last >> _CHUNK):
+            chunk = self._chunks.get(number)
+            if chunk is not None and chunk.count(0) == len(chunk):
+                del self._chunks[number]
+
+    def _touched(self, low: int, high: int) -> Iterable[int]:
+        """Return numbers of chunks, those from `low` to `high` among them.
+
+        Whichever is fewer: the chunks there are, or those the range could touch.
+        """
+        return range(low, high + 1) if high - low < len(self._chunks) else sorted(self._chunks)
 
     def _mark(self, iova: int, end: int) -> None:
         page, last = iova >> self._shift, (end - 1) >> self._shift
@@ -167,7 +204,12 @@ class DirtyLog:
             number = page >> _CHUNK
             chunk = self._chunks.get(number)
             if chunk is None:
-                chunk = self._chunks[number] = bytearray(1 << (_CHUNK - 3))
+                if len(self._chunks) >= _MAX_CHUNKS:
+                    self._overflowed = True
+                    self._chunks.clear()
+                if self._overflowed:
+                    return
+                chunk = self._chunks[number] = bytearray(_EMPTY)
             stop = min(last, page | _IN_CHUNK)
             _set(chunk, page & _IN_CHUNK, stop & _IN_CHUNK)
             page = stop + 1
@@ -175,9 +217,7 @@ class DirtyLog:
     def _marked(self, first: int, last: int) -> Iterator[int]:
         """Yield the marked pages from `first` to `last`."""
         low, high = first >> _CHUNK, last >> _CHUNK
-        # Whichever is fewer: the chunks there are, or those the range could touch.
-        touched = range(low, high + 1) if high - low < len(self._chunks) else sorted(self._chunks)
-        for number in touched:
+        for number in self._touched(low, high):
             chunk = self._chunks.get(number)
             if chunk is None or not low <= number <= high:
                 continue

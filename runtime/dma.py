@@ -24,11 +24,15 @@ from typing import Final, Protocol
 
 from vfio_migration.runtime.dirty_log import DirtyLog
 from vfio_migration.runtime.guest_map import GuestMap, as_peer, with_file
+from vfio_migration.runtime.protocol.layout import WIRE
 from vfio_migration.runtime.served import Part, ServedError
 
 GUEST_DMA: Final = "start_dma"
 PEER_DMA: Final = "start_p2p_dma"
 """The activities of the table that an access is, to memory of the guest and to a peer."""
+
+MAX_MAPS: Final = WIRE.bound("dma_maps")
+"""How many maps a client may have, if nothing else is said."""
 
 _MAX_ADDRESS: Final = 1 << 64
 
@@ -100,7 +104,7 @@ class GuestMemory:
             guest waits for its memory instead of getting lost.
     """
 
-    def __init__(self, *, max_maps: int = 65535, gate: Callable[[str], bool] = _always) -> None:
+    def __init__(self, *, max_maps: int = MAX_MAPS, gate: Callable[[str], bool] = _always) -> None:
         self.log = DirtyLog()
         self.reach: Reach | None = None
         self.abandoned = False

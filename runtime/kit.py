@@ -46,7 +46,7 @@ from typing import Any, Final
 from vfio_migration.model import Arc, Spec, load
 from vfio_migration.model.spec import Effect
 from vfio_migration.runtime import kit_build, kit_definition, kit_state, pending_work
-from vfio_migration.runtime.dma import DmaFault, GuestMemory, NotPermitted
+from vfio_migration.runtime.dma import MAX_MAPS, DmaFault, GuestMemory, NotPermitted
 from vfio_migration.runtime.errors import ArcError
 from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.irq import INTX, MSI, MSIX, Interrupts
@@ -146,7 +146,7 @@ class PciDevice:
         capabilities: Any = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        max_maps: int = 65535,
+        max_maps: int = MAX_MAPS,
     ) -> None:
         self.spec = load() if spec is None else spec
         self._kit_check_definition()

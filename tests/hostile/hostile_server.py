@@ -54,8 +54,11 @@ def bound() -> dict[str, int]:
         "messages read ahead": read_ahead + read_ahead // 16 * 1024,
         # Those that wait, and the one being made, in pieces and in one.
         "replies": (limit["max_replies"] + 2) * largest,
+        # Data of a stream that a client before did not read.
+        "unsent": (limit["max_replies"] + 2) * largest,
         "maps": limit["max_dma_maps"] * 1024,
         "interrupts": limit["max_interrupts"] * 128,
+        "the log": limit["max_log_chunks"] * (4096 + 256),
         # Put off until memory of the guest is there, and the one there is no room for.
         "commands put off": (limit["max_put_off_commands"] + 1) * 1024
         + limit["max_put_off_data"]

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfio_migration.model.wire import load_wire
+from vfio_migration.runtime import dirty_log
 from vfio_migration.runtime.dirty_log import MAX_BITMAP, DirtyLog
 from vfio_migration.runtime.served import ServedError
 
@@ -177,3 +179,46 @@ def test_a_lost_report_of_a_log_that_was_stopped_brings_nothing_back() -> None:
     log.unreport(0, 4096, 4096, bitmap)
     log.start(4096)
     assert log.report(0, 4096, 4096) == bytes(8)
+
+
+FAR = 1 << 27
+"""How far apart two writes must be to be kept in different pieces of the log, in pages of 4 KiB."""
+
+
+def test_a_log_that_is_full_reports_all_that_is_logged(monkeypatch) -> None:
+    """It may report too much, never too little; and it keeps no more than its bound."""
+    monkeypatch.setattr(dirty_log, "_MAX_CHUNKS", 8)
+    log = DirtyLog()
+    log.start(4096, [(0, 100 * FAR)])
+    for number in range(8):
+        log.wrote(number * FAR, 1)
+    assert bits(log.report(0, 8 * 4096, 4096), 8) == [1, 0, 0, 0, 0, 0, 0, 0]
+    log.wrote(0, 1)
+    log.wrote(8 * FAR, 1)
+    for _ in range(3):
+        log.wrote(50 * FAR, 1)
+        assert len(log._chunks) <= 8
+        for at in (0, FAR, 8 * FAR, 50 * FAR, 99 * FAR + 4096):
+            assert bits(log.report(at, 8 * 4096, 4096), 8) == [1] * 8
+            assert bits(log.report(at + 5, 8 * 4096, 1 << 16), 2)[0] == 1
+        assert not any(log.report(100 * FAR, 64 * 4096, 4096)), "what is not logged is clean"
+    log.stop()
+    log.start(4096)
+    assert not any(log.report(0, 64 * 4096, 4096))
+
+
+def test_pieces_of_the_log_in_which_nothing_is_marked_are_not_kept() -> None:
+    log = DirtyLog()
+    log.start(4096)
+    for number in range(100):
+        log.wrote(number * FAR, 1)
+    for number in range(50):
+        assert any(log.report(number * FAR, FAR, 4096))
+    for number in range(50, 100):
+        assert any(log.report(number * FAR, FAR, 1 << 16))
+    assert not log._chunks
+
+
+def test_the_bound_of_the_log_is_the_tables() -> None:
+    row = load_wire().holding("log_chunks")
+    assert (row.full, load_wire().bound("log_chunks")) == ("widened", dirty_log._MAX_CHUNKS)
