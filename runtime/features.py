@@ -36,7 +36,6 @@ from vfio_migration.runtime.protocol.layout import (
 from vfio_migration.runtime.served import ServedDevice, ServedError
 from vfio_migration.runtime.unsent import Unsent
 
-_KNOWN_BITS: Final = FEATURE_MASK | FEATURE_GET | FEATURE_SET | FEATURE_PROBE
 _METHODS: Final = FEATURE_GET | FEATURE_SET
 _ROWS: Final[dict[int, Feature]] = {row.number: row for row in WIRE.features}
 
@@ -98,7 +97,7 @@ class Features:
         """
         flags = message.flags
         probe, methods = flags & FEATURE_PROBE, flags & _METHODS
-        if flags & ~_KNOWN_BITS or (methods == _METHODS and not probe):
+        if methods == _METHODS and not probe:
             raise _fault("feature_flags_clash", flags)
         row = _ROWS.get(flags & FEATURE_MASK)
         if row is None:

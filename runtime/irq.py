@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from vfio_migration.runtime.protocol.layout import IrqInfoFlags, IrqSetFlags
 from vfio_migration.runtime.served import Part, ServedError
 
 INTX: Final = 0
@@ -35,17 +36,17 @@ ERR: Final = 3
 REQ: Final = 4
 INDEXES: Final = 5
 
-INFO_EVENTFD: Final = 1
-INFO_MASKABLE: Final = 2
-INFO_AUTOMASKED: Final = 4
-INFO_NORESIZE: Final = 8
+INFO_EVENTFD: Final = int(IrqInfoFlags.EVENTFD)
+INFO_MASKABLE: Final = int(IrqInfoFlags.MASKABLE)
+INFO_AUTOMASKED: Final = int(IrqInfoFlags.AUTOMASKED)
+INFO_NORESIZE: Final = int(IrqInfoFlags.NORESIZE)
 
-DATA_NONE: Final = 1
-DATA_BOOL: Final = 2
-DATA_EVENTFD: Final = 4
-ACTION_MASK: Final = 8
-ACTION_UNMASK: Final = 16
-ACTION_TRIGGER: Final = 32
+DATA_NONE: Final = int(IrqSetFlags.DATA_NONE)
+DATA_BOOL: Final = int(IrqSetFlags.DATA_BOOL)
+DATA_EVENTFD: Final = int(IrqSetFlags.DATA_EVENTFD)
+ACTION_MASK: Final = int(IrqSetFlags.ACTION_MASK)
+ACTION_UNMASK: Final = int(IrqSetFlags.ACTION_UNMASK)
+ACTION_TRIGGER: Final = int(IrqSetFlags.ACTION_TRIGGER)
 
 ACTIVITY: Final = "raise_interrupt"
 """The activity of the table that each of them is."""

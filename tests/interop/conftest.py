@@ -83,12 +83,50 @@ def boot(guest: Path) -> Callable[..., Run]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Path]:
-    """The socket of `vfio-migration serve --device edu`, which must end well afterwards."""
-    path = tmp_path / "edu.sock"
+def mapped(guest: Path) -> Callable[[str], list[str]]:
+    """Starts a machine that stands still, and returns the lines of its maps that show a device."""
+
+    def mapped(device: str) -> list[str]:
+        assert QEMU
+        arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"]
+        arguments += ["-machine", "pc", "-bios", str(guest), "-S", "-qmp", "stdio"]
+        arguments += ["-device", device]
+        process = subprocess.Popen(
+            [QEMU, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            # Its first reply comes once all devices are there.
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b'{"execute": "qmp_capabilities"}\n')
+            process.stdin.flush()
+            greeting, reply = process.stdout.readline(), process.stdout.readline()
+            maps = Path(f"/proc/{process.pid}/maps").read_text("utf-8")
+        finally:
+            process.kill()
+            complaints = process.communicate()[1]
+        assert b"QMP" in greeting, complaints
+        assert b"return" in reply, complaints
+        assert not complaints, complaints
+        return [line for line in maps.splitlines() if "/memfd:vfio-migration-bar" in line]
+
+    return mapped
+
+
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The socket of `vfio-migration serve`, which must end well afterwards.
+
+    It serves an edu, or the device that the test names as the parameter of this fixture.
+    """
+    name = getattr(request, "param", "edu")
+    path = tmp_path / "device.sock"
     program = Path(sys.executable).with_name("vfio-migration")
     with (tmp_path / "server.log").open("w+") as log:
-        command = [str(program), "serve", str(path), "--device", "edu"]
+        command = [str(program), "serve", str(path), "--device", name]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
         def said() -> str:

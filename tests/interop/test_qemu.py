@@ -56,3 +56,15 @@ def test_the_next_machine_is_served_like_the_first(boot, server, vfio_user) -> N
     """A machine goes away without a word: QEMU ends, and its socket with it."""
     for shared_memory in (True, False, True):
         assert_all_right(boot(vfio_user(server), shared_memory=shared_memory))
+
+
+@pytest.mark.parametrize(
+    ("server", "sizes"), [("edu", [4096]), ("memory,size=1M", [4096])], indirect=["server"]
+)
+def test_qemu_maps_what_a_region_says_can_be_mapped(server, vfio_user, mapped, sizes) -> None:
+    """The flag and the descriptor come with the full reply only, which QEMU asks for."""
+    found = []
+    for line in mapped(vfio_user(server)):
+        begin, _, end = line.split()[0].partition("-")
+        found.append(int(end, 16) - int(begin, 16))
+    assert found == sizes
