@@ -145,11 +145,6 @@ class Region:
         """Whether a client may map any of it."""
         return self.fd >= 0 and bool(self.areas)
 
-    @property
-    def sparse(self) -> bool:
-        """Whether a client may map parts of it only."""
-        return self.mappable and tuple(self.areas) != (Area(0, self.size),)
-
     def read(self, offset: int, size: int) -> Part:
         """Return `size` bytes from `offset`.
 

@@ -109,9 +109,10 @@ class DeviceSetIrqs(Message):
             why = f"DeviceSetIrqs: {len(fds)} descriptors for {count} interrupts"
             raise Malformed("argument_invalid", why)
         expected = 20 + (count if flags & _BOOL else 0)
-        if len(payload) != expected or argsz != expected:
+        # Only booleans are data; what follows where there are none is passed over.
+        if argsz < expected or (flags & _BOOL and len(payload) != expected):
             raise wrong_size(cls, payload, expected)
-        return cls(flags, index, start, count, payload[20:])
+        return cls(flags, index, start, count, payload[20:expected])
 
     def takes_fds(self, count: int) -> int:
         """Return how many of the descriptors that came with it are for its interrupts."""

@@ -410,13 +410,13 @@ class MigDataWrite(Message):
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
+        """Read a payload; see `Message.parse`. What follows `size` bytes of data is padding."""
         if len(payload) < 8:
             raise wrong_size(cls, payload)
         argsz, size = _FEATURE.unpack_from(payload)
-        if size != len(payload) - 8:
+        if size > len(payload) - 8:
             raise wrong_size(cls, payload, 8 + size)
-        return cls(argsz, payload[8:])
+        return cls(argsz, payload[8 : 8 + size])
 
     @classmethod
     def asking(cls, data: Data) -> Self:

@@ -61,7 +61,7 @@ def test_areas_can_be_mapped_and_are_the_same_memory() -> None:
     region = CallbackRegion(
         memory.size, lambda *_: -1, None, memory=memory, areas=(Area(mmap.PAGESIZE, 10),)
     )
-    assert (region.mappable, region.sparse, region.writable) == (True, True, False)
+    assert (region.mappable, region.writable) == (True, False)
     seen = mmap.mmap(region.fd, 10, offset=region.fd_offset + mmap.PAGESIZE)
     memory.view[mmap.PAGESIZE] = 7
     assert seen[0] == region.read(mmap.PAGESIZE, 1)[0] == 7
@@ -96,7 +96,7 @@ def test_a_shut_gate_refuses_writes_alone() -> None:
         region.write(5, b"xyz")
     assert refusal.value.errno == "EBUSY"
     assert region.read(5, 3) == b"abc"
-    assert (marked, region.mappable, region.sparse) == ([(5, 3)], False, False)
+    assert (marked, region.mappable) == ([(5, 3)], False)
     region.close()
 
 

@@ -133,14 +133,20 @@ def test_interrupts_take_as_many_descriptors_as_there_are_of_them(
     assert message.takes_fds(fds) == takes
 
 
+def test_set_irqs_without_booleans_may_be_padded() -> None:
+    """VFIO's ioctl has descriptors as data, with an argsz that counts them."""
+    plain, numbers = irqs(0x21, 3, b"\1\0\1"), irqs(0x24, 3, struct.pack("=iii", 1, 2, 3))
+    assert vp.DeviceSetIrqs.parse(plain) == vp.DeviceSetIrqs.parse(irqs(0x21, 3))
+    assert vp.DeviceSetIrqs.parse(numbers, (7, 8, 9)) == vp.DeviceSetIrqs.parse(irqs(0x24, 3))
+    assert vp.DeviceSetIrqs.parse(irqs(0x24, 3, argsz=32)) == vp.DeviceSetIrqs.parse(numbers)
+
+
 @pytest.mark.parametrize(
     "payload",
     [
         irqs(0x22, 3, b"\1\0"),
         irqs(0x22, 3, b"\1\0\1\1"),
         irqs(0x22, 2**32 - 1, b"\1"),
-        irqs(0x21, 3, b"\1\0\1"),
-        irqs(0x24, 3, struct.pack("=iii", 1, 2, 3)),
         irqs(0x21, 3, argsz=19),
         irqs(0x22, 1, b"\1", argsz=20),
     ],
@@ -159,20 +165,20 @@ def test_counts_are_those_of_the_data(count: int) -> None:
     access = struct.pack("=QII", 0, 0, count) + b"1234"
     memory = struct.pack("=QQ", 0, count) + b"1234"
     migration = struct.pack("=II", 0, count) + b"1234"
-    replies: list[tuple[type[vp.Message], bytes]] = [
+    padded: list[tuple[type[vp.Message], bytes]] = [
         (vp.RegionReadReply, access),
         (vp.DmaReadReply, memory),
         (vp.MigDataReadReply, migration),
+        (vp.MigDataWrite, migration),
     ]
     if count < 4:  # what follows is padding
-        for kind, payload in replies:
+        for kind, payload in padded:
             assert bytes(kind.parse(payload).data) == b"1234"[:count]  # type: ignore[attr-defined]
-        replies = []
+        padded = []
     for kind, payload in (
-        *replies,
+        *padded,
         (vp.RegionWrite, access),
         (vp.DmaWrite, memory),
-        (vp.MigDataWrite, migration),
     ):
         with pytest.raises(Malformed) as caught:
             kind.parse(payload)

@@ -113,6 +113,39 @@ def test_a_command_shorter_than_its_structure_is_refused(serve, command) -> None
         assert client.state == 2
 
 
+def test_migration_data_with_padding_is_taken_up_to_its_size(serve) -> None:
+    """libvfio-user's server pads what is read; a client may pass all of it on as it is."""
+    served, other = serve(), serve()
+    with served.client() as source, other.client() as target:
+        source.write(0, 0x40000, b"carried")
+        source.set_state(3)
+        target.set_state(4)
+        while data := source.mig_read(1000):
+            payload = struct.pack("=II", 8 + 1000, len(data)) + data.ljust(1000, b"\xff")
+            assert target.ask(raw.MIG_WRITE, payload) == b""
+        target.set_state(1)
+        assert target.read(0, 0x40000, 7) == b"carried"
+
+
+def test_migration_data_shorter_than_its_size_is_refused(serve) -> None:
+    with serve().client() as client:
+        client.set_state(4)
+        with pytest.raises(Refused) as refused:
+            client.ask(raw.MIG_WRITE, struct.pack("=II", 108, 100) + bytes(99))
+        assert refused.value.errno == errno.EINVAL
+
+
+def test_interrupts_are_set_by_who_counts_descriptors_as_data(serve) -> None:
+    """As VFIO's ioctl has it: four bytes of payload and of argsz for each descriptor."""
+    event = eventfd()
+    with serve().client() as client:
+        payload = struct.pack("=IIIIIi", 24, 0x24, 0, 0, 1, event)
+        assert client.ask(raw.SET_IRQS, payload, fds=[event]) == b""
+        client.set_irqs(0x21, 0, 0, 1)
+        assert os.eventfd_read(event) == 1
+    os.close(event)
+
+
 # --- Descriptors that nobody asked for ------------------------------------------------------------
 
 
