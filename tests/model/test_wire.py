@@ -18,6 +18,7 @@ from vfio_migration.model import SpecError, UnknownName, load
 from vfio_migration.model.wire import FROM_THE_TABLE, Occasion, Wire, load_wire, wire_from
 
 TABLE = ROOT / "model/wire.toml"
+TABLE_DATA = tomllib.loads(TABLE.read_text("utf-8"))
 
 # Written down by hand from the specification: name, number, sender, fixed request, fixed reply.
 COMMANDS = """
@@ -276,9 +277,9 @@ def test_a_table_with_a_row_less_loads_or_is_refused_as_a_table(data: dict[str, 
 
 @given(plain(), plain())
 def test_garbage_is_refused_as_a_table(value: Any, other: Any):
-    data = tomllib.loads(TABLE.read_text("utf-8"))
-    data["commands"][3]["request"] = value
-    data["answers"] = other
+    commands = list(TABLE_DATA["commands"])
+    commands[3] = {**commands[3], "request": value}
+    data = {**TABLE_DATA, "commands": commands, "answers": other}
     size = isinstance(value, int) and not isinstance(value, bool)
     if size and other == []:
         # A size and a table without answers may be right: then it must load, or say why not.
