@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vfio_migration.runtime.protocol.layout import IrqInfoFlags, IrqSetFlags
+from vfio_migration.runtime.protocol.layout import WIRE, IrqInfoFlags, IrqSetFlags
 from vfio_migration.runtime.served import Part, ServedError
 
 INTX: Final = 0
@@ -100,6 +100,13 @@ class Interrupts:
         gate: Callable[[], bool] = _always,
     ) -> None:
         counts = (int(intx), msi, msix, int(err), int(req))
+        most = WIRE.bound("interrupts")
+        # INTx has two descriptors more, to mask and to unmask it.
+        if (wanted := sum(counts) + 2 * intx) > most:
+            raise ValueError(
+                f"a device with {sum(counts)} interrupts keeps {wanted} descriptors of its client; "
+                f"a server keeps {most} (max_interrupts): give it fewer vectors"
+            )
         level = INFO_EVENTFD | INFO_MASKABLE | INFO_AUTOMASKED
         self._all = [
             _Index(count, level if index == INTX else INFO_EVENTFD | INFO_NORESIZE)

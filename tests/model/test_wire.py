@@ -171,6 +171,18 @@ def test_what_a_disconnect_drops_is_held_for_the_client(wire: Wire):
     assert held == set(load().event("disconnect").drops)
 
 
+def test_everything_a_client_can_make_the_server_keep_has_a_limit_that_the_server_reads(wire: Wire):
+    """From the table, and not from a number of its own."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "runtime").rglob("*.py")]
+    for row in wire.holdings:
+        assert row.limit is not None
+        assert wire.bound(row.name) == wire.limit(row.limit).value > 0
+        read = f'WIRE.bound("{row.name}")'
+        assert any(read in source for source in sources), f"nothing in runtime/ has {read}"
+    with pytest.raises(UnknownName, match="dma_maps"):
+        wire.bound("dma_map")
+
+
 def test_rows_are_found_by_name_and_number(wire: Wire):
     assert wire.command(16) is wire.command("DEVICE_FEATURE") is not None
     assert wire.command(14) is None

@@ -335,3 +335,10 @@ def test_the_line_is_raised_with_no_descriptor_to_spare(events: list[int]) -> No
     all_.heed()
     assert came(events[0]) == 1
     all_.drop()
+
+
+def test_a_device_has_no_more_interrupts_than_a_server_keeps_descriptors_for() -> None:
+    most = {"intx": True, "msi": 32, "msix": 2048, "err": True, "req": True}
+    Interrupts(**most)
+    with pytest.raises(ValueError, match="keeps 2086 descriptors of its client; a server keeps"):
+        Interrupts(**{**most, "msix": 2049})
