@@ -17,13 +17,17 @@ SIZE = 10_000
 HARMLESS: tuple[type[Peer], ...] = (
     Peer,
     habits.PadsReads,
+    habits.GivesNoErrno,
+    habits.RepliesAsCommand,
     habits.SendsPayloadWithErrors,
     habits.LeavesDataFdZero,
     habits.RefusesMostWhileStopped,
     habits.RefusesRegionsWhileCopying,
+    habits.CallsUnknownFeatureInvalid,
     habits.ResetKeepsState,
     habits.OffersNoPreCopy,
     habits.JudgesNothing,
+    habits.CLibrary,
 )
 """What is allowed, or does no harm."""
 

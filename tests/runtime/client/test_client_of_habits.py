@@ -38,6 +38,14 @@ def test_an_error_without_an_errno_is_a_failure_without_an_errno(tmp_path: Path)
         assert client.state() == "RUNNING"
 
 
+def test_an_error_reply_of_the_type_of_a_command_is_an_error(tmp_path: Path) -> None:
+    with running(tmp_path, "a", habits.RepliesAsCommand) as a, Client(a.path) as client:
+        with pytest.raises(Refused) as refused:
+            client.do(calls.data_read(10, len))
+        assert refused.value.errno == "EINVAL"
+        assert client.state() == "RUNNING"
+
+
 def test_an_error_with_a_payload_is_an_error(tmp_path: Path) -> None:
     these = (habits.SendsPayloadWithErrors, habits.RefusesEveryStream)
     with running(tmp_path, "a", *these) as a, Client(a.path) as client:

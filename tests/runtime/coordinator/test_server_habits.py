@@ -15,9 +15,9 @@ from peer_habits import servers as habits
 from peer_habits.base import RUNNING, STOP, Peer
 from peer_habits.running import Running, running
 
-from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.errors import CannotMigrate, CoordinatorError
 from vfio_migration.runtime.coordinator.ledger import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.saving import Restorer, Saver
@@ -27,8 +27,10 @@ HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
     (),
     (habits.PadsReads,),
     (habits.GivesNoErrno,),
+    (habits.RepliesAsCommand,),
     (habits.SendsPayloadWithErrors,),
     (habits.LeavesDataFdZero,),
+    (habits.RefusesMostWhileStopped,),
     (habits.RefusesRegionsWhileCopying,),
     (habits.WantsNul,),
     (habits.CallsUnknownFeatureInvalid,),
@@ -37,6 +39,8 @@ HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
     (habits.StartsLoggingTwice,),
     (habits.OffersNoPreCopy,),
     (habits.JudgesNothing,),
+    (habits.CLibrary,),
+    (habits.CLibrary, habits.OffersNoPreCopy),
 )
 """Habits in spite of which everything succeeds."""
 
@@ -107,6 +111,13 @@ def test_a_refused_migration_leaves_servers_that_exit_before_version(tmp_path: P
         assert (a.state, b.state) == (RUNNING, RUNNING)
 
 
+def test_one_server_that_is_not_there_does_not_end_the_other(tmp_path: Path) -> None:
+    with running(tmp_path, "a", habits.ExitsBeforeVersion) as a:
+        with pytest.raises((CoordinatorError, ClientError)):
+            Coordinator([(a.path, str(tmp_path / "b"))], journal=beside(a.path)).run()
+        assert a.state == RUNNING
+
+
 def test_a_migration_between_servers_that_exit_when_it_is_over(tmp_path: Path) -> None:
     these = (habits.ExitsOnHangUp,)
     with pair(tmp_path, these, these) as (a, b, _held):
@@ -118,6 +129,14 @@ def test_a_migration_between_servers_that_exit_when_it_is_over(tmp_path: Path) -
 # --- streams: what may be lost ---
 
 OFFLINE = Settings(migration="offline")
+
+
+def test_data_behind_a_short_read_is_not_saved(tmp_path: Path) -> None:
+    with running(tmp_path, "a", habits.ReadsShort, held=b"x" * SIZE) as a:
+        with pytest.raises(MigrationFailed):
+            Saver([a.path]).run(tmp_path / "file")
+        assert not (tmp_path / "file").exists()
+        assert a.state == RUNNING
 
 
 @pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
