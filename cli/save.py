@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import files, migrate, options
@@ -103,8 +104,25 @@ def save(arguments: argparse.Namespace) -> int:
         with migrate.obeying(saver.cancel):
             return saver.run(path, then=arguments.then, replace=arguments.replace)
 
-    hints = [f"run: vfio-migration recover {one} --keep source" for one in sources]
-    return _run(arguments, work, f"saved to {path}", hints, _SAVED)
+    hints = [f"run: {_recover(one)}" for one in sources]
+    on = [] if arguments.then == "run" else _how_to_go_on(sources, path)
+    return _run(arguments, work, f"saved to {path}", hints, _SAVED, on)
+
+
+def _how_to_go_on(sources: list[str], path: str) -> list[str]:
+    """Say that the devices stand still, and what lets them go on."""
+    who, them = ("the device stands", "it") if len(sources) == 1 else ("the devices stand", "them")
+    places = ["DST"] * len(sources)
+    return [
+        f"{who} still, and nothing runs with what was saved",
+        *(f"to let {shlex.quote(one)} run on: {_recover(one)}" for one in sources),
+        f"to restore {them}, here or elsewhere: "
+        f"vfio-migration restore {shlex.join([path, *places])}",
+    ]
+
+
+def _recover(source: str) -> str:
+    return f"vfio-migration recover {shlex.quote(source)} --keep source"
 
 
 def restore(arguments: argparse.Namespace) -> int:
@@ -138,6 +156,7 @@ def _run(
     done: str,
     again: list[str],
     outcomes: Mapping[str, str],
+    on: Sequence[str] = (),
 ) -> int:
     spec = options.read_spec(arguments.spec)
 
@@ -147,6 +166,6 @@ def _run(
 
         tell = telling.teller(printer, arguments, done)
         result = work({"spec": spec, "report": tell, "watches": watches})
-        tell(Event("saved", result.to_data()))
+        tell(Event("saved", {**result.to_data(), "hints": list(on)}))
 
     return migrate.attempt(arguments, spec, saving, lambda: again, outcomes)

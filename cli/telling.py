@@ -156,6 +156,7 @@ class TextTeller:
             "running": self._running,
             "failed": self._failed,
             "asserted": self._asserted,
+            "falls_back": self._falls_back,
             "refuses": self._refuses,
             "recovering": self._recovering,
             "won": self._won,
@@ -211,6 +212,9 @@ class TextTeller:
     def _asserted(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"taken on trust: {fields['summary']} ({fields['option'] or 'as the journal says'})"
 
+    def _falls_back(self, fields: dict[str, Any]) -> Iterable[str]:
+        yield f"goes on without pre-copy: {fields['why']}"
+
     def _failed(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"failed: {fields['why']}"
 
@@ -257,6 +261,8 @@ class TextTeller:
         yield f"migrated {many}"
         for name, value in rows:
             yield f"  {name:<12} {value}"
+        if fields["fell_back"] is not None:
+            yield f"  {'no pre-copy':<12} {fields['fell_back']}"
         if fields["asserted"]:
             yield f"  {'on trust':<12} {', '.join(fields['asserted'])}"
         for one in fields["loose"]:
@@ -272,6 +278,9 @@ class TextTeller:
             yield f"  {'downtime':<12} {seconds(fields['downtime'])}"
         yield f"  {'state':<12} {size(fields['bytes'])} at {size(rate)}/s"
         yield f"  {'file':<12} {size(fields['stored'])}"
+        if fields["fell_back"] is not None:
+            yield f"  {'no pre-copy':<12} {fields['fell_back']}"
+        yield from (f"  {hint}" for hint in fields["hints"])
 
     def _apart(self) -> Iterable[str]:
         return () if self._quiet else ("",)

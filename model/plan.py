@@ -124,9 +124,14 @@ class MigrationStep(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration(Row):
-    """A whole migration, of all devices of the source into those of the destination."""
+    """A whole migration, of all devices of the source into those of the destination.
+
+    `fallback` names the one that is followed instead if a source refuses to go along before the
+    streams are transferred to their end.
+    """
 
     name: str
+    fallback: str | None = None
     steps: tuple[MigrationStep, ...]
     summary: str
     source: str
@@ -173,6 +178,13 @@ class Plans(Row):
     def assertion(self, name: str) -> Assertion:
         """Return the assertion called `name`; raise `UnknownName` as `plan` does."""
         return lookup("assertion", {row.name: row for row in self.assertions}, name)
+
+    def takes_back(self, holder: Holder) -> tuple[MigrationStep, ...]:
+        """Return what is done when a migration is given up and the source, which lives, goes on."""
+        for row in self.handovers:
+            if row.winner == "source" and holder in row.holders:
+                return row.steps
+        return ()
 
     def phases(self, step: MigrationStep) -> tuple[Phase, ...]:
         """Return the phases a step leads through: none if it transfers."""

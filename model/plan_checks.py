@@ -39,6 +39,7 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
         mistakes += _phases(at, plan, spec)
     migrations = list(_rows(data.get("migrations"), "migrations"))
     mistakes += _unique(migrations)
+    mistakes += _fallbacks(migrations)
     for at, row in migrations + list(_rows(data.get("handovers"), "handovers")):
         if row.get("steps") == []:
             mistakes.append(Mistake(f"{at}.steps", None, "has no rows", "add a step"))
@@ -48,6 +49,18 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
         for place, step in _rows(row.get("steps"), f"{at}.steps"):
             mistakes += _step(place, step, plans, names)
     return mistakes
+
+
+def _fallbacks(migrations: list[tuple[str, Data]]) -> Iterator[Mistake]:
+    """A fallback is another migration of the file, and has none itself."""
+    last = {text_of(row, "name"): "fallback" not in row for _, row in migrations}
+    for at, row in migrations:
+        name = text_of(row, "fallback")
+        if name is not None and not last.get(name, False):
+            names = [one for one, is_last in last.items() if is_last and one is not None]
+            hint = did_you_mean(closest(name, names)) or it_has(names)
+            problem = "is no migration of this file that has no fallback itself"
+            yield Mistake(f"{at}.fallback", name, problem, hint)
 
 
 def _asserted(at: str, name: str | None, names: list[str]) -> Iterator[Mistake]:

@@ -182,6 +182,11 @@ class Endpoint:
         """What it is called in messages."""
         return self.where
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the connection was made here: nobody else has mapped anything over it."""
+        return self._ours
+
     # --- the connection ---
 
     def connect(self) -> Process:

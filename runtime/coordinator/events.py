@@ -16,7 +16,7 @@ class Event:
 
     Attributes:
         name: What: "plan", "phase", "moved", "pass", "progress", "stopped", "running", "failed",
-            "refuses", "recovering", "won", "retired", "asserted", "summary".
+            "refuses", "recovering", "won", "retired", "asserted", "falls_back", "summary".
         fields: The rest; what JSON can hold. Bytes are counted in bytes, times in seconds.
         time: When, as `time.monotonic` counts.
     """

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from vfio_migration.model import Spec, load
-from vfio_migration.model.plan import MigrationStep, Move, Plans, default_plans
-from vfio_migration.runtime.client import Client, ClientError, PeerGone
+from vfio_migration.model.plan import Migration, MigrationStep, Move, Plans, default_plans
+from vfio_migration.runtime.client import Client, ClientError, PeerGone, Refused
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import claims, preflight
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Side
@@ -57,6 +57,8 @@ class Summary:
         expected_downtime: What was expected before they were stopped; None if nobody could know.
         loose: The sources that are not known to stand still, and why, if any.
         asserted: What the operator answered for: names of rows of [[assertions]].
+        fell_back: Why the devices were stopped before anything was transferred, though they were to
+            run meanwhile; None if all went as it was to.
     """
 
     devices: int
@@ -69,6 +71,7 @@ class Summary:
     expected_downtime: float | None
     loose: tuple[str, ...] = ()
     asserted: tuple[str, ...] = ()
+    fell_back: str | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -83,6 +86,7 @@ class Summary:
             "expected_downtime": self.expected_downtime,
             "loose": list(self.loose),
             "asserted": list(self.asserted),
+            "fell_back": self.fell_back,
         }
 
 
@@ -145,12 +149,8 @@ class Coordinator:
             side: Group(side, group, self._spec, self._plans, self._tell, self._before_phase)
             for side, group in self._endpoints.items()
         }
-        self._transfer = Transfer(
-            list(zip(self._endpoints["source"], self._endpoints["destination"], strict=True)),
-            self._settings,
-            self._tell,
-            self._cancelled,
-        )
+        self._transfer = self._new_transfer()
+        self._fell_back: str | None = None
         self._ledger: Ledger | None = None
         self._stopped_at: float | None = None
         self._ran_at: float | None = None
@@ -218,6 +218,14 @@ class Coordinator:
 
     # --- inside ---
 
+    def _new_transfer(self) -> Transfer:
+        return Transfer(
+            list(zip(self._endpoints["source"], self._endpoints["destination"], strict=True)),
+            self._settings,
+            self._tell,
+            self._cancelled,
+        )
+
     def _hang_up(self) -> None:
         # The destinations first: a thread that waits for one has its source's connection locked.
         for side in ("destination", "source"):
@@ -252,18 +260,8 @@ class Coordinator:
             raise MigrationFailed(why, "source", hints, cancelled=True) from error
         self._tell(Event("plan", self._planned(migration.name)))
         report_asserted(self._settings.asserted, self._plans, self._tell)
-        loose: list[Endpoint] = []
         try:
-            for step in migration.steps:
-                self._check_cancelled(ledger)
-                if step.holder is not None:
-                    ledger.hold(step.holder)
-                    if self.is_late:
-                        self._haste.end()
-                if self._won:
-                    loose = self._retire(step)
-                else:
-                    self._take(step)
+            loose = self._follow(migration, ledger)
             # The sources stand still, and hold the state until it is known that it has arrived.
             self._verify("destination")
         except Exception as error:
@@ -284,9 +282,94 @@ class Coordinator:
             expected_downtime=self._expected,
             loose=tuple(one.label for one in loose),
             asserted=self._settings.asserted,
+            fell_back=self._fell_back,
         )
         self._tell(Event("summary", summary.to_data()))
         return summary
+
+    def _follow(
+        self, migration: Migration, ledger: Ledger, *, prepared: bool = False
+    ) -> list[Endpoint]:
+        """Take the steps of a migration; return the sources not known to stand still.
+
+        Args:
+            migration: The row.
+            ledger: The journal.
+            prepared: The destinations are ready to be loaded.
+        """
+        loose: list[Endpoint] = []
+        for step in migration.steps:
+            self._check_cancelled(ledger)
+            prepared = prepared and step.side == "destination"
+            if prepared:
+                continue
+            if step.holder is not None:
+                ledger.hold(step.holder)
+                if self.is_late:
+                    self._haste.end()
+            if self._won:
+                loose = self._retire(step)
+                continue
+            try:
+                self._take(step)
+            except (StepFailed, Refused) as error:
+                if not self._may_start_over(migration, step, error):
+                    raise
+                assert migration.fallback is not None
+                fallback = self._plans.migration(migration.fallback)
+                prepared = self._start_over(fallback, ledger, error)
+                return self._follow(fallback, ledger, prepared=prepared)
+        return loose
+
+    def _may_start_over(
+        self, migration: Migration, step: MigrationStep, error: StepFailed | Refused
+    ) -> bool:
+        """Say whether all goes on without what a source refused: it runs, or can be led back."""
+        if migration.fallback is None or self._cancelled.is_set() or step.transfer == "rest":
+            return False
+        peers = error.peers if isinstance(error, StepFailed) else (error.peer,)
+        sources = {device.label for device in self._endpoints["source"]}
+        if not peers or not sources.issuperset(peers):
+            return False
+        if self._has_transferred and not all(one.is_ours for one in self._endpoints["destination"]):
+            # They would have to be reset without their maps, which somebody else has made.
+            return False
+        failed = self._spec.event("arc_failed_for_good").to
+        try:
+            return all(device.look() != failed for device in self._endpoints["source"])
+        except ClientError:
+            return False
+
+    @property
+    def _has_transferred(self) -> bool:
+        return any(one.bytes for one in self._transfer.streams)
+
+    def _start_over(self, fallback: Migration, ledger: Ledger, error: StepFailed | Refused) -> bool:
+        """Bring all back to where they were, to follow the fallback.
+
+        Returns:
+            Whether the destinations are ready to be loaded: nothing was written to them.
+
+        Raises:
+            StepFailed: That cannot be done.
+        """
+        prepared = not self._has_transferred
+        self._fell_back = _why(error)
+        self._tell(Event("falls_back", {"migration": fallback.name, "why": self._fell_back}))
+        for step in self._plans.takes_back(ledger.holder):
+            assert step.side is not None
+            group = self._groups[step.side]
+            if step.side == "source":
+                group.bring(step, group.endpoints)
+            elif not prepared and (loose := group.put_away(step, group.endpoints)):
+                raise StepFailed(
+                    f"{self._fell_back}; and then {names(loose)}: not known to stand still",
+                    [device.label for device in loose],
+                )
+        self._resume("source")
+        self._stopped_at = None
+        self._transfer = self._new_transfer()
+        return prepared
 
     def _check_cancelled(self, ledger: Ledger) -> None:
         # Too late is it once the journal says that the destination may run.

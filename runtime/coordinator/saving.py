@@ -7,11 +7,12 @@ from end to end before a destination is asked anything.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +20,7 @@ from typing import Any, Final, Literal
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Migration, MigrationStep, Plans, default_plans
 from vfio_migration.runtime.atomic_file import CannotWrite
-from vfio_migration.runtime.client import ClientError, Pending, calls
+from vfio_migration.runtime.client import ClientError, Pending, Refused, calls
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.container import CannotRead, ContainerReader, ContainerWriter
@@ -58,6 +59,8 @@ class Saved:
         downtime: For how long the devices stood still; None if they still do.
         bytes: How many bytes of state.
         stored: How many bytes the file has.
+        fell_back: Why the devices were stopped before any of their state was saved, though they
+            were to run meanwhile; None if all went as it was to.
     """
 
     devices: int
@@ -65,6 +68,7 @@ class Saved:
     downtime: float | None
     bytes: int
     stored: int
+    fell_back: str | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -74,7 +78,20 @@ class Saved:
             "downtime": None if self.downtime is None else round(self.downtime, 6),
             "bytes": self.bytes,
             "stored": self.stored,
+            "fell_back": self.fell_back,
         }
+
+
+class _StartOverError(Exception):
+    """A device refused to be saved while it runs, and runs: it is to be saved once it stands still.
+
+    Attributes:
+        why: What it refused.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class _FileEnd:
@@ -293,13 +310,27 @@ class Saver(Half):
             with claims.locked(device.where for device in self.endpoints):
                 self.look()
                 writer = ContainerWriter(path, self._header(), replace=replace)
-                return self._save(writer, Path(path), then)
+                try:
+                    return self._save(writer, Path(path), then, self.migration)
+                except _StartOverError as error:
+                    fallback = self.plans.migration(str(self.migration.fallback))
+                    fields = {"migration": fallback.name, "why": error.why}
+                    self.report(Event("falls_back", fields))
+                    writer = ContainerWriter(path, self._header(), replace=replace)
+                    saved = self._save(writer, Path(path), then, fallback)
+                    return dataclasses.replace(saved, fell_back=error.why)
         except BadHeader as error:
             raise CannotMigrate(str(error)) from error
         finally:
             self.hang_up()
 
-    def _save(self, writer: ContainerWriter, path: Path, then: Literal["stop", "run"]) -> Saved:
+    def _save(
+        self,
+        writer: ContainerWriter,
+        path: Path,
+        then: Literal["stop", "run"],
+        migration: Migration,
+    ) -> Saved:
         begun = time.monotonic()
         stopped: float | None = None
         transfer: Transfer | None = None
@@ -309,20 +340,25 @@ class Saver(Half):
                 ends = [_FileEnd(writer, number, met) for number in range(len(self.endpoints))]
                 pairs = list(zip(self.endpoints, ends, strict=True))
                 # It is the file that is compressed.
-                settings = replace(self.settings, codec="none")
+                settings = dataclasses.replace(self.settings, codec="none")
                 transfer = Transfer(pairs, settings, self.report, self.cancelled)
-                for step in self.migration.steps:
+                for step in migration.steps:
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")
-                    if step.transfer == "passes":
-                        transfer.passes()
-                    elif step.transfer == "rest":
+                    if step.transfer == "rest":
                         transfer.rest()
                         break  # what follows is the destination's, and what becomes of the source
-                    elif step.side == self.side:
-                        self.group.take(step)
-                        if not any(one.may(CHANGE) for one in self.endpoints):
-                            stopped = stopped or time.monotonic()
+                    try:
+                        if step.transfer == "passes":
+                            transfer.passes()
+                        elif step.side == self.side:
+                            self.group.take(step)
+                    except (StepFailed, Refused) as error:
+                        self._start_over(migration, error)
+                        raise
+                    still = not any(one.may(CHANGE) for one in self.endpoints)
+                    if still and step.side == self.side:
+                        stopped = stopped or time.monotonic()
         except CannotWrite as error:
             if transfer is None:
                 raise CannotMigrate(str(error)) from error
@@ -344,6 +380,22 @@ class Saver(Half):
             bytes=sum(one.bytes for one in transfer.streams),
             stored=writer.written,
         )
+
+    def _start_over(self, migration: Migration, error: StepFailed | Refused) -> None:
+        """Let the devices run and raise `_StartOverError`, if there is a way to go on."""
+        failed = self.spec.event("arc_failed_for_good").to
+        # What a file refused has no peers, nor has a device that changes too fast.
+        refused = isinstance(error, Refused) or bool(error.peers)
+        if migration.fallback is None or self.cancelled.is_set() or not refused:
+            return
+        try:
+            if any(device.look() == failed for device in self.endpoints):
+                return
+            step = MigrationStep(side=self.side, plan="recover")
+            self.group.bring(step, self.endpoints)
+        except (ClientError, StepFailed):
+            return
+        raise _StartOverError(error.why) from error
 
     def _may_run(self) -> bool:
         return bool(self.hung()) or any(one.may(CHANGE) for one in self.endpoints)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import stat
 import sys
 import threading
@@ -24,6 +26,11 @@ STOPS = ("PRE_COPY_P2P", "STOP_COPY")
 JUDGED = ("RESUMING", "STOP")
 STARTED = ("RUNNING_P2P", "RUNNING")
 
+STANDS_STILL = """\
+  the device stands still, and nothing runs with what was saved
+  to let s0 run on: vfio-migration recover s0 --keep source
+  to restore it, here or elsewhere: vfio-migration restore a.save DST
+"""
 SAVED = """\
     0.000 s  source      pre-copy     Stream while running.
     0.000 s  source      quiesce      No device that can be quiesced starts peer-to-peer DMA from \
@@ -127,7 +134,7 @@ def test_what_is_printed(lab: Lab, cli):
     lab.serve("d0")
     stop(lab, "d0")
     ran = cli("save", "s0", "a.save")
-    assert (ran.status, told(ran.out), ran.err) == (0, SAVED, "")
+    assert (ran.status, told(ran.out), ran.err) == (0, SAVED + STANDS_STILL, "")
     ran = cli("restore", "a.save", "d0")
     assert (ran.status, told(ran.out), ran.err) == (0, RESTORED, "")
     assert lab.hosts["d0"].whole
@@ -401,10 +408,28 @@ def test_a_restore_that_the_device_refuses(lab: Lab, cli, how):
     assert lab.hosts["d1"].whole
 
 
+def test_a_save_says_that_the_devices_stand_still_and_how_they_go_on(lab: Lab, cli):
+    """And what it says is so: word for word it lets them go on."""
+    for name in ("s0", "s1"):
+        lab.serve(name)
+    ran = cli("save", "s0", "s1", "a b.save", "--json")
+    hints = json.loads(ran.out.splitlines()[-1])["hints"]
+    assert hints[0] == "the devices stand still, and nothing runs with what was saved"
+    assert lab.running == set()
+    for hint in hints[1:3]:
+        command = shlex.split(hint.partition(": ")[2])
+        assert command[0] == "vfio-migration"
+        assert cli(*command[1:]).status == 0
+    assert lab.running == {"s0", "s1"}
+    assert shlex.split(hints[3].partition(": ")[2])[1:] == ["restore", "a b.save", "DST", "DST"]
+    ran = cli("save", "s0", "c.save", "--then", "run", "--json")
+    assert json.loads(ran.out.splitlines()[-1])["hints"] == []
+
+
 def test_a_save_that_the_device_refuses(lab: Lab, cli):
     lab.serve("s0", faults={STOPS: (1, False)})
     lab.serve("s1")
-    ran = cli("save", "s0", "s1", "a.save", "-q")
+    ran = cli("save", "s0", "s1", "a.save", "-q", "--no-pre-copy")
     assert ran.status == 1
     assert ran.err == (
         "vfio-migration: error: plan save, phase stop: s0: SET_STATE STOP_COPY is refused (EIO); "

@@ -55,6 +55,16 @@ def how(request) -> tuple[int, bool]:
 
 @pytest.mark.parametrize("arc", SOURCES, ids="-".join)
 def test_of_the_source(lab: Lab, arc, how):
+    if how is ONCE or (how is AGAIN and arc[1] != "STOP_COPY"):
+        # It can be stopped all the same, and is transferred then.
+        for name in ("s0", "d0"):
+            lab.serve(name, faults={arc: how} if name == "s0" else None)
+        summary = lab.coordinator().run()
+        assert summary.fell_back == refused(SOURCES[arc], "s0", arc, how)
+        assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+        assert lab.hosts["d0"].whole
+        assert not Path("s0.migration").exists()
+        return
     failure = failing(lab, "s0", arc, how)
     assert failure.why == refused(SOURCES[arc], "s0", arc, how)
     assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
@@ -178,7 +188,7 @@ def test_one_of_two_fails(lab: Lab, who: str, for_good: bool):
 def test_all_that_failed_in_a_phase_are_named(lab: Lab):
     for name in ("s0", "d0", "s1", "d1"):
         lab.serve(name, faults={("PRE_COPY_P2P", "STOP_COPY"): ONCE})
-    assert lab.fail().why == (
+    assert lab.fail(migration="offline").why == (
         "plan save, phase stop: "
         "s0: SET_STATE STOP_COPY is refused (EIO); it is in PRE_COPY_P2P now; "
         "s1: SET_STATE STOP_COPY is refused (EIO); it is in PRE_COPY_P2P now"
@@ -191,7 +201,7 @@ def test_what_failed_once_on_the_way_back_is_asked_again(lab: Lab):
     faults = {("PRE_COPY_P2P", "STOP_COPY"): ONCE, ("PRE_COPY_P2P", "RUNNING_P2P"): (2, False)}
     lab.serve("s0", faults=faults)
     lab.serve("d0")
-    failure = lab.fail()
+    failure = lab.fail(migration="offline")
     assert failure.outcome == "source"
     assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
     assert lab.hosts["s0"].whole
@@ -202,7 +212,7 @@ def test_a_way_back_that_is_shut(lab: Lab):
     shut = {("PRE_COPY_P2P", "STOP_COPY"): ONCE, ("RUNNING_P2P", "RUNNING"): (ALWAYS, False)}
     lab.serve("s0", faults=shut)
     lab.serve("d0")
-    failure = lab.fail()
+    failure = lab.fail(migration="offline")
     why = (
         "plan recover, phase run: s0: SET_STATE RUNNING is refused (EIO); it is in RUNNING_P2P now"
     )

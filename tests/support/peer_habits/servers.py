@@ -267,6 +267,15 @@ class PreCopyFailsPartWay(Peer):
         return super().read(size)
 
 
+class NeverStops(Peer):
+    """RUNNING -> STOP fails. The text allows every arc to fail."""
+
+    def arc(self, to: int) -> None:
+        if (self.state, to) == (RUNNING, STOP):
+            raise Refusal(errno.EIO)
+        super().arc(to)
+
+
 class LeavesPreCopyByRunning(Peer):
     """PRE_COPY -> STOP_COPY is refused; from RUNNING the device stops and copies.
 
