@@ -11,7 +11,6 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -288,15 +287,18 @@ def _said(error: BaseException) -> str:
     """Return what an exception is, what it says, and which line raised it."""
     from vfio_migration.runtime.errors import words
 
-    frames = traceback.extract_tb(error.__traceback__)
     said, name = words(error), type(error).__name__
     text = name if said == name else f"{name}: {said}"
     if isinstance(error, SyntaxError) and error.filename:
         return text  # which says where
-    theirs = [one for one in frames if not one.filename.startswith("<frozen ")][1:]
-    if not theirs or theirs[-1].filename == __file__:
-        return text
-    return f"{text} ({theirs[-1].filename} line {theirs[-1].lineno})"
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        module = str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] not in ("vfio_migration", "importlib"):
+            place = f" ({frame.f_code.co_filename} line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return text + place
 
 
 def _refuse(value: str, problem: str, hint: str | None, *, place: str = "--device") -> NoReturn:

@@ -75,6 +75,7 @@ def parser() -> Parser:
         route,
         save,
         serve,
+        status,
         tables,
         verify,
     )
@@ -95,6 +96,7 @@ def parser() -> Parser:
         diagram,
         tables,
         serve,
+        status,
         migrate,
         recover,
         save,

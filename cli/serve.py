@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import devices, options
@@ -20,7 +20,8 @@ Serve a device to vfio-user clients, one at a time, until SIGTERM or SIGINT. The
 state when a client goes away. What happens is logged on standard error; SIGUSR1 logs the counters.
 
 The socket is made with mode 0600 and removed at the end. One at which nobody listens any more is
-replaced. Without SOCKET and --fd the socket is the one that systemd gives (LISTEN_FDS).
+replaced. Beside it there is SOCKET.status, which `vfio-migration status` reads. Without SOCKET and
+--fd the socket is the one that systemd gives (LISTEN_FDS).
 
 examples:
   vfio-migration serve /run/edu.sock
@@ -138,7 +139,8 @@ def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -
     )
     try:
         if listening.is_listening(sock):
-            server.serve(sock)
+            with _status(server, sock, arguments):
+                server.serve(sock)
         else:
             server.serve_client(sock.dup())
     finally:
@@ -155,6 +157,18 @@ def _obey(server: Server) -> None:
         if number == signal.SIGTERM or not options.ignores(number):
             signal.signal(number, lambda _number, _frame: server.stop())
     signal.signal(signal.SIGUSR1, lambda _number, _frame: server.tell())
+
+
+def _status(
+    server: Server, sock: socket.socket, arguments: argparse.Namespace
+) -> AbstractContextManager[object]:
+    """Say beside the socket how the server stands, if the socket has a place."""
+    from vfio_migration.runtime.status import StatusSocket
+
+    name = sock.getsockname()
+    if not name or not isinstance(name, str) or name.startswith("\0"):
+        return nullcontext()
+    return StatusSocket(server, name, arguments.device)
 
 
 def _describe(arguments: argparse.Namespace) -> int:

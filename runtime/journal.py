@@ -28,10 +28,19 @@ _MOST: Final = 256
 """How many records a journal keeps: more than there are between two replies."""
 
 
-def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log an event."""
+def say(
+    event: str,
+    *,
+    level: int = logging.INFO,
+    traceback_of: BaseException | None = None,
+    **fields: Any,
+) -> None:
+    """Log an event, with the traceback of an exception if one is given."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.handle(_record(event, level, fields, time.time()))
+        record = _record(event, level, fields, time.time())
+        if traceback_of is not None:
+            record.exc_info = type(traceback_of), traceback_of, traceback_of.__traceback__
+        LOGGER.handle(record)
 
 
 def _record(event: str, level: int, fields: dict[str, Any], now: float) -> logging.LogRecord:
@@ -95,7 +104,11 @@ class Journal:
             if LOGGER.isEnabledFor(level):
                 now = time.time() - (time.perf_counter_ns() - record.at) / 1e9
                 name = "transition" if record.kind == "arc" else record.kind
-                LOGGER.handle(_record(name, level, _fields(record, begun), now))
+                row = _record(name, level, _fields(record, begun), now)
+                error = record.error
+                if _is_raised(record) and error is not None and LOGGER.isEnabledFor(logging.DEBUG):
+                    row.exc_info = type(error), error, error.__traceback__
+                LOGGER.handle(row)
 
 
 def _fields(record: Record, begun: int | None) -> dict[str, Any]:
@@ -114,8 +127,18 @@ def _fields(record: Record, begun: int | None) -> dict[str, Any]:
     if record.kind == "request" and record.target is not None:
         fields["target"] = record.target
     if record.error is not None:
-        fields["why"] = words(record.error)
+        if _is_raised(record):
+            from vfio_migration.runtime.failures import described  # which logs by this module
+
+            fields |= described(record.error, record.engine.device)
+        else:
+            fields["why"] = words(record.error)
     return fields
+
+
+def _is_raised(record: Record) -> bool:
+    """Say whether a record has what the device itself raised."""
+    return record.phase == "failed" and record.kind != "request"
 
 
 def _when(record: logging.LogRecord) -> str:

@@ -296,9 +296,14 @@ class Lifecycle:
                 self._on.discard(activity)
                 try:
                     getattr(self._host, off)()
-                except Exception:
-                    _logger.exception(
-                        "%s of %s raised and is not heeded", off, type(self._host).__name__
+                except Exception as error:
+                    _logger.warning(
+                        "%s of %s raised too, after a failure: %s: %s",
+                        off,
+                        type(self._host).__name__,
+                        type(error).__name__,
+                        words(error),
+                        exc_info=_logger.isEnabledFor(logging.DEBUG),
                     )
 
     # --- inside: sessions ---
@@ -344,7 +349,7 @@ class Lifecycle:
         except ArcError:
             raise
         except Exception as error:
-            _logger.info("a stream is refused", exc_info=True)
+            _logger.debug("a stream is refused", exc_info=True)
             raise StreamRefused(f"{type(error).__name__}: {words(error)}") from error
 
 

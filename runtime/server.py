@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.counters import Counters
@@ -41,6 +41,20 @@ TURN: Final = 0.004
 """For how many seconds commands are served before anything else has its turn again."""
 
 
+class Visitor(NamedTuple):
+    """Who is connected.
+
+    Attributes:
+        number: How many clients there have been, this one included.
+        pid: Its process, or 0 if the system does not say.
+        since: When it connected, as `time.monotonic` counts.
+    """
+
+    number: int
+    pid: int
+    since: float
+
+
 class Server(Closing):
     """Serves one device.
 
@@ -56,6 +70,7 @@ class Server(Closing):
         counters: What was done, in numbers.
         journal: What logs it.
         serving: What answers.
+        client: Who is connected, or None; may be read from any thread.
         limits: As given.
         patience: As given.
         hurry: As given.
@@ -74,6 +89,7 @@ class Server(Closing):
         self.journal = Journal()
         self.serving = Serving(device, observers=(self.counters, self.journal, *observers))
         self.journal.write()
+        self.client: Visitor | None = None
         self._device = device
         self.limits = limits
         self.patience, self.hurry = patience, hurry
@@ -192,8 +208,8 @@ class Server(Closing):
             # What is too far off to be waited for, or no time at all, is asked about again.
             if due is not None and not due < (far := time.monotonic() + LONG):
                 due = far
-        except Exception:
-            _logger.exception("the device failed to say when it wants to do something by itself")
+        except Exception as error:  # noqa: BLE001 - is logged there
+            self.serving.failures.report("deadline", error, self._device)
             due = self._rest()
         return due
 
@@ -209,8 +225,8 @@ class Server(Closing):
         if due is not None and due <= time.monotonic():
             try:
                 self._device.tick()
-            except Exception:
-                _logger.exception("the device failed in what it does by itself")
+            except Exception as error:  # noqa: BLE001 - is logged there
+                self.serving.failures.report("tick", error, self._device)
                 self._rest()
 
     def settle(self) -> bool:
@@ -238,8 +254,9 @@ class Visit:
         counters = server.counters
         counters.connections += 1
         self._number = counters.connections
+        server.client = Visitor(self._number, peer_of(sock), time.monotonic())
         self._why = "the server is to end"
-        say("connected", client=self._number, pid=peer_of(sock), state=serving.stands)
+        say("connected", client=self._number, pid=server.client.pid, state=serving.stands)
         connection = Connection("server", server.limits)
         self.link = server.link(sock, connection)
         self._session = Session(
@@ -264,6 +281,8 @@ class Visit:
         self._session.close()
         self.link.close()
         self._serving.client_gone()
+        self._serving.failures.flush()
+        self._server.client = None
         self._server.journal.write()
         say("disconnected", client=self._number, why=self._why, state=self._serving.stands)
 

@@ -11,15 +11,16 @@ What a command needs of the connection itself (VERSION, replies to DMA) is not h
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from vfio_migration.model.wire import Command as Row
 from vfio_migration.runtime.engine import Engine
-from vfio_migration.runtime.errors import ArcError, DeviceFailed, EngineError, Fault, answer_to
+from vfio_migration.runtime.errors import EngineError, answer_to
+from vfio_migration.runtime.failures import Failures
 from vfio_migration.runtime.features import Features
 from vfio_migration.runtime.irq import INDEXES
 from vfio_migration.runtime.observe import Observer
@@ -66,8 +67,6 @@ from vfio_migration.runtime.protocol.messages import (
 from vfio_migration.runtime.protocol.regions import MmapArea, SparseMmap
 from vfio_migration.runtime.region import CONFIG_INDEX, Region
 from vfio_migration.runtime.served import ServedDevice, ServedError
-
-_logger: Final = logging.getLogger(__name__)
 
 _READ, _WRITE, _MMAP = (
     int(flag) for flag in (RegionFlags.READ, RegionFlags.WRITE, RegionFlags.MMAP)
@@ -127,6 +126,7 @@ class Serving:
     Attributes:
         device: The device.
         engine: What moves it.
+        failures: What logs what the device raises.
         features: What there is to get, set and probe.
         max_maps: How many maps the present client may have.
         max_fds: How many descriptors a reply to it may carry.
@@ -135,6 +135,7 @@ class Serving:
     def __init__(self, device: ServedDevice, *, observers: Iterable[Observer] = ()) -> None:
         self.device = device
         self.engine = Engine(device.spec, device.capabilities, device, observers=observers)
+        self.failures = Failures()
         self.features = Features(device, self.engine)
         self._transfers = {
             state.name: device.spec.session(state.session).transfer for state in device.spec.states
@@ -180,14 +181,9 @@ class Serving:
         if isinstance(error, Malformed):
             return error.errno
         if isinstance(error, EngineError):
-            cause = error.__cause__
-            if isinstance(error, DeviceFailed) and not isinstance(cause, ArcError):
-                _logger.error("the device failed, in %s now", self.stands, exc_info=cause)
-            return answer_to(error).errno
-        row = answer_to(error)
-        whose = "the device" if row.fault is not Fault.BUG else "the device or the server"
-        _logger.error("%s failed at %s", whose, self._rows[number].name, exc_info=error)
-        return row.errno
+            return answer_to(error).errno  # what a device raised is logged with its arc or event
+        self.failures.report(self._rows[number].name, error, self.device, state=self.stands)
+        return answer_to(error).errno
 
     def client_gone(self) -> None:
         """Take note that the client went away: what was its own is dropped, the state is kept."""
@@ -195,10 +191,8 @@ class Serving:
         self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
         self.device.memory.reach = None
-        try:
+        with contextlib.suppress(EngineError):  # it is logged with the event
             self.engine.disconnect()
-        except EngineError as error:
-            _logger.exception("the device failed, in %s now", self.stands, exc_info=error.__cause__)
         self.features.unsent.drop_ended()
 
     @property
@@ -315,9 +309,15 @@ class Serving:
         for one in message:
             try:
                 self._write(one.region, one.offset, one.data)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - is logged there
                 if not isinstance(error, ServedError):
-                    _logger.exception("the device failed at write %d of %d", done, message.wr_cnt)
+                    self.failures.report(
+                        message.name,
+                        error,
+                        self.device,
+                        state=self.stands,
+                        write=f"{done + 1} of {message.wr_cnt}",
+                    )
                 break
             done += 1
         return RegionWriteMultiReply(done)

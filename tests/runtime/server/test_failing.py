@@ -52,11 +52,14 @@ def test_a_device_that_cannot_tell_the_time_is_served_on(serve, caplog) -> None:
     device = Timeless()
     served = serve(device)
     use(served.path, device)
-    said = [row for row in caplog.records if row.exc_info]
-    assert said
-    assert all("what time is it?" in str(row.exc_info[1]) for row in said)
-    # Nor is it asked for each command, which would be a traceback for each.
-    assert len(said) < 20
+    said = [row.fields for row in caplog.records if getattr(row, "event", "") == "device_failed"]
+    assert {(row["where"], row["error"]) for row in said} == {("deadline", "RuntimeError")}
+    assert said[0]["why"] == "what time is it?"
+    assert said[0]["at"].startswith("Timeless.deadline (test_failing.py line ")
+    assert all(row["left_out"] for row in said[1:]), "the first one alone is said in full"
+    assert not [row for row in caplog.records if row.exc_info]
+    # Nor is it asked for each command.
+    assert len(said) + sum(row["left_out"] for row in said[1:]) < 30
 
 
 def test_it_is_in_an_event_loop(tmp_path, caplog) -> None:
