@@ -459,17 +459,19 @@ def _told(name: str, result: Result, spec: Spec, *, strict: bool) -> Iterator[st
             continue
         for one in result.graded(grade):
             place = f"{one.place}" if unit == "line" else f" step {one.place}"
-            yield from _finding(f"{name}:{place}: {grade}", one, unit)
+            yield from _finding(f"{name}:{place}: {grade}", one, unit, len(spec.states))
     yield _sum(result, strict=strict)
 
 
-def _finding(head: str, one: Placed, unit: str) -> Iterator[str]:
+def _finding(head: str, one: Placed, unit: str, states: int) -> Iterator[str]:
     found = one.finding
     again = f" ({one.times} times, last in {unit} {one.last})" if one.times > 1 else ""
     yield f"{head}: {found.device}: {found.step}{again}"
-    yield f"  why: {found.reason}"
+    if found.reason != found.says:
+        yield f"  why: {found.reason}"
     if found.situations:
-        yield f"  before: {' or '.join(found.situations)}"
+        known = len(found.situations) < states
+        yield f"  before: {' or '.join(found.situations) if known else 'in any state'}"
     if found.allowed:
         yield f"  allowed instead: {' or '.join(found.allowed)}"
     if found.sign_of:
@@ -479,7 +481,7 @@ def _finding(head: str, one: Placed, unit: str) -> Iterator[str]:
     if found.source and found.source != "decision":
         yield f"  source: {found.source}"
     if found.says:
-        yield f"  the specification: {found.says}"
+        yield f"  the text says: {found.says}"
 
 
 def _sum(result: Result, *, strict: bool) -> str:

@@ -234,6 +234,8 @@ class Conformance:
                 check=broken.because.check,
             )
             device.followed.forget()
+            if seen.what == "reply" and "GET" in seen.methods and seen.state is not None:
+                device.followed.said(seen.state)
             device.features, device.logging = {}, None
             for sent in (*device.pending.values(), *device.changing):
                 sent.late = True
@@ -343,11 +345,11 @@ class Conformance:
             self.held["resets"] += 1
             self._settle(device, sent)
             device.forget_refusals()
-            device.followed.was_reset(seen.errno)
             if seen.errno is None:
                 self.story.was_reset(device.name)
             else:
-                self._sign(device, "reset_refused", _answered(sent.command, seen), row.source)
+                self._sign(device, "reset_refused", _answered(sent.command, seen))
+            device.followed.was_reset(seen.errno)
         elif row.transfer != "none":
             self.held["data read" if row.transfer == "read" else "data written"] += 1
             self._settle(device, sent)
@@ -454,7 +456,7 @@ class Conformance:
         followed, asked = device.followed, command.size or 0
         inside = followed.inside(row.transfer)
         if inside == followed.points and row.transfer == "read" and asked <= self._most(device):
-            self._sign(device, "read_refused", _answered(command, seen), row.source)
+            self._sign(device, "read_refused", _answered(command, seen))
         found = followed.fed(inside)
         fits = any(is_errno(seen.errno, one) for one in self._errnos(device, asked))
         if fits or not self.judge.holds("outside_session_answer"):
@@ -519,23 +521,21 @@ class Conformance:
         """A request for a state was answered."""
         assert sent.target is not None
         followed, here = device.followed, device.followed.points
-        states = {one.state for one in here}
         accepted = any(self._rules.way(one, sent.target).failing for one in here)
         followed.requested(sent.target, seen.errno)
         step = _answered(sent.command, seen)
         if seen.errno is not None:
             if accepted:
-                self._refused_again(device, states, sent.target, step)
+                self._refused_again(device, here, sent.target, step)
             return
         device.forget_refusals()
         waiting = any(one.feeds for one in device.pending.values())
         for found in self.story.moved(device.name, followed.fates, waiting=waiting):
-            self._remark(device, found.check, step, found.reason, found.allowed)
+            self._remark(device, found.check, step, found.reason, found.allowed, here)
 
-    def _refused_again(
-        self, device: _Device, states: set[str], target: str | int, step: str
-    ) -> None:
+    def _refused_again(self, device: _Device, here: Points, target: str | int, step: str) -> None:
         """A request that the table accepts was refused; remark it if that goes on and on."""
+        states = {one.state for one in here}
         # After a refusal a device may be anywhere. One that has not said otherwise is where it was.
         known = device.refused is not None and device.refused[0] in states
         state = device.refused[0] if device.refused and known else min(states)
@@ -546,7 +546,7 @@ class Conformance:
         device.refusals += 1
         if device.refusals == self.judge.grades.check("path_refused_again").times:
             reason = f"in {state} it has refused this {device.refusals} times in succession"
-            self._remark(device, "path_refused_again", step, reason)
+            self._remark(device, "path_refused_again", step, reason, (), here)
 
     def _is_absent(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> bool:
         """Say whether there is no such feature. A device cannot say so once and otherwise then."""
@@ -681,8 +681,8 @@ class Conformance:
 
     # --- what is remarkable ---
 
-    def _sign(self, device: _Device, check: str, step: str, source: str) -> None:
-        self._remark(device, check, step, self.judge.grades.check(check).says, source=source)
+    def _sign(self, device: _Device, check: str, step: str) -> None:
+        self._remark(device, check, step, self.judge.grades.check(check).says)
 
     def _remark(
         self,
@@ -691,16 +691,15 @@ class Conformance:
         step: str,
         reason: str,
         allowed: tuple[str, ...] = (),
-        source: str = "",
+        points: Points | None = None,
     ) -> None:
         self.remarks.append(
             Violation(
                 device=device.name,
                 step=step,
                 reason=reason,
-                situations=device.followed.situations(),
+                situations=device.followed.situations(points),
                 allowed=allowed,
-                source=source,
                 check=check,
             )
         )

@@ -8,6 +8,7 @@ the sign of a known defect, and what is a rule of the house.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vfio_migration.model.conformance import Conformance
@@ -95,6 +96,13 @@ class Examination:
         return sorted(found, key=lambda one: one.grade != "violation")
 
 
+_SOURCES: dict[Grade, Callable[[str, str], str]] = {
+    "violation": lambda said, _row: said,
+    "suspicious": lambda _said, _row: "",  # nobody says that it is not allowed
+    "house rule": lambda said, row: row or said,
+}
+
+
 def graded(found: Violation, grade: Grade | None = None) -> Finding:
     """Return what was found with its grade, and with what the specification says of it."""
     grades = load_grades()
@@ -122,7 +130,7 @@ def graded(found: Violation, grade: Grade | None = None) -> Finding:
         situations=found.situations,
         allowed=found.allowed,
         row=found.row,
-        source=said if decided == "violation" else found.source or said,
+        source=_SOURCES[decided](said, found.source),
         says=check.says,
         sign_of=check.sign_of if decided == "suspicious" else "",
     )

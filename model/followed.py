@@ -140,9 +140,16 @@ class Followed:
         """Know nothing of it any more."""
         self.points, self.because = self._rules.anywhere(self._words), UNKNOWN
 
-    def situations(self) -> tuple[str, ...]:
-        """Say where it can be."""
-        return tuple(dict.fromkeys(self._shown(one) for one in sorted(self.points)))
+    def said(self, state: str | int) -> None:
+        """Believe of a device of which nothing is known that it is where it says."""
+        found = frozenset(one for one in self.points if one.state == state)
+        if found:
+            self.points, self.because = found, SAID
+
+    def situations(self, points: Points | None = None) -> tuple[str, ...]:
+        """Say where it can be, or where these are."""
+        these = self.points if points is None else points
+        return tuple(dict.fromkeys(self._shown(one) for one in sorted(these)))
 
     def _shown(self, point: Point) -> str:
         if self._rules.transfer(point.state) == "write" and not point.fed:
@@ -180,11 +187,12 @@ class Followed:
         if refused is not None:
             if not is_errno(errno, refused.errno) and holds("refusal_errno"):
                 return frozenset()
-            return frozenset({point}) if holds("state_after_refusal") else rules.valid(point)
+            here = frozenset({point})
+            return here if holds("state_after_refusal") else rules.or_elsewhere(point, here)
         if not way.failing and holds("present_state_fails", nothing_to_do(self._spec).source):
             return frozenset()
-        held = holds("state_after_failure")
-        return rules.failures(point, target) if held else rules.valid(point)
+        found = rules.failures(point, target) or frozenset({point})
+        return found if holds("state_after_failure") else rules.or_elsewhere(point, found)
 
     def _not_so(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Broken:
         reasons: list[Because] = []
@@ -238,16 +246,19 @@ class Followed:
         if errno is not None:
             words = f"a reset was answered with {outcome(errno)}"
         check = "reset_recovers" if recovers else "state_after_reset"
+        check = check if errno is None else "state_moved"
         self.because = _event(self._spec.event("reset"), words, check)
 
     def _reset(self, points: Points, errno: Errno) -> Points:
-        found = points if errno is not None else frozenset()
-        if errno is None:
-            found |= self._after("reset", points)
-        else:
-            # One that is refused changes nothing, one that fails leaves a device that failed.
-            found |= self._after("arc_failed_for_good", points)
-        if not self.judge.holds("state_after_reset"):
+        after = self._after("reset", points)
+        lenient = not self.judge.holds("state_after_reset")
+        if errno is not None:
+            # One that is refused changes nothing, one that fails leaves a device that failed, or
+            # one that has got as far as if it had succeeded.
+            found = points | self._after("arc_failed_for_good", points)
+            return found | after if lenient else found
+        found = after
+        if lenient:
             # A state that no arc leaves is one that a reset leads out of, whoever it is.
             rules = self._rules
             found = found.union(*(rules.valid(one) for one in points if not rules.stuck(one)))
@@ -372,7 +383,8 @@ class Followed:
         """Return where it can be before, during and after a request."""
         found = {then for one in points for then in self._rules.while_asked(one, target)}
         if not self.judge.holds("state_after_failure"):
-            found |= {then for one in points for then in self._rules.valid(one)}
+            for one in points:
+                found |= self._rules.or_elsewhere(one, frozenset(found))
         return frozenset(found)
 
     def while_reset(self, points: Points) -> Points:

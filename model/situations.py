@@ -113,6 +113,11 @@ class Rules:
         """Return every situation of a device with these capabilities."""
         return self.anywhere((point.word,))
 
+    def or_elsewhere(self, point: Point, here: Points) -> Points:
+        """Return these, and whatever else there is in states that are none of theirs."""
+        states = {one.state for one in here}
+        return here | {one for one in self.valid(point) if one.state not in states}
+
     def arrivals(self, point: Point, target: str | int) -> Points:
         """Return where a device stands that says it came to a state, by whatever way."""
         return frozenset(one for one in self.valid(point) if one.state == target)

@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import check_trace_golden
 import checks_page
 import pytest
 from awaited import wait_for
 from edits import ROOT
 from recorded_runs import Log, lines_of, running, sweep
+from script import Script
 
 from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, load
@@ -141,6 +143,64 @@ def test_as_json(run: Path, capsys):
     }
     assert (violation["line"], violation["allowed"]) == (line, ["refused (EINVAL)"])
     assert answer["findings"] == [violation | {"times": 1}]
+
+
+@pytest.mark.parametrize("name", check_trace_golden.RUNS)
+def test_what_is_printed_of_each_grade_is_that_on_record(name: str):
+    """If not: `python tests/support/check_trace_golden.py`."""
+    said, status = check_trace_golden.printed(name)
+    assert said == (ROOT / f"tests/cli/golden/{name}.txt").read_text("utf-8")
+    assert status == check_trace_golden.RUNS[name][2]
+
+
+def test_as_json_each_finding_has_its_grade_and_the_worst_is_the_violation(tmp_path: Path, capsys):
+    lines = [check_trace_golden.HEAD, *check_trace_golden.every_grade()]
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    for more, worst in (((), "violation"), (("--strict",), "house rule")):
+        assert main(["check-trace", str(path), "--json", *more]) == 1
+        answer = json.loads(capsys.readouterr().out)
+        assert {one["grade"] for one in answer["findings"]} == {
+            "violation",
+            "suspicious",
+            "house rule",
+        }
+        assert (answer["holds"], answer["violation"]["grade"]) == (False, worst)
+        assert answer["violation"] in [
+            {key: value for key, value in one.items() if key != "times"}
+            for one in answer["findings"]
+        ]
+
+
+def test_only_violations_and_with_strict_house_rules_are_a_reason_for_status_1(
+    tmp_path: Path, capsys
+):
+    path = tmp_path / "run.jsonl"
+    for run, plain, strict in (
+        (Script().get("STOP").get("STOP"), 0, 0),
+        (Script().get("STOP").reset("EIO"), 0, 0),
+        (Script().get("STOP").set("STOP", "EIO"), 0, 1),
+        (Script().get(99), 1, 1),
+    ):
+        lines = [check_trace_golden.HEAD, *run.lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        assert main(["check-trace", str(path)]) == plain
+        assert main(["check-trace", str(path), "--strict"]) == strict
+    capsys.readouterr()
+
+
+def test_so_many_findings_are_kept_and_the_rest_is_counted(tmp_path: Path, capsys):
+    run = Script()
+    for number in range(1100):
+        run.get(100 + number)
+    lines = [check_trace_golden.HEAD, *run.lines]
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    assert main(["check-trace", str(path), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (len(answer["findings"]), answer["left_out"]) == (1000, 100)
+    assert main(["check-trace", str(path)]) == 1
+    assert capsys.readouterr().out.endswith("1100 violations; 100 of them not shown\n")
 
 
 def test_from_standard_input(run: Path, trace: Path, capsys, monkeypatch):

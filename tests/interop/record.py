@@ -4,7 +4,8 @@
 
 connects a client of the socket LISTEN with the socket SERVER, passes every message and every
 descriptor on as it came, and writes one line per message: who sent it, its command, how many
-descriptors came with it, and its bytes. One connection, until a side closes. It knows the header
+descriptors came with it, and its bytes; and at the end one that says who closed. One connection,
+until a side closes. `vfio-migration check-trace` reads what it writes. It knows the header
 of a message and nothing else, so it can be wrong about nothing else.
 """
 
@@ -83,6 +84,7 @@ class Recorder:
             while True:
                 message, descriptors = receive(source)
                 if not message:
+                    self.note({"from": sender, "what": "gone"})
                     break
                 _, command, _, flags, _ = HEADER.unpack_from(message)
                 what = COMMANDS.get(command, f"command {command}")

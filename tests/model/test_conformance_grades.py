@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from carried import CUTS, DATA, cut, migration
 from script import SPEC, Script, found_in, grades
 
 from vfio_migration.model.grades import HOUSE, VFIO_USER, load_grades
@@ -56,59 +55,6 @@ def refused(times: int) -> Script:
 
 
 START, STOP, REPORT = "DMA_LOGGING_START", "DMA_LOGGING_STOP", "DMA_LOGGING_REPORT"
-
-
-# --- one migration -------------------------------------------------------------------------------
-
-DATA = bytes(range(256)) * 40
-CUTS = (1000, 5000, 8000)
-
-
-def cut(data: bytes, *cuts: int) -> list[bytes]:
-    return [data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)])]
-
-
-class Migration(Script):
-    """Two devices, `src` and `dst`, and what is carried from one to the other."""
-
-    def __init__(self, *, pair: bool = True) -> None:
-        super().__init__("src")
-        self.lines = []
-        if pair:
-            self.on("src").add("device", role="source", pair="dst")
-            self.on("dst").add("device", role="destination", pair="src")
-        self.on("src").add("connected").get("RUNNING").set("STOP_COPY")
-        self.on("dst").add("connected").get("STOP").set("RESUMING")
-
-    def on(self, device: str) -> Migration:
-        self.device = device
-        return self
-
-    def reads(self, *pieces: bytes, end: bool = True) -> Migration:
-        self.on("src")
-        for piece in pieces:
-            about = {"size": len(piece), "crc": f"{zlib.crc32(piece):08x}"}
-            self.do("MIG_DATA_READ", {"size": len(piece)}, about)
-        if end:
-            self.do("MIG_DATA_READ", {"size": 4096}, {"size": 0, "crc": "00000000"})
-        return self
-
-    def writes(self, *pieces: bytes, errno: str | None = None) -> Migration:
-        self.on("dst")
-        for piece in pieces:
-            about = {"size": len(piece), "crc": f"{zlib.crc32(piece):08x}"}
-            self.do("MIG_DATA_WRITE", about, errno or {})
-        return self
-
-    def closes(self) -> Migration:
-        self.on("dst").set("RUNNING")
-        return self
-
-
-def migration(*pieces: bytes, end: bool = True, pair: bool = True) -> Migration:
-    """A source that is read in four pieces, and a destination that is given these."""
-    run = Migration(pair=pair).reads(*cut(DATA, *CUTS), end=end)
-    return run.writes(*pieces).closes()
 
 
 A, B, C, D = cut(DATA, *CUTS)
