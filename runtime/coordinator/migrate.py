@@ -325,7 +325,9 @@ class Coordinator:
         self, migration: Migration, step: MigrationStep, error: StepFailed | Refused
     ) -> bool:
         """Say whether all goes on without what a source refused: it runs, or can be led back."""
-        if migration.fallback is None or self._cancelled.is_set() or step.transfer == "rest":
+        if migration.fallback is None or self._cancelled.is_set():
+            return False
+        if step.transfer == "rest" or step.side == "destination":
             return False
         peers = error.peers if isinstance(error, StepFailed) else (error.peer,)
         sources = {device.label for device in self._endpoints["source"]}

@@ -142,6 +142,14 @@ def test_an_error_without_an_errno_is_a_failure_without_errno(foreign) -> None:
     assert (str(again), again.errno, again.code) == (str(caught.value), None, 0)
 
 
+@pytest.mark.parametrize("number", [0, errno.EINVAL])
+def test_an_error_reply_with_the_type_of_a_command_is_a_reply(foreign, number) -> None:
+    """As the server of rust-vmm sent it up to 0.1.3: only a reply has an error."""
+    with pytest.raises(Refused) as caught:
+        reply(foreign, GET_INFO, b"", calls.info(), flags=ERROR, errno=number)
+    assert caught.value.code == number
+
+
 def test_an_error_of_the_peer_that_is_called_ebadmsg_is_its_answer(foreign) -> None:
     options = {"flags": REPLY | ERROR, "errno": errno.EBADMSG}
     with pytest.raises(Refused, match=r"\(EBADMSG\)"):

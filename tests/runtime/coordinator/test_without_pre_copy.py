@@ -15,7 +15,13 @@ from raw_client import MIG_READ
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.model.spec import SpecError
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import Coordinator, Event, Hooks, MigrationFailed
+from vfio_migration.runtime.coordinator import (
+    CannotMigrate,
+    Coordinator,
+    Event,
+    Hooks,
+    MigrationFailed,
+)
 from vfio_migration.runtime.coordinator.ledger import beside
 from vfio_migration.runtime.coordinator.saving import Restorer, Saver
 
@@ -133,6 +139,19 @@ def test_a_source_that_failed_for_good_is_not_begun_anew(lab: Lab) -> None:
     lab.serve("d0")
     assert lab.fail().outcome == "lost"
     assert not [one for one in lab.events if one.name == "falls_back"]
+
+
+def test_a_source_that_refuses_something_else_is_not_begun_anew(tmp_path: Path) -> None:
+    """While the destination is prepared the source is asked what it is; that is no pre-copying."""
+    with (
+        running(tmp_path, "a", habits.NeverSaysWhatItIs, held=bytes(SIZE)) as a,
+        running(tmp_path, "b", habits.RefusesMostWhileStopped, held=bytes(SIZE)) as b,
+    ):
+        with Client(b.path) as client:
+            client.set_state("STOP")
+        with pytest.raises((CannotMigrate, MigrationFailed), match="DEVICE_GET_INFO is refused"):
+            Coordinator([(a.path, b.path)]).run()
+        assert a.state == RUNNING
 
 
 def test_reads_are_tried_no_more_once_one_was_refused(tmp_path: Path) -> None:
