@@ -27,6 +27,8 @@ HARMLESS: tuple[type[Peer], ...] = (
     habits.ResetKeepsState,
     habits.OffersNoPreCopy,
     habits.JudgesNothing,
+    habits.PreCopyArcFails,
+    habits.LeavesPreCopyByRunning,
     habits.CLibrary,
 )
 """What is allowed, or does no harm."""
@@ -53,3 +55,16 @@ def test_a_recording_of_a_migration_accuses_nobody(tmp_path: Path, cli, habit: t
         ran = cli("check-trace", recording)
         assert (ran.status, ran.err) == (0, ""), ran.out
         assert "suspicious" not in ran.out
+
+
+@pytest.mark.parametrize("habit", [habits.PreCopyReadsFail, habits.PreCopyFailsPartWay])
+def test_reads_that_are_refused_in_pre_copy_are_suspicious_and_no_violation(
+    tmp_path: Path, cli, habit: type[Peer]
+) -> None:
+    recording = tmp_path / "run.jsonl"
+    with running(tmp_path, "a", habit) as a, running(tmp_path, "b") as b:
+        assert cli("migrate", a.path, b.path, "--record", recording).status == 0
+    ran = cli("check-trace", recording)
+    assert (ran.status, ran.err) == (0, "")
+    assert "suspicious: " in ran.out
+    assert "MIG_DATA_READ is answered with an error (EIO)" in ran.out

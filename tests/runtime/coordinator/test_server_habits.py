@@ -39,6 +39,10 @@ HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
     (habits.StartsLoggingTwice,),
     (habits.OffersNoPreCopy,),
     (habits.JudgesNothing,),
+    (habits.PreCopyArcFails,),
+    (habits.PreCopyReadsFail,),
+    (habits.PreCopyFailsPartWay,),
+    (habits.LeavesPreCopyByRunning,),
     (habits.CLibrary,),
     (habits.CLibrary, habits.OffersNoPreCopy),
 )

@@ -33,7 +33,7 @@ class Running:
         path.unlink(missing_ok=True)
         state = path.with_suffix(".held")
         state.write_bytes(held)
-        words = [sys.executable, "-m", "peer_habits", str(path), str(state)]
+        words = [sys.executable, "-S", "-m", "peer_habits", str(path), str(state)]
         self.process = subprocess.Popen(
             [*words, *(habit.__name__ for habit in habits)],
             env={**os.environ, "PYTHONPATH": str(_SUPPORT)},
