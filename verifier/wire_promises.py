@@ -354,6 +354,19 @@ def _w8(system: ConnectionSystem) -> tuple[Bad, Bad]:
     return bad, premise
 
 
+_W3_QUERIES, _W3_SEARCH = _about(_w3, ("within",), 4)
+
+
+def _w3_queries(encoding: Encoding) -> Iterator[Query]:
+    yield from _W3_QUERIES(encoding)
+    system = ConnectionSystem.of(encoding)
+
+    def put_off(_now: Situation, event: Term, then: Situation) -> Formula:
+        return z3.And(system.is_event(event, "put_off"), then["keeps_put_off_fds"] > 0)
+
+    yield system.happens("put-off", put_off, 4)
+
+
 _W6_QUERIES, _W6_SEARCH = _about(_w6, ("supported", "nobody"), 4)
 
 
@@ -390,7 +403,8 @@ WIRE: tuple[Obligation, ...] = (
         _EVERY,
         "induction",
         "What a client can make grow without bound, a hostile one will.",
-        *_about(_w3, ("within",), 4),
+        _w3_queries,
+        _W3_SEARCH,
     ),
     Obligation(
         "W4",
