@@ -602,9 +602,7 @@ class Conformance:
                 points, overtakes = self._during(device, points, one), True
         found = device.followed.told_state(state, points)
         if not overtakes:
-            if found != device.followed.points:
-                device.followed.because = SAID
-            device.followed.points = found
+            device.followed.points, device.followed.because = found, SAID
 
     def _check_size(self, row: Feature, command: Observation, seen: Observation) -> None:
         if seen.size is None or command.argsz is None:

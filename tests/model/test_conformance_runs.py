@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import Answers
+from answers import Answers, Anybody
 from edits import table_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import values, without
 from recorded_runs import cases, lines_of, sweep
-from script import SPEC, Line, Script, first_wrong, place
+from script import SPEC, Line, Script, first_wrong, place, place_of_violation
 
 WORDS = [int(one.value) for one in SPEC.capability_sets()]
 STATES = [row.name for row in SPEC.states]
 SETS = [list(SPEC.names(SPEC.capability_set(word))) for word in WORDS]
 ANSWERS = Answers(table_data())
+ANYBODY = Anybody(table_data())
 
 # --- real runs, and what is changed in them ---
 
@@ -103,6 +104,36 @@ STEP = st.one_of(
 @given(steps=st.lists(STEP, max_size=12))
 @settings(max_examples=600, deadline=None)
 def test_anything_is_judged_as_the_oracle_does(steps: list[Any]) -> None:
+    run = made_of(steps)
+    assert place(run.lines) == ANSWERS.first_wrong(run.lines)
+
+
+@given(steps=st.lists(STEP, max_size=12))
+@settings(max_examples=600, deadline=None)
+def test_a_violation_is_what_the_oracle_of_the_text_does_not_allow(steps: list[Any]) -> None:
+    run = made_of(steps)
+    found, strict = place_of_violation(run.lines), place(run.lines)
+    assert found == ANYBODY.first_wrong(run.lines)
+    # Nobody is held to more than our own server is.
+    assert found is None or (strict is not None and strict <= found)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_change_is_a_violation_where_the_oracle_of_the_text_says_so(
+    runs: dict[int, Path], word: int
+) -> None:
+    caught = allowed = 0
+    for case in distinct(runs, word)[::7]:
+        for what, lines in itertools.chain(values(case, STATES, SETS), without(case)):
+            expected = ANYBODY.first_wrong(lines)
+            assert place_of_violation(lines) == expected, what
+            caught += expected is not None
+            allowed += expected is None
+    assert caught
+    assert allowed
+
+
+def made_of(steps: list[Any]) -> Script:
     run = Script()
     for kind, one, two in steps:
         match kind:
@@ -120,7 +151,7 @@ def test_anything_is_judged_as_the_oracle_does(steps: list[Any]) -> None:
                 run.flags(one)
             case _:
                 run.add("gone").add("connected")
-    assert place(run.lines) == ANSWERS.first_wrong(run.lines)
+    return run
 
 
 @given(word=st.sampled_from(WORDS), seed=st.randoms(use_true_random=False))

@@ -164,3 +164,108 @@ class Answers:
         if then.session == 1:
             return At(at.word, then.state, at.fed, at.ended)
         return self._new(at.word, then.state)
+
+
+class Anybody(Answers):
+    """The same of a server of anybody's: what the text of vfio-user leaves open, it may do."""
+
+    def first_wrong(self, lines: list[Line]) -> int | None:
+        """Return the index of the first line that the text does not allow, or None."""
+        here, told, recovered = self._anywhere(), None, False
+        sent: dict[int, Line] = {}
+        for index, line in enumerate(lines):
+            if line["what"] == "command":
+                sent[line["id"]] = line
+            elif line["what"] == "gone":
+                here, told, recovered, sent = self._anywhere(), None, False, {}
+            elif line["what"] == "reply":
+                command = sent.pop(line["id"], None)
+                if command is None or command["command"] != line["command"]:
+                    return index
+                errno = line.get("errno")
+                about = (command["command"], command.get("feature"), command.get("method"))
+                if about == ("DEVICE_FEATURE", "MIGRATION", "GET"):
+                    if errno is not None:
+                        continue
+                    if line["size"] < 8:
+                        return index
+                    word = next(w for w, names in self.names.items() if names == line["flags"])
+                    if told not in (None, word):
+                        here = self._anywhere((word,))
+                    here, told = {at for at in here if at.word == word}, word
+                elif about == ("DEVICE_FEATURE", "MIG_DEVICE_STATE", "GET"):
+                    if errno is not None:
+                        continue
+                    if line["size"] < 8:
+                        return index
+                    here = self._told(here, line["state"], recovered=recovered)
+                    recovered = False
+                else:
+                    stuck = all(at.state == "ERROR" for at in here)
+                    recovered = about[0] == "DEVICE_RESET" and errno is None and stuck
+                    here = self._then(here, about, command, line)
+                if not here:
+                    return index
+        return None
+
+    def _anywhere(self, words: tuple[int, ...] = ()) -> set[At]:
+        return {
+            At(word, state, True, False)
+            for word in words or tuple(self.tables)
+            for state in self.tables[word].has
+        }
+
+    def _told(self, here: set[At], state: str, *, recovered: bool) -> set[At]:
+        found = {at for at in here if at.state == state}
+        if not found and state == "ERROR" and not recovered:
+            # A device may fail by itself.
+            found = {At(at.word, state, True, False) for at in here}
+        return found
+
+    def _then(self, here: set[At], about: tuple[Any, ...], command: Line, line: Line) -> set[At]:
+        errno = line.get("errno")
+        match about[0]:
+            case "DEVICE_RESET":
+                found = {self._lands(at, "reset") for at in here}
+                if errno is not None:
+                    found |= here | {self._lands(at, "arc_failed_for_good") for at in here}
+                    return found
+                return found.union(
+                    *(self._anywhere((at.word,)) for at in here if at.state != "ERROR")
+                )
+            case "MIG_DATA_READ":
+                reads = {at for at in here if self._way(at) == "read"}
+                if errno is not None or not (reads or line["size"]):
+                    return here
+                return {
+                    then for at in reads for then in self._read(at, command["size"], line["size"])
+                }
+            case "MIG_DATA_WRITE":
+                writes = {at for at in here if self._way(at) == "write"}
+                fed = {at._replace(fed=True) for at in writes}
+                if errno is not None:
+                    return (here - writes) | fed
+                if writes or command["size"]:
+                    return fed if command["size"] else writes
+                return here
+            case _ if about[1:] != ("MIG_DEVICE_STATE", "SET"):
+                return here
+            case _:
+                return {then for at in here for then in self._asked(at, command["state"], errno)}
+
+    def _way(self, at: At) -> str:
+        return str(self.tables[at.word].transfer[at.state])
+
+    def _asked(self, at: At, target: str | int, errno: str | None) -> set[At]:
+        ends = self._requests(at, target)
+        if errno is not None:
+            found = {end.at for end in ends if not end.success} or {at}
+            states = {one.state for one in found}
+            return found | {one for one in self._anywhere((at.word,)) if one.state not in states}
+        found = {end.at for end in ends if end.success}
+        table = self.tables[at.word]
+        # The text knows nothing of P2P states, and does not make anybody judge a stream.
+        open_ = (at.state, target) == ("STOP_COPY", "PRE_COPY_P2P")
+        if isinstance(target, str) and not found and (open_ or table.accepts(at.state, target)):
+            found = {one for one in self._anywhere((at.word,)) if one.state == target}
+        return found

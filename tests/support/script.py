@@ -7,6 +7,7 @@ from typing import Any
 from vfio_migration.model import Spec, load
 from vfio_migration.model.conformance import Conformance, Violation
 from vfio_migration.model.conformance_findings import Examination, Finding
+from vfio_migration.model.grades import VFIO_USER
 from vfio_migration.model.observation import Observation
 
 Line = dict[str, Any]
@@ -39,15 +40,21 @@ def grades(lines: list[Line], **options: Any) -> list[tuple[str, str]]:
 
 
 _shared = Conformance(SPEC)
+_bound = Conformance(SPEC, kind=VFIO_USER)
 
 
-def place(lines: list[Line]) -> int | None:
+def place(lines: list[Line], conformance: Conformance = _shared) -> int | None:
     """Return where a run is wrong first; for many runs, as the table is worked out only once."""
-    _shared._devices.clear()
+    conformance._devices.clear()
     for index, line in enumerate(lines):
-        if _shared.observe(Observation.of(line, SPEC)) is not None:
+        if conformance.observe(Observation.of(line, SPEC)) is not None:
             return index
     return None
+
+
+def place_of_violation(lines: list[Line]) -> int | None:
+    """Return where a run first does what the specification does not allow a server of anybody's."""
+    return place(lines, _bound)
 
 
 class Script:
