@@ -356,6 +356,7 @@ class Coordinator:
             StepFailed: That cannot be done.
         """
         prepared = not self._has_transferred
+        self._stopped_at = self._ran_at = None  # it will be another downtime
         self._fell_back = _why(error)
         self._tell(Event("falls_back", {"migration": fallback.name, "why": self._fell_back}))
         for step in self._plans.takes_back(ledger.holder):
@@ -369,7 +370,6 @@ class Coordinator:
                     [device.label for device in loose],
                 )
         self._resume("source")
-        self._stopped_at = None
         self._transfer = self._new_transfer()
         return prepared
 

@@ -58,6 +58,10 @@ def test_a_source_that_refuses_pre_copy_is_stopped_and_migrated(
         assert event.fields["migration"] == "offline"
         assert "is refused" in event.fields["why"]
         assert summary.to_data()["fell_back"] == event.fields["why"]
+        stopped = next(one.time for one in events[::-1] if one.name == "stopped")
+        ran = next(one.time for one in events if one.name == "running")
+        assert stopped < ran
+        assert summary.downtime > 0
         assert not beside(a.path).exists()
 
 
