@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from vfio_migration.model import Spec, load
 
@@ -17,6 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT for what it starts in the background, and an ignored signal is
     # inherited. The tests interrupt themselves and the programs that they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test is a question of time: one example may take as long as a busy machine makes it.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 
 @pytest.fixture(scope="session")
