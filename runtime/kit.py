@@ -281,7 +281,7 @@ class PciDevice:
                 f"{type(self).__name__}.later: the delay is {delay!r}; it is a number of seconds"
             )
         row = pending_work.describe(self, PciDevice, work, arguments, needs)
-        waiting = sum(timer.mark.size for timer in self._kit.timers) + row.size
+        waiting = self._kit.timers.weight + row.size
         if waiting > pending_work.MAX_WORK_BYTES:
             raise UnsavableWorkError(
                 f"{type(self).__name__}.later: with {row.method} the work that is put off would "

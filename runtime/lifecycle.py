@@ -129,7 +129,7 @@ class Lifecycle:
             state: {row[0] for row in _HOOKS if row[0] in may} for state, may in self._may.items()
         }
         self.state = host.spec.initial
-        self.timers: Timers[Work] = Timers(clock)
+        self.timers: Timers[Work] = Timers(clock, lambda work: work.size)
         self._on: set[str] = set()
         self._writer: StreamWriter | None = None
         self._reader: StreamReader | None = None

@@ -32,6 +32,7 @@ from vfio_migration.runtime.trial_guest import (
     Guest,
     fuzz,
 )
+from vfio_migration.runtime.trial_words import in_hook, in_words, said
 
 __all__ = [
     "GUEST_AT",
@@ -60,15 +61,19 @@ class Problem(NamedTuple):
         check: The check that found it.
         capabilities: The capability set it was found with.
         words: What happened.
+        place: Where the device stood, and what it had been asked last.
     """
 
     promise: str
     check: str
     capabilities: str
     words: str
+    place: str = ""
 
     def __str__(self) -> str:
-        return f"{self.promise} ({self.check}, {self.capabilities}): {self.words}"
+        place = f"; {self.place}" if self.place else ""
+        about = f"check {self.check}, capabilities {self.capabilities}"
+        return f"{self.promise}{in_words(self.promise)}, {about}: {self.words}{place}"
 
 
 Factory = Callable[..., ServedDevice]
@@ -100,7 +105,9 @@ def device_test_suite(
         steps: How long each of them is.
     """
     table = load() if spec is None else spec
-    methods: dict[str, Any] = {"__doc__": f"The promises of D and S, held against {factory!r}."}
+    methods: dict[str, Any] = {
+        "__doc__": f"The promises of D and S, held against {_called(factory)}."
+    }
     for words in _words(table, capabilities):
         setup = Setup(factory, table, words, drive)
         tag = "_".join(name.lower() for name in setup.machine.names)
@@ -135,10 +142,16 @@ def find_problems(
             try:
                 check(setup)
             except Exception as error:  # noqa: BLE001 - whatever a device under test raises
-                number = error.promise if isinstance(error, BrokenPromise) else "?"
-                text = error.words if isinstance(error, BrokenPromise) else repr(error)
                 name = check.__name__.removeprefix("check_")
-                yield Problem(number, name, ",".join(setup.machine.names), text)
+                names = ",".join(setup.machine.names)
+                if isinstance(error, BrokenPromise):
+                    yield Problem(error.promise, name, names, error.words, error.place)
+                else:
+                    aim = str(check.__doc__).partition("\n")[0].rstrip(".")
+                    text = f"the check ({aim}) could not be made, for want of an answer"
+                    raised = f"{text}{in_hook(error)}: {said(error)}"
+                    place = "; ".join(getattr(error, "__notes__", [])[:1])
+                    yield Problem("?", name, names, raised, place)
 
 
 def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> None:
@@ -218,6 +231,11 @@ def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> No
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def _called(factory: Factory) -> str:
+    made = getattr(factory, "func", factory)  # of a functools.partial
+    return str(getattr(made, "__name__", type(made).__name__))
 
 
 def _words(spec: Spec, capabilities: Iterable[Any] | None) -> list[int]:

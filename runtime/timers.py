@@ -48,10 +48,16 @@ class Timers(Generic[Mark]):
 
     Args:
         clock: Tells the time in seconds.
+        weigh: Says how much a piece of work counts for in `weight`.
+
+    Attributes:
+        weight: What all of them count for together.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], weigh: Callable[[Mark], int]) -> None:
+        self.weight = 0
         self._clock = clock
+        self._weigh = weigh
         self._timers: list[Timer[Mark]] = []
 
     def __len__(self) -> int:
@@ -65,14 +71,14 @@ class Timers(Generic[Mark]):
     ) -> Timer[Mark]:
         """Do `work` once `delay` seconds have passed during which `needs` was true."""
         timer = Timer(delay, self._clock() if needs() else None, needs, work, mark)
-        self._timers.append(timer)
+        self._append(timer)
         return timer
 
     def restore(
         self, left: float, work: Callable[[], object], needs: Permission, mark: Mark
     ) -> None:
         """Add one that was `waiting` elsewhere; `needs` is not asked before the next `settle`."""
-        self._timers.append(Timer(left, None, needs, work, mark))
+        self._append(Timer(left, None, needs, work, mark))
 
     def waiting(self) -> list[tuple[float, Mark]]:
         """Return what is left of each, in the order in which they were put off."""
@@ -83,11 +89,20 @@ class Timers(Generic[Mark]):
     def cancel(self, timer: Timer[Mark]) -> None:
         """Forget one; nothing happens if it is done or cancelled."""
         if timer in self._timers:
-            self._timers.remove(timer)
+            self._remove(timer)
 
     def cancel_all(self) -> None:
         """Forget all."""
         self._timers.clear()
+        self.weight = 0
+
+    def _append(self, timer: Timer[Mark]) -> None:
+        self._timers.append(timer)
+        self.weight += self._weigh(timer.mark)
+
+    def _remove(self, timer: Timer[Mark]) -> None:
+        self._timers.remove(timer)
+        self.weight -= self._weigh(timer.mark)
 
     def settle(self) -> None:
         """Freeze and thaw: what is permitted may have changed."""
@@ -125,7 +140,7 @@ class Timers(Generic[Mark]):
         for _, timer in sorted(due, key=lambda item: item[0]):
             # What was done before it may have cancelled it, or have changed what is permitted.
             if timer in self._timers and _permits(timer):
-                self._timers.remove(timer)
+                self._remove(timer)
                 if timer.fault is not None:
                     raise timer.fault
                 timer.work()

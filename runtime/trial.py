@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from vfio_migration.model import Machine, Spec, State
 from vfio_migration.runtime.dma import PEER_DMA
@@ -19,9 +19,11 @@ from vfio_migration.runtime.engine import Engine
 from vfio_migration.runtime.errors import RequestFailed, errno_number
 from vfio_migration.runtime.irq import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.lifecycle import CHANGE
+from vfio_migration.runtime.observe import Record
 from vfio_migration.runtime.served import ServedDevice, ServedError
 from vfio_migration.runtime.trial_guest import Clock, Drive, Guest, Hears, fuzz
 from vfio_migration.runtime.trial_look import Seen, look, unlike
+from vfio_migration.runtime.trial_words import in_hook, in_words, said
 
 _CHUNK: Final = 1 << 16
 _UNROUND: Final = 1.0003
@@ -29,7 +31,8 @@ _UNROUND: Final = 1.0003
 _TICK: Final = 2.0**-30
 """Time passes in multiples of this, so that no clock of a trial is ever rounded: what passes
 between two moments is the same for a source and a destination, whatever the time is with either."""
-_TRIES: Final = 4
+TRIES: Final = 4
+"""How often what fails by the device's own doing is tried again."""
 _ENDLESS: Final = 16
 """How many times what was said to be left is read before it is given up."""
 
@@ -40,15 +43,20 @@ class BrokenPromise(AssertionError):  # noqa: N818 - reads as what it says
     Attributes:
         promise: Its number among the obligations ("D3", "S1"), as in docs/obligations.md.
         words: What happened.
+        place: Where the device stood and what it had been asked last; empty if nobody knows.
+        several: It is about several devices, and `place` about each of them.
     """
 
-    def __init__(self, promise: str, words: str) -> None:
-        super().__init__(promise, words)
+    def __init__(self, promise: str, words: str, place: str = "") -> None:
+        super().__init__(promise, words, place)
         self.promise = promise
         self.words = words
+        self.place = place
+        self.several = False
 
     def __str__(self) -> str:
-        return f"{self.promise}: {self.words}"
+        place = f"; {self.place}" if self.place else ""
+        return f"{self.promise} is broken{in_words(self.promise)}: {self.words}{place}"
 
 
 def promise(number: str, holds: object, words: str) -> None:
@@ -82,11 +90,8 @@ class Setup:
     @contextlib.contextmanager
     def trial(self, seed: int = 1, hears: Hears = "all") -> Iterator[Trial]:
         """Make a device and a guest for it."""
-        made = Trial(self, seed, hears)
-        try:
+        with Trial(self, seed, hears) as made:
             yield made
-        finally:
-            made.close()
 
     # --- places, by what the table says of them ---
 
@@ -150,9 +155,33 @@ class Trial:
         self.clock = Clock(1000.0 * (1 + 1000 // (1 + seed)))
         self.rng = random.Random(seed)
         self.device = setup.factory(spec=setup.spec, capabilities=setup.flags, clock=self.clock)
-        self.engine = Engine(setup.spec, setup.flags, self.device)
+        self.engine = Engine(setup.spec, setup.flags, self.device, observers=[self._note])
+        self._last = "it was made"
         self.guest = Guest(hears)
         self.guest.connect(self.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
+        """Give all back; whatever was raised is told where the device stood."""
+        if isinstance(error, BrokenPromise):
+            if not error.place or error.several:
+                error.several = True
+                error.place = "; ".join(filter(None, (error.place, self.place)))
+        elif isinstance(error, Exception):
+            error.add_note(f"{type(self.device).__name__}{in_hook(error)}: {self.place}")
+        self.close()
+
+    def _note(self, record: Record) -> None:
+        if record.phase == "started" and record.kind != "request":
+            self._last = f"arc {record.arc}" if record.arc is not None else f"a {record.kind}"
+
+    @property
+    def place(self) -> str:
+        """Where the device stands, and what has happened to it last, in words."""
+        names = ",".join(self.setup.machine.names)
+        return f"a device with {names} stands in {self.engine.state} after {self._last}"
 
     def close(self) -> None:
         """Give all back."""
@@ -161,6 +190,11 @@ class Trial:
         self.guest.close()
 
     # --- acting ---
+
+    def hold(self, number: str, holds: object, words: str) -> None:
+        """Raise `BrokenPromise` unless this holds, with where the device stands."""
+        if not holds:
+            raise BrokenPromise(number, words, self.place)
 
     @property
     def where(self) -> str:
@@ -196,7 +230,7 @@ class Trial:
         Raises:
             RequestFailed: It fails again and again.
         """
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(TRIES)):
             try:
                 self.engine.set_state(target)
             except RequestFailed as failure:
@@ -212,18 +246,18 @@ class Trial:
         state, device = self.engine.state, self.device
         transfer, end = self.setup.transfer(state), self.spec.stream_end(state)
         at = f"in {self.where} {when}".strip()
-        promise(
+        self.hold(
             "D1",
-            _works(lambda: device.stream_read(0)) == (transfer == "read"),
+            _works(lambda: device.stream_read(0), busy=transfer == "read") == (transfer == "read"),
             f"{at}: a stream can{'not' if transfer == 'read' else ''} be read",
         )
-        promise(
+        self.hold(
             "D1",
             _works(lambda: device.stream_write(b"")) == (transfer == "write"),
             f"{at}: a stream can{'not' if transfer == 'write' else ''} be written",
         )
         informs = end is not None and end.precopy_info
-        promise(
+        self.hold(
             "S3",
             _works(device.precopy_info) == informs,
             f"{at}: how much is left is {'not ' if informs else ''}told",
@@ -236,8 +270,9 @@ class Trial:
         try:
             size = self.device.stop_copy_length()
         except Exception as error:
-            raise BrokenPromise("S3", f"{at}: how much will be left: {error!r}") from error
-        promise("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are said to be left")
+            words = f"{at}: how much will be left cannot be said{in_hook(error)}: {said(error)}"
+            raise BrokenPromise("S3", words, self.place) from error
+        self.hold("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are said to be left")
         return size
 
     def reach(self, state: str) -> None:
@@ -248,19 +283,44 @@ class Trial:
     # --- streams ---
 
     def read(self, size: int) -> bytes:
-        """Read up to `size` bytes."""
-        return b"".join(bytes(part) for part in self.device.stream_read(size))
+        """Read up to `size` bytes; nothing if the device lets nothing be read for now."""
+        return self.try_read(size) or b""
+
+    def try_read(self, size: int) -> bytes | None:
+        """Read up to `size` bytes; None if the device lets nothing be read for now.
+
+        While a session can still grow that is permitted: a client goes on with the rest once the
+        device is stopped. A read that fails is made again, and has lost nothing.
+        """
+        end, error = self.spec.stream_end(self.engine.state), None
+        for _ in range(TRIES):
+            try:
+                return b"".join(bytes(part) for part in self.device.stream_read(size))
+            except ServedError as refusal:
+                error = refusal
+                inside = refusal.occasion != "out_of_session"
+                why = f"{in_hook(refusal)}: {said(refusal)}"
+                self.hold("D1", inside, f"in {self.where} a stream cannot be read{why}")
+        lasts = end is not None and end.kind == "final"
+        self.hold(
+            "S1",
+            not lasts,
+            f"in {self.where} a stream cannot be read to its end{in_hook(error)}: {said(error)}",
+        )
+        return None
 
     def read_all(self, piece: int = _CHUNK) -> bytes:
         """Read until there is nothing more. No time passes, so there is an end to it."""
         pieces, size = [], 0
         most = _ENDLESS * max(1 << 20, self.estimate(f"in {self.where}"))
         while True:
-            got = self.read(piece)
+            got = self.read(piece)  # a read that is let go on with later ends this for now
             pieces.append(got)
             size += len(got)
-            promise("S3", size <= most, f"{size} bytes read in {self.where}, and still no end")
-            promise("S3", len(got) <= piece, f"{len(got)} bytes read where {piece} were asked for")
+            self.hold("S3", size <= most, f"{size} bytes read in {self.where}, and still no end")
+            self.hold(
+                "S3", len(got) <= piece, f"{len(got)} bytes read where {piece} were asked for"
+            )
             if len(got) < piece:
                 return b"".join(pieces)
 
@@ -310,15 +370,15 @@ class Trial:
         after, came = self.world(), self.guest.interrupts()
         permits = {row.name for row in self.spec.activities if self.spec.permits(state, row.name)}
         if "start_dma" not in permits:
-            promise("D3", before["memory"] == after["memory"], f"DMA was done in {self.where}")
+            self.hold("D3", before["memory"] == after["memory"], f"DMA was done in {self.where}")
         if PEER_DMA not in permits:
-            promise("D4", before["peer"] == after["peer"], f"DMA to a peer in {self.where}")
+            self.hold("D4", before["peer"] == after["peer"], f"DMA to a peer in {self.where}")
         if RAISE_INTERRUPT not in permits:
-            promise("D3", not came, f"{came} interrupts were raised in {self.where}")
+            self.hold("D3", not came, f"interrupts raised in {self.where}: {came}")
         if CHANGE not in permits:
             now = self.observe()
             changed = unlike(seen, now, "first", "then")
-            promise("D5", not changed, f"changed in {self.where}: {changed}")
+            self.hold("D5", not changed, f"changed in {self.where}: {changed}")
 
     def poke(self) -> None:
         """Do what a driver does in a state in which the device may change nothing."""
@@ -338,15 +398,16 @@ class Trial:
                 if not sight.memory and not sight.stopped
             }
             differ = unlike(ours, now, "first", "then")
-            promise("D5", not differ, f"could be changed in {self.where}: {differ}")
-            promise("D3", not changed, f"DMA was started in {self.where}")
+            self.hold("D5", not differ, f"could be changed in {self.where}: {differ}")
+            self.hold("D3", not changed, f"DMA was started in {self.where}")
 
 
-def _works(call: Callable[[], object]) -> bool:
+def _works(call: Callable[[], object], *, busy: bool = False) -> bool:
+    """Say whether something is answered; `busy`: one that fails for now counts as well."""
     try:
         call()
-    except ServedError:
-        return False
+    except ServedError as refusal:
+        return busy and refusal.occasion != "out_of_session"
     return True
 
 

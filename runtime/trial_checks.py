@@ -7,13 +7,19 @@ state, an arc or a capability more is tried without a change here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
 from vfio_migration.model import Arc
 from vfio_migration.runtime.errors import ArcError, RequestFailed, RequestRefused, ResetFailed
-from vfio_migration.runtime.trial import Setup, Trial, promise
+from vfio_migration.runtime.lifecycle import CHANGE
+from vfio_migration.runtime.served import ServedDevice
+from vfio_migration.runtime.trial import TRIES, Setup, Trial, promise
+from vfio_migration.runtime.trial_foreign import check_foreign_states
 from vfio_migration.runtime.trial_guest import GUEST_AT, GUEST_SIZE
+from vfio_migration.runtime.trial_lives import check_descriptors, check_lives_that_differ
+from vfio_migration.runtime.trial_look import unlike
 from vfio_migration.runtime.trial_steps import (
     as_new,
     at_each_state,
@@ -31,11 +37,13 @@ from vfio_migration.runtime.trial_streams import (
     check_sessions_do_not_mix,
     check_strangers,
 )
+from vfio_migration.runtime.trial_words import fails, in_hook, said, standing
 
 Check = Callable[[Setup], None]
 
 _PAGE = 4096
 _HOOKS = ("quiesce", "stop", "resume", "start")
+_MADE_TO_FAIL = "made to fail by the test"
 
 
 def check_every_arc(setup: Setup) -> None:
@@ -52,7 +60,12 @@ def check_every_arc(setup: Setup) -> None:
                     continue
                 trial.ask(setup.spec.initial)
             except RequestFailed as failure:
-                promise("D9", False, f"{failure.arc} fails: {failure.__cause__!r}")
+                promise("D9", False, fails(failure))
+            # The one that stayed behind runs for as long, and what was held back is done by now.
+            if setup.spec.permits(arc.to, CHANGE):
+                twin.settle(1.0)
+            for one in (trial, twin):
+                one.settle(1.0)
             go_on_alike(trial, twin, f"after {arc}, the device and one that stayed behind")
 
 
@@ -101,7 +114,9 @@ def check_reset(setup: Setup) -> None:
         try:
             trial.engine.reset()
         except ResetFailed as error:
-            promise("D9", False, f"reset in {where}: {error.__cause__!r}")
+            promise(
+                "D9", False, f"the reset in {where} fails{in_hook(error)}: {said(error.__cause__)}"
+            )
         as_new(trial, f"a reset in {where}")
 
 
@@ -143,7 +158,7 @@ def _disconnected(trial: Trial, *, mapped: bool) -> None:
             resumed(setup, stream).close()
         trial.ask(setup.spec.initial)
     except RequestFailed as failure:
-        promise("D9", False, f"after a disconnect in {where}: {failure.__cause__!r}")
+        promise("D9", False, f"after a disconnect in {where}: {fails(failure)}")
     if not mapped:
         trial.guest.connect(trial.device)
     trial.settle(0.0)  # as a server does: work that has waited for the guest counts from now on
@@ -172,7 +187,9 @@ def check_two_lives(setup: Setup) -> None:
         lives = [whole_life(trial) for _ in range(3)]
         for name in lives[1]:
             same = lives[1][name] == lives[2].get(name)
-            promise("D12", same, f"{name}: {lives[1][name]}, then {lives[2].get(name)}")
+            promise(
+                "D12", same, f"{name}: {lives[1][name]}; in the life after it {lives[2].get(name)}"
+            )
         trial.reach(setup.writing()[0])
         trial.write_all(setup.good_stream()[:-1])
         try:
@@ -200,26 +217,27 @@ def check_failing_hooks(setup: Setup) -> None:
 def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
     trial.drive()
     leave(trial, arc)
-    before, seen = trial.engine.situation, trial.observe()
-    real, calls = getattr(trial.device, hook), 0
-
-    def fail() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise ArcError("made to fail", for_good=for_good)
-        real()
-
-    setattr(trial.device, hook, fail)
-    try:
-        trial.engine.set_state(arc.to)
-    except RequestFailed:
-        pass
-    else:
+    failure = None
+    for _ in range(TRIES):
+        before, seen = trial.engine.situation, trial.observe()
+        with _made_to_fail(trial.device, hook, ArcError(_MADE_TO_FAIL, for_good=for_good)) as calls:
+            try:
+                trial.engine.set_state(arc.to)
+            except RequestFailed as error:
+                failure = error
+            else:
+                failure = None
+        if calls or failure is None or failure.event.name != "arc_failed":
+            break  # else it failed by its own doing, as it may, and it is tried again
+    if not calls:
         return  # this arc does not call this hook
-    setattr(trial.device, hook, real)
-    what = f"{arc}, where {hook} fails"
-    if for_good:
+    how = "and says that it is for good" if for_good else "and says that the device is back"
+    what = f"{arc}, where `{hook}` fails, {how}"
+    if failure is None:
+        swallowed = len(calls) == 1
+        promise("D11", not swallowed, f"{what}: the failure is swallowed, and the arc said taken")
+        return  # it called the hook again, and then it did not fail
+    if for_good or failure.event.name == "arc_failed_for_good":
         lost = trial.spec.event("arc_failed_for_good").to
         promise("D6", trial.engine.state == lost, f"{what}: the device is in {trial.engine.state}")
         trial.idle()
@@ -227,15 +245,67 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
         trial.engine.reset()
         as_new(trial, f"a reset after {what}")
         return
-    promise("D11", trial.engine.situation == before, f"{what}: {trial.engine.situation}")
-    promise("D11", trial.observe() == seen, f"{what}: the device has changed")
+    now = trial.engine.situation
+    promise(
+        "D11", now == before, f"{what}: it was in {standing(before)}, and is in {standing(now)}"
+    )
+    differ = unlike(seen, trial.observe(), "first", "then")
+    promise("D11", not differ, f"{what}: the device has changed: {differ}")
     trial.coherent(f"after {what}")
     trial.idle()
     try:
         trial.ask(arc.to)
         trial.ask(trial.spec.initial)
-    except RequestFailed as failure:
-        promise("D11", False, f"{what}: then {failure.arc} fails: {failure.__cause__!r}")
+    except RequestFailed as error:
+        promise("D11", False, f"{what}; once it does not, {fails(error)}")
+
+
+@contextlib.contextmanager
+def _made_to_fail(device: ServedDevice, hook: str, error: Exception) -> Iterator[list[str]]:
+    """Have a hook fail the first time it is called; the list has an item for each call."""
+    real, calls = getattr(device, hook), list[str]()
+
+    def fail(*about: Any) -> Any:
+        calls.append(hook)
+        if len(calls) == 1:
+            raise error
+        return real(*about)
+
+    setattr(device, hook, fail)
+    try:
+        yield calls
+    finally:
+        setattr(device, hook, real)
+
+
+def check_failing_load_and_save(setup: Setup) -> None:
+    """S1, S4: if `load` fails the stream is refused, and if `save` does it has no end."""
+    error = RuntimeError(_MADE_TO_FAIL)
+    for state in setup.writing():
+        with setup.trial() as trial:
+            if hasattr(trial.device, "load"):
+                trial.reach(state)
+                trial.write_all(setup.good_stream())
+                with _made_to_fail(trial.device, "load", error) as calls:
+                    try:
+                        trial.engine.set_state(setup.quiet())
+                    except RequestFailed:
+                        continue
+                words = f"{state} is left although `load` failed: the failure is swallowed"
+                promise("S4", len(calls) != 1, words)
+    for state in setup.ends("final"):
+        with setup.trial() as trial:
+            if hasattr(trial.device, "save"):
+                trial.drive()
+                trial.ask(state)
+                words = f"a stream read in {state} ends although `save` failed: it is swallowed"
+                with _made_to_fail(trial.device, "save", error) as calls:
+                    try:
+                        while trial.device.stream_read(1 << 16):
+                            pass
+                    except Exception:  # noqa: BLE001 - as it should be
+                        continue
+                promise("S1", len(calls) != 1, words)
 
 
 def check_dma_log(setup: Setup) -> None:
@@ -294,6 +364,10 @@ CHECKS: tuple[Check, ...] = (
     check_two_lives,
     check_sessions_do_not_mix,
     check_failing_hooks,
+    check_failing_load_and_save,
+    check_lives_that_differ,
+    check_descriptors,
+    check_foreign_states,
     check_dma_log,
 )
 """All of them."""

@@ -174,6 +174,11 @@ class Guest:
         """Return what stands in memory of the guest, and of the peer."""
         return {"memory": bytes(self.memory.view), "peer": bytes(self.peer.view)}
 
+    def take_over_memory(self, other: Guest) -> None:
+        """Have what another guest has in its memory, as after a migration of the guest itself."""
+        self.memory.view[:] = other.memory.view
+        self.peer.view[:] = other.peer.view
+
     def changed_since(self, before: dict[str, bytes]) -> set[tuple[str, int]]:
         """Return which pages hold something else than they did."""
         now = self.contents()

@@ -11,9 +11,8 @@ from vfio_migration.model import Arc
 from vfio_migration.runtime.errors import RequestFailed, RequestRefused
 from vfio_migration.runtime.trial import Setup, Trial, promise
 from vfio_migration.runtime.trial_guest import Hears
-from vfio_migration.runtime.trial_look import Sight, unlike
+from vfio_migration.runtime.trial_look import unlike
 
-_HEARD = Sight("interrupts heard")
 _SETTLING_STEPS = 20
 """Steps of time, each twice as long as the one before: from a millisecond to nine minutes."""
 
@@ -57,27 +56,33 @@ def resumed(
 ) -> Trial:
     """Return a device that has taken a stream over and stands still."""
     made = Trial(setup, 50, hears)  # unlike any source: another time, other contents
-    made.drive()
-    made.reach(setup.writing()[0])
-    made.write_all(stream, pieces)
-    made.ask(setup.quiet())
+    try:
+        made.drive()
+        made.reach(setup.writing()[0])
+        made.write_all(stream, pieces)
+        made.ask(setup.quiet())
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
-def whole_life(trial: Trial) -> dict[str, object]:
+def whole_life(trial: Trial) -> dict[str, str]:
     """Take a device through every settable state and back, and return what could be seen."""
-    seen: dict[str, object] = {}
+    seen: dict[str, str] = {}
     for state in trial.setup.states(lambda _: True):
         try:
             trial.ask(state)
             if trial.setup.transfer(state) == "write":
-                seen[f"{state} wrote"] = trial.write_all(trial.setup.good_stream())
+                taken = trial.write_all(trial.setup.good_stream())
+                seen[f"in {state}"] = f"a whole stream is {'taken' if taken else 'refused'}"
             elif trial.setup.transfer(state) == "read":
-                seen[f"{state} read"] = len(trial.read_all())
+                seen[f"in {state}"] = f"{len(trial.read_all())} bytes are read"
         except RequestRefused as refusal:
-            seen[state] = refusal.errno
+            seen[f"a request for {state}"] = f"refused with {refusal.errno}"
         except RequestFailed as failure:
-            seen[state] = f"{failure.errno} in {failure.situation.state}"
+            lands = f"fails with {failure.errno}, in {failure.situation.state}"
+            seen[f"a request for {state}"] = lands
     trial.ask(trial.spec.initial)
     return seen
 
@@ -95,9 +100,11 @@ def go_on_alike(
         trial.settle(1.0)
         trial.drive(2, thorough=thorough)
     left, right = (trial.observe(thorough=thorough) for trial in (one, other))
-    left[_HEARD], right[_HEARD] = one.guest.heard(), other.guest.heard()
     differ = unlike(left, right, "the former", "the latter")
     promise("S5", not differ, f"{who} go on unlike: {differ}")
+    heard = [trial.guest.heard() for trial in (one, other)]
+    told = interrupts_in_words(one, heard[0], heard[1], ("former", "latter"))
+    promise("S5", heard[0] == heard[1], f"{who} go on unlike: interrupts heard: {told}")
 
 
 def settle_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> None:
@@ -125,17 +132,21 @@ def settle_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> N
     promise("S1", same, f"{who}, left alone until all is done, differ ({lost}): {told}")
 
 
-def interrupts_in_words(trial: Trial, here: list[int], there: list[int]) -> str:
+def interrupts_in_words(
+    trial: Trial,
+    here: list[int],
+    there: list[int],
+    who: tuple[str, str] = ("source", "destination"),
+) -> str:
     """Say where two counts of interrupts, and of whether memory was written, differ."""
     names = [f"{kind} {vector}" for kind, vector in trial.guest.listened(trial.device)]
     told = [
-        f"{name}: {mine} at the source, {yours} at the destination"
+        f"{name}: {mine} of the {who[0]}, {yours} of the {who[1]}"
         for name, mine, yours in zip(names, here, there, strict=False)
         if mine != yours
     ]
     if len(here) > len(names) and here[-1] != there[-1]:
-        side = "source" if here[-1] else "destination"
-        told.append(f"only the {side} wrote to memory of the guest")
+        told.append(f"only the {who[0 if here[-1] else 1]} wrote to memory of the guest")
     return "; ".join(told)
 
 
@@ -143,6 +154,7 @@ def as_new(trial: Trial, when: str) -> None:
     """Hold a device that was reset against one that was just made."""
     trial.coherent(when)
     with trial.setup.trial(hears=trial.guest.hears) as fresh:
+        fresh.guest.take_over_memory(trial.guest)
         seen, new = trial.observe(), fresh.observe()
         differ = unlike(seen, new, "it has", "a new device")
         promise("D12", not differ, f"after {when}, not as in a new device: {differ}")
@@ -155,4 +167,5 @@ def as_new(trial: Trial, when: str) -> None:
         lives = [whole_life(one) for one in (trial, fresh)]
         for name in lives[1]:
             same = lives[0].get(name) == lives[1][name]
-            promise("D12", same, f"after {when}, {name}: {lives[0].get(name)}, {lives[1][name]}")
+            here = lives[0].get(name, "nothing of the kind")
+            promise("D12", same, f"after {when}, {name}: {here}; of a new device {lives[1][name]}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from vfio_migration.runtime.errors import RequestFailed, RequestRefused
-from vfio_migration.runtime.trial import Setup, Trial, promise
+from vfio_migration.runtime.trial import TRIES, Setup, Trial, promise
 from vfio_migration.runtime.trial_look import not_arrived
+from vfio_migration.runtime.trial_words import fails, standing
 
 
 class Walk:
@@ -35,19 +36,24 @@ class Walk:
         transfer = self.setup.transfer(before.state)
         whole = self._intact and self._written == len(self.setup.good_stream())
         # What is under way is done by a driver: the state as it stands is what is saved.
-        try:
-            after = engine.set_state(target)
-        except RequestRefused:
-            promise("D8", engine.situation == before, f"a refused request moved {before}")
-            return
-        except RequestFailed as failure:
-            bad = transfer == "write" and not whole
-            words = f"{failure.arc} fails: {failure.__cause__!r}"
-            promise("D9", bad or failure.event.name != "arc_failed", words)
-            after = engine.situation
-        else:
-            if transfer == "write" and after.session != before.session:
-                promise("S4", whole, "a device left with half a stream, or a damaged one")
+        for left in reversed(range(TRIES)):
+            try:
+                after = engine.set_state(target)
+            except RequestRefused:
+                promise("D8", engine.situation == before, "a refused request moved the device")
+                return
+            except RequestFailed as failure:
+                bad = transfer == "write" and not whole and failure.arc.from_ == before.state
+                passes = failure.event.name == "arc_failed" and left
+                promise("D9", bad or passes or failure.event.name != "arc_failed", fails(failure))
+                after = engine.situation
+                if bad or failure.event.name != "arc_failed":
+                    break  # else it failed by its own doing, as it may, and it is asked again
+            else:
+                break
+        if transfer == "write" and after.state != before.state:
+            lost = after.state == spec.event("arc_failed_for_good").to
+            promise("S4", whole or lost, "a device left with half a stream, or a damaged one")
         if after.session != before.session:
             self._forget()
         end = spec.stream_end(after.state)
@@ -68,7 +74,9 @@ class Walk:
         """Read on; a stream that is whole is taken over by another device."""
         if self.setup.transfer(self.trial.engine.state) != "read":
             return
-        data = self.trial.read(size)
+        data = self.trial.try_read(size)
+        if data is None:
+            return
         promise("S3", not (self._end and data), "there is more after the end of the stream")
         self._read += data
         end = self.setup.spec.stream_end(self.trial.engine.state)
@@ -81,9 +89,9 @@ class Walk:
             other.reach(self.setup.writing()[0])
             other.write_all(self._read)
             try:
-                other.engine.set_state(self.setup.machine.arcs_from(other.engine.state)[0].to)
+                other.ask(self.setup.machine.arcs_from(other.engine.state)[0].to)
             except RequestFailed as failure:
-                promise("S1", False, f"a whole stream is refused: {failure.__cause__!r}")
+                promise("S1", False, f"a whole stream is refused: {fails(failure)}")
             differ = not_arrived(self.trial.observe(), other.observe())
             promise("S1", not differ, differ)
 
@@ -108,7 +116,11 @@ class Walk:
         """Have the client go away, and another come."""
         before = self.trial.engine.situation
         self.trial.engine.disconnect()
-        promise("D9", self.trial.engine.situation == before, f"a disconnect moved {before}")
+        promise(
+            "D9",
+            self.trial.engine.situation == before,
+            f"a disconnect in {standing(before)} moved the device",
+        )
         self.trial.guest.hang_up()
         self.trial.guest.connect(self.trial.device)
 

@@ -1,0 +1,196 @@
+"""The device tests: about whom they complain, in which words, and about whom they do not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bad_lives
+import good_devices
+import pytest
+from bad_devices import BAD
+from good_devices import FEATURES, LEGAL, Copies, Msix, drive_that_writes_to_the_guest
+from sample_device import Sample, drive_sample
+
+from vfio_migration.model import Spec
+from vfio_migration.runtime import ArcError
+from vfio_migration.runtime import trial_checks as checks
+from vfio_migration.runtime.kit import PciDevice
+from vfio_migration.runtime.testing import (
+    BrokenPromise,
+    Problem,
+    Setup,
+    device_test_suite,
+    find_problems,
+    run_random_walks,
+)
+from vfio_migration.runtime.trial_foreign import frames, joined
+from vfio_migration.runtime.trial_words import PROMISES, in_words, said
+
+ALL = 7
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    yield
+    while bad_lives.LEFT_OPEN:
+        os.close(bad_lives.LEFT_OPEN.pop())
+
+
+# --- about whom they complain ---
+
+
+@pytest.mark.parametrize("device", bad_lives.WORDS, ids=lambda device: device.__name__)
+def test_what_goes_wrong_after_a_good_first_life_is_found_and_said_in_words(
+    device: type[Sample], spec: Spec
+) -> None:
+    check, words = bad_lives.WORDS[device]
+    with pytest.raises(BrokenPromise) as complaint:
+        check(Setup(device, spec, ALL, drive_sample))
+    promise, text = complaint.value.promise, str(complaint.value)
+    assert promise in BAD[device]
+    assert text.startswith(f"{promise} is broken ({PROMISES[promise]}): ")
+    for one in words:
+        assert one in text
+    place = r"a device with STOP_COPY,P2P,PRE_COPY stands in [A-Z_0-9]+ after |stopped and closed"
+    assert re.search(place, text)
+
+
+# --- about whom they do not ---
+
+
+@pytest.mark.parametrize("device", FEATURES, ids=lambda device: device.__name__)
+def test_a_device_with_this_feature_passes_the_whole_suite(
+    device: type[PciDevice], spec: Spec
+) -> None:
+    assert list(map(str, find_problems(device, spec, capabilities=[ALL]))) == []
+
+
+TestMsix = device_test_suite(Msix, examples=5, steps=15)
+
+
+def test_a_device_with_dma_passes_the_random_walks_too(spec: Spec) -> None:
+    run_random_walks(Setup(Copies, spec, ALL), examples=5, steps=15)
+
+
+@pytest.mark.parametrize("device", LEGAL, ids=lambda device: device.__name__)
+def test_a_device_that_fails_as_it_may_is_not_accused(device: type[PciDevice], spec: Spec) -> None:
+    found = find_problems(device, spec, drive=drive_sample, capabilities=[ALL])
+    assert list(map(str, found)) == []
+    run_random_walks(Setup(device, spec, ALL, drive_sample), examples=5, steps=15)
+
+
+def test_memory_of_the_guest_that_a_drive_writes_is_not_the_devices_doing(spec: Spec) -> None:
+    setup = Setup(Sample, spec, ALL, drive_that_writes_to_the_guest)
+    for check in (checks.check_gates, checks.check_dma_log, checks.check_failing_hooks):
+        check(setup)
+
+
+# --- in which words ---
+
+
+def test_the_promises_are_said_as_in_the_documentation() -> None:
+    page = (DOCS / "obligations.md").read_text("utf-8")
+    rows = re.findall(r"^\*\*([DS]\d+)\.\*\* (.*)\.$", page, re.MULTILINE)
+    assert dict(rows) == PROMISES
+    assert in_words("?") == ""
+
+
+def test_a_problem_names_promise_check_capabilities_and_place() -> None:
+    problem = Problem("D8", "refusals", "STOP_COPY", "it moved", "a device stands in STOP")
+    assert str(problem) == (
+        "D8 (A refused request changes nothing at all), check refusals, capabilities STOP_COPY: "
+        "it moved; a device stands in STOP"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ArcError("busy"), "busy"),
+        (ArcError(), "ArcError"),
+        (ValueError("no"), "ValueError: no"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (None, "no reason is given"),
+    ],
+)
+def test_an_exception_is_told_in_words(error: Exception | None, words: str) -> None:
+    assert said(error) == words
+
+
+@pytest.mark.parametrize("name", ["stop", "quiesce", "start", "resume"])
+def test_a_hook_that_raises_is_named_and_no_other(name: str, spec: Spec) -> None:
+    class Fails(Sample):
+        armed = False
+
+        def fail(self, hook: str) -> None:
+            if hook == name and self.armed:
+                raise ArcError("it is broken", for_good=True)
+
+        def stop(self) -> None:
+            self.fail("stop")
+
+        def start(self) -> None:
+            self.fail("start")
+
+        def quiesce(self) -> None:
+            self.fail("quiesce")
+
+        def resume(self) -> None:
+            self.fail("resume")
+
+        def bar_write(self, *about: Any) -> None:
+            super().bar_write(*about)
+            self.armed = True
+
+    with pytest.raises(BrokenPromise) as complaint:
+        checks.check_every_arc(Setup(Fails, spec, 1, drive_sample))
+    arc = "STOP -> RUNNING" if name in ("start", "resume") else "RUNNING -> STOP"
+    assert f"{arc} fails in `{name}`: it is broken" in str(complaint.value)
+    assert complaint.value.promise == "D9"
+
+
+def test_a_check_that_cannot_be_made_says_which_callback_raised_and_where(spec: Spec) -> None:
+    class Raises(Sample):
+        def bar_read(self, bar: int, offset: int, size: int) -> int:
+            if not self.may("change_state"):
+                raise ZeroDivisionError("by nothing")
+            return super().bar_read(bar, offset, size)
+
+    found = find_problems(Raises, spec, drive=drive_sample, capabilities=[ALL])
+    problem = next(one for one in found if one.promise == "?")
+    assert "in `bar_read`: ZeroDivisionError: by nothing" in problem.words
+    assert "for want of an answer" in problem.words
+    assert "Raises in `bar_read`: a device with STOP_COPY,P2P,PRE_COPY stands in" in problem.place
+
+
+def test_no_complaint_shows_an_object_as_python_writes_it(spec: Spec) -> None:
+    devices = [good_devices.Numbers, *list(BAD)[:6]]
+    for device in devices:
+        found = find_problems(device, spec, drive=drive_sample, capabilities=[1])
+        for problem in found:
+            assert not re.search(r"\w+\((?:'|state=|\[)|<[\w.]+ object|\[\d+, ", str(problem)), (
+                problem
+            )
+
+
+# --- what they are made of ---
+
+
+def test_a_stream_that_is_taken_apart_and_joined_is_the_same(spec: Spec) -> None:
+    stream = Setup(Sample, spec, ALL, drive_sample).good_stream()
+    rows = frames(stream)
+    assert rows is not None
+    assert joined(rows) == stream
+    assert frames(b"another format" + stream) is None
+
+
+def test_the_suite_is_named_by_its_device() -> None:
+    for factory in (Sample, partial(Sample, max_maps=4)):
+        assert "held against Sample." in str(device_test_suite(factory).__doc__)
