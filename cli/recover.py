@@ -26,7 +26,7 @@ examples:
   vfio-migration recover /run/a.sock --keep source      # the destination is gone for good
 
 exit status:
-  0  one side runs with the whole state
+  0  one side runs with the whole state, or as --keep asked
   1  nobody holds the whole state any more; what is left was brought to a known state
   2  wrong input, or it cannot be told who is to run: nothing was done
   3  a server does not answer and may run, it cannot be told whether one is the one that was there,

@@ -220,7 +220,7 @@ class TextTeller:
 
     def _refuses(self, fields: dict[str, Any]) -> Iterable[str]:
         if fields["reset"]:
-            yield f"{fields['device']}: has no whole stream, so it is reset"
+            yield f"{fields['device']}: refuses what it was given, so it is reset"
         else:
             yield f"does not take over what it was loaded with: {fields['why']}"
 

@@ -48,7 +48,9 @@ def render(view: PlanView, width: int = 80) -> str:
 def holds(stage: Stage) -> str:
     """Return in words who holds the state."""
     return (
-        "both hold the state" if stage.holder == "both" else f"the {stage.holder} holds the state"
+        "both hold the state: all of it was delivered"
+        if stage.holder == "delivered"
+        else f"the {stage.holder} holds the state"
     )
 
 

@@ -27,8 +27,9 @@ DEFAULT = "group_plan.toml"
 Side = Literal["source", "destination"]
 """One of the two groups of a migration."""
 
-Holder = Literal["source", "both", "destination"]
-"""Who holds the state, as far as a journal says. See [[migrations]] in the file."""
+Holder = Literal["source", "delivered", "destination"]
+"""Who holds the state, as far as a journal says: the source; the source, and the destination too,
+which was delivered all of it; the destination. See [[migrations]] in the file."""
 
 FIRST_HOLDER: Holder = "source"
 """Who holds it when a migration begins."""

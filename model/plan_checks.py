@@ -44,7 +44,7 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
         if row.get("steps") == []:
             mistakes.append(Mistake(f"{at}.steps", None, "has no rows", "add a step"))
         if row.get("holders") == []:
-            hint = "name one of source, both, destination"
+            hint = "name one of source, delivered, destination"
             mistakes.append(Mistake(f"{at}.holders", None, "names nobody", hint))
         for place, step in _rows(row.get("steps"), f"{at}.steps"):
             mistakes += _step(place, step, plans, names)

@@ -274,12 +274,15 @@ GROUP: tuple[Obligation, ...] = (
     Obligation(
         "G7",
         "A migration that nobody disturbs ends with the destination; whoever is killed at whatever "
-        "point of it or of a recovery: as long as one side holds the whole state, recovery brings "
-        "one side to run with the whole state and lets the other stand still; never do both run "
-        "with it, and never is a device given a stream that is made of two.",
+        "point of it or of a recovery: as long as the source holds the whole state, or the "
+        "destination does and the journal says so, recovery brings one side to run with the whole "
+        "state and lets the other stand still; never do both run with it, never does a device run "
+        "on a state that it was not given whole, and never is one given a stream that is made of "
+        "two.",
         "groups of any number of devices of any mixture of capabilities on either side; every "
-        "migration and every handover; source, destination and coordinator killed at any point, in "
-        "any combination and again and again",
+        "migration and every handover; destinations that accept whatever they were given and "
+        "destinations that refuse what is whole; source, destination and coordinator killed at any "
+        "point, in any combination and again and again",
         "quantified",
         "A machine that runs twice, or not at all, is the worst a migration can do.",
         handovers,

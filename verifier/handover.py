@@ -6,8 +6,10 @@ one such thing to do. Whoever executes them may be killed at any place, and so m
 server; then the rows of `[[handovers]]` decide who is to run.
 
 Of a device it counts where it stands and whether it *holds* its state: a device of the source does
-until it fails, one of the destination as soon as its stream is whole. Within a place every device
-moves by itself. So where devices may be at a place, whatever was killed on the way there, is a set
+until it fails, one of the destination as soon as its stream is whole. A destination may judge
+nothing: it accepts to leave RESUMING whatever it was given, and then stands where one that holds its
+state stands, without holding it. Or it refuses what it was given, be it whole, and then refuses it
+again. Within a place every device moves by itself. So where devices may be at a place, whatever was killed on the way there, is a set
 per capability set; `Journey.stands` works them out.
 """
 
@@ -38,13 +40,13 @@ from vfio_migration.verifier.encoding import Encoding
 
 SIDES: tuple[Side, ...] = get_args(Side)
 
-Device = tuple[str, bool]
-"""Where a device stands, and whether it holds its state."""
+Device = tuple[str, bool | None]
+"""Where a device stands, and whether it holds its state; None: it has refused what it was given."""
 
 Stands = dict[Side, dict[int, frozenset[Device]]]
 """Per side and capability set, what a device that is alive may be."""
 
-Happening = Literal["arc", "fails", "reset", "loaded", "given up"]
+Happening = Literal["arc", "fails", "reset", "loaded", "refuses", "given up"]
 """What a device does at a place; "given up": it does not follow, and is reset without its maps."""
 
 
@@ -63,6 +65,8 @@ class Place:
         holder: What is written down.
         begins: The step begins here.
         midway: Part of the streams was transferred, and the rest is yet to be.
+        after_rest: How many places of a migration lie between this one and the transfer of the
+            rest, which is 0 itself; None before it.
     """
 
     program: str
@@ -75,6 +79,7 @@ class Place:
     holder: Holder | None = None
     begins: bool = False
     midway: bool = False
+    after_rest: int | None = None
 
     def __str__(self) -> str:
         what = {
@@ -125,7 +130,16 @@ class Journey:
             places = list(self._places(f"migration {migration.name}", migration))
             transfers = [index for index, place in enumerate(places) if place.kind == "transfer"]
             between = range(min(transfers, default=0), max(transfers, default=0))
-            self.places += [replace(p, midway=i in between) for i, p in enumerate(places)]
+            rests = [index for index, place in enumerate(places) if place.transfer == "rest"]
+            rest = max(rests, default=len(places))
+            self.places += [
+                replace(
+                    place,
+                    midway=index in between,
+                    after_rest=index - rest if index >= rest else None,
+                )
+                for index, place in enumerate(places)
+            ]
         for index, row in enumerate(plans.handovers):
             self.decided.append(len(self.places))
             self.places += self._places(f"handover {index} to the {row.winner}", row)
@@ -207,7 +221,7 @@ class Journey:
             return []
         if place.kind == "transfer":
             # Passes leave every stream incomplete: the source can still change.
-            loads = place.transfer == "rest" and state in self.writing and not holds
+            loads = place.transfer == "rest" and state in self.writing and holds is False
             return [("loaded", (state, True))] if loads else []
         assert place.phase is not None
         move = applying(place.phase, machine, state)
@@ -217,8 +231,10 @@ class Journey:
         if move.event is not None:
             return [("reset", (to, False))]
         found: list[tuple[Happening, Device]] = []
-        if state not in self.writing or to in self.writing or holds:
+        if holds is not None:  # whatever it was given: it may judge nothing
             found.append(("arc", (to, holds and to not in self.writing)))
+        if holds and state in self.writing:
+            found.append(("refuses", (state, None)))
         if not self.needed(spot, side) and state in self.acting | self.writing:
             found.append(("given up", (to, False)))
         if self.lost is not None:
@@ -239,11 +255,12 @@ class Journey:
         """
         spec = self.spec
         streams = spec.session(spec.state(before).session).transfer != "none"
-        if not (streams and self.places[self._number(spot)].midway) or happening == "fails":
+        keeps = happening in ("fails", "refuses", "loaded")
+        if not (streams and self.places[self._number(spot)].midway) or keeps:
             return False
         if happening == "arc":
             return spec.effect(before, after) != "keeps"
-        return happening != "loaded"
+        return True
 
     def passes(self, spot: Spot, side: Side, machine: Machine, device: Device) -> bool:
         """Say whether a device of a side lets the program go on to its next place."""
@@ -252,7 +269,7 @@ class Journey:
             return True
         state, holds = device
         if place.kind == "transfer":
-            return holds or place.transfer == "passes"
+            return bool(holds) or place.transfer == "passes"
         assert place.phase is not None
         if applying(place.phase, machine, state) is not None:
             return False
@@ -261,6 +278,26 @@ class Journey:
         # What failed is reset on the way, if that is what the handover is for.
         after = self.places[self._number(spot) + 1]
         return place.row is not None and place.row.failed and after.side == side
+
+    def unwritten(self, spot: Spot) -> bool:
+        """Say whether it is known, and not written down, that the destination has the whole state.
+
+        If whoever coordinates is killed then, and the source too, nobody knows it any more. Right
+        after the transfer it cannot be otherwise: there it is written down.
+        """
+        place = self.places[self._number(spot)]
+        in_time = 1 if place.kind == "mark" else 0
+        known = place.after_rest is not None and place.after_rest > in_time
+        return known and spot.holder == FIRST_HOLDER
+
+    def begins_rest(self, spot: Spot) -> bool:
+        """Say whether the rest is transferred next: it is of what the source holds then."""
+        onward = self.after(spot)
+        return onward is not None and self.places[self._number(onward)].after_rest == 0
+
+    def says_known(self, spot: Spot) -> bool:
+        """Say whether it is written down that the destination was given the whole state."""
+        return self.places[self._number(spot)].holder not in (None, FIRST_HOLDER)
 
     def fits(self, place: Place, side: Side, word: int) -> frozenset[str]:
         """Where a device may stand when a handover begins a plan with its side.
@@ -282,7 +319,7 @@ class Journey:
         state, holds = device
         if place.kind == "end":
             if side == self.winner(place):
-                return state == self.spec.initial and (holds or spot.degraded)
+                return state == self.spec.initial and (bool(holds) or spot.degraded)
             return state in self.retired
         if place.kind == "transfer":
             if place.row is not None:

@@ -38,7 +38,7 @@ def stranded(journey: Journey, index: int) -> Stranded | None:
     row = journey.plans.handovers[index]
     for begun in [spot for spot in journey.stands if spot.place == journey.decided[index]]:
         for side, (word, machine) in itertools.product(SIDES, journey.encoding.machines.items()):
-            for device in sorted(journey.stands[begun][side][word]):
+            for device in sorted(journey.stands[begun][side][word], key=str):
                 if side == row.winner and not device[1] and not row.failed:
                     continue
                 spot, end = _led(journey, begun, side, machine, device)
@@ -59,7 +59,7 @@ def _led(
     while (spot, device) not in seen:
         seen.add((spot, device))
         steps = journey.happenings(spot, side, machine, device)
-        done = [then for what, then in steps if what != "fails"]
+        done = [then for what, then in steps if what not in ("fails", "refuses")]
         if done:
             device = done[0]
         elif journey.passes(spot, side, machine, device):

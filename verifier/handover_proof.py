@@ -20,7 +20,13 @@ from vfio_migration.verifier.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.examples import Model
 from vfio_migration.verifier.handover import SIDES, Device, Journey, Spot
 from vfio_migration.verifier.handover_arrival import stranded
-from vfio_migration.verifier.handover_search import deciding_runs, shortest, stranding, undisturbed
+from vfio_migration.verifier.handover_search import (
+    accepting_run,
+    deciding_runs,
+    shortest,
+    stranding,
+    undisturbed,
+)
 from vfio_migration.verifier.obligation import Example, Query
 
 Role = Literal["one", "other", "mover"]
@@ -36,6 +42,7 @@ class Crowd:
         alive: Whether a device is served by the process it always was.
         state: Where a device stands.
         holds: Whether a device holds its state.
+        refused: Whether it has refused what it was given, and will again.
         ran: One of them has acted since the other side was given the state.
     """
 
@@ -46,6 +53,7 @@ class Crowd:
         self.alive = self._function(f"alive_{side}@{moment}", z3.BoolSort())
         self.state = self._function(f"state_{side}@{moment}", encoding.state_sort)
         self.holds = self._function(f"holds_{side}@{moment}", z3.BoolSort())
+        self.refused = self._function(f"refused_{side}@{moment}", z3.BoolSort())
         self.ran = z3.Bool(f"ran_{side}@{moment}")
 
     def _function(self, name: str, sort: z3.SortRef) -> z3.FuncDeclRef:
@@ -95,11 +103,17 @@ class Crowd:
 
     @functools.cache  # noqa: B019
     def _is_one_of(self, role: Role, word: int, devices: frozenset[Device]) -> Formula:
-        kept = frozenset(name for name, holds in devices if holds)
-        bare = frozenset(name for name, holds in devices if not holds)
-        holding = z3.And(self.kept(role), self.stands(role, kept))
-        without = z3.And(z3.Not(self.kept(role)), self.stands(role, bare))
-        return z3.And(self.able(role, word), z3.Or(holding, without))
+        kept, refused = self.kept(role), self.refused(self.device(role))
+        cases = []
+        for held, holds, refuses in (
+            (True, kept, z3.Not(refused)),
+            (False, z3.Not(kept), z3.Not(refused)),
+            (None, z3.Not(kept), refused),
+        ):
+            names = frozenset(name for name, what in devices if what is held)
+            if names:
+                cases.append(z3.And(holds, refuses, self.stands(role, names)))
+        return z3.And(self.able(role, word), any_of(cases))
 
 
 class Moment:
@@ -108,11 +122,14 @@ class Moment:
     Attributes:
         crowds: The sides.
         undone: A handover decided that undoes what the destination did.
+        known: The journal has said that the destination was given the whole state. That it accepts
+            what it was given proves nothing.
     """
 
     def __init__(self, encoding: Encoding, name: str) -> None:
         self.crowds = {side: Crowd(encoding, side, name) for side in SIDES}
         self.undone = z3.Bool(f"undone@{name}")
+        self.known = z3.Bool(f"known@{name}")
 
 
 class HandoverProof:
@@ -145,19 +162,25 @@ class HandoverProof:
         parts.append(z3.ForAll(pair, z3.Not(both)))
         # Whoever runs has run.
         parts.append(destination.every(z3.Implies(resumed, destination.ran)))
-        if spot.holder != "source":
+        place = None if spot.place is None else self.journey.places[spot.place]
+        if spot.holder != "source" or (place is not None and place.after_rest is not None):
             # What the destination was given is what the source still holds.
             parts += [z3.Not(source.ran), source.every(z3.Not(begun))]
         if spot.degraded:
             return z3.And(parts)
-        row = None if spot.place is None else self.journey.places[spot.place].row
+        row = None if place is None else place.row
         if row is not None and row.undoes:
             parts.append(now.undone)
         if spot.holder != "destination":
             parts.append(z3.Implies(destination.ran, now.undone))
+        if spot.holder != "source":
+            parts.append(now.known)
+        elif place is not None and row is None:
+            parts.append(z3.Not(now.known))
         if spot.holder == "source" or (row is not None and row.winner == "source"):
-            # The destination is given up only where it does not hold the whole state.
-            parts.append(z3.Not(destination.whole))
+            # The destination is given up only where it does not hold the whole state, or where
+            # nobody knows that it does.
+            parts.append(z3.Not(z3.And(now.known, destination.whole)))
         # Nobody runs while another is still being loaded.
         loading = z3.And(destination.there("other"), destination.stands("other", writing))
         parts.append(
@@ -187,6 +210,7 @@ class HandoverProof:
             now.alive(one) == then.alive(one),
             now.state(one) == then.state(one),
             now.holds(one) == then.holds(one),
+            now.refused(one) == then.refused(one),
         )
 
     def _happens(self, spot: Spot, side: Side) -> Formula:
@@ -200,7 +224,7 @@ class HandoverProof:
                     then.among("mover", {word: frozenset({after})}),
                 )
                 for word, machine in self.encoding.machines.items()
-                for device in sorted(stands[word])
+                for device in sorted(stands[word], key=str)
                 for _, after in self.journey.happenings(spot, side, machine, device)
             ]
         )
@@ -209,6 +233,7 @@ class HandoverProof:
             z3.Not(then.there("mover")),
             then.state(mover) == now.state(mover),
             then.holds(mover) == now.holds(mover),
+            then.refused(mover) == now.refused(mover),
         )
         one, other = now.device("one"), OTHER[side]
         return z3.And(
@@ -218,6 +243,7 @@ class HandoverProof:
             then.ran == z3.Or(now.ran, then.runs("mover", self.journey.acting)),
             self.then.crowds[other].ran == self.now.crowds[other].ran,
             self.then.undone == self.now.undone,
+            self.then.known == self.now.known,
         )
 
     def _torn(self, spot: Spot, side: Side) -> Formula:
@@ -231,7 +257,7 @@ class HandoverProof:
                     then.among("mover", {word: frozenset({after})}),
                 )
                 for word, machine in self.encoding.machines.items()
-                for device in sorted(journey.stands[spot][side][word])
+                for device in sorted(journey.stands[spot][side][word], key=str)
                 for what, after in journey.happenings(spot, side, machine, device)
                 if journey.tears(spot, what, device[0], after[0])
             ]
@@ -257,15 +283,18 @@ class HandoverProof:
         """The program goes on, or is left: the invariant of where that leads does not hold."""
         now, then, journey = self.now.crowds, self.then.crowds, self.journey
         same = {side: then[side].ran == now[side].ran for side in SIDES}
-        cases = [z3.And(*same.values(), z3.Not(self.invariant(journey.down(spot), self.then)))]
+        known = self.then.known == self.now.known
+        left = z3.Not(self.invariant(journey.down(spot), self.then))
+        cases = [z3.And(known, *same.values(), left)]
         onward = journey.after(spot)
         if onward is not None:
-            assert spot.place is not None
-            if journey.places[spot.place].holder == "both":
-                # What the destination is given from here on is what the source holds now.
+            if journey.begins_rest(spot):
                 same["source"] = z3.Not(then["source"].ran)
+            if journey.says_known(spot):
+                known = self.then.known
             over = self._all_among(self.now, journey.passing(spot, journey.stands[spot]))
-            cases.append(z3.And(over, *same.values(), z3.Not(self.invariant(onward, self.then))))
+            goes_on = z3.Not(self.invariant(onward, self.then))
+            cases.append(z3.And(over, known, *same.values(), goes_on))
         unchanged = [now[side].every(self._same(side)) for side in SIDES]
         return z3.And(*unchanged, self.then.undone == self.now.undone, any_of(cases))
 
@@ -291,11 +320,13 @@ class HandoverProof:
         return z3.Or(z3.Not(self.chosen(row)), z3.Not(self.now.crowds[row.winner].whole))
 
     def _unjust(self, row: Handover | None) -> Formula:
-        """A side holds the whole state, and what decides gives it up: a row, or none."""
+        """A side is known to hold the whole state, and what decides gives it up: a row, or none."""
         sides: tuple[Side, ...] = SIDES
         if row is not None and not row.failed:
             sides = ("destination",) if row.undoes else ()
-        return any_of([self.now.crowds[side].whole for side in sides])
+        whole = {side: self.now.crowds[side].whole for side in SIDES}
+        whole["destination"] = z3.And(self.now.known, whole["destination"])
+        return any_of([whole[side] for side in sides])
 
     # --- queries ---
 
@@ -317,6 +348,8 @@ class HandoverProof:
                 for side in SIDES
             ]
             breaks += [self._wrong(spot, side) for side in SIDES]
+            if self.journey.unwritten(spot):
+                breaks.append(self.now.crowds["destination"].whole)
             breaks.append(self._leaves(spot))
             place = self.journey.places[spot.place]
             held = self.invariant(spot, self.now)
@@ -331,7 +364,8 @@ class HandoverProof:
         """The destination has run nothing, and nothing was undone."""
         begins, crowds = self.journey.begins, self.now.crowds
         devices = [crowds[side].every(crowds[side].among("one", begins[side])) for side in SIDES]
-        return z3.And(*devices, z3.Not(crowds["destination"].ran), z3.Not(self.now.undone))
+        nothing = [crowds["destination"].ran, self.now.undone, self.now.known]
+        return z3.And(*devices, *map(z3.Not, nothing))
 
     def _decisions(self, spot: Spot) -> Iterator[Query]:
         """Every row that may decide leads on, and gives up nothing that is whole."""
@@ -340,6 +374,7 @@ class HandoverProof:
         then, now = self.then, self.now
         unchanged = [now.crowds[side].every(self._same(side)) for side in SIDES]
         unchanged += [now.crowds[side].ran == then.crowds[side].ran for side in SIDES]
+        unchanged.append(now.known == then.known)
         for index, row, begun in self.journey.choices(spot):
             undone = then.undone == (z3.BoolVal(True) if row.undoes else now.undone)
             breaks = z3.And(*unchanged, undone, z3.Not(self.invariant(begun, then)))
@@ -370,6 +405,17 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
     # A run that breaks the promise says more than who does not get on: it is searched for first.
     yield from _arriving(journey, "step")
     yield from HandoverProof(journey).queries()
+    judged = Example("every destination judges its stream")
+    accepted = accepting_run(journey)
+    formula = z3.BoolVal(False) if accepted is None else z3.Bool("a destination judges nothing")
+    yield Query(
+        "judges-nothing",
+        "witness",
+        (formula,),
+        "sat",
+        _saying(accepted or judged),
+        lacking="" if accepted else judged.text,
+    )
     found = deciding_runs(journey)
     for index, row in enumerate(journey.plans.handovers):
         name = f"row-{index}-decides"

@@ -33,6 +33,7 @@ class Now:
     ran_source: bool = True
     ran_destination: bool = False
     undone: bool = False
+    known: bool = False
 
     def crowd(self, side: Side) -> Crowd:
         """The devices of a side."""
@@ -91,6 +92,18 @@ def deciding_runs(journey: Journey) -> dict[int, Example]:
     return found
 
 
+def accepting_run(journey: Journey) -> Example | None:
+    """Return a shortest run of one device a side in which a destination judges nothing: it accepts
+    a stream that is not whole. None if there is none.
+    """
+    for words in _groups(journey, 1):
+        search = _Search(journey, words)
+        search.run()
+        if search.accepted is not None:
+            return search.accepted
+    return None
+
+
 def stranding(journey: Journey, lost: Stranded) -> Example:
     """Tell of a device that a handover does not bring on: a shortest run to there, and on.
 
@@ -138,6 +151,7 @@ class _Search:
 
     Attributes:
         decided: A shortest run to the first time that each handover decided.
+        accepted: A shortest run to where a destination accepts a stream that is not whole.
     """
 
     def __init__(self, journey: Journey, words: tuple[int, ...]) -> None:
@@ -146,6 +160,7 @@ class _Search:
         self.machines = [journey.encoding.machines[word] for word in words]
         self.before: dict[Now, tuple[Now, _Event] | None] = {}
         self.decided: dict[int, Example] = {}
+        self.accepted: Example | None = None
 
     def run(self) -> Example | None:
         """Return a shortest run to where something is amiss, or None."""
@@ -162,11 +177,21 @@ class _Search:
                     if event.row is not None and event.row not in self.decided:
                         text = f"so it ends as handover {event.row} says"
                         self.decided[event.row] = self._told(now, event, then, _Amiss(text))
+                    if self.accepted is None and event.who and self._accepts(now, event):
+                        text = f"{_name(event.who)} accepted a stream that is not whole"
+                        self.accepted = self._told(now, event, then, _Amiss(text, event.who))
                     if then is not None and then not in self.before:
                         self.before[then] = now, event
                         onward.append(then)
             level = onward
         return None
+
+    def _accepts(self, now: Now, event: _Event) -> bool:
+        """A destination leaves where it is loaded, and does not hold the whole state."""
+        if event.kind != "arc" or event.who is None or event.who[0] != "destination":
+            return False
+        device = now.destination[event.who[1]]
+        return device is not None and device[0] in self.journey.writing and not device[1]
 
     def starts(self) -> Iterator[Now]:
         """How migrations begin."""
@@ -267,10 +292,11 @@ class _Search:
         assert now.spot.place is not None
         place = self.journey.places[now.spot.place]
         if onward is not None and self._over(now):
-            ran = now.ran_source and place.holder != "both"
+            ran = now.ran_source and not self.journey.begins_rest(now.spot)
             words = f"the journal says: {place.holder}"
             event = _Event(words, kind="note" if place.holder else "done")
-            yield event, replace(now, spot=onward, ran_source=ran), None
+            known = now.known or self.journey.says_known(now.spot)
+            yield event, replace(now, spot=onward, ran_source=ran, known=known), None
         if place.kind != "end":
             down = replace(now, spot=self.journey.down(now.spot))
             yield _Event("whoever coordinates is killed, or gives up"), down, None
@@ -283,7 +309,7 @@ class _Search:
             if kind == "loaded" and not self._kept(now.source[index]):
                 continue
             moved = _with(now, side, index, then)
-            runs = then[1] and then[0] in journey.acting
+            runs = bool(then[1]) and then[0] in journey.acting
             if side == "source":
                 moved = replace(moved, ran_source=now.ran_source or runs)
             else:
@@ -346,7 +372,7 @@ class _Search:
         return all(map(self._kept, now.crowd(side)))
 
     def _kept(self, device: Device | None) -> bool:
-        return device is not None and device[1]
+        return device is not None and bool(device[1])
 
     def _given_up(self, row: Handover | None, now: Now) -> _Amiss | None:
         if now.spot.degraded:
@@ -354,7 +380,8 @@ class _Search:
         sides: tuple[Side, ...] = SIDES
         if row is not None and not row.failed:
             sides = ("destination",) if row.undoes else ()
-        whole = [side for side in sides if self._whole(now, side)]
+        known = [side for side in sides if side == "source" or now.known]
+        whole = [side for side in known if self._whole(now, side)]
         return _Amiss(f"the {whole[0]} holds the whole state, which is given up") if whole else None
 
     # --- what must never be ---
@@ -374,6 +401,8 @@ class _Search:
                     return _Amiss(f"the destination runs while {_name(who)} is being loaded", who)
         if now.spot.place is None:
             return None
+        if journey.unwritten(now.spot) and self._whole(now, "destination"):
+            return _Amiss("the destination holds the whole state, and nobody has written it down")
         place = journey.places[now.spot.place]
         for side in SIDES:
             for index, device in enumerate(now.crowd(side)):
@@ -449,6 +478,8 @@ class _Search:
         before, where[who] = here[0], there[0]
         if event.kind == "loaded":
             yield self._note(_Event(f"the stream of {_name(who)} is whole", who), where)
+        elif event.kind == "refuses":
+            yield self._note(_Event(f"{_name(who)} refuses what it was given", who), where)
         elif event.kind == "arc":
             yield Step(kind="arc", device=number, from_=before, to=there[0], state=there[0])
         elif event.kind == "fails":

@@ -147,6 +147,7 @@ class Endpoint:
         where: As given.
         side: As given.
         state: The state it was last known to be in; None if that is not known.
+        reached: Whether somebody listened there when it was last tried.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Endpoint:
         self.where = str(where)
         self.side: Side = side
         self.state: str | None = None
+        self.reached = client is not None
         self._spec = spec
         self._sock: socket.socket | None = None
         self._client = client
@@ -209,9 +211,27 @@ class Endpoint:
             self._machine = self._sizes = None
         if self._sock is None:
             self._known.clear()
+            self.reached = False
             self._sock = connected(self.where, self.where, self._patience, self._hurry)
             self._listener = Process.listening(self._sock)
+            self.reached = True
         return self._listener
+
+    def connect_again(self) -> Process | None:
+        """End the connection, if it is ours, and make another: the maps of the device go with it.
+
+        Returns:
+            Who served on the old one; None if it is somebody else's, and stands.
+
+        Raises:
+            ClientError: No other can be made.
+        """
+        if not self._ours or self._client is None:
+            return None
+        speaks = self._client.speaker if isinstance(self._client, _Hearing) else None
+        self._client.close()
+        self.connect()
+        return speaks or self._listener
 
     def note(self) -> Process:
         """Connect and return who listens there, as who serves on this connection. As `connect`."""

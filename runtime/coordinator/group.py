@@ -113,8 +113,8 @@ class Group:
         """Lead the devices that are not to run through the phases of a step.
 
         Those that are gone are passed over. One that refuses has its maps taken away, is reset, and
-        is asked again: a device without maps reaches nobody. One that stands still and may still
-        have to go on with what it holds is not reset.
+        is asked again: a device without maps reaches nobody. One whose maps cannot be taken away is
+        not reset, nor is one that stands still and may still have to go on with what it holds.
 
         Returns:
             Those that could not be brought to stand still.
@@ -137,11 +137,36 @@ class Group:
         return [device for device in among if device.state is None or device.may(CHANGE)]
 
     def _reset_alone(self, device: Endpoint) -> None:
-        with contextlib.suppress(ClientError):
-            with contextlib.suppress(Refused):  # not every server can take all maps at once
-                device.client.do(calls.dma_unmap_all())
-            device.client.reset()
-            self._tell(device, "reset", device.state, device.look())
+        """Reset a device that has no maps any more; one that keeps them is left as it is."""
+        before = device.state
+        try:
+            if self._has_no_maps(device):
+                device.client.reset()
+                self._tell(device, "reset", before, device.look())
+        except ClientError as error:
+            with contextlib.suppress(ClientError):  # then its state is not known
+                device.look()
+            fields = {"device": device.label, "from": before, "why": str(error)}
+            self._report(Event("failed", {**fields, "now": device.state}))
+
+    def _has_no_maps(self, device: Endpoint) -> bool:
+        """Take all maps of a device away; say whether that was done. Raises as `Endpoint.client`.
+
+        Not every server can take all maps at once. They go with the connection, too, if it may be
+        ended: then the device may be served by another process, which is led on without a reset.
+        """
+        try:
+            device.client.do(calls.dma_unmap_all())
+        except Refused as refusal:
+            process = device.connect_again()
+            if process is None:
+                why = f"{refusal}: it keeps its maps, so it is not reset"
+                fields = {"device": device.label, "from": device.state, "why": why}
+                self._report(Event("failed", {**fields, "now": device.state}))
+                return False
+            device.look()
+            return device.is_served_by(process) is not False
+        return True
 
     # --- inside ---
 

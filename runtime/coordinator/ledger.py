@@ -32,16 +32,23 @@ from vfio_migration.runtime.coordinator import claims
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.coordinator.process import Process
 
-FORMAT: Final = 1
-"""The version of the file; a reader refuses another."""
+FORMAT: Final = 2
+"""The version of the file."""
+_FORMATS: Final = (1, FORMAT)
+"""What is read; a reader refuses another."""
 
 _LONGEST: Final = 1 << 20
 """How many bytes the part that does not change has at most."""
 _BLOCK: Final = 4096
 _SLOTS: Final = 4
-"""How often who holds the state can change. It does so three times, all recoveries included: the
-source, both, the destination, and the source again if that is lost (see [[handovers]])."""
-_HOLDERS: Final[tuple[Holder, ...]] = get_args(Holder)
+"""How often who holds the state can change. It does so three times, all recoveries included: to
+delivered, to the destination, and to the source again if that is lost (see [[handovers]])."""
+_HOLDERS: Final[dict[str, Holder]] = {
+    **{one: one for one in get_args(Holder)},
+    "both": FIRST_HOLDER,
+}
+"""What is read of who holds the state. Format 1 said "both" from before the rest was transferred: it
+says no more than that the destination was not started yet."""
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 
 
@@ -373,9 +380,9 @@ def read(path: Path) -> Ledger | None:
             )
             for one in data["devices"]
         )
-        if form == FORMAT and holder in _HOLDERS and entries:
+        if form in _FORMATS and holder in _HOLDERS and entries:
             folder = _text(data.get("folder", _folder()))
-            found = Ledger(path, _text(data["migration"]), entries, holder, folder, True)
+            found = Ledger(path, _text(data["migration"]), entries, _HOLDERS[holder], folder, True)
             found.asserted = tuple(_text(one) for one in data.get("asserted", []))
             found._resume(fixed, len(holders), len(text))
             try:

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from vfio_migration.model import Spec, load
-from vfio_migration.model.plan import Migration, MigrationStep, Move, Plans, default_plans
+from vfio_migration.model.plan import (
+    FIRST_HOLDER,
+    Migration,
+    MigrationStep,
+    Move,
+    Plans,
+    default_plans,
+)
 from vfio_migration.runtime.client import Client, ClientError, PeerGone, Refused
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import claims, preflight
@@ -39,6 +46,11 @@ from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer
 
 _logger = logging.getLogger(__name__)
+
+_NOT_DELIVERED = (
+    "migration {}: its next step has it written down that the destination holds the state, but not "
+    "all of it was transferred"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +316,8 @@ class Coordinator:
             if prepared:
                 continue
             if step.holder is not None:
+                if step.holder != FIRST_HOLDER and not self._transfer.delivered:
+                    raise StepFailed(_NOT_DELIVERED.format(migration.name))
                 ledger.hold(step.holder)
                 if self.is_late:
                     self._haste.end()

@@ -7,7 +7,7 @@ worse: a device that runs at each end looks the same whichever of them is the gu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
@@ -25,6 +25,11 @@ from vfio_migration.runtime.coordinator.group import CHANGE, check_table
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
 
+_ASKED: Final = "--keep {}: it runs because that was asked for; what it holds is not known here"
+_GUESSED: Final = (
+    "there is no journal of a migration; no destination is known to run, and the source can go on from where it "
+    "stands ({}); what it holds is not known here"
+)
 _OTHER: Final[dict[Side, Side]] = {"source": "destination", "destination": "source"}
 
 
@@ -123,8 +128,11 @@ class _Settling:
         endpoints = _endpoints(entries, self.spec, self.patience, self.watches)
         if self.keep == "destination" and "destination" not in endpoints:
             raise CannotMigrate("--keep destination: which one is not known: give SRC DST")
+        asked: str | None = None
+        before: Sequence[Entry] = ()
         try:
             if self.keep is not None:
+                asked, before = _ASKED.format(self.keep), entries
                 written = where is not None and where.exists()
                 path = where if written else None
                 ledger = Ledger(path, _first(self.plans), _forget(entries), self.keep)
@@ -134,13 +142,21 @@ class _Settling:
                 guess = _guess(self.pairs, endpoints, self.plans)
                 if isinstance(guess, Settled):
                     return guess
-                ledger = guess
+                asked, ledger = _GUESSED.format(_places(endpoints)), guess
             else:
                 ledger = found
             report_asserted(ledger.asserted, self.plans, self.report)
             given_up = () if self.keep is None else (_OTHER[self.keep],)
             return Settler(
-                endpoints, ledger, self.spec, self.plans, self.report, given_up, final=True
+                endpoints,
+                ledger,
+                self.spec,
+                self.plans,
+                self.report,
+                given_up,
+                asked=asked,
+                before=before,
+                final=True,
             ).settle()
         finally:
             for group in endpoints.values():
@@ -240,10 +256,15 @@ def _guess(
     unseen = not destinations and not all(device.may(CHANGE) for device in sources)
     if not (handed_over or loaded or unseen or any(runs)):
         return Ledger(None, _first(plans), entries, "source")
-    places = ", ".join(f"{one.label} in {one.state}" for one in (*sources, *destinations))
     raise CannotMigrate(
-        f"there is no journal of a migration, and it cannot be told who is to run: {places}", _HINTS
+        "there is no journal of a migration, and it cannot be told who is to run: "
+        f"{_places(endpoints)}",
+        _HINTS,
     )
+
+
+def _places(endpoints: Mapping[Side, Sequence[Endpoint]]) -> str:
+    return ", ".join(f"{one.label} in {one.state}" for group in endpoints.values() for one in group)
 
 
 def _initial(device: Endpoint) -> str:

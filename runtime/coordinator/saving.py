@@ -359,6 +359,8 @@ class Saver(Half):
                     still = not any(one.may(CHANGE) for one in self.endpoints)
                     if still and step.side == self.side:
                         stopped = stopped or time.monotonic()
+                if not transfer.delivered:
+                    raise StepFailed(f"migration {migration.name}: has no step that transfers the rest")
         except CannotWrite as error:
             if transfer is None:
                 raise CannotMigrate(str(error)) from error

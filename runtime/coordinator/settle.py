@@ -13,15 +13,16 @@ from typing import Final
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Handover, Holder, MigrationStep, Plans, deciding
-from vfio_migration.runtime.client import ClientError, TimedOut
+from vfio_migration.runtime.client import ClientError, PeerBroke, Refused, TimedOut
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
-from vfio_migration.runtime.coordinator.ledger import Ledger
+from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
 from vfio_migration.runtime.coordinator.process import Process
 
 _ANEW: Final = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
+_BLANK: Final = "its server was started after the migration began, so its device is blank"
 KEEP: Final = "--keep source or --keep destination"
 
 
@@ -57,6 +58,10 @@ class Settler:
         plans: The plans and handovers.
         report: Is told.
         given_up: Sides that whoever asks says are gone for good.
+        asked: Why a side is to run, where no journal says who holds the state. Then what the rows
+            say of it is not known.
+        before: Who served each device when the migration began, as far as a journal says that goes
+            by somebody's word instead.
         final: Nobody will ask again: a device whose process is gone is owed nothing more.
         haste: Ends once it is known who answers: these are waited for on their way back.
     """
@@ -70,6 +75,8 @@ class Settler:
         report: Report,
         given_up: Sequence[Side] = (),
         *,
+        asked: str | None = None,
+        before: Sequence[Entry] = (),
         final: bool = False,
         haste: Haste | None = None,
     ) -> None:
@@ -79,6 +86,8 @@ class Settler:
         self._plans = plans
         self._told = report
         self._given_up = tuple(given_up)
+        self._asked = asked
+        self._before = tuple(before)
         self._final = final
         self._haste = haste
         self._skipped: set[int] = set()
@@ -87,6 +96,10 @@ class Settler:
             side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
         self._gone: dict[str, ClientError | CannotMigrate] = {}
+        # Those that answer, and do not say where their device stands.
+        self._silent: set[Endpoint] = set()
+        # Those whose device was being loaded when it was first looked at.
+        self._loaded: set[Endpoint] = set()
         # Whether each is served by who served it when the migration began; None: it cannot be told.
         self._served: dict[Endpoint, bool | None] = {}
 
@@ -110,9 +123,11 @@ class Settler:
                 return self._lost(problems)
             if row.undoes and (hung := self._may_run_unseen(row)):
                 return self._undecided(hung, "it may run", problems)
-            self._report(Event("recovering", {"winner": row.winner, "why": row.summary}))
+            why = row.summary if self._asked is None else self._asked
+            self._report(Event("recovering", {"winner": row.winner, "why": why}))
             failed = self._failed(row.winner)
-            outcome: Outcome = "lost" if failed else row.winner
+            blank = self._begun_anew(row.winner)
+            outcome: Outcome = "lost" if failed or blank else row.winner
             try:
                 loose = self._carry_out(row)
             except StepFailed as failure:
@@ -121,7 +136,9 @@ class Settler:
                 self._look()
                 continue
             advice = [f"{names(failed)}: cleared by a reset; {_ANEW}"] if failed else []
-            return self._done(Settled(outcome, row.summary, problems, loose, advice=advice))
+            if blank:
+                advice.append(f"{names(blank)}: {_BLANK}; {_ANEW}")
+            return self._done(Settled(outcome, why, problems, loose, advice=advice))
 
     # --- inside ---
 
@@ -133,6 +150,7 @@ class Settler:
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""
         self._gone.clear()
+        self._silent.clear()
         self._served.clear()
         for side, entries in self._endpoints.items():
             for index, device in enumerate(entries):
@@ -146,6 +164,26 @@ class Settler:
                 except (ClientError, CannotMigrate) as error:
                     device.state = None
                     self._gone[device.label] = error
+                    if _answered(error) and self._may_be(device, process):
+                        self._silent.add(device)
+                if device.transfers() == "write":
+                    self._loaded.add(device)
+
+    def _may_be(self, device: Endpoint, process: Process | None) -> bool:
+        """Say whether a device may be served by this process, as far as is known."""
+        try:
+            return device.is_served_by(process) is not False
+        except ClientError:
+            return True
+
+    def _begun_anew(self, side: Side) -> list[Endpoint]:
+        """Return the devices whose server is known to be another than when the migration began."""
+        found = []
+        for entry, device in zip(self._before, self._endpoints.get(side, ()), strict=False):
+            process = entry.source_process if side == "source" else entry.destination_process
+            if process is not None and not self._may_be(device, process):
+                found.append(device)
+        return found
 
     def _is_alive(self, side: Side) -> bool | None:
         """Say whether a side holds what it held; None if it cannot be told."""
@@ -247,14 +285,16 @@ class Settler:
         return []
 
     def _hung(self, side: Side) -> list[Endpoint]:
-        """Return the devices that do not answer although their processes are there."""
+        """Return the devices that do not answer, or do not say where they stand, although their
+        processes are there.
+        """
         hung = []
         for index, device in enumerate(self._endpoints.get(side, ())):
             if device.state is not None or side in self._given_up:
                 continue
             there = self._is_there(side, index)
             late = isinstance(self._gone.get(device.label), TimedOut)
-            if there or (late and there is None):
+            if there or device in self._silent or (late and there is None):
                 hung.append(device)
         return hung
 
@@ -280,16 +320,26 @@ class Settler:
         )
 
     def _undecided(self, hung: Sequence[Endpoint], what: str, problems: list[str]) -> Settled:
+        silent = [device for device in hung if device in self._silent]
+        mute = [device for device in hung if device not in self._silent]
         seen = all(
             self._is_there(side, index)
             for side, group in self._endpoints.items()
             for index, device in enumerate(group)
-            if device in hung
+            if device in mute
         )
         there = "its process is there" if seen else "it cannot be told whether its process is there"
+        said = [
+            f"{names(devices)}: {words}"
+            for devices, words in (
+                (mute, f"does not answer, and {there}: {what}"),
+                (silent, f"its server answers, and does not say where the device stands: {what}"),
+            )
+            if devices
+        ]
         return Settled(
             "undecided",
-            f"{names(hung)}: does not answer, and {there}: {what}",
+            "; ".join(said),
             [*problems, *map(str, self._gone.values())],
             list(hung),
         )
@@ -338,8 +388,9 @@ class Settler:
         ]
         gone = [device for device in held if device.state is None]
         anew = [device for device in held if device.state is not None]
+        held_it = "held the state" if self._asked is None else "is to run"
         said = [
-            f"{names(devices)}: held the state, and {what}"
+            f"{names(devices)}: {held_it}, and {what}"
             for devices, what in (
                 (gone, "cannot be reached any more"),
                 (anew, "the server that answers has a blank device"),
@@ -354,12 +405,21 @@ class Settler:
         for device in self._endpoints.get("destination", ()):
             if device.state is not None and not device.may(CHANGE):
                 where = f"stands still in {device.state}"
-                where += " and is blank" if device.label in self._cleared else ""
+                if device.label in self._cleared:
+                    where += " and is blank"
+                elif device in self._loaded:
+                    # It may be all there is left of the state: nobody saw the end of it.
+                    keep = "recover with --keep destination lets it run all the same"
+                    where += f" with what it was given, which need not be all of it: {keep}"
                 advice.append(f"{device.label}: {where}; it can be migrated to again")
         if "source" in self._given_up:
             return [*advice, "if the source still holds the state: recover with --keep source"]
         for device in self._endpoints["source"]:
-            if device.state is None:
+            if device.state is None and device.reached:
+                # Whoever it was ended the connection: it may be there, and hold the state.
+                seen = "see whether its server is still there before another is started"
+                advice.append(f"{device.label}: {seen}, for that one has a blank device; {_ANEW}")
+            elif device.state is None:
                 advice.append(f"start the server of {device.label} anew: it is blank; {_ANEW}")
             elif device.may(CHANGE):
                 blank = device.label in self._cleared or not self._served[device]
@@ -397,3 +457,8 @@ class Settler:
         fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
         self._report(Event("won", fields))
         return settled
+
+
+def _answered(error: ClientError | CannotMigrate) -> bool:
+    """Say whether somebody answered, and it was no answer to what was asked."""
+    return isinstance(error, Refused | PeerBroke | CannotMigrate)

@@ -115,6 +115,7 @@ class Transfer:
 
     Attributes:
         streams: The streams, in the order of the pairs.
+        delivered: Every stream was read to its final end, and every write of it was acknowledged.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Transfer:
         )
         self._meter = Meter()
         self._told = self._overhead = 0.0
+        self.delivered = False
 
     def passes(self, overhead: float = 0.0) -> float | None:
         """Pre-copy; return for how long the devices will stand still, if that can be known.
@@ -216,6 +218,7 @@ class Transfer:
             self._end(workers)
         if cut := [one.source.label for one in self.streams if not one.whole]:
             raise StepFailed(f"{', '.join(cut)}: the stream was not read to its final end", cut)
+        self.delivered = True
         self._progress("rest", workers)
 
     # --- inside ---

@@ -12,7 +12,7 @@ from lab import FaultyMemory, Lab
 
 SOURCE = "The source holds the whole state: the destination never ran on it, or was given up."
 TAKEN = "The destination has taken the whole state over, and may have run."
-HALF = "has no whole stream, so it is reset"
+HALF = "refuses what it was given, so it is reset"
 JUDGED = ("RESUMING", "STOP")
 STARTED = ("RUNNING_P2P", "RUNNING")
 ANEW = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"

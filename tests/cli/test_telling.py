@@ -64,7 +64,7 @@ def test_it_is_given_up(big: Lab, start, number):
     told = [line[13:] for line in masked(ran.out).splitlines()]
     assert told[told.index(f"recovering: {SOURCE}") + 1 :] == [
         "destination stop         Stop every device that is not stopped yet.",
-        "d0: has no whole stream, so it is reset",
+        "d0: refuses what it was given, so it is reset",
         "destination reset        d0: RESUMING -> RUNNING",
         "destination stop         Stop every device that is not stopped yet.",
         "source      hold         Quiesce every device that may still start peer-to-peer DMA.",

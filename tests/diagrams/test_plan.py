@@ -92,7 +92,7 @@ def test_downtime_is_while_somebody_stands_still(spec, name, group):
 def test_beyond_the_point_of_no_return_the_destination_may_run(spec, name, group):
     view = migration_view(spec, pairs(group), name)
     assert [stage.holder for stage in view.stages] == sorted(
-        (stage.holder for stage in view.stages), key=["source", "both", "destination"].index
+        (stage.holder for stage in view.stages), key=["source", "delivered", "destination"].index
     )
     assert view.no_return == next(s.number for s in view.stages if s.holder == "destination")
     before = view.stages[view.no_return - 2]

@@ -108,7 +108,7 @@ def test_svg_shows_the_plan(view):
     assert {"downtime", "point of no return", "source", "destination"} <= set(texts)
     assert [row["data-holder"] for row in groups if row.get("data-holder")] == [
         "source",
-        "both",
+        "delivered",
         "destination",
     ]
 

@@ -73,7 +73,7 @@ WRONG_STEPS = [
     ),
     (
         '{ transfer = "rest" }',
-        '{ holder = "both" }',
+        '{ holder = "delivered" }',
         "migrations[0].steps[1]: must do one thing; give either plan or transfer",
     ),
     (
@@ -106,7 +106,7 @@ WRONG_STEPS = [
         '{ transfer = "rest" }',
         '{ transfer = "rest", holder = "bath" }',
         'migrations[0].steps[1].holder: "bath": is not allowed here; take one of "source", '
-        '"both", "destination"',
+        '"delivered", "destination"',
     ),
     (
         'steps = [{ side = "source", plan = "there", holder = "source" }]',
@@ -119,20 +119,20 @@ WRONG_STEPS = [
         'handovers[0].winner: "nobody": is not allowed here; take one of "source", "destination"',
     ),
     (
-        'holders = ["both"]',
+        'holders = ["delivered"]',
         "holders = []",
-        "handovers[0].holders: names nobody; name one of source, both, destination",
+        "handovers[0].holders: names nobody; name one of source, delivered, destination",
     ),
     (
-        'holders = ["both"]',
-        'holders = ["both", "bath"]',
-        'handovers[0].holders[1]: "bath": is not allowed here; take one of "source", "both", '
+        'holders = ["delivered"]',
+        'holders = ["delivered", "bath"]',
+        'handovers[0].holders[1]: "bath": is not allowed here; take one of "source", "delivered", '
         '"destination"',
     ),
     (
-        'holders = ["both"]',
-        'holders = "both"',
-        'handovers[0].holders: "both": is a string where a list is expected',
+        'holders = ["delivered"]',
+        'holders = "delivered"',
+        'handovers[0].holders: "delivered": is a string where a list is expected',
     ),
     (
         'name = "over"',
@@ -162,10 +162,10 @@ def test_a_mistake_of_a_step_is_named_too(spec: Spec, old: str, new: str, says: 
         ("source", WHOLE, WHOLE, ["source", "source"]),
         ("source", FAILED, WHOLE, ["source"]),
         ("source", None, WHOLE, []),
-        ("both", WHOLE, WHOLE, ["destination", "source", "source"]),
-        ("both", WHOLE, FAILED, ["source", "source"]),
-        ("both", None, WHOLE, ["destination"]),
-        ("both", WHOLE, None, ["source", "source"]),
+        ("delivered", WHOLE, WHOLE, ["destination", "source", "source"]),
+        ("delivered", WHOLE, FAILED, ["source", "source"]),
+        ("delivered", None, WHOLE, ["destination"]),
+        ("delivered", WHOLE, None, ["source", "source"]),
         ("destination", WHOLE, WHOLE, ["destination", "source", "destination", "source"]),
         ("destination", WHOLE, FAILED, ["source", "destination", "source"]),
         ("destination", None, FAILED, ["destination"]),
@@ -196,7 +196,7 @@ def test_each_holder_has_its_rows_and_its_step(spec: Spec):
     plans = default_plans(spec)
     assert FIRST_HOLDER == "source"
     for migration in plans.migrations:
-        assert [step.holder for step in migration.steps if step.holder] == ["both", "destination"]
+        assert [step.holder for step in migration.steps if step.holder] == ["delivered", "destination"]
     for row in plans.handovers:
         steps = [step for step in row.steps if step.side == row.winner]
         assert steps

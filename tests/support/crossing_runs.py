@@ -144,6 +144,16 @@ class Follower:
                 if then.side(side)[number] == ("RESUMING", True)
                 and then.with_device(side, number, ("RESUMING", False)) in worlds
             }
+        elif found := re.fullmatch(r"(.*) refuses what it was given", note):
+            side, number = self._who(found[1])
+            assert side == "destination"
+            self.worlds = {
+                w.with_device(side, number, ("RESUMING", None))
+                for w in worlds
+                if w.side(side)[number] == ("RESUMING", True)
+                and ("RESUMING", None)
+                in (self.crossing.moves(w, side, number, failing=True) or ())
+            }
         elif found := re.fullmatch(r'handover (\d+) decides: the (\w+)\. "(.*)"', note):
             row = self.crossing.data["handovers"][int(found[1])]
             assert (row["winner"], row["summary"]) == (found[2], found[3])
@@ -217,7 +227,10 @@ class Follower:
         if said == "both sides run":
             return all(running.values())
         if found := re.fullmatch(r"the (\w+) holds the whole state, which is given up", said):
-            return self.crossing.whole(world, found[1])
+            known = found[1] == "source" or world.known
+            return known and self.crossing.whole(world, found[1])
+        if said == "the destination holds the whole state, and nobody has written it down":
+            return self.crossing._untold(world) and self.crossing.whole(world, "destination")
         named = _NAME.search(said)
         assert named is not None, said
         side, number = self._who(named[0])

@@ -19,8 +19,9 @@ import herds
 ACTING = herds.STARTING | {"RUNNING_P2P", "PRE_COPY_P2P"}
 SIDES = ("source", "destination")
 
-Device = tuple[str, bool] | None
-"""Where a device stands, and whether it has the state; None once its server was killed."""
+Device = tuple[str, bool | None] | None
+"""Where a device stands, and whether it has the state (None: it refused what it was given, and will
+again); None once its server was killed."""
 Op = tuple[Any, ...]
 
 
@@ -38,6 +39,7 @@ class World:
     told: bool = False  # one that undoes was chosen
     started: bool = False  # the destination acted with the state
     moved_on: bool = False  # the source acted since the rest was transferred
+    known: bool = False  # the journal has said that the destination was given all of it
 
     def side(self, name: str) -> tuple[Device, ...]:
         return self.source if name == "source" else self.destination
@@ -88,7 +90,7 @@ class Crossing:
         return side == "destination" or world.journal != "destination"
 
     def whole(self, world: World, side: str) -> bool:
-        return all(device is not None and device[1] for device in world.side(side))
+        return all(device is not None and bool(device[1]) for device in world.side(side))
 
     # --- one thing at a time ---
 
@@ -109,8 +111,11 @@ class Crossing:
         if "event" in row:
             return [(to, False)]
         found: list[Device] = [(herds.LOST, False)] if failing else []
-        if state != "RESUMING" or has:
+        # It accepts whatever it was given, unless it has refused that before.
+        if has is not None:
             found.append((to, has and to != "RESUMING"))
+        if failing and has and state == "RESUMING":
+            found.append((state, None))
         loser = not self.indispensable(world, side)
         if loser and (state == "RESUMING" or (failing and state in ACTING)):
             found.append((to, False))
@@ -143,9 +148,11 @@ class Crossing:
         op = self._op(world)
         assert op is not None
         then = replace(world, at=world.at + 1)
+        if self._op(then) == ("transfer", "rest"):
+            then = replace(then, moved_on=False)
         if op[0] != "say":
             return then
-        return replace(then, journal=op[1], moved_on=then.moved_on and op[1] != "both")
+        return replace(then, journal=op[1], known=then.known or op[1] != "source")
 
     def decide(self, world: World) -> World | None:
         """Choose the first handover that holds and was not tried; None: the state is lost."""
@@ -242,7 +249,9 @@ class Crossing:
         """A device that cannot be done without is gone, has failed or refuses."""
         for side in SIDES:
             for index, device in enumerate(world.side(side)):
-                refuses = self.moves(world, side, index, failing=False) == []
+                moves = self.moves(world, side, index, failing=False)
+                # One that judges refuses what is not whole.
+                refuses = moves == [] or (moves is not None and device == ("RESUMING", False))
                 unfit = device is None or device[0] == herds.LOST or refuses
                 if unfit and self.indispensable(world, side):
                     return True
@@ -303,6 +312,8 @@ class Crossing:
         if not world.spoilt and running["destination"] and loading:
             self.wrong.append("one runs while another is loaded")
         op = self._op(world)
+        if self._untold(world) and self.whole(world, "destination"):
+            self.wrong.append("nobody has written down that the destination has the whole state")
         if op is not None and op[0] == "transfer":
             if world.program and world.program[0] == "handover":
                 self.wrong.append("a stream is continued by one who did not begin it")
@@ -311,6 +322,16 @@ class Crossing:
             stopped = [device and device[0] == "STOP_COPY" for device in world.source if device]
             if not all(stopped) if op[1] == "rest" else any(stopped):
                 self.wrong.append("a stream comes from a device that does not give it")
+
+    def _untold(self, world: World) -> bool:
+        """A migration has gone on after it transferred the rest, and did not write that down."""
+        if world.program is None or world.program[0] != "migration" or world.journal != "source":
+            return False
+        ops = self.programs[world.program]
+        if ("transfer", "rest") not in ops:
+            return False
+        since = world.at - max(i for i, op in enumerate(ops) if op == ("transfer", "rest"))
+        return since > 1 or (since == 1 and (world.at == len(ops) or ops[world.at][0] != "say"))
 
     # --- a recovery that nobody disturbs ---
 
@@ -356,6 +377,8 @@ def unsettled(crossing: Crossing, world: World) -> str | None:
     """What is wrong with how a recovery from here ends."""
     winner, ended = crossing.settle(world)
     able = [side for side in SIDES if crossing.whole(world, side)]
+    if "destination" in able and not world.known:
+        able.remove("destination")  # nobody knows it
     if not able:
         return None
     if winner not in able:

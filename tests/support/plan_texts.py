@@ -16,7 +16,7 @@ steps = [{ side = "source", plan = "there", phases = ["go"] }, { transfer = "res
 
 [[handovers]]
 winner = "source"
-holders = ["both"]
+holders = ["delivered"]
 summary = "Go on."
 steps = [{ side = "source", plan = "there", holder = "source" }]
 

@@ -147,7 +147,7 @@ def test_the_single_edits_are_told_in_every_way_there_is():
         "the server of destination",
         "the stream of destination",
         "whoever coordinates",
-        "the journal says: both",
+        "the journal says: delivered",
         "no handover holds",
         "its maps are taken away",
     ):
@@ -174,7 +174,7 @@ def test_a_migration_arrives_where_the_second_model_has_it_arrive(name: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["handovers[3]-dropped", "migrations[0].steps[4]-not-written-down"]
+    "name", ["handovers[3]-dropped", "migrations[0].steps[5]-not-written-down"]
 )
 def test_a_run_of_three_devices_is_told_right_too(name: str):
     assert checked(EDITS[name], (7, 7, 5)) is not None
@@ -235,7 +235,7 @@ def test_a_note_of_nobody_is_laid_at_no_device():
     assert list(steps(run.trace)) == [
         "0. source device 0 RUNNING (STOP_COPY,P2P,PRE_COPY)",
         "0. destination device 0 RUNNING (STOP_COPY,P2P,PRE_COPY)",
-        "1. the journal says: both",
+        "1. the journal says: delivered",
         "2. destination device 0: arc RUNNING -> RUNNING_P2P   [state RUNNING => RUNNING_P2P]",
         "3. destination device 0 starts without the state it is to have",
     ]

@@ -32,7 +32,7 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
     st.lists(NAMES, min_size=2, max_size=10, unique_by=os.path.realpath),
     st.lists(PROCESSES, min_size=10, max_size=10),
     st.text(),
-    st.sampled_from(["source", "both", "destination"]),
+    st.sampled_from(["source", "delivered", "destination"]),
 )
 def test_a_journal_is_read_as_it_was_written(tmp_path_factory, names, processes, migration, holder):
     entries = [
@@ -128,11 +128,11 @@ def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
     thread = threading.Thread(target=look)
     thread.start()
     for _ in range(60):
-        for holder in ("both", "destination", "source"):
+        for holder in ("delivered", "destination", "source"):
             journal.hold(holder)
     stop.set()
     thread.join()
-    assert found <= {"source", "both", "destination"}
+    assert found <= {"source", "delivered", "destination"}
     assert ledger.read(path).holder == "source"
 
 
@@ -143,7 +143,7 @@ def test_what_does_not_change_is_not_written(tmp_path: Path, elsewhere: Path):
     before = path.read_bytes()
     journal.hold("source")
     assert path.read_bytes() == before
-    journal.hold("both")
+    journal.hold("delivered")
     assert path.read_bytes() != before
 
 
@@ -162,7 +162,7 @@ def test_a_journal_does_not_grow(tmp_path: Path, elsewhere: Path, count: int):
     before = blocks(path)
     assert before[2] * 512 >= before[1]
     for at in range(4):
-        holder = ("both", "destination", "source")[at % 3]
+        holder = ("delivered", "destination", "source")[at % 3]
         if at % 2:  # whoever recovers goes on where the last one ended
             journal = ledger.read(path)
         journal.hold(holder)
@@ -173,8 +173,8 @@ def test_a_journal_does_not_grow(tmp_path: Path, elsewhere: Path, count: int):
     assert ledger.read(path).holder == "destination"
     assert blocks(path)[0] != before[0]
     assert blocks(path)[1:] == before[1:]
-    journal.hold("both")
-    assert ledger.read(path).holder == "both"
+    journal.hold("delivered")
+    assert ledger.read(path).holder == "delivered"
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC], ids=["not known", "full"])
@@ -195,8 +195,8 @@ def test_a_file_system_that_sets_no_room_aside(
     journal.begin()
     before = blocks(path)
     assert before[2] * 512 >= before[1]
-    journal.hold("both")
-    assert ledger.read(path).holder == "both"
+    journal.hold("delivered")
+    assert ledger.read(path).holder == "delivered"
     assert blocks(path) == before
 
 
@@ -205,7 +205,7 @@ def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
     journal = Ledger(path, "live", (ENTRY,))
     journal.begin()
-    journal.hold("both")
+    journal.hold("delivered")
     before = path.read_bytes()
     journal.hold("destination")
     after = path.read_bytes()
@@ -214,7 +214,7 @@ def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
         for torn in (after[:end] + before[end:], before[:end] + after[end:]):
             path.write_bytes(torn)
             found = ledger.read(path)
-            assert found.holder == ("destination" if torn == after else "both")
+            assert found.holder == ("destination" if torn == after else "delivered")
     path.write_bytes(after[: changed[-1]] + before[changed[-1] :])
     found = ledger.read(path)
     found.hold("destination")
@@ -237,8 +237,8 @@ def test_a_journal_that_somebody_took_away_is_written_anew(tmp_path: Path, elsew
     journal = Ledger(path, "live", (ENTRY,))
     journal.begin()
     path.unlink()
-    journal.hold("both")
-    assert ledger.read(path).holder == "both"
+    journal.hold("delivered")
+    assert ledger.read(path).holder == "delivered"
     path.write_text("precious")
     journal.hold("destination")
     assert ledger.read(path).holder == "destination"
@@ -302,8 +302,8 @@ print(lab.fail().outcome)"""
 def test_a_journal_in_memory():
     journal = Ledger(None, "live", (ENTRY,))
     journal.begin()
-    journal.hold("both")
-    assert journal.holder == "both"
+    journal.hold("delivered")
+    assert journal.holder == "delivered"
     assert not journal.stands
     journal.end()
 

@@ -346,7 +346,7 @@ def test_what_the_journal_says(lab: Lab):
     lab.coordinator(watches=[watch]).run()
     assert said == [
         ("source", "s0", {"s0": "RUNNING", "d0": "RUNNING"}),
-        ("both", "s0", {"s0": "STOP_COPY", "d0": "RESUMING"}),
+        ("delivered", "d0", {"s0": "STOP_COPY", "d0": "RESUMING"}),
         ("destination", "d0", {"s0": "STOP_COPY", "d0": "STOP"}),
         # And at the very end, when all are hung up on.
         (None, "d0", {"s0": "STOP", "d0": "RUNNING"}),
