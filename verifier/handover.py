@@ -7,10 +7,10 @@ server; then the rows of `[[handovers]]` decide who is to run.
 
 Of a device it counts where it stands and whether it *holds* its state: a device of the source does
 until it fails, one of the destination as soon as its stream is whole. A destination may judge
-nothing: it accepts to leave RESUMING whatever it was given, and then stands where one that holds its
-state stands, without holding it. Or it refuses what it was given, be it whole, and then refuses it
-again. Within a place every device moves by itself. So where devices may be at a place, whatever was killed on the way there, is a set
-per capability set; `Journey.stands` works them out.
+nothing: it accepts to leave RESUMING whatever it was given, and then stands where one that holds
+its state stands, without holding it. Or it refuses what it was given, be it whole, and then refuses
+it again. Within a place every device moves by itself. So where devices may be at a place, whatever
+was killed on the way there, is a set per capability set; `Journey.stands` works them out.
 """
 
 from __future__ import annotations

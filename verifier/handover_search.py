@@ -93,9 +93,7 @@ def deciding_runs(journey: Journey) -> dict[int, Example]:
 
 
 def accepting_run(journey: Journey) -> Example | None:
-    """Return a shortest run of one device a side in which a destination judges nothing: it accepts
-    a stream that is not whole. None if there is none.
-    """
+    """Return a shortest run in which a destination accepts a stream that is not whole, if any."""
     for words in _groups(journey, 1):
         search = _Search(journey, words)
         search.run()

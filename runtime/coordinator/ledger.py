@@ -47,8 +47,8 @@ _HOLDERS: Final[dict[str, Holder]] = {
     **{one: one for one in get_args(Holder)},
     "both": FIRST_HOLDER,
 }
-"""What is read of who holds the state. Format 1 said "both" from before the rest was transferred: it
-says no more than that the destination was not started yet."""
+"""What is read of who holds the state. Format 1 said "both" from before the rest was transferred:
+that says no more than that the destination was not started yet."""
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 
 

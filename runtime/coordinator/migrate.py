@@ -21,6 +21,7 @@ from typing import Any
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import (
     FIRST_HOLDER,
+    Holder,
     Migration,
     MigrationStep,
     Move,
@@ -316,8 +317,7 @@ class Coordinator:
             if prepared:
                 continue
             if step.holder is not None:
-                if step.holder != FIRST_HOLDER and not self._transfer.delivered:
-                    raise StepFailed(_NOT_DELIVERED.format(migration.name))
+                self._check_delivered(migration, step.holder)
                 ledger.hold(step.holder)
                 if self.is_late:
                     self._haste.end()
@@ -386,6 +386,11 @@ class Coordinator:
         self._resume("source")
         self._transfer = self._new_transfer()
         return prepared
+
+    def _check_delivered(self, migration: Migration, holder: Holder) -> None:
+        """See that the destination was given the whole state before this is written down."""
+        if holder != FIRST_HOLDER and not self._transfer.delivered:
+            raise StepFailed(_NOT_DELIVERED.format(migration.name))
 
     def _check_cancelled(self, ledger: Ledger) -> None:
         # Too late is it once the journal says that the destination may run.

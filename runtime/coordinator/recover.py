@@ -27,8 +27,8 @@ from vfio_migration.runtime.coordinator.settle import Settled, Settler
 
 _ASKED: Final = "--keep {}: it runs because that was asked for; what it holds is not known here"
 _GUESSED: Final = (
-    "there is no journal of a migration; no destination is known to run, and the source can go on from where it "
-    "stands ({}); what it holds is not known here"
+    "there is no journal of a migration; no destination is known to run, and the source can go on "
+    "from where it stands ({}); what it holds is not known here"
 )
 _OTHER: Final[dict[Side, Side]] = {"source": "destination", "destination": "source"}
 

@@ -285,9 +285,7 @@ class Settler:
         return []
 
     def _hung(self, side: Side) -> list[Endpoint]:
-        """Return the devices that do not answer, or do not say where they stand, although their
-        processes are there.
-        """
+        """Return the devices whose processes are there, and which do not say where they stand."""
         hung = []
         for index, device in enumerate(self._endpoints.get(side, ())):
             if device.state is not None or side in self._given_up:

@@ -196,7 +196,10 @@ def test_each_holder_has_its_rows_and_its_step(spec: Spec):
     plans = default_plans(spec)
     assert FIRST_HOLDER == "source"
     for migration in plans.migrations:
-        assert [step.holder for step in migration.steps if step.holder] == ["delivered", "destination"]
+        assert [step.holder for step in migration.steps if step.holder] == [
+            "delivered",
+            "destination",
+        ]
     for row in plans.handovers:
         steps = [step for step in row.steps if step.side == row.winner]
         assert steps

@@ -151,8 +151,7 @@ class Follower:
                 w.with_device(side, number, ("RESUMING", None))
                 for w in worlds
                 if w.side(side)[number] == ("RESUMING", True)
-                and ("RESUMING", None)
-                in (self.crossing.moves(w, side, number, failing=True) or ())
+                and ("RESUMING", None) in (self.crossing.moves(w, side, number, failing=True) or ())
             }
         elif found := re.fullmatch(r'handover (\d+) decides: the (\w+)\. "(.*)"', note):
             row = self.crossing.data["handovers"][int(found[1])]

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 RIG = Path(__file__).with_name("kill_rig.py")
 RIGS = 2
 
-GROUPS = (("edu",), ("edu", "memory"), ("edu", "edu"))
+GROUPS = (("edu",), ("edu", "memory"), ("edu", "edu"), ("blob",), ("edu", "blob"))
 MIGRATIONS = ("live", "offline")
 
 Order = dict
@@ -67,31 +67,40 @@ class Streams:
     """How far the streams had come at a boundary, by what was seen until then."""
 
     read: set[str] = field(default_factory=set)
-    """Sources whose final end had been read."""
+    """Sources whose final end had been read, and confirmed by a read that brought nothing."""
     waiting: Counter[str] = field(default_factory=Counter)
     """Pieces that were read, and not yet acknowledged by the destination, by device."""
+    judged: bool = False
+    """A destination was asked to take its state over: that all was delivered is written down."""
 
     @classmethod
     def until(cls, seen: list[list]) -> Streams:
         found = cls()
         stopped: set[str] = set()
+        loading: set[str] = set()
         for what, peer, about, errno in seen:
-            if what == "command" or errno is not None:
+            if what == "command":
+                found.judged |= peer in loading and about == "SET STATE STOP"
                 continue
+            if errno is not None:
+                continue
+            if about == "SET STATE RESUMING":
+                loading.add(peer)
             if about == "SET STATE STOP_COPY":
                 stopped.add(peer)
             elif about == "WRITE":
                 found.waiting[peer[1:]] -= 1
             elif about.startswith("READ "):
-                got, size = map(int, about.removeprefix("READ ").split("/"))
+                got = int(about.removeprefix("READ ").split("/")[0])
                 found.waiting[peer[1:]] += got > 0
-                if peer in stopped and got < size:
+                if peer in stopped and not got:
                     found.read.add(peer)
         return found
 
     def delivered(self, count: int) -> bool:
-        """Whether the destinations have acknowledged all of it."""
-        return len(self.read) == count and not any(self.waiting.values())
+        """Whether the destinations have acknowledged all of it, and that is written down."""
+        acknowledged = len(self.read) == count and not any(self.waiting.values())
+        return acknowledged and self.judged
 
 
 def has_done_its_part(name: str, run: dict) -> bool:

@@ -5,7 +5,8 @@ recoveries are forks of it, so that a point takes a tenth of a second. It is tol
 input what to try, one order a line as JSON, and answers each with what it found.
 
 An order:
-    kinds: What the devices are: "edu" or "memory".
+    kinds: What the devices are: "edu", "memory", or "blob", which judges nothing it is given and
+        whose server is not ours.
     migration: The row of [[migrations]].
     victims: Who is killed: "coordinator", or servers by name ("s0" is the first source).
     at: At which message boundary, from 0: before a command is sent, or when its reply is in.
@@ -35,6 +36,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from peer_habits import base as emulated
+from peer_habits.servers import JudgesNothing
+
 from vfio_migration.model import load
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
@@ -63,6 +67,14 @@ DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG: nobody outlives the rig
 FEATURES = {1: "MIGRATION", 2: "STATE", 9: "DATA_SIZE"}
 
 
+BLOB = b"whole" * 2000
+
+
+def blob(source: bool) -> emulated.Peer:
+    """Make a server whose device takes over whatever it was given."""
+    return JudgesNothing(BLOB if source else bytes(len(BLOB)))
+
+
 def device(kind: str, source: bool):
     """Make a device; that of a source holds something."""
     if kind == "edu":
@@ -79,6 +91,9 @@ def device(kind: str, source: bool):
 
 def is_whole(client: Client, kind: str) -> bool:
     """Say whether a device that stands still holds all that a source was given."""
+    if kind == "blob":
+        pieces = range(0, len(BLOB), 1000)
+        return b"".join(client.region_read(0, at, 1000) for at in pieces) == BLOB
     if kind == "edu":
         return client.region_read(0, 0x04, 4) == MARK.to_bytes(4, "little") and (
             client.region_read(0, 0x40000, 500) == b"whole" * 100
@@ -258,7 +273,7 @@ class Rig:
         found["files"] = sorted(
             one.name
             for one in self.folder.iterdir()
-            if one.name != "logs" and one.name not in self.before
+            if one.name != "logs" and one.suffix != ".seen" and one.name not in self.before
         )
         found["processes"] = sorted(children() - set(self.pids.values()))
         logs = {one.name: one.read_text()[-3000:] for one in (self.folder / "logs").glob("*.log")}
@@ -271,6 +286,9 @@ class Rig:
         kind, source = self.kinds[int(name[1:])], name[0] == "s" and not blank
 
         def work() -> None:
+            if kind == "blob":
+                (self.folder / name).unlink(missing_ok=True)
+                emulated.serve(self.folder / name, blob(source))
             made = device(kind, source)
             with listening(self.folder / name) as sock, Server(made) as server:
                 server.serve(sock)

@@ -9,10 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import struct
 
-from raw_client import FEATURE, GET_INFO, MIG_READ, MIG_WRITE, REGION_READ, REGION_WRITE
+from raw_client import (
+    DMA_UNMAP,
+    FEATURE,
+    GET,
+    GET_INFO,
+    MIG_READ,
+    MIG_WRITE,
+    REGION_READ,
+    REGION_WRITE,
+)
 
 from peer_habits.base import (
+    DEVICE_STATE,
     ERROR_REPLY,
     OFFERS_STOP_COPY,
     PRE_COPY,
@@ -165,6 +176,29 @@ class StartsLoggingTwice(Peer):
         self.logging = True
 
 
+class RefusesToUnmap(Peer):
+    """DMA_UNMAP of all maps is EINVAL, and they stay until the client hangs up.
+
+    Of no peer in particular; the flag for all maps is younger than the command.
+    """
+
+    def admits(self, command: int) -> None:
+        super().admits(command)
+        if command == DMA_UNMAP:
+            raise Refusal(errno.EINVAL)
+
+
+class RefusesToSayItsState(Peer):
+    """GET of the device state is EINVAL; all else is answered. Of no peer in particular."""
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command == FEATURE:
+            flags = struct.unpack_from("=I", payload, 4)[0]
+            if flags & GET and flags & 0xFFFF == DEVICE_STATE:
+                raise Refusal(errno.EINVAL)
+        return super().answer(command, payload)
+
+
 # --- connections ---
 
 
@@ -310,6 +344,13 @@ class RefusesWrites(JudgesNothing):
 
     def write(self, data: bytes) -> None:
         raise Refusal(errno.EINVAL)
+
+
+class LeavesWritesUnanswered(JudgesNothing):
+    """MIG_DATA_WRITE is never answered, nor is anything after it. Of no peer in particular."""
+
+    def write(self, data: bytes) -> None:
+        signal.pause()
 
 
 class RefusesEveryStream(Peer):

@@ -1,0 +1,345 @@
+"""Nothing is lost to a destination that judges nothing: what it accepts is not taken for the state.
+
+Servers in processes of their own, with the habits of `peer_habits.servers`; every migration is
+offline, so that all of the state is what is transferred last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import herds
+import pytest
+from peer_habits import servers as habits
+from peer_habits.base import RESUMING, RUNNING, STOP, STOP_COPY, Peer
+from peer_habits.running import Running, running
+from raw_client import DMA_UNMAP, RESET
+
+from vfio_migration.model import load
+from vfio_migration.model.plan import Plans, loads_plans
+from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator.ledger import beside, read
+from vfio_migration.runtime.coordinator.recover import recover
+from vfio_migration.runtime.coordinator.saving import Saver
+
+SIZE = 10_000
+OFFLINE = Settings(migration="offline")
+ACCEPTS = (habits.JudgesNothing,)
+KILLED_AT = """
+import os, signal, sys
+from vfio_migration.runtime.coordinator import Coordinator, Settings
+from vfio_migration.runtime.coordinator.ledger import beside
+
+source, destination, command = sys.argv[1:]
+
+def watch(exchange):
+    if exchange.what == "command" and exchange.command.name == command:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Coordinator(
+    [(source, destination)],
+    settings=Settings(migration="offline"),
+    watches=[watch],
+    journal=beside(source),
+).run()
+"""
+"""A coordinator that is killed before it sends such a command for the first time."""
+
+
+@contextlib.contextmanager
+def pair(
+    folder: Path, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
+) -> Iterator[tuple[Running, Running, bytes]]:
+    """A source that holds something and a blank destination."""
+    held = os.urandom(SIZE)
+    with (
+        running(folder, "a", *source, held=held) as a,
+        running(folder, "b", *destination, held=bytes(SIZE)) as b,
+    ):
+        yield a, b, held
+
+
+def fails(a: Running, b: Running, **more: object) -> MigrationFailed:
+    """Migrate, which must fail."""
+    with pytest.raises(MigrationFailed) as caught:
+        Coordinator(
+            [(a.path, b.path)],
+            **{"settings": OFFLINE, "journal": beside(a.path), **more},  # type: ignore[arg-type]
+        ).run()
+    return caught.value
+
+
+def restarted(folder: Path, server: Running, name: str) -> Running:
+    """Kill a server and start it anew, with a blank device."""
+    server.kill()
+    return Running(folder / name, ACCEPTS, bytes(SIZE))
+
+
+# --- who runs ---
+
+
+@pytest.mark.parametrize("command", ["MIG_DATA_READ", "MIG_DATA_WRITE"])
+def test_after_a_coordinator_killed_before_all_was_delivered_the_source_runs(
+    tmp_path: Path, command: str
+) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, b, held):
+        words = [sys.executable, "-c", KILLED_AT, a.path, b.path, command]
+        assert subprocess.run(words, timeout=60).returncode == -9
+        assert (a.state, b.state) == (STOP_COPY, RESUMING)
+        journal = read(beside(a.path))
+        assert journal is not None
+        assert journal.holder == "source"
+        settled = recover([(a.path, b.path)])
+        assert settled.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+        assert not beside(a.path).exists()
+
+
+def test_a_source_that_dies_at_the_first_read_takes_the_state_with_it(tmp_path: Path) -> None:
+    with pair(tmp_path, (habits.DiesUponRead,), ACCEPTS) as (a, b, _held):
+        failure = fails(a, b)
+        assert failure.outcome == "lost"
+        assert b.state == STOP
+        words = " ".join([failure.why, *failure.hints])
+        assert "holds the whole state" not in words
+        assert (
+            f"{b.path}: stands still in STOP with what it was given, which need not be all of it"
+            in words
+        )
+
+
+def test_the_command_line_says_that_the_state_is_lost_with_exit_status_1(tmp_path: Path) -> None:
+    with pair(tmp_path, (habits.DiesUponRead,), ACCEPTS) as (a, b, _held):
+        words = [sys.executable, "-m", "vfio_migration.cli.main", "migrate", a.path, b.path]
+        done = subprocess.run([*words, "--no-pre-copy"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "the state is lost" in done.stderr
+
+
+def test_a_destination_that_refuses_a_write_and_accepts_stop_does_not_run(tmp_path: Path) -> None:
+    with pair(tmp_path, (), (habits.RefusesWrites,)) as (a, b, held):
+        failure = fails(a, b)
+        assert failure.outcome == "source"
+        assert "MIG_DATA_WRITE is refused (EINVAL)" in failure.why
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+
+
+def test_a_destination_that_does_not_answer_a_write_does_not_run(tmp_path: Path) -> None:
+    settings = Settings(migration="offline", patience=0.5)
+    with pair(tmp_path, (), (habits.LeavesWritesUnanswered,)) as (a, b, held):
+        failure = fails(a, b, settings=settings)
+        assert failure.outcome == "source"
+        assert a.state == RUNNING
+        assert a.held == held
+        assert beside(a.path).exists()  # it is not known to stand still
+
+
+def test_a_migration_cancelled_while_the_rest_is_transferred_leaves_the_source_running(
+    tmp_path: Path,
+) -> None:
+    begun: list[Coordinator] = []
+
+    def watch(exchange) -> None:
+        if exchange.what == "reply" and exchange.command.name == "MIG_DATA_WRITE":
+            begun[0].cancel()
+
+    with pair(tmp_path, (), ACCEPTS) as (a, b, held):
+        begun.append(
+            Coordinator(
+                [(a.path, b.path)], settings=OFFLINE, watches=[watch], journal=beside(a.path)
+            )
+        )
+        with pytest.raises(MigrationFailed) as caught:
+            begun[0].run()
+        assert (caught.value.outcome, caught.value.cancelled) == ("source", True)
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+
+
+def test_a_source_that_dies_after_all_was_delivered_is_not_missed(tmp_path: Path) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, b, held):
+
+        def watch(exchange) -> None:
+            journal = read(beside(a.path))
+            if journal is not None and journal.holder == "delivered":
+                a.kill()
+
+        Coordinator(
+            [(a.path, b.path)], settings=OFFLINE, watches=[watch], journal=beside(a.path)
+        ).run()
+        assert a.ended
+        assert b.state == RUNNING
+        assert b.held == held
+
+
+# --- plans that say more than is known ---
+
+
+def without_the_rest() -> Plans:
+    _, data = herds.broken(herds.BROKEN / "g7-the-rest-is-not-transferred.toml")
+    return loads_plans(load(), herds.to_toml(data))
+
+
+def test_a_plan_cannot_have_it_written_down_that_what_was_not_transferred_was_delivered(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, b, held):
+        failure = fails(a, b, settings=Settings(), plans=without_the_rest())
+        assert failure.outcome == "source"
+        assert "but not all of it was transferred" in failure.why
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+
+
+def test_what_was_not_read_to_its_end_is_no_save(tmp_path: Path) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, _b, held):
+        with pytest.raises(MigrationFailed, match="has no step that transfers the rest") as caught:
+            Saver([a.path], plans=without_the_rest()).run(tmp_path / "file")
+        assert caught.value.outcome == "source"
+        assert not (tmp_path / "file").exists()
+        assert a.state == RUNNING
+        assert a.held == held
+
+
+# --- journals of before ---
+
+
+@pytest.mark.parametrize("source", ["lives", "is gone"])
+def test_a_journal_of_before_is_read_as_one_that_knows_of_no_delivery(
+    tmp_path: Path, source: str
+) -> None:
+    """It said "both" from before the rest was transferred."""
+    with pair(tmp_path, (), ACCEPTS) as (a, b, held):
+        coordinator = Coordinator([(a.path, b.path)], journal=beside(a.path))
+        entries = coordinator._entries()
+        coordinator._hang_up()
+        process = {"pid": 0, "started": 0}
+        assert entries[0].source_process is not None
+        assert entries[0].destination_process is not None
+        data = {
+            "format": 1,
+            "migration": "live",
+            "holder": "both",
+            "folder": str(tmp_path),
+            "devices": [
+                {
+                    "source": a.path,
+                    "source_process": {**process, **entries[0].source_process.to_data()},
+                    "destination": b.path,
+                    "destination_process": entries[0].destination_process.to_data(),
+                }
+            ],
+        }
+        for path, state in ((a.path, "STOP_COPY"), (b.path, "RESUMING")):
+            with Client(path) as client:
+                client.set_state(state)
+        beside(a.path).write_text(json.dumps(data))
+        if source == "is gone":
+            a.kill()
+        settled = recover([(a.path, b.path)])
+        assert b.state == STOP
+        if source == "lives":
+            assert settled.outcome == "source"
+            assert a.state == RUNNING
+            assert a.held == held
+        else:
+            assert settled.outcome == "lost"
+
+
+# --- what is said ---
+
+
+def test_a_server_that_answers_and_does_not_say_its_state_is_not_called_lost(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, (habits.RefusesToSayItsState,), ACCEPTS) as (a, b, held):
+        settled = recover([(a.path, b.path)], keep="source")
+        assert settled.outcome == "undecided"
+        assert settled.why == (
+            f"{a.path}: its server answers, and does not say where the device stands: it may still "
+            "hold the state"
+        )
+        assert settled.advice == []
+        assert b.state == RUNNING  # nothing was done
+        assert a.held == held
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+def test_keep_claims_nothing_of_what_the_side_holds(tmp_path: Path, keep: str) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, b, _held):
+        settled = recover([(a.path, b.path)], keep=keep)  # type: ignore[arg-type]
+        assert settled.outcome == keep
+        assert settled.why == (
+            f"--keep {keep}: it runs because that was asked for; what it holds is not known here"
+        )
+
+
+@pytest.mark.parametrize("keep", ["source", "destination"])
+def test_keep_says_so_if_the_server_was_started_after_the_migration_began(
+    tmp_path: Path, keep: str
+) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, b, _held):
+        words = [sys.executable, "-c", KILLED_AT, a.path, b.path, "MIG_DATA_WRITE"]
+        assert subprocess.run(words, timeout=60).returncode == -9
+        servers = [restarted(tmp_path, a, "a"), restarted(tmp_path, b, "b")]
+        try:
+            settled = recover([(a.path, b.path)], keep=keep)  # type: ignore[arg-type]
+            kept = servers[keep == "destination"]
+            assert settled.outcome == "lost"
+            assert "holds the whole state" not in settled.why
+            assert settled.advice[0].startswith(
+                f"{kept.path}: its server was started after the migration began, so its device is "
+                "blank"
+            )
+            assert kept.state == RUNNING
+        finally:
+            for server in servers:
+                server.kill()
+
+
+# --- resets ---
+
+
+def lines(server: Running) -> list[str]:
+    return server._seen.read_text("utf-8").splitlines()
+
+
+def test_a_device_that_refuses_dma_unmap_is_reset_over_a_new_connection(tmp_path: Path) -> None:
+    """Its maps go with the connection."""
+    these = (habits.RefusesToUnmap, habits.RefusesEveryStream)
+    with pair(tmp_path, (), these) as (a, b, held):
+        failure = fails(a, b)
+        assert failure.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+        said = lines(b)
+        unmap, reset = (
+            next(i for i, line in enumerate(said) if line.split()[0] == str(command))
+            for command in (DMA_UNMAP, RESET)
+        )
+        assert "hang-up" in said[unmap:reset]
+
+
+def test_a_device_that_keeps_its_maps_is_not_reset(tmp_path: Path) -> None:
+    """The connection is somebody else's, who may have mapped memory over it."""
+    these = (habits.RefusesToUnmap, habits.RefusesEveryStream)
+    events = []
+    with pair(tmp_path, (), these) as (a, b, held), Client(b.path) as client:
+        failure = fails(a, b, clients={b.path: client}, report=events.append)
+        assert failure.outcome == "source"
+        assert client.state() == "RESUMING"
+        client.close()
+        assert a.state == RUNNING
+        assert a.held == held
+        assert not any(line.split()[0] == str(RESET) for line in lines(b))
+        said = [event.fields["why"] for event in events if event.name == "failed"]
+        assert any("DMA_UNMAP is refused (EINVAL): it keeps its maps" in why for why in said)
