@@ -360,7 +360,9 @@ class Saver(Half):
                     if still and step.side == self.side:
                         stopped = stopped or time.monotonic()
                 if not transfer.delivered:
-                    raise StepFailed(f"migration {migration.name}: has no step that transfers the rest")
+                    raise StepFailed(
+                        f"migration {migration.name}: has no step that transfers the rest"
+                    )
         except CannotWrite as error:
             if transfer is None:
                 raise CannotMigrate(str(error)) from error
