@@ -91,6 +91,19 @@ def test_it_ends_well_and_takes_its_socket_with_it(start, number, connected) -> 
         client.close()
 
 
+def test_a_sigint_that_was_ignored_at_the_start_stays_ignored(start) -> None:
+    """As `nohup` and the `&` of a script have it."""
+    program = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    served = start(command=[sys.executable, "-c", program, *PROGRAM])
+    served.process.send_signal(signal.SIGINT)
+    with Client(served.path) as client:
+        assert client.state == 2
+    assert served.stop() == 0
+
+
 def test_a_stale_socket_is_replaced(start, tmp_path) -> None:
     path = tmp_path / "stale.sock"
     with socket.socket(socket.AF_UNIX) as left:
