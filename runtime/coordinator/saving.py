@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Migration, MigrationStep, Plans, default_plans
 from vfio_migration.runtime.atomic_file import CannotWrite
-from vfio_migration.runtime.client import ClientError, Pending, Refused, calls
+from vfio_migration.runtime.client import ClientError, PeerGone, Pending, Refused, TimedOut, calls
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.container import CannotRead, ContainerReader, ContainerWriter
@@ -231,9 +231,13 @@ class Half:
                 device.look()
                 _ = device.machine
                 same = device.is_served_by(process)
-            except (ClientError, CannotMigrate):
+            except (PeerGone, TimedOut):
                 device.state = None
                 problems.append(f"{device.label}: cannot be reached")
+            except (ClientError, CannotMigrate) as error:
+                device.state = None
+                why = error.why if isinstance(error, CannotMigrate) else str(error)
+                problems.append(f"{why}: where the device stands is not known")
             else:
                 if same is None:
                     self.untold = True

@@ -306,6 +306,17 @@ def test_keep_says_so_if_the_server_was_started_after_the_migration_began(
                 server.kill()
 
 
+def test_a_save_says_what_a_server_answered_that_hides_its_state(tmp_path: Path) -> None:
+    these = (habits.HidesItsStateOnceRead, habits.OffersNoPreCopy)
+    with running(tmp_path, "a", *these, held=bytes(SIZE)) as a:
+        with pytest.raises(MigrationFailed) as caught:
+            Saver([a.path]).run(tmp_path / "file")
+        assert caught.value.outcome == "undecided"
+        assert not any("cannot be reached" in hint for hint in caught.value.hints)
+        assert any("where the device stands is not known" in hint for hint in caught.value.hints)
+        assert not (tmp_path / "file").exists()
+
+
 # --- resets ---
 
 

@@ -199,6 +199,26 @@ class RefusesToSayItsState(Peer):
         return super().answer(command, payload)
 
 
+class HidesItsStateOnceRead(Peer):
+    """From the first MIG_DATA_READ on, that and GET of the device state are refused.
+
+    Of no peer in particular.
+    """
+
+    hidden = False
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        self.hidden |= command == MIG_READ
+        if command == FEATURE and self.hidden:
+            flags = struct.unpack_from("=I", payload, 4)[0]
+            if flags & GET and flags & 0xFFFF == DEVICE_STATE:
+                raise Refusal(errno.EINVAL)
+        return super().answer(command, payload)
+
+    def read(self, size: int) -> bytes:
+        raise Refusal(errno.EIO)
+
+
 # --- connections ---
 
 
