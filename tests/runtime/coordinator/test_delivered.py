@@ -210,6 +210,46 @@ def test_what_was_not_read_to_its_end_is_no_save(tmp_path: Path) -> None:
         assert a.held == held
 
 
+# --- the rows of before, which the verifier refutes ---
+
+
+def of_before() -> Plans:
+    _, data = herds.broken(herds.BROKEN / "g7-delivered-before-it-is-transferred.toml")
+    return loads_plans(load(), herds.to_toml(data))
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [((habits.DiesUponRead,), ACCEPTS), ((), (habits.RefusesWrites,))],
+    ids=["the source dies at the first read", "a write is refused"],
+)
+def test_by_the_rows_of_before_a_blank_destination_runs(
+    tmp_path: Path, monkeypatch, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
+) -> None:
+    """What the verifier tells of them is what happens: these tests would see it."""
+    monkeypatch.setattr(Coordinator, "_check_delivered", lambda *_: None)
+    with pair(tmp_path, source, destination) as (a, b, held):
+        failure = fails(a, b, plans=of_before())
+        assert failure.outcome == "destination"
+        assert b.state == RUNNING
+        assert b.held != held
+
+
+@pytest.mark.parametrize("command", ["MIG_DATA_READ", "MIG_DATA_WRITE"])
+def test_by_the_rows_of_before_a_recovery_starts_a_blank_destination(
+    tmp_path: Path, command: str
+) -> None:
+    with pair(tmp_path, (), ACCEPTS) as (a, b, held):
+        words = [sys.executable, "-c", KILLED_AT, a.path, b.path, command]
+        assert subprocess.run(words, timeout=60).returncode == -9
+        journal = read(beside(a.path))
+        assert journal is not None
+        journal.hold("delivered")  # as they had it written down by then
+        assert recover([(a.path, b.path)], plans=of_before()).outcome == "destination"
+        assert (a.state, b.state) == (STOP, RUNNING)
+        assert b.held != held
+
+
 # --- journals of before ---
 
 
