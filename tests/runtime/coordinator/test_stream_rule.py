@@ -208,7 +208,7 @@ def test_a_server_that_reads_short_is_not_migrated_and_runs_on(
     held = os.urandom(10_000)
     with (
         running(tmp_path, "a", *habit, held=held) as a,
-        running(tmp_path, "b", held=bytes(10_000)) as b,
+        running(tmp_path, "b", habits.JudgesNothing, held=bytes(10_000)) as b,
     ):
         settings = Settings(migration=migration, max_passes=2)
         with pytest.raises(MigrationFailed, match="its stream goes on behind its end") as failed:
