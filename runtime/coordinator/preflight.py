@@ -114,6 +114,15 @@ def check_transfer(device: Endpoint) -> None:
         )
 
 
+def is_put_away(device: Endpoint, spec: Spec) -> bool:
+    """Say whether a device stands as a migration leaves the side that is not to run.
+
+    Such a device can be migrated to. One that failed, or whose session is still open, cannot.
+    """
+    failed = device.state == spec.event("arc_failed_for_good").to
+    return not (failed or device.may(CHANGE)) and device.transfers() == "none"
+
+
 def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans) -> None:
     """See that a device stands where a migration begins.
 
@@ -132,9 +141,7 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
         ),
         None,
     )
-    still = not device.may(CHANGE) and device.transfers() == "none"
-    failed = device.state == spec.event("arc_failed_for_good").to
-    if device.state == begins or (device.side == "destination" and still and not failed):
+    if device.state == begins or (device.side == "destination" and is_put_away(device, spec)):
         return
     raise CannotMigrate(
         f"{device.label}: is in {device.state}, and a {device.side} begins in {begins}",

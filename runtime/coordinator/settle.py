@@ -19,6 +19,7 @@ from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, St
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.preflight import is_put_away
 from vfio_migration.runtime.coordinator.process import Process
 
 _ANEW: Final = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
@@ -401,8 +402,14 @@ class Settler:
         """Say where the devices are left once the state is lost, and what to do with them."""
         advice = []
         for device in self._endpoints.get("destination", ()):
-            if device.state is not None and not device.may(CHANGE):
-                where = f"stands still in {device.state}"
+            if device.state is None or device.may(CHANGE):
+                continue
+            where = f"stands still in {device.state}"
+            if not is_put_away(device, self._spec):
+                # Some servers keep the state through a reset, and refuse every way out of it.
+                what = "if it holds nothing that is needed: start its server anew"
+                advice.append(f"{device.label}: {where}, and cannot be migrated to there; {what}")
+            else:
                 if device.label in self._cleared:
                     where += " and is blank"
                 elif device in self._loaded:

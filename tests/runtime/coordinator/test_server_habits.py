@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,12 +138,47 @@ def test_a_migration_between_servers_that_exit_when_it_is_over(tmp_path: Path) -
 OFFLINE = Settings(migration="offline")
 
 
+@pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
+def test_a_destination_that_refuses_writes_and_accepts_the_rest_never_wins(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with pair(tmp_path, (), (habits.RefusesWrites,)) as (a, b, held):
+        with pytest.raises(MigrationFailed) as caught:
+            Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
+        assert caught.value.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+
+
+@pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
+def test_data_behind_a_short_read_fails_the_migration(tmp_path: Path, settings: Settings) -> None:
+    with pair(tmp_path, (habits.ReadsShort,), (habits.JudgesNothing,)) as (a, b, held):
+        with pytest.raises(MigrationFailed) as caught:
+            Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
+        assert caught.value.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
+
+
 def test_data_behind_a_short_read_is_not_saved(tmp_path: Path) -> None:
     with running(tmp_path, "a", habits.ReadsShort, held=b"x" * SIZE) as a:
         with pytest.raises(MigrationFailed):
             Saver([a.path]).run(tmp_path / "file")
         assert not (tmp_path / "file").exists()
         assert a.state == RUNNING
+
+
+@pytest.mark.parametrize("dies", [habits.DiesUponRead, habits.DiesUponSecondRead])
+@pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
+def test_a_source_that_dies_before_the_end_of_its_stream_is_a_lost_state(
+    tmp_path: Path, dies: type[Peer], settings: Settings
+) -> None:
+    with pair(tmp_path, (dies,), (habits.JudgesNothing,)) as (a, b, _held):
+        with pytest.raises(MigrationFailed) as caught:
+            Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
+        assert caught.value.outcome == "lost"
+        assert a.ended
+        assert b.state != RUNNING
 
 
 @pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
@@ -153,6 +191,33 @@ def test_a_destination_that_dies_upon_a_write_leaves_the_source_running(
         assert caught.value.outcome == "source"
         assert b.ended
         assert a.state == RUNNING
+        assert a.held == held
+
+
+@pytest.mark.parametrize("options", [(), ("--no-pre-copy",)], ids=["live", "offline"])
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ((habits.KillsClientUponRead,), ()),
+        ((), (habits.KillsClientUponWrite,)),
+        ((habits.KillsClientUponRead, habits.RunsOnceItsClientHangsUp), ()),
+    ],
+    ids=["first-read", "first-write", "first-read-and-runs-by-itself"],
+)
+def test_a_coordinator_killed_in_the_stream_leaves_the_state_to_the_source(
+    tmp_path: Path,
+    source: tuple[type[Peer], ...],
+    destination: tuple[type[Peer], ...],
+    options: tuple[str, ...],
+) -> None:
+    blind = (*destination, habits.JudgesNothing)
+    with pair(tmp_path, source, blind) as (a, b, held):
+        command = [sys.executable, "-m", "vfio_migration.cli.main", "migrate", a.path, b.path]
+        killed = subprocess.run([*command, *options], capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        settled = recover([(a.path, b.path)])
+        assert settled.outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
 
 
@@ -176,3 +241,17 @@ def test_a_destination_that_does_not_start_leaves_the_source_running(tmp_path: P
         assert caught.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
+
+
+def test_a_destination_that_does_not_leave_resuming_is_not_said_to_take_a_migration(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, (habits.DiesUponRead,), (habits.ResetKeepsState,)) as (a, b, _held):
+        with pytest.raises(MigrationFailed) as caught:
+            Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
+        assert caught.value.outcome == "lost"
+        assert (
+            f"{b.path}: stands still in RESUMING, and cannot be migrated to there; "
+            "if it holds nothing that is needed: start its server anew"
+        ) in caught.value.hints
+        assert not any("migrated to again" in hint for hint in caught.value.hints)
