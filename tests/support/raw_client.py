@@ -77,7 +77,8 @@ class Client:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             sent = self.sock.sendmsg([message], rights)
             message = message[sent:]
-        self.sock.sendall(message)
+        if message:  # else the server may have hung up already
+            self.sock.sendall(message)
         return ident
 
     def exactly(self, size: int) -> bytes:
