@@ -39,7 +39,8 @@ def _move(source: Trial, target: Trial, life: int, which: str) -> None:
         source.ask(growing[0])
         stream += source.read(1 << 12)
         source.drive(thorough=True)
-    source.begin()
+    if life % 2:
+        source.begin()  # and not waited for
     source.ask(setup.ends("final")[0])
     seen = source.observe(thorough=True)
     stream += source.read_all()

@@ -92,7 +92,7 @@ class SavesTheTimeOfDay(Sample):
         (self.due,) = DUE.unpack(state[STATE.size :])
 
 
-@breaks("S5")
+@breaks("S1", "S5")
 class FinishesInSilence(Sample):
     """Work that was under way is done where it went, without the interrupt at its end."""
 
