@@ -36,16 +36,18 @@ def test_every_boundary(walk, migration: str):
     walk([one for one in scenarios() if one["migration"] == migration])
 
 
+@pytest.mark.parametrize("kind", ["edu", "blob"])
 @pytest.mark.parametrize("migration", MIGRATIONS)
-def test_the_coordinator_and_a_server_at_every_boundary(walk, migration: str):
-    one = {"migration": migration, "kinds": ["edu"]}
+def test_the_coordinator_and_a_server_at_every_boundary(walk, migration: str, kind: str):
+    one = {"migration": migration, "kinds": [kind]}
     walk([{**one, "victims": ["coordinator", also]} for also in ("s0", "d0")])
 
 
+@pytest.mark.parametrize("kind", ["edu", "blob"])
 @pytest.mark.parametrize("migration", MIGRATIONS)
-def test_every_boundary_of_a_recovery(walk, migration: str):
+def test_every_boundary_of_a_recovery(walk, migration: str, kind: str):
     """After a coordinator was killed at any boundary from the first move on."""
-    one = {"migration": migration, "kinds": ["edu"], "victims": ["coordinator"]}
+    one = {"migration": migration, "kinds": [kind], "victims": ["coordinator"]}
     with Farm(1) as farm:
         seen = farm.find(one)["migration"]["seen"]
     first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
