@@ -59,7 +59,7 @@ def apply(edit: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """
     data = copy.deepcopy(data)
     if all("plan" in change for change in edit["edit"]):
-        data = {"plans": data["plans"]}
+        data = {name: rows for name, rows in data.items() if name in ("assertions", "plans")}
     for change in edit["edit"]:
         row, parts = _edited(data, change)
         if "drop" in change:
