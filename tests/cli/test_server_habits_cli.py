@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from peer_habits import servers as habits
-from peer_habits.base import RUNNING, Peer
+from peer_habits.base import RUNNING, STOP, Peer
 from peer_habits.running import running
 
 SIZE = 10_000
@@ -42,6 +42,35 @@ def test_a_dry_run_leaves_servers_that_exit_before_version(tmp_path: Path, cli) 
         ran = cli("migrate", a.path, b.path, "--dry-run")
         assert (ran.status, ran.err) == (0, "")
         assert (a.state, b.state) == (RUNNING, RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("migrate a b", 1),
+        ("migrate a gone", 2),
+        ("migrate a gone --dry-run", 2),
+        ("recover a gone", 2),
+        ("recover a b", 2),
+        ("recover a b --keep source", 0),
+        ("save a no/such/file", 2),
+        ("save a file gone other", 2),
+        ("restore bad a", 2),
+        ("status a", 3),
+        ("status --connect a", 0),
+    ],
+)
+def test_no_command_hangs_up_before_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli, words: str, status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad").write_bytes(b"no saved migration")
+    with (
+        running(tmp_path, "a", habits.ExitsBeforeVersion) as a,
+        running(tmp_path, "b", habits.ExitsBeforeVersion, held=bytes(500)) as b,
+    ):
+        assert cli(*words.split()).status == status
+        assert (a.state, b.state in (STOP, RUNNING)) == (RUNNING, True)
 
 
 @pytest.mark.parametrize("habit", HARMLESS, ids=lambda one: one.__name__)
