@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -218,7 +217,7 @@ _FILE = "FILE"
 
 def _checked(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
     first = _line(file, 1)
-    head = _object(first)
+    head = _object(first, 1)
     if head is not None and head.get("kind") == "recording":
         return _recording(head, file, spec, capabilities)
     if head is not None and "from" in head and ("message" in head or "what" in head):
@@ -254,11 +253,28 @@ def _no_run() -> SpecError:
     return _wrong("line 1", None, "is not how a run begins", hint)
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
+def _object(text: bytes, line: int | None = None) -> dict[str, Any] | None:
+    """Read an object; None if it is none.
+
+    Args:
+        text: Its text.
+        line: Which line of the file the text is; None if it is a whole file.
+
+    Raises:
+        SpecError: It has the form of JSON and cannot be taken at its word.
+    """
+    from vfio_migration.model import json_text
+
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        data = json_text.parse(text)
+    except json_text.JsonError as error:
+        if not error.is_json:
+            return None
+        if line is None:
+            raise _wrong(error.place or _FILE, None, error.problem) from None
+        column = error.place.partition(", ")[2]
+        place = f"line {line}, {column}" if column else f"line {line}"
+        raise _wrong(place, None, error.problem) from None
     return data if isinstance(data, dict) else None
 
 
@@ -360,7 +376,7 @@ def _each(
 
     for line in _lines(file, first, longest):
         result.lines += 1
-        data = _object(line)
+        data = _object(line, result.lines)
         if data is None:
             if not line.endswith(b"\n"):
                 # Whoever wrote it was killed, or had no room for it.

@@ -137,11 +137,11 @@ def _read(option: str, path: str) -> bytes:
 
 def _other_kind(text: bytes) -> str | None:
     """Say what a file is that check-trace reads and is no trace."""
-    import json
+    from vfio_migration.model import json_text
 
     try:
-        head = json.loads(text.partition(b"\n")[0])
-    except (ValueError, RecursionError):
+        head = json_text.parse(text.partition(b"\n")[0])
+    except json_text.JsonError:
         return None
     if not isinstance(head, dict):
         return None

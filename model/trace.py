@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from vfio_migration.model import json_text
 from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean, escaped
 
 FORMAT = 1
@@ -118,17 +119,10 @@ class Trace:
     def from_json(cls, text: str | bytes) -> Trace:
         """Read the JSON text of a trace. Raises `SpecError` that names the place of the mistake."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            place = f"line {error.lineno}, column {error.colno}"
-            raise _wrong(place, None, f"is no JSON: {error.msg}") from None
-        except UnicodeDecodeError as error:
-            raise _wrong(f"byte {error.start}", None, "is no JSON: it is not UTF-8") from None
-        except RecursionError:
-            raise _wrong("trace", None, "is nested too deeply to be a trace") from None
-        except ValueError:
-            # What is left is a number of thousands of digits, which int() refuses to read.
-            raise _wrong("trace", None, "has a number that is too long to read") from None
+            data = json_text.parse(text)
+        except json_text.JsonError as error:
+            deep = " to be a trace" if error.problem.endswith("deeply") else ""
+            raise _wrong(error.place or "trace", None, error.problem + deep) from None
         return cls.from_data(data)
 
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from vfio_migration.model import json_text
 from vfio_migration.runtime.compression import NAMES
 
 MAX_HEADER: Final = 1 << 20
@@ -91,8 +92,10 @@ class Header:
         if len(text) > MAX_HEADER:
             raise BadHeader(f"header: has {len(text)} bytes; {MAX_HEADER} is the most")
         try:
-            data: object = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
-            _dumped(data)  # no number that is infinite, no text that cannot be printed
+            data: object = json_text.parse(text.decode("utf-8"))
+            _dumped(data)  # no text that cannot be printed
+        except json_text.JsonError as error:
+            raise BadHeader(f"header: {error.problem}") from None
         except RecursionError:
             raise BadHeader("header: is nested too deeply") from None
         except ValueError as error:
@@ -135,15 +138,6 @@ def _dumped(data: object) -> bytes:
         data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return text.encode("utf-8")
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} stands there twice")
-        found[key] = value
-    return found
 
 
 def _depth(data: object) -> int:

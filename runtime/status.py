@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from vfio_migration.model import json_text
 from vfio_migration.runtime import listening
 from vfio_migration.runtime.journal import say
 
@@ -201,8 +202,8 @@ def read(path: str | Path, timeout: float) -> dict[str, Any]:
 def _checked(text: bytes) -> dict[str, Any] | None:
     """Return what was sent, if it is a status."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = json_text.parse(text)
+    except json_text.JsonError:
         return None
     match found:
         case {

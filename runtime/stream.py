@@ -34,6 +34,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from vfio_migration.model import json_text
 from vfio_migration.runtime.checksum import crc32, crc32_of_memory
 from vfio_migration.runtime.errors import ArcError
 from vfio_migration.runtime.served import Part, PrecopyInfo
@@ -408,7 +409,7 @@ class StreamReader:
 
     def _hello(self, content: bytes) -> None:
         try:
-            said: object = json.loads(content)
-        except (ValueError, RecursionError) as error:
+            said: object = json_text.parse(content)
+        except json_text.JsonError as error:
             raise StreamRefused(f"the first frame is not readable: {error}") from error
         self._check(said)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from vfio_migration.model import json_text
 from vfio_migration.model.errors import why
 from vfio_migration.model.plan import FIRST_HOLDER, Holder
 from vfio_migration.runtime.atomic_file import kind_of
@@ -369,7 +370,7 @@ def read(path: Path) -> Ledger | None:
         raise CannotMigrate(f"{name}: the journal cannot be read: {why(error)}") from error
     try:
         fixed, holders = _slots(text)
-        data = json.loads(fixed.rstrip(b"\0"))
+        data = json_text.parse(fixed.rstrip(b"\0"))
         form, holder = data["format"], [data["holder"], *holders][-1]
         entries = tuple(
             Entry(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
+from vfio_migration.model import json_text
 from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.message import Message, wrong_size
@@ -66,11 +67,11 @@ class Capabilities:
         if text.count(b"[") + text.count(b"{") > _BRACKETS:
             raise _bad("too many brackets")
         try:
-            found = json.loads(
-                text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant
-            )
-        except (ValueError, RecursionError) as error:
-            raise _bad(f"{type(error).__name__}") from error
+            found = json_text.parse(text.decode("utf-8"))
+        except json_text.JsonError as error:
+            raise _bad(error.problem) from error
+        except UnicodeDecodeError as error:
+            raise _bad("it is not UTF-8") from error
         capabilities = _typed("version data", found, dict).get("capabilities", {})
         return cls._from(_typed("capabilities", capabilities, dict))
 
@@ -108,17 +109,6 @@ class Capabilities:
 
 def _bad(what: str) -> Malformed:
     return Malformed("version_incompatible", f"version data: {what}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
 
 
 def _typed(what: str, value: Any, kind: type[Any]) -> Any:

@@ -236,6 +236,13 @@ def test_a_line_that_is_cut_off_is_left_out(run: Path, log: Path, capsys):
         ("[]", "line 4: is damaged: it is no JSON object"),
         ('{"what": "gone"}', "line 4: device: is missing"),
         ('{"what": "going"}', 'line 4: what: "going": is nothing a recording tells of'),
+        ('{"time": NaN, "what": "note"}', "line 4, column 10: NaN is no number that JSON has"),
+        ('{"time": -Infinity, "what": "note"}', "line 4, column 10: -Infinity is no number"),
+        ('{"time": 1e999, "what": "note"}', "line 4, column 10: 1e999 is too large a number"),
+        (
+            '{"what": "note", "what": "gone"}',
+            "line 4, column 18: the key 'what' stands there twice",
+        ),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -251,9 +258,24 @@ def test_a_damaged_line(run: Path, capsys, line: str, message: str, as_json: boo
         assert message in said.err
 
 
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_log_in_which_a_key_stands_twice_is_refused_with_file_and_line(log, capsys, end):
+    """Also in the last line, of which another reader would have taken the other value."""
+    count = len(log.read_text("utf-8").splitlines())
+    with log.open("a", encoding="utf-8") as file:
+        file.write(
+            '{"event": "stopped", "level": "info", "state": "STOP", "state": "RUNNING"}' + end
+        )
+    assert main(["check-trace", str(log)]) == 2
+    said = capsys.readouterr().err
+    assert f"{log}: line {count + 1}, column 56: the key 'state' stands there twice" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"kind": "note", "kind": "recording"}\n', "line 1, column 18: the key 'kind'"),
+        ('{\n"steps": [],\n"steps": []}\n', "line 3, column 1: the key 'steps'"),
         ("", "/file: is empty"),
         ("hello\n", "line 1: is not how a run begins; give a recording (migrate"),
         ("{}\n", "line 1: is not how a run begins"),
