@@ -38,8 +38,13 @@ class _RefusedValueError(ValueError):
     """What a hook of the reader refuses; its place is not known there."""
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes, *, finite: bool = True) -> Any:
     """Read JSON text.
+
+    Args:
+        text: The text.
+        finite: Refuse a number that is too large for a double. It is JSON all the same: VERSION
+            passes over capabilities that it does not know, whatever they are.
 
     Raises:
         JsonError: It is none, names a key twice in one object, has a number that is not finite or
@@ -47,7 +52,10 @@ def parse(text: str | bytes) -> Any:
     """
     try:
         return json.loads(
-            text, object_pairs_hook=_once, parse_constant=_constant, parse_float=_finite
+            text,
+            object_pairs_hook=_once,
+            parse_constant=_constant,
+            parse_float=_finite if finite else None,
         )
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"

@@ -67,7 +67,7 @@ class Capabilities:
         if text.count(b"[") + text.count(b"{") > _BRACKETS:
             raise _bad("too many brackets")
         try:
-            found = json_text.parse(text.decode("utf-8"))
+            found = json_text.parse(text.decode("utf-8"), finite=False)
         except json_text.JsonError as error:
             raise _bad(error.problem) from error
         except UnicodeDecodeError as error:

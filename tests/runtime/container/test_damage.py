@@ -275,7 +275,10 @@ def named(text: str) -> bytes:
             "header: is nested too deeply",
         ),
         (named('{"codec":"none",DEVICES,"more":null}'), "more: is no object"),
-        (named('{"codec":"none",DEVICES,"codec":"zlib"}'), "header: the key 'codec' stands there twice"),
+        (
+            named('{"codec":"none",DEVICES,"codec":"zlib"}'),
+            "header: the key 'codec' stands there twice",
+        ),
         (named('{"codec":"none",DEVICES,"x":NaN}'), "header: NaN is no number that JSON has"),
         (named('{"codec":"none",DEVICES,"x":1e999}'), "header: 1e999 is too large a number"),
         (named('{"codec":"none",DEVICES,"x":"\\ud800"}'), "header: 'utf-8' codec can't encode"),
