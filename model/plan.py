@@ -147,6 +147,8 @@ class Handover(Row):
         holders: What the journal may say of who holds the state.
         failed: Whether the row also holds if devices of the winner have failed.
         undoes: Whether the other side may have run since it was given the state.
+        still: The sides of which no device may be found in a state that permits it anything. At
+            this point nobody has told it to run: if it runs, its server reset it.
         steps: What to do. If a step of the winner fails, the next row that holds is tried.
         summary: Why the winner is to run.
     """
@@ -155,6 +157,7 @@ class Handover(Row):
     holders: tuple[Holder, ...]
     failed: bool = False
     undoes: bool = False
+    still: tuple[Side, ...] = ()
     steps: tuple[MigrationStep, ...]
     summary: str
 
@@ -258,7 +261,8 @@ def deciding(
         plans: The rows.
         spec: The table they are for.
         holder: Who holds the state, as the journal of the migration says.
-        states: Where the devices of each side stand; of a side that is not alive nothing is read.
+        states: Where the devices of each side stand; of a winner that is not alive nothing is read.
+            A state that is not known is empty.
         alive: Whether every device of a side is served by the process that served it when the
             migration began. Another process has a blank device.
     """
@@ -266,7 +270,9 @@ def deciding(
     for row in plans.handovers:
         if holder in row.holders and alive[row.winner]:
             whole = all(state != lost for state in states[row.winner])
-            if whole or row.failed:
+            found = [state for side in row.still for state in states[side] if state]
+            still = not any(spec.operation(spec.state(state).operation).may for state in found)
+            if (whole or row.failed) and still:
                 yield row
 
 

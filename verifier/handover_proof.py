@@ -313,7 +313,14 @@ class HandoverProof:
         """A row holds, as far as the devices decide that."""
         crowd, lost = self.now.crowds[row.winner], self.journey.lost
         failed = crowd.stands("one", frozenset({lost} if lost and not row.failed else ()))
-        return crowd.every(z3.And(crowd.there("one"), z3.Not(failed)))
+        fit = crowd.every(z3.And(crowd.there("one"), z3.Not(failed)))
+        return z3.And(fit, *(self._stands_still(side) for side in row.still))
+
+    def _stands_still(self, side: Side) -> Formula:
+        """No device of a side is found in a state that permits it anything."""
+        crowd = self.now.crowds[side]
+        runs = z3.And(crowd.there("one"), crowd.stands("one", self.journey.acting))
+        return crowd.every(z3.Not(runs))
 
     def passed_over(self, row: Handover) -> Formula:
         """A row does not hold, or failed when tried: then a device does not hold its state."""

@@ -364,6 +364,10 @@ class _Search:
         return all(
             device is not None and (row.failed or device[0] != self.journey.lost)
             for device in now.crowd(row.winner)
+        ) and not any(
+            device is not None and device[0] in self.journey.acting
+            for side in row.still
+            for device in now.crowd(side)
         )
 
     def _whole(self, now: Now, side: Side) -> bool:

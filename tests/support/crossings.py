@@ -159,6 +159,8 @@ class Crossing:
         for index, row in enumerate(self.data["handovers"]):
             devices = world.side(row["winner"])
             fit = all(d is not None and (row.get("failed") or d[0] != herds.LOST) for d in devices)
+            found = [d for side in row.get("still", ()) for d in world.side(side) if d is not None]
+            fit = fit and not any(d[0] in ACTING for d in found)
             if index not in world.tried and world.journal in row["holders"] and fit:
                 return replace(
                     world,

@@ -53,6 +53,28 @@ Coordinator(
 """A coordinator that is killed before it sends such a command for the first time."""
 
 
+KILLED_ONCE_DELIVERED = """
+import os, signal, sys
+from vfio_migration.runtime.coordinator import Coordinator, Settings, ledger
+
+source, destination = sys.argv[1:]
+hold = ledger.Ledger.hold
+
+def hold_and_die(journal, holder):
+    hold(journal, holder)
+    if holder == "delivered":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ledger.Ledger.hold = hold_and_die
+Coordinator(
+    [(source, destination)],
+    settings=Settings(migration="offline"),
+    journal=ledger.beside(source),
+).run()
+"""
+"""A coordinator that is killed when the journal says that the destination was given the state."""
+
+
 @contextlib.contextmanager
 def pair(
     folder: Path, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
@@ -101,6 +123,44 @@ def test_after_a_coordinator_killed_before_all_was_delivered_the_source_runs(
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
         assert not beside(a.path).exists()
+
+
+def test_after_a_coordinator_killed_once_all_was_delivered_the_destination_runs(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, (), ()) as (a, b, held):
+        words = [sys.executable, "-c", KILLED_ONCE_DELIVERED, a.path, b.path]
+        assert subprocess.run(words, timeout=60).returncode == -9
+        assert recover([(a.path, b.path)]).outcome == "destination"
+        assert (a.state, b.state) == (STOP, RUNNING)
+        assert b.held == held
+
+
+@pytest.mark.parametrize("source", [(), (habits.RunsOnceItsClientHangsUp,)])
+def test_a_destination_that_its_server_has_reset_is_not_taken_for_the_state(
+    tmp_path: Path, source: tuple[type[Peer], ...]
+) -> None:
+    """The journal says that it was given the whole state; it runs, and nobody told it to."""
+    with pair(tmp_path, source, (*ACCEPTS, habits.RunsOnceItsClientHangsUp)) as (a, b, held):
+        words = [sys.executable, "-c", KILLED_ONCE_DELIVERED, a.path, b.path]
+        assert subprocess.run(words, timeout=60).returncode == -9
+        assert b.state == RUNNING
+        assert recover([(a.path, b.path)]).outcome == "source"
+        assert a.state == RUNNING
+        assert a.held == held
+
+
+def test_a_source_that_its_server_has_started_again_wins_over_what_it_delivered(
+    tmp_path: Path,
+) -> None:
+    """It has run since: the destination holds what it was before."""
+    with pair(tmp_path, (habits.RunsOnceItsClientHangsUp,), ()) as (a, b, held):
+        words = [sys.executable, "-c", KILLED_ONCE_DELIVERED, a.path, b.path]
+        assert subprocess.run(words, timeout=60).returncode == -9
+        assert (a.state, b.state) == (RUNNING, RESUMING)
+        assert recover([(a.path, b.path)]).outcome == "source"
+        assert (a.state, b.state) == (RUNNING, STOP)
+        assert a.held == held
 
 
 def test_a_source_that_dies_at_the_first_read_takes_the_state_with_it(tmp_path: Path) -> None:
