@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeGuard
 
+from vfio_migration.model import advice
 from vfio_migration.model.errors import why
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def read_trace(option: str, path: str) -> Trace:
         return Trace.from_json(text)
     except SpecError:
         if (kind := _other_kind(text)) is not None:
-            hint = f"run: vfio-migration check-trace {shlex.quote(path)}"
+            hint = f"run: {advice.command('check-trace', advice.operand(path))}"
             refuse(option, path, f"is {kind}, and no trace", hint)
         raise
 

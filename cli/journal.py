@@ -20,6 +20,7 @@ def to_write(arguments: argparse.Namespace) -> Path:
 
     given = arguments.journal
     where = beside(arguments.sockets[0]) if given is None else Path(given)
+    _check_way(arguments, where)
     _file(arguments, where)
     return where
 
@@ -30,12 +31,17 @@ def to_read(arguments: argparse.Namespace) -> Path | None:
     Raises:
         SpecError: As `to_write`.
     """
-    from vfio_migration.runtime.coordinator import claims
+    from vfio_migration.runtime.coordinator import CannotMigrate, claims
 
-    claimed = [one for one in map(claims.claimed, arguments.sockets) if one is not None]
+    try:
+        claimed = [one for one in map(claims.claimed, arguments.sockets) if one is not None]
+    except CannotMigrate:
+        return None  # the recovery says so
     where = Path(arguments.journal) if arguments.journal is not None else None
-    if where is not None and os.path.islink(where):  # noqa: PTH114 - takes any name
-        where = Path(os.path.realpath(where))  # a link would be replaced, and the journal stay
+    if where is not None:
+        _check_way(arguments, where)
+        if os.path.islink(where):  # noqa: PTH114 - takes any name
+            where = Path(os.path.realpath(where))  # a link would be replaced, and the journal stay
     for one in claimed if where is None else [where]:
         _file(arguments, one)
     return where
@@ -47,6 +53,18 @@ def stands(arguments: argparse.Namespace) -> bool:
 
     where = arguments.journal or beside(arguments.sockets[0])
     return os.path.exists(where)  # noqa: PTH110 - unlike a Path's, it takes any name
+
+
+def _check_way(arguments: argparse.Namespace, where: Path) -> None:
+    """Refuse a name that leads over a symbolic link of another user."""
+    from vfio_migration.runtime import trusted_path
+
+    try:
+        os.close(trusted_path.open_folder(where).folder)
+    except PermissionError as error:
+        _wrong(arguments, where, f"cannot be a journal: {why(error)}", "name another file")
+    except (OSError, ValueError):
+        return  # whoever opens it says what is wrong
 
 
 def _file(arguments: argparse.Namespace, where: Path) -> None:

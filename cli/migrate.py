@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import files, options
 from vfio_migration.cli import journal as journals
+from vfio_migration.model.advice import command, operand
 from vfio_migration.model.errors import why
 
 if TYPE_CHECKING:
@@ -210,8 +211,8 @@ def run(arguments: argparse.Namespace) -> int:
     def again() -> list[str]:
         if not journals.stands(arguments):
             return []
-        elsewhere = "" if arguments.journal is None else f" --journal {journal}"
-        return [f"run: vfio-migration recover {' '.join(sockets)}{elsewhere}"]
+        elsewhere = [] if arguments.journal is None else ["--journal", operand(journal)]
+        return [f"run: {command('recover', *map(operand, sockets), *elsewhere)}"]
 
     return attempt(arguments, spec, dry if arguments.dry_run else work, again, pairs=pairs)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import files, migrate, options
+from vfio_migration.model.advice import command, operand
 
 if TYPE_CHECKING:
     from vfio_migration.cli.telling import Printer
@@ -115,14 +115,13 @@ def _how_to_go_on(sources: list[str], path: str) -> list[str]:
     places = ["DST"] * len(sources)
     return [
         f"{who} still, and nothing runs with what was saved",
-        *(f"to let {shlex.quote(one)} run on: {_recover(one)}" for one in sources),
-        f"to restore {them}, here or elsewhere: "
-        f"vfio-migration restore {shlex.join([path, *places])}",
+        *(f"to let {operand(one)} run on: {_recover(one)}" for one in sources),
+        f"to restore {them}, here or elsewhere: {command('restore', operand(path), *places)}",
     ]
 
 
 def _recover(source: str) -> str:
-    return f"vfio-migration recover {shlex.quote(source)} --keep source"
+    return command("recover", operand(source), "--keep", "source")
 
 
 def restore(arguments: argparse.Namespace) -> int:

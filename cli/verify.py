@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -205,14 +204,15 @@ def _sets(spec: Spec, profile: str | None) -> list[CapabilitySet]:
 
 
 def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
+    from vfio_migration.model.advice import command, operand
     from vfio_migration.verifier.smtlib import Origin
 
     profile = arguments.profile or ",".join(row.name for row in spec.profiles)
-    words = ["vfio-migration", "verify", *([arguments.spec] if arguments.spec else [])]
+    words = ["verify", *([operand(arguments.spec)] if arguments.spec else [])]
     words += ["--profile", profile] if arguments.profile else []
-    words += ["--claims", arguments.claims] if arguments.claims else []
+    words += ["--claims", operand(arguments.claims)] if arguments.claims else []
     sets = (",".join(spec.names(flags)) for flags in _sets(spec, arguments.profile))
-    return Origin(spec.name, profile, "; ".join(sets), shlex.join(words))
+    return Origin(spec.name, profile, "; ".join(sets), command(*words))
 
 
 def _write(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from vfio_migration.model import Spec, Trace
+from vfio_migration.model.advice import command, operand
 from vfio_migration.verifier import rows
 from vfio_migration.verifier.obligation import Obligation, Verdict
 from vfio_migration.verifier.prover import Report, Variant
@@ -151,24 +151,15 @@ def see_again(verdict: Verdict, origin: str | None, saved: str | None = None) ->
     if trace is None or not trace.steps:
         return None
     first, *rest = trace.steps
+    of_table = ["--spec", operand(origin)] if origin else []
     one_device = len(trace.start) == 1
     if one_device and first.kind == "request" and all(s.kind == "arc" for s in rest):
-        command = f"vfio-migration route {trace.start[0]} {first.to}"
-        command += f" --flags {','.join(trace.capabilities[0])}"
-        return command + (f" --spec {_word(origin)}" if origin else "")
-    of_table = f" --spec {_word(origin)}" if origin else ""
+        flags = ",".join(trace.capabilities[0])
+        return command("route", trace.start[0], str(first.to), "--flags", flags, *of_table)
     if saved is not None:
-        return f"vfio-migration replay {_word(saved)}{of_table}"
-    table = f" {_word(origin)}" if origin else ""
-    return (
-        f"vfio-migration verify{table} --only {verdict.id} --traces DIR; "
-        f"vfio-migration replay DIR/{verdict.id}.json{of_table}"
-    )
-
-
-def _word(text: str) -> str:
-    """One word of a command line."""
-    return shlex.quote(text)
+        return command("replay", operand(saved), *of_table)
+    verify = command("verify", *of_table[1:], "--only", verdict.id, "--traces", "DIR")
+    return f"{verify}; {command('replay', f'DIR/{verdict.id}.json', *of_table)}"
 
 
 def disagreement_lines(verdict: Verdict) -> Iterator[str]:

@@ -12,14 +12,17 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import socket
+import stat
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from vfio_migration.runtime import lock_file
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.model.advice import command, operand
+from vfio_migration.runtime import lock_file, trusted_path
+from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
 from vfio_migration.runtime.lock_file import LockedError
 
 _LONGEST: Final = 4095
@@ -171,18 +174,43 @@ def claimed(path: str) -> Path | None:
     """Return the journal of the migration that a socket belongs to, or None.
 
     A claim that leads to no journal any more is removed: nobody can follow it.
+
+    Raises:
+        NotTrustedError: What stands there belongs to another user.
     """
     try:
         claim = beside(path)
-        if not claim.is_symlink():
-            return claim if claim.exists() else None
-        target = claim.readlink()
+        fd = os.open(claim, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None  # a name too long for a file, say: nobody can have made one
+    try:
+        there = os.fstat(fd)
+        _check_owner(there, claim, path)
+        if not stat.S_ISLNK(there.st_mode):
+            return claim
+        target = Path(os.readlink("", dir_fd=fd))
         if target.exists():
             return target
         claim.unlink(missing_ok=True)
     except (OSError, ValueError):
-        return None  # a name too long for a file, say: nobody can have made one
+        return None
+    finally:
+        os.close(fd)
     return None
+
+
+def _check_owner(there: os.stat_result, claim: Path, path: str) -> None:
+    try:
+        trusted_path.check_owner(there, "the claim")
+    except PermissionError as error:
+        recover = command("recover", operand(path))
+        raise NotTrustedError(
+            f"{shown(str(claim))}: is not taken for the claim of a migration: {error.strerror}",
+            [
+                f"if that user has begun one, let them bring it to its end: {recover}",
+                f"if nobody has: {shlex.join(['rm', operand(claim)])}",
+            ],
+        ) from error
 
 
 def claim(paths: Iterable[str], journal: Path) -> None:

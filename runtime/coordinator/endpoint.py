@@ -32,6 +32,8 @@ GRACE: Final = 1.0
 
 _CONFIG: Final = 7
 """The index of PCI configuration space (VFIO_PCI_CONFIG_REGION_INDEX)."""
+_IDS: Final = struct.Struct("<HH")
+"""Vendor and device, with which configuration space begins."""
 _MOST: Final = 64
 """No PCI device has as many regions or types of interrupts: who says so is not asked further."""
 
@@ -363,7 +365,12 @@ class Endpoint:
         return self._machine
 
     def shape(self) -> Shape:
-        """Ask what its guest sees of it. Raises as `client`."""
+        """Ask what its guest sees of it.
+
+        Raises:
+            CannotMigrate: It brings no more of its configuration space.
+            ClientError: As `client`.
+        """
         client = self.client
         about = client.info()
         regions = []
@@ -373,9 +380,29 @@ class Endpoint:
             regions.append(info.size)
         irqs = [client.irq_info(index).count for index in range(min(about.num_irqs, _MOST))]
         ids = None
-        if len(regions) > _CONFIG and regions[_CONFIG] >= 4:
-            ids = struct.unpack("<HH", client.region_read(_CONFIG, 0, 4))
+        if len(regions) > _CONFIG and regions[_CONFIG] >= _IDS.size:
+            ids = _IDS.unpack(self._config_space(_IDS.size))
         return Shape(ids, tuple(regions), tuple(irqs))
+
+    def _config_space(self, size: int) -> bytes:
+        """Read the beginning of PCI configuration space. Raises as `shape`.
+
+        A server may take no more than a byte at a time (max_data_xfer_size), and may bring less
+        than it was asked for; what it brings beyond that is not looked at.
+        """
+        client = self.client
+        found = b""
+        while (left := size - len(found)) > 0:
+            got = client.region_read(_CONFIG, len(found), min(left, client.transfer))[:left]
+            if not got:
+                raise CannotMigrate(
+                    f"{self.label}: what kind of device it is cannot be told: REGION_READ brought "
+                    f"{len(found)} of the {size} bytes at the beginning of its configuration space",
+                    ["have its server answer reads of configuration space with what is asked for"],
+                    refused=True,
+                )
+            found += got
+        return found
 
     def look(self) -> str:
         """Ask for its state, and remember it. Raises as `client`."""

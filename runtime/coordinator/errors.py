@@ -42,6 +42,10 @@ class CannotMigrate(CoordinatorError):  # noqa: N818 - reads as what it says
         self.refused = refused
 
 
+class NotTrustedError(CannotMigrate):
+    """Another user may have left a claim or a journal: nothing is done that it says."""
+
+
 class Cancelled(CoordinatorError):  # noqa: N818 - reads as what it says
     """Somebody wished that it be given up."""
 

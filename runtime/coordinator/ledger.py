@@ -19,6 +19,7 @@ import json
 import os
 import secrets
 import shlex
+import stat
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from vfio_migration.model import json_text
+from vfio_migration.model.advice import command, operand
 from vfio_migration.model.errors import why
 from vfio_migration.model.plan import FIRST_HOLDER, Holder
+from vfio_migration.runtime import trusted_path
 from vfio_migration.runtime.atomic_file import kind_of
 from vfio_migration.runtime.coordinator import claims
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
 from vfio_migration.runtime.coordinator.process import Process
 
 FORMAT: Final = 2
@@ -50,6 +53,7 @@ _HOLDERS: Final[dict[str, Holder]] = {
 }
 """What is read of who holds the state. Format 1 said "both" from before the rest was transferred:
 that says no more than that the destination was not started yet."""
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 
 
@@ -171,10 +175,10 @@ class Ledger:
             more: What else is to be said to it.
         """
         words = [name for one in self.entries for name in (one.source, one.destination) if name]
-        words = [self.here(name) for name in words]
-        if self.path is not None and not claims.claimed(words[0]):
-            words += ["--journal", str(self.path)]
-        return f"run: vfio-migration recover {shlex.join([*words, *more])}"
+        words = [operand(self.here(name)) for name in words]
+        if self.path is not None and not _is_claimed(words[0]):
+            words += ["--journal", operand(self.path)]
+        return f"run: {command('recover', *words, *more)}"
 
     def hold(self, holder: Holder) -> None:
         """Write down who holds the state from now on; raise `NotWritten` if that cannot be done."""
@@ -338,15 +342,26 @@ def unsettled(socket: str, journal: Path) -> CannotMigrate:
                 refused=True,
             )
     hints = [f"its journal, {journal}, says how it is settled: vfio-migration recover"]
-    with contextlib.suppress(CannotMigrate):
+    try:
         found = read(journal)
         if found is not None:
             hints = [found.recovery()]
+    except NotTrustedError as error:
+        return error
+    except CannotMigrate:
+        pass
     return CannotMigrate(
         f"{socket}: an earlier migration of this device was not brought to its end",
         hints,
         refused=True,
     )
+
+
+def _is_claimed(socket: str) -> bool:
+    try:
+        return claims.claimed(socket) is not None
+    except CannotMigrate:
+        return False
 
 
 def _folder() -> str:
@@ -356,12 +371,15 @@ def _folder() -> str:
 def read(path: Path) -> Ledger | None:
     """Read a journal; None if there is none.
 
+    What it says is done to devices, so it is believed only if it belongs to this user or to root,
+    is a file, and cannot be written by others: in a folder like `/tmp` anybody can leave one.
+
     Raises:
+        NotTrustedError: Somebody else may have written it.
         CannotMigrate: It cannot be read, or is no journal of this version.
     """
     try:
-        # Not to wait for a pipe in which nobody writes.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+        with open(_open_trusted(path), "rb") as file:
             text = file.read(_LONGEST + _SLOTS * _BLOCK)
     except FileNotFoundError:
         return None
@@ -397,6 +415,56 @@ def read(path: Path) -> Ledger | None:
             f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]
         ) from error
     raise CannotMigrate(f"{path}: {problem}", [_KEEP])
+
+
+def _open_trusted(path: Path) -> int:
+    """Open a journal that nobody else can have written; return the descriptor.
+
+    Raises:
+        NotTrustedError: Somebody else may have written it.
+        OSError: It cannot be opened, or there is none.
+        ValueError: The path has a NUL in it.
+    """
+    try:
+        found = trusted_path.open_folder(path)
+        try:
+            _check_trusted(found.stat(), path)  # a pipe or a device is not even opened
+            # Not to wait for a pipe that was put there since.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | found.no_follow
+            fd = os.open(found.name, flags, dir_fd=found.folder)
+        finally:
+            os.close(found.folder)
+        try:
+            _check_trusted(os.fstat(fd), path)
+        except BaseException:
+            os.close(fd)
+            raise
+    except PermissionError as error:
+        if error.errno != errno.EPERM:
+            raise
+        raise NotTrustedError(
+            f"{claims.shown(str(path))}: is not taken for the journal of a migration: "
+            f"{error.strerror}",
+            ["if that user has begun one, let them recover it; if nobody has, remove it"],
+        ) from error
+    return fd
+
+
+def _check_trusted(there: os.stat_result | None, path: Path) -> None:
+    """Raise `NotTrustedError`, or `PermissionError` (EPERM) if it belongs to another user."""
+    if there is None:
+        return
+    name = claims.shown(str(path))
+    if kind := kind_of(there.st_mode):
+        hint = "take it away, or say where the journal is: --journal FILE"
+        raise NotTrustedError(f"{name}: is {kind}, and no journal", [hint])
+    trusted_path.check_owner(there, "the file")
+    if there.st_mode & _OTHERS_WRITE:
+        raise NotTrustedError(
+            f"{name}: is not taken for the journal of a migration: others can write to it (mode "
+            f"{stat.S_IMODE(there.st_mode):04o})",
+            [f"if you know what it says: {shlex.join(['chmod', 'go-w', operand(path)])}"],
+        )
 
 
 def _process(data: object) -> Process | None:

@@ -10,7 +10,6 @@ here is what no table can hold: sockets, time, how long to pre-copy, and whom to
 from __future__ import annotations
 
 import logging
-import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vfio_migration.model import Spec, load
+from vfio_migration.model.advice import command, operand
 from vfio_migration.model.plan import (
     FIRST_HOLDER,
     Holder,
@@ -512,19 +512,20 @@ class Coordinator:
         hints = [settled.why, *(one for one in settled.problems if one != why), *ways_out]
         hints += settled.advice
         if settled.untold:
-            hints.append(f"run: vfio-migration recover {self._ends()} {KEEP}")
+            hints.append(f"run: {self._recovery()} {KEEP}")
         elif settled.outcome == "undecided" or settled.loose or self._ledger.stands:
             late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
-            hints.append(f"{late}once it can be reached run: vfio-migration recover {self._ends()}")
+            hints.append(f"{late}once it can be reached run: {self._recovery()}")
         return MigrationFailed(why, settled.outcome, hints, cancelled=cancelled)
 
-    def _ends(self) -> str:
-        """Return what `recover` is to be given."""
+    def _recovery(self) -> str:
+        """Return the command that recovers this migration."""
         assert self._ledger is not None
-        words = [name for one in self._ledger.entries for name in (one.source, one.destination)]
-        if self._journal is not None and self._journal != claims.beside(words[0]):
-            words += ["--journal", str(self._journal)]
-        return shlex.join(words)
+        names = [name for one in self._ledger.entries for name in (one.source, one.destination)]
+        words = [operand(name) for name in names]
+        if self._journal is not None and self._journal != claims.beside(names[0]):
+            words += ["--journal", operand(self._journal)]
+        return command("recover", *words)
 
     def _entries(self) -> tuple[Entry, ...]:
         try:

@@ -29,6 +29,10 @@ _SO_PASSPIDFD: Final = 76
 _SO_PEERPIDFD: Final = 77
 _SCM_CREDENTIALS: Final = 2
 _SCM_PIDFD: Final = 4
+_MAX_PID: Final = (1 << 31) - 1
+"""What the system calls take for the number of a process (pid_t)."""
+_MAX_NUMBER: Final = (1 << 64) - 1
+"""What the kernel counts in: times in clock ticks, numbers of inodes."""
 _INT: Final = struct.Struct("=i")
 _ROOM: Final = sum(map(socket.CMSG_SPACE, (12, 253 * 4, 4)))
 """For who sent a message, all the descriptors it can have (they come before), and the pidfd."""
@@ -123,7 +127,9 @@ class Process:
             case {"pid": int(pid), "started": int(started)}:
                 more = data.get("unique", 0), data.get("boot", ""), data.get("space", 0)
                 match more:
-                    case (int(unique), str(boot), int(space)):
+                    case (int(unique), str(boot), int(space)) if 0 <= pid <= _MAX_PID and all(
+                        0 <= one <= _MAX_NUMBER for one in (started, unique, space)
+                    ):
                         return cls(pid, started, unique, boot, space)
         raise ValueError(f"{data!r} is no process")
 

@@ -19,7 +19,7 @@ from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import claims
 from vfio_migration.runtime.coordinator import ledger as journals
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
 from vfio_migration.runtime.coordinator.events import Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, check_table
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
@@ -100,6 +100,8 @@ def _read(where: Path | None, keep: Side | None, named: Sequence[str]) -> Ledger
         return None
     try:
         return journals.read(where)
+    except NotTrustedError:
+        raise
     except CannotMigrate as error:
         if keep is None or not where.is_file():
             raise

@@ -375,7 +375,7 @@ def test_a_folder_where_a_journal_would_be(pair: Lab, where: str):
     assert refusal.value.refused
     assert "take it away" in refusal.value.hints[0]
     for keep in (None, "source"):
-        with pytest.raises(CannotMigrate, match=f"{where}: the journal cannot be read: Is a dir"):
+        with pytest.raises(CannotMigrate, match=f"{where}: is a folder, and no journal"):
             pair.recover(keep=keep, **more)
     assert pair.running == {"s0", "d0"}
     assert Path(where).is_dir()
@@ -396,7 +396,7 @@ def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
 
 def test_no_device_of_the_system_is_removed_for_a_journal(pair: Lab):
     os.mkfifo("pipe")
-    with pytest.raises(CannotMigrate, match="this is no journal"):
+    with pytest.raises(CannotMigrate, match="is a pipe, and no journal"):
         pair.recover(keep="source", journal=Path("pipe"))
     assert Path("pipe").is_fifo()
 

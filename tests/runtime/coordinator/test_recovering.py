@@ -264,7 +264,7 @@ def test_a_journal_that_cannot_be_read(two: Lab):
     Path("s0.migration").mkdir()
     with pytest.raises(CannotMigrate) as refusal:
         two.recover()
-    assert str(refusal.value) == "s0.migration: the journal cannot be read: Is a directory"
+    assert refusal.value.why == "s0.migration: is a folder, and no journal"
 
 
 def test_a_recovery_that_cannot_write(two: Lab, monkeypatch):
