@@ -75,6 +75,7 @@ def add(commands: Any) -> None:
         default="stop",
         help="what to do if they change faster than they can be transferred (stop)",
     )
+    bounds(parser)
     parser.add_argument(
         "--bandwidth",
         metavar="RATE",
@@ -105,6 +106,36 @@ def add(commands: Any) -> None:
     )
     common(parser)
     parser.set_defaults(run=run)
+
+
+def bounds(parser: argparse.ArgumentParser, *, streams: bool = True) -> None:
+    """Add the options that bound what a device can make of a transfer, whatever it says.
+
+    Args:
+        parser: The parser.
+        streams: Streams are read from devices, and not from a file.
+    """
+    what = (
+        "hold the devices still for no longer than this; then it is given up, and they run (600s)"
+        if streams
+        else "how long it may take, until the devices run (600s)"
+    )
+    parser.add_argument("--max-downtime", metavar="TIME", type=_time, default=600.0, help=what)
+    if not streams:
+        return
+    parser.add_argument(
+        "--max-pre-copy",
+        metavar="TIME",
+        type=_time,
+        default=3600.0,
+        help="stop the devices after so long, even if more passes would bring something (3600s)",
+    )
+    parser.add_argument(
+        "--max-bytes",
+        metavar="SIZE",
+        type=_size,
+        help="transfer no more than this of any device, all passes together: 64G, 1.5T (1T)",
+    )
 
 
 def asserting(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +179,8 @@ def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?", re.ASCII)
-_UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", re.ASCII)
+_UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def _time(text: str) -> float:
@@ -164,6 +196,14 @@ def _rate(text: str) -> int:
     value = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not 1 <= value < 1 << 60:
         raise argparse.ArgumentTypeError(f"{text} is no rate; 500M and 200000 are")
+    return int(value)
+
+
+def _size(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= value < 1 << 60:
+        raise argparse.ArgumentTypeError(f"{text} is no size; 64G and 200000 are")
     return int(value)
 
 
@@ -292,6 +332,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         bandwidth=arguments.bandwidth,
         codec=arguments.compress,
         patience=arguments.patience,
+        max_downtime=arguments.max_downtime,
+        max_pre_copy=arguments.max_pre_copy,
+        max_bytes=arguments.max_bytes,
         asserted=tuple(dict.fromkeys(arguments.asserted)),
     )
 

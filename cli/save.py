@@ -70,6 +70,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--no-pre-copy", action="store_true", help="stop the devices first and save them then"
     )
+    migrate.bounds(parser)
     migrate.asserting(parser)
     migrate.common(parser, journal=False)
     parser.set_defaults(run=save)
@@ -78,6 +79,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the file")
     parser.add_argument("sockets", metavar="DST", nargs="+", help="the socket of each device")
+    migrate.bounds(parser, streams=False)
     migrate.asserting(parser)
     migrate.common(parser, journal=False)
     parser.set_defaults(run=restore)
@@ -98,6 +100,9 @@ def save(arguments: argparse.Namespace) -> int:
             migration="offline" if arguments.no_pre_copy else "live",
             codec=arguments.compress,
             patience=arguments.patience,
+            max_downtime=arguments.max_downtime,
+            max_pre_copy=arguments.max_pre_copy,
+            max_bytes=arguments.max_bytes,
             asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         saver = Saver(sources, settings=settings, **common)
@@ -135,7 +140,9 @@ def restore(arguments: argparse.Namespace) -> int:
 
     def work(common: dict[str, Any]) -> Saved:
         settings = Settings(
-            patience=arguments.patience, asserted=tuple(dict.fromkeys(arguments.asserted))
+            patience=arguments.patience,
+            max_downtime=arguments.max_downtime,
+            asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         restorer = Restorer(arguments.sockets, settings=settings, **common)
         with migrate.obeying(restorer.cancel):

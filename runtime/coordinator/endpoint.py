@@ -98,19 +98,30 @@ class Haste:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._deadline = math.inf
+
+    def expire_at(self, deadline: float) -> None:
+        """Wait for nobody beyond `GRACE` after this time of `time.monotonic`; infinity is none.
+
+        A server that answers each request just in time would otherwise take as long as there are
+        requests.
+        """
+        self._deadline = deadline
 
     def begin(self) -> None:
         """From now on. May be called from a signal handler."""
         self._since = time.monotonic()
 
     def end(self) -> None:
-        """Be as patient as before."""
+        """Be as patient as before, and without a deadline."""
         self._since = None
+        self._deadline = math.inf
 
     def __call__(self, begun: float) -> float:
         """Return by when a wait that began then has to end."""
         since = self._since
-        return math.inf if since is None else max(begun, since) + GRACE
+        wished = math.inf if since is None else max(begun, since)
+        return min(wished, self._deadline) + GRACE
 
 
 class _Hearing(Client):

@@ -10,6 +10,7 @@ here is what no table can hold: sockets, time, how long to pre-copy, and whom to
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -44,7 +45,7 @@ from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table,
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger, NotWritten, unsettled
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
-from vfio_migration.runtime.coordinator.transfer import Transfer
+from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
 
 _logger = logging.getLogger(__name__)
 
@@ -248,6 +249,7 @@ class Coordinator:
     def _migrate(self) -> Summary:
         migration = self._plans.migration(self._settings.migration)
         begun = time.monotonic()
+        self._expire_before_stop(begun)
         # Before the first word is said, so that whoever is killed leaves no question open.
         try:
             self._ledger = ledger = Ledger(
@@ -371,6 +373,7 @@ class Coordinator:
         """
         prepared = not self._has_transferred
         self._stopped_at = self._ran_at = None  # it will be another downtime
+        self._haste.expire_at(math.inf)
         self._fell_back = _why(error)
         self._tell(Event("falls_back", {"migration": fallback.name, "why": self._fell_back}))
         for step in self._plans.takes_back(ledger.holder):
@@ -394,14 +397,32 @@ class Coordinator:
 
     def _check_cancelled(self, ledger: Ledger) -> None:
         # Too late is it once the journal says that the destination may run.
-        if self._cancelled.is_set() and ledger.holder != "destination":
+        if ledger.holder == "destination":
+            return
+        if self._cancelled.is_set():
             raise Cancelled("cancelled")
+        check_downtime(self._deadline, self._settings)
+
+    def _expire_before_stop(self, begun: float) -> None:
+        """Have what begins now, while the devices run, come to its end, each answer included.
+
+        Pre-copy ends by itself before that.
+        """
+        self._haste.expire_at(begun + self._settings.max_pre_copy + self._settings.patience)
+
+    @property
+    def _deadline(self) -> float:
+        """Until when the devices may be held still."""
+        stopped = self._stopped_at
+        return math.inf if stopped is None else stopped + self._settings.max_downtime
 
     def _take(self, step: MigrationStep) -> None:
         if step.transfer == "passes":
+            self._expire_before_stop(time.monotonic())
             self._expected = self._transfer.passes(self._overhead(step))
+            self._haste.expire_at(math.inf)
         elif step.transfer == "rest":
-            self._transfer.rest()
+            self._transfer.rest(self._deadline)
         elif step.side is not None:
             began = time.monotonic()
             self._groups[step.side].take(step)
@@ -477,6 +498,7 @@ class Coordinator:
         ]
         if stands_still and self._stopped_at is None:
             self._stopped_at = time.monotonic()
+            self._haste.expire_at(self._deadline)
             self._tell(Event("stopped", {"side": "source", "expected": self._expected}))
 
     def _resume(self, side: Side) -> None:
@@ -494,6 +516,8 @@ class Coordinator:
         if cancelled and not gave_up:
             why = f"cancelled; {why}"
         if not cancelled:
+            # Who runs is not decided by who is slow to answer: each has all its time again.
+            self._haste.expire_at(math.inf)
             self._tell(Event("failed", {"device": None, "why": why}))
         try:
             settled = Settler(

@@ -8,6 +8,8 @@ from end to end before a destination is asked anything.
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import threading
 import time
 from collections import deque
@@ -42,11 +44,15 @@ from vfio_migration.runtime.coordinator.limit import Bandwidth
 from vfio_migration.runtime.coordinator.process import Process
 from vfio_migration.runtime.coordinator.settings import Settings
 from vfio_migration.runtime.coordinator.stream import WRITES
-from vfio_migration.runtime.coordinator.transfer import Transfer
+from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
 from vfio_migration.runtime.protocol.messages import MigDataWrite
 
 _BLOCK: Final = 1 << 20
 _TELL: Final = 0.1
+_KEPT_FREE: Final = 16
+"""Which part of the room that a file system has is left free by a save, if nobody says more."""
+_SMALL_FILE: Final = 64 << 20
+"""A file of so many bytes may fill its file system all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +105,10 @@ class _FileEnd:
 
     transfer = _BLOCK
 
-    def __init__(self, writer: ContainerWriter, device: int, met: list[CannotWrite]) -> None:
-        self._writer, self._device, self._met = writer, device, met
+    def __init__(
+        self, writer: ContainerWriter, device: int, met: list[CannotWrite], room: int | None
+    ) -> None:
+        self._writer, self._device, self._met, self._room = writer, device, met, room
         self.label = "the file"
 
     @property
@@ -116,6 +124,12 @@ class _FileEnd:
         except CannotWrite as error:
             self._met.append(error)
             raise
+        if self._room is not None and self._writer.written > self._room:
+            raise StepFailed(
+                f"the file has {self._writer.written} bytes and goes on, and no more than "
+                f"{self._room} of its file system are filled with it",
+                hints=["take a file system with more room, or say how much it may be: --max-bytes"],
+            )
         pending = Pending(call)
         pending.settle(None)
         return pending
@@ -123,6 +137,13 @@ class _FileEnd:
     def finish(self, pending: Pending[None]) -> None:
         """Say that it is written."""
         pending.result()
+
+
+def _room_for(path: Path) -> int:
+    """Return how many bytes a file may have there: others need the same file system."""
+    there = os.statvfs(path.parent)
+    free = there.f_bavail * there.f_frsize
+    return max(_SMALL_FILE, free - free // _KEPT_FREE)
 
 
 class Half:
@@ -336,12 +357,18 @@ class Saver(Half):
         migration: Migration,
     ) -> Saved:
         begun = time.monotonic()
+        # Pre-copy ends by itself before that; each answer by then.
+        self.haste.expire_at(begun + self.settings.max_pre_copy + self.settings.patience)
         stopped: float | None = None
+        deadline = math.inf
         transfer: Transfer | None = None
         met: list[CannotWrite] = []
         try:
             with writer:
-                ends = [_FileEnd(writer, number, met) for number in range(len(self.endpoints))]
+                room = None if self.settings.max_bytes is not None else _room_for(path)
+                ends = [
+                    _FileEnd(writer, number, met, room) for number in range(len(self.endpoints))
+                ]
                 pairs = list(zip(self.endpoints, ends, strict=True))
                 # It is the file that is compressed.
                 settings = dataclasses.replace(self.settings, codec="none")
@@ -350,7 +377,7 @@ class Saver(Half):
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")
                     if step.transfer == "rest":
-                        transfer.rest()
+                        transfer.rest(deadline)
                         break  # what follows is the destination's, and what becomes of the source
                     try:
                         if step.transfer == "passes":
@@ -363,6 +390,8 @@ class Saver(Half):
                     still = not any(one.may(CHANGE) for one in self.endpoints)
                     if still and step.side == self.side:
                         stopped = stopped or time.monotonic()
+                        deadline = stopped + self.settings.max_downtime
+                        self.haste.expire_at(deadline)
                 if not transfer.delivered:
                     raise StepFailed(
                         f"migration {migration.name}: has no step that transfers the rest"
@@ -424,6 +453,8 @@ class Saver(Half):
 
     def _back(self, error: Exception) -> MigrationFailed:
         """Let the devices run again; return what is to be raised."""
+        if not self.cancelled.is_set():
+            self.haste.expire_at(math.inf)  # each has all its time again
         problems = self.lead("recover")
         outcome: Outcome = "lost" if problems else "source"
         if self.hung() or self.untold:
@@ -491,13 +522,17 @@ class Restorer(Half):
 
     def _restore(self, reader: ContainerReader, size: int) -> Saved:
         begun = time.monotonic()
+        deadline = begun + self.settings.max_downtime
+        self.haste.expire_at(deadline)
         try:
             for step in self.migration.steps:
                 if step.transfer == "rest":
-                    self._load(reader, size)
+                    self._load(reader, size, deadline)
                 elif step.side == self.side:
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")
+                    if not self._late:
+                        check_downtime(deadline, self.settings)
                     if step.holder == self.side:
                         self.too_late()
                     self.group.take(step)
@@ -505,6 +540,8 @@ class Restorer(Half):
                     for label, wanted, device in unseen:
                         preflight.compare(label, wanted, device)
         except (CoordinatorError, ClientError, CannotRead) as error:
+            if not self.cancelled.is_set():
+                self.haste.expire_at(math.inf)  # each has all its time again
             problems = self.lead("retire", away=True)
             still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]
             hints = [
@@ -524,7 +561,7 @@ class Restorer(Half):
             stored=reader.size,
         )
 
-    def _load(self, reader: ContainerReader, size: int) -> None:
+    def _load(self, reader: ContainerReader, size: int, deadline: float) -> None:
         """Write every stream to its device."""
         bandwidth = Bandwidth(self.settings.bandwidth)
         done, told = 0, 0.0
@@ -542,6 +579,7 @@ class Restorer(Half):
                     self.cancelled.wait(bandwidth.spend(len(piece)))
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")
+                    check_downtime(deadline, self.settings)
                 if time.monotonic() - told > _TELL:
                     told = time.monotonic()
                     fields = {"device": device.label, "bytes": done, "of": size}

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from vfio_migration.runtime.client import PATIENCE
+
+MAX_DOWNTIME_S: Final = 600.0
+"""For how long devices are held still at most, unless somebody allows more: ten minutes."""
+MAX_PRE_COPY_S: Final = 3600.0
+"""For how long pre-copy goes on at most, unless somebody allows more: an hour."""
+MAX_BYTES: Final = 1 << 40
+"""How long the stream of a device is at most, unless somebody allows more: 1 TiB."""
 
 
 def _nothing() -> None:
@@ -30,6 +37,13 @@ class Settings:
         codec: How the stream is compressed on its way; see `vfio_migration.runtime.compression`.
         chunk: How many bytes are read at a time, at most.
         patience: How many seconds a server may take to answer.
+        max_downtime: For how many seconds the devices are held still at most, whatever is left by
+            then: the migration is given up and the source runs, unless the destination may run
+            already. A restore takes no longer.
+        max_pre_copy: After how many seconds pre-copy ends as after `max_passes`.
+        max_bytes: How many bytes the stream of a device has at most, all passes together; None for
+            `MAX_BYTES` and, in a save, what the file system has room for. Pre-copy ends as after
+            `max_passes` once half of them were read.
         asserted: What the operator answers for: names of rows of [[assertions]].
     """
 
@@ -41,7 +55,15 @@ class Settings:
     codec: str = "none"
     chunk: int = 1 << 20
     patience: float = PATIENCE
+    max_downtime: float = MAX_DOWNTIME_S
+    max_pre_copy: float = MAX_PRE_COPY_S
+    max_bytes: int | None = None
     asserted: tuple[str, ...] = ()
+
+    @property
+    def byte_bound(self) -> int:
+        """How many bytes the stream of a device has at most."""
+        return MAX_BYTES if self.max_bytes is None else self.max_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

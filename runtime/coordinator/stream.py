@@ -18,6 +18,7 @@ from vfio_migration.runtime.compression import Codec
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
 from vfio_migration.runtime.coordinator.errors import StepFailed
 from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.settings import MAX_BYTES
 from vfio_migration.runtime.protocol.layout import Data
 
 READS: Final = 2
@@ -131,6 +132,7 @@ class Stream:
         chunk: How many bytes are read at a time, at most.
         bandwidth: What limits it.
         codec: Compresses it on its way.
+        max_bytes: How many bytes it has at most.
 
     Attributes:
         source: As given.
@@ -151,6 +153,7 @@ class Stream:
         chunk: int,
         bandwidth: Bandwidth,
         codec: Codec | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.source = source
         self.destination = destination
@@ -159,10 +162,18 @@ class Stream:
         self._chunk = chunk
         self._bandwidth = bandwidth
         self._codec = codec
+        self._max_bytes = max_bytes
         self._writes: deque[Pending[None]] = deque()
         self._paid_until = 0.0
 
-    def run(self, most: int | None, stop: threading.Event, *, seconds: float | None = None) -> bool:
+    def run(
+        self,
+        most: int | None,
+        stop: threading.Event,
+        *,
+        seconds: float | None = None,
+        goes_on: bool = False,
+    ) -> bool:
         """Read until there is nothing more for now, or for good.
 
         What the bandwidth makes of the bytes that went over is waited for as well, also at the end,
@@ -172,13 +183,15 @@ class Stream:
             most: Read no more than about so many bytes.
             stop: Set by somebody else: read no more.
             seconds: Read for no longer than about so many seconds.
+            goes_on: It is the same pass as before.
 
         Returns:
             Whether there is nothing more; if not, `most`, `stop` or `seconds` came first.
 
         Raises:
             ClientError: Of the one or the other end.
-            StepFailed: One of them takes no data at all, or there is data behind the final end.
+            StepFailed: One of them takes no data at all, there is data behind the final end, or the
+                stream is longer than a stream may be.
         """
         source, destination = self.source.client, self.destination.client
         for end, takes in (
@@ -192,7 +205,8 @@ class Stream:
                     [end.label],
                 )
         size = min(self._chunk, source.transfer, destination.transfer)
-        self.pass_bytes = 0
+        if not goes_on:
+            self.pass_bytes = 0
         until = None if seconds is None else time.monotonic() + seconds
         reads: deque[Pending[int]] = deque()
         final = self.source.end_is_final()
@@ -247,6 +261,13 @@ class Stream:
         size = len(data)
         if not size:
             return
+        if self.bytes + size > self._max_bytes:
+            raise StepFailed(
+                f"{self.source.label}: its stream is longer than {self._max_bytes} bytes, which is "
+                "the most that is transferred of a device",
+                [self.source.label],
+                ["if the device has as much state, allow more: --max-bytes"],
+            )
         sent = size
         if self._codec is not None:
             packed = self._codec.compress(data)

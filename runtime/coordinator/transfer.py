@@ -6,10 +6,16 @@ coordinates watches them, tells how far they are, and decides when pre-copy has 
 Pre-copy ends when the time the rest is expected to take is within the downtime that is allowed, or
 when more passes bring nothing. What is left is asked of the device (MIG_DATA_SIZE, of Linux); one
 that cannot say has as much left as it streamed in its last pass, if that came to an end by itself.
+
+What a device says of itself is no licence. A pass goes on for as long as what it says is left falls
+with what is read; it brings no more than it said when it began, nor twice what any pass before it
+brought. Pre-copy as a whole, the rest, and the time for which devices are held still have bounds of
+their own, in bytes and seconds, in which no device has a say.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -34,7 +40,13 @@ _STALLED: Final = 4
 _MORE: Final = "allow a longer downtime, give it more bandwidth, or stop them all the same"
 _LEAST_PASS: Final = 1 << 16
 _LONGEST_PASS: Final = 10.0
-"""After how many seconds a pass ends of a device that cannot say how much it has."""
+"""After how many seconds a pass ends of a device that cannot say how much it has, or for which that
+has not become less with what was read."""
+_LEAST_FALL: Final = 1 / 8
+"""By which part of what was read the rest of a pass has to become less, for the pass to go on."""
+_MORE_DOWNTIME: Final = (
+    "allow a longer downtime: --max-downtime; or see why so much is left (docs/migrating.md)"
+)
 
 
 class _Worker(threading.Thread):
@@ -45,6 +57,7 @@ class _Worker(threading.Thread):
         stop: Set if no stream is to be moved any further.
         news: Is set when there is something new.
         enough: Says whether there is to be no further pass; None to move the rest, and no passes.
+        most: How many bytes all passes bring at most.
     """
 
     def __init__(
@@ -53,6 +66,7 @@ class _Worker(threading.Thread):
         stop: threading.Event,
         news: threading.Event,
         enough: Callable[[], bool] | None = None,
+        most: int = 0,
     ) -> None:
         super().__init__(name=f"stream of {stream.source.label}", daemon=True)
         self.stream = stream
@@ -63,6 +77,7 @@ class _Worker(threading.Thread):
         self._stop_all = stop
         self._news = news
         self._enough = enough
+        self._most = most
 
     def run(self) -> None:
         """Move the stream: once to its end, or pass after pass until told to stop."""
@@ -71,19 +86,11 @@ class _Worker(threading.Thread):
                 self.stream.run(None, self._stop_all)
                 return
             left = self.stream.source.left()
-            last: int | None = None
+            longest = 0
             while not (self._stop_all.is_set() or self._enough()):
-                # One pass is what there was to stream when it began: a device that changes faster
-                # than it is read would never come to an end of it. If nobody knows how much there
-                # was, it is what can be streamed in a while, and no more than twice the last one.
-                bound = left if left is not None or last is None else 2 * last
-                ended = self.stream.run(
-                    None if bound is None else max(bound, _LEAST_PASS),
-                    self._stop_all,
-                    seconds=_LONGEST_PASS if left is None else None,
-                )
+                ended, left = self._pass(left, longest)
                 last = self.stream.pass_bytes
-                left = self.stream.source.left()
+                longest = max(longest, last)
                 if left is not None:
                     self.left = left
                 elif ended:
@@ -102,6 +109,38 @@ class _Worker(threading.Thread):
         finally:
             self.done = True
             self._news.set()
+
+    def _pass(self, left: int | None, longest: int) -> tuple[bool, int | None]:
+        """Move one pass.
+
+        It is what there was to stream when it began: a device that changes faster than it is read
+        would never come to an end of it.
+
+        Args:
+            left: How much the device says it has.
+            longest: How many bytes the longest pass before it brought; 0 if there was none.
+
+        Returns:
+            Whether the stream came to its end for now, and how much is left.
+        """
+        stream, goes_on = self.stream, False
+        room = self._most - stream.bytes
+        bound = room if left is None else min(left, room)
+        if longest:
+            bound = min(bound, 2 * longest)
+        bound = max(bound, _LEAST_PASS)
+        while True:
+            before = stream.pass_bytes if goes_on else 0
+            ended = stream.run(
+                bound - before, self._stop_all, seconds=_LONGEST_PASS, goes_on=goes_on
+            )
+            was, left = left, stream.source.left()
+            if ended or self._stop_all.is_set() or stream.pass_bytes >= bound:
+                return ended, left
+            read = stream.pass_bytes - before
+            if was is None or left is None or not read or was - left < read * _LEAST_FALL:
+                return False, left
+            goes_on = True
 
 
 class Transfer:
@@ -137,6 +176,7 @@ class Transfer:
                 chunk=bandwidth.piece(settings.chunk, len(pairs)),
                 bandwidth=bandwidth,
                 codec=None if settings.codec == "none" else codec(settings.codec),
+                max_bytes=settings.byte_bound,
             )
             for source, destination in pairs
         )
@@ -162,11 +202,15 @@ class Transfer:
         stop, news = threading.Event(), threading.Event()
         workers: list[_Worker] = []
 
+        until = time.monotonic() + self._settings.max_pre_copy
+        most = self._settings.byte_bound // 2
+
         def enough() -> bool:
             # One that has had its passes would change unseen while others are still at theirs.
-            return min(one.rounds for one in workers) >= self._settings.max_passes
+            rounds = min(one.rounds for one in workers)
+            return rounds >= self._settings.max_passes or any(one.bytes >= most for one in streams)
 
-        workers += [_Worker(one, stop, news, enough) for one in streams]
+        workers += [_Worker(one, stop, news, enough, most) for one in streams]
         best, useless, seen = float("inf"), 0, 0
         try:
             self._begin(workers)
@@ -185,11 +229,16 @@ class Transfer:
                     if all(one.left is not None for one in workers):
                         useless = useless + 1 if expected is None or expected >= best * 0.95 else 0
                     best, seen = min(best, best if expected is None else expected), rounds
-                if rounds >= self._settings.max_passes or useless >= _STALLED:
+                if time.monotonic() >= until:
+                    bound: str | None = f"longer than {self._settings.max_pre_copy:g} s"
+                elif any(one.bytes >= most for one in streams):
+                    bound = f"more than {most} bytes of one of them"
+                else:
+                    bound = None
+                if bound or rounds >= self._settings.max_passes or useless >= _STALLED:
                     if self._settings.if_slow == "cancel":
-                        raise StepFailed(
-                            _slow(rounds, expected, self._settings.downtime), hints=[_MORE]
-                        )
+                        why = _slow(rounds, expected, self._settings.downtime, bound)
+                        raise StepFailed(why, hints=[_MORE])
                     break
         finally:
             stop.set()
@@ -198,8 +247,11 @@ class Transfer:
         self._cancelled.wait(self._bandwidth.spend(0))
         return self._progress("passes", workers)
 
-    def rest(self) -> None:
+    def rest(self, deadline: float = math.inf) -> None:
         """Transfer what is left, to the final end of every stream. Raises as `passes`.
+
+        Args:
+            deadline: By when it has to be done, as `time.monotonic` counts.
 
         When this returns, every stream was read to its final end, that end was confirmed by a read
         that brought nothing, and every write of it was acknowledged with success.
@@ -212,6 +264,10 @@ class Transfer:
                 news.wait(_TELL)
                 news.clear()
                 self._progress("rest", workers)
+                check_downtime(deadline, self._settings)
+        except StepFailed:
+            stop.set()
+            raise
         finally:
             if any(one.error for one in workers) or self._cancelled.is_set():
                 stop.set()
@@ -317,7 +373,22 @@ def _all_of(errors: Sequence[BaseException]) -> BaseException:
     return found
 
 
-def _slow(rounds: int, expected: float | None, wanted: float) -> str:
+def check_downtime(deadline: float, settings: Settings) -> None:
+    """Raise `StepFailed` if the devices were held still until a deadline."""
+    if time.monotonic() >= deadline:
+        raise StepFailed(
+            f"the devices were held still for {settings.max_downtime:g} s, the longest that is "
+            "allowed, and not all was done by then",
+            hints=[_MORE_DOWNTIME],
+        )
+
+
+def _slow(rounds: int, expected: float | None, wanted: float, bound: str | None = None) -> str:
+    if bound is not None:
+        return (
+            f"pre-copy took {bound}, the most that is allowed, and the devices are not ready to be "
+            "stopped"
+        )
     much = "nobody knows how long" if expected is None else f"{expected:.2f} s"
     return (
         f"after {rounds} passes the devices would still stand still for {much}, and {wanted:g} s "
