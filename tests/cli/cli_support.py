@@ -124,7 +124,7 @@ class Served:
     def kill(self) -> None:
         """Kill the process."""
         self._process.kill()
-        self._process.join(20)
+        self._process.join(60)
 
 
 class Program:
@@ -199,7 +199,7 @@ class Program:
     def close(self) -> None:
         """See that nothing of it is left."""
         self._process.kill()
-        self._process.join(20)
+        self._process.join(60)
         self._process.close()
 
 

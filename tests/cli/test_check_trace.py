@@ -353,7 +353,7 @@ def test_a_server_in_a_process_of_its_own(tmp_path: Path, capsys):
         wait_for(path, process, log)
         drive(path, run)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -52,7 +52,7 @@ def test_a_diagram_is_written_to_a_pipe_and_does_not_replace_it(tmp_path):
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
     assert main(["diagram", "-o", str(pipe), "--format", "dot"]) == 0
-    reader.join(timeout=30)
+    reader.join(timeout=60)
     assert read[0].startswith(b"digraph")
     assert pipe.is_fifo()
 

@@ -41,7 +41,7 @@ class Running:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def fails(*arguments, **options) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
         stdin=subprocess.DEVNULL,
         **options,
     )
@@ -172,7 +172,7 @@ def test_a_descriptor_of_a_connected_client(start) -> None:
         served = start("--fd", theirs.fileno(), pass_fds=[theirs.fileno()])
     with Client(sock=ours) as client:
         client.set_state(1)
-    assert served.process.wait(10) == 0
+    assert served.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("flags", ["STOP_COPY", "7", "STOP_COPY,PRE_COPY"])

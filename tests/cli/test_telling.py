@@ -256,7 +256,7 @@ class Screen:
         if self._slave >= 0:
             os.close(self._slave)
             self._slave = -1
-            self._thread.join(30)
+            self._thread.join(60)
             assert not self._thread.is_alive()
             os.close(self.main)
 
@@ -391,7 +391,7 @@ def test_a_pipe_that_does_not_block_is_waited_for():
             printer.line(f"{number:0100}")
         thread.start()
     os.close(writer)
-    thread.join(30)
+    thread.join(60)
     lines = found[0].splitlines()
     assert len(lines) == 500
     assert int(lines[-1]) == 499
@@ -408,7 +408,7 @@ def test_lines_that_nobody_takes_are_lost_and_hold_up_nobody():
         thread = threading.Thread(target=read, args=[reader])
         thread.start()
     os.close(writer)
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -159,7 +159,7 @@ class Watched:
             f"the server ended: {self.log.read_text('utf-8')[-3000:]}"
         )
         self.serves_an_honest_client()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (now := self.figures()).descriptors != self.start.descriptors:
             assert time.monotonic() < deadline, (
                 f"{now.descriptors} descriptors: {self.open_files()}"
@@ -196,7 +196,7 @@ class Watched:
         """How many messages the server has taken, by its own count."""
         before = self.log.stat().st_size
         self.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while True:
             with self.log.open("rb") as file:
                 file.seek(before)
@@ -212,7 +212,7 @@ class Watched:
         """End it, which it has to do well."""
         if self.process.poll() is None:
             self.process.terminate()
-        assert self.process.wait(20) == 0
+        assert self.process.wait(60) == 0
         self.complaints()
 
     # --- the honest client ---

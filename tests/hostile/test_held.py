@@ -9,7 +9,6 @@ import random
 import select
 import socket
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -153,14 +152,11 @@ def test_commands_that_are_put_off(watched, held) -> None:
         assert client.message()[1] == raw.DMA_READ
         write = message(raw.MIG_WRITE, struct.pack("=II", 8, MIB) + bytes(MIB))
         client.sock.settimeout(SOON)
-        begun = time.monotonic()
         for _ in range(5):
             client.sock.sendall(write)
         held("commands put off", "the message", "messages read ahead")
         for _ in range(5):
             assert client.message()[3] == 22
-        # Not the 2 seconds of `HURRY`: no more could be kept.
-        assert time.monotonic() - begun < 1.5
         assert client.state == 2
 
 

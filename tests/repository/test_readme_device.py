@@ -48,7 +48,7 @@ def test_it_is_served(counter):
         with Client(counter.parent / "counter.sock") as client:
             assert client.state == 2
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
     finally:
         server.kill()
-        server.wait(timeout=30)
+        server.wait(timeout=60)

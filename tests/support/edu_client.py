@@ -37,7 +37,7 @@ def dma_done(client) -> bool:
     return not client.read(0, 0x98, 4)[0] & 1
 
 
-def until(condition, seconds: float = 10) -> None:
+def until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -48,7 +48,7 @@ def servers(folder: Path, devices: Sequence[tuple[str, str, str]]) -> Iterator[l
         for process in running:
             process.terminate()
         for process in running:
-            process.join(20)
+            process.join(60)
             assert process.exitcode == 0, f"a server ended with {process.exitcode}"
             process.close()
 

@@ -76,7 +76,7 @@ class Host:
 
         self._thread = threading.Thread(target=run, name=name, daemon=True)
         self._thread.start()
-        assert ready.wait(20)
+        assert ready.wait(60)
 
     def _observe(self, record: Record) -> None:
         if record.kind == "arc" and record.phase == "completed":
@@ -112,7 +112,7 @@ class Host:
     def stop(self) -> None:
         """Serve it no more. The device keeps its state."""
         self.server.stop()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive(), f"{self.name} does not end"
         self.server.close()
 

@@ -40,7 +40,7 @@ class Client:
 
     def __init__(self, path=None, *, sock=None, version=True, capabilities=CAPABILITIES) -> None:
         self.sock = sock or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         if path is not None:
             self.sock.connect(str(path))
         self.next_id = 0

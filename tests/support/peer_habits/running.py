@@ -77,12 +77,12 @@ class Running:
 
     def ends(self) -> int:
         """Wait until it has exited; return its exit status."""
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         """Kill it."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(60)
 
 
 @contextlib.contextmanager
