@@ -14,10 +14,12 @@ from vfio_migration.cli import devices, options
 
 if TYPE_CHECKING:
     from vfio_migration.runtime.server import Server
+    from vfio_migration.runtime.server_log import ServerLog
 
 _HELP = """\
 Serve a device to vfio-user clients, one at a time, until SIGTERM or SIGINT. The device keeps its
-state when a client goes away. What happens is logged on standard error; SIGUSR1 logs the counters.
+state when a client goes away. What happens is logged on standard error; SIGUSR1 logs the counters,
+SIGUSR2 disconnects the present client (`vfio-migration status` says who that is).
 
 The socket is made with mode 0600 and removed at the end. One at which nobody listens any more is
 replaced. Beside it there is SOCKET.status, which `vfio-migration status` reads. Without SOCKET and
@@ -31,7 +33,9 @@ examples:
   vfio-migration serve --fd=3              # a socket that the starting process has opened as 3
   systemd-socket-activate -l /run/edu.sock vfio-migration serve
 
-exit status: 0 stopped by a signal, or the client of --fd is gone; 2 wrong input
+exit status: 0 stopped by a signal, or the client of --fd is gone; 2 wrong input; 3 stopped by a
+signal, but a callback of the device did not return within 4 seconds; 143 (SIGTERM) or 130 (SIGINT)
+ended at once by a second signal
 """
 
 
@@ -58,6 +62,13 @@ def add(commands: Any) -> None:
     )
     options.flags_option(parser)
     options.spec_option(parser)
+    parser.add_argument(
+        "--idle-timeout",
+        metavar="SECONDS",
+        type=options.seconds,
+        help="disconnect a client that sends nothing and takes nothing for so long while nothing "
+        "of it is under way (by default never: the client of a device that rests is idle too)",
+    )
     parser.add_argument(
         "--log-format",
         choices=("text", "json"),
@@ -90,26 +101,46 @@ def _descriptor(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve; 0 when told to stop."""
-    from vfio_migration.cli.main import WRONG_INPUT, YES, complain
-    from vfio_migration.runtime import listening
-
     if arguments.describe:
         return _describe(arguments)
-    _log(arguments.log_format, arguments.log_level)
-    device = devices.make(arguments)
+    log = _log(arguments.log_format, arguments.log_level)
     try:
-        from vfio_migration.runtime.server import Server
+        status, complaint = _run(arguments, log)
+    finally:
+        log.end()
+    if complaint is not None:
+        from vfio_migration.cli import telling
+        from vfio_migration.cli.main import advised
 
-        with Server(device) as server:
-            _obey(server)
+        telling.say(sys.stderr, [f"vfio-migration: error: {advised(complaint)}"])
+    return status
+
+
+def _run(arguments: argparse.Namespace, log: ServerLog) -> tuple[int, str | None]:
+    """Serve; return the exit status, and what is wrong with the input."""
+    from vfio_migration.cli.main import WRONG_INPUT, YES
+    from vfio_migration.cli.stopping import Stopper
+    from vfio_migration.runtime import listening, service_notify
+    from vfio_migration.runtime.server import Server
+
+    device = devices.make(arguments)
+    stopper = None
+    try:
+        watchdog = service_notify.watchdog()
+        idle = arguments.idle_timeout
+        with Server(device, idle_timeout=idle, watchdog=watchdog) as server:
+            stopper = Stopper(server.stop, device, log)
+            signal.signal(signal.SIGUSR1, lambda _number, _frame: server.tell())
+            signal.signal(signal.SIGUSR2, lambda _number, _frame: server.end_client())
             with _socket(arguments) as sock:
                 _serve(server, sock, arguments)
     except listening.CannotListen as error:
-        complain(str(error))
-        return WRONG_INPUT
+        return WRONG_INPUT, str(error)
     finally:
         device.close()
-    return YES
+        if stopper is not None:
+            stopper.dismiss()
+    return YES, None
 
 
 def _socket(arguments: argparse.Namespace) -> AbstractContextManager[socket.socket]:
@@ -126,7 +157,7 @@ def _socket(arguments: argparse.Namespace) -> AbstractContextManager[socket.sock
 
 
 def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -> None:
-    from vfio_migration.runtime import listening
+    from vfio_migration.runtime import listening, service_notify
     from vfio_migration.runtime.journal import say
 
     say(
@@ -137,6 +168,7 @@ def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -
         spec=server.engine.machine.spec.name,
         state=server.engine.state,
     )
+    service_notify.notify(service_notify.READY, f"STATUS=serving {arguments.device}")
     try:
         if listening.is_listening(sock):
             with _status(server, sock, arguments):
@@ -146,17 +178,6 @@ def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -
     finally:
         say("counters", **server.counters.snapshot())
         say("stopped", state=server.engine.state)
-
-
-def _obey(server: Server) -> None:
-    """End well on SIGTERM and SIGINT, log the counters on SIGUSR1.
-
-    SIGINT stays ignored if it was: the shell has put this process into the background.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if number == signal.SIGTERM or not options.ignores(number):
-            signal.signal(number, lambda _number, _frame: server.stop())
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: server.tell())
 
 
 def _status(
@@ -187,13 +208,14 @@ def _describe(arguments: argparse.Namespace) -> int:
     return YES
 
 
-def _log(form: str, level: str) -> None:
+def _log(form: str, level: str) -> ServerLog:
     import logging
 
     from vfio_migration.runtime.journal import JsonLines, Text
+    from vfio_migration.runtime.server_log import ServerLog
 
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else Text())
+    log = ServerLog(sys.stderr.fileno(), JsonLines() if form == "json" else Text())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [log]
     root.setLevel(level.upper())
+    return log

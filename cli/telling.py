@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import queue
-import select
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO, TypeAlias
 
 from vfio_migration.cli.main import one_line
+from vfio_migration.runtime.background_writer import BackgroundWriter
 
 if TYPE_CHECKING:
     from vfio_migration.runtime.coordinator import Event
 
-_MOST: Final = 1000
+_Item: TypeAlias = tuple[str | None, Sequence[str]]
+"""A line that stays, if there is one, and the lines below it."""
 _PATIENCE: Final = 2.0
 """How long, in seconds, is waited at the end for a reader that is slow."""
 _LONGEST: Final = 1500
@@ -43,13 +42,11 @@ class Printer:
     def __init__(self, fd: int, *, live: bool) -> None:
         self._fd = fd
         self.live = live
-        self._queue: queue.Queue[tuple[str | None, Sequence[str]] | None] = queue.Queue(_MOST)
         self._shown = 0
-        self._broken = False
-        self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
+        self._writer: BackgroundWriter[_Item] = BackgroundWriter(fd, self._render, name="printer")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._writer.start()
         return self
 
     def __exit__(
@@ -62,42 +59,28 @@ class Printer:
 
     def line(self, text: str) -> None:
         """Print a line that stays, whatever is in it: names come from files and servers, too."""
-        self._put((one_line(text), ()))
+        self._writer.put((one_line(text), ()))
 
     def status(self, lines: Sequence[str]) -> None:
         """Show lines that stay until the next ones; nothing, if this is no terminal."""
         if self.live:
-            self._put((None, list(map(one_line, lines))))
+            self._writer.put((None, list(map(one_line, lines))))
 
     def close(self) -> None:
         """Print what is left, if it is taken within a moment."""
-        until = time.monotonic() + _PATIENCE
-        while self._thread.is_alive() and time.monotonic() < until:
-            try:
-                self._queue.put(None, timeout=0.05)
-            except queue.Full:
-                continue
-            break
-        self._thread.join(max(0.0, until - time.monotonic()))
+        self._writer.put((None, ()))
+        self._writer.close(_PATIENCE)
 
-    def _put(self, item: tuple[str | None, Sequence[str]]) -> None:
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
-            return  # nobody reads: it is not worth a migration
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            text, status = item
-            out = self._erased()
-            if text is not None:
-                out += text + "\n"
-            # A line that the terminal wraps would be two of those to be erased.
-            wide = self._wide() if status else 0
-            out += "".join(line[:wide] + "\n" for line in status)
-            self._shown = len(status)
-            self._write(out)
-        self._write(self._erased())
+    def _render(self, item: _Item) -> bytes:
+        text, status = item
+        out = self._erased()
+        if text is not None:
+            out += text + "\n"
+        # A line that the terminal wraps would be two of those to be erased.
+        wide = self._wide() if status else 0
+        out += "".join(line[:wide] + "\n" for line in status)
+        self._shown = len(status)
+        return out.encode("utf-8", "backslashreplace")
 
     def _erased(self) -> str:
         return _UP.format(self._shown) + _ERASE if self._shown else ""
@@ -107,16 +90,6 @@ class Printer:
             return os.get_terminal_size(self._fd).columns or 80
         except OSError:
             return 80
-
-    def _write(self, text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")
-        while data and not self._broken:
-            try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # others who hold this terminal have made it so
-                select.select([], [self._fd], [])
-            except OSError:
-                self._broken = True
 
 
 class JsonTeller:

@@ -2,7 +2,8 @@
 
 One log is about one device, from the moment the server serves it. What the engine says of it
 (transition, request, reset, disconnect) is held step by step; whoever else names the state
-(connected, disconnected, counters, stopped) must name that one. All else is passed over.
+(connected, disconnected, counters, stopped) must name that one. Where lines were left out
+(`left_out`), it is taken up again from what comes next. All else is passed over.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ class LogConformance:
                 if state:
                     self.steps.stands(self._state(data, "state"), f"{event} in {state}")
             else:
+                if event == "left_out":
+                    # The server has written no more than so many lines a second.
+                    self.steps = Steps(self.spec, self._words)
                 # However many kinds there are, so many are told apart: the names are the log's.
                 full = len(self.unrestricted) >= _KINDS and event not in self.unrestricted
                 self.unrestricted["others" if full else event] += 1

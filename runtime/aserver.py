@@ -52,6 +52,10 @@ class AsyncServer(Closing):
         """Make `serve` return. May be called from any thread and from a signal handler."""
         self._server.stop()
 
+    def end_client(self) -> None:
+        """Disconnect the present client; see `Server.end_client`."""
+        self._server.end_client()
+
     def close(self) -> None:
         """Give back what the server itself holds."""
         self._server.close()
@@ -62,7 +66,7 @@ class AsyncServer(Closing):
         listener.setblocking(False)
         while not server.is_stopping():
             server.look_after()
-            await self._ready({listener.fileno(): select.POLLIN}, server.due())
+            await self._ready({listener.fileno(): select.POLLIN}, server.wakes())
             if server.is_stopping():
                 break
             try:

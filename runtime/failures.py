@@ -1,9 +1,8 @@
 """What a device raised, for the log: its class, its message and the line, once and not each time.
 
 A guest may have a device fail as often as it likes, and a device that fails in what it does by
-itself fails again a moment later. So the same failure is logged once in `INTERVAL_S` seconds, and
-how often it was left out since is said with the next line of its kind. The traceback is there at
-the debug level.
+itself fails again a moment later. So the same failure is logged once and then counted
+(`vfio_migration.runtime.repeats`). The traceback is there at the debug level.
 """
 
 from __future__ import annotations
@@ -12,15 +11,11 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any
 
 from vfio_migration.runtime.errors import words
 from vfio_migration.runtime.journal import LOGGER, say
-
-INTERVAL_S: Final = 10.0
-"""For how many seconds after a failure is logged the same one is only counted."""
-MAX_KINDS: Final = 64
-"""How many kinds of failure are told apart at a time."""
+from vfio_migration.runtime.repeats import Repeats
 
 
 def described(error: BaseException, device: object = None) -> dict[str, str]:
@@ -60,9 +55,7 @@ class Failures:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        # When a kind was logged last, and how often it came since.
-        self._kinds: dict[tuple[str, type[BaseException]], tuple[float, int]] = {}
+        self._repeats: Repeats[tuple[str, type[BaseException]]] = Repeats(_left_out, clock)
 
     def report(
         self, where: str, error: BaseException, device: object = None, **fields: Any
@@ -75,15 +68,9 @@ class Failures:
             device: As for `described`.
             fields: What else is to be said.
         """
-        kind = where, type(error)
-        now = self._clock()
-        logged, left_out = self._kinds.pop(kind, (None, 0))
-        if logged is not None and now < logged + INTERVAL_S:
-            self._kinds[kind] = logged, left_out + 1
+        left_out = self._repeats.admit((where, type(error)))
+        if left_out is None:
             return
-        if len(self._kinds) >= MAX_KINDS:
-            del self._kinds[next(iter(self._kinds))]
-        self._kinds[kind] = now, 0
         if left_out:
             fields["left_out"] = left_out
         say(
@@ -97,14 +84,15 @@ class Failures:
 
     def flush(self) -> None:
         """Log how often each kind was left out, which nothing that follows might say."""
-        for kind, (logged, left_out) in self._kinds.items():
-            if left_out:
-                where, error = kind
-                self._kinds[kind] = logged, 0
-                say(
-                    "device_failed",
-                    level=logging.ERROR,
-                    where=where,
-                    error=error.__name__,
-                    left_out=left_out,
-                )
+        self._repeats.flush()
+
+
+def _left_out(kind: tuple[str, type[BaseException]], count: int) -> None:
+    where, error = kind
+    say(
+        "device_failed",
+        level=logging.ERROR,
+        where=where,
+        error=error.__name__,
+        left_out=count,
+    )

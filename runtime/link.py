@@ -28,6 +28,7 @@ from vfio_migration.runtime.counters import Counters
 from vfio_migration.runtime.protocol.connection import READ_AHEAD, Connection
 from vfio_migration.runtime.protocol.events import Event, Lost, Outgoing
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
+from vfio_migration.runtime.service_notify import Watchdog
 from vfio_migration.runtime.shortcut import ID, LONGEST, Known
 
 MOST_REPLIES: Final = WIRE.bound("replies")
@@ -51,10 +52,12 @@ LONG: Final = 3600.0
 
 _LITTLE: Final = 0.01
 """How long, in seconds, a client that is reading is waited for before the rest is copied."""
+_SEND_TIMEOUT_S: Final = 1.0
+"""How long, in seconds, a client that goes on reading is waited for in all, before the same."""
 
 
 class Stopped(ConnectionError):  # noqa: N818 - reads as what it says
-    """The server is to end."""
+    """The server is to end, or this client; the message says which."""
 
 
 class Gone(ConnectionError):  # noqa: N818 - reads as what it says
@@ -291,6 +294,7 @@ class Channel:
             fds: What goes with the next byte.
         """
         left = [memoryview(part) for part in parts if len(part)]
+        until = time.monotonic() + _SEND_TIMEOUT_S
         while True:
             while left and sent >= len(left[0]):
                 sent -= len(left.pop(0))
@@ -304,7 +308,7 @@ class Channel:
                 continue
             ready = select.poll()
             ready.register(self.sock, select.POLLOUT)
-            if not ready.poll(_LITTLE * 1000):
+            if not ready.poll(_LITTLE * 1000) or time.monotonic() >= until:
                 break
         return left, fds
 
@@ -343,7 +347,8 @@ class Link:
         connection: What is spoken on it.
         counters: What is counted.
         wake: A descriptor that can be read once somebody else wants something; -1 for none.
-        woken: Called then; says whether the server is to end.
+        woken: Called then; says why this client is to end, or nothing if it is not.
+        watchdog: Fed while the link waits, if the service manager has one.
     """
 
     def __init__(
@@ -352,8 +357,10 @@ class Link:
         connection: Connection,
         counters: Counters,
         wake: int = -1,
-        woken: Callable[[], bool] = bool,
+        woken: Callable[[], str] = str,
+        watchdog: Watchdog | None = None,
     ) -> None:
+        self._watchdog = watchdog
         self._counters = counters
         self.main = Channel(sock, connection, counters)
         self._twin: Channel | None = None
@@ -409,8 +416,8 @@ class Link:
 
     def heed(self) -> None:
         """Look whether the server is to end; see `Port`."""
-        if self._urges and self._woken():
-            raise Stopped("the server is to end")
+        if self._urges and (why := self._woken()):
+            raise Stopped(why)
 
     def read(self, until: float | None) -> list[Event]:
         """Wait as `wait` does; the messages are good until the next call."""
@@ -444,10 +451,15 @@ class Link:
             self._watch(twin, listening | (select.POLLOUT if twin.waiting else 0))
         events: list[Event] = []
         ended: Gone | None = None
+        if self._watchdog is not None:
+            # In the middle of a call of the device, too: a client that keeps it waiting for memory
+            # is not a server that hangs.
+            due = self._watchdog.feed()
+            until = due if until is None else min(due, until)
         for fd, what in self._poll.poll(milliseconds(until)):
             if fd == self._wake:
-                if self._woken():
-                    raise Stopped("the server is to end")
+                if why := self._woken():
+                    raise Stopped(why)
                 continue
             channel = main if twin is None or fd == main.sock.fileno() else twin
             try:

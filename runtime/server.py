@@ -28,6 +28,7 @@ from vfio_migration.runtime.observe import Observer
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.version import Limits
 from vfio_migration.runtime.served import ServedDevice
+from vfio_migration.runtime.service_notify import Watchdog
 from vfio_migration.runtime.serving import Serving
 from vfio_migration.runtime.session import HURRY, PATIENCE, Session
 
@@ -65,6 +66,9 @@ class Server(Closing):
         observers: Who is told what happens to the device, besides the log and the counters.
         patience: How many seconds a client may take to give or take memory of the guest.
         hurry: The same, once the client waits for what cannot be done before.
+        idle_timeout: After how many seconds in which a client sends nothing and takes nothing,
+            while nothing of it is under way, it is disconnected; None: never.
+        watchdog: What tells the service manager that the loop goes on, if it wants to hear of it.
 
     Attributes:
         counters: What was done, in numbers.
@@ -74,6 +78,8 @@ class Server(Closing):
         limits: As given.
         patience: As given.
         hurry: As given.
+        idle_timeout: As given.
+        watchdog: As given.
     """
 
     def __init__(
@@ -84,6 +90,8 @@ class Server(Closing):
         observers: Iterable[Observer] = (),
         patience: float = PATIENCE,
         hurry: float = HURRY,
+        idle_timeout: float | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.counters = Counters()
         self.journal = Journal()
@@ -93,6 +101,9 @@ class Server(Closing):
         self._device = device
         self.limits = limits
         self.patience, self.hurry = patience, hurry
+        self.idle_timeout = idle_timeout
+        self.watchdog = watchdog
+        self._to_end: Visitor | None = None
         self._rests_until = 0.0
         self._tell = False
         self._stopping = False
@@ -125,12 +136,29 @@ class Server(Closing):
 
     def link(self, sock: socket.socket, connection: Connection) -> Link:
         """Make the sockets of a client."""
-        return Link(sock, connection, self.counters, self._wake, self._woken)
+        return Link(sock, connection, self.counters, self._wake, self._woken, self.watchdog)
 
     def stop(self) -> None:
         """Make `serve` return. May be called from any thread and from a signal handler."""
         self._stopping = True
         self._rouse()
+
+    def end_client(self) -> None:
+        """Disconnect the present client, if there is one. May be called as `stop`.
+
+        For the device this is a client that goes away: what was its own is dropped, the state is
+        kept. The client may come back, behind those who wait.
+        """
+        self._to_end = self.client
+        self._rouse()
+
+    def client_ends(self) -> str:
+        """Say why the present client is to end, or nothing if it is not."""
+        if self._stopping:
+            return "the server is to end"
+        if self._to_end is not None and self._to_end is self.client:
+            return "disconnected by the operator"
+        return ""
 
     def tell(self) -> None:
         """Log the counters soon. May be called as `stop`."""
@@ -139,7 +167,7 @@ class Server(Closing):
 
     def close(self) -> None:
         """Give back what the server itself holds."""
-        self.journal.write()
+        self.journal.flush()
         if self._wake >= 0:
             os.close(self._wake)
             os.close(self._waker)
@@ -155,7 +183,7 @@ class Server(Closing):
         accepts = 0.0  # from when on
         while not self.is_stopping():
             self.look_after()
-            due = self.due()
+            due = self.wakes()
             if time.monotonic() < accepts:
                 ready = deaf.poll(milliseconds(accepts if due is None else min(due, accepts)))
             else:
@@ -192,10 +220,10 @@ class Server(Closing):
         with contextlib.suppress(OSError):
             os.write(self._waker, b"\0")
 
-    def _woken(self) -> bool:
+    def _woken(self) -> str:
         with contextlib.suppress(OSError):
             os.read(self._wake, 4096)
-        return self._stopping
+        return self.client_ends()
 
     def due(self) -> float | None:
         """When the device is to be looked after, whatever comes; None: no matter when."""
@@ -213,8 +241,18 @@ class Server(Closing):
             due = self._rest()
         return due
 
+    def wakes(self) -> float | None:
+        """When the loop that serves is to go round, whatever comes; None: no matter when."""
+        due = self.due()
+        if self.watchdog is None:
+            return due
+        fed = self.watchdog.feed()
+        return fed if due is None else min(due, fed)
+
     def look_after(self) -> None:
         """Log what happened, let the device do what is due, and log what was asked for."""
+        if self.watchdog is not None:
+            self.watchdog.feed()
         self.journal.write()
         if self._urges:
             self._urges.clear()
@@ -251,10 +289,12 @@ class Visit:
         self.over = False
         self._server = server
         self._serving = serving = server.serving
-        counters = server.counters
+        self._counters = counters = server.counters
         counters.connections += 1
         self._number = counters.connections
         server.client = Visitor(self._number, peer_of(sock), time.monotonic())
+        self._moved = -1
+        self._idle_since = server.client.since
         self._why = "the server is to end"
         say("connected", client=self._number, pid=server.client.pid, state=serving.stands)
         connection = Connection("server", server.limits)
@@ -283,7 +323,7 @@ class Visit:
         self._serving.client_gone()
         self._serving.failures.flush()
         self._server.client = None
-        self._server.journal.write()
+        self._server.journal.flush()
         say("disconnected", client=self._number, why=self._why, state=self._serving.stands)
 
     def turn(self, *, wait: bool = True) -> bool:
@@ -299,15 +339,15 @@ class Visit:
             server.journal.write()
             if session.over:
                 self.over, self._why = True, session.why or self._why
-            elif server.is_stopping():
-                self.over = True
+            elif why := server.client_ends():
+                self.over, self._why = True, why
+            elif self._is_idle():
+                self.over, self._why = True, f"idle for {server.idle_timeout:g} s"
             elif not (session.idle or self.link.congested):
                 self.link.push()  # what came first is done first
             else:
                 session.feed(self.link.read(self.until() if wait else 0.0))
-        except Stopped:
-            self.over = True
-        except Gone as error:
+        except (Gone, Stopped) as error:
             self.over, self._why = True, str(error)
         except Exception:
             self.over, self._why = True, "a mistake in the server"
@@ -316,4 +356,21 @@ class Visit:
 
     def until(self) -> float | None:
         """Until when there is nothing to do, as far as is known; None: no matter when."""
-        return self._server.due() if self._session.idle or self.link.congested else 0.0
+        if not (self._session.idle or self.link.congested):
+            return 0.0
+        wakes, timeout = self._server.wakes(), self._server.idle_timeout
+        if timeout is None:
+            return wakes
+        idle = self._idle_since + timeout
+        return idle if wakes is None else min(idle, wakes)
+
+    def _is_idle(self) -> bool:
+        """Whether the client has sent nothing and taken nothing for longer than it may."""
+        timeout = self._server.idle_timeout
+        if timeout is None:
+            return False
+        moved = self._counters.bytes_in + self._counters.bytes_out
+        now = time.monotonic()
+        if moved != self._moved or not (self._session.idle or self.link.congested):
+            self._moved, self._idle_since = moved, now
+        return now - self._idle_since >= timeout

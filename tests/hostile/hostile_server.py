@@ -65,6 +65,8 @@ def bound() -> dict[str, int]:
         + 2 * largest,
         # See MAX_SECTION of stream.py; as it grows and once more when it is whole.
         "state taken in": 16 * MIB * 9 // 8 + 16 * MIB,
+        # See MAX_WAITING_BYTES of background_writer.py, and 1 KiB for each of MAX_LINES.
+        "lines of the log that nobody reads": 3 * MIB,
         # What Python and the allocator keep back of all that came and went.
         "left over": 16 * MIB,
     }

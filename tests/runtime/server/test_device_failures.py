@@ -8,8 +8,9 @@ import pytest
 from raw_client import Refused
 
 from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.failures import INTERVAL_S, MAX_KINDS, Failures
+from vfio_migration.runtime.failures import Failures
 from vfio_migration.runtime.journal import LOGGER
+from vfio_migration.runtime.repeats import INTERVAL_S, MAX_KINDS
 
 
 class Failing(Edu):
@@ -127,7 +128,7 @@ def test_how_many_kinds_are_told_apart_is_bounded(log) -> None:
     failures = Failures(Clock())
     for number in range(3 * MAX_KINDS):
         failures.report(f"hook {number}", ValueError())
-    assert len(failures._kinds) == MAX_KINDS
+    assert len(failures._repeats) == MAX_KINDS
 
 
 def test_an_exception_without_a_traceback_is_described_too(log) -> None:
