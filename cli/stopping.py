@@ -52,7 +52,7 @@ class Stopper:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in SIGNALS:
             if number == signal.SIGTERM or not options.ignores(number):
-                signal.signal(number, lambda _number, _frame: stop())
+                signal.signal(number, lambda _number, _frame: self._ask())
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._run, name="stopper", daemon=True).start()
 
@@ -86,10 +86,14 @@ class Stopper:
             for number in filter(SIGNALS.__contains__, numbers):
                 if deadline is not None:
                     self._end("a second signal", 128 + number)
-                self._asked = True
                 deadline = time.monotonic() + STOP_TIMEOUT_S
-                self._stop()
-                service_notify.notify(service_notify.STOPPING)
+                self._ask()
+
+    def _ask(self) -> None:
+        """Ask the server to end; from either thread, whichever hears of the signal first."""
+        self._asked = True
+        self._stop()
+        service_notify.notify(service_notify.STOPPING)
 
     def _end(self, why: str, status: int) -> NoReturn:
         # What is logged may wait for a lock that the thread that hangs has.
