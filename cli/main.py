@@ -133,7 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("vfio-migration: interrupted", file=sys.stderr)
+        from vfio_migration.cli import telling
+
+        # Whoever reads the output may have stalled: what is left of it is not waited for.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        telling.say(sys.stderr, ["vfio-migration: interrupted"])
         return 130
     return status
 
