@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="a recording, a capture, a server's log or a trace; - reads it in",
+        help="a recording, a capture, a server's log or a trace; - for standard input",
     )
     options.spec_option(parser)
     parser.add_argument(

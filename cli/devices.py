@@ -47,7 +47,8 @@ def make(arguments: argparse.Namespace) -> ServedDevice:
     if kind is None:
         near = closest(name, DEVICES)
         known = ", ".join(DEVICES)
-        hint = f"did you mean {near}?" if near else f"there are {known}"
+        own = "of your own is named as package.module:Class"
+        hint = f"did you mean {near}?" if near else f"there are {known}; one {own}"
         _refuse(name, "is no device", hint)
     spec = options.read_spec(arguments.spec)
     chosen = _chosen(name, words, dict.fromkeys(OPTIONS[name], _number))
@@ -111,8 +112,10 @@ def _class(name: str) -> Callable[..., Any]:
     for part in attribute.split("."):
         inside, found = found, getattr(found, part, None)
         if found is None:
-            near = closest(part, (key for key, value in vars(inside).items() if _fits(value)))
-            hint = f"did you mean {near}?" if near else None
+            fitting = [key for key, value in vars(inside).items() if _fits(value)]
+            near = closest(part, fitting)
+            own = ", ".join(key for key in fitting if vars(inside)[key].__module__ == where)
+            hint = f"did you mean {near}?" if near else f"it has {own}" if own else None
             _refuse(name, f"{where} has no {attribute}", hint)
     if not callable(found):
         _refuse(name, f"is no device but {type(found).__name__}", "name a class of devices")

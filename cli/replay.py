@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "replay", help="run a trace again on the live engine", description=_HELP
     )
-    parser.add_argument("trace", metavar="TRACE", help="the trace, a JSON file; - reads it in")
+    parser.add_argument(
+        "trace", metavar="TRACE", help="the trace, a JSON file; - for standard input"
+    )
     options.spec_option(parser)
     options.json_option(parser)
     parser.set_defaults(run=run)

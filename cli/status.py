@@ -32,6 +32,10 @@ _NO_CHANNEL = (
     "no server of this package, or one without a status socket; --connect asks it as a client, "
     "upon whose leaving some servers reset their device or end"
 )
+_DENIED = (
+    "this user may not connect to its status socket: Permission denied; ask as the user who "
+    "serves, or as root"
+)
 
 
 def add(commands: Any) -> None:
@@ -87,6 +91,8 @@ def _ask(path: str, timeout: float, *, connect: bool) -> dict[str, Any]:
     except TimeoutError as error:
         return _none(path, "unknown", str(error))
     except status.NoStatusError as error:
+        if isinstance(error.__cause__, PermissionError):
+            return _none(path, "unknown", _DENIED)
         if connect:
             return _as_client(path, timeout)
         if status.listens(path) is not True and error.ended:
@@ -152,7 +158,7 @@ def _lines(server: dict[str, Any]) -> list[str]:
         return [*lines, f"  {'client':<12} cannot be told"]
     client = server["client"]
     if client is None:
-        who = f"none; {server['connections']} so far"
+        who = f"none now; connections so far: {server['connections']}"
     else:
         program = client["program"]
         process = f"pid {client['pid']}" + (f" ({program})" if program else "")

@@ -89,9 +89,9 @@ def describe(
         _plain(value, f"{who}: argument {number} of {method}, put off with `later`")
         for number, value in enumerate(arguments, 1)
     )
-    for name in filter(None, (method, condition)):
-        if (why := _unfit(type(device), kit, name, len(plain))) is not None:
-            raise UnsavableWorkError(f"{who}.{name} cannot be put off with `later`: {why}")
+    for name, role in ((method, "put off with `later`"), (condition, "`needs` of `later`")):
+        if name is not None and (why := _unfit(type(device), kit, name, len(plain))) is not None:
+            raise UnsavableWorkError(f"{who}.{name} cannot be {role}: {why}")
     return _work(method, plain, condition)
 
 
@@ -195,7 +195,7 @@ def _unfit(device: type, kit: type, name: str, count: int) -> str | None:
         return why
     allowed = getattr(device, "deferrable", None)
     if allowed is not None and name not in allowed:
-        return f"`deferrable` of {device.__name__} does not name it"
+        return f"`deferrable` of {device.__name__} does not name it; add {name!r} to it"
     return _uncallable(inspect.getattr_static(device, name), count)
 
 

@@ -218,7 +218,10 @@ def dial(path: str | Path, name: str) -> socket.socket | None:
         return None
     except (OSError, ValueError) as error:
         sock.close()
-        raise PeerGone(name, f"nobody serves there: {why(error)}") from error
+        # Somebody may well serve at a socket that this user may not connect to.
+        denied = isinstance(error, PermissionError)
+        what = "cannot be connected to" if denied else "nobody serves there"
+        raise PeerGone(name, f"{what}: {why(error)}") from error
     return sock
 
 

@@ -147,6 +147,7 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
         f"{device.label}: is in {device.state}, and a {device.side} begins in {begins}",
         [
             "if a migration left it there: vfio-migration recover SRC DST",
+            "if a save left it there: vfio-migration recover SRC --keep source",
             "if it holds nothing that is needed: start its server anew",
         ],
         refused=True,

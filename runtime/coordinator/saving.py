@@ -505,7 +505,10 @@ class Restorer(Half):
         saved, there = len(header.devices), len(self.endpoints)
         if saved != there:
             found = ", ".join(one.name for one in header.devices)
-            raise CannotMigrate(f"the file holds {saved} devices ({found}), and {there} are given")
+            raise CannotMigrate(
+                f"the file holds {saved} device{'' if saved == 1 else 's'} ({found}), and {there} "
+                f"{'is' if there == 1 else 'are'} given; give one DST for each, in this order"
+            )
         self.look()
         for device, entry in zip(self.endpoints, header.devices, strict=True):
             try:

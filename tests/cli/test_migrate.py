@@ -202,6 +202,7 @@ def test_a_source_in_a_wrong_state(pair: Lab, cli):
     pair.serve("d1")
     hints = (
         "  if a migration left it there: vfio-migration recover SRC DST",
+        "  if a save left it there: vfio-migration recover SRC --keep source",
         "  if it holds nothing that is needed: start its server anew",
     )
     why = "s0: is in STOP, and a source begins in RUNNING"

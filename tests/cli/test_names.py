@@ -77,7 +77,7 @@ def test_devices_in_a_saved_file(lab: Lab, cli, name):
     assert not raw(ran.err)
     assert ran.err.count("\n") == 1
     assert len(ran.err) < 2000
-    assert ran.err.endswith(", b), and 1 are given\n")
+    assert ran.err.endswith(", b), and 1 is given; give one DST for each, in this order\n")
     said = json.loads(cli("restore", "saved", "d0", "--json").out)
     assert name in said["message"]
 

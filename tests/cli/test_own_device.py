@@ -99,6 +99,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "(own_syntax.py, line 1)",
         ),
         ("own_nic:Nci", '"own_nic:Nci": own_nic has no Nci; did you mean Nic?'),
+        ("own_nic:Other", '"own_nic:Other": own_nic has no Other; it has Nic, Plain, Positional'),
         ("own_nic:NUMBER", '"own_nic:NUMBER": is no device but int; name a class of devices'),
         ("own_nic:NoDevice", f'"own_nic:NoDevice": is no device: it has no {METHODS}; {DERIVE}'),
         ("own_nic:", '"own_nic:": is no package.module:Class; mypackage.nic:Nic is'),

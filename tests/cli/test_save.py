@@ -352,7 +352,8 @@ def test_another_number_of_devices(lab: Lab, cli):
     for name in ("s0", "s1", "d0"):
         lab.serve(name)
     assert cli("save", "s0", "s1", "a.save").status == 0
-    says(cli("restore", "a.save", "d0"), 2, "the file holds 2 devices (s0, s1), and 1 are given")
+    why = "the file holds 2 devices (s0, s1), and 1 is given; give one DST for each, in this order"
+    says(cli("restore", "a.save", "d0"), 2, why)
     assert lab.states["d0"] == "RUNNING"
 
 

@@ -19,7 +19,11 @@ MEMORY = "there are size, rate, seed"
 @pytest.mark.parametrize(
     ("device", "says"),
     [
-        ("", '--device: "": is no device; there are edu, memory'),
+        (
+            "",
+            '--device: "": is no device; there are edu, memory; one of your own is named as '
+            "package.module:Class",
+        ),
         ("memori", '--device: "memori": is no device; did you mean memory?'),
         ("memory,", f'--device: "": is nothing that memory takes; {MEMORY}'),
         ("memory,zzz=1", f'--device: "zzz": is nothing that memory takes; {MEMORY}'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 from cli_support import until
 
 from vfio_migration.cli.main import main
-from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.client import Client, PeerGone
 from vfio_migration.runtime.devices import Edu
 from vfio_migration.runtime.listening import listening
 from vfio_migration.runtime.server import Server
@@ -82,10 +83,29 @@ def test_it_shows_state_and_capabilities_and_that_nobody_is_connected(cli, stand
     assert lines[:4] == [
         "edu.sock: RUNNING",
         "  capabilities STOP_COPY,P2P,PRE_COPY",
-        "  client       none; 0 so far",
+        "  client       none now; connections so far: 0",
         "  device       edu",
     ]
     assert lines[4].startswith(f"  server       pid {os.getpid()}, serving for ")
+
+
+class Denied(socket.socket):
+    """A socket of a user who may connect to nothing."""
+
+    def connect(self, address: object, /) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_socket_that_the_user_may_not_connect_to_is_not_said_to_lack_a_server(
+    cli, stand, monkeypatch
+) -> None:
+    stand()
+    monkeypatch.setattr(socket, "socket", Denied)
+    ran = cli("status", "edu.sock")
+    assert (ran.status, ran.err) == (3, "")
+    assert ran.out.startswith("edu.sock: this user may not connect to its status socket")
+    with pytest.raises(PeerGone, match=r"edu\.sock: cannot be connected to: Permission denied"):
+        Client("edu.sock")
 
 
 def test_it_shows_who_is_connected_and_for_how_long_and_takes_no_seat(cli, stand) -> None:

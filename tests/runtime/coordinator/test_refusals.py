@@ -111,6 +111,7 @@ def test_a_source_that_does_not_run(lab: Lab, way: tuple[str, ...]):
     assert refusal.why == f"s0: is in {way[-1]}, and a source begins in RUNNING"
     assert refusal.hints == (
         "if a migration left it there: vfio-migration recover SRC DST",
+        "if a save left it there: vfio-migration recover SRC --keep source",
         "if it holds nothing that is needed: start its server anew",
     )
 

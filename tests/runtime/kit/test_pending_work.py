@@ -256,6 +256,22 @@ def test_an_argument_that_is_no_plain_data_is_refused_when_it_is_put_off(
     assert str(refusal.value).startswith("Doorbell: argument 2 of ring, put off with `later`")
 
 
+def test_a_condition_that_deferrable_lacks_is_refused_as_a_condition() -> None:
+    class Careful(Doorbell):
+        deferrable = ("ring",)
+
+        def ready(self, times: int) -> bool:
+            return times > 0
+
+    device = Careful()
+    with pytest.raises(UnsavableWorkError) as refusal:
+        device.later(1.0, device.ring, 1, needs=device.ready)
+    assert str(refusal.value) == (
+        "Careful.ready cannot be `needs` of `later`: `deferrable` of Careful does not name it; "
+        "add 'ready' to it"
+    )
+
+
 def test_a_number_of_arguments_that_its_method_does_not_take_is_refused() -> None:
     device = Sample()
     with pytest.raises(UnsavableWorkError, match=r"finish.*cannot be called with 2 arguments"):
