@@ -134,6 +134,7 @@ class _Settling:
         before: Sequence[Entry] = ()
         try:
             if self.keep is not None:
+                _check_permitted(endpoints.get(_OTHER[self.keep], ()))
                 asked, before = _ASKED.format(self.keep), entries
                 written = where is not None and where.exists()
                 path = where if written else None
@@ -164,6 +165,24 @@ class _Settling:
             for group in endpoints.values():
                 for device in group:
                     device.close()
+
+
+def _check_permitted(given_up: Iterable[Endpoint]) -> None:
+    """See that this user may connect to the side that is given up.
+
+    A device of that side which does not answer is taken for gone. One that may not be asked is not
+    gone: it may run, and both sides would.
+
+    Raises:
+        CannotMigrate: This user may not.
+    """
+    for device in given_up:
+        try:
+            device.connect()
+        except ClientError as error:
+            if isinstance(error.__cause__, PermissionError):
+                hint = "recover as the user who serves there, or as root; nothing was done"
+                raise CannotMigrate(f"{error}, and its device may run", [hint]) from error
 
 
 def _here(found: Ledger) -> tuple[Entry, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,26 @@ def test_keep_the_side_that_is_there(two: Lab, there: str):
     two.hosts[gone].device.close()
     lone = two.hosts[there]
     two.hosts = {there: lone}
+
+
+@pytest.mark.parametrize(("keep", "other"), [("source", "d0"), ("destination", "s0")])
+def test_keep_starts_nothing_if_the_user_may_not_connect_to_the_other_side(
+    two: Lab, monkeypatch, keep: str, other: str
+):
+    class Denied(socket.socket):
+        def connect(self, address: object, /) -> None:
+            if address == other:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            super().connect(address)
+
+    kept = "s0" if keep == "source" else "d0"
+    put(two, kept, "STOP")
+    monkeypatch.setattr(socket, "socket", Denied)
+    with pytest.raises(CannotMigrate) as refusal:
+        two.recover(keep=keep)
+    why = f"{other}: cannot be connected to: Permission denied, and its device may run"
+    assert refusal.value.why == why
+    assert two.running == {other}
 
 
 def test_keep_the_side_that_is_gone(two: Lab):
