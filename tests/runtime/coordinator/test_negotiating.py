@@ -108,7 +108,7 @@ def test_a_save_and_a_restore_that_are_refused_negotiate(tmp_path: Path) -> None
             Saver([a.path]).run(tmp_path / "another")
         with pytest.raises(CannotMigrate, match="lack P2P"):
             Saver([b.path, a.path]).run(tmp_path / "another")
-        with pytest.raises(CannotMigrate, match="the file holds 1 devices"):
+        with pytest.raises(CannotMigrate, match="the file holds 1 device "):
             Restorer([a.path, b.path]).run(tmp_path / "file")
         Restorer([b.path]).run(tmp_path / "file")
 
