@@ -36,7 +36,7 @@ PROMISES: Final = {
     ),
     "S2": (
         "One session is one stream: the destination receives its bytes in order, however "
-        "reads and writes cut it up"
+        "reads and writes cut it up, and whichever replies are not sent"
     ),
     "S3": (
         "Temporary and final end of stream are told apart: after a final one nothing comes, "
@@ -50,8 +50,9 @@ PROMISES: Final = {
         "itself ever changes its state"
     ),
     "S6": (
-        "DMA logging never under-reports: a byte written since it was last reported is "
-        "reported, whatever the page sizes of tracking and reporting and the range asked for"
+        "DMA logging never under-reports: a byte written since a report of it was last "
+        "received is reported, whatever the page sizes of tracking and reporting and the range "
+        "asked for, and whichever reports are not sent"
     ),
 }
 """The obligations a device can break, as in docs/obligations.md."""

@@ -172,7 +172,8 @@ def test_a_plan_that_does_not_arrive_is_told_as_a_run_if_it_has_one(spec: Spec, 
 
 def test_a_recovery_that_cannot_begin_again_is_told_as_a_run(spec: Spec):
     """Arcs fail in it: a device is lost where the plan that was left never took one."""
-    plans = loads_plans(spec, herds.to_toml({"plans": DATA["plans"]}))
+    rows = {name: DATA[name] for name in ("assertions", "plans")}
+    plans = loads_plans(spec, herds.to_toml(rows))
     discipline = Discipline(Encoding(spec).widest(), plans.plan("save"), failing=True)
     trace = run_to(discipline, [7], lambda phase, where: (phase, where) == (2, ("ERROR",)))
     told = showing("lost", trace, "here", spec).trace
