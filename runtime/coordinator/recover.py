@@ -251,10 +251,12 @@ def _guess(
     Raises:
         CannotMigrate: There is.
     """
-    for group in endpoints.values():
+    for side, group in endpoints.items():
         for device in group:
             try:
                 device.look()
+                if side == "source":
+                    _ = device.machine  # by which it is told where it begins
             except ClientError as error:
                 raise CannotMigrate(
                     f"{error}, and there is no journal of a migration", _HINTS
