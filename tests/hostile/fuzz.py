@@ -2,7 +2,8 @@
 
     python tests/hostile/fuzz.py TARGET RUNS FOLDER
 
-FOLDER keeps the inputs that led somewhere new, from run to run. An input that fails is written into
+FOLDER keeps the inputs that led somewhere new, from run to run; it begins with those of
+tests/data/fuzz/TARGET, which `keep_corpus.py` picks among them. An input that fails is written into
 build/fuzz; put it into tests/data/fuzz/TARGET, where `test_fuzz.py` does it again in `make test`.
 """
 
@@ -22,6 +23,8 @@ def plant(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(fuzz_targets.seeds()):
         (folder / f"seed-{number}").write_bytes(seed)
+    for kept in (Path(__file__).parents[1] / "data" / "fuzz" / folder.name).glob("*"):
+        (folder / kept.name).write_bytes(kept.read_bytes())
 
 
 if __name__ == "__main__":

@@ -237,16 +237,20 @@ class FakePort:
     def send(self, outgoing: vp.Outgoing, *, twin: bool = False) -> None:
         check_sent(bytes(outgoing))
 
-    def wait(self, until: float) -> list[vp.Event]:
+    @property
+    def has_twin(self) -> bool:
+        return self.twin is not None
+
+    def wait(self, until: float, *, full: bool = False) -> list[vp.Event]:
         if not self._source:
             raise ConnectionResetError
         self.congested = False
-        return self.hear(False)
+        return self.hear(False, only_twin=full)
 
-    def hear(self, buffered: bool) -> list[vp.Event]:
+    def hear(self, buffered: bool, *, only_twin: bool = False) -> list[vp.Event]:
         what, count = self._source.said()
         connection = self._connection
-        if self.twin is not None and self._source.byte() & 1:
+        if self.twin is not None and (self._source.byte() & 1 or only_twin):
             connection, buffered = self.twin, False
         return _receive(connection, what, self._world.give(count), buffered)
 
