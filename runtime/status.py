@@ -36,6 +36,10 @@ FORMAT: Final = 1
 """The version of what is sent; a key that is added does not change it."""
 MAX_BYTES: Final = 1 << 16
 """How long an answer may be."""
+_MAX_PID: Final = (1 << 31) - 1
+_MAX_COUNT: Final = (1 << 64) - 1
+_MAX_SECONDS: Final = 1e12
+"""Some thirty thousand years."""
 SUFFIX: Final = ".status"
 
 
@@ -216,10 +220,24 @@ def _checked(text: bytes) -> dict[str, Any] | None:
             "capabilities": [*names],
             "state": str(),
             "client": None | {"number": int(), "pid": int(), "connected_seconds": int() | float()},
-        } if all(isinstance(name, str) for name in names):
+            "connections": int(),
+        } if all(isinstance(name, str) for name in names) and _is_counted(found):
             whole: dict[str, Any] = found
             return whole
     return None
+
+
+def _is_counted(found: dict[str, Any]) -> bool:
+    """Say whether each number is one that can be counted, and shown."""
+    client = found["client"] or {}
+    pids = [one["pid"] for one in (found, client) if "pid" in one]
+    times = [found["serving_seconds"], client.get("connected_seconds", 0)]
+    counts = [found["connections"], client.get("number", 0), *found["socket"]]
+    return (
+        all(0 <= one <= _MAX_PID for one in pids)
+        and all(0 <= one <= _MAX_SECONDS for one in times)
+        and all(0 <= one <= _MAX_COUNT for one in counts)
+    )
 
 
 def listens(path: str | Path) -> bool | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import os
 import random
+import socket
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +19,9 @@ from typing import Any
 import pytest
 from cli_support import Ran
 from hostile_values import PciPeer, serving
+from recorded_runs import Log, running
 
+from vfio_migration.model import load
 from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
 from vfio_migration.runtime.coordinator.process import Process
 
@@ -222,3 +227,75 @@ def test_every_value_of_a_recording_is_taken_or_refused_with_file_and_line(
             holds(ran, f"line {number + 1}: {about}")
             if ran.status == 2:
                 assert f"changed.jsonl: line {number + 1}" in ran.err or number == 0, about
+
+
+def answer(place: os.stat_result) -> dict[str, Any]:
+    """What a server says at its status socket."""
+    return {
+        "status": 1,
+        "socket": [place.st_dev, place.st_ino],
+        "pid": os.getpid(),
+        "serving_seconds": 1.5,
+        "device": "edu",
+        "spec": "vfio-v2",
+        "capabilities": ["STOP_COPY"],
+        "state": "RUNNING",
+        "session": None,
+        "client": {"number": 1, "pid": 1, "connected_seconds": 0.5},
+        "connections": 1,
+        "bytes_in": 0,
+        "bytes_out": 0,
+    }
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_every_value_of_a_status_answer_is_shown_or_refused_with_a_message(
+    cli: Callable[..., Ran], form: tuple[str, ...]
+) -> None:
+    texts: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as served, socket.socket(socket.AF_UNIX) as listener:
+        served.bind("s")
+        listener.bind("s.status")
+        listener.listen(1)
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = listener.accept()
+                    with sock:
+                        sock.sendall(texts[0])
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        whole = answer(Path("s").stat())
+        seen = [
+            (("serving_seconds",), 10**400),
+            (("client", "connected_seconds"), 10**400),
+            (("client", "pid"), 1 << 70),
+            (("pid",), 10**4000),
+        ]
+        cases = [(f"{place}: {value!r:.40}", put(whole, place, value)) for place, value in seen]
+        for about, data in [*cases, *sample(whole, "status")]:
+            texts[:] = [json.dumps(data).encode()]
+            ran = cli("status", "s", *form)
+            assert ran.status in EXIT, about
+            assert "Traceback" not in ran.err, f"{about}\n{ran.err}"
+            assert "\x1b" not in ran.out, about
+        for text in (b'{"serving_seconds": NaN}', b"[" * 60_000, b"\0", b"", b"x" * (1 << 17)):
+            texts[:] = [text]
+            assert cli("status", "s", *form).status == 3
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+
+
+def test_every_value_of_a_log_is_taken_or_refused_with_file_and_line(
+    cli: Callable[..., Ran],
+) -> None:
+    with Log().kept() as kept, running(load(), 7, Path("beside.jsonl"), name="src") as made:
+        assert made.ask("PRE_COPY") == "EINVAL"
+    lines = [json.loads(line) for line in kept.lines]
+    for number in random.Random("log").sample(range(len(lines)), min(8, len(lines))):
+        for about, data in list(sample(lines[number], f"log {number}"))[::3]:
+            changed = [*lines[:number], data, *lines[number + 1 :]]
+            Path("changed.log").write_text("".join(json.dumps(one) + "\n" for one in changed))
+            holds(cli("check-trace", "changed.log"), f"line {number + 1}: {about}")
