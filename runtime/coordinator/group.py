@@ -136,6 +136,20 @@ class Group:
                 device.look()
         return [device for device in among if device.state is None or device.may(CHANGE)]
 
+    def verify(self, among: Sequence[Endpoint]) -> None:
+        """See that devices stand where they were led: none has ended its session by itself.
+
+        Raises:
+            StepFailed: One of them does not.
+            ClientError: One does not say where it stands.
+        """
+        for device in among:
+            led = device.state
+            if device.look() != led:
+                raise StepFailed(
+                    f"{device.label}: was led to {led} and is in {device.state}", [device.label]
+                )
+
     def _reset_alone(self, device: Endpoint) -> None:
         """Reset a device that has no maps any more; one that keeps them is left as it is."""
         before = device.state

@@ -423,6 +423,8 @@ class Coordinator:
             self._haste.expire_at(math.inf)
         elif step.transfer == "rest":
             self._transfer.rest(self._deadline)
+            # One that has ended its session meanwhile could still be led on, and would run blank.
+            self._verify("destination")
         elif step.side is not None:
             began = time.monotonic()
             self._groups[step.side].take(step)
@@ -460,12 +462,7 @@ class Coordinator:
 
     def _verify(self, side: Side) -> None:
         """See that every device stands where the plan has led it."""
-        for device in self._endpoints[side]:
-            led = device.state
-            if device.look() != led:
-                raise StepFailed(
-                    f"{device.label}: was led to {led} and is in {device.state}", [device.label]
-                )
+        self._groups[side].verify(self._endpoints[side])
 
     def _retire(self, step: MigrationStep) -> list[Endpoint]:
         assert step.side is not None

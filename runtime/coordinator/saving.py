@@ -531,6 +531,8 @@ class Restorer(Half):
             for step in self.migration.steps:
                 if step.transfer == "rest":
                     self._load(reader, size, deadline)
+                    # One that has ended its session meanwhile could still be led on, and run blank.
+                    self.group.verify(self.endpoints)
                 elif step.side == self.side:
                     if self.cancelled.is_set():
                         raise Cancelled("cancelled")

@@ -27,7 +27,7 @@ from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
 from vfio_migration.runtime.coordinator.ledger import beside, read
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Saver
+from vfio_migration.runtime.coordinator.saving import Restorer, Saver
 
 SIZE = 10_000
 OFFLINE = Settings(migration="offline")
@@ -201,6 +201,25 @@ def test_a_destination_that_does_not_answer_a_write_does_not_run(tmp_path: Path)
         assert a.state == RUNNING
         assert a.held == held
         assert beside(a.path).exists()  # it is not known to stand still
+
+
+def test_a_destination_that_runs_off_while_it_is_loaded_is_not_started(tmp_path: Path) -> None:
+    with pair(tmp_path, (), (habits.RunsOffUponLastWrite, *ACCEPTS)) as (a, b, held):
+        failure = fails(a, b)
+        assert failure.outcome == "source"
+        assert failure.why == f"{b.path}: was led to RESUMING and is in RUNNING"
+        assert a.state == RUNNING
+        assert a.held == held
+
+
+def test_a_device_that_runs_off_while_it_is_restored_is_not_said_to_run_restored(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, (), (habits.RunsOffUponLastWrite, *ACCEPTS)) as (a, b, _held):
+        Saver([a.path]).run(tmp_path / "saved")
+        with pytest.raises(MigrationFailed, match="was led to RESUMING and is in RUNNING"):
+            Restorer([b.path]).run(tmp_path / "saved")
+        assert b.state == STOP
 
 
 def test_a_migration_cancelled_while_the_rest_is_transferred_leaves_the_source_running(

@@ -342,6 +342,18 @@ class LeavesPreCopyByRunning(Peer):
         super().arc(to)
 
 
+class RunsOffUponLastWrite(Peer):
+    """With the last of a stream the device is reset, and the write acknowledged.
+
+    Of no peer in particular: a device whose firmware restarts, say.
+    """
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if len(self._written) == 8 + len(self.held):
+            self.reset()
+
+
 # --- streams ---
 
 
