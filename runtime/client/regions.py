@@ -5,7 +5,8 @@
 
 A server says of each region whether it can be mapped, and if only parts of it can, which. It can
 make the file behind it shorter at any time, unless that is sealed; whoever touches memory that is
-not there any more is killed by SIGBUS. So plain files that can shrink are mapped only if asked for.
+not there any more is killed by SIGBUS. So plain files that can shrink, and what is no plain file,
+are mapped only if asked for.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class MappedRegion(Closing):
     Args:
         info: What the server says of the region. Its descriptor stays the caller's, and is not
             needed any more.
-        trusting: Map a file too that the server can make shorter.
+        trusting: Map a file too that the server can make shorter, and what is no file.
 
     Attributes:
         areas: The parts, by offset.
@@ -146,6 +147,9 @@ def _checked(info: RegionInfo, trusting: bool) -> list[MmapArea]:
             raise NotMappable(f"{name}: its file ends at {about.st_size:#x}")
         if not (trusting or _cannot_shrink(info.fd)):
             raise NotMappable(f"{name}: its file can get shorter")
+    elif not trusting:
+        # A character device can be mapped where there is nothing behind it to be touched.
+        raise NotMappable(f"{name}: what is behind it is no file, and need not reach that far")
     return areas
 
 

@@ -115,3 +115,11 @@ def test_what_the_system_does_not_map(file) -> None:
         MappedRegion(info(left))
     os.close(left)
     os.close(right)
+
+
+def test_what_is_no_file_is_mapped_only_if_it_is_trusted() -> None:
+    """Of /dev/zero any offset can be mapped, and touching it there kills."""
+    fd = os.open("/dev/zero", os.O_RDWR | os.O_CLOEXEC)
+    with pytest.raises(NotMappable, match="what is behind it is no file"):
+        MappedRegion(info(fd))
+    os.close(fd)
