@@ -56,7 +56,11 @@ class ServerProcess:
 
     def __enter__(self) -> ServerProcess:
         # The last thing it does before it serves.
-        until(lambda: status.beside(self.path).exists() or self.process.poll() is not None)
+        try:
+            until(lambda: status.beside(self.path).exists() or self.process.poll() is not None)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exception: object) -> None:
