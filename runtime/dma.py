@@ -18,12 +18,11 @@ that came without one by messages, through `reach`.
 from __future__ import annotations
 
 import bisect
-import os
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from vfio_migration.runtime.dirty_log import DirtyLog
-from vfio_migration.runtime.guest_map import GuestMap, as_peer, with_file
+from vfio_migration.runtime.guest_map import GuardedCopy, GuestMap, as_peer, with_file
 from vfio_migration.runtime.protocol.layout import WIRE
 from vfio_migration.runtime.served import Part, ServedError
 
@@ -102,12 +101,16 @@ class GuestMemory:
         abandoned: The client went away, and the next one has not yet mapped its memory and gone on
             to use the device. Until then only what is mapped is `permitted`, so that work for the
             guest waits for its memory instead of getting lost.
+        device_memory: Descriptors of real devices are mapped too, which an operator permits. An
+            access to what such a device takes away ends this process (SIGBUS).
     """
 
     def __init__(self, *, max_maps: int = MAX_MAPS, gate: Callable[[str], bool] = _always) -> None:
         self.log = DirtyLog()
         self.reach: Reach | None = None
         self.abandoned = False
+        self.device_memory = False
+        self._copy: GuardedCopy | None = None
         self._max_maps = max_maps
         self._gate = gate
         self._maps: list[GuestMap] = []
@@ -141,7 +144,7 @@ class GuestMemory:
             writable: The device may write it.
             fd: The file behind it, or None if it is reached by messages.
             offset: Where in the file it begins.
-            file_io: The file is read and written, and not mapped.
+            file_io: No access is direct: the system copies.
 
         Raises:
             ServedError: The range makes no sense, overlaps another, is one too many, or the
@@ -162,7 +165,7 @@ class GuestMemory:
         peer = any(iova < end and start < iova + size for start, end in self._windows)
         made = GuestMap(iova, size, readable, writable, peer)
         if fd is not None:
-            made = with_file(made, fd, offset, file_io=file_io)
+            made = with_file(made, fd, offset, file_io=file_io, devices=self.device_memory)
         self._maps.insert(place, made)
         self._starts.insert(place, iova)
 
@@ -187,6 +190,9 @@ class GuestMemory:
         maps, self._maps, self._starts = self._maps, [], []
         for gone in maps:
             gone.close()
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
 
     def drop(self) -> None:
         """Forget all that the client had mapped, and what it had logged: it went away."""
@@ -267,7 +273,7 @@ class GuestMemory:
         self._enter(iova, size)
         return [
             memoryview(self._read(row, at, n))
-            if row.view is None
+            if row.view is None or row.guarded
             else row.view[at - row.iova : at - row.iova + n].toreadonly()
             for row, at, n in self._pieces(iova, size, write=False)
         ]
@@ -311,11 +317,11 @@ class GuestMemory:
 
     def _read(self, row: GuestMap, at: int, size: int) -> bytes:
         inside = at - row.iova
-        if row.view is not None:
+        if row.view is not None and not row.guarded:
             return bytes(row.view[inside : inside + size])
         try:
-            if row.fd >= 0:
-                data: Part = os.pread(row.fd, size, row.offset + inside)
+            if row.view is not None:
+                data: Part = self._guarded().read(row.view[inside : inside + size])
             elif self.reach is not None:
                 data = self.reach.read(at, size)
             else:
@@ -328,21 +334,20 @@ class GuestMemory:
 
     def _write(self, row: GuestMap, at: int, data: memoryview) -> None:
         inside = at - row.iova
-        if row.view is not None:
+        if row.view is not None and not row.guarded:
             row.view[inside : inside + len(data)] = data
             return
-        written = len(data)
         try:
-            if row.fd >= 0:
-                # A file that the client made shorter must not grow again by our hand.
-                if os.fstat(row.fd).st_size < row.offset + inside + len(data):
-                    raise DmaFault(at, len(data), "the file behind it is too short")
-                written = os.pwrite(row.fd, data, row.offset + inside)
+            if row.view is not None:
+                self._guarded().write(row.view[inside : inside + len(data)], data)
             elif self.reach is not None:
                 self.reach.write(at, data)
             else:
                 raise DmaFault(at, len(data), "there is no way to reach it")
         except OSError as error:
             raise DmaFault(at, len(data), str(error)) from error
-        if written != len(data):
-            raise DmaFault(at, len(data), f"only {written} bytes could be written")
+
+    def _guarded(self) -> GuardedCopy:
+        if self._copy is None:
+            self._copy = GuardedCopy()
+        return self._copy

@@ -1,22 +1,75 @@
 """One range of guest memory that a client has mapped, and whether its descriptor can be trusted.
 
-Sealed memory (a memfd that cannot shrink) is mapped. Any other file is read and written through its
-descriptor: were it mapped, a client that truncates it would kill this process at the next access.
-What cannot be read and written so is mapped all the same: the BAR of a real device, and files on
-hugetlbfs, where the danger remains if they are not sealed.
+A range that came with a descriptor is mapped. A memfd that cannot shrink is then accessed as any
+memory. Any other file can lose pages while it is mapped (it is truncated, a hole is punched, no
+huge page is left), and an access would end this process with SIGBUS. So it is the system that
+copies from and to such a map (`GuardedCopy`): what is not there is an error of that call. And no
+access through a map makes a file longer, whatever its client does to it or to its descriptor.
+
+What it is, is asked of `descriptor_kinds`, which waits for nobody. A device is refused unless the
+operator permits it: a map of one cannot be guarded, and that of /dev/zero is memory of this server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import mmap
 import os
-import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
+from vfio_migration.runtime import descriptor_kinds
+from vfio_migration.runtime.descriptor_kinds import DEVICE, FILE, MEMORY
 from vfio_migration.runtime.region import PEER_NAME
-from vfio_migration.runtime.served import ServedError
+from vfio_migration.runtime.served import Part, ServedError
+
+_TMPFS: Final = 0x01021994
+"""What `statfs` says of memory in pages of the usual size, a memfd of huge pages not included."""
+_CHUNK: Final = 256 << 10
+"""How many bytes the system copies at a time, where it has to."""
+
+
+class GuardedCopy:
+    """Copies from and to memory that may not be there, which is an `OSError` (EFAULT).
+
+    Each copy goes through a file of our own: reading it into the memory and writing it from there
+    are calls that report what they cannot reach.
+    """
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("vfio-migration-copy", os.MFD_CLOEXEC)
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+
+    def read(self, memory: memoryview) -> bytes:
+        """Return what is in it."""
+        parts = []
+        while len(memory):
+            count = os.pwrite(self._file, memory[:_CHUNK], 0)
+            parts.append(os.pread(self._file, count, 0))
+            memory = memory[count:]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, memory: memoryview, data: Part) -> None:
+        """Write `data`, which is as long as it."""
+        rest = memoryview(data)
+        while len(rest):
+            count = os.pwrite(self._file, rest[:_CHUNK], 0)
+            count = os.preadv(self._file, [memory[:count]], 0)
+            if not count:
+                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            rest, memory = rest[count:], memory[count:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +82,8 @@ class GuestMap:
         readable: The device may read it.
         writable: The device may write it.
         peer: It shows another device.
-        fd: The descriptor, or -1.
-        offset: Where in the descriptor it begins.
-        view: Its bytes, if it could be mapped safely.
+        view: Its bytes, if it came with a descriptor.
+        guarded: They may be gone at any time, and are accessed by `GuardedCopy` only.
     """
 
     iova: int
@@ -39,9 +91,8 @@ class GuestMap:
     readable: bool
     writable: bool
     peer: bool
-    fd: int = -1
-    offset: int = 0
     view: memoryview | None = None
+    guarded: bool = False
 
     @property
     def end(self) -> int:
@@ -49,69 +100,59 @@ class GuestMap:
         return self.iova + self.size
 
     def close(self) -> None:
-        """Give memory and descriptor back."""
+        """Give the memory back."""
         if self.view is not None:
             mapped = self.view.obj
             self.view.release()
             if isinstance(mapped, mmap.mmap):
                 mapped.close()
-        if self.fd >= 0:
-            os.close(self.fd)
 
 
 def as_peer(row: GuestMap) -> GuestMap:
     """Return the map, known to show another device."""
-    values = (row.iova, row.size, row.readable, row.writable, True, row.fd, row.offset, row.view)
-    return GuestMap(*values)
+    return replace(row, peer=True)
 
 
-def with_file(row: GuestMap, fd: int, offset: int, *, file_io: bool = False) -> GuestMap:
-    """Return the map with a descriptor of its own, mapped if that is safe.
+def with_file(
+    row: GuestMap, fd: int, offset: int, *, file_io: bool = False, devices: bool = False
+) -> GuestMap:
+    """Return the map with the memory behind a descriptor, of which it holds a duplicate.
 
-    With `file_io` it is never mapped, which is not possible for every descriptor (EOPNOTSUPP).
+    Args:
+        row: The map.
+        fd: The descriptor.
+        offset: Where in it the range begins.
+        file_io: No access is to be direct, which is not possible for a device (EOPNOTSUPP).
+        devices: The memory of a real device may be mapped.
 
     Raises:
         ServedError: The descriptor cannot be used for it.
     """
-    kept = -1
     try:
-        kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
-        plain = _check_file(kept, offset + row.size)
-        peer = row.peer or not plain or _is_region(kept)
-        if _read_and_written(kept, plain, file_io):
-            return GuestMap(row.iova, row.size, row.readable, row.writable, peer, kept, offset)
-        # mmap holds what it needs of the descriptor.
-        view = _mapped(row, kept, offset)
-        os.close(kept)
-        return GuestMap(row.iova, row.size, row.readable, row.writable, peer, view=view)
-    except BaseException as error:
-        if kept >= 0:
-            os.close(kept)
-        if isinstance(error, OSError | ValueError):
-            number = getattr(error, "errno", None) or "EINVAL"
-            raise ServedError(f"cannot map: {error}", errno=number) from error
-        raise
+        kind = descriptor_kinds.kind_of(fd)
+        if kind not in (MEMORY, FILE) and not (kind == DEVICE and devices):
+            raise ServedError(_refusal(kind), occasion="argument_invalid")
+        if kind == DEVICE:
+            if file_io:
+                message = "a device can be mapped, and not read and written"
+                raise ServedError(message, errno="EOPNOTSUPP")
+            return replace(row, peer=True, view=_mapped(row, fd, offset))
+        size, end = os.fstat(fd).st_size, offset + row.size
+        if end > size:
+            message = f"the file is {size:#x} bytes long, {end:#x} are mapped"
+            raise ServedError(message, occasion="argument_invalid")
+        guarded = file_io or kind == FILE or not _stays(fd)
+        peer = row.peer or _is_region(fd)
+        return replace(row, peer=peer, view=_mapped(row, fd, offset), guarded=guarded)
+    except (OSError, ValueError, OverflowError) as error:
+        number = getattr(error, "errno", None) or "EINVAL"
+        raise ServedError(f"cannot map: {error}", errno=number) from error
 
 
-def _read_and_written(fd: int, plain: bool, wanted: bool) -> bool:
-    """Say whether it is accessed as a file; raise `ServedError` if that is wanted and cannot be."""
-    possible = plain and not _pages_huge(fd)
-    if wanted and not possible:
-        message = "this descriptor can be mapped, and not read and written"
-        raise ServedError(message, errno="EOPNOTSUPP")
-    return possible and (wanted or not _cannot_shrink(fd))
-
-
-def _check_file(fd: int, end: int) -> bool:
-    """Return whether this is a file of plain memory; raise `ServedError` if it cannot be used."""
-    about = os.fstat(fd)
-    plain = stat.S_ISREG(about.st_mode)
-    if plain and end > about.st_size:
-        message = f"the file is {about.st_size:#x} bytes long, {end:#x} are mapped"
-        raise ServedError(message, occasion="argument_invalid")
-    if not plain and not stat.S_ISCHR(about.st_mode) and not _is_dmabuf(fd):
-        raise ServedError("this descriptor is no memory", occasion="argument_invalid")
-    return plain
+def _refusal(kind: str) -> str:
+    if kind == DEVICE:
+        return "this is memory of a device, which is mapped only if the operator permits it"
+    return "this descriptor is no memory that can be mapped safely"
 
 
 def _mapped(row: GuestMap, fd: int, offset: int) -> memoryview:
@@ -122,28 +163,28 @@ def _mapped(row: GuestMap, fd: int, offset: int) -> memoryview:
     return memoryview(mapped)[offset - begin :]
 
 
-def _cannot_shrink(fd: int) -> bool:
-    with contextlib.suppress(OSError):
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-    return False
+def _stays(fd: int) -> bool:
+    """Say whether all that is mapped of it stays there, or is made anew: it is a sealed memfd.
+
+    Of huge pages there may be none to make a page anew, so they do not count.
+    """
+    return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK) and _type(fd) == _TMPFS
 
 
-def _pages_huge(fd: int) -> bool:
-    """Say whether this is a hugetlbfs file, which cannot be written but through a map."""
-    return os.fstatvfs(fd).f_bsize > 1 << 16
-
-
-def _name(fd: int) -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(  # noqa: PTH115 - what this link says is no path
-            f"/proc/self/fd/{fd}"
-        )
-    return ""
+def _type(fd: int) -> int:
+    """Return the type of the file system, which `os.fstatvfs` does not tell."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = (ctypes.c_long * 64)()
+    if libc.fstatfs(fd, found):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return found[0]
 
 
 def _is_region(fd: int) -> bool:
-    return _name(fd).startswith(f"/memfd:{PEER_NAME}")
-
-
-def _is_dmabuf(fd: int) -> bool:
-    return _name(fd).startswith("/dmabuf")
+    with contextlib.suppress(OSError):
+        link = f"/proc/self/fd/{fd}"
+        return os.readlink(link).startswith(  # noqa: PTH115 - what this link says is no path
+            f"/memfd:{PEER_NAME}"
+        )
+    return False

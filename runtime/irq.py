@@ -16,16 +16,15 @@ pending ones are part of the state of the device.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import re
-import select
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from vfio_migration.runtime import descriptor_kinds
+from vfio_migration.runtime.event_signal import EventSignal
 from vfio_migration.runtime.protocol.layout import WIRE, IrqInfoFlags, IrqSetFlags
 from vfio_migration.runtime.served import Part, ServedError
 
@@ -51,9 +50,7 @@ ACTION_TRIGGER: Final = int(IrqSetFlags.ACTION_TRIGGER)
 ACTIVITY: Final = "raise_interrupt"
 """The activity of the table that each of them is."""
 
-_ONE: Final = (1).to_bytes(8, sys.byteorder)
 _DATA: Final = (DATA_NONE, DATA_BOOL, DATA_EVENTFD)
-_EVENTFD: Final = "anon_inode:[eventfd]"
 _COUNT: Final = re.compile(rb"^eventfd-count: *([0-9a-f]+)$", re.MULTILINE)
 _ACTIONS: Final = (ACTION_MASK, ACTION_UNMASK, ACTION_TRIGGER)
 
@@ -116,6 +113,7 @@ class Interrupts:
             row.events = [-1] * row.count
         self._mask_events = {ACTION_MASK: -1, ACTION_UNMASK: -1}
         self._unmasks = 0  # the count of that for UNMASK, as far as it means nothing any more
+        self._signal: EventSignal | None = None
         self._gate = gate
         self.line = False
         self.masked = False
@@ -209,6 +207,8 @@ class Interrupts:
         """Close all descriptors: the client went away. What is pending stays pending."""
         for index in range(INDEXES):
             self._disable(index)
+        if self._signal is not None:
+            self._signal.client_gone()
         self.masked = False
 
     # --- for the device ---
@@ -364,24 +364,17 @@ class Interrupts:
             self._mask_events[action] = -1
 
     def _send(self, fd: int) -> None:
-        # A client that let its counter fill up would make a write wait for ever; it has an
-        # unread event already, and one more would tell it nothing.
         if fd >= 0:
-            ready = select.poll()
-            ready.register(fd, select.POLLOUT)
-            # It may fill up in between, and then not wait: the client decides that.
-            with contextlib.suppress(BlockingIOError):
-                if ready.poll(0):
-                    os.write(fd, _ONE)
-                    self.sent += 1
+            if self._signal is None:
+                self._signal = EventSignal()
+            self.sent += self._signal.send(fd)
 
 
 def _kept(fd: int) -> int:
     """Return a duplicate of an event descriptor; raise `ServedError` if it is none."""
     try:
-        name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - what this link says is no path
-        # All of the name: a client may call a file of its own anything, "eventfd" too.
-        kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) if name == _EVENTFD else -1
+        is_event = descriptor_kinds.kind_of(fd) == descriptor_kinds.EVENT
+        kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) if is_event else -1
     except OSError as error:
         raise ServedError(f"descriptor {fd}: {error}", errno=error.errno or "EBADF") from error
     if kept < 0:

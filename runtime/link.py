@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from vfio_migration.runtime.counters import Counters
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver, received
 from vfio_migration.runtime.protocol.connection import READ_AHEAD, Connection
 from vfio_migration.runtime.protocol.events import Event, Lost, Outgoing
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
@@ -45,8 +46,10 @@ _TIMEVAL: Final = struct.Struct("@ll")
 _UNTIMED: Final = 15
 """How many commands that ask the device for nothing are counted after one that is timed."""
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_READ: Final = socket.MSG_CMSG_CLOEXEC
-_LOOK: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+_WAIT: Final = 0
+_LOOK: Final = socket.MSG_DONTWAIT
+_PEEK: Final = socket.MSG_PEEK
+_CTRUNC: Final = socket.MSG_CTRUNC
 LONG: Final = 3600.0
 """For how many seconds nothing waits without a look at the clock."""
 
@@ -83,13 +86,25 @@ class _Waiting(NamedTuple):
 class Channel:
     """A socket and the connection that is spoken on it.
 
+    Args:
+        sock: The socket.
+        connection: The connection.
+        counters: What is counted.
+        receiver: What receives descriptors; without, they are received as they are.
+
     Attributes:
         sock: The socket; it belongs to the channel.
         connection: The connection.
         brief: No more was read the last time than a command that could be known.
     """
 
-    def __init__(self, sock: socket.socket, connection: Connection, counters: Counters) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        counters: Counters,
+        receiver: DescriptorReceiver | None = None,
+    ) -> None:
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
@@ -97,7 +112,7 @@ class Channel:
         self.connection = connection
         self.brief = True
         self._counters = counters
-        self._room = socket.CMSG_SPACE(connection.fd_room * array.array("i").itemsize)
+        self._receiver = receiver
         self._queue: deque[_Waiting] = deque()
 
     @property
@@ -121,17 +136,22 @@ class Channel:
 
     def read_or_wait(self) -> list[Event] | None:
         """Read as `read` does, but wait if `attend` was called; None if nothing came."""
-        return self._read(_READ)
+        return self._read(_WAIT)
 
     def _read(self, flags: int) -> list[Event] | None:
         buffer = self.connection.get_buffer()
+        fds: Sequence[int] = ()
         try:
-            size, control, _flags, _ = self.sock.recvmsg_into((buffer,), self._room, flags)
+            if missing := self.connection.missing:
+                size = self.sock.recv_into(buffer[:missing], 0, flags)
+            else:
+                size, fds = self._look(min(len(buffer), READ_AHEAD), flags)
+                # No more than was looked at, and without room: the system forgets descriptors.
+                size = self.sock.recv_into(buffer[:size], 0, _LOOK) if size else 0
         except BlockingIOError:
             return None
         except OSError as error:
             raise Gone(str(error)) from error
-        fds = _fds(control) if control else ()
         if not size:
             raise Gone("the client closed its end")
         self._counters.bytes_in += size
@@ -140,17 +160,36 @@ class Channel:
 
     def read_to_keep(self) -> list[Event]:
         """Read once. The messages are good for ever. Raises as `read`."""
+        fds: Sequence[int] = ()
         try:
-            data, control, _flags, _ = self.sock.recvmsg(READ_AHEAD, self._room, _LOOK)
+            if not (size := self.connection.missing):
+                size, fds = self._look(READ_AHEAD, _LOOK)
+            data = self.sock.recv(size, _LOOK) if size else b""
         except BlockingIOError:
             return []
         except OSError as error:
             raise Gone(str(error)) from error
-        fds = _fds(control) if control else ()
         if not data:
             raise Gone("the client closed its end")
         self._counters.bytes_in += len(data)
         return self.connection.receive(data, fds)
+
+    def _look(self, size: int, flags: int) -> tuple[int, Sequence[int]]:
+        """Return how much can be read, up to `size`, and the descriptors that come with it."""
+        data, _, found, _ = self.sock.recvmsg(size, 0, _PEEK | flags)
+        return len(data), self._receive(len(data)) if found & _CTRUNC else ()
+
+    def _receive(self, size: int) -> Sequence[int]:
+        """Receive the descriptors that come with the next `size` bytes."""
+        room = self.connection.fd_room
+        try:
+            if self._receiver is not None:
+                return self._receiver.receive(self.sock, size, room)
+            space = socket.CMSG_SPACE(room * array.array("i").itemsize)
+            flags = socket.MSG_CMSG_CLOEXEC | _LOOK | _PEEK
+            return received(self.sock.recvmsg(size, space, flags)[1])
+        except OSError as error:
+            raise Gone(f"the descriptors of the client cannot be received: {error}") from error
 
     def answer_known(
         self, known: Known, urges: Sequence[object], settle: Callable[[], bool], *, once: bool
@@ -174,21 +213,24 @@ class Channel:
         """
         # All in one function, and what it calls looked up before: each call more would cost the
         # twentieth part of what there is to save.
-        counters, connection, room = self._counters, self.connection, self._room
-        receive, send, find = self.sock.recvmsg, self.sock.send, known.get
+        counters, connection = self._counters, self.connection
+        peek, take, send, find = self.sock.recvmsg, self.sock.recv, self.sock.send, known.get
         clock = time.perf_counter_ns
         taken = untimed = 0
         while not urges:
             try:
-                data, control, _flags, _ = receive(LONGEST, room, _READ)
+                data, _, flags, _ = peek(LONGEST, 0, _PEEK)
+                size = len(data)
+                fds = self._receive(size) if flags & _CTRUNC else ()
+                if size:
+                    take(size, _LOOK)
             except BlockingIOError:
                 return None
             except OSError as error:
                 raise Gone(str(error)) from error
-            counters.bytes_in += len(data)
+            counters.bytes_in += size
             shortcut = find(data[ID:])
-            if shortcut is None or control:
-                fds = _fds(control) if control else ()
+            if shortcut is None or fds:
                 if not data:
                     raise Gone("the client closed its end")
                 return self._read_on(connection.receive(data, fds), len(data))
@@ -349,6 +391,7 @@ class Link:
         wake: A descriptor that can be read once somebody else wants something; -1 for none.
         woken: Called then; says why this client is to end, or nothing if it is not.
         watchdog: Fed while the link waits, if the service manager has one.
+        receiver: What receives the descriptors of the client; without, one for it alone.
     """
 
     def __init__(
@@ -359,10 +402,12 @@ class Link:
         wake: int = -1,
         woken: Callable[[], str] = str,
         watchdog: Watchdog | None = None,
+        receiver: DescriptorReceiver | None = None,
     ) -> None:
         self._watchdog = watchdog
         self._counters = counters
-        self.main = Channel(sock, connection, counters)
+        self._receiver = DescriptorReceiver() if receiver is None else receiver
+        self.main = Channel(sock, connection, counters, self._receiver)
         self._twin: Channel | None = None
         self._twin_end: socket.socket | None = None
         self._wake, self._woken = wake, woken
@@ -499,7 +544,7 @@ class Link:
     def open_twin(self, connection: Connection) -> None:
         """Speak on the twin socket; see `Port`."""
         assert self._twin_end is not None
-        self._twin = Channel(self._twin_end, connection, self._counters)
+        self._twin = Channel(self._twin_end, connection, self._counters, self._receiver)
         self._twin_end = None
 
     def close(self) -> None:
@@ -509,15 +554,7 @@ class Link:
             self._twin.close()
         if self._twin_end is not None:
             self._twin_end.close()
-
-
-def _fds(control: list[tuple[int, int, bytes]]) -> list[int]:
-    """Return the descriptors that came; each of them is now ours to close."""
-    found = array.array("i")
-    for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return found.tolist()
+        self._receiver.client_gone()
 
 
 def milliseconds(until: float | None) -> int | None:

@@ -125,7 +125,8 @@ class Region:
         size: Its length in bytes.
         readable: A client may read it.
         writable: A client may write it.
-        fd: The descriptor through which a client maps it, or -1. It belongs to the region.
+        fd: The descriptor through which a client maps it, or -1. It belongs to the region. A client
+            is given another description of the same file.
         fd_offset: Where in `fd` the region begins.
         areas: The parts that can be mapped. One as long as the region: all of it.
         writable_stopped: A client may write it in every state, because clients restore it while

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, Self
 
 from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.counters import Counters
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.engine import Engine
 from vfio_migration.runtime.journal import Journal, say
 from vfio_migration.runtime.link import LONG, Gone, Link, Stopped, milliseconds, peer_of
@@ -108,6 +109,7 @@ class Server(Closing):
         self._tell = False
         self._stopping = False
         self._urges: list[str] = []
+        self._receiver = DescriptorReceiver(devices=device.memory.device_memory)
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     @property
@@ -136,7 +138,15 @@ class Server(Closing):
 
     def link(self, sock: socket.socket, connection: Connection) -> Link:
         """Make the sockets of a client."""
-        return Link(sock, connection, self.counters, self._wake, self._woken, self.watchdog)
+        return Link(
+            sock,
+            connection,
+            self.counters,
+            self._wake,
+            self._woken,
+            self.watchdog,
+            receiver=self._receiver,
+        )
 
     def stop(self) -> None:
         """Make `serve` return. May be called from any thread and from a signal handler."""
@@ -168,6 +178,7 @@ class Server(Closing):
     def close(self) -> None:
         """Give back what the server itself holds."""
         self.journal.flush()
+        self._receiver.close()
         if self._wake >= 0:
             os.close(self._wake)
             os.close(self._waker)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -77,7 +78,7 @@ _NEED_FILE: Final = int(DmaMapFlags.MMAP | DmaMapFlags.FILE_IO)
 class Answered(NamedTuple):
     """A reply, the descriptors that go with it, and what to call if it does not leave.
 
-    The descriptors stay the device's.
+    The descriptors stay ours: they are closed when the client is gone.
     """
 
     message: Message
@@ -141,6 +142,7 @@ class Serving:
             state.name: device.spec.session(state.session).transfer for state in device.spec.states
         }
         self._maps = 0
+        self._handed: dict[int, int] = {}
         self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
         handlers: dict[type[Message], _Handler] = {
@@ -190,6 +192,9 @@ class Serving:
         self._maps = 0
         self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
+        handed, self._handed = self._handed, {}
+        for fd in handed.values():
+            os.close(fd)
         self.device.memory.reach = None
         with contextlib.suppress(EngineError):  # it is logged with the event
             self.engine.disconnect()
@@ -276,7 +281,21 @@ class Serving:
         reply = DeviceGetRegionInfoReply(
             message.index, flags | _MMAP, region.size, region.fd_offset, (SparseMmap(areas),)
         )
-        return Answered(reply, (region.fd,))
+        return Answered(reply, (self._handed_out(message.index, region.fd),))
+
+    def _handed_out(self, index: int, fd: int) -> int:
+        """Return a descriptor of a region for the present client, with a description of its own.
+
+        What is handed out shares its flags and its position with the client, who may change both.
+        """
+        found = self._handed.get(index)
+        if found is None:
+            try:
+                found = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                raise ServedError(f"region {index}: {error}", errno=error.errno) from error
+            self._handed[index] = found
+        return found
 
     def _region_io_fds(self, message: DeviceGetRegionIoFds, _fds: Sequence[int]) -> Message:
         self._region(message.index)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from vfio_migration.runtime.protocol.events import Event
-from vfio_migration.runtime.protocol.inbound import Inbound
+from vfio_migration.runtime.protocol.inbound import Inbound, takes_descriptors
 from vfio_migration.runtime.protocol.layout import HEADER, HEADER_SIZE, WIRE, Data
 from vfio_migration.runtime.protocol.outbound import Outbound
 from vfio_migration.runtime.protocol.version import Limits
@@ -90,6 +90,19 @@ class Connection(Outbound):
     def at_rest(self) -> bool:
         """Whether all that was read has been taken: no message has begun, nothing is over."""
         return not (self._partial or self._end > self._start or self._fds or self.closed)
+
+    @property
+    def missing(self) -> int:
+        """How many bytes are missing of a message that has begun and takes no descriptors.
+
+        Whoever reads no more than these needs no room for descriptors. Zero between two messages,
+        and as long as it is not known which message this is.
+        """
+        partial = self._partial or self._view[self._start : self._end]
+        if len(partial) < HEADER_SIZE or self.closed:
+            return 0
+        _, number, size, flags, _ = HEADER.unpack_from(partial)
+        return 0 if takes_descriptors(number, flags) else max(0, size - len(partial))
 
     def receive(self, data: Data, fds: Sequence[int] = ()) -> list[Event]:
         """Take in what one read brought. From here on the connection has the descriptors.

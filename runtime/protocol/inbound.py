@@ -199,11 +199,8 @@ class Inbound:
         index, best = 0, -1
         while end - at >= HEADER_SIZE:
             _, number, size, flags, _ = HEADER.unpack_from(view, at)
-            row = _ROWS.get(number)
-            if row is not None:
-                reply = flags & TYPE_MASK == TYPE_REPLY
-                if (row.gives_fds if reply else row.takes_fds) != "none":
-                    best = index
+            if takes_descriptors(number, flags):
+                best = index
             if not HEADER_SIZE <= size <= self.largest or end - at < size:
                 return index if best < 0 else best
             at += size
@@ -396,6 +393,14 @@ class Inbound:
         self.closed = True
         fds, self._fds = self._fds, []
         self._drop(fds)
+
+
+def takes_descriptors(number: int, flags: int) -> bool:
+    """Say whether a message with this header may have descriptors that are of use."""
+    row = _ROWS.get(number)
+    if row is None:
+        return False
+    return (row.gives_fds if flags & TYPE_MASK == TYPE_REPLY else row.takes_fds) != "none"
 
 
 def _too_many(fds: tuple[int, ...]) -> Malformed:

@@ -54,7 +54,7 @@ def test_it_reads_and_writes_what_is_mapped(seal: bool) -> None:
     assert os.pread(fd, 5, PAGE + 0x10) == b"hello"
     assert memory.read(0x10010, 5) == b"hello"
     assert b"".join(memory.views(0x10010, 5)) == b"hello"
-    assert (memory.maps[0].view is not None) == seal
+    assert memory.maps[0].guarded == (not seal)
     os.close(fd)
     assert memory.read(0x10010, 5) == b"hello", "a descriptor of its own is held"
     memory.unmap(0x10000, 2 * PAGE)
@@ -193,9 +193,9 @@ def test_a_file_made_shorter_is_a_fault_and_nothing_worse() -> None:
             os.ftruncate(fd, 4 * PAGE)
             memory.map(0, 4 * PAGE, fd=fd)
             os.ftruncate(fd, PAGE)
-            with pytest.raises(DmaFault, match="only 0 bytes"):
+            with pytest.raises(DmaFault, match="Bad address"):
                 memory.read(2 * PAGE, 8)
-            with pytest.raises(DmaFault, match="too short"):
+            with pytest.raises(DmaFault, match="Bad address"):
                 memory.write(2 * PAGE, b"x")
             assert os.fstat(fd).st_size == PAGE
             memory.unmap_all()

@@ -18,7 +18,7 @@ from edu_client import eventfd
 from raw_client import HEADER, PROBE, SET, Refused
 
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime import guest_map
+from vfio_migration.runtime import descriptor_kinds
 from vfio_migration.runtime.devices import Edu
 
 PAGE = 4096
@@ -251,16 +251,17 @@ def test_a_map_cannot_be_mapped_and_read_at_once_and_must_be_accessible(
     assert (refused.value.errno, standing.look()) == (errno.EINVAL, before)
 
 
-def test_file_access_never_maps_and_refuses_what_can_only_be_mapped(
+def test_file_access_is_never_direct_and_refuses_what_can_only_be_mapped(
     standing, memory, monkeypatch
 ) -> None:
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     standing.client.dma_map(1 << 20, PAGE, fd=memory, flags=3)
     standing.client.dma_map(1 << 21, PAGE, fd=memory, flags=3 | 8)
-    views = {row.iova: row.view for row in standing.served.device.memory.maps}
-    assert views[1 << 20] is not None
-    assert views[1 << 21] is None
-    monkeypatch.setattr(guest_map, "_pages_huge", lambda _fd: True)  # as a file on hugetlbfs
+    guarded = {row.iova: row.guarded for row in standing.served.device.memory.maps}
+    assert not guarded[1 << 20]
+    assert guarded[1 << 21]
+    monkeypatch.setattr(descriptor_kinds, "kind_of", lambda _fd: descriptor_kinds.DEVICE)
+    standing.served.device.memory.device_memory = True
     with pytest.raises(Refused) as refused:
         standing.client.dma_map(1 << 22, PAGE, fd=memory, flags=3 | 8)
     assert refused.value.errno == errno.EOPNOTSUPP

@@ -1,0 +1,288 @@
+"""What a client sends along and does to it afterwards: none of it ends, stops or fills the server.
+
+The server is a process of its own, which each test ends by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import raw_client as raw
+from awaited import wait_for
+from edu_client import BUFFER, FLAGS_ON, dma, dma_done, eventfd, signalled, until
+from raw_client import Client, Refused
+
+PAGE = 4096
+SERVE = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
+FUSE = Path(__file__).parents[2] / "support" / "fuse_daemon.py"
+ENDS_WITHIN_S = 5
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server of an edu in a process of its own."""
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*SERVE, str(folder / "edu.sock")], stderr=log)
+    try:
+        wait_for(folder / "edu.sock", process)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """One server for all: after all that was done to it, SIGTERM ends it in time."""
+    folder = tmp_path_factory.mktemp("server")
+    with running(folder) as process:
+        yield folder / "edu.sock", process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(ENDS_WITHIN_S) == 0
+
+
+@pytest.fixture
+def path(server: tuple[Path, subprocess.Popen]) -> Iterator[Path]:
+    """Where it listens; it is alive at the end of each test."""
+    path, process = server
+    yield path
+    assert process.poll() is None, path.with_name("log").read_text()
+
+
+def serves_an_honest_client(path: Path) -> None:
+    with Client(path) as client:
+        assert client.read(0, 0, 4) == b"\xed\x00\x00\x01"
+        memory = os.memfd_create("guest", os.MFD_ALLOW_SEALING)
+        os.ftruncate(memory, PAGE)
+        client.dma_map(0, PAGE, fd=memory)
+        client.write(0, BUFFER, b"word")
+        dma(client, BUFFER, 0, 4, from_device=True)
+        until(lambda: dma_done(client))
+        assert os.pread(memory, 4, 0) == b"word"
+        os.close(memory)
+
+
+def access(client: Client, *, faults: bool) -> None:
+    """Have the device write and read what is mapped at 0."""
+    client.reset()
+    client.write(7, 4, struct.pack("<H", 7))  # a bus master
+    for from_device in (True, False):
+        source, target = (BUFFER, 0) if from_device else (0, BUFFER)
+        dma(client, source, target, 64, from_device=from_device)
+        until(lambda: dma_done(client))
+    # An access that failed is a master abort, as on hardware.
+    assert bool(client.read(7, 6, 2)[1] & 0x20) == faults
+
+
+@contextmanager
+def opened(path: str, flags: int = os.O_RDWR) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def fuse_file(folder: Path, *silent: str) -> Iterator[int]:
+    """The file of a client that does not answer for it; it does, in the end."""
+    unshare = shutil.which("unshare")
+    if unshare is None or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("there is no FUSE here")
+    folder.mkdir()
+    ours, theirs = socket.socketpair()
+    own = "-rm" if os.geteuid() else "-m"
+    command = [unshare, own, sys.executable, str(FUSE), str(theirs.fileno()), str(folder)]
+    with (
+        ours,
+        subprocess.Popen(
+            [*command, str(1 << 20), *silent], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
+        ) as daemon,
+    ):
+        theirs.close()
+        ours.settimeout(20)
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        if not fds:
+            pytest.skip(f"no FUSE file system can be mounted: {daemon.communicate()[1]!r}")
+        try:
+            yield fds[0]
+        finally:
+            ours.close()
+            daemon.wait(20)
+            with suppress(OSError):  # its file system is gone
+                os.close(fds[0])
+
+
+def test_a_map_of_dev_zero_is_refused_at_any_offset(path: Path) -> None:
+    with opened("/dev/zero") as zero, Client(path) as client:
+        for offset in (0, PAGE, 1 << 20):
+            with pytest.raises(Refused, match="Invalid argument"):
+                client.dma_map(0, 2 * PAGE, fd=zero, offset=offset)
+        client.memory = bytearray(PAGE)
+        client.dma_map(0, PAGE)
+        access(client, faults=False)
+    serves_an_honest_client(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/null", "/dev/full", "/dev/random", "/dev/ptmx", "/dev/fuse", "/proc/self/mem"]
+)
+def test_a_file_that_is_no_memory_is_refused(path: Path, name: str) -> None:
+    with (
+        suppress(OSError),  # this user may not open it
+        opened(name) as fd,
+        Client(path) as client,
+        pytest.raises(Refused, match="Invalid argument"),
+    ):
+        client.dma_map(0, PAGE, fd=fd)
+    serves_an_honest_client(path)
+
+
+def test_a_folder_and_a_descriptor_of_a_place_are_refused(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(PAGE))
+    with (
+        opened(str(tmp_path), os.O_RDONLY) as folder,
+        opened(str(tmp_path / "file"), os.O_PATH) as place,
+        Client(path) as client,
+    ):
+        for fd in (folder, place):
+            with pytest.raises(Refused, match="Invalid argument"):
+                client.dma_map(0, PAGE, fd=fd)
+    serves_an_honest_client(path)
+
+
+@pytest.mark.parametrize("where", ["memfd", "/dev/shm", "disk"])
+def test_memory_that_shrinks_while_it_is_mapped_is_a_fault_of_the_access(
+    path: Path, tmp_path: Path, where: str
+) -> None:
+    if where == "memfd":
+        fd = os.memfd_create("guest")
+    else:
+        folder = tmp_path if where == "disk" else Path(where)
+        name = folder / f"vfio-migration-{os.getpid()}"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        name.unlink()
+    os.ftruncate(fd, PAGE)
+    with Client(path) as client:
+        client.dma_map(0, PAGE, fd=fd)
+        access(client, faults=False)
+        os.ftruncate(fd, 0)
+        access(client, faults=True)
+    assert os.fstat(fd).st_size == 0, "it does not grow by our hand"
+    os.close(fd)
+    serves_an_honest_client(path)
+
+
+def test_a_file_that_appends_does_not_grow_by_the_writes_of_a_device(path: Path) -> None:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, PAGE)
+    with Client(path) as client:
+        client.dma_map(0, PAGE, fd=fd)
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # on what the server was given too
+        client.write(0, BUFFER, b"word")
+        for _ in range(3):
+            dma(client, BUFFER, 8, 4, from_device=True)
+            until(lambda: dma_done(client))
+    assert os.fstat(fd).st_size == PAGE
+    assert os.pread(fd, 4, 8) == b"word"
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "silent", [(), ("FLUSH",), ("GETATTR", "STATFS", "READ", "WRITE", "FLUSH")]
+)
+def test_a_file_of_a_clients_own_file_system_neither_ends_nor_stops_the_server(
+    path: Path, tmp_path: Path, silent: tuple[str, ...]
+) -> None:
+    """Its blocks are as large as those of hugetlbfs, and it answers nothing it is asked."""
+    with fuse_file(tmp_path / "fuse", *silent) as fd:
+        with Client(path) as client:
+            with pytest.raises(Refused, match="Invalid argument"):
+                client.dma_map(0, PAGE, fd=fd)
+            with pytest.raises(Refused, match="Invalid argument"):
+                client.ask(raw.SET_IRQS, struct.pack("=5I", 20, FLAGS_ON, 0, 0, 1), fds=[fd])
+            assert client.state == 2
+        serves_an_honest_client(path)
+        for _ in range(3):
+            with Client(path) as client, suppress(Refused):
+                client.ask(raw.GET_INFO, struct.pack("=4I", 16, 0, 0, 0), fds=[fd])
+        serves_an_honest_client(path)
+
+
+def test_sigterm_ends_a_server_whose_client_sent_a_file_that_cannot_be_closed(
+    tmp_path: Path,
+) -> None:
+    with (
+        running(tmp_path) as server,
+        fuse_file(tmp_path / "fuse", "FLUSH") as fd,
+        Client(tmp_path / "edu.sock") as client,
+    ):
+        with pytest.raises(Refused):
+            client.dma_map(0, PAGE, fd=fd)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(ENDS_WITHIN_S) == 0
+
+
+def test_an_eventfd_that_fills_up_between_two_looks_keeps_nobody_waiting(path: Path) -> None:
+    """One that blocks is written to the brim, and emptied, again and again by its client."""
+    event = os.eventfd(0, os.EFD_CLOEXEC)
+    full = struct.pack("=Q", 2**64 - 2)
+    over = threading.Event()
+
+    def fill() -> None:
+        os.set_blocking(event, False)
+        while not over.is_set():
+            with suppress(BlockingIOError):
+                os.write(event, full)
+            with suppress(BlockingIOError):
+                os.read(event, 8)
+        with suppress(BlockingIOError):
+            os.read(event, 8)
+
+    with Client(path) as client:
+        client.ask(raw.SET_IRQS, struct.pack("=5I", 20, FLAGS_ON, 0, 0, 1), fds=[event])
+        filler = threading.Thread(target=fill)
+        filler.start()
+        for _ in range(200):
+            client.write(0, 0x60, struct.pack("<I", 1))
+            client.write(0, 0x64, struct.pack("<I", 1))
+        over.set()
+        filler.join()
+    os.close(event)
+    serves_an_honest_client(path)
+
+
+def test_what_a_client_does_to_the_descriptor_of_a_region_is_its_own(path: Path) -> None:
+    """Flags and position belong to the open file description, which lives on with the server."""
+    with Client(path) as client:
+        client.ask(raw.REGION_INFO, struct.pack("=4IQQ", 4096, 0, 0, 0, 0, 0))
+        if not client.fds:
+            pytest.skip("this device has no region that is mapped")
+        [fd] = client.fds
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND | os.O_NONBLOCK)
+    with Client(path) as client:
+        client.ask(raw.REGION_INFO, struct.pack("=4IQQ", 4096, 0, 0, 0, 0, 0))
+        [fd] = client.fds
+        assert not fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_APPEND | os.O_NONBLOCK)
+
+
+def test_interrupts_are_seen_before_the_reply_to_what_raised_them(path: Path) -> None:
+    event = eventfd()
+    with Client(path) as client:
+        client.ask(raw.SET_IRQS, struct.pack("=5I", 20, FLAGS_ON, 0, 0, 1), fds=[event])
+        client.write(0, 0x60, struct.pack("<I", 1))
+        assert os.eventfd_read(event) == 1
+        assert signalled(event, 0) == 0
+    os.close(event)
