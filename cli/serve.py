@@ -81,6 +81,12 @@ def add(commands: Any) -> None:
         default="info",
         help="debug adds the traceback of what a device raises",
     )
+    parser.add_argument(
+        "--allow-device-memory",
+        action="store_true",
+        help="map the memory of real devices (VFIO, dma-buf) that a client gives as guest memory; "
+        "such a device can take it away, and the next access then kills the server (SIGBUS)",
+    )
     where.add_argument(
         "--describe",
         action="store_true",
@@ -124,6 +130,7 @@ def _run(arguments: argparse.Namespace, log: ServerLog) -> tuple[int, str | None
     from vfio_migration.runtime.server import Server
 
     device = devices.make(arguments)
+    device.memory.device_memory = arguments.allow_device_memory
     stopper = None
     try:
         watchdog = service_notify.watchdog()
