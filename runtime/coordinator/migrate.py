@@ -323,6 +323,9 @@ class Coordinator:
                 ledger.hold(step.holder)
                 if self.is_late:
                     self._haste.end()
+                else:
+                    # One that has ended its session meanwhile could be led on, and would run blank.
+                    self._verify("destination")
             if self._won:
                 loose = self._retire(step)
                 continue
@@ -423,8 +426,6 @@ class Coordinator:
             self._haste.expire_at(math.inf)
         elif step.transfer == "rest":
             self._transfer.rest(self._deadline)
-            # One that has ended its session meanwhile could still be led on, and would run blank.
-            self._verify("destination")
         elif step.side is not None:
             began = time.monotonic()
             self._groups[step.side].take(step)

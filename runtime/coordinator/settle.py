@@ -195,8 +195,13 @@ class Settler:
 
     def _rows(self, also: Sequence[Side] = ()) -> Iterator[Handover]:
         """Yield the rows that hold, or would if the sides `also` could be reached."""
+        # Another process has a blank device: where that stands says nothing.
         states: dict[Side, list[str]] = {
-            side: [device.state or "" for device in self._endpoints.get(side, ())] for side in SIDES
+            side: [
+                (one.state or "") if self._served[one] is not False else ""
+                for one in self._endpoints.get(side, ())
+            ]
+            for side in SIDES
         }
         alive = {side: self._is_alive(side) is True or side in also for side in SIDES}
         for row in deciding(self._plans, self._spec, self._ledger.holder, states, alive):

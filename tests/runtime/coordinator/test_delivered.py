@@ -203,6 +203,21 @@ def test_a_destination_that_does_not_answer_a_write_does_not_run(tmp_path: Path)
         assert beside(a.path).exists()  # it is not known to stand still
 
 
+def test_a_source_started_anew_takes_nothing_from_a_destination_that_was_given_all(
+    tmp_path: Path,
+) -> None:
+    with pair(tmp_path, (), (habits.KillsClientUponJudgement, *ACCEPTS)) as (a, b, held):
+        words = [sys.executable, "-m", "vfio_migration.cli.main", "migrate", a.path, b.path]
+        assert subprocess.run([*words, "--no-pre-copy"], timeout=60).returncode == -9
+        blank = restarted(tmp_path, a, "a")
+        try:
+            assert recover([(a.path, b.path)]).outcome == "destination"
+            assert (blank.state, b.state) == (STOP, RUNNING)
+            assert b.held == held
+        finally:
+            blank.kill()
+
+
 def test_a_destination_that_runs_off_while_it_is_loaded_is_not_started(tmp_path: Path) -> None:
     with pair(tmp_path, (), (habits.RunsOffUponLastWrite, *ACCEPTS)) as (a, b, held):
         failure = fails(a, b)

@@ -27,6 +27,7 @@ from peer_habits.base import (
     ERROR_REPLY,
     OFFERS_STOP_COPY,
     PRE_COPY,
+    RESUMING,
     RUNNING,
     STOP,
     STOP_COPY,
@@ -478,3 +479,16 @@ class KillsClientUponWrite(Peer):
         if command == MIG_WRITE:
             os.kill(self.client, signal.SIGKILL)
         return super().answer(command, payload)
+
+
+class KillsClientUponJudgement(Peer):
+    """The process of the client is killed at the first RESUMING -> STOP, which is not done."""
+
+    asked = False
+
+    def arc(self, to: int) -> None:
+        if self.state == RESUMING and not self.asked:
+            self.asked = True
+            os.kill(self.client, signal.SIGKILL)
+            raise ConnectionResetError
+        super().arc(to)
