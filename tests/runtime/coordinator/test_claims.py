@@ -161,7 +161,7 @@ def test_no_mistake_leaves_a_device_half_way(pair: Lab, monkeypatch):
     """A thread that cannot be started, say."""
     coordinator = pair.coordinator()
     monkeypatch.setattr(
-        coordinator._transfer, "rest", lambda: (_ for _ in ()).throw(MemoryError("no more"))
+        coordinator._transfer, "rest", lambda *_: (_ for _ in ()).throw(MemoryError("no more"))
     )
     with pytest.raises(Exception, match="MemoryError: no more") as failure:
         coordinator.run()
