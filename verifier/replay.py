@@ -151,7 +151,10 @@ class _Operation:
     def under_way(self) -> bool:
         """It is a request that has more to do."""
         last = self.steps[-1][1]
-        going_on = last.kind == "request" or (last.kind == "arc" and last.to != self.target)
+        # A request for the present state is over at once.
+        going_on = last.kind in ("request", "arc") and self.target != (
+            last.state if last.kind == "request" else last.to
+        )
         return self.announced and self.kind == "request" and going_on
 
 

@@ -362,6 +362,16 @@ def test_a_change_is_judged_as_by_the_live_engine(word: int, walk: list[Any], da
     assert (check_trace(other, SPEC) is None) == opinion.agrees, (changed, str(opinion))
 
 
+def test_an_arc_behind_a_request_for_the_present_state_belongs_to_none() -> None:
+    steps = (
+        Step(kind="request", to="RUNNING", state="RUNNING"),
+        Step(kind="arc_failed_for_good", from_="RUNNING", to="STOP", state="ERROR", errno="EIO"),
+    )
+    trace = Trace(spec=SPEC.name, capabilities=(("STOP_COPY",),), start=("RUNNING",), steps=steps)
+    assert check_trace(trace, SPEC) is None
+    assert replay(trace, SPEC).agrees
+
+
 def test_the_first_step_that_is_wrong_is_named() -> None:
     trace = recorded(7, [("STOP_COPY", []), ("RUNNING", [])])
     steps = list(trace.steps)
