@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import descriptor_changes
 import raw_client as raw
+from descriptor_catalogue import Use
 from hostile_messages import MIB, Hostile, Said
 from raw_client import HEADER
 
@@ -145,6 +147,7 @@ class Attacker:
                 self._twin.setblocking(False)
                 self._heard[self._twin] = bytearray()
             else:
+                _change_region(fd)
                 os.close(fd)
 
     def _answer(self, sock: socket.socket, heard: bytearray) -> None:
@@ -179,6 +182,12 @@ class Attacker:
             self.gone = True  # half an answer: nothing said after it would mean anything
 
 
+def _change_region(fd: int) -> None:
+    """Change all that can be changed about a descriptor that the server handed out."""
+    for name in ("append", "nonblocking", "direct", "seek", "lock", "seal", "punch", "cut_for_good"):
+        descriptor_changes.attempt(name, fd)
+
+
 def _give(sock: socket.socket, data: bytes, fds: tuple[int, ...]) -> int:
     # Without descriptors the short call: socket.send_fds takes three times as long.
     return socket.send_fds(sock, [data], fds) if fds else sock.send(data)
@@ -188,8 +197,11 @@ def attack(path: Path, hostile: Hostile) -> Attacker:
     """One hostile client from beginning to end; return it."""
     chance = hostile.chance
     manner = chance.choices(
-        ("hears out", "hangs up", "deaf", "cuts small", "answers nothing", "loads", "transfers"),
-        (54, 8, 4, 4, 6, 14, 10),
+        (
+            *("hears out", "hangs up", "deaf", "cuts small", "answers nothing", "loads"),
+            *("transfers", "memory", "interrupts"),
+        ),
+        (46, 8, 4, 4, 6, 12, 8, 16, 6),
     )[0]
     answering = manner != "answers nothing"
     client = Attacker(path, hostile if answering else None, deaf=manner == "deaf")
@@ -198,10 +210,11 @@ def attack(path: Path, hostile: Hostile) -> Attacker:
     except BaseException:
         client.hang_up()
         raise
-    if manner in ("hangs up", "deaf", "answers nothing"):
+    if manner in ("hangs up", "deaf", "answers nothing", "interrupts"):
         client.hang_up()
     else:
         client.finish()
+    hostile.workshop.rest()
     return client
 
 
@@ -219,6 +232,18 @@ def _speak(client: Attacker, hostile: Hostile, manner: str) -> None:
             if not client.say(hostile.migration()):
                 return
         return
+    if manner in ("memory", "interrupts"):
+        use = Use.EVENT if manner == "interrupts" else Use.MEMORY
+        name = chance.choice(hostile.workshop.of(use))
+        hostile.workshop.change(hostile.change(name), name)
+        make = hostile.interrupts if manner == "interrupts" else hostile.memory
+        for _ in range(6):
+            if not client.say(make(name)):
+                return
+        return
+    if chance.random() < 0.3:
+        name = chance.choice([*hostile.workshop.fds])
+        hostile.workshop.change(hostile.change(name), name)
     if manner in ("transfers", "answers nothing"):
         for _ in range(6):
             if not client.say(hostile.transfer()):

@@ -6,17 +6,16 @@ cuts. Nothing of ours is used to make them, so that a mistake of ours is not mad
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import random
-import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import raw_client as raw
+from descriptor_catalogue import Use
+from descriptor_changes import FOR
+from descriptor_workshop import ROWS, Workshop
 from raw_client import GET, HEADER, PROBE, SET
 
 MIB = 1 << 20
@@ -40,71 +39,18 @@ class Said(NamedTuple):
     fatal: bool = False
 
 
-class Descriptors:
-    """One of each kind of descriptor that a client could send, to be sent over and over."""
-
-    def __init__(self) -> None:
-        self._sockets = socket.socketpair()
-        closed, other = socket.socketpair()
-        other.close()
-        self._sockets += (closed,)
-        hung_up, writer = os.pipe()
-        os.close(writer)
-        reader, broken = os.pipe()
-        os.close(reader)
-        self.events = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(4)]
-        os.eventfd_write(self.events[3], (1 << 64) - 2)  # full: one more would wait
-        self.memory = [_memory(64 << 10), _memory(64 << 10, sealed=True), _memory(1)]
-        self.others = [
-            *(one.fileno() for one in self._sockets),
-            *(hung_up, broken, *os.pipe()),
-            os.open("/", os.O_RDONLY | os.O_DIRECTORY),
-            os.open("/dev/null", os.O_RDWR),
-            os.open("/dev/zero", os.O_RDWR),
-            os.open("/proc/self/maps", os.O_RDONLY),
-            os.open(__file__, os.O_RDONLY),
-            os.open(__file__, os.O_PATH),
-            os.memfd_create("eventfd"),
-            os.pidfd_open(os.getpid()),
-        ]
-
-    def close(self) -> None:
-        own = {one.fileno() for one in self._sockets}
-        for fd in (*self.events, *self.memory, *(set(self.others) - own)):
-            os.close(fd)
-        for one in self._sockets:
-            one.close()
-
-
-def _memory(size: int, *, sealed: bool = False) -> int:
-    fd = os.memfd_create("guest", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    if sealed:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return fd
-
-
-@contextmanager
-def descriptors() -> Iterator[Descriptors]:
-    made = Descriptors()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 class Hostile:
     """A source of messages.
 
     Args:
         chance: Where everything comes from.
-        fds: What can be sent along.
+        workshop: Where descriptors to be sent along are made.
         stream: An honest migration stream, to be spoiled.
     """
 
-    def __init__(self, chance: random.Random, fds: Descriptors, stream: bytes) -> None:
+    def __init__(self, chance: random.Random, workshop: Workshop, stream: bytes) -> None:
         self.chance = chance
-        self.fds = fds
+        self.workshop = workshop
         self.stream = stream
         self._at = 0  # how much of the stream was written
         self._ident = 0
@@ -213,6 +159,39 @@ class Hostile:
         number, body, _ = self._registers(sane=self.chance.random() < 0.8)
         said.append(Said(self._head(number, body)))
         return said
+
+    def memory(self, name: str) -> list[Said]:
+        """An edu made to use what is called memory of the guest, over and over."""
+        chance, fd = self.chance, self.workshop.fds[name]
+        said = [Said(self._head(raw.RESET, b""))]
+        for flags in chance.sample((3, 3, 7, 11), k=2):
+            for size in (0x10000, 0x1000):
+                offset = chance.choice((0, 0, 0x1000, 0xF000, 1 << 21, 1 << 41))
+                body = struct.pack("=IIQQQ", 32, flags, offset, 0, size)
+                said.append(Said(self._head(raw.DMA_MAP, body), (fd,)))
+            for _ in range(6):
+                number, body, _ = self._registers(sane=True)
+                said.append(Said(self._head(number, body)))
+                said.append(Said(self._head(*self._region_read()[:2])))
+            if chance.random() < 0.5:
+                body = struct.pack("=IIQQ", 24, 2, 0, 0)
+                said.append(Said(self._head(raw.DMA_UNMAP, body)))
+        return said
+
+    def interrupts(self, name: str) -> list[Said]:
+        """A device made to signal a descriptor, over and over."""
+        fd = self.workshop.fds[name]
+        index = self.chance.choice((0, 0, 1, 2))
+        trigger = struct.pack("=IIIII", 20, 0x21, index, 0, 1)
+        return [
+            Said(self._head(raw.SET_IRQS, struct.pack("=IIIII", 20, 0x24, index, 0, 1)), (fd,)),
+            Said(self._head(raw.SET_IRQS, struct.pack("=IIIII", 20, 0x14, 0, 0, 1)), (fd,)),
+            *(Said(self._head(raw.SET_IRQS, trigger)) for _ in range(200)),
+        ]
+
+    def change(self, name: str) -> str:
+        """Return what is done to a descriptor while the server has it."""
+        return self.chance.choice(FOR[ROWS[name].use])
 
     def _state(self, value: int) -> Said:
         return Said(self._head(raw.FEATURE, struct.pack("=IIIi", 16, SET | 2, value, -1)))
@@ -352,9 +331,9 @@ class Hostile:
         )
         fds: tuple[int, ...] = ()
         if chance.random() < 0.5:
-            fds = (chance.choice(self.fds.memory),) if chance.random() < 0.7 else self._some(1)
+            fds = (self._one(Use.MEMORY),) if chance.random() < 0.7 else self._some(1)
         offset = 0 if chance.random() < 0.8 else self._number(64)
-        flags = chance.choice((3, 3, 3, 1, 2, 0, 7, self._number(32)))
+        flags = chance.choice((3, 3, 3, 1, 2, 0, 7, 11, 15, self._number(32)))
         return raw.DMA_MAP, struct.pack("=IIQQQ", 32, flags, offset, address, size), fds
 
     def _dma_unmap(self) -> tuple[int, bytes, tuple[int, ...]]:
@@ -378,7 +357,7 @@ class Hostile:
         fds: tuple[int, ...] = ()
         if kind == 4 and count <= 16 and chance.random() < 0.8:
             events = chance.random() < 0.7
-            fds = tuple(chance.choices(self.fds.events, k=count)) if events else self._some(count)
+            fds = self._several(Use.EVENT, count) if events else self._some(count)
         data = bytes(chance.choices((0, 1, 255), k=min(count, 3000))) if kind == 2 else b""
         flags = kind | action if chance.random() < 0.9 else self._number(32)
         body = struct.pack("=IIIII", 20 + len(data), flags, index, start, count)
@@ -423,8 +402,16 @@ class Hostile:
         )
 
     def _some(self, count: int) -> tuple[int, ...]:
-        fds = self.fds
-        return tuple(self.chance.choices((*fds.events, *fds.memory, *fds.others), k=count))
+        """Return any descriptors."""
+        return tuple(self.chance.choices([*self.workshop.fds.values()], k=count))
+
+    def _several(self, use: Use, count: int) -> tuple[int, ...]:
+        """Return descriptors that are sent for a use."""
+        names = self.chance.choices(self.workshop.of(use), k=count)
+        return tuple(self.workshop.fds[name] for name in names)
+
+    def _one(self, use: Use) -> int:
+        return self._several(use, 1)[0]
 
     def _spoiled(self, data: bytes) -> bytes:
         if not data:

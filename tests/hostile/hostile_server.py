@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -11,12 +13,13 @@ import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import pytest
 import raw_client as raw
 from awaited import wait_for
 from edu_client import FLAGS_ON, eventfd, signalled
+from honest_prober import Prober, ends_within
 from raw_client import Client
 
 HERE: Final = Path(__file__).parent
@@ -34,6 +37,9 @@ PROGRAMS: Final = {
     ],
     "async": [str(HERE / "async_server.py")],
 }
+Stderr = Literal["log", "full pipe", "no reader", "full disk", "closed"]
+MAX_END_S: Final = 5.0
+"""How long a server may take to end after SIGTERM (issue 11)."""
 OWN: Final = {"edu": MIB + 4096, "memory": (64 << 20) + 4096, "async": MIB + 4096}
 """The memory that is the device's own, which a client may fill."""
 
@@ -90,18 +96,24 @@ class Figures:
 class Watched:
     """A server and what is known of it."""
 
-    def __init__(self, kind: str, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, kind: str, folder: Path, *, stderr: Stderr = "log", name: str = "", **options: Any
+    ) -> None:
         self.kind = kind
-        self.path = folder / f"{kind}.sock"
-        self.log = folder / f"{kind}.log"
+        self.stderr = stderr
+        self.path = folder / f"{name or kind}.sock"
+        self.log = folder / f"{name or kind}.log"
         self._read = 0
+        self._nobody_reads: list[int] = []
         command = [sys.executable, *PROGRAMS[kind], str(self.path)]
+        if stderr == "closed":
+            command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=file,
+                stderr=file if stderr in ("log", "closed") else self._unusual_stderr(),
                 **options,
             )
         try:
@@ -114,11 +126,32 @@ class Watched:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.stop()
-        else:
+        try:
+            if kind is None:
+                self.stop()
+        finally:
             self.process.kill()
             self.process.wait()
+            for fd in self._nobody_reads:
+                os.close(fd)
+
+    def _unusual_stderr(self) -> int:
+        """Return a standard error of which nothing arrives anywhere."""
+        if self.stderr == "full disk":
+            writer = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reader, writer = os.pipe()
+            self._nobody_reads.append(reader)
+            if self.stderr == "no reader":
+                os.close(self._nobody_reads.pop())
+            else:
+                os.set_blocking(writer, False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        os.write(writer, b"\n" * 4096)
+                os.set_blocking(writer, True)
+        self._nobody_reads.append(writer)
+        return writer
 
     def _begin(self) -> None:
         wait_for(self.path, self.process, self.log)
@@ -126,6 +159,7 @@ class Watched:
         self.serves_an_honest_client()
         time.sleep(0.3)  # the server takes leave of that client
         self.start = self.figures()
+        self.prober = Prober(self.path, self.process.pid)
 
     def figures(self) -> Figures:
         """Look at the process."""
@@ -209,12 +243,14 @@ class Watched:
                         return int(commands + sum(found["faults"].values()))
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        raise AssertionError
 
     def stop(self) -> None:
         """End it, which it has to do well."""
         if self.process.poll() is None:
             self.process.terminate()
-        assert self.process.wait(60) == 0
+        status, self.end_s = ends_within(self.process.pid, self.process.poll, MAX_END_S)
+        assert status == 0, self.log.read_text("utf-8")[-3000:]
         self.complaints()
 
     # --- the honest client ---

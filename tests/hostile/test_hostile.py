@@ -5,50 +5,126 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from descriptor_workshop import Workshop, workshop
 from hostile_clients import attack
-from hostile_messages import Hostile, descriptors
-from hostile_server import PROGRAMS, Watched
+from hostile_messages import Hostile
+from hostile_server import Stderr, Watched
 
 # `make hostile` says how many messages; the seed can be given to see a failure again.
 MESSAGES = int(os.environ.get("VFIO_MIGRATION_HOSTILE", "30000"))
 SEED = int(os.environ.get("VFIO_MIGRATION_SEED", "1"))
 PART = 4000
-"""After so many messages the server is looked at."""
+"""After so many messages the server is looked at, and the descriptors are made anew."""
+WITH_DESCRIPTORS = 8
+"""One honest client in so many maps memory and has an interrupt sent."""
 
 
-@pytest.mark.parametrize("kind", PROGRAMS)
-def test_hostile_messages(kind: str, tmp_path) -> None:
+class Situation(NamedTuple):
+    """What a server is started with.
+
+    Attributes:
+        kind: The program.
+        share: The part of all messages, in a hundred.
+        stderr: Where its log goes.
+        squatted: Whether another process holds all that it could take for a lock.
+    """
+
+    kind: str
+    share: int
+    stderr: Stderr = "log"
+    squatted: bool = False
+
+
+SITUATIONS = {
+    "edu": Situation("edu", 26),
+    "memory": Situation("memory", 26),
+    "async": Situation("async", 26),
+    "log that nobody reads": Situation("edu", 6, "full pipe"),
+    "log whose reader is gone": Situation("memory", 4, "no reader"),
+    "log on a full disk": Situation("edu", 4, "full disk"),
+    "closed stdio": Situation("edu", 4, "closed"),
+    "squatted locks": Situation("memory", 4, squatted=True),
+}
+
+
+@contextmanager
+def squatted(path: Path) -> Iterator[None]:
+    """Hold what any other user could hold: the folder, and names in the abstract namespace."""
+    with ExitStack() as held:
+        folder = os.open(path.parent, os.O_RDONLY)
+        held.callback(os.close, folder)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        where = path.parent.stat()
+        for name in (str(path), f"{path}.start", f"{path}.status", f"{where.st_dev}:{where.st_ino}"):
+            held.enter_context(socket.socket(socket.AF_UNIX)).bind("\0" + name)
+        yield
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_hostile_messages(situation: str, tmp_path) -> None:
+    """None ends the server, or keeps an honest client waiting, or makes it hold more and more."""
     begun = time.perf_counter()
+    about = SITUATIONS[situation]
+    wanted = MESSAGES * about.share // 100
+    with ExitStack() as around:
+        if about.squatted:
+            around.enter_context(squatted(tmp_path / f"{about.kind}.sock"))
+        control = around.enter_context(Watched(about.kind, tmp_path, name="control"))
+        watched = around.enter_context(Watched(about.kind, tmp_path, stderr=about.stderr))
+        # After the processes have been started: a child closes what it inherits, and would wait for
+        # the descriptors that are never closed.
+        shop = around.enter_context(workshop(tmp_path / "hostile"))
+        figures = _attack(situation, wanted, watched, control, shop)
+    print(f"\n{situation}: {figures}; SIGTERM {watched.end_s:.2f} s;", end="")
+    print(f" {time.perf_counter() - begun:.1f} s; not on this machine: {[*shop.missing]}")
+
+
+def _attack(situation: str, wanted: int, watched: Watched, control: Watched, shop: Workshop) -> str:
+    logged = watched.stderr == "log"
+    counted = watched.counted() if logged else 0
     sent = taken = answers = clients = part = 0
-    wanted = MESSAGES // len(PROGRAMS)
-    with Watched(kind, tmp_path) as watched, descriptors() as fds:
-        counted = watched.counted()
-        while taken < wanted:
-            part += 1
-            hostile = Hostile(random.Random(f"{SEED} {kind} {part}"), fds, watched.stream[:300_000])
-            until = sent + PART
-            try:
-                while sent < until:
-                    client = attack(watched.path, hostile)
-                    sent += client.messages
-                    answers += client.answers
-                    clients += 1
-                now = watched.check()
-                taken = watched.counted() - counted
-            except BaseException as error:
-                ended = watched.process.poll()
-                error.add_note(f"seed {SEED}, part {part} of {kind}; ended: {ended}; {watched.log}")
-                raise
-    seconds = time.perf_counter() - begun
-    print(
-        f"\n{kind}: {taken} messages of {clients} clients in {seconds:.1f} s"
+    while taken < wanted:
+        part += 1
+        if part > 1:
+            shop.make()
+        chance = random.Random(f"{SEED} {situation} {part}")
+        hostile = Hostile(chance, shop, watched.stream[:300_000])
+        until = min(sent + PART, sent + max(wanted - taken, 100))
+        try:
+            while sent < until:
+                client = attack(watched.path, hostile)
+                sent += client.messages
+                answers += client.answers
+                clients += 1
+                watched.prober.probe(descriptors=clients % WITH_DESCRIPTORS == 0)
+            control.prober.probe(descriptors=True)
+            shop.clear()
+            now = watched.check()
+            taken = watched.counted() - counted if logged else sent
+        except BaseException as error:
+            ended = watched.process.poll()
+            error.add_note(f"seed {SEED}, part {part} of {situation}; ended: {ended}; {watched.log}")
+            raise
+    prober = watched.prober
+    return (
+        f"{taken} messages of {clients} clients"
         f" ({sent} sent, {answers} answers to DMA);"
         f" memory {watched.start.resident >> 20} MiB, {now.peak >> 20} MiB at most,"
         f" {now.resident >> 20} MiB at the end, {watched.bound >> 20} MiB allowed;"
-        f" descriptors {watched.start.descriptors} -> {now.descriptors}"
+        f" descriptors {watched.start.descriptors} -> {now.descriptors};"
+        f" {prober.probes} honest clients, answered within {prober.longest_s * 1000:.0f} ms"
+        f" ({prober.longest_wall_s * 1000:.0f} with the wait for a processor;"
+        f" control {control.prober.longest_s * 1000:.0f},"
+        f" {control.prober.longest_wall_s * 1000:.0f})"
     )
