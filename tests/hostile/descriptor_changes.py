@@ -1,4 +1,4 @@
-"""What a hostile client does to a descriptor after a server has it, and while the server uses it."""
+"""What a hostile client does to a descriptor while a server has it and uses it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from descriptor_catalogue import (
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
-from fuse_daemon import exiting  # noqa: E402 - this is a program, too
+from fuse_daemon import exiting
 
 ROWS: Final = {row.name: row for row in CATALOGUE}
 _MAX_BYTES: Final = 1 << 16

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,28 @@ MAX_ANSWER_S: Final = 1.0
 """How long an honest client may wait for its answers once it has the seat (issue 11)."""
 
 
-def waited_s(pid: int) -> float:
-    """Return how long a process and its children have waited for a processor so far."""
-    total = 0
-    for process in (pid, *_children(pid)):
+Waits = dict[int, float]
+"""How many seconds each process has waited for a processor so far."""
+
+
+def waits_of(*pids: int) -> Waits:
+    """Return the waits of processes and of their children."""
+    found = {}
+    children = [child for parent in pids for child in children_of(parent)]
+    for pid in (*pids, *children):
         with suppress(OSError, ValueError, IndexError):
-            total += int(Path(f"/proc/{process}/schedstat").read_text("ascii").split()[1])
-    return total / 1e9
+            text = Path(f"/proc/{pid}/schedstat").read_text("ascii")
+            found[pid] = int(text.split()[1]) / 1e9
+    return found
 
 
-def _children(pid: int) -> list[int]:
+def waited_s(before: Waits, after: Waits) -> float:
+    """Return how much of it was between two looks; of a process that has ended nothing is known."""
+    return sum(now - before.get(pid, 0.0) for pid, now in after.items())
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started, those that have just ended included."""
     with suppress(OSError):
         return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split())]
     return []
@@ -63,7 +76,7 @@ class Prober:
         """
         memory = os.memfd_create("honest")
         os.ftruncate(memory, 4096)
-        before, begun = self._waited(), time.monotonic()
+        before, begun = waits_of(self.pid, os.getpid()), time.monotonic()
         with Client(self.path) as client:
             assert client.state in range(8)
             assert client.read(0, 0, 4)[3] == 1
@@ -76,18 +89,15 @@ class Prober:
                 assert struct.unpack("=Q", os.read(event, 8)) >= (1,)
                 os.close(event)
         wall = time.monotonic() - begun
-        took = wall - (self._waited() - before)
+        took = wall - waited_s(before, waits_of(self.pid, os.getpid()))
         os.close(memory)
         self.probes += 1
         self.longest_s = max(self.longest_s, took)
         self.longest_wall_s = max(self.longest_wall_s, wall)
         assert took < MAX_ANSWER_S, f"an honest client was answered after {took:.2f} s ({wall:.2f})"
 
-    def _waited(self) -> float:
-        return waited_s(self.pid) + waited_s(os.getpid())
 
-
-def ends_within(pid: int, wait, limit_s: float) -> tuple[int, float]:
+def ends_within(pid: int, wait: Callable[[], int | None], limit_s: float) -> tuple[int, float]:
     """Wait for the end of a process; return its status and how long it took, as `Prober` does.
 
     Args:
@@ -95,11 +105,11 @@ def ends_within(pid: int, wait, limit_s: float) -> tuple[int, float]:
         wait: Returns its status, or None as long as it has not ended.
         limit_s: How long it may take.
     """
-    first = last = waited_s(pid)
+    first, waited = waits_of(pid), 0.0
     begun = time.monotonic()
     while (status := wait()) is None:
-        last = max(last, waited_s(pid))
-        took = time.monotonic() - begun - (last - first)
+        waited = max(waited, waited_s(first, waits_of(pid)))
+        took = time.monotonic() - begun - waited
         assert took < limit_s, f"the server has not ended after {took:.1f} s"
         time.sleep(0.01)
-    return status, time.monotonic() - begun - (last - first)
+    return status, time.monotonic() - begun - waited

@@ -184,7 +184,16 @@ class Attacker:
 
 def _change_region(fd: int) -> None:
     """Change all that can be changed about a descriptor that the server handed out."""
-    for name in ("append", "nonblocking", "direct", "seek", "lock", "seal", "punch", "cut_for_good"):
+    for name in (
+        "append",
+        "nonblocking",
+        "direct",
+        "seek",
+        "lock",
+        "seal",
+        "punch",
+        "cut_for_good",
+    ):
         descriptor_changes.attempt(name, fd)
 
 

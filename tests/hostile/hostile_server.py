@@ -19,11 +19,16 @@ import pytest
 import raw_client as raw
 from awaited import wait_for
 from edu_client import FLAGS_ON, eventfd, signalled
-from honest_prober import Prober, ends_within
+from honest_prober import Prober, children_of, ends_within
 from raw_client import Client
+
+from vfio_migration.model import load
+from vfio_migration.model.conformance_log import LogConformance
+from vfio_migration.runtime.descriptor_receiver import MAX_LEFT
 
 HERE: Final = Path(__file__).parent
 MIB: Final = 1 << 20
+PAGE: Final = os.sysconf("SC_PAGESIZE")
 PROGRAMS: Final = {
     "edu": ["-m", "vfio_migration.cli.main", "serve", "--log-format", "json"],
     "memory": [
@@ -105,6 +110,8 @@ class Watched:
         self.log = folder / f"{name or kind}.log"
         self._read = 0
         self._nobody_reads: list[int] = []
+        self.most_processes = self.most_process_memory = 0
+        self._conformance = LogConformance(load())
         command = [sys.executable, *PROGRAMS[kind], str(self.path)]
         if stderr == "closed":
             command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
@@ -169,6 +176,16 @@ class Watched:
         held = len(list((proc / "fd").iterdir()))
         return Figures(held, kib["VmRSS"] << 10, kib["VmHWM"] << 10)
 
+    def processes(self) -> list[int]:
+        """Return the memory of each process that the server has started and that has not ended."""
+        found = []
+        for pid in children_of(self.process.pid):
+            with contextlib.suppress(OSError):
+                found.append(int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * PAGE)
+        self.most_processes = max(self.most_processes, sum(one > 0 for one in found))
+        self.most_process_memory = max(self.most_process_memory, sum(found))
+        return [one for one in found if one]
+
     def calm(self) -> Figures:
         """Wait until the server has done all there is to do; look at it then."""
         stat = Path(f"/proc/{self.process.pid}/stat")
@@ -202,6 +219,10 @@ class Watched:
             )
             time.sleep(0.005)
         assert now.peak < self.bound
+        assert self.most_processes <= MAX_LEFT + 1
+        while len(self.processes()) > 1:
+            assert time.monotonic() < deadline + 60, "processes of the server are left"
+            time.sleep(0.005)
         self.complaints()
         return now
 
@@ -221,6 +242,10 @@ class Watched:
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()
         self._read += sum(map(len, lines))
+        # The program of the async server logs neither what it serves nor how it ended.
+        for line in [] if self.kind == "async" else lines:
+            violation = self._conformance.observe(json.loads(line))
+            assert violation is None, violation
         for line in lines:
             if b'"level": "error"' in line or b'"level": "critical"' in line:
                 pytest.fail(json.dumps(json.loads(line), indent=1).replace("\\n", "\n"))
@@ -228,12 +253,19 @@ class Watched:
             if b"Traceback" in line:
                 assert json.loads(line)["message"] == "a stream is refused"
 
+    def ended_in(self) -> str:
+        """Return the state that the server says it has left the device in."""
+        last = json.loads(self.log.read_text("utf-8").splitlines()[-1])
+        assert last["event"] == "stopped"
+        return str(last["state"])
+
     def counted(self) -> int:
         """How many messages the server has taken, by its own count."""
         before = self.log.stat().st_size
-        self.process.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + 60
-        while True:
+        for turn in itertools.count():
+            if turn % 100 == 0:  # again, as the line may be left out: there are too many
+                self.process.send_signal(signal.SIGUSR1)
             with self.log.open("rb") as file:
                 file.seek(before)
                 for line in file:

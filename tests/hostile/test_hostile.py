@@ -28,6 +28,8 @@ PART = 4000
 """After so many messages the server is looked at, and the descriptors are made anew."""
 WITH_DESCRIPTORS = 8
 """One honest client in so many maps memory and has an interrupt sent."""
+MIN_CLIENTS = 20
+"""As many each server has at least, however many messages one of them sends."""
 
 
 class Situation(NamedTuple):
@@ -66,7 +68,12 @@ def squatted(path: Path) -> Iterator[None]:
         held.callback(os.close, folder)
         fcntl.flock(folder, fcntl.LOCK_EX)
         where = path.parent.stat()
-        for name in (str(path), f"{path}.start", f"{path}.status", f"{where.st_dev}:{where.st_ino}"):
+        for name in (
+            str(path),
+            f"{path}.start",
+            f"{path}.status",
+            f"{where.st_dev}:{where.st_ino}",
+        ):
             held.enter_context(socket.socket(socket.AF_UNIX)).bind("\0" + name)
         yield
 
@@ -94,27 +101,30 @@ def _attack(situation: str, wanted: int, watched: Watched, control: Watched, sho
     logged = watched.stderr == "log"
     counted = watched.counted() if logged else 0
     sent = taken = answers = clients = part = 0
-    while taken < wanted:
+    while taken < wanted or clients < MIN_CLIENTS:
         part += 1
         if part > 1:
             shop.make()
         chance = random.Random(f"{SEED} {situation} {part}")
         hostile = Hostile(chance, shop, watched.stream[:300_000])
-        until = min(sent + PART, sent + max(wanted - taken, 100))
+        until = sent + min(PART, max(wanted - taken, 100))
         try:
-            while sent < until:
+            while sent < until or clients < MIN_CLIENTS:
                 client = attack(watched.path, hostile)
                 sent += client.messages
                 answers += client.answers
                 clients += 1
                 watched.prober.probe(descriptors=clients % WITH_DESCRIPTORS == 0)
+                watched.processes()
             control.prober.probe(descriptors=True)
             shop.clear()
             now = watched.check()
             taken = watched.counted() - counted if logged else sent
         except BaseException as error:
             ended = watched.process.poll()
-            error.add_note(f"seed {SEED}, part {part} of {situation}; ended: {ended}; {watched.log}")
+            error.add_note(
+                f"seed {SEED}, part {part} of {situation}; ended: {ended}; {watched.log}"
+            )
             raise
     prober = watched.prober
     return (
@@ -122,6 +132,8 @@ def _attack(situation: str, wanted: int, watched: Watched, control: Watched, sho
         f" ({sent} sent, {answers} answers to DMA);"
         f" memory {watched.start.resident >> 20} MiB, {now.peak >> 20} MiB at most,"
         f" {now.resident >> 20} MiB at the end, {watched.bound >> 20} MiB allowed;"
+        f" {watched.most_processes} processes that receive descriptors at most,"
+        f" {watched.most_process_memory >> 20} MiB;"
         f" descriptors {watched.start.descriptors} -> {now.descriptors};"
         f" {prober.probes} honest clients, answered within {prober.longest_s * 1000:.0f} ms"
         f" ({prober.longest_wall_s * 1000:.0f} with the wait for a processor;"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import socket
 import struct
 import sys
@@ -34,6 +35,7 @@ OPERATIONS: Final = {
 _NO_REPLY: Final = {2, 36, 42}  # FORGET, INTERRUPT, BATCH_FORGET
 _ENOSYS: Final = -38
 _FILE: Final = 2
+_PF_EXITING: Final = 4
 _BLOCK: Final = 1 << 20
 """What the file system says that its blocks are: as large as those of hugetlbfs, and larger."""
 
@@ -110,18 +112,32 @@ class FileSystem:
         return _ENOSYS, b""
 
 
+def exiting(pid: int) -> bool:
+    """Say whether a process is about to end.
+
+    One that was killed waits for its files of this system to be closed before its sockets are.
+    """
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return True
+    return bool(int(about.rpartition(")")[2].split()[6]) & _PF_EXITING)
+
+
 def main() -> None:
     number, folder, size, *silent = sys.argv[1:]
     there = socket.socket(fileno=int(number))
     system = FileSystem(int(size))
     system.mount(folder)
     fd = os.open(Path(folder, "memory"), os.O_RDWR)
-    system.silent = {OPERATIONS[name] for name in silent}
     socket.send_fds(there, [b"."], [fd])
-    there.recv(1)
-    # At the exit of this process its own descriptor of the file is closed, which asks it once more.
-    system.give_up()
+    # Closed while this is still answered: a process that is killed and has a descriptor of its own
+    # file system waits for itself for ever.
     os.close(fd)
+    system.silent = {OPERATIONS[name] for name in silent}
+    while not select.select([there], [], [], 1)[0] and not exiting(os.getppid()):
+        pass
+    system.give_up()
     os._exit(0)
 
 
