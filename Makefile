@@ -79,7 +79,8 @@ spin: setup ## the model checker spin checks the plans for groups (apt-get insta
 .PHONY: hostile
 hostile: setup ## a million hostile messages to real servers; MESSAGES=n, SEED=n
 	@VFIO_MIGRATION_HOSTILE=$(or $(MESSAGES),1000000) VFIO_MIGRATION_SEED=$(or $(SEED),1) \
-		$(BIN)/python -m pytest --no-header -s tests/hostile/test_hostile.py $(ARGS)
+		$(BIN)/python -m pytest --no-header -s tests/hostile/test_hostile.py \
+			tests/hostile/test_descriptor_situations.py $(ARGS)
 
 # atheris is no development dependency: only this needs it, and it is 35 MB.
 .PHONY: fuzz
