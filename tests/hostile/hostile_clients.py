@@ -219,7 +219,7 @@ def attack(path: Path, hostile: Hostile) -> Attacker:
     except BaseException:
         client.hang_up()
         raise
-    if manner in ("hangs up", "deaf", "answers nothing", "interrupts"):
+    if manner in ("hangs up", "deaf", "answers nothing"):
         client.hang_up()
     else:
         client.finish()

@@ -176,15 +176,19 @@ class Watched:
         held = len(list((proc / "fd").iterdir()))
         return Figures(held, kib["VmRSS"] << 10, kib["VmHWM"] << 10)
 
-    def processes(self) -> list[int]:
-        """Return the memory of each process that the server has started and that has not ended."""
-        found = []
+    def processes(self) -> int:
+        """Count the processes that the server has started and that have not ended."""
+        count = memory = 0
         for pid in children_of(self.process.pid):
             with contextlib.suppress(OSError):
-                found.append(int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * PAGE)
-        self.most_processes = max(self.most_processes, sum(one > 0 for one in found))
-        self.most_process_memory = max(self.most_process_memory, sum(found))
-        return [one for one in found if one]
+                proc = Path(f"/proc/{pid}")
+                count += (
+                    proc.joinpath("stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+                )
+                memory += int(proc.joinpath("statm").read_text("ascii").split()[1]) * PAGE
+        self.most_processes = max(self.most_processes, count)
+        self.most_process_memory = max(self.most_process_memory, memory)
+        return count
 
     def calm(self) -> Figures:
         """Wait until the server has done all there is to do; look at it then."""
@@ -220,7 +224,7 @@ class Watched:
             time.sleep(0.005)
         assert now.peak < self.bound
         assert self.most_processes <= MAX_LEFT + 1
-        while len(self.processes()) > 1:
+        while self.processes() > 1:
             assert time.monotonic() < deadline + 60, "processes of the server are left"
             time.sleep(0.005)
         self.complaints()

@@ -60,11 +60,11 @@ def test_sigterm_ends_a_server_in_time_whatever_descriptor_its_client_changes(
     name: str, tmp_path, spec: Spec
 ) -> None:
     row = next(row for row in CATALOGUE if row.name == name)
-    changes = sorted({*FOR[row.use]}) if WHOLE else sorted({*FOR[row.use]})[:2]
+    changes = [*dict.fromkeys(FOR[row.use])][: None if WHOLE else 2]
     with Watched("edu", tmp_path) as watched, Workshop(tmp_path / "hostile", [name]) as shop:
         check_missing(shop.missing)
         if name not in shop.fds:
-            return  # not to be had on this machine; `test_hostile` prints which
+            pytest.skip(f"there is none on this machine: {shop.missing[name]}")
         with Client(watched.path) as client:
             client.reset()
             client.write(7, 4, struct.pack("<H", 7))  # a bus master
@@ -76,7 +76,6 @@ def test_sigterm_ends_a_server_in_time_whatever_descriptor_its_client_changes(
                 for _ in range(TURNS):
                     access(client)
                 let_go(client)
-            shop.rest()
             left = spec.event("disconnect").to or STATE
             watched.stop()
         assert watched.ended_in() == left
