@@ -22,7 +22,7 @@ from hostile_messages import Hostile
 from hostile_server import Stderr, Watched
 
 # `make hostile` says how many messages; the seed can be given to see a failure again.
-MESSAGES = int(os.environ.get("VFIO_MIGRATION_HOSTILE", "30000"))
+MESSAGES = int(os.environ.get("VFIO_MIGRATION_HOSTILE", "15000"))
 SEED = int(os.environ.get("VFIO_MIGRATION_SEED", "1"))
 PART = 4000
 """After so many messages the server is looked at, and the descriptors are made anew."""
