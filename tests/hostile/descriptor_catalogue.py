@@ -430,7 +430,7 @@ CATALOGUE: Final = (
     Row("file that is too short", file(size=100), MEMORY),
     Row("empty file", file(size=0), MEMORY),
     Row("file, O_APPEND", file(RW | os.O_APPEND), MEMORY),
-    Row("file, O_DIRECT", file(RW | os.O_DIRECT), MEMORY),
+    Row("file, O_DIRECT", file(RW | os.O_DIRECT), MEMORY, KERNEL),
     Row("file, O_SYNC and O_NONBLOCK", file(RW | os.O_SYNC | os.O_NONBLOCK), MEMORY),
     Row("file, O_RDONLY", file(RO), MEMORY),
     Row("file, O_WRONLY", file(WO), MEMORY),
