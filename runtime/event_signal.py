@@ -109,6 +109,17 @@ class EventSignal:
         return bool(done)
 
 
+_own = threading.local()
+
+
+def event_signal() -> EventSignal:
+    """Return that of this thread: to give one back takes the system tens of milliseconds."""
+    found: EventSignal | None = getattr(_own, "signal", None)
+    if found is None:
+        found = _own.signal = EventSignal()
+    return found
+
+
 def _write(fd: int, done: list[bool]) -> None:
     try:
         os.write(fd, _ONE)

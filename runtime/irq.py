@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.runtime import descriptor_kinds
-from vfio_migration.runtime.event_signal import EventSignal
+from vfio_migration.runtime.event_signal import event_signal
 from vfio_migration.runtime.protocol.layout import WIRE, IrqInfoFlags, IrqSetFlags
 from vfio_migration.runtime.served import Part, ServedError
 
@@ -113,7 +113,6 @@ class Interrupts:
             row.events = [-1] * row.count
         self._mask_events = {ACTION_MASK: -1, ACTION_UNMASK: -1}
         self._unmasks = 0  # the count of that for UNMASK, as far as it means nothing any more
-        self._signal: EventSignal | None = None
         self._gate = gate
         self.line = False
         self.masked = False
@@ -207,8 +206,7 @@ class Interrupts:
         """Close all descriptors: the client went away. What is pending stays pending."""
         for index in range(INDEXES):
             self._disable(index)
-        if self._signal is not None:
-            self._signal.client_gone()
+        event_signal().client_gone()
         self.masked = False
 
     # --- for the device ---
@@ -365,9 +363,7 @@ class Interrupts:
 
     def _send(self, fd: int) -> None:
         if fd >= 0:
-            if self._signal is None:
-                self._signal = EventSignal()
-            self.sent += self._signal.send(fd)
+            self.sent += event_signal().send(fd)
 
 
 def _kept(fd: int) -> int:
