@@ -10,11 +10,14 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
 from descriptor_catalogue import LIBC, SIZE, Use
 
+FOLDER: Final = ContextVar("FOLDER", default=Path("/nowhere"))
+"""The folder of the workshop."""
 KEEP_SIZE_AND_PUNCH: Final = 3
 _MAX_WRITES: Final = 1000
 """More than the queue of a pipe or socket takes; what is no queue is not filled without end."""
@@ -73,8 +76,7 @@ def duplicate(fd: int) -> None:
 
 
 def remove(fd: int) -> None:
-    path = Path(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115 - the path of this descriptor
-    if "hostile" in str(path):
+    if path := own_path(fd):
         path.unlink()
 
 
@@ -87,8 +89,16 @@ def made_here(fd: int) -> bool:
 
     The folder `/`, `/dev/null` and files of /sys are in the catalogue, too; root may change them.
     """
-    path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - the path of this descriptor
-    return "hostile" in path or not path.startswith("/") or path.startswith("/memfd:")
+    path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - what this link says is no path
+    if path.startswith("/memfd:") or not path.startswith("/"):
+        return True
+    return own_path(fd) is not None or (path.startswith("/dev/shm/") and not os.fstat(fd).st_nlink)
+
+
+def own_path(fd: int) -> Path | None:
+    """Return where a file is that the workshop has made; None of any other."""
+    path = Path(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115 - what this link says
+    return path if path.is_relative_to(FOLDER.get()) else None
 
 
 def fill_and_drain(fd: int) -> None:

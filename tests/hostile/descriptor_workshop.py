@@ -44,7 +44,7 @@ class Workshop:
     """The process, and the descriptors that it made: a context.
 
     Args:
-        folder: Where it may make files; also what `descriptor_changes.remove` goes by.
+        folder: Where it may make files. Of files elsewhere nothing is changed for good.
         names: Which rows to make; all of them if it is not given.
 
     Attributes:
@@ -139,10 +139,12 @@ def _own_mounts() -> bool:
     if LIBC.unshare(CLONE_NEWNS) < 0:
         if LIBC.unshare(CLONE_NEWNS | CLONE_NEWUSER) < 0:
             return False
-        with suppress(OSError):
+        try:
             Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+            Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+        except OSError:
+            return False
     return LIBC.mount(None, b"/", None, _MS_PRIVATE, None) == 0
 
 
@@ -195,6 +197,7 @@ def main() -> None:
     number, folder = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     mounts = _own_mounts()
+    descriptor_changes.FOLDER.set(Path(folder))
     _serve(socket.socket(fileno=int(number)), Place(Path(folder), mounts=mounts))
 
 

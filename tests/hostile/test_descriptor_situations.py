@@ -10,6 +10,7 @@ import select
 import struct
 from contextlib import suppress
 
+import descriptor_changes
 import pytest
 import raw_client as raw
 from descriptor_catalogue import CATALOGUE, Row, Use
@@ -85,3 +86,16 @@ def test_sigterm_ends_a_server_in_time_whatever_descriptor_its_client_changes(
 def test_every_use_has_changes_and_every_kind_a_name_of_its_own() -> None:
     assert {*FOR} == {*Use}
     assert len({row.name for row in CATALOGUE}) == len(CATALOGUE)
+
+
+def test_no_change_is_made_to_what_belongs_to_the_machine() -> None:
+    """These tests also run as root, for whom nothing is out of reach."""
+    for row in ("/", "/dev/null", "/dev/urandom", "/proc/self/mem", __file__):
+        fd = os.open(row, os.O_RDONLY)
+        before = os.fstat(fd)
+        for change in ("forbid", "remove", "lock", "nonblocking"):
+            descriptor_changes.attempt(change, fd)
+        after = os.fstat(fd)
+        assert (after.st_mode, after.st_nlink) == (before.st_mode, before.st_nlink)
+        assert os.get_blocking(fd)
+        os.close(fd)
