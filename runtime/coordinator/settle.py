@@ -7,13 +7,14 @@ they were. What follows from that stands in the rows; here it is carried out.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Handover, Holder, MigrationStep, Plans, deciding
-from vfio_migration.runtime.client import ClientError, PeerBroke, Refused, TimedOut
+from vfio_migration.runtime.client import ClientError, PeerBroke, PeerGone, Refused, TimedOut
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
@@ -25,6 +26,15 @@ from vfio_migration.runtime.coordinator.process import Process
 _ANEW: Final = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
 _BLANK: Final = "its server was started after the migration began, so its device is blank"
 KEEP: Final = "--keep source or --keep destination"
+
+ENDING_S: Final = 1.0
+"""For how many seconds in all to wait for the end of processes whose connections have ended.
+
+One that is killed closes its sockets a moment before it is gone, and in that moment it seems to be
+there and not to answer.
+"""
+
+_LOOK_S: Final = 0.005
 
 
 @dataclass(slots=True)
@@ -153,22 +163,35 @@ class Settler:
         self._gone.clear()
         self._silent.clear()
         self._served.clear()
+        ending = []
         for side, entries in self._endpoints.items():
             for index, device in enumerate(entries):
                 process = self._process(side, index)
-                self._served[device] = False
-                try:
-                    device.connect()
-                    device.look()
-                    _ = device.machine
-                    self._served[device] = device.is_served_by(process)
-                except (ClientError, CannotMigrate) as error:
-                    device.state = None
-                    self._gone[device.label] = error
-                    if _answered(error) and self._may_be(device, process):
-                        self._silent.add(device)
-                if device.transfers() == "write":
-                    self._loaded.add(device)
+                self._look_at(device, process)
+                gone = isinstance(self._gone.get(device.label), PeerGone)
+                if gone and process is not None and process.is_there():
+                    ending.append((device, process))
+        deadline = time.monotonic() + ENDING_S
+        for device, process in ending:
+            while process.is_there() and time.monotonic() < deadline:
+                time.sleep(_LOOK_S)
+            self._look_at(device, process)
+
+    def _look_at(self, device: Endpoint, process: Process | None) -> None:
+        self._gone.pop(device.label, None)
+        self._served[device] = False
+        try:
+            device.connect()
+            device.look()
+            _ = device.machine
+            self._served[device] = device.is_served_by(process)
+        except (ClientError, CannotMigrate) as error:
+            device.state = None
+            self._gone[device.label] = error
+            if _answered(error) and self._may_be(device, process):
+                self._silent.add(device)
+        if device.transfers() == "write":
+            self._loaded.add(device)
 
     def _may_be(self, device: Endpoint, process: Process | None) -> bool:
         """Say whether a device may be served by this process, as far as is known."""

@@ -168,7 +168,10 @@ def test_data_behind_a_short_read_is_not_saved(tmp_path: Path) -> None:
         assert a.state == RUNNING
 
 
-@pytest.mark.parametrize("dies", [habits.DiesUponRead, habits.DiesUponSecondRead])
+DEATHS = [habits.DiesUponRead, habits.DiesUponSecondRead, habits.EndsSlowlyUponRead]
+
+
+@pytest.mark.parametrize("dies", DEATHS)
 @pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
 def test_a_source_that_dies_before_the_end_of_its_stream_is_a_lost_state(
     tmp_path: Path, dies: type[Peer], settings: Settings

@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import struct
+import time
 
 from raw_client import (
     DMA_UNMAP,
@@ -438,6 +439,20 @@ class DiesUponRead(Peer):
 
     def answer(self, command: int, payload: bytes) -> bytes:
         if command == MIG_READ:
+            os._exit(9)
+        return super().answer(command, payload)
+
+
+class EndsSlowlyUponRead(Peer):
+    """The server's sockets are closed as soon as a MIG_DATA_READ arrives, and it is gone later.
+
+    As the kernel ends a process that is killed: its sockets first, which here takes longer.
+    """
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command == MIG_READ:
+            os.closerange(3, 64)
+            time.sleep(0.3)
             os._exit(9)
         return super().answer(command, payload)
 
