@@ -151,11 +151,17 @@ class _Operation:
     def under_way(self) -> bool:
         """It is a request that has more to do."""
         last = self.steps[-1][1]
-        # A request for the present state is over at once.
-        going_on = last.kind in ("request", "arc") and self.target != (
-            last.state if last.kind == "request" else last.to
-        )
+        here = last.state if last.kind == "request" else last.to
+        going_on = last.kind in ("request", "arc") and here != self.target
         return self.announced and self.kind == "request" and going_on
+
+    def goes_on_with(self, step: Step) -> bool:
+        """Say whether a step belongs to it.
+
+        A request for the present state is over at once, unless it is refused: that of ERROR is.
+        """
+        refused = step.kind == "refused" and self.steps[-1][1].kind == "request"
+        return self.under_way or refused
 
 
 @dataclass(slots=True)
@@ -221,7 +227,7 @@ def _operations(trace: Trace, machine: Machine, device: int) -> list[_Operation]
             operations.append(_Operation("request", here, target))
         elif _is_failed_event(step, machine):
             operations.append(_Operation("reset", here))
-        elif operations and operations[-1].under_way:
+        elif operations and operations[-1].goes_on_with(step):
             operations[-1].steps += here
         else:
             operations.append(_Operation("request", here, step.to, announced=False))
