@@ -249,7 +249,8 @@ class TakesDamage(Sample):
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
         super().take(arc, session, effect)
         if self._kit._reader is not None and effect == "opens":
-            self._kit._reader = CarelessReader(self.memories, (0, 1), self.kit_check)
+            kit = self._kit
+            kit._reader = CarelessReader(self.memories, kit._numbers, self.kit_check, kit._optional)
 
 
 class CarelessReader(StreamReader):
