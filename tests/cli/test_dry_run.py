@@ -81,7 +81,8 @@ def test_a_picture_of_no_kind(pair: Lab, cli, name, why):
     ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "nowhere/x.svg")
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("vfio-migration: error: --output: ")
-    assert ran.err.endswith(": cannot be written: No such file or directory\n")
+    problem = "cannot be written: No such file or directory (ENOENT)"
+    assert ran.err.endswith(f": {problem}; make its folder first\n")
 
 
 def test_a_dry_run_of_what_cannot_be(pair: Lab, cli):
