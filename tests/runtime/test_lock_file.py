@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -157,10 +159,15 @@ def test_a_coordinator_that_is_kept_out_says_by_whom(tmp_path):
 
 def test_whoever_takes_the_abstract_names_keeps_no_coordinator_out(tmp_path):
     """The names used to be the lock; anybody could bind them first."""
-    path = str(tmp_path / "edu.sock")
+    path = tmp_path / "edu.sock"
+    path.touch()
+    there = path.stat()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(claims._locked_by_name(path))
-        with claims.locked([path]):
+        for key in (f"path {path.resolve()}", f"file {there.st_dev}:{there.st_ino}"):
+            digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
+            stranger = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            stranger.bind(f"\0vfio-migration/{digest}")
+        with claims.locked([str(path)]):
             pass
 
 

@@ -113,6 +113,17 @@ def test_the_programs_of_the_page_run(tmp_path: Path, spec: Spec):
     assert " -> " in verdict.witness.text
 
 
+def test_that_a_claims_file_is_run_is_said_where_it_is_used(capsys: pytest.CaptureFixture[str]):
+    """In the help of the option, on the page about such files, and in the threat model."""
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "in a Python file; its code is run" in said
+    assert "A claims file is a program: `verify` runs it as you." in PAGE.read_text("utf-8")
+    model = PAGE.with_name("security.md").read_text("utf-8")
+    assert "| `verify --claims FILE` | runs the file |" in model
+
+
 def test_the_page_lists_what_there_is(spec: Spec):
     from vfio_migration.verifier.device import DeviceSystem
 

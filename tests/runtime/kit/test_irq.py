@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import select
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -342,3 +344,43 @@ def test_a_device_has_no_more_interrupts_than_a_server_keeps_descriptors_for() -
     Interrupts(**most)
     with pytest.raises(ValueError, match="keeps 2086 descriptors of its client; a server keeps"):
         Interrupts(**{**most, "msix": 2049})
+
+
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous I/O", "a thread"])
+def test_an_event_that_fills_up_between_look_and_write_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    """A client wins this race sooner or later; here it wins it at the first try."""
+    event = os.eventfd(0, os.EFD_CLOEXEC)  # one that blocks, as its client wants it
+    looks: list[list[tuple[int, int]]] = []
+    real = select.poll
+
+    class Poll:
+        def __init__(self) -> None:
+            self._real = real()
+
+        def register(self, fd: int, events: int) -> None:
+            self._real.register(fd, events)
+
+        def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
+            found = self._real.poll(timeout)
+            if not looks:
+                os.eventfd_write(event, 2**64 - 2)
+            looks.append(found)
+            return found
+
+    if not asynchronous:
+        monkeypatch.setattr("vfio_migration.runtime.event_signal._CALLS", {})
+    monkeypatch.setattr(select, "poll", Poll)
+    all_ = Interrupts(msi=1)
+    all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=[event])
+    trigger = threading.Thread(target=all_.trigger, args=(MSI, 0), daemon=True)
+    trigger.start()
+    trigger.join(20)
+    waits = trigger.is_alive()
+    os.eventfd_read(event)  # whoever still waits goes on
+    trigger.join()
+    all_.drop()
+    os.close(event)
+    assert [what for _, what in looks[0]] == [select.POLLOUT], "it looked, and there was room"
+    assert not waits

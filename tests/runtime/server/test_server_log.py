@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from raw_client import Refused
-from server_process import full_pipe
+from server_process import ServerProcess, full_pipe
 
 from vfio_migration.model.conformance_log import LogConformance
 from vfio_migration.runtime import background_writer, server_log
@@ -32,6 +32,9 @@ from vfio_migration.runtime.journal import (
 )
 from vfio_migration.runtime.repeats import INTERVAL_S, MAX_KINDS, Repeats
 from vfio_migration.runtime.server_log import ServerLog
+from vfio_migration.runtime.stream import MAX_HELLO, StreamWriter
+
+STOP, RESUMING = 1, 4
 
 
 class Clock:
@@ -227,6 +230,26 @@ def test_a_request_that_is_refused_again_and_again_is_one_line_and_a_count(serve
     assert len(rows) < 100
     said = sum("target" in row for row in rows) + sum(row.get("left_out", 0) for row in rows)
     assert said == 500
+
+
+def test_a_long_name_in_a_stream_is_not_logged_whole_each_time_it_is_refused(tmp_path) -> None:
+    """Its first frame said 60 KB, and each request of 40 bytes wrote them all into the log."""
+    name = "x" * (MAX_HELLO - 100)
+    stream = StreamWriter({"device": name}, (), lambda: ())
+    data = b"".join(bytes(part) for part in stream.read(2 * MAX_HELLO, still=True))
+    with ServerProcess(tmp_path, "--log-format", "json") as served:
+        with served.client() as client:
+            for state in (STOP, RESUMING):
+                client.set_state(state)
+            with pytest.raises(Refused):
+                client.mig_write(data)
+            for _ in range(200):
+                with pytest.raises(Refused):
+                    client.set_state(STOP)
+        with served.client() as client:
+            assert client.state == RESUMING
+    assert name[:10] in served.log
+    assert len(served.log) < len(name)
 
 
 class Failing(Edu):
