@@ -1,11 +1,17 @@
-"""What a descriptor that a client sent is, found out without asking the file system behind it.
+"""What a descriptor that a peer sent is, found out without asking the file system behind it.
 
-A file of a client's own file system (FUSE) may leave any question unanswered, for ever, and no
+A file of a peer's own file system (FUSE) may leave any question unanswered, for ever, and no
 signal ends the wait: not even SIGKILL, and not the exit of the process, which asks once more for
-each descriptor that it closes (`flush`). So a server must never have such a descriptor at all. This
-module therefore also is a program, the receiver of descriptors: a process that takes them from the
-socket of the client, hands on those that are safe to have, and puts `/dev/null` in the place of
-the others, which it never closes. It is the one that waits for ever, when it ends.
+each descriptor that it closes (`flush`). So neither a server nor a client may have such a
+descriptor at all. This module therefore also is a program, the receiver of descriptors: a process
+that takes them from the socket of the peer, hands on those that are safe to have, and puts
+`/dev/null` in the place of the others, which it never closes. It is the one that waits for ever,
+when it ends.
+
+A descriptor on its way holds its reader too: whoever reads the message, or closes the socket it is
+in, gives up the last reference to a file that its sender has closed already, and a TCP socket with
+SO_LINGER is waited for then, as long as its owner says. The receiver has a reference to all of
+them, so that nobody else's is the last. A process that ends waits for none of these.
 
 Only the standard library is imported, and little of it: the program runs by itself and starts fast.
 """
@@ -28,6 +34,8 @@ FILE = "file"
 """A regular file on a local file system that is mounted for this process too."""
 DEVICE = "device"
 """Memory of a real device: a VFIO device, or a dma-buf."""
+SOCKET = "socket"
+"""A UNIX socket. What is on its way in it is closed with it, so this process never closes one."""
 HARMLESS = "harmless"
 """Of no use, and closing it waits for nobody."""
 UNKNOWN = "unknown"
@@ -39,11 +47,16 @@ LOCAL_TYPES = frozenset(
 """Types of file systems that ask nobody outside of the kernel for anything, once the operator has
 mounted them. A client can mount one over its own FUSE, but only where we do not see it mounted."""
 
-REQUEST = struct.Struct("=II?")
-"""How much of the socket to look at, for how many descriptors to have room, whether DEVICE may be
-handed on. The socket itself comes along."""
-REPLY = struct.Struct("=?")
-"""Whether this process has a descriptor that it must not close. The descriptors come along."""
+MAX_MESSAGE_FDS = 253
+"""How many descriptors a message can have (SCM_MAX_FD of Linux)."""
+
+REQUEST = struct.Struct("=II??")
+"""How much of the socket to look at, how many descriptors to hand on at most, whether DEVICE may
+be handed on, and whether SOCKET. The socket itself comes along. Of nothing to look at, the socket
+itself is what is not to be closed."""
+REPLY = struct.Struct("=??")
+"""Whether all that came could be received, and whether this process has a descriptor that it must
+not close. The descriptors come along."""
 
 _EVENT_NAME = "anon_inode:[eventfd]"
 _VFIO_NAME = "anon_inode:[vfio-device]"
@@ -94,8 +107,10 @@ def _other(fd: int, info: dict[str, str]) -> str:
         return EVENT
     if name == _VFIO_NAME or "exp_name" in info:
         return DEVICE
-    if name.startswith(_HARMLESS_NAMES) or (name.startswith(_SOCKET_NAME) and _is_local(fd)):
+    if name.startswith(_HARMLESS_NAMES):
         return HARMLESS
+    if name.startswith(_SOCKET_NAME) and _is_local(fd):
+        return SOCKET
     kind = dict(_MOUNT_INFO.findall(_content("/proc/self/mountinfo"))).get(info.get("mnt_id", ""))
     if kind not in LOCAL_TYPES and kind != "devtmpfs":
         return UNKNOWN
@@ -134,26 +149,44 @@ def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
 
 def _serve(control: _socket.socket) -> None:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    kept = 0
+    kept = False
     room = _socket.CMSG_SPACE(_INT.size)
     while True:
         asked, came, _, _ = control.recvmsg(REQUEST.size, room, _socket.MSG_CMSG_CLOEXEC)
         if not asked:
             return
-        size, count, devices = REQUEST.unpack(asked)
-        usable = (MEMORY, EVENT, FILE, DEVICE) if devices else (MEMORY, EVENT, FILE)
-        client = _socket.socket(fileno=_descriptors(came)[0])
-        flags = _socket.MSG_PEEK | _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
-        _, came, _, _ = client.recvmsg(size, _socket.CMSG_SPACE(count * _INT.size), flags)
-        client.close()
-        found = [(fd, kind_of(fd)) for fd in _descriptors(came)]
-        kept += sum(kind in (UNKNOWN, DEVICE) and kind not in usable for _, kind in found)
-        handed = b"".join(_INT.pack(fd if kind in usable else null) for fd, kind in found)
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handed)] if found else []
-        control.sendmsg([REPLY.pack(kept > 0)], rights)
+        size, count, devices, sockets = REQUEST.unpack(asked)
+        [peer] = _descriptors(came)
+        if not size:
+            kept = True
+            control.send(REPLY.pack(True, kept))
+            continue
+        usable = {MEMORY, EVENT, FILE}
+        usable |= {DEVICE} if devices else set()
+        usable |= {SOCKET} if sockets else set()
+        fds, whole = _look(peer, size)
+        os.close(peer)
+        found = [(fd, kind_of(fd)) for fd in fds]
+        harmless = {MEMORY, EVENT, FILE, HARMLESS} | usable - {SOCKET}
+        kept = kept or any(kind not in harmless for _, kind in found)
+        handed = [_INT.pack(fd if kind in usable else null) for fd, kind in found[:count]]
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, b"".join(handed))]
+        control.sendmsg([REPLY.pack(whole, kept)], rights if handed else [])
         for fd, kind in found:
-            if kind in usable or kind == HARMLESS:
+            if kind in harmless:
                 os.close(fd)
+
+
+def _look(peer: int, size: int) -> tuple[list[int], bool]:
+    """Return the descriptors that come with the next `size` bytes, and whether these are all."""
+    sock = _socket.socket(fileno=peer)
+    try:
+        room = _socket.CMSG_SPACE(MAX_MESSAGE_FDS * _INT.size)
+        flags = _socket.MSG_PEEK | _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+        _, came, found, _ = sock.recvmsg(size, room, flags)
+    finally:
+        sock.detach()
+    return _descriptors(came), not found & _socket.MSG_CTRUNC
 
 
 def main() -> None:

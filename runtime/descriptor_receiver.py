@@ -1,13 +1,14 @@
-"""The process that receives the descriptors of clients; `descriptor_kinds` says why there is one.
+"""The process that receives the descriptors of peers; `descriptor_kinds` says why there is one.
 
-It is started when the first descriptor comes, and serves one client after the other. One that has
-got a descriptor which must not be closed is left behind with it when its client goes away, and the
-next client gets another. Those left behind end by themselves as soon as the descriptor lets them.
+It is started when the first descriptor comes, and serves one peer after the other. One that has
+got a descriptor which must not be closed is left behind with it when its peer goes away, and the
+next peer gets another. Those left behind end by themselves as soon as the descriptor lets them.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import select
 import socket
@@ -24,6 +25,8 @@ Below the 5 s in which SIGTERM ends a server."""
 MAX_LEFT: Final = 64
 """How many receivers may be left behind before no more descriptors are received."""
 
+_DRAINED: Final = 1 << 16
+"""How many bytes are forgotten at a time."""
 _INT: Final = array.array("i").itemsize
 _left: Final[list[int]] = []
 """The processes that were left behind and have not ended yet, of all receivers."""
@@ -34,13 +37,15 @@ class DescriptorReceiver:
 
     Attributes:
         devices: Memory of real devices is handed on too.
+        sockets: UNIX sockets are handed on too. They are to be closed before `peer_gone` is called.
     """
 
-    def __init__(self, *, devices: bool = False) -> None:
-        self.devices = devices
+    def __init__(self, *, devices: bool = False, sockets: bool = False) -> None:
+        self.devices, self.sockets = devices, sockets
         self._control = -1
         self._process = 0
         self._tainted = False
+        self._owner = os.getpid()
 
     def receive(self, sock: socket.socket, size: int, room: int) -> list[int]:
         """Return copies of the descriptors that come with what is next to be read from a socket.
@@ -56,22 +61,45 @@ class DescriptorReceiver:
         Raises:
             OSError: They cannot be received.
         """
-        try:
-            if self._control < 0:
-                self._start()
-            control = socket.socket(fileno=self._control)
-            try:
-                reply, came = _ask(control, REQUEST.pack(size, room, self.devices), sock, room)
-            finally:
-                control.detach()
-        except OSError:
+        request = REQUEST.pack(size, room, self.devices, self.sockets)
+        whole, came = self._ask(request, sock, room)
+        fds = received(came)
+        if not whole:
+            for fd in fds:
+                os.close(fd)
             self._leave()
-            raise
-        [self._tainted] = REPLY.unpack(reply)
-        return received(came)
+            raise OSError("the process that receives descriptors has room for no more")
+        return fds
 
-    def client_gone(self) -> None:
-        """Take note that the client went away."""
+    def hang_up(self, sock: socket.socket) -> None:
+        """Close a connection without waiting for what is on its way in it.
+
+        What was not read is read and forgotten. Never raises. In a child that a fork made only its
+        copy is closed: the connection is the parent's.
+        """
+        if os.getpid() != self._owner:
+            sock.close()
+            return
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)  # from here on nothing more comes
+        with contextlib.suppress(OSError):
+            while True:
+                data, _, found, _ = sock.recvmsg(_DRAINED, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                if found & socket.MSG_CTRUNC:
+                    self._hold(sock)
+                    break
+                if not data:
+                    break
+                sock.recv(len(data), socket.MSG_DONTWAIT)
+        sock.close()
+
+    def _hold(self, sock: socket.socket) -> None:
+        """Have the process have the socket too, until it ends. Raises `OSError` if it cannot."""
+        sock.shutdown(socket.SHUT_RDWR)  # the other end sees this one close
+        self._ask(REQUEST.pack(0, 0, False, False), sock, 0)
+
+    def peer_gone(self) -> None:
+        """Take note that the peer went away."""
         if self._tainted:
             self._leave()
 
@@ -82,10 +110,27 @@ class DescriptorReceiver:
     def __del__(self) -> None:
         self.close()
 
+    def _ask(
+        self, request: bytes, sock: socket.socket, room: int
+    ) -> tuple[bool, list[tuple[int, int, bytes]]]:
+        try:
+            if self._control < 0:
+                self._start()
+            control = socket.socket(fileno=self._control)
+            try:
+                reply, came = _answer(control, request, sock, room)
+            finally:
+                control.detach()
+        except OSError:
+            self._leave()
+            raise
+        whole, self._tainted = REPLY.unpack(reply)
+        return whole, came
+
     def _start(self) -> None:
         _reap()
         if len(_left) >= MAX_LEFT:
-            raise OSError(f"{MAX_LEFT} processes wait for descriptors of clients to be closed")
+            raise OSError(f"{MAX_LEFT} processes wait for descriptors of peers to be closed")
         if not sys.executable:
             raise OSError("there is no Python to start")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -113,7 +158,7 @@ class DescriptorReceiver:
         _reap()
 
 
-def _ask(
+def _answer(
     control: socket.socket, request: bytes, sock: socket.socket, room: int
 ) -> tuple[bytes, list[tuple[int, int, bytes]]]:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))]

@@ -25,10 +25,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from vfio_migration.runtime.counters import Counters
-from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver, received
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.protocol.connection import READ_AHEAD, Connection
 from vfio_migration.runtime.protocol.events import Event, Lost, Outgoing
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
+from vfio_migration.runtime.queued import Queued
 from vfio_migration.runtime.service_notify import Watchdog
 from vfio_migration.runtime.shortcut import ID, LONGEST, Known
 
@@ -90,7 +91,7 @@ class Channel:
         sock: The socket.
         connection: The connection.
         counters: What is counted.
-        receiver: What receives descriptors; without, they are received as they are.
+        receiver: What receives descriptors.
 
     Attributes:
         sock: The socket; it belongs to the channel.
@@ -103,7 +104,7 @@ class Channel:
         sock: socket.socket,
         connection: Connection,
         counters: Counters,
-        receiver: DescriptorReceiver | None = None,
+        receiver: DescriptorReceiver,
     ) -> None:
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -113,6 +114,7 @@ class Channel:
         self.brief = True
         self._counters = counters
         self._receiver = receiver
+        self._queued = Queued(sock)
         self._queue: deque[_Waiting] = deque()
 
     @property
@@ -143,11 +145,11 @@ class Channel:
         fds: Sequence[int] = ()
         try:
             if missing := self.connection.missing:
-                size = self.sock.recv_into(buffer[:missing], 0, flags)
+                size = self._look_at_rest(missing, flags)
             else:
                 size, fds = self._look(min(len(buffer), READ_AHEAD), flags)
-                # No more than was looked at, and without room: the system forgets descriptors.
-                size = self.sock.recv_into(buffer[:size], 0, _LOOK) if size else 0
+            # No more than was looked at, and without room: the system forgets descriptors.
+            size = self.sock.recv_into(buffer[:size], 0, _LOOK) if size else 0
         except BlockingIOError:
             return None
         except OSError as error:
@@ -162,7 +164,9 @@ class Channel:
         """Read once. The messages are good for ever. Raises as `read`."""
         fds: Sequence[int] = ()
         try:
-            if not (size := self.connection.missing):
+            if missing := self.connection.missing:
+                size = self._look_at_rest(missing, _LOOK)
+            else:
                 size, fds = self._look(READ_AHEAD, _LOOK)
             data = self.sock.recv(size, _LOOK) if size else b""
         except BlockingIOError:
@@ -177,19 +181,28 @@ class Channel:
     def _look(self, size: int, flags: int) -> tuple[int, Sequence[int]]:
         """Return how much can be read, up to `size`, and the descriptors that come with it."""
         data, _, found, _ = self.sock.recvmsg(size, 0, _PEEK | flags)
-        return len(data), self._receive(len(data)) if found & _CTRUNC else ()
-
-    def _receive(self, size: int) -> Sequence[int]:
-        """Receive the descriptors that come with the next `size` bytes."""
         room = self.connection.fd_room
+        return len(data), self._receive(len(data), room) if found & _CTRUNC else ()
+
+    def _look_at_rest(self, size: int, flags: int) -> int:
+        """Return how much can be read, up to `size`, of a message that takes no descriptors.
+
+        Those that come all the same are left to the receiver: what the system forgets in this
+        process it closes in this process, and may wait for its owner.
+        """
+        if ready := self._queued.without_descriptors():
+            return min(size, ready)
+        data, _, found, _ = self.sock.recvmsg(min(size, READ_AHEAD), 0, _PEEK | flags)
+        if found & _CTRUNC:
+            self._receive(len(data), 0)
+        return len(data)
+
+    def _receive(self, size: int, room: int) -> Sequence[int]:
+        """Receive the descriptors that come with the next `size` bytes, `room` at most."""
         try:
-            if self._receiver is not None:
-                return self._receiver.receive(self.sock, size, room)
-            space = socket.CMSG_SPACE(room * array.array("i").itemsize)
-            flags = socket.MSG_CMSG_CLOEXEC | _LOOK | _PEEK
-            return received(self.sock.recvmsg(size, space, flags)[1])
+            return self._receiver.receive(self.sock, size, room)
         except OSError as error:
-            raise Gone(f"the descriptors of the client cannot be received: {error}") from error
+            raise Gone(f"its descriptors cannot be received: {error}") from error
 
     def answer_known(
         self, known: Known, urges: Sequence[object], settle: Callable[[], bool], *, once: bool
@@ -221,7 +234,7 @@ class Channel:
             try:
                 data, _, flags, _ = peek(LONGEST, 0, _PEEK)
                 size = len(data)
-                fds = self._receive(size) if flags & _CTRUNC else ()
+                fds = self._receive(size, connection.fd_room) if flags & _CTRUNC else ()
                 if size:
                     take(size, _LOOK)
             except BlockingIOError:
@@ -378,7 +391,8 @@ class Channel:
             if waiting.lost is not None:
                 waiting.lost(waiting.whole[HEADER_SIZE:])
         self.connection.close()
-        self.sock.close()
+        self._queued.close()
+        self._receiver.hang_up(self.sock)
 
 
 class Link:
@@ -553,8 +567,8 @@ class Link:
         if self._twin is not None:
             self._twin.close()
         if self._twin_end is not None:
-            self._twin_end.close()
-        self._receiver.client_gone()
+            self._twin_end.close()  # nobody has the other end
+        self._receiver.peer_gone()
 
 
 def milliseconds(until: float | None) -> int | None:

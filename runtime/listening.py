@@ -13,6 +13,7 @@ from typing import Final
 
 from vfio_migration.model.errors import why
 from vfio_migration.runtime import lock_file
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.lock_file import LockedError
 
 BACKLOG: Final = 128
@@ -66,8 +67,18 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
                 now = path.lstat()
                 if (now.st_dev, now.st_ino) == (made.st_dev, made.st_ino):
                     path.unlink()
+            _turn_away(sock)
     finally:
         sock.close()
+
+
+def _turn_away(listener: socket.socket) -> None:
+    """Hang up on those who wait, who may have sent what is not to be closed with the socket."""
+    with contextlib.closing(DescriptorReceiver()) as receiver, contextlib.suppress(OSError):
+        listener.setblocking(False)
+        listener.shutdown(socket.SHUT_RD)  # nobody connects any more
+        while True:
+            receiver.hang_up(listener.accept()[0])
 
 
 def given(fd: int) -> socket.socket:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from vfio_migration.model import json_text
 from vfio_migration.runtime import listening
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.journal import say
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class StatusSocket:
         # Signals are for the thread that serves: one that came here would not end its waiting.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         listener.setblocking(False)
+        receiver = DescriptorReceiver()
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(wake, select.POLLIN)
@@ -123,9 +125,12 @@ class StatusSocket:
             except OSError:  # no descriptor is free: whoever asks waits, and so do we
                 time.sleep(0.1)
                 continue
-            with sock, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
                 text = json.dumps(self.now(identity), default=str)
                 sock.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            # Whoever asks may have sent something, which is not read: not even to close it.
+            receiver.hang_up(sock)
+            receiver.peer_gone()
 
     def now(self, identity: tuple[int, int]) -> dict[str, Any]:
         """Return how the server stands.
@@ -174,7 +179,12 @@ def read(path: str | Path, timeout: float) -> dict[str, Any]:
     where = beside(path)
     place = os.stat(path)  # noqa: PTH116 - as bytes allow
     until = time.monotonic() + timeout
-    with socket.socket(socket.AF_UNIX) as sock:
+    with (
+        contextlib.closing(DescriptorReceiver()) as receiver,
+        contextlib.ExitStack() as stack,
+    ):
+        sock = socket.socket(socket.AF_UNIX)
+        stack.callback(receiver.hang_up, sock)
         sock.settimeout(timeout)
         try:
             sock.connect(str(where))
@@ -187,7 +197,10 @@ def read(path: str | Path, timeout: float) -> dict[str, Any]:
         while len(text) <= MAX_BYTES:
             sock.settimeout(max(0.001, until - time.monotonic()))
             try:
-                part = sock.recv(MAX_BYTES)
+                part, _, flags, _ = sock.recvmsg(MAX_BYTES, 0, socket.MSG_PEEK)
+                if flags & socket.MSG_CTRUNC:
+                    raise NoStatusError(f"{where}: what answers there sends descriptors")
+                part = sock.recv(len(part)) if part else b""
             except TimeoutError as error:
                 raise TimeoutError(f"{where}: does not answer within {timeout:g} s") from error
             except OSError as error:

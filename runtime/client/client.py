@@ -99,6 +99,7 @@ class Client(Side, Closing):
         watches: Who is told of every message; see `Exchange`.
         hurry: Is asked while a call is waited for, some times a second: given when that began (as
             `time.monotonic` counts), by when it has to be answered, however patient the client is.
+        devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
 
     Attributes:
         hurry: As given; may be set at any time.
@@ -120,6 +121,7 @@ class Client(Side, Closing):
         memory: Reachable | None = None,
         watches: Iterable[Watch] = (),
         hurry: Hurry | None = None,
+        devices: bool = False,
     ) -> None:
         self.hurry = hurry
         super().__init__(
@@ -130,6 +132,7 @@ class Client(Side, Closing):
             limits=limits,
             memory=memory,
             watches=watches,
+            devices=devices,
         )
         self._lock = threading.RLock()
         self._leader = 0  # the thread that waits for the sockets, for all

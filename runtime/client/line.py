@@ -13,6 +13,7 @@ from typing import Final
 
 from vfio_migration.runtime.client.core import Core, dispose
 from vfio_migration.runtime.counters import Counters
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.link import MOST_REPLIES, Channel, Gone
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Event, Outgoing
@@ -32,15 +33,21 @@ class Line:
         connection: What is spoken on it.
         counters: Counts the bytes.
         core: What makes sense of it.
+        receiver: Receives the descriptors of the server.
 
     Attributes:
         fd: The descriptor of the socket.
     """
 
     def __init__(
-        self, sock: socket.socket, connection: Connection, counters: Counters, core: Core
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        counters: Counters,
+        core: Core,
+        receiver: DescriptorReceiver,
     ) -> None:
-        self._channel = Channel(sock, connection, counters)
+        self._channel = Channel(sock, connection, counters, receiver)
         self._core = core
         self._inbox: deque[Event] = deque()
         self.fd = sock.fileno()

@@ -19,6 +19,7 @@ from vfio_migration.runtime.client.core import Core, Pending, Reachable, Watch, 
 from vfio_migration.runtime.client.errors import ClientError, PeerBroke, PeerGone, TimedOut
 from vfio_migration.runtime.client.line import Line
 from vfio_migration.runtime.counters import Counters
+from vfio_migration.runtime.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.link import Gone, peer_of
 from vfio_migration.runtime.protocol.events import Outgoing
 from vfio_migration.runtime.protocol.version import Limits
@@ -45,6 +46,7 @@ class Side:
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
         watches: Who is told of every message; see `Exchange`.
+        devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
 
     Attributes:
         spec: The table.
@@ -64,6 +66,7 @@ class Side:
         limits: Limits | None = None,
         memory: Reachable | None = None,
         watches: Iterable[Watch] = (),
+        devices: bool = False,
     ) -> None:
         said = "server" if isinstance(where, socket.socket) else str(where)
         self.name = said if name is None else name
@@ -74,6 +77,8 @@ class Side:
         self._where = where
         self._core = Core(self.name, limits, memory=memory, watches=watches)
         self._lines: list[Line] = []
+        twin = self._core.connection.own.twin_socket
+        self._receiver = DescriptorReceiver(devices=devices, sockets=twin)
         self._names = {state.value: state.name for state in self.spec.states}
         self._process = os.getpid()
 
@@ -123,11 +128,12 @@ class Side:
         # A descriptor for which this process has no room is dropped without a word, and it would be
         # the server that is blamed for the twin socket: see now whether there is room for one.
         os.close(os.dup(sock.fileno()))
-        self._lines = [Line(sock, self._core.connection, self.counters, self._core)]
+        self._lines = [Line(sock, self._core.connection, self.counters, self._core, self._receiver)]
         return self._core.hello()
 
     def _add_twin(self, fd: int | None) -> None:
         """Speak on the twin socket too, if there is one."""
+        self._receiver.sockets = False  # no other reply brings one
         if fd is None:
             return
         if self._core.over is not None:  # it was agreed on, and all was over in the same breath
@@ -142,7 +148,7 @@ class Side:
             sock.close()
             raise PeerBroke(self.name, "the twin socket is no stream")
         assert self._core.twin is not None
-        self._lines.append(Line(sock, self._core.twin, self.counters, self._core))
+        self._lines.append(Line(sock, self._core.twin, self.counters, self._core, self._receiver))
 
     def _begin(self, call: Call[T]) -> Pending[T]:
         """Make a call and send it."""
@@ -184,6 +190,7 @@ class Side:
         finally:
             for line in self._lines:
                 line.close()
+            self._receiver.close()
 
     def _gone(self, error: Gone) -> PeerGone:
         # A channel speaks of whoever is at its other end as the client.

@@ -34,8 +34,9 @@ _MAX_PID: Final = (1 << 31) - 1
 _MAX_NUMBER: Final = (1 << 64) - 1
 """What the kernel counts in: times in clock ticks, numbers of inodes."""
 _INT: Final = struct.Struct("=i")
-_ROOM: Final = sum(map(socket.CMSG_SPACE, (12, 253 * 4, 4)))
-"""For who sent a message, all the descriptors it can have (they come before), and the pidfd."""
+_CREDENTIALS_ROOM: Final = socket.CMSG_SPACE(12)
+_PIDFD_ROOM: Final = socket.CMSG_SPACE(4)
+_LOOK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +151,20 @@ class Ear:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._set(1)
+        self._set(socket.SO_PASSCRED, 1)
 
     def hear(self) -> Process | None:
-        """Return who sent what can be read next; None if nothing can. It hears once."""
+        """Return who sent what can be read next; None if nothing can. It hears once.
+
+        Descriptors of the message stand before the pidfd, and closing one of a stranger may wait
+        for ever: if there are any, there is room for none, and the process is known by its pid.
+        """
         try:
-            _, control, _, _ = self._sock.recvmsg(
-                1, _ROOM, socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
+            _, control, found, _ = self._sock.recvmsg(1, _CREDENTIALS_ROOM, _LOOK)
+            if control and not found & socket.MSG_CTRUNC:
+                self._set(_SO_PASSPIDFD, 1)
+                room = _CREDENTIALS_ROOM + _PIDFD_ROOM
+                _, control, _, _ = self._sock.recvmsg(1, room, _LOOK)
         except OSError:
             return None
         pid = unique = 0
@@ -166,22 +173,18 @@ class Ear:
                 continue
             if kind == _SCM_CREDENTIALS:
                 pid = _INT.unpack_from(data)[0]
-                continue
-            # A descriptor of the message itself is only a copy, as the message is.
-            for at in range(0, len(data) - len(data) % _INT.size, _INT.size):
-                fd = _INT.unpack_from(data, at)[0]
-                if fd < 0:  # it is gone already, or there is no room for a descriptor
-                    continue
+            elif kind == _SCM_PIDFD and (fd := _INT.unpack_from(data)[0]) >= 0:
+                # Negative: it is gone already, or there is no room for a descriptor.
                 with _closing(fd):
-                    unique = _number(fd) if kind == _SCM_PIDFD else unique
+                    unique = _number(fd)
         # What comes later comes without it: there is room for descriptors, and for no more.
-        self._set(0)
+        for option in (socket.SO_PASSCRED, _SO_PASSPIDFD):
+            self._set(option, 0)
         return Process.of(pid, unique) if control else None
 
-    def _set(self, value: int) -> None:
-        for option in (socket.SO_PASSCRED, _SO_PASSPIDFD):
-            with contextlib.suppress(OSError):  # the second is not there before Linux 6.5
-                self._sock.setsockopt(socket.SOL_SOCKET, option, value)
+    def _set(self, option: int, value: int) -> None:
+        with contextlib.suppress(OSError):  # the second is not there before Linux 6.5
+            self._sock.setsockopt(socket.SOL_SOCKET, option, value)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,11 +22,11 @@ import pytest
 import raw_client as raw
 from awaited import wait_for
 from edu_client import BUFFER, FLAGS_ON, dma, dma_done, eventfd, signalled, until
+from foreign_files import LingeringSockets, fuse_file
 from raw_client import Client, Refused
 
 PAGE = 4096
 SERVE = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
-FUSE = Path(__file__).parents[2] / "support" / "fuse_daemon.py"
 ENDS_WITHIN_S = 5
 
 
@@ -93,36 +93,6 @@ def opened(path: str, flags: int = os.O_RDWR) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextmanager
-def fuse_file(folder: Path, *silent: str) -> Iterator[int]:
-    """The file of a client that does not answer for it; it does, in the end."""
-    unshare = shutil.which("unshare")
-    if unshare is None or not os.access("/dev/fuse", os.W_OK):
-        pytest.skip("there is no FUSE here")
-    folder.mkdir()
-    ours, theirs = socket.socketpair()
-    own = "-rm" if os.geteuid() else "-m"
-    command = [unshare, own, sys.executable, str(FUSE), str(theirs.fileno()), str(folder)]
-    with (
-        ours,
-        subprocess.Popen(
-            [*command, str(1 << 20), *silent], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
-        ) as daemon,
-    ):
-        theirs.close()
-        ours.settimeout(20)
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-        if not fds:
-            pytest.skip(f"no FUSE file system can be mounted: {daemon.communicate()[1]!r}")
-        try:
-            yield fds[0]
-        finally:
-            ours.close()
-            daemon.wait(20)
-            with suppress(OSError):  # its file system is gone
-                os.close(fds[0])
 
 
 def test_a_map_of_dev_zero_is_refused_at_any_offset(path: Path) -> None:
@@ -286,3 +256,71 @@ def test_interrupts_are_seen_before_the_reply_to_what_raised_them(path: Path) ->
         assert os.eventfd_read(event) == 1
         assert signalled(event, 0) == 0
     os.close(event)
+
+
+@pytest.fixture
+def lingering() -> Iterator[LingeringSockets]:
+    with LingeringSockets() as sockets:
+        yield sockets
+
+
+def send_and_forget(sock: socket.socket, data: bytes, *fds: int) -> None:
+    """Send descriptors, of which the message then has the last reference."""
+    socket.send_fds(sock, [data], fds)
+    for fd in fds:
+        os.close(fd)
+
+
+READ_STATE = struct.pack("=HHIIIIIIi", 1, raw.FEATURE, 32, 0, 0, 16, 0x10002, 0, 0)
+WRITE = struct.pack("=HHIIIQII", 1, raw.REGION_WRITE, 32 + 65536, 0, 0, BUFFER, 0, 65536)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["socket", "socket-in-a-socket"])
+@pytest.mark.parametrize("where", ["command", "rest", "too-many", "unread", "waiting"])
+def test_a_socket_that_lingers_keeps_no_server_waiting(
+    path: Path, lingering: LingeringSockets, where: str, inside: bool
+) -> None:
+    """Whoever gives up the last reference to it waits, be it by not receiving it."""
+    make = lingering.make_inside if inside else lingering.make
+    with Client(path) as client, socket.socket(socket.AF_UNIX) as waits:
+        sock = client.sock
+        if where == "command":
+            send_and_forget(sock, READ_STATE, make())
+        elif where == "rest":
+            sock.sendall(WRITE)
+            assert client.sock.send(bytes(100))
+            until(lambda: not outstanding(sock))
+            send_and_forget(sock, bytes(1000), make())
+        elif where == "too-many":
+            spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(100)]
+            send_and_forget(sock, READ_STATE, *spare, make())
+        elif where == "unread":
+            sock.sendall(struct.pack("=HHIII", 1, raw.FEATURE, 3, 0, 0))  # ends the connection
+            with suppress(OSError):
+                send_and_forget(sock, READ_STATE, make())
+        else:
+            waits.connect(str(path))
+            send_and_forget(waits, b"no version", make())
+    serves_an_honest_client(path)
+
+
+def outstanding(sock: socket.socket) -> int:
+    """How many bytes the other end has not read."""
+    return struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
+
+
+def test_sigterm_ends_a_server_whose_clients_wait_with_sockets_that_linger(
+    tmp_path: Path, lingering: LingeringSockets
+) -> None:
+    with running(tmp_path) as server, Client(tmp_path / "edu.sock") as client:
+        assert client.state == 2
+        waits = socket.socket(socket.AF_UNIX)
+        asks = socket.socket(socket.AF_UNIX)
+        with waits, asks:
+            waits.connect(str(tmp_path / "edu.sock"))
+            asks.connect(str(tmp_path / "edu.sock.status"))
+            for sock in (waits, asks, client.sock):
+                with suppress(BrokenPipeError):
+                    send_and_forget(sock, b"x", lingering.make())
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(ENDS_WITHIN_S) == 0
