@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from vfio_migration.cli import options
+from vfio_migration.cli import arguments as options
 
 if TYPE_CHECKING:
     import argparse
 
-    from vfio_migration.runtime.served import ServedDevice
+    from vfio_migration.runtime.kit.contract import ServedDevice
 
 OPTIONS: Final = {"edu": ("dma_mask",), "memory": ("size", "rate", "seed")}
 """What the devices of the package take behind a comma; all of it numbers."""
@@ -36,7 +36,7 @@ def make(arguments: argparse.Namespace) -> ServedDevice:
     Raises:
         SpecError: It cannot be made; the message says why.
     """
-    from vfio_migration.runtime.devices import DEVICES
+    from vfio_migration.runtime.kit.devices import DEVICES
 
     name, *words = arguments.device.split(",")
     if ":" in name:
@@ -58,7 +58,7 @@ def make(arguments: argparse.Namespace) -> ServedDevice:
 
 def summary(arguments: argparse.Namespace) -> tuple[str, str]:
     """Return what the device is called, and the first sentence of what is written about it."""
-    from vfio_migration.runtime.devices import DEVICES
+    from vfio_migration.runtime.kit.devices import DEVICES
 
     name = arguments.device.partition(",")[0]
     kind = _class(name) if ":" in name else DEVICES.get(name)
@@ -98,7 +98,7 @@ def _own(arguments: argparse.Namespace, name: str, words: list[str]) -> ServedDe
     return device
 
 
-_DERIVE: Final = "derive it from vfio_migration.runtime.kit.PciDevice"
+_DERIVE: Final = "derive it from vfio_migration.runtime.kit.pci_device.PciDevice"
 
 
 def _class(name: str) -> Callable[..., Any]:
@@ -144,7 +144,7 @@ def _module(where: str, name: str) -> Any:
 
 def _members() -> list[str]:
     """Return the names of what a server uses of a device."""
-    from vfio_migration.runtime.served import ServedDevice
+    from vfio_migration.runtime.kit.contract import ServedDevice
 
     return sorted(
         {
@@ -158,7 +158,7 @@ def _members() -> list[str]:
 
 
 def _methods() -> list[str]:
-    from vfio_migration.runtime.served import ServedDevice
+    from vfio_migration.runtime.kit.contract import ServedDevice
 
     return [key for key in _members() if inspect.isfunction(getattr(ServedDevice, key, None))]
 
@@ -288,7 +288,7 @@ def _made(device: str, kind: Callable[..., Any], given: Mapping[str, Any]) -> Se
 
 def _said(error: BaseException) -> str:
     """Return what an exception is, what it says, and which line raised it."""
-    from vfio_migration.runtime.errors import words
+    from vfio_migration.runtime.engine.errors import words
 
     said, name = words(error), type(error).__name__
     text = name if said == name else f"{name}: {said}"

@@ -68,7 +68,7 @@ def writable(option: str, path: str | None, *, folder: bool = False) -> None:
     Raises:
         SpecError: No file can be called that, or none can be made there.
     """
-    from vfio_migration.runtime import trusted_path
+    from vfio_migration.runtime.files import trusted_path
 
     if path is None:
         return
@@ -156,7 +156,7 @@ def write_whole(option: str, path: str | Path, data: bytes) -> None:
     Raises:
         SpecError: It cannot be written.
     """
-    from vfio_migration.runtime.atomic_file import CannotWrite, write_output
+    from vfio_migration.runtime.files.atomic_file import CannotWrite, write_output
 
     try:
         write_output(path, data)

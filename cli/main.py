@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """Build the parser of the whole command line."""
-    from vfio_migration.cli import (
+    from vfio_migration.cli.commands import (
         check_trace,
         completion,
         diagram,
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG_INPUT
     except KeyboardInterrupt:
-        from vfio_migration.cli import telling
+        from vfio_migration.cli import event_printer as telling
 
         # Whoever reads the output may have stalled: what is left of it is not waited for.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,11 +20,11 @@ from pathlib import PurePath
 from types import FrameType
 from typing import Final, NoReturn
 
-from vfio_migration.cli import options
+from vfio_migration.cli import arguments as options
 from vfio_migration.cli.main import UNKNOWN
-from vfio_migration.runtime import service_notify
-from vfio_migration.runtime.journal import say
-from vfio_migration.runtime.server_log import ServerLog
+from vfio_migration.runtime.server.log import say
+from vfio_migration.runtime.server.log_writer import ServerLog
+from vfio_migration.runtime.transport import service_notify
 
 STOP_TIMEOUT_S: Final = 4.0
 """How many seconds after the signal the process is ended if it has not ended by itself."""

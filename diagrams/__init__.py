@@ -16,15 +16,15 @@ the extra "diagrams", which is imported only when one is drawn; without it they 
 `python -m vfio_migration.diagrams.generate` keeps the committed pictures and tables up to date.
 """
 
-from vfio_migration.diagrams.dot import to_dot
+from vfio_migration.diagrams.drawing.palette import Theme
 from vfio_migration.diagrams.errors import MissingDependency
-from vfio_migration.diagrams.extract import machine_graph, trace_graphs
-from vfio_migration.diagrams.graph import Edge, Graph, Heading, LegendEntry, Mark, Node
-from vfio_migration.diagrams.palette import Theme
+from vfio_migration.diagrams.machine.dot import to_dot
+from vfio_migration.diagrams.machine.extract import machine_graph, trace_graphs
+from vfio_migration.diagrams.machine.graph import Edge, Graph, Heading, LegendEntry, Mark, Node
 from vfio_migration.diagrams.plain import to_json, to_mermaid
-from vfio_migration.diagrams.plan import Pair, PlanError, migration_view
-from vfio_migration.diagrams.plan_text import render as to_text
-from vfio_migration.diagrams.plan_view import PlanView
+from vfio_migration.diagrams.plan.extract import Pair, PlanError, migration_view
+from vfio_migration.diagrams.plan.text import render as to_text
+from vfio_migration.diagrams.plan.view import PlanView
 from vfio_migration.diagrams.render import FORMATS, Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, TableFormat, tables
 

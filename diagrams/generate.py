@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vfio_migration.diagrams.extract import machine_graph
-from vfio_migration.diagrams.plan import migration_view, unnamed
+from vfio_migration.diagrams.machine.extract import machine_graph
+from vfio_migration.diagrams.plan.extract import migration_view, unnamed
 from vfio_migration.diagrams.render import Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, tables
 from vfio_migration.model import Machine, Spec, load

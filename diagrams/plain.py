@@ -7,8 +7,8 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from vfio_migration.diagrams.graph import Edge, EdgeKind, Graph, Node
-from vfio_migration.diagrams.plan_view import PlanView
+from vfio_migration.diagrams.machine.graph import Edge, EdgeKind, Graph, Node
+from vfio_migration.diagrams.plan.view import PlanView
 
 JSON_FORMAT = 1
 """The version of the JSON form."""

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from vfio_migration.diagrams import svg
-from vfio_migration.diagrams.dot import draw
+from vfio_migration.diagrams.drawing import svg
+from vfio_migration.diagrams.drawing.palette import Theme
+from vfio_migration.diagrams.drawing.printable import printable
 from vfio_migration.diagrams.errors import needs
-from vfio_migration.diagrams.graph import Graph
-from vfio_migration.diagrams.palette import Theme
+from vfio_migration.diagrams.machine.dot import draw
+from vfio_migration.diagrams.machine.graph import Graph
 from vfio_migration.diagrams.plain import to_json, to_mermaid
-from vfio_migration.diagrams.plan_dot import draw_plan
-from vfio_migration.diagrams.plan_mermaid import plan_to_mermaid
-from vfio_migration.diagrams.plan_view import PlanView
-from vfio_migration.diagrams.printable import printable
+from vfio_migration.diagrams.plan.dot import draw_plan
+from vfio_migration.diagrams.plan.mermaid import plan_to_mermaid
+from vfio_migration.diagrams.plan.view import PlanView
 
 Format = Literal["svg", "png", "pdf", "dot", "mmd", "json"]
 

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, escaped
-from vfio_migration.model.plain import (
+from vfio_migration.model.raw_rows import (
     NAME,
     Data,
     PlainTable,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, it_has
-from vfio_migration.model.plain import NAME, Data, number_of, text_of
+from vfio_migration.model.raw_rows import NAME, Data, number_of, text_of
 from vfio_migration.model.spec import Spec
 
 _MOVE = {"needs", "lacks", "may", "failed", "to", "event"}

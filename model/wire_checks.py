@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from vfio_migration.model import checks
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, it_has
-from vfio_migration.model.plain import Data, PlainTable, number_of, text_of
+from vfio_migration.model.raw_rows import Data, PlainTable, number_of, text_of
 from vfio_migration.model.wire import (
     FROM_THE_TABLE,
     Answer,

@@ -11,9 +11,9 @@ the name of a state. Only `vfio_migration.model` and the standard library are im
     Situation(state='STOP_COPY', session=1)
 """
 
-from vfio_migration.runtime.device import Device, DisconnectingDevice, NullDevice
-from vfio_migration.runtime.engine import Engine
-from vfio_migration.runtime.errors import (
+from vfio_migration.runtime.engine.callbacks import Device, DisconnectingDevice, NullDevice
+from vfio_migration.runtime.engine.engine import Engine
+from vfio_migration.runtime.engine.errors import (
     ANSWERS,
     Answer,
     ArcError,
@@ -27,8 +27,8 @@ from vfio_migration.runtime.errors import (
     ResetFailed,
     answer_to,
 )
-from vfio_migration.runtime.observe import Observer, Record, Recorder
-from vfio_migration.runtime.program import Situation
+from vfio_migration.runtime.engine.program import Situation
+from vfio_migration.runtime.engine.records import Observer, Record, Recorder
 
 __all__ = [
     "ANSWERS",

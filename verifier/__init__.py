@@ -5,13 +5,13 @@ made of (docs/own-claims.md) is exported here too. Importing this package needs 
 (`pip install 'vfio-migration[verify]'`).
 """
 
-from vfio_migration.verifier.catalogue import obligations
-from vfio_migration.verifier.claims import load_claims, never
-from vfio_migration.verifier.device import DeviceSystem
-from vfio_migration.verifier.encoding import Encoding, Formula
-from vfio_migration.verifier.obligation import Example, Obligation, Outcome, Query, Verdict
-from vfio_migration.verifier.prover import Report, Solving, Variant, decide, select, verify
-from vfio_migration.verifier.system import Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.obligations.catalogue import obligations
+from vfio_migration.verifier.obligations.own_claims import load_claims, never
+from vfio_migration.verifier.prove import Report, Solving, Variant, decide, select, verify
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
+from vfio_migration.verifier.solver.obligation import Example, Obligation, Outcome, Query, Verdict
+from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.systems.device import DeviceSystem
 
 __all__ = [
     "DeviceSystem",

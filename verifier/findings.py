@@ -18,10 +18,10 @@ from typing import Any
 
 from vfio_migration.model import Mistake, Spec, SpecError, load
 from vfio_migration.model.wire import load_wire
-from vfio_migration.verifier.catalogue import FAMILIES, obligations
-from vfio_migration.verifier.obligation import Verdict
-from vfio_migration.verifier.prover import Report, verify
-from vfio_migration.verifier.report import variant_lines
+from vfio_migration.verifier.obligations.catalogue import FAMILIES, obligations
+from vfio_migration.verifier.prove import Report, verify
+from vfio_migration.verifier.report.text import variant_lines
+from vfio_migration.verifier.solver.obligation import Verdict
 
 _MADE = "<!-- Made by `python -m vfio_migration.verifier.findings` from {}; do not edit. -->"
 

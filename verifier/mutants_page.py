@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vfio_migration.model import load
-from vfio_migration.verifier.catalogue import obligations
-from vfio_migration.verifier.edits import KINDS
-from vfio_migration.verifier.mutate import LOAD, OUTCOMES, Fate, Survey, mutate
+from vfio_migration.verifier.mutation.edits import KINDS
+from vfio_migration.verifier.mutation.mutate import LOAD, OUTCOMES, Fate, Survey, mutate
+from vfio_migration.verifier.obligations.catalogue import obligations
 
 PAGE = "mutants.md"
 

@@ -4,8 +4,9 @@
 asyncio import it.
 """
 
+from vfio_migration.runtime.client.blocking import Client
 from vfio_migration.runtime.client.calls import Call, RegionInfo
-from vfio_migration.runtime.client.client import Client
+from vfio_migration.runtime.client.common import PATIENCE
 from vfio_migration.runtime.client.core import Core, Exchange, Pending, Reachable
 from vfio_migration.runtime.client.errors import (
     ClientError,
@@ -17,7 +18,6 @@ from vfio_migration.runtime.client.errors import (
 from vfio_migration.runtime.client.interrupts import Interrupts, Vectors
 from vfio_migration.runtime.client.memory import AddressSpace, SharedMemory, Window
 from vfio_migration.runtime.client.regions import MappedArea, MappedRegion, NotMappable
-from vfio_migration.runtime.client.side import PATIENCE
 
 __all__ = [
     "PATIENCE",

@@ -14,21 +14,10 @@ from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 from vfio_migration.model.errors import lookup
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.errors import asked
-from vfio_migration.runtime.protocol.access import SingleWrite
 from vfio_migration.runtime.protocol.events import Reply
 from vfio_migration.runtime.protocol.faults import Malformed
-from vfio_migration.runtime.protocol.features import (
-    DmaLoggingControl,
-    DmaLoggingRange,
-    DmaLoggingReport,
-    FeatureDeviceState,
-    FeatureMigration,
-    MigDataSize,
-    padded,
-)
 from vfio_migration.runtime.protocol.layout import WIRE, Data, DmaMapFlags, DmaUnmapFlags
-from vfio_migration.runtime.protocol.message import Message
-from vfio_migration.runtime.protocol.messages import (
+from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
     DeviceGetInfo,
     DeviceGetInfoReply,
@@ -49,7 +38,18 @@ from vfio_migration.runtime.protocol.messages import (
     RegionWriteMulti,
     RegionWriteReply,
 )
-from vfio_migration.runtime.protocol.regions import MmapArea, SparseMmap, SubRegion
+from vfio_migration.runtime.protocol.messages.features import (
+    DmaLoggingControl,
+    DmaLoggingRange,
+    DmaLoggingReport,
+    FeatureDeviceState,
+    FeatureMigration,
+    MigDataSize,
+    padded,
+)
+from vfio_migration.runtime.protocol.messages.region_access import SingleWrite
+from vfio_migration.runtime.protocol.messages.regions import MmapArea, SparseMmap, SubRegion
+from vfio_migration.runtime.protocol.messages.shapes import Message
 
 T = TypeVar("T")
 

@@ -28,8 +28,7 @@ from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
 from vfio_migration.runtime.protocol.faults import CannotSend, Malformed
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, Data
-from vfio_migration.runtime.protocol.message import Message
-from vfio_migration.runtime.protocol.messages import (
+from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
     DmaRead,
     DmaReadReply,
@@ -38,7 +37,8 @@ from vfio_migration.runtime.protocol.messages import (
     Version,
     VersionReply,
 )
-from vfio_migration.runtime.protocol.version import Limits
+from vfio_migration.runtime.protocol.messages.shapes import Message
+from vfio_migration.runtime.protocol.messages.version import Limits
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@
         for vector, count in interrupts.wait(1.0).items():
             ...
 
-Programs that run asyncio take `vfio_migration.runtime.client.ainterrupts`.
+Programs that run asyncio take `vfio_migration.runtime.client.async_interrupts`.
 
 Each vector has an eventfd, which counts. A message carries no more descriptors than the server
 takes, so many vectors take many messages; the last ones are set first, because a server may set up
@@ -23,11 +23,11 @@ import threading
 from typing import Final
 
 from vfio_migration.runtime.client import calls
+from vfio_migration.runtime.client.blocking import Client
 from vfio_migration.runtime.client.calls import Call
-from vfio_migration.runtime.client.client import Client
 from vfio_migration.runtime.client.errors import ClientError
-from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.layout import IrqSetFlags
+from vfio_migration.runtime.transport.closing import Closing
 
 INTX: Final = 0
 MSI: Final = 1

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final
 
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
-from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.layout import Data
+from vfio_migration.runtime.transport.closing import Closing
 
 if TYPE_CHECKING:
-    from vfio_migration.runtime.client.aclient import AsyncClient
-    from vfio_migration.runtime.client.client import Client
+    from vfio_migration.runtime.client.asynchronous import AsyncClient
+    from vfio_migration.runtime.client.blocking import Client
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """A server that maps memory which can shrink could be killed by whoever shrinks it. And none of

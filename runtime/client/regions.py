@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.runtime.client.calls import RegionInfo
-from vfio_migration.runtime.closing import Closing
 from vfio_migration.runtime.protocol.layout import Data, RegionFlags
-from vfio_migration.runtime.protocol.regions import MmapArea
+from vfio_migration.runtime.protocol.messages.regions import MmapArea
+from vfio_migration.runtime.transport.closing import Closing
 
 _MOST: Final = (1 << 63) - 1
 

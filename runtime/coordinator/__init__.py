@@ -8,7 +8,7 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailed,
 )
 from vfio_migration.runtime.coordinator.events import Event
-from vfio_migration.runtime.coordinator.migrate import Coordinator, Summary
+from vfio_migration.runtime.coordinator.migration import Coordinator, Summary
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 
 __all__ = [

@@ -17,12 +17,12 @@ from typing import Any, Final, Literal, Self, TypeAlias
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
 from vfio_migration.runtime.client import Client, ClientError, Refused
-from vfio_migration.runtime.client.client import connected
+from vfio_migration.runtime.client.blocking import connected
 from vfio_migration.runtime.client.core import Pending, Watch
-from vfio_migration.runtime.client.line import Line
+from vfio_migration.runtime.client.socket import Line
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
-from vfio_migration.runtime.coordinator.process import NOBODY, Ear, Process, has_ended
 from vfio_migration.runtime.protocol.events import Outgoing
+from vfio_migration.runtime.transport.peer_process import NOBODY, Ear, Process, has_ended
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")

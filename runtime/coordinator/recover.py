@@ -16,13 +16,13 @@ from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, default_plans
 from vfio_migration.runtime.client import PATIENCE, ClientError
 from vfio_migration.runtime.client.core import Watch
-from vfio_migration.runtime.coordinator import claims
-from vfio_migration.runtime.coordinator import ledger as journals
+from vfio_migration.runtime.coordinator import journal as journals
+from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
 from vfio_migration.runtime.coordinator.events import Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, check_table
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
 
 _ASKED: Final = "--keep {}: it runs because that was asked for; what it holds is not known here"

@@ -34,10 +34,10 @@ class Settings:
             "cancel" gives the migration up.
         bandwidth: How many bytes a second may go over to the destinations, all devices together;
             None for as many as can.
-        codec: How the stream is compressed on its way; see `vfio_migration.runtime.compression`.
-        chunk: How many bytes are read at a time, at most.
-        patience: How many seconds a server may take to answer.
-        max_downtime: For how many seconds the devices are held still at most, whatever is left by
+        codec: How the stream is compressed on its way; see
+        `vfio_migration.runtime.files.compression`. chunk: How many bytes are read at a time, at
+        most. patience: How many seconds a server may take to answer. max_downtime: For how many
+        seconds the devices are held still at most, whatever is left by
             then: the migration is given up and the source runs, unless the destination may run
             already. A restore takes no longer.
         max_pre_copy: After how many seconds pre-copy ends as after `max_passes`.

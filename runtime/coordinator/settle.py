@@ -19,9 +19,9 @@ from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, 
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger
 from vfio_migration.runtime.coordinator.preflight import is_put_away
-from vfio_migration.runtime.coordinator.process import Process
+from vfio_migration.runtime.transport.peer_process import Process
 
 _ANEW: Final = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
 _BLANK: Final = "its server was started after the migration began, so its device is blank"

@@ -23,13 +23,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from vfio_migration.runtime.client import ClientError
-from vfio_migration.runtime.compression import codec
+from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
 from vfio_migration.runtime.coordinator.errors import Cancelled, CoordinatorError, StepFailed
 from vfio_migration.runtime.coordinator.events import Event, Report
-from vfio_migration.runtime.coordinator.limit import Bandwidth
+from vfio_migration.runtime.coordinator.pump import End, Meter, Stream
 from vfio_migration.runtime.coordinator.settings import Settings
-from vfio_migration.runtime.coordinator.stream import End, Meter, Stream
+from vfio_migration.runtime.files.compression import codec
 
 _TELL: Final = 0.1
 """How often progress is told, in seconds."""

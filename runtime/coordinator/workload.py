@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.coordinator.settings import Hooks
-from vfio_migration.runtime.devices import edu, memory
+from vfio_migration.runtime.kit.devices import edu, memory
 
 _BASE: Final = 0x1000000
 _APART: Final = 0x100000

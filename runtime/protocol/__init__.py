@@ -19,9 +19,6 @@ Numbers, bounds and errno answers are those of `model/wire.toml`; `docs/wire-lay
 payload byte by byte.
 """
 
-from vfio_migration.runtime.protocol.access import (
-    SingleWrite,
-)
 from vfio_migration.runtime.protocol.connection import (
     READ_AHEAD,
     Connection,
@@ -38,14 +35,6 @@ from vfio_migration.runtime.protocol.faults import (
     CannotSend,
     Malformed,
 )
-from vfio_migration.runtime.protocol.features import (
-    DmaLoggingControl,
-    DmaLoggingRange,
-    DmaLoggingReport,
-    FeatureDeviceState,
-    FeatureMigration,
-    MigDataSize,
-)
 from vfio_migration.runtime.protocol.layout import (
     DeviceFlags,
     DmaMapFlags,
@@ -57,10 +46,7 @@ from vfio_migration.runtime.protocol.layout import (
     RegionFlags,
     feature_flags,
 )
-from vfio_migration.runtime.protocol.message import (
-    Message,
-)
-from vfio_migration.runtime.protocol.messages import (
+from vfio_migration.runtime.protocol.messages.catalogue import (
     COMMANDS,
     MESSAGES,
     REPLIES,
@@ -99,7 +85,18 @@ from vfio_migration.runtime.protocol.messages import (
     Version,
     VersionReply,
 )
-from vfio_migration.runtime.protocol.regions import (
+from vfio_migration.runtime.protocol.messages.features import (
+    DmaLoggingControl,
+    DmaLoggingRange,
+    DmaLoggingReport,
+    FeatureDeviceState,
+    FeatureMigration,
+    MigDataSize,
+)
+from vfio_migration.runtime.protocol.messages.region_access import (
+    SingleWrite,
+)
+from vfio_migration.runtime.protocol.messages.regions import (
     MmapArea,
     OtherCapability,
     RegionCapability,
@@ -107,7 +104,10 @@ from vfio_migration.runtime.protocol.regions import (
     SparseMmap,
     SubRegion,
 )
-from vfio_migration.runtime.protocol.version import (
+from vfio_migration.runtime.protocol.messages.shapes import (
+    Message,
+)
+from vfio_migration.runtime.protocol.messages.version import (
     Capabilities,
     Limits,
     TwinSocket,

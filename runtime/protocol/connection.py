@@ -26,8 +26,8 @@ from typing import Final, Literal, TypeAlias
 from vfio_migration.runtime.protocol.events import Event
 from vfio_migration.runtime.protocol.inbound import Inbound, takes_descriptors
 from vfio_migration.runtime.protocol.layout import HEADER, HEADER_SIZE, WIRE, Data
+from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.protocol.outbound import Outbound
-from vfio_migration.runtime.protocol.version import Limits
 
 READ_AHEAD: Final = WIRE.bound("read_ahead")
 """How much is read at a time, unless one message needs more."""

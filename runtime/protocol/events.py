@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from vfio_migration.model.wire import Occasion
 from vfio_migration.runtime.protocol.layout import Data
-from vfio_migration.runtime.protocol.message import Message
+from vfio_migration.runtime.protocol.messages.shapes import Message
 
 Lost: TypeAlias = Callable[[Data], object]
 """Called with the payload of a reply that does not leave as a whole: it gives back what the reply

@@ -8,7 +8,7 @@ the caller's: it asked for something that may not be sent, and nothing has been 
 from __future__ import annotations
 
 from vfio_migration.model.wire import Occasion
-from vfio_migration.runtime.errors import errno_number
+from vfio_migration.runtime.engine.errors import errno_number
 from vfio_migration.runtime.protocol.layout import WIRE
 
 

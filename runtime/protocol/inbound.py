@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from vfio_migration.model.wire import Answer, Descriptors, Occasion
 from vfio_migration.model.wire import Command as Row
-from vfio_migration.runtime.errors import errno_number
+from vfio_migration.runtime.engine.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
 from vfio_migration.runtime.protocol.faults import Malformed
 from vfio_migration.runtime.protocol.flags import FlagRule
@@ -31,9 +31,9 @@ from vfio_migration.runtime.protocol.layout import (
     TYPE_REPLY,
     WIRE,
 )
-from vfio_migration.runtime.protocol.message import Message
-from vfio_migration.runtime.protocol.messages import COMMANDS, REPLIES
-from vfio_migration.runtime.protocol.version import Limits, Version, VersionReply
+from vfio_migration.runtime.protocol.messages.catalogue import COMMANDS, REPLIES
+from vfio_migration.runtime.protocol.messages.shapes import Message
+from vfio_migration.runtime.protocol.messages.version import Limits, Version, VersionReply
 
 _ANSWERS: Final[dict[str, Answer]] = {row.when: row for row in WIRE.answers}
 _ROWS: Final[dict[int, Row]] = {row.number: row for row in WIRE.commands}

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from vfio_migration.runtime.errors import errno_number
+from vfio_migration.runtime.engine.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Outgoing
 from vfio_migration.runtime.protocol.faults import CannotSend
 from vfio_migration.runtime.protocol.inbound import _ROWS, Inbound
@@ -22,8 +22,8 @@ from vfio_migration.runtime.protocol.layout import (
     WIRE,
     Data,
 )
-from vfio_migration.runtime.protocol.message import Message
-from vfio_migration.runtime.protocol.version import Limits, Version, VersionReply
+from vfio_migration.runtime.protocol.messages.shapes import Message
+from vfio_migration.runtime.protocol.messages.version import Limits, Version, VersionReply
 
 if TYPE_CHECKING:
     from typing import Self

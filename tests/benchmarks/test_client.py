@@ -13,7 +13,7 @@ import pytest
 from awaited import wait_for
 
 from vfio_migration.runtime.client import Client, calls
-from vfio_migration.runtime.client.aclient import AsyncClient
+from vfio_migration.runtime.client.asynchronous import AsyncClient
 
 MIB = 1 << 20
 

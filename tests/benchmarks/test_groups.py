@@ -13,8 +13,8 @@ import spin
 from vfio_migration.model import load
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.verifier import Encoding, decide, obligations
-from vfio_migration.verifier.discipline import Discipline
-from vfio_migration.verifier.promela import promela
+from vfio_migration.verifier.report.promela import promela
+from vfio_migration.verifier.systems.plan import Discipline
 
 PLANS = {plan["name"]: plan["sound"] for plan in herds.plan_data()["plans"]}
 BROKEN = sorted(herds.BROKEN.glob("g1-*.toml"))

@@ -24,7 +24,7 @@ from fleet import servers
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, Settings
 from vfio_migration.runtime.coordinator.workload import Workload
-from vfio_migration.runtime.devices import memory
+from vfio_migration.runtime.kit.devices import memory
 
 GIB, MIB = 1 << 30, 1 << 20
 TARGET = 0.4

@@ -21,9 +21,9 @@ import pytest
 from peers import Driver, hello, read_data, running, serving, set_state, write_data, write_head
 
 from vfio_migration.model import load
-from vfio_migration.runtime.checksum import FAST, crc32
-from vfio_migration.runtime.devices import MemoryDevice
-from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.engine.engine import Engine
+from vfio_migration.runtime.files.checksum import FAST, crc32
+from vfio_migration.runtime.kit.devices import MemoryDevice
 
 TARGET_READ = 0.6
 ROUNDS = 15

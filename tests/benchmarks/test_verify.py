@@ -13,9 +13,9 @@ import pytest
 
 from vfio_migration.model import load
 from vfio_migration.verifier import Encoding, Solving, decide, obligations
-from vfio_migration.verifier.catalogue import FAMILIES
-from vfio_migration.verifier.second_solver import SecondSolver
-from vfio_migration.verifier.smtlib import text
+from vfio_migration.verifier.obligations.catalogue import FAMILIES
+from vfio_migration.verifier.solver.cvc5 import SecondSolver
+from vfio_migration.verifier.solver.smtlib import text
 
 
 def start(*arguments: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import fleet
 
-from vfio_migration.cli import telling
+from vfio_migration.cli import event_printer as telling
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client
 
@@ -28,12 +28,12 @@ _PROCESSES.set_forkserver_preload(
     [
         "fleet",
         "vfio_migration.cli.main",
-        "vfio_migration.cli.telling",
+        "vfio_migration.cli.event_printer",
         "vfio_migration.runtime.coordinator.recover",
-        "vfio_migration.runtime.coordinator.saving",
-        "vfio_migration.runtime.devices",
-        "vfio_migration.runtime.recording",
-        "vfio_migration.runtime.server",
+        "vfio_migration.runtime.coordinator.save",
+        "vfio_migration.runtime.kit.devices",
+        "vfio_migration.runtime.client.recording",
+        "vfio_migration.runtime.server.server",
     ]
 )
 

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from vfio_migration.cli import save
+from vfio_migration.cli.commands import save
 from vfio_migration.cli.files import read_trace
 from vfio_migration.cli.main import main, parser
 from vfio_migration.model import SpecError, Trace
 from vfio_migration.model.advice import command, operand
 from vfio_migration.model.trace import Step
-from vfio_migration.runtime.coordinator import Coordinator, claims
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
-from vfio_migration.verifier.obligation import Example, Verdict
-from vfio_migration.verifier.report import see_again
+from vfio_migration.runtime.coordinator import Coordinator
+from vfio_migration.runtime.coordinator import ownership as claims
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.verifier.report.text import see_again
+from vfio_migration.verifier.solver.obligation import Example, Verdict
 
 NAMES = [
     "-x",

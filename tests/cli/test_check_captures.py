@@ -15,8 +15,8 @@ from script import grades
 
 from vfio_migration.cli.main import main
 from vfio_migration.model import load
-from vfio_migration.runtime.capture import Capture
 from vfio_migration.runtime.client import Client, ClientError
+from vfio_migration.runtime.client.capture import Capture
 
 SPEC = load()
 QEMU = ROOT / "tests/data/qemu-11-realize.jsonl"

@@ -23,7 +23,7 @@ from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import Engine, NullDevice, Recorder
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.recording import Recording
+from vfio_migration.runtime.client.recording import Recording
 
 SPEC = load()
 PAGE = ROOT / "docs/recording.md"

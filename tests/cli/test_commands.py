@@ -337,7 +337,7 @@ def test_every_example_in_the_help_is_accepted(tmp_path, command):
     import shutil
 
     from vfio_migration.model import load
-    from vfio_migration.verifier.encoding import path_trace
+    from vfio_migration.verifier.solver.encoding import path_trace
 
     shutil.copy(NINTH, tmp_path / "my_table.toml")
     trace = path_trace(load(), 7, ["RUNNING", "PRE_COPY"], "an example")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vfio_migration.cli.main import main
-from vfio_migration.runtime import trusted_path
-from vfio_migration.runtime.recording import Recording
+from vfio_migration.runtime.client.recording import Recording
+from vfio_migration.runtime.files import trusted_path
 
 NOBODY = 65534
 KEPT = "what was there"

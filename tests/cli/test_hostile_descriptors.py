@@ -24,8 +24,8 @@ ENDS_WITHIN_S = 60
 CLIENTS = """
 import asyncio, sys
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.client.aclient import AsyncClient
-from vfio_migration.runtime.protocol.version import Limits
+from vfio_migration.runtime.client.asynchronous import AsyncClient
+from vfio_migration.runtime.protocol.messages.version import Limits
 
 with Client(sys.argv[1], limits=Limits(twin_socket=True)) as client:
     for index in range(client.info().num_regions):

@@ -22,8 +22,8 @@ from hostile_values import PciPeer, serving
 from recorded_runs import Log, running
 
 from vfio_migration.model import load
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
-from vfio_migration.runtime.coordinator.process import Process
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.runtime.transport.peer_process import Process
 
 HELD = bytes(range(200))
 VALUES: tuple[Any, ...] = (

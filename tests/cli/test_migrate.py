@@ -303,7 +303,7 @@ def test_wrong_values(cli, option, value, says):
     [("500M", 500 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("7MB/s", 7 << 20), ("3KiB", 3072)],
 )
 def test_right_values(value, bytes_):
-    from vfio_migration.cli.migrate import _rate, _time
+    from vfio_migration.cli.commands.migrate import _rate, _time
 
     assert _rate(value) == bytes_
     assert (_time("300ms"), _time("1.5s"), _time("2s")) == (0.3, 1.5, 2.0)

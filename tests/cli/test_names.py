@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from vfio_migration.runtime.container import ContainerReader, ContainerWriter, DeviceHeader, Header
+from vfio_migration.runtime.files.container import (
+    ContainerReader,
+    ContainerWriter,
+    DeviceHeader,
+    Header,
+)
 
 ESCAPE = "e\x1b[2Jx"
 BYTES = os.fsdecode(b"b\xff")

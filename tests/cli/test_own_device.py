@@ -14,7 +14,7 @@ from cli_support import until
 from vfio_migration.runtime.client import Client
 
 DEVICE = '''
-from vfio_migration.runtime.kit import Bar, Identity, PciDevice
+from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
 
 class Nic(PciDevice):
     """A network card.
@@ -50,7 +50,7 @@ def make(): return NoDevice()
 NUMBER = 5
 '''
 WHERE = "it is looked for in the current folder and where Python has its packages"
-DERIVE = "derive it from vfio_migration.runtime.kit.PciDevice"
+DERIVE = "derive it from vfio_migration.runtime.kit.pci_device.PciDevice"
 METHODS = (
     "close, deadline, disconnect, precopy_info, reset, stop_copy_length, stream_read, "
     "stream_write, take, tick"

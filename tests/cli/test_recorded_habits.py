@@ -19,10 +19,10 @@ from script import grades
 
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client, ClientError
+from vfio_migration.runtime.client.recording import Recording
 from vfio_migration.runtime.coordinator import Coordinator, Settings
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.protocol.faults import CannotSend
-from vfio_migration.runtime.recording import Recording
 
 WRONG: dict[type[Peer], set[str]] = {
     habits.ReadsShort: {"after_the_end"},

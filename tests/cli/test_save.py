@@ -17,8 +17,8 @@ from lab import ALWAYS, FaultyMemory, Lab
 from test_migrate import as_documented
 
 from vfio_migration.model import load
-from vfio_migration.runtime.container import ContainerReader
-from vfio_migration.runtime.devices.memory import contents
+from vfio_migration.runtime.files.container import ContainerReader
+from vfio_migration.runtime.kit.devices.memory import contents
 
 NINTH = ROOT / "tests/data/ninth_state.toml"
 SIZE = 1 << 16

@@ -10,7 +10,7 @@ import pytest
 from cli_support import until
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.devices import memory
+from vfio_migration.runtime.kit.devices import memory
 
 NUMBER = "is no number; 64M and 0x1000 are"
 MEMORY = "there are size, rate, seed"

@@ -18,7 +18,7 @@ from server_process import ServerProcess, full_pipe, until
 STATES = {"STOP": 1, "STOP_COPY": 3}
 DEVICE = '''
 import time
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.kit.devices import Edu
 
 class Sleeps(Edu):
     """Never returns from the stop."""

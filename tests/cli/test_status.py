@@ -15,10 +15,10 @@ from cli_support import until
 
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client, PeerGone
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.server import Server
-from vfio_migration.runtime.status import StatusSocket, beside
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.server.status import StatusSocket, beside
+from vfio_migration.runtime.transport.listening import listening
 
 
 class Standing:

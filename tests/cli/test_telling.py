@@ -21,7 +21,7 @@ import pytest
 from cli_support import BIG, SLOW, Gate, masked, until
 from lab import ALWAYS, FaultyMemory, Lab
 
-from vfio_migration.cli.telling import Printer, seconds, size
+from vfio_migration.cli.event_printer import Printer, seconds, size
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event
 
@@ -429,13 +429,13 @@ def test_figures_are_for_people():
 
 
 def test_an_event_that_is_not_known_is_passed_over():
-    from vfio_migration.cli.telling import TextTeller
+    from vfio_migration.cli.event_printer import TextTeller
 
     assert printed(live=False, work=lambda one: TextTeller(one)(Event("new", {"a": 1}))) == ""
 
 
 def test_who_runs_is_said_once():
-    from vfio_migration.cli.telling import TextTeller
+    from vfio_migration.cli.event_printer import TextTeller
 
     why = "the source runs, and is left in RUNNING"
     won = Event("won", {"outcome": "source", "why": why, "problems": []})

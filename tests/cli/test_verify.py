@@ -158,7 +158,7 @@ def test_the_command_a_violation_names_replays_its_trace(capsys, tmp_path, bad_t
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     capsys, tmp_path, option, monkeypatch
 ):
-    from vfio_migration.verifier import prover
+    from vfio_migration.verifier import prove as prover
 
     monkeypatch.setattr(prover, "decide", None)  # calling it would fail
     target = tmp_path / "absent" / "out"
@@ -234,7 +234,7 @@ def test_smtlib_leaves_what_others_wrote(capsys, tmp_path):
 
 
 def test_smtlib_that_fails_half_way_changes_nothing(tmp_path, monkeypatch):
-    from vfio_migration.verifier import smtlib
+    from vfio_migration.verifier.solver import smtlib
 
     folder = tmp_path / "queries"
     assert main(["verify", "--only", "T1", "-q", "--smtlib", str(folder)]) == 0
@@ -270,7 +270,7 @@ def test_another_solver_proves_and_refutes_the_same(capsys, bad_table, solver):
 
 
 def test_a_disagreement_is_loud_and_exits_with_3(capsys, tmp_path, monkeypatch):
-    from vfio_migration.verifier.second_solver import Decision, SecondSolver
+    from vfio_migration.verifier.solver.cvc5 import Decision, SecondSolver
 
     truth = SecondSolver.decide
 

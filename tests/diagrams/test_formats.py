@@ -25,8 +25,8 @@ from vfio_migration.diagrams import (
     to_json,
     to_mermaid,
 )
-from vfio_migration.diagrams.layout import lay_out
-from vfio_migration.diagrams.palette import DARK, LIGHT, STYLES
+from vfio_migration.diagrams.drawing.palette import DARK, LIGHT, STYLES
+from vfio_migration.diagrams.machine.layout import lay_out
 from vfio_migration.model import Trace
 
 ROOT = Path(__file__).resolve().parents[2]

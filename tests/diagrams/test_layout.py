@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import specs
 
 from vfio_migration.diagrams import machine_graph
-from vfio_migration.diagrams.layout import lay_out
+from vfio_migration.diagrams.machine.layout import lay_out
 
 
 def overlap(first, second) -> float:

@@ -25,8 +25,8 @@ from vfio_migration.diagrams import (
     render,
     to_text,
 )
-from vfio_migration.diagrams.palette import DARK, LIGHT
-from vfio_migration.diagrams.plan_layout import lay_out_plan
+from vfio_migration.diagrams.drawing.palette import DARK, LIGHT
+from vfio_migration.diagrams.plan.layout import lay_out_plan
 
 SVG = "{http://www.w3.org/2000/svg}"
 GROUPS = [(1,), *mixtures(2), (1, 3, 3, 3, 7, 7, 7, 7)]

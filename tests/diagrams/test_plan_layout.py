@@ -9,8 +9,8 @@ import pytest
 from plan_walk import NAMES, mixtures, pairs
 
 from vfio_migration.diagrams import PlanView, migration_view
-from vfio_migration.diagrams.plan_layout import NAME, lay_out_plan
-from vfio_migration.diagrams.shapes import Box, elide, in_columns
+from vfio_migration.diagrams.drawing.shapes import Box, elide, in_columns
+from vfio_migration.diagrams.plan.layout import NAME, lay_out_plan
 
 LONG = "/var/lib/libvirt/qemu/domain-17-a-guest-with-a-rather-long-name/vfio-user"
 

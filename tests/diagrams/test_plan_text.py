@@ -6,7 +6,7 @@ import pytest
 from plan_walk import ROOT, mixtures, pairs
 
 from vfio_migration.diagrams import Pair, migration_view, to_text
-from vfio_migration.diagrams.plan_text import NARROWEST
+from vfio_migration.diagrams.plan.text import NARROWEST
 from vfio_migration.model import load
 
 GOLDEN = ROOT / "tests/data/plans"

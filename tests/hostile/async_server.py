@@ -8,10 +8,10 @@ import logging
 import signal
 import sys
 
-from vfio_migration.runtime.aserver import AsyncServer
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.journal import JsonLines, say
-from vfio_migration.runtime.listening import listening
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.async_server import AsyncServer
+from vfio_migration.runtime.server.log import JsonLines, say
+from vfio_migration.runtime.transport.listening import listening
 
 
 async def serve(path: str) -> None:

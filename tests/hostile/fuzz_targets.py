@@ -17,11 +17,11 @@ from typing import Any, Final
 from descriptors import opened
 
 import vfio_migration.runtime.protocol as vp
-from vfio_migration.runtime.counters import Counters
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Connection
-from vfio_migration.runtime.serving import Serving
-from vfio_migration.runtime.session import Session
+from vfio_migration.runtime.server.commands import Serving
+from vfio_migration.runtime.server.session import Session
+from vfio_migration.runtime.transport.counters import Counters
 
 HEADER: Final = struct.Struct("=HHIII")
 FLAGS: Final = (0, 0, 0x10, 1, 0x21, 0x11, 2, 0xFFFFFFFF)

@@ -23,8 +23,8 @@ from honest_prober import Prober, children_of, ends_within
 from raw_client import Client
 
 from vfio_migration.model import load
-from vfio_migration.model.conformance_log import LogConformance
-from vfio_migration.runtime.descriptor_receiver import MAX_LEFT
+from vfio_migration.model.conformance.log import LogConformance
+from vfio_migration.runtime.transport.descriptor_receiver import MAX_LEFT
 
 HERE: Final = Path(__file__).parent
 MIB: Final = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fuzz_targets import TARGETS, FakePort, seeds
 
-from vfio_migration.runtime.session import Port
+from vfio_migration.runtime.server.session import Port
 
 KEPT = Path(__file__).parents[1] / "data" / "fuzz"
 

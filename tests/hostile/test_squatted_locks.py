@@ -16,7 +16,7 @@ from descriptor_catalogue import LIBC, check
 from honest_prober import ends_within
 from hostile_server import MAX_END_S
 
-from vfio_migration.runtime.listening import START_SUFFIX, START_TIMEOUT_S
+from vfio_migration.runtime.transport.listening import START_SUFFIX, START_TIMEOUT_S
 
 IN_OPEN = 0x20
 COMMAND = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]

@@ -6,8 +6,8 @@ import pytest
 from script import SPEC, Line, Script, first_wrong
 
 from vfio_migration.model import Spec
-from vfio_migration.model.conformance import Conformance
-from vfio_migration.model.observation import Observation
+from vfio_migration.model.conformance.observation import Observation
+from vfio_migration.model.conformance.observed import Conformance
 
 STATES = [row.name for row in SPEC.states]
 SETS = [list(SPEC.names(one)) for one in SPEC.capability_sets()]

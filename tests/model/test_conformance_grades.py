@@ -9,7 +9,7 @@ import pytest
 from carried import CUTS, DATA, cut, migration
 from script import SPEC, Script, found_in, grades
 
-from vfio_migration.model.grades import HOUSE, VFIO_USER, load_grades
+from vfio_migration.model.conformance.grades import HOUSE, VFIO_USER, load_grades
 
 SETS = [list(SPEC.names(one)) for one in SPEC.capability_sets()]
 GRADES = load_grades()

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from recorded_runs import sweep
 
 from vfio_migration.model import SpecError, Step, Trace, load
-from vfio_migration.model.conformance_log import LogConformance
-from vfio_migration.model.conformance_trace import check_trace
-from vfio_migration.model.followed import Violation
+from vfio_migration.model.conformance.followed import Violation
+from vfio_migration.model.conformance.log import LogConformance
+from vfio_migration.model.conformance.trace import check_trace
 from vfio_migration.runtime import ArcError, Engine, EngineError, Recorder
 from vfio_migration.verifier import verify
-from vfio_migration.verifier.replay import replay
-from vfio_migration.verifier.scripted import ScriptedDevice
+from vfio_migration.verifier.report.replay import replay
+from vfio_migration.verifier.report.scripted_device import ScriptedDevice
 
 Line = dict[str, Any]
 SPEC = load()

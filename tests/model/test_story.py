@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from script import SPEC, Script, found_in, grades
 
-from vfio_migration.model.conformance_findings import Examination
-from vfio_migration.model.observation import Observation
-from vfio_migration.model.story import crc32_joined
+from vfio_migration.model.conformance.findings import Examination
+from vfio_migration.model.conformance.observation import Observation
+from vfio_migration.model.conformance.story import crc32_joined
 
 A, B, C, D = cut(DATA, *CUTS)
 

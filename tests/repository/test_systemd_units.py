@@ -18,8 +18,9 @@ from server_process import until
 
 from vfio_migration.cli import stopping
 from vfio_migration.cli.main import parser
-from vfio_migration.runtime import listening, status
 from vfio_migration.runtime.protocol.layout import WIRE
+from vfio_migration.runtime.server import status
+from vfio_migration.runtime.transport import listening
 
 UNITS = ROOT / "contrib" / "systemd"
 SERVICE, SOCKET = UNITS / "vfio-migration@.service", UNITS / "vfio-migration@.socket"

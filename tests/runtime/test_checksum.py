@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime import checksum
+from vfio_migration.runtime.files import checksum
 
 WITHOUT = "import sys\nsys.modules['zlib_ng'] = None\n"
 
 SUMS = """
 import os, zlib
-from vfio_migration.runtime.checksum import FAST, crc32, crc32_of_memory
+from vfio_migration.runtime.files.checksum import FAST, crc32, crc32_of_memory
 data = os.urandom(200_001)
 for size in (0, 1, 65_535, 65_536, 65_537, 131_072, len(data)):
     piece = memoryview(data)[:size]
@@ -27,8 +27,8 @@ print(FAST)
 
 STREAM = """
 import hashlib
-from vfio_migration.runtime.devices import MemoryDevice
-from vfio_migration.runtime.engine import Engine
+from vfio_migration.runtime.kit.devices import MemoryDevice
+from vfio_migration.runtime.engine.engine import Engine
 device = MemoryDevice(size=1 << 21, seed=3)
 device.change(400)
 Engine(device.spec, device.capabilities, device).set_state("STOP_COPY")

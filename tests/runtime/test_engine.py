@@ -25,7 +25,7 @@ from vfio_migration.runtime import (
     RequestRefused,
     Situation,
 )
-from vfio_migration.runtime.program import Program
+from vfio_migration.runtime.engine.program import Program
 
 
 class SilentDevice:

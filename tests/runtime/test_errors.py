@@ -24,7 +24,7 @@ from vfio_migration.runtime import (
     ResetFailed,
     answer_to,
 )
-from vfio_migration.runtime.errors import default_errno, errno_name, errno_number
+from vfio_migration.runtime.engine.errors import default_errno, errno_name, errno_number
 
 # What the table of answers says, written out a second time: a change must be meant.
 EXPECTED = [

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from vfio_migration.runtime import lock_file
-from vfio_migration.runtime.coordinator import claims
+from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
-from vfio_migration.runtime.listening import CannotListen, listening
-from vfio_migration.runtime.lock_file import LockedError, locked
+from vfio_migration.runtime.files import lock_file
+from vfio_migration.runtime.files.lock_file import LockedError, locked
+from vfio_migration.runtime.transport.listening import CannotListen, listening
 
 NOBODY = 65534
 
@@ -138,7 +138,7 @@ def test_a_flock_on_the_folder_does_not_keep_a_server_from_starting(tmp_path):
 
 
 def test_a_server_that_cannot_start_says_who_is_in_its_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("vfio_migration.runtime.listening.START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("vfio_migration.runtime.transport.listening.START_TIMEOUT_S", 0.0)
     with (
         locked(tmp_path / "edu.sock.start"),
         pytest.raises(CannotListen, match=f"process {os.getpid()} .* holds this lock"),

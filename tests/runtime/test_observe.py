@@ -25,7 +25,7 @@ from vfio_migration.runtime import (
     Situation,
 )
 
-LOGGER = "vfio_migration.runtime.engine"
+LOGGER = "vfio_migration.runtime.engine.engine"
 RECORDS = 25  # of `run`, and how many places there are in it for an observer to fail
 
 

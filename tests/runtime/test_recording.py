@@ -18,14 +18,13 @@ from typing import Any
 import pytest
 from recorded_runs import Log, lines_of, running
 
-from vfio_migration.cli import check_trace
+from vfio_migration.cli.commands import check_trace
 from vfio_migration.model import Spec, load
-from vfio_migration.model.observation import LONGEST
+from vfio_migration.model.conformance.observation import LONGEST
 from vfio_migration.runtime.client.core import Exchange
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.protocol.features import MigDataReadReply
-from vfio_migration.runtime.protocol.messages import (
+from vfio_migration.runtime.client.recording import Recording
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.protocol.messages.catalogue import (
     MESSAGES,
     DeviceFeature,
     DeviceFeatureReply,
@@ -33,8 +32,9 @@ from vfio_migration.runtime.protocol.messages import (
     MigDataRead,
     MigDataWrite,
 )
-from vfio_migration.runtime.recording import Recording
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.protocol.messages.features import MigDataReadReply
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport.listening import listening
 
 SPEC = load()
 
@@ -304,10 +304,10 @@ def test_a_process_that_is_killed_loses_one_line_at_most(tmp_path: Path) -> None
     code = """
 import sys
 from vfio_migration.runtime.client.core import Exchange
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.recording import Recording
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.transport.listening import listening
+from vfio_migration.runtime.client.recording import Recording
+from vfio_migration.runtime.server.server import Server
 recording = Recording(sys.argv[1])
 for number in range(10_000_000):
     recording.note("src", "count", number=number)

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from vfio_migration.runtime.service_notify import READY, WATCHDOG, notify, watchdog
+from vfio_migration.runtime.transport.service_notify import READY, WATCHDOG, notify, watchdog
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vfio_migration.cli.main import main
 from vfio_migration.model import load
-from vfio_migration.model.grades import load_grades
+from vfio_migration.model.conformance.grades import load_grades
 from vfio_migration.model.wire import load_wire
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -186,8 +186,8 @@ def _row(name: str, size: int, *, failing: bool) -> str:
     from vfio_migration.model import load
     from vfio_migration.model.plan import default_plans
     from vfio_migration.verifier import Encoding
-    from vfio_migration.verifier.discipline import Discipline
-    from vfio_migration.verifier.promela import promela
+    from vfio_migration.verifier.report.promela import promela
+    from vfio_migration.verifier.systems.plan import Discipline
 
     plan = default_plans(load()).plan(name)
     model = promela(Discipline(Encoding(load()).widest(), plan, failing=failing), size)

@@ -49,13 +49,13 @@ from vfio_migration.runtime.coordinator import (
     MigrationFailed,
     Settings,
 )
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.devices import Edu, MemoryDevice
-from vfio_migration.runtime.devices.memory import contents
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.protocol.features import DeviceFeature
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
+from vfio_migration.runtime.kit.devices.memory import contents
+from vfio_migration.runtime.protocol.messages.features import DeviceFeature
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport.listening import listening
 
 SIZE = 1 << 16
 SPEC = load()

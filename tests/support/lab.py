@@ -10,12 +10,12 @@ from typing import Any
 from vfio_migration.model import load
 from vfio_migration.runtime import ArcError, Record
 from vfio_migration.runtime.coordinator import Coordinator, Event, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.settle import Settled
-from vfio_migration.runtime.devices import Edu, MemoryDevice
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport.listening import listening
 
 SPEC = load()
 MARK = b"the state of the source" * 20

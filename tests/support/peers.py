@@ -88,9 +88,9 @@ def _place(process: subprocess.Popen[Any], where: Collection[int]) -> None:
 
 _MEMORY = """
 import sys
-from vfio_migration.runtime.devices import MemoryDevice
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.kit.devices import MemoryDevice
+from vfio_migration.runtime.transport.listening import listening
+from vfio_migration.runtime.server.server import Server
 with listening(sys.argv[1]) as sock, Server(MemoryDevice(size=int(sys.argv[2]))) as server:
     server.serve(sock)
 """

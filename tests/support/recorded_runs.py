@@ -20,10 +20,10 @@ from typing import Any
 from vfio_migration.model import Arc, Spec
 from vfio_migration.runtime import ArcError
 from vfio_migration.runtime.client import Client, Refused
-from vfio_migration.runtime.journal import LOGGER, JsonLines, say
-from vfio_migration.runtime.kit import Bar, PciDevice
-from vfio_migration.runtime.recording import Recording
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.client.recording import Recording
+from vfio_migration.runtime.kit.pci_device import Bar, PciDevice
+from vfio_migration.runtime.server.log import LOGGER, JsonLines, say
+from vfio_migration.runtime.server.server import Server
 
 Line = dict[str, Any]
 

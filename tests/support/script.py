@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from vfio_migration.model import Spec, load
-from vfio_migration.model.conformance import Conformance, Violation
-from vfio_migration.model.conformance_findings import Examination, Finding
-from vfio_migration.model.grades import VFIO_USER
-from vfio_migration.model.observation import Observation
+from vfio_migration.model.conformance.findings import Examination, Finding
+from vfio_migration.model.conformance.grades import VFIO_USER
+from vfio_migration.model.conformance.observation import Observation
+from vfio_migration.model.conformance.observed import Conformance, Violation
 
 Line = dict[str, Any]
 Found = tuple[int, Violation] | None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raw_client import Client
 
-from vfio_migration.runtime import status
+from vfio_migration.runtime.server import status
 
 PROGRAM = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
 

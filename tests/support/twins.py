@@ -25,8 +25,8 @@ from vfio_migration.runtime import (
     RequestRefused,
     Situation,
 )
-from vfio_migration.verifier.device import DeviceSystem
-from vfio_migration.verifier.encoding import Encoding
+from vfio_migration.verifier.solver.encoding import Encoding
+from vfio_migration.verifier.systems.device import DeviceSystem
 
 SESSIONS = 2
 """How many sessions there may have been where something is tried: a first life and a second."""

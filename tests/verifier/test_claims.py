@@ -14,8 +14,8 @@ from edits import BROKEN, ROOT, broken, spec_of
 from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, SpecError
 from vfio_migration.verifier import Encoding, Lemma, Verdict, decide, load_claims, never
-from vfio_migration.verifier.claims import LEMMAS
-from vfio_migration.verifier.replay import second_opinion
+from vfio_migration.verifier.obligations.own_claims import LEMMAS
+from vfio_migration.verifier.report.replay import second_opinion
 
 EXAMPLE = ROOT / "docs/examples/claims.py"
 PAGE = ROOT / "docs/own-claims.md"
@@ -125,7 +125,7 @@ def test_that_a_claims_file_is_run_is_said_where_it_is_used(capsys: pytest.Captu
 
 
 def test_the_page_lists_what_there_is(spec: Spec):
-    from vfio_migration.verifier.device import DeviceSystem
+    from vfio_migration.verifier.systems.device import DeviceSystem
 
     text = PAGE.read_text("utf-8")
     device = DeviceSystem.of(Encoding(spec))

@@ -9,8 +9,8 @@ from edits import BROKEN, broken, spec_of
 
 from vfio_migration.model import Spec, Trace, load
 from vfio_migration.verifier import Report, Verdict, verify
-from vfio_migration.verifier.edits import mutants
-from vfio_migration.verifier.replay import second_opinion
+from vfio_migration.verifier.mutation.edits import mutants
+from vfio_migration.verifier.report.replay import second_opinion
 
 FILES = sorted(BROKEN.glob("d*.toml"))
 FAMILY_D = [f"D{number}" for number in range(1, 13)]

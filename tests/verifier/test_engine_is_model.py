@@ -23,7 +23,7 @@ from twins import OWN, Comparison, Relation, Seen, alike, compare
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine, Situation
 from vfio_migration.verifier import Encoding
-from vfio_migration.verifier.device import DeviceSystem
+from vfio_migration.verifier.systems.device import DeviceSystem
 
 TRIED = {1: (566, 13), 3: (848, 16), 5: (742, 15), 7: (1340, 20)}
 """How much is tried in how many situations, by capability set: so that it cannot become nothing."""

@@ -13,18 +13,11 @@ import pytest
 from edits import BROKEN, broken, spec_of, to_toml
 
 from vfio_migration.model import Spec, Step, Trace, load
-from vfio_migration.verifier import (
-    Example,
-    Obligation,
-    Report,
-    Verdict,
-    formats,
-    obligations,
-    rows,
-    verify,
-)
-from vfio_migration.verifier.obligation import Disagreement
-from vfio_migration.verifier.report import disagreement_lines, to_data, violation
+from vfio_migration.verifier import Example, Obligation, Report, Verdict, obligations, verify
+from vfio_migration.verifier.report import blamed_rows as rows
+from vfio_migration.verifier.report import junit_sarif as formats
+from vfio_migration.verifier.report.text import disagreement_lines, to_data, violation
+from vfio_migration.verifier.solver.obligation import Disagreement
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).resolve().parents[2]

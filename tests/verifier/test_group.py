@@ -18,11 +18,11 @@ import z3
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligations, verify
-from vfio_migration.verifier.discipline import Discipline, shortest_meeting
-from vfio_migration.verifier.encoding import any_of
-from vfio_migration.verifier.group import FiniteGroup, QuantifiedGroup
-from vfio_migration.verifier.plan_runs import run_to, showing
-from vfio_migration.verifier.replay import replay
+from vfio_migration.verifier.report.replay import replay
+from vfio_migration.verifier.solver.encoding import any_of
+from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup
+from vfio_migration.verifier.systems.plan import Discipline, shortest_meeting
+from vfio_migration.verifier.systems.plan_runs import run_to, showing
 
 FAMILY_G = [f"G{number}" for number in range(1, 8)]
 METHODS = {

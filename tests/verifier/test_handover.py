@@ -13,9 +13,9 @@ import z3
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import loads_plans
 from vfio_migration.verifier import Encoding
-from vfio_migration.verifier.handover import Journey, followed
-from vfio_migration.verifier.handover_proof import HandoverProof
-from vfio_migration.verifier.handover_search import deciding_runs, shortest
+from vfio_migration.verifier.obligations.handover import HandoverProof
+from vfio_migration.verifier.systems.handover import Journey, followed
+from vfio_migration.verifier.systems.handover_runs import deciding_runs, shortest
 
 DATA = herds.plan_data()
 FILES = sorted(herds.BROKEN.glob("g7-*.toml"))

@@ -15,16 +15,16 @@ from crossings import Crossing
 from vfio_migration.model import Spec, Trace, load
 from vfio_migration.model.plan import loads_plans
 from vfio_migration.verifier import Encoding
-from vfio_migration.verifier.handover import Journey
-from vfio_migration.verifier.handover_arrival import Stranded, stranded
-from vfio_migration.verifier.handover_search import (
+from vfio_migration.verifier.report.replay import replay
+from vfio_migration.verifier.report.text import steps
+from vfio_migration.verifier.systems.handover import Journey
+from vfio_migration.verifier.systems.handover_arrival import Stranded, stranded
+from vfio_migration.verifier.systems.handover_runs import (
     deciding_runs,
     shortest_of,
     stranding,
     undisturbed,
 )
-from vfio_migration.verifier.replay import replay
-from vfio_migration.verifier.report import steps
 
 DATA = herds.plan_data()
 FILES = [

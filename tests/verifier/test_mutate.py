@@ -13,13 +13,13 @@ import z3
 
 from vfio_migration.model import Spec, SpecError, from_data, load
 from vfio_migration.model.spec import Arc, Row
-from vfio_migration.runtime.program import Program
+from vfio_migration.runtime.engine.program import Program
 from vfio_migration.verifier import Encoding, Example, Obligation, Query, obligations, verify
-from vfio_migration.verifier import mutate as module
-from vfio_migration.verifier.edits import KINDS, LABELS, Mutant, mutants
-from vfio_migration.verifier.equivalence import equivalent
 from vfio_migration.verifier.mutants_page import PAGE, differences, page
-from vfio_migration.verifier.mutate import LOAD, Survey, as_data, can_be_loaded, mutate
+from vfio_migration.verifier.mutation import mutate as module
+from vfio_migration.verifier.mutation.edits import KINDS, LABELS, Mutant, mutants
+from vfio_migration.verifier.mutation.equivalence import equivalent
+from vfio_migration.verifier.mutation.mutate import LOAD, Survey, as_data, can_be_loaded, mutate
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = load()

@@ -16,8 +16,8 @@ from promela_reader import Model
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.verifier import Encoding
-from vfio_migration.verifier.discipline import Discipline
-from vfio_migration.verifier.promela import MOST, promela
+from vfio_migration.verifier.report.promela import MOST, promela
+from vfio_migration.verifier.systems.plan import Discipline
 
 GOLDEN = ROOT / "tests/data/promela"
 GOLDENS = {

@@ -13,8 +13,8 @@ from vfio_migration.model import Spec, SpecError, Step, Trace, load
 from vfio_migration.model.trace import StepKind
 from vfio_migration.runtime import ArcError, Engine, EngineError, Recorder
 from vfio_migration.verifier import Example, verify
-from vfio_migration.verifier.edits import mutants
-from vfio_migration.verifier.replay import Replay, replay, second_opinion
+from vfio_migration.verifier.mutation.edits import mutants
+from vfio_migration.verifier.report.replay import Replay, replay, second_opinion
 
 ALL = ("STOP_COPY", "P2P", "PRE_COPY")
 SETS = (("STOP_COPY",), ("STOP_COPY", "P2P"), ALL)

@@ -16,18 +16,11 @@ import z3
 from edits import BROKEN, broken, spec_of
 
 from vfio_migration.model import Spec, SpecError, load
-from vfio_migration.verifier import (
-    Encoding,
-    Obligation,
-    Solving,
-    decide,
-    obligations,
-    smtlib,
-    verify,
-)
-from vfio_migration.verifier.obligation import Example, Query
-from vfio_migration.verifier.second_solver import Decision, SecondSolver
-from vfio_migration.verifier.solving import CrossChecked
+from vfio_migration.verifier import Encoding, Obligation, Solving, decide, obligations, verify
+from vfio_migration.verifier.solver import smtlib
+from vfio_migration.verifier.solver.cvc5 import Decision, SecondSolver
+from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.solving import CrossChecked
 
 ORIGIN = smtlib.Origin("vfio-v2", "linux", "STOP_COPY", "vfio-migration verify")
 CATALOGUE = obligations()
@@ -318,7 +311,7 @@ def test_in_one_process_the_total_timeout_is_seen_between_obligations(spec: Spec
 
 
 def test_what_a_child_raises_is_raised_in_the_parent(spec: Spec, monkeypatch):
-    from vfio_migration.verifier import prover
+    from vfio_migration.verifier import prove as prover
 
     def queries(_: Encoding) -> tuple[Query, ...]:
         raise ZeroDivisionError("a fault of ours")
@@ -336,7 +329,7 @@ def test_what_a_child_raises_is_raised_in_the_parent(spec: Spec, monkeypatch):
 
 
 def test_an_error_that_cannot_travel_is_told_all_the_same(spec: Spec, monkeypatch):
-    from vfio_migration.verifier import prover
+    from vfio_migration.verifier import prove as prover
 
     class LocalError(Exception):
         pass
@@ -353,7 +346,7 @@ def test_an_error_that_cannot_travel_is_told_all_the_same(spec: Spec, monkeypatc
 def test_threads_keep_everything_in_one_process(spec: Spec, monkeypatch):
     import threading
 
-    from vfio_migration.verifier import workers
+    from vfio_migration.verifier.solver import workers
 
     monkeypatch.setattr(workers, "spread", None)  # calling it would fail
     stop = threading.Event()

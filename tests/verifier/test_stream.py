@@ -25,10 +25,10 @@ from migrations import Migrations, cannot_cancel, estimates, segments
 from vfio_migration.model import load
 from vfio_migration.model.wire import Wire, load_wire, wire_from
 from vfio_migration.verifier import Encoding, Report, Solving, decide, obligations, verify
-from vfio_migration.verifier.dma_log import DmaLogSystem
-from vfio_migration.verifier.migration import MigrationSystem
-from vfio_migration.verifier.session_stream import EstimateSystem, SegmentationSystem
-from vfio_migration.verifier.system import Event
+from vfio_migration.verifier.obligations.dirty_log import DmaLogSystem
+from vfio_migration.verifier.obligations.session_stream import EstimateSystem, SegmentationSystem
+from vfio_migration.verifier.solver.system import Event
+from vfio_migration.verifier.systems.migration import MigrationSystem
 
 WORDS = (1, 3, 5, 7)
 FAMILY_S = [f"S{number}" for number in range(1, 7)]

@@ -13,7 +13,7 @@ from edits import ROOT, apply, spec_of, table_data
 from vfio_migration.model import Spec, load
 from vfio_migration.model.wire import Answer, Wire, load_wire, wire_from
 from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligations, verify
-from vfio_migration.verifier.replay import replay
+from vfio_migration.verifier.report.replay import replay
 
 FILES = sorted((ROOT / "tests/data/broken_wires").glob("w*.toml"))
 FAMILY = [f"W{number}" for number in range(1, 9)]

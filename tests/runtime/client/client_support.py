@@ -18,10 +18,10 @@ from pathlib import Path
 from descriptors import opened, settled
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.client.aclient import AsyncClient
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.client.asynchronous import AsyncClient
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport.listening import listening
 
 HEADER = struct.Struct("=HHIII")
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, REGION_INFO, IO_FDS, IRQ_INFO, SET_IRQS = range(1, 9)

@@ -32,7 +32,7 @@ from vfio_migration.runtime.client import (
     TimedOut,
     calls,
 )
-from vfio_migration.runtime.protocol.version import Limits
+from vfio_migration.runtime.protocol.messages.version import Limits
 
 ANSWERS = {GET_INFO: struct.pack("=IIII", 16, 3, 9, 5)}
 

@@ -26,7 +26,7 @@ from vfio_migration.runtime.client import (
     TimedOut,
     calls,
 )
-from vfio_migration.runtime.client.aclient import AsyncClient
+from vfio_migration.runtime.client.asynchronous import AsyncClient
 from vfio_migration.runtime.client.memory import AddressSpace, SharedMemory, Window
 from vfio_migration.runtime.protocol import CannotSend
 

@@ -9,7 +9,7 @@ from client_support import no_leak, until
 
 from vfio_migration.runtime import client
 from vfio_migration.runtime.client import calls
-from vfio_migration.runtime.client.aclient import AsyncClient
+from vfio_migration.runtime.client.asynchronous import AsyncClient
 
 PAGE = (Path(__file__).parents[3] / "docs" / "client.md").read_text("utf-8")
 

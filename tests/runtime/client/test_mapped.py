@@ -10,7 +10,7 @@ from client_support import no_leak
 
 from vfio_migration.runtime.client import MappedRegion, NotMappable, RegionInfo
 from vfio_migration.runtime.protocol.layout import RegionFlags
-from vfio_migration.runtime.protocol.regions import MmapArea
+from vfio_migration.runtime.protocol.messages.regions import MmapArea
 
 READ, WRITE, MMAP = RegionFlags.READ, RegionFlags.WRITE, RegionFlags.MMAP
 

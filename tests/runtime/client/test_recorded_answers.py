@@ -9,11 +9,11 @@ from client_support import ERROR, FEATURE, GET_INFO, REPLY, RESET
 from recorded_runs import lines_of
 
 from vfio_migration.model import load
-from vfio_migration.model.conformance import Conformance
-from vfio_migration.model.followed import Violation
-from vfio_migration.model.observation import Observation
+from vfio_migration.model.conformance.followed import Violation
+from vfio_migration.model.conformance.observation import Observation
+from vfio_migration.model.conformance.observed import Conformance
 from vfio_migration.runtime.client import ClientError
-from vfio_migration.runtime.recording import Recording
+from vfio_migration.runtime.client.recording import Recording
 
 SPEC = load()
 

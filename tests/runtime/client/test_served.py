@@ -23,11 +23,11 @@ from vfio_migration.runtime.client import (
     Window,
     calls,
 )
-from vfio_migration.runtime.client.ainterrupts import AsyncInterrupts
+from vfio_migration.runtime.client.async_interrupts import AsyncInterrupts
 from vfio_migration.runtime.client.interrupts import INTX, MSI, MSIX, Interrupts, Vectors
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.kit import Bar, Identity, PciDevice
-from vfio_migration.runtime.protocol.version import Limits
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
+from vfio_migration.runtime.protocol.messages.version import Limits
 
 SPEC = load()
 BUFFER = 0x40000

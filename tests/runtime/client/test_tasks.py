@@ -21,12 +21,12 @@ from client_support import (
     no_leak,
 )
 
-from vfio_migration.runtime.aserver import AsyncServer
 from vfio_migration.runtime.client import ClientError, PeerGone, TimedOut, calls
-from vfio_migration.runtime.client.aclient import AsyncClient
-from vfio_migration.runtime.client.ainterrupts import AsyncInterrupts
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
+from vfio_migration.runtime.client.async_interrupts import AsyncInterrupts
+from vfio_migration.runtime.client.asynchronous import AsyncClient
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.async_server import AsyncServer
+from vfio_migration.runtime.transport.listening import listening
 
 INFO = struct.pack("=IIII", 16, 3, 9, 5)
 REGION = struct.pack("=IIIIQQ", 32, 7, 0, 0, 4096, 0)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from vfio_migration.runtime.container import (
+from vfio_migration.runtime.files.container import (
     CannotWrite,
     ContainerReader,
     ContainerWriter,

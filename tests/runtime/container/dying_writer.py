@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vfio_migration.runtime.container import (
+from vfio_migration.runtime.files.container import (
     CannotWrite,
     ContainerReader,
     ContainerWriter,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfio_migration.cli.main import missing_extra
-from vfio_migration.runtime.compression import NAMES, BadData, codec
+from vfio_migration.runtime.files.compression import NAMES, BadData, codec
 
 COMPRESSING = [name for name in NAMES if name != "none"]
 BLOCK = b"migration " * 100 + random.Random(1).randbytes(100)
@@ -86,7 +86,7 @@ def test_what_is_not_one_block_is_refused(name: str, data: bytes, size: int) -> 
 BOMB = """
 import resource, sys, zlib
 import zstandard
-from vfio_migration.runtime.compression import BadData, codec
+from vfio_migration.runtime.files.compression import BadData, codec
 name, honest, lie = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if name == "zlib":
     packer = zlib.compressobj()

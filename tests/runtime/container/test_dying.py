@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from container_support import DYING
 
-from vfio_migration.runtime.atomic_file import PREFIX
+from vfio_migration.runtime.files.atomic_file import PREFIX
 
 BOTH = [False, True]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from container_support import DOC, TWO, assembled, block, end, examples, restored, save, total
 
-from vfio_migration.runtime import container, container_header
-from vfio_migration.runtime.compression import NAMES
-from vfio_migration.runtime.container import ContainerReader, DeviceHeader, Header, Total
+from vfio_migration.runtime.files import container, container_header
+from vfio_migration.runtime.files.compression import NAMES
+from vfio_migration.runtime.files.container import ContainerReader, DeviceHeader, Header, Total
 
 EXAMPLES = examples()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from container_support import THERE, TWO, left, refused, restored, save, without_nameless_files
 
-from vfio_migration.runtime.container import MAX_BLOCK, CannotWrite, ContainerWriter
+from vfio_migration.runtime.files.container import MAX_BLOCK, CannotWrite, ContainerWriter
 
 
 @pytest.mark.parametrize("nameless", [False, True])

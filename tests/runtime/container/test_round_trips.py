@@ -13,8 +13,8 @@ from container_support import TWO, restored, save, total
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.compression import NAMES
-from vfio_migration.runtime.container import (
+from vfio_migration.runtime.files.compression import NAMES
+from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
     ContainerReader,
     ContainerWriter,

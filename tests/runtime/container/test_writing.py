@@ -25,7 +25,7 @@ from container_support import (
 )
 from descriptors import opened, settled
 
-from vfio_migration.runtime.container import (
+from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
     CannotWrite,
     ContainerReader,

@@ -9,7 +9,7 @@ from lab import ALWAYS, SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import MigrationFailed
-from vfio_migration.runtime.protocol.features import DeviceFeatureReply, FeatureDeviceState
+from vfio_migration.runtime.protocol.messages.features import DeviceFeatureReply, FeatureDeviceState
 
 ONCE, AGAIN, FOR_GOOD = (1, False), (ALWAYS, False), (1, True)
 HOW = {"once": ONCE, "again and again": AGAIN, "for good": FOR_GOOD}

@@ -11,8 +11,8 @@ from vfio_migration.model.errors import UnknownName
 from vfio_migration.model.plan import Limit, default_plans, exceeds, loads_plans
 from vfio_migration.model.spec import SpecError
 from vfio_migration.runtime.coordinator import CannotMigrate, Hooks, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator import ledger as journals
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator import journal as journals
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 ASSERTED = ("no_peer_dma",)
 PLANS = default_plans(SPEC)

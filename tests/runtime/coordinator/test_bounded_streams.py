@@ -15,10 +15,10 @@ from peer_habits.base import PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY
 from raw_client import FEATURE, GET, MIG_WRITE
 
 from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator import saving as saving_module
+from vfio_migration.runtime.coordinator import save as saving_module
 from vfio_migration.runtime.coordinator import transfer as transfer_module
 from vfio_migration.runtime.coordinator.endpoint import GRACE, Haste
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 HELD = bytes(range(200))
 HUGE = 1 << 62

@@ -8,7 +8,8 @@ import pytest
 from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
-from vfio_migration.runtime.coordinator import Hooks, MigrationFailed, ledger
+from vfio_migration.runtime.coordinator import Hooks, MigrationFailed
+from vfio_migration.runtime.coordinator import journal as ledger
 
 LOADED, _, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from lab import SPEC, Lab
 
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Event, Settings, claims
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Event, Settings
+from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 BUSY = "another process is moving this device just now"
 UNSETTLED = "an earlier migration of this device was not brought to its end"

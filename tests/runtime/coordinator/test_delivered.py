@@ -25,9 +25,9 @@ from vfio_migration.model import load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator.ledger import beside, read
+from vfio_migration.runtime.coordinator.journal import beside, read
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 SIZE = 10_000
 OFFLINE = Settings(migration="offline")
@@ -35,7 +35,7 @@ ACCEPTS = (habits.JudgesNothing,)
 KILLED_AT = """
 import os, signal, sys
 from vfio_migration.runtime.coordinator import Coordinator, Settings
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 
 source, destination, command = sys.argv[1:]
 

@@ -16,12 +16,12 @@ import pytest
 from lab import SPEC, Lab
 
 from vfio_migration.cli import main as command_line
-from vfio_migration.runtime import trusted_path
-from vfio_migration.runtime.coordinator import claims
+from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.errors import NotTrustedError
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Saver
+from vfio_migration.runtime.coordinator.save import Saver
+from vfio_migration.runtime.files import trusted_path
 
 NOBODY = 65534
 Give = Callable[[Path], None]

@@ -25,7 +25,7 @@ from vfio_migration.runtime.coordinator import (
 )
 from vfio_migration.runtime.coordinator.endpoint import GRACE
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 # What is given up ends after some `GRACE`, and long before a server has had its time to answer.
 PATIENT = Settings(patience=120.0)

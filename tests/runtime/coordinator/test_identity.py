@@ -16,10 +16,11 @@ import pytest
 from lab import MARK, SPEC, Lab
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import MigrationFailed, ledger
-from vfio_migration.runtime.coordinator.process import NOBODY, Process
+from vfio_migration.runtime.coordinator import MigrationFailed
+from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Saver
+from vfio_migration.runtime.coordinator.save import Saver
+from vfio_migration.runtime.transport.peer_process import NOBODY, Process
 
 # --- servers that did not make their sockets ---
 

@@ -18,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab import SPEC, Lab
 
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, claims, ledger
-from vfio_migration.runtime.coordinator.ledger import Entry, Ledger
-from vfio_migration.runtime.coordinator.process import Process
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.coordinator import ownership as claims
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
+from vfio_migration.runtime.transport.peer_process import Process
 
 PROCESSES = st.builds(Process, st.integers(0, 1 << 30), st.integers(0, 1 << 60))
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)

@@ -20,7 +20,7 @@ from vfio_migration.model.plan import Move, Phase, Plans, default_plans
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Event, Summary
 from vfio_migration.runtime.coordinator.workload import Workload
-from vfio_migration.runtime.devices import edu, memory
+from vfio_migration.runtime.kit.devices import edu, memory
 
 MIB = 1 << 20
 SPEC = load()

@@ -16,8 +16,8 @@ from peer_habits.running import running
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator.ledger import beside
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.journal import beside
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 SIZE = 10_000
 HABITS: tuple[tuple[type[Peer], ...], ...] = (

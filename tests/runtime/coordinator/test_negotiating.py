@@ -19,10 +19,10 @@ from raw_client import VERSION
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
-from vfio_migration.runtime.listening import CannotListen, listening
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
+from vfio_migration.runtime.transport.listening import CannotListen, listening
 
 SIZE = 10_000
 

@@ -12,7 +12,7 @@ from lab import SPEC, Lab
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, Hooks, MigrationFailed
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 
 
 @pytest.fixture

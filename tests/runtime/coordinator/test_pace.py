@@ -16,11 +16,11 @@ from peer_habits.running import running
 
 from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Settings, StepFailed
 from vfio_migration.runtime.coordinator import transfer as transfer_module
+from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.errors import Cancelled
-from vfio_migration.runtime.coordinator.ledger import beside
-from vfio_migration.runtime.coordinator.limit import Bandwidth
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
-from vfio_migration.runtime.coordinator.stream import READS, Stream
+from vfio_migration.runtime.coordinator.journal import beside
+from vfio_migration.runtime.coordinator.pump import READS, Stream
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 from vfio_migration.runtime.coordinator.transfer import Transfer
 
 # --- servers that nobody would write ---

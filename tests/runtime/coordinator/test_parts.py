@@ -20,10 +20,10 @@ from vfio_migration.runtime.coordinator import (
     Settings,
     StepFailed,
 )
+from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape
 from vfio_migration.runtime.coordinator.group import Group
-from vfio_migration.runtime.coordinator.limit import Bandwidth
-from vfio_migration.runtime.coordinator.stream import Meter, Stream
+from vfio_migration.runtime.coordinator.pump import Meter, Stream
 from vfio_migration.runtime.coordinator.transfer import Transfer
 
 # --- the limit ---

@@ -13,8 +13,8 @@ from descriptors import opened, settled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.coordinator import process
-from vfio_migration.runtime.coordinator.process import NOBODY, Process
+from vfio_migration.runtime.transport import peer_process as process
+from vfio_migration.runtime.transport.peer_process import NOBODY, Process
 
 
 @pytest.fixture(params=[True, False], ids=["pidfs", "no pidfs"])

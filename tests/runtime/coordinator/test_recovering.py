@@ -14,7 +14,8 @@ from lab import SPEC, FaultyEdu, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, ledger
+from vfio_migration.runtime.coordinator import CannotMigrate
+from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.coordinator.recover import recover
 
 SOURCE = default_plans(SPEC).handovers[2].summary

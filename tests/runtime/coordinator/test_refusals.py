@@ -10,8 +10,9 @@ from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model import UnknownName
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, ledger
-from vfio_migration.runtime.protocol.features import (
+from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.protocol.messages.features import (
     DeviceFeature,
     DeviceFeatureReply,
     FeatureMigration,

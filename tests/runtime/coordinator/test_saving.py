@@ -10,12 +10,12 @@ import fleet
 import pytest
 from lab import ALWAYS, SPEC, FaultyMemory, Lab
 
-from vfio_migration.runtime import compression
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.container import ContainerReader, ContainerWriter
-from vfio_migration.runtime.container_header import DeviceHeader, Header
 from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
+from vfio_migration.runtime.files import compression
+from vfio_migration.runtime.files.container import ContainerReader, ContainerWriter
+from vfio_migration.runtime.files.container_header import DeviceHeader, Header
 
 ONCE, AGAIN, FOR_GOOD = (1, False), (ALWAYS, False), (1, True)
 HOW = {"once": ONCE, "again-and-again": AGAIN, "for-good": FOR_GOOD}

@@ -21,9 +21,9 @@ from peer_habits.running import Running, running
 from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
 from vfio_migration.runtime.coordinator.errors import CannotMigrate, CoordinatorError
-from vfio_migration.runtime.coordinator.ledger import beside
+from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 SIZE = 10_000
 HARMLESS: tuple[tuple[type[Peer], ...], ...] = (

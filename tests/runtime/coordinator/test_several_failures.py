@@ -7,8 +7,8 @@ import threading
 import pytest
 from lab import Lab
 
-from vfio_migration.runtime.coordinator.limit import Bandwidth
-from vfio_migration.runtime.coordinator.stream import Stream
+from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
+from vfio_migration.runtime.coordinator.pump import Stream
 
 
 @pytest.mark.parametrize("migration", ["live", "offline"])

@@ -15,11 +15,11 @@ from peer_habits.running import running
 
 from vfio_migration.runtime.client import Refused
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.errors import StepFailed
-from vfio_migration.runtime.coordinator.ledger import beside
-from vfio_migration.runtime.coordinator.limit import Bandwidth
-from vfio_migration.runtime.coordinator.saving import Saver
-from vfio_migration.runtime.coordinator.stream import READS, InOrder, Stream
+from vfio_migration.runtime.coordinator.journal import beside
+from vfio_migration.runtime.coordinator.pump import READS, InOrder, Stream
+from vfio_migration.runtime.coordinator.save import Saver
 
 SIZE = 70
 

@@ -10,8 +10,8 @@ import pytest
 from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
-from vfio_migration.runtime import compression
 from vfio_migration.runtime.coordinator import Event, Hooks, MigrationFailed
+from vfio_migration.runtime.files import compression
 
 LOADED, TAKEN, SOURCE, UNDONE, *_ = (row.summary for row in default_plans(SPEC).handovers)
 KINDS = {"edu": FaultyEdu, "memory": FaultyMemory}
@@ -294,7 +294,7 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, full: Sequence[int]) -> None:
         self.writes, self.full = 0, full
-        from vfio_migration.runtime.coordinator import ledger
+        from vfio_migration.runtime.coordinator import journal as ledger
 
         real = ledger.os.fsync
 

@@ -22,8 +22,8 @@ from vfio_migration.runtime.coordinator import (
     Hooks,
     MigrationFailed,
 )
-from vfio_migration.runtime.coordinator.ledger import beside
-from vfio_migration.runtime.coordinator.saving import Restorer, Saver
+from vfio_migration.runtime.coordinator.journal import beside
+from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 SIZE = 10_000
 REFUSES: tuple[tuple[type[Peer], ...], ...] = (

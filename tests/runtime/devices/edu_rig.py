@@ -8,8 +8,9 @@ from typing import Any
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.devices.edu import (
+from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.kit.devices.edu import (
     BUFFER,
     DMA_FROM_DEVICE,
     DMA_IRQ,
@@ -24,10 +25,9 @@ from vfio_migration.runtime.devices.edu import (
     REG_STATUS,
     STATUS_IRQ,
 )
-from vfio_migration.runtime.irq import ACTION_TRIGGER, DATA_EVENTFD, MSI
-from vfio_migration.runtime.region import Memory
-from vfio_migration.runtime.served import ServedDevice, ServedError
-from vfio_migration.runtime.testing import GUEST_SIZE, PEER_AT, PEER_SIZE, Clock, Guest
+from vfio_migration.runtime.kit.interrupts import ACTION_TRIGGER, DATA_EVENTFD, MSI
+from vfio_migration.runtime.kit.region import Memory
+from vfio_migration.runtime.testing.suite import GUEST_SIZE, PEER_AT, PEER_SIZE, Clock, Guest
 
 RAM = 1 << 16
 

@@ -9,8 +9,8 @@ import pytest
 from edu_rig import RAM, EduRig, carry, drive_edu
 
 from vfio_migration.model import Spec
-from vfio_migration.runtime.devices import DEVICES, Edu, MemoryDevice
-from vfio_migration.runtime.devices.edu import (
+from vfio_migration.runtime.kit.devices import DEVICES, Edu, MemoryDevice
+from vfio_migration.runtime.kit.devices.edu import (
     BUFFER,
     BUFFER_SIZE,
     DMA_IRQ,
@@ -27,8 +27,8 @@ from vfio_migration.runtime.devices.edu import (
     STATUS_COMPUTING,
     STATUS_IRQ,
 )
-from vfio_migration.runtime.irq import INTX
-from vfio_migration.runtime.testing import Clock, device_test_suite, find_problems
+from vfio_migration.runtime.kit.interrupts import INTX
+from vfio_migration.runtime.testing.suite import Clock, device_test_suite, find_problems
 
 TestEdu = device_test_suite(Edu, drive=drive_edu, examples=25, steps=25)
 

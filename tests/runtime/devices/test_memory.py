@@ -10,8 +10,9 @@ import pytest
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
-from vfio_migration.runtime.devices import MemoryDevice
-from vfio_migration.runtime.devices.memory import (
+from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.devices import MemoryDevice
+from vfio_migration.runtime.kit.devices.memory import (
     MAILBOX,
     PAGE,
     REG_CHANGES,
@@ -23,8 +24,7 @@ from vfio_migration.runtime.devices.memory import (
     REG_STAMP,
     contents,
 )
-from vfio_migration.runtime.served import ServedDevice, ServedError
-from vfio_migration.runtime.testing import (
+from vfio_migration.runtime.testing.suite import (
     GUEST_AT,
     PEER_AT,
     Clock,

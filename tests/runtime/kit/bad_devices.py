@@ -13,9 +13,9 @@ from typing import Any
 from sample_device import Sample
 
 from vfio_migration.model import Arc
-from vfio_migration.runtime.errors import ArcError
-from vfio_migration.runtime.program import Situation
-from vfio_migration.runtime.stream import StreamRefused
+from vfio_migration.runtime.engine.errors import ArcError
+from vfio_migration.runtime.engine.program import Situation
+from vfio_migration.runtime.kit.state_stream import StreamRefused
 
 BAD: dict[type[Sample], set[str]] = {}
 """Each bad device, and the promises of which at least one must be found broken."""

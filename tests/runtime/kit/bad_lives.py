@@ -12,11 +12,11 @@ from bad_devices import breaks
 from sample_device import STATE, Sample
 
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime import trial_checks as checks
-from vfio_migration.runtime.kit_state import check_version, hello
-from vfio_migration.runtime.served import Part, ServedError
-from vfio_migration.runtime.stream import StreamRefused
-from vfio_migration.runtime.trial_checks import Check
+from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.own_state import check_version, hello
+from vfio_migration.runtime.kit.state_stream import StreamRefused
+from vfio_migration.runtime.testing import checks
+from vfio_migration.runtime.testing.checks import Check
 
 WORDS: dict[type[Sample], tuple[Check, tuple[str, ...]]] = {}
 """Which check must complain about each, and what it must say."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vfio_migration.runtime.kit import Bar, Identity, PciDevice
+from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
 
 
 class Two(PciDevice):

@@ -9,9 +9,16 @@ from typing import Any
 from sample_device import COUNT, Sample
 
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.kit import Area, Bar, DmaFault, Identity, PciDevice
-from vfio_migration.runtime.served import Part, ServedDevice, ServedError
-from vfio_migration.runtime.testing import GUEST_AT, GUEST_SIZE, PEER_AT, PEER_SIZE, Guest, fuzz
+from vfio_migration.runtime.kit.contract import Part, ServedDevice, ServedError
+from vfio_migration.runtime.kit.pci_device import Area, Bar, DmaFault, Identity, PciDevice
+from vfio_migration.runtime.testing.suite import (
+    GUEST_AT,
+    GUEST_SIZE,
+    PEER_AT,
+    PEER_SIZE,
+    Guest,
+    fuzz,
+)
 
 FEATURES: list[type[PciDevice]] = []
 """Devices that each show some features."""

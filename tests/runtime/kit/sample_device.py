@@ -7,10 +7,10 @@ import random
 import struct
 from typing import Any
 
-from vfio_migration.runtime.dma import DmaFault
-from vfio_migration.runtime.kit import Area, Bar, Identity, PciDevice
-from vfio_migration.runtime.served import ServedDevice, ServedError
-from vfio_migration.runtime.testing import GUEST_SIZE, PEER_AT, PEER_SIZE, Guest
+from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.guest_memory import DmaFault
+from vfio_migration.runtime.kit.pci_device import Area, Bar, Identity, PciDevice
+from vfio_migration.runtime.testing.suite import GUEST_SIZE, PEER_AT, PEER_SIZE, Guest
 
 COUNT, ADDRESS, JOB, ACK, NOTE = 0x00, 0x08, 0x10, 0x18, 0x20
 STATE = struct.Struct("<QQQQ")

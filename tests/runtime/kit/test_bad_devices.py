@@ -10,9 +10,14 @@ from bad_devices import BAD
 from sample_device import Sample, drive_sample
 
 from vfio_migration.model import Spec
-from vfio_migration.runtime import trial_checks as checks
-from vfio_migration.runtime.testing import BrokenPromise, Setup, find_problems, run_random_walks
-from vfio_migration.runtime.trial_checks import CHECKS, Check
+from vfio_migration.runtime.testing import checks
+from vfio_migration.runtime.testing.checks import CHECKS, Check
+from vfio_migration.runtime.testing.suite import (
+    BrokenPromise,
+    Setup,
+    find_problems,
+    run_random_walks,
+)
 
 # Which device makes which check fail: none of them passes whatever it is given.
 EXAMPLES: dict[Check, type[Sample]] = {

@@ -18,9 +18,10 @@ from sample_device import Sample, drive_sample
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime import trial_checks as checks
-from vfio_migration.runtime.kit import PciDevice
-from vfio_migration.runtime.testing import (
+from vfio_migration.runtime.kit.pci_device import PciDevice
+from vfio_migration.runtime.testing import checks
+from vfio_migration.runtime.testing.foreign_streams import frames, joined
+from vfio_migration.runtime.testing.suite import (
     BrokenPromise,
     Problem,
     Setup,
@@ -28,8 +29,7 @@ from vfio_migration.runtime.testing import (
     find_problems,
     run_random_walks,
 )
-from vfio_migration.runtime.trial_foreign import frames, joined
-from vfio_migration.runtime.trial_words import PROMISES, in_words, said
+from vfio_migration.runtime.testing.wording import PROMISES, in_words, said
 
 ALL = 7
 DOCS = Path(__file__).parents[3] / "docs"

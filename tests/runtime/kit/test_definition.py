@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 
 from vfio_migration.model import Spec
-from vfio_migration.runtime import ArcError, dma, kit, served
-from vfio_migration.runtime.kit import Area, Bar, DeviceDefinitionError, Identity, PciDevice
+from vfio_migration.runtime import ArcError
+from vfio_migration.runtime.kit import contract as served
+from vfio_migration.runtime.kit import guest_memory as dma
+from vfio_migration.runtime.kit import pci_device as kit
+from vfio_migration.runtime.kit.pci_device import (
+    Area,
+    Bar,
+    DeviceDefinitionError,
+    Identity,
+    PciDevice,
+)
 
 MISSPELT = "start_dmaa"
 

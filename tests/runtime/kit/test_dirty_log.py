@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime import dirty_log
-from vfio_migration.runtime.dirty_log import MAX_BITMAP, DirtyLog
-from vfio_migration.runtime.served import ServedError
+from vfio_migration.runtime.kit import dirty_log
+from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.dirty_log import MAX_BITMAP, DirtyLog
 
 SPACE = 1 << 19
 BASE = 0xFFFF_FFFF_FFF0_0000  # near the end of all addresses, where sums go wrong

@@ -10,9 +10,9 @@ import tempfile
 import pytest
 from descriptors import opened, settled
 
-from vfio_migration.runtime.dma import DmaFault, GuestMemory, NotPermitted
-from vfio_migration.runtime.region import PEER_NAME, Memory
-from vfio_migration.runtime.served import ServedError
+from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.guest_memory import DmaFault, GuestMemory, NotPermitted
+from vfio_migration.runtime.kit.region import PEER_NAME, Memory
 
 PAGE = 4096
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from forgetful_devices import ForgetsTheSecond
 
-from vfio_migration.runtime import kit
-from vfio_migration.runtime.kit import PciDevice
-from vfio_migration.runtime.testing import find_problems
+from vfio_migration.runtime.kit import pci_device as kit
+from vfio_migration.runtime.kit.pci_device import PciDevice
+from vfio_migration.runtime.testing.suite import find_problems
 
 PAGE = (Path(__file__).parents[3] / "docs" / "devices.md").read_text("utf-8")
 

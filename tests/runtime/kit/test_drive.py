@@ -16,10 +16,18 @@ from forgetful_devices import (
 from sample_device import Sample
 
 from vfio_migration.model import Spec
-from vfio_migration.runtime.kit import Bar, PciDevice
-from vfio_migration.runtime.region import Area
-from vfio_migration.runtime.testing import Guest, Problem, Setup, find_problems, fuzz
-from vfio_migration.runtime.trial_look import LOOK, SIZES, WORDS, Sight, differing, look, unlike
+from vfio_migration.runtime.kit.pci_device import Bar, PciDevice
+from vfio_migration.runtime.kit.region import Area
+from vfio_migration.runtime.testing.observe import (
+    LOOK,
+    SIZES,
+    WORDS,
+    Sight,
+    differing,
+    look,
+    unlike,
+)
+from vfio_migration.runtime.testing.suite import Guest, Problem, Setup, find_problems, fuzz
 
 ALL = 7
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfio_migration.runtime import stream as format_
-from vfio_migration.runtime.stream import StreamWriter, stream_length
-from vfio_migration.runtime.tracked import PAGE_SIZE, TrackedMemory
+from vfio_migration.runtime.kit import state_stream as format_
+from vfio_migration.runtime.kit.state_stream import StreamWriter, stream_length
+from vfio_migration.runtime.kit.tracked_memory import PAGE_SIZE, TrackedMemory
 
 HELLO: Final = {"device": "x"}
 PAGES: Final = 5

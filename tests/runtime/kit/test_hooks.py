@@ -12,7 +12,7 @@ from noting_device import Noting
 from sample_device import Sample
 
 from vfio_migration.runtime import ArcError, Engine, RequestFailed, RequestRefused, ResetFailed
-from vfio_migration.runtime.kit import PciDevice
+from vfio_migration.runtime.kit.pci_device import PciDevice
 
 
 def engine(device: PciDevice) -> Engine:

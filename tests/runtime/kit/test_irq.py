@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from descriptors import opened, settled
 
-from vfio_migration.runtime import irq
-from vfio_migration.runtime.irq import (
+from vfio_migration.runtime.kit import interrupts as irq
+from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.interrupts import (
     ACTION_MASK,
     ACTION_TRIGGER,
     ACTION_UNMASK,
@@ -25,7 +26,6 @@ from vfio_migration.runtime.irq import (
     MSIX,
     Interrupts,
 )
-from vfio_migration.runtime.served import ServedError
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_an_event_that_fills_up_between_look_and_write_keeps_nobody_waiting(
             return found
 
     if not asynchronous:
-        monkeypatch.setattr("vfio_migration.runtime.event_signal._CALLS", {})
+        monkeypatch.setattr("vfio_migration.runtime.kit.event_signal._CALLS", {})
     monkeypatch.setattr(select, "poll", Poll)
     all_ = Interrupts(msi=1)
     all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=[event])

@@ -15,12 +15,12 @@ from sample_device import DELAY, JOB, Sample, drive_sample
 
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import ArcError, Engine, RequestFailed
-from vfio_migration.runtime.dma import NotPermitted
-from vfio_migration.runtime.irq import ACTION_TRIGGER, DATA_EVENTFD, INTX, MSI, MSIX
-from vfio_migration.runtime.kit import Bar, Identity, PciDevice
-from vfio_migration.runtime.served import ServedError
-from vfio_migration.runtime.stream import StreamRefused
-from vfio_migration.runtime.testing import (
+from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.guest_memory import NotPermitted
+from vfio_migration.runtime.kit.interrupts import ACTION_TRIGGER, DATA_EVENTFD, INTX, MSI, MSIX
+from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
+from vfio_migration.runtime.kit.state_stream import StreamRefused
+from vfio_migration.runtime.testing.suite import (
     Clock,
     Setup,
     Trial,

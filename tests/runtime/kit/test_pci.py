@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.kit import Area, Bar, Identity, PciDevice
-from vfio_migration.runtime.pci import CAP_MSI, CAP_MSIX, CAP_PCIE, CAP_PM, ConfigSpace
+from vfio_migration.runtime.kit.config_space import CAP_MSI, CAP_MSIX, CAP_PCIE, CAP_PM, ConfigSpace
+from vfio_migration.runtime.kit.pci_device import Area, Bar, Identity, PciDevice
 
 WHO = Identity(
     vendor=0x1234, device=0x5678, revision=9, class_code=0x020304, subsystem_vendor=1, subsystem=2

@@ -15,13 +15,13 @@ from sample_device import DELAY, JOB, Sample
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine, RequestFailed
-from vfio_migration.runtime.devices import Edu, MemoryDevice
-from vfio_migration.runtime.devices.memory import contents
-from vfio_migration.runtime.kit import Bar, PciDevice, UnsavableWorkError
-from vfio_migration.runtime.kit_state import KIT, WORK
-from vfio_migration.runtime.pending_work import MAX_WORK_BYTES
-from vfio_migration.runtime.stream import StreamWriter
-from vfio_migration.runtime.testing import Clock, find_problems
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
+from vfio_migration.runtime.kit.devices.memory import contents
+from vfio_migration.runtime.kit.own_state import KIT, WORK
+from vfio_migration.runtime.kit.pci_device import Bar, PciDevice, UnsavableWorkError
+from vfio_migration.runtime.kit.pending_work import MAX_WORK_BYTES
+from vfio_migration.runtime.kit.state_stream import StreamWriter
+from vfio_migration.runtime.testing.suite import Clock, find_problems
 
 STREAMS = Path(__file__).parents[2] / "data" / "streams"
 

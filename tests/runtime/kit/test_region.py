@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.region import Area, CallbackRegion, Memory, MemoryRegion, Region
-from vfio_migration.runtime.served import ServedError
+from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.region import Area, CallbackRegion, Memory, MemoryRegion, Region
 
 
 class Registers:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfio_migration.runtime import stream as format_
-from vfio_migration.runtime.stream import (
+from vfio_migration.runtime.kit import state_stream as format_
+from vfio_migration.runtime.kit.state_stream import (
     END,
     FRAME,
     HELLO,
@@ -20,7 +20,7 @@ from vfio_migration.runtime.stream import (
     StreamRefused,
     StreamWriter,
 )
-from vfio_migration.runtime.tracked import TrackedMemory
+from vfio_migration.runtime.kit.tracked_memory import TrackedMemory
 
 HELLO_SAYS = {"device": "x"}
 

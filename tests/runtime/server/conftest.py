@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from raw_client import Client
 
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport.listening import listening
 
 
 class Served:

@@ -14,9 +14,9 @@ import pytest
 from edu_client import BUFFER, dma, dma_done, until
 from raw_client import Client, Refused
 
-from vfio_migration.runtime.aserver import AsyncServer
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.async_server import AsyncServer
+from vfio_migration.runtime.transport.listening import listening
 
 
 def served(path, scene) -> AsyncServer:

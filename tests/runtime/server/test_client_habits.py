@@ -17,7 +17,7 @@ from peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, share
 from raw_client import Refused
 
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime.devices import Edu, MemoryDevice
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 
 PAGE = 4096
 READ, WRITE, MMAP, CAPS = 1, 2, 4, 8

@@ -7,10 +7,10 @@ import logging
 import pytest
 from raw_client import Refused
 
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.failures import Failures
-from vfio_migration.runtime.journal import LOGGER
-from vfio_migration.runtime.repeats import INTERVAL_S, MAX_KINDS
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.failures import Failures
+from vfio_migration.runtime.server.log import LOGGER
+from vfio_migration.runtime.server.repeats import INTERVAL_S, MAX_KINDS
 
 
 class Failing(Edu):

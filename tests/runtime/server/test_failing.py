@@ -14,9 +14,9 @@ import pytest
 from edu_client import BUFFER, dma, until
 from raw_client import DMA_READ, HEADER, REGION_READ, Client, Refused
 
-from vfio_migration.runtime.aserver import AsyncServer
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.async_server import AsyncServer
+from vfio_migration.runtime.transport.listening import listening
 
 
 class Timeless(Edu):

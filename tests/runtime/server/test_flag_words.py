@@ -18,8 +18,8 @@ from edu_client import eventfd
 from raw_client import HEADER, PROBE, SET, Refused
 
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime import descriptor_kinds
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.files import descriptor_kinds
+from vfio_migration.runtime.kit.devices import Edu
 
 PAGE = 4096
 BITS = [1 << n for n in range(32)]

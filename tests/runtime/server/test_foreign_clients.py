@@ -26,8 +26,8 @@ from peer_habits.clients import (
 )
 from raw_client import Refused
 
-from vfio_migration.runtime.devices import Edu, MemoryDevice
-from vfio_migration.runtime.devices.memory import MAILBOX
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
+from vfio_migration.runtime.kit.devices.memory import MAILBOX
 
 PAGE = 4096
 HUGE = 2 << 20

@@ -20,7 +20,7 @@ from edu_client import (
 )
 from raw_client import GET, SET, Client, Refused
 
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Limits
 
 

@@ -13,10 +13,10 @@ import pytest
 from edu_client import BUFFER, dma
 from raw_client import FEATURE, GET, HEADER, Client
 
-from vfio_migration.runtime.aserver import AsyncServer
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.listening import listening
-from vfio_migration.runtime.server import Server
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server.async_server import AsyncServer
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport.listening import listening
 
 IDLE_S = 0.3
 

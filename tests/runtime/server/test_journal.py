@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from vfio_migration.model import load
-from vfio_migration.runtime import journal as journals
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.engine import Engine
-from vfio_migration.runtime.errors import ArcError, RequestFailed
-from vfio_migration.runtime.journal import LOGGER, Journal
+from vfio_migration.runtime.engine.engine import Engine
+from vfio_migration.runtime.engine.errors import ArcError, RequestFailed
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server import log as journals
+from vfio_migration.runtime.server.log import LOGGER, Journal
 
 STOP, RUNNING, P2P = (load().state(name).value for name in ("STOP", "RUNNING", "RUNNING_P2P"))
 

@@ -17,7 +17,7 @@ from edu_client import (
 )
 from raw_client import HEADER, Refused
 
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.kit.devices import Edu
 
 DATA = Path(__file__).parents[2] / "data"
 

@@ -16,10 +16,10 @@ from edu_client import BUFFER, dma, dma_done, until
 from raw_client import SET, Client, Refused
 
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime import session
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.link import Link
-from vfio_migration.runtime.session import Held, Session
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.server import session
+from vfio_migration.runtime.server.session import Held, Session
+from vfio_migration.runtime.transport.channel import Link
 
 WIRE = load_wire()
 LIMITS = {name: WIRE.bound(f"put_off_{name}") for name in Held._fields}

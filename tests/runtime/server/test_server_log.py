@@ -15,13 +15,15 @@ import pytest
 from raw_client import Refused
 from server_process import ServerProcess, full_pipe
 
-from vfio_migration.model.conformance_log import LogConformance
-from vfio_migration.runtime import background_writer, server_log
-from vfio_migration.runtime.background_writer import BackgroundWriter
-from vfio_migration.runtime.devices import Edu
-from vfio_migration.runtime.engine import Engine
-from vfio_migration.runtime.errors import ArcError, RequestFailed, RequestRefused
-from vfio_migration.runtime.journal import (
+from vfio_migration.model.conformance.log import LogConformance
+from vfio_migration.runtime.engine.engine import Engine
+from vfio_migration.runtime.engine.errors import ArcError, RequestFailed, RequestRefused
+from vfio_migration.runtime.kit.devices import Edu
+from vfio_migration.runtime.kit.state_stream import MAX_HELLO, StreamWriter
+from vfio_migration.runtime.server import background_writer
+from vfio_migration.runtime.server import log_writer as server_log
+from vfio_migration.runtime.server.background_writer import BackgroundWriter
+from vfio_migration.runtime.server.log import (
     LOGGER,
     MAX_FIELD_CHARS,
     MAX_TEXT_CHARS,
@@ -30,9 +32,8 @@ from vfio_migration.runtime.journal import (
     Text,
     say,
 )
-from vfio_migration.runtime.repeats import INTERVAL_S, MAX_KINDS, Repeats
-from vfio_migration.runtime.server_log import ServerLog
-from vfio_migration.runtime.stream import MAX_HELLO, StreamWriter
+from vfio_migration.runtime.server.log_writer import ServerLog
+from vfio_migration.runtime.server.repeats import INTERVAL_S, MAX_KINDS, Repeats
 
 STOP, RESUMING = 1, 4
 

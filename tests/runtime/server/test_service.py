@@ -22,7 +22,7 @@ from edu_client import (
 )
 from raw_client import GET, Refused
 
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.kit.devices import Edu
 
 
 def test_the_version_is_agreed_within_the_size_of_the_request(serve) -> None:

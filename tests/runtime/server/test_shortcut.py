@@ -14,8 +14,10 @@ import raw_client as raw
 from edu_client import until
 from raw_client import GET, PROBE, SET, Refused
 
-from vfio_migration.runtime import ArcError, link, shortcut
-from vfio_migration.runtime.devices import Edu, MemoryDevice
+from vfio_migration.runtime import ArcError
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
+from vfio_migration.runtime.server import known_commands as shortcut
+from vfio_migration.runtime.transport import channel as link
 
 STATE = struct.pack("=II", 16, GET | 2)
 

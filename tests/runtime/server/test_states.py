@@ -13,7 +13,7 @@ from raw_client import GET, PROBE, SET, Refused
 
 from vfio_migration.model import load
 from vfio_migration.runtime import Engine, RequestFailed, RequestRefused
-from vfio_migration.runtime.devices import Edu
+from vfio_migration.runtime.kit.devices import Edu
 
 SPEC = load()
 SETS = [1, 3, 5, 7]

@@ -23,13 +23,13 @@ from edu_client import until
 from raw_client import GET, PROBE, SET, Client, Refused
 
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime import link
-from vfio_migration.runtime.aserver import AsyncServer
-from vfio_migration.runtime.devices import Edu, MemoryDevice
+from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
+from vfio_migration.runtime.kit.state_stream import MAGIC
 from vfio_migration.runtime.protocol.faults import CannotSend
 from vfio_migration.runtime.protocol.outbound import Outbound
-from vfio_migration.runtime.server import Server
-from vfio_migration.runtime.stream import MAGIC
+from vfio_migration.runtime.server.async_server import AsyncServer
+from vfio_migration.runtime.server.server import Server
+from vfio_migration.runtime.transport import channel as link
 
 WIRE: Final = load_wire()
 NO_REPLY: Final = 0x10

@@ -1,0 +1,528 @@
+"""`vfio-migration check-trace`: hold a recorded run against the specification."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vfio_migration.cli import arguments as options
+from vfio_migration.cli.files import LARGEST
+from vfio_migration.model.errors import why
+
+if TYPE_CHECKING:
+    from vfio_migration.model import CapabilitySet, Spec, SpecError
+    from vfio_migration.model.conformance.findings import Examination, Finding
+    from vfio_migration.model.conformance.followed import Violation
+
+_HELP = """\
+Hold a recorded run against the specification, and name every step that it does not allow. Four
+kinds of file are told apart by what is in them: a recording (--record), a capture of the wire, the
+log of a server (serve --log-format json), and a trace (replay, verify --traces).
+
+What is found in a recording or a capture has one of three grades:
+  violation    the specification does not allow it, and the section that says so is named
+  suspicious   it is allowed, and the sign of a known defect
+  house rule   our own server would not do it; nobody else is held to that (--strict)
+docs/recording.md lists every check with its grade, and says what can be seen in each kind of file.
+
+examples:
+  vfio-migration check-trace run.jsonl
+  vfio-migration check-trace server.log --flags STOP_COPY,P2P
+  vfio-migration check-trace - --json          # from standard input
+
+exit status: 0 there is no violation (with --strict: and no house rule is broken), 1 there is one,
+2 wrong input: no such file, or a damaged line
+"""
+
+_LONGEST = 1 << 20
+"""How many bytes a line may have. `/dev/zero` is one line without an end."""
+_LONGEST_MESSAGE = 4 << 20
+"""How many one of a capture may have: it holds a message of 1 MiB in hexadecimal digits."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "check-trace", help="hold a recorded run against the specification", description=_HELP
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a recording, a capture, a server's log or a trace; - for standard input",
+    )
+    options.spec_option(parser)
+    parser.add_argument(
+        "--flags",
+        metavar="NAMES",
+        help="the capabilities of the devices, as STOP_COPY,P2P,PRE_COPY or as a number (7); "
+        "by default what the run says, or any that fits",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="hold the devices to what our own server keeps to, too",
+    )
+    options.json_option(parser)
+    parser.set_defaults(run=run)
+
+
+@dataclass(slots=True)
+class Placed:
+    """Something that was found, and where.
+
+    Attributes:
+        finding: What.
+        place: Its line, or its step.
+        times: How often the same was found.
+        last: The last place.
+    """
+
+    finding: Finding
+    place: int
+    times: int = 1
+    last: int = 0
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of it.
+
+    Attributes:
+        kind: What kind of file it is.
+        devices: The devices it tells of.
+        lines: How many lines, or steps, were read.
+        held: How many of which kind were held against the tables.
+        unrestricted: How many of which kind no table restricts.
+        cut: The last line is not whole, and was left out.
+        found: What was found, in the order in which it was.
+        left_out: How many more of which grade were found than are kept.
+    """
+
+    kind: str
+    devices: tuple[str, ...] = ()
+    lines: int = 0
+    held: Counter[str] = field(default_factory=Counter)
+    unrestricted: Counter[str] = field(default_factory=Counter)
+    cut: bool = False
+    found: dict[tuple[str, ...], Placed] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, finding: Finding, place: int) -> None:
+        """Add something that was found; what is the same but for its place is kept once."""
+        about = (finding.grade, finding.check, finding.device, finding.step, finding.reason)
+        placed = self.found.get(about)
+        if placed is not None:
+            placed.times += 1
+            placed.last = place
+        elif len(self.found) < _FINDINGS:
+            self.found[about] = Placed(finding, place, last=place)
+        else:
+            self.left_out[finding.grade] += 1
+
+    def graded(self, grade: str) -> list[Placed]:
+        """Return what was found of a grade."""
+        return [one for one in self.found.values() if one.finding.grade == grade]
+
+    def worst(self, *, strict: bool) -> Placed | None:
+        """Return the first finding for which the run does not hold."""
+        counts = ("violation", "house rule") if strict else ("violation",)
+        return next((one for one in self.found.values() if one.finding.grade in counts), None)
+
+
+_FINDINGS = 1000
+"""How many different findings are kept."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check; 0 if every step is allowed, 1 if one is not."""
+    from vfio_migration.cli.main import NO, YES, emit, encodable, one_line
+
+    spec = options.read_spec(arguments.spec)
+    flags = options.read_flags(arguments.flags)
+    capabilities = None if flags is None else spec.capability_set(flags)
+    name = _STDIN if arguments.file == "-" else arguments.file
+    with _open(arguments.file) as file:
+        result = check(file, spec, capabilities, name)
+    if arguments.json:
+        emit(_data(result, spec, strict=arguments.strict))
+    else:
+        for line in _told(name, result, spec, strict=arguments.strict):
+            print(encodable(one_line(line)))
+    return YES if result.worst(strict=arguments.strict) is None else NO
+
+
+_STDIN = "standard input"
+
+
+def _open(path: str) -> AbstractContextManager[BinaryIO]:
+    from pathlib import Path
+
+    if path == "-":
+        if sys.stdin is None:  # whoever started us closed it
+            raise _wrong(_FILE, path, "cannot be read: standard input is closed")
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(path).open("rb")
+    except (OSError, ValueError) as error:
+        # A ValueError is what a path with a NUL in it gives.
+        raise _wrong(_FILE, path, f"cannot be read: {why(error)}") from None
+
+
+# --- which kind of file it is ---
+
+
+def check(
+    file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None, name: str = "FILE"
+) -> Result:
+    """Tell what kind of file it is, and hold it against the specification.
+
+    Args:
+        file: The file.
+        spec: The table.
+        capabilities: What the devices offer, if that is known.
+        name: What the file is called in messages.
+
+    Raises:
+        SpecError: It is none of the four, or a line is damaged.
+    """
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake, escaped
+
+    try:
+        return _checked(file, spec, capabilities)
+    except OSError as error:
+        raise _wrong(_FILE, name, f"cannot be read: {why(error)}") from None
+    except SpecError as error:
+        shown = "".join(escaped(char, quotes=False) for char in name)  # whole, however long
+        mistakes = [
+            Mistake(
+                shown if one.place == _FILE else f"{shown}: {one.place}",
+                one.value,
+                one.problem,
+                one.hint,
+            )
+            for one in error.mistakes
+        ]
+        raise SpecError(mistakes, error.origin) from None
+
+
+_FILE = "FILE"
+"""The place of a mistake that is about the whole file."""
+
+
+def _checked(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
+    first = _line(file, 1)
+    head = _object(first, 1)
+    if head is not None and head.get("kind") == "recording":
+        return _recording(head, file, spec, capabilities)
+    if head is not None and "from" in head and ("message" in head or "what" in head):
+        return _capture(first, file, spec, capabilities)
+    if head is not None and "event" in head and "level" in head:
+        return _log(first, file, spec, capabilities)
+    text = first + _rest(first, head, file)
+    if not text.strip():
+        raise _wrong(_FILE, None, "is empty")
+    whole = _object(text)
+    if whole is None or "steps" not in whole:
+        raise _no_run()
+    return _trace(text, spec, capabilities)
+
+
+def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
+    """Return what follows the first line of what may be a trace; whatever else may have no end."""
+    # A trace is one object: it begins with a brace, and what it begins in the first line goes on.
+    begins = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if begins not in (b"", b"{") or (head is not None and "steps" not in head):
+        raise _no_run()
+    rest = file.read(LARGEST + 1 - len(first))
+    if len(first) + len(rest) > LARGEST:
+        raise _wrong(_FILE, None, f"is longer than {LARGEST} bytes, the most a trace may have")
+    return rest
+
+
+def _no_run() -> SpecError:
+    hint = (
+        "give a recording (migrate --record), a capture of the wire, a log "
+        "(serve --log-format json) or a trace"
+    )
+    return _wrong("line 1", None, "is not how a run begins", hint)
+
+
+def _object(text: bytes, line: int | None = None) -> dict[str, Any] | None:
+    """Read an object; None if it is none.
+
+    Args:
+        text: Its text.
+        line: Which line of the file the text is; None if it is a whole file.
+
+    Raises:
+        SpecError: It has the form of JSON and cannot be taken at its word.
+    """
+    from vfio_migration.model import json_text
+
+    try:
+        data = json_text.parse(text)
+    except json_text.JsonError as error:
+        if not error.is_json:
+            return None
+        if line is None:
+            raise _wrong(error.place or _FILE, None, error.problem) from None
+        column = error.place.partition(", ")[2]
+        place = f"line {line}, {column}" if column else f"line {line}"
+        raise _wrong(place, None, error.problem) from None
+    return data if isinstance(data, dict) else None
+
+
+# --- each kind ---
+
+
+def _recording(
+    head: dict[str, Any], file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None
+) -> Result:
+    from vfio_migration.model.conformance.findings import Examination
+    from vfio_migration.model.conformance.observation import FORMAT, Observation
+
+    version = head.get("format")
+    if type(version) is not int or version != FORMAT:
+        hint = f"this version reads {FORMAT}"
+        raise _wrong("line 1: format", version, "is no format of recordings that is known", hint)
+    if head.get("spec") != spec.name:
+        hint = f"the table read is {spec.name}; name the right one with --spec"
+        raise _wrong("line 1: spec", head.get("spec"), "is the name of another table", hint)
+    examination = Examination(spec, capabilities=capabilities)
+    result = Result("recording", lines=1)
+    _each(file, result, lambda data: examination.observe(Observation.of(data, spec)))
+    _count(result, examination)
+    return result
+
+
+def _capture(
+    first: bytes, file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None
+) -> Result:
+    from vfio_migration.model.conformance.findings import Examination
+    from vfio_migration.model.conformance.observation import Observation
+    from vfio_migration.runtime.client.capture import Capture
+
+    examination, capture = Examination(spec, capabilities=capabilities), Capture(spec)
+    result = Result("capture")
+
+    def observe(data: dict[str, Any]) -> list[Finding]:
+        lines = [Observation.of(line, spec) for line in capture.lines(data)]
+        return [finding for line in lines for finding in examination.observe(line)]
+
+    _each(file, result, observe, first, _LONGEST_MESSAGE)
+    _count(result, examination)
+    return result
+
+
+def _count(result: Result, examination: Examination) -> None:
+    result.held, result.unrestricted = examination.held, examination.unrestricted
+    result.devices = examination.devices
+
+
+def _log(first: bytes, file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
+    from vfio_migration.model.conformance.log import LogConformance
+
+    conformance = LogConformance(spec, capabilities=capabilities)
+    result = Result("log")
+    _each(file, result, lambda data: _own(conformance.observe(data)), first)
+    result.held, result.unrestricted = conformance.held, conformance.unrestricted
+    result.devices = (conformance.device,)
+    return result
+
+
+def _trace(text: bytes, spec: Spec, capabilities: CapabilitySet | None) -> Result:
+    from dataclasses import replace
+
+    from vfio_migration.model import Trace
+    from vfio_migration.model.conformance.trace import check_trace
+
+    trace = Trace.from_json(text)
+    if capabilities is not None:
+        trace = replace(trace, capabilities=(spec.names(capabilities),) * len(trace.start))
+    devices = tuple(f"device {number}" for number in range(len(trace.start)))
+    found = check_trace(trace, spec)
+    steps = trace.steps if found is None else trace.steps[: found[0]]
+    result = Result("trace", devices, len(steps))
+    for step in steps:
+        result.held[step.kind] += 1
+    if found is not None:
+        for finding in _own(found[1]):
+            result.add(finding, found[0])
+    return result
+
+
+def _own(violation: Violation | None) -> list[Finding]:
+    """Return what is wrong with a step of an engine of ours, which is held to everything."""
+    from vfio_migration.model.conformance.findings import graded
+
+    return [] if violation is None else [graded(violation, "violation")]
+
+
+def _each(
+    file: BinaryIO,
+    result: Result,
+    observe: Callable[[dict[str, Any]], list[Finding]],
+    first: bytes | None = None,
+    longest: int = _LONGEST,
+) -> None:
+    """Hold line after line."""
+    from vfio_migration.model import SpecError
+
+    for line in _lines(file, first, longest):
+        result.lines += 1
+        data = _object(line, result.lines)
+        if data is None:
+            if not line.endswith(b"\n"):
+                # Whoever wrote it was killed, or had no room for it.
+                result.lines -= 1
+                result.cut = True
+                return
+            raise _wrong(f"line {result.lines}", None, "is damaged: it is no JSON object")
+        try:
+            found = observe(data)
+        except SpecError as error:
+            raise _at(result.lines, error) from None
+        for finding in found:
+            result.add(finding, result.lines)
+
+
+def _lines(file: BinaryIO, first: bytes | None, longest: int) -> Iterator[bytes]:
+    number = 1
+    if first is not None:
+        yield first
+    while line := _line(file, number := number + 1, longest):
+        yield line
+
+
+def _line(file: BinaryIO, number: int, longest: int = _LONGEST) -> bytes:
+    line = file.readline(longest + 1)
+    if len(line) > longest:
+        raise _wrong(f"line {number}", None, f"is longer than {longest} bytes")
+    return line
+
+
+def _at(line: int, error: SpecError) -> SpecError:
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake
+
+    return SpecError(
+        [
+            Mistake(f"line {line}: {one.place}", one.value, one.problem, one.hint)
+            for one in error.mistakes
+        ]
+    )
+
+
+def _wrong(place: str, value: object, problem: str, hint: str | None = None) -> SpecError:
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake
+
+    return SpecError([Mistake(place, value, problem, hint)])
+
+
+# --- what is said ---
+
+_KINDS = {
+    "recording": "a recording",
+    "capture": "a capture",
+    "log": "a server's log",
+    "trace": "a trace",
+}
+_GRADES = ("violation", "suspicious", "house rule")
+
+
+def _data(result: Result, spec: Spec, *, strict: bool) -> dict[str, Any]:
+    worst = result.worst(strict=strict)
+    return {
+        "holds": worst is None,
+        "kind": result.kind,
+        "spec": spec.name,
+        "devices": list(result.devices),
+        "lines": result.lines,
+        "cut": result.cut,
+        "held": dict(result.held),
+        "unrestricted": dict(result.unrestricted),
+        "violation": None if worst is None else _placed(result, worst),
+        "findings": [_placed(result, one) | {"times": one.times} for one in result.found.values()],
+        "left_out": sum(result.left_out.values()),
+    }
+
+
+def _placed(result: Result, one: Placed) -> dict[str, Any]:
+    # In a trace the place is a step; what happened in it is called that, too.
+    line = {} if result.kind == "trace" else {"line": one.place}
+    return line | {"place": one.place} | asdict(one.finding)
+
+
+def _told(name: str, result: Result, spec: Spec, *, strict: bool) -> Iterator[str]:
+    unit = "step" if result.kind == "trace" else "line"
+    lines = f"{result.lines} {unit}{'' if result.lines == 1 else 's'}"
+    devices = ", ".join(result.devices) or "no device"
+    yield f"{name}: {_KINDS[result.kind]} of {devices}, {lines}"
+    if result.cut:
+        yield "  the last line is cut off, and left out"
+    yield f"  held against {spec.name}: {_counted(result.held)}"
+    if result.unrestricted:
+        yield f"  not restricted by it: {_counted(result.unrestricted)}"
+    for grade in _GRADES:
+        if grade == "house rule" and not strict:
+            continue
+        for one in result.graded(grade):
+            place = f"{one.place}" if unit == "line" else f" step {one.place}"
+            yield from _finding(f"{name}:{place}: {grade}", one, unit, len(spec.states))
+    yield _sum(result, strict=strict)
+
+
+def _finding(head: str, one: Placed, unit: str, states: int) -> Iterator[str]:
+    found = one.finding
+    again = f" ({one.times} times, last in {unit} {one.last})" if one.times > 1 else ""
+    yield f"{head}: {found.device}: {found.step}{again}"
+    if found.reason != found.says:
+        yield f"  why: {found.reason}"
+    if found.situations:
+        known = len(found.situations) < states
+        yield f"  before: {' or '.join(found.situations) if known else 'in any state'}"
+    if found.allowed:
+        yield f"  allowed instead: {' or '.join(found.allowed)}"
+    if found.sign_of:
+        yield f"  sign of: {found.sign_of}"
+    if found.row:
+        yield f"  row: {found.row}"
+    if found.source and found.source != "decision":
+        yield f"  source: {found.source}"
+    if found.says:
+        yield f"  the text says: {found.says}"
+
+
+def _sum(result: Result, *, strict: bool) -> str:
+    """Say in one line what came of it."""
+    counts = Counter({grade: result.left_out[grade] for grade in _GRADES})
+    for one in result.found.values():
+        counts[one.finding.grade] += one.times
+    said = []
+    if counts["violation"]:
+        said.append(_number(counts["violation"], "violation"))
+    else:
+        said.append("every step is allowed")
+    if counts["suspicious"]:
+        said.append(f"{counts['suspicious']} suspicious")
+    if counts["house rule"]:
+        rules = _number(counts["house rule"], "house rule") + " not kept"
+        said.append(rules if strict else f"{rules} (--strict shows them)")
+    if left := sum(result.left_out.values()):
+        said.append(f"{left} of them not shown")
+    return "; ".join(said)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _counted(counts: Counter[str]) -> str:
+    return "; ".join(f"{what} {count}" for what, count in counts.items()) or "nothing"

@@ -1,0 +1,132 @@
+"""`vfio-migration recover`: back to exactly one running side, whatever a migration left behind."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from vfio_migration.cli import arguments as options
+from vfio_migration.cli import files
+from vfio_migration.cli import journal_option as journals
+from vfio_migration.cli.commands import migrate
+
+if TYPE_CHECKING:
+    from vfio_migration.cli.event_printer import Printer
+    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.coordinator import Event
+    from vfio_migration.runtime.coordinator.settle import Settled
+
+_HELP = """\
+Bring the devices of a migration that was killed, or could not be brought to its end, back to
+exactly one running side. Who that is follows from the journal of the migration, which stands beside
+the first source, and from what the servers say. Devices go back along named arcs; a reset is the
+last resort. It can be run as often as one likes.
+
+examples:
+  vfio-migration recover /run/a.sock /run/b.sock
+  vfio-migration recover a0.sock b0.sock a1.sock b1.sock --journal /var/tmp/run.migration
+  vfio-migration recover /run/a.sock --keep source      # the destination is gone for good
+
+exit status:
+  0  one side runs with the whole state, or as --keep asked
+  1  nobody holds the whole state any more; what is left was brought to a known state
+  2  wrong input, or it cannot be told who is to run: nothing was done
+  3  a server does not answer and may run, it cannot be told whether one is the one that was there,
+     or the journal cannot be written: nothing was decided
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "recover", help="bring back what a migration left behind", description=_HELP
+    )
+    parser.add_argument(
+        "sockets",
+        metavar="SRC [DST]",
+        nargs="+",
+        help="one SRC, or SRC DST for each device of the migration",
+    )
+    parser.add_argument(
+        "--keep",
+        choices=("source", "destination"),
+        help="this side is to run, whatever the journal says; the other is given up",
+    )
+    migrate.common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Recover; 0 if one side runs with the whole state."""
+    from vfio_migration.runtime.coordinator.journal import beside
+    from vfio_migration.runtime.coordinator.recover import recover
+
+    spec = options.read_spec(arguments.spec)
+    sockets = arguments.sockets
+    if len(sockets) > 1 and len(sockets) % 2:
+        return migrate.wrong(arguments, f"{sockets[-1]}: has no DST: give SRC DST [SRC DST ...]")
+    twice = next((one for one in sockets if sockets.count(one) > 1), None)
+    if twice is not None:
+        return migrate.wrong(arguments, migrate.TWICE.format(twice))
+    if arguments.keep == "destination" and len(sockets) == 1 and not journals.stands(arguments):
+        return migrate.wrong(arguments, "--keep destination: which one is not known: give SRC DST")
+    journal = journals.to_read(arguments)
+    files.keep_apart(
+        {"--record": arguments.record},
+        {"--spec": arguments.spec, "--journal": journal or beside(sockets[0])},
+    )
+    pairs = (
+        [(sockets[0], None)]
+        if len(sockets) == 1
+        else list(zip(sockets[::2], sockets[1::2], strict=True))
+    )
+
+    def work(watches: list[Watch], printer: Printer) -> None:
+        from vfio_migration.cli import event_printer as telling
+        from vfio_migration.cli.main import FULL
+        from vfio_migration.runtime.coordinator import MigrationFailed
+        from vfio_migration.runtime.coordinator.journal import NotWritten
+
+        tell, told = telling.teller(printer, arguments), False
+
+        def report(event: Event) -> None:
+            nonlocal told
+            told = told or event.name == "won"
+            tell(event)
+
+        try:
+            settled = recover(
+                pairs,
+                journal=journal,
+                keep=arguments.keep,
+                spec=spec,
+                report=report,
+                watches=watches,
+                patience=arguments.patience,
+            )
+        except OSError as error:
+            if error.errno in FULL and not isinstance(error, NotWritten):
+                raise
+            why = f"the journal cannot be written: {error}"
+            raise MigrationFailed(why, "undecided", [_AGAIN]) from error
+        if settled.outcome in ("lost", "undecided"):
+            more = [_AGAIN] if settled.outcome == "undecided" else settled.advice
+            raise MigrationFailed(settled.why, settled.outcome, [*settled.problems, *more])
+        _tell(settled, tell, told=told)
+        if not arguments.json:
+            for problem in settled.problems:
+                printer.line(f"  {problem}")
+
+    return migrate.attempt(arguments, spec, work, lambda: [_AGAIN])
+
+
+_AGAIN = "run it again; nothing is lost by that"
+
+
+def _tell(settled: Settled, tell: Any, *, told: bool) -> None:
+    """Tell who runs, if nothing had to be done about it."""
+    from vfio_migration.runtime.coordinator import Event
+
+    if not told:
+        fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
+        tell(Event("won", fields))

@@ -1,0 +1,179 @@
+"""`vfio-migration save` and `restore`: devices to a file and back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vfio_migration.cli import arguments as options
+from vfio_migration.cli import files
+from vfio_migration.cli.commands import migrate
+from vfio_migration.model.advice import command, operand
+
+if TYPE_CHECKING:
+    from vfio_migration.cli.event_printer import Printer
+    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.coordinator.save import Saved
+
+_SAVE = """\
+Save the state of the device behind each SRC to FILE, which is made as a whole or not at all, with
+checksums over everything in it (docs/save-format.md). The devices stand still afterwards, so that a
+restored one is the only one that runs; with --then run they go on.
+
+examples:
+  vfio-migration save /run/a.sock a.save
+  vfio-migration save a0.sock a1.sock group.save --compress zstd --then run
+
+exit status:
+  0    the file is there
+  1    it is not: refused beforehand, or failed; the message says whether the devices run
+  2    wrong input: nothing was begun
+  3    it cannot be told who runs: a server does not answer and may run
+  130  given up by Ctrl-C: the devices run
+"""
+_RESTORE = """\
+Restore the devices that were saved to FILE into the one behind each DST, in the order in which they
+were saved, and let them run. The file is looked at from end to end before a device is touched.
+
+examples:
+  vfio-migration restore a.save /run/b.sock
+  vfio-migration restore group.save b0.sock b1.sock
+
+exit status:
+  0    the devices run with the state that was saved
+  1    they do not: refused beforehand, or failed
+  2    wrong input: the file is damaged or is none, or nobody serves there; nothing was begun
+  3    it cannot be told who runs: a server does not answer and may run
+  130  given up by Ctrl-C
+"""
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    parser = commands.add_parser("save", help="save devices to a file", description=_SAVE)
+    parser.add_argument(
+        "paths", metavar="SRC FILE", nargs="+", help="the socket of each device, then the file"
+    )
+    parser.add_argument(
+        "--compress",
+        metavar="CODEC",
+        choices=("none", "zlib", "zstd"),
+        default="none",
+        help="compress the file: none (the default), zlib, zstd",
+    )
+    parser.add_argument(
+        "--then",
+        choices=("stop", "run"),
+        default="stop",
+        help="what becomes of the devices: they stand still (the default), or run on",
+    )
+    parser.add_argument("--replace", action="store_true", help="replace a file that is there")
+    parser.add_argument(
+        "--no-pre-copy", action="store_true", help="stop the devices first and save them then"
+    )
+    migrate.bounds(parser)
+    migrate.asserting(parser)
+    migrate.common(parser, journal=False)
+    parser.set_defaults(run=save)
+    parser = commands.add_parser(
+        "restore", help="restore devices from a file", description=_RESTORE
+    )
+    parser.add_argument("file", metavar="FILE", help="the file")
+    parser.add_argument("sockets", metavar="DST", nargs="+", help="the socket of each device")
+    migrate.bounds(parser, streams=False)
+    migrate.asserting(parser)
+    migrate.common(parser, journal=False)
+    parser.set_defaults(run=restore)
+
+
+def save(arguments: argparse.Namespace) -> int:
+    """Save; 0 if the file is there."""
+    from vfio_migration.runtime.coordinator import Settings
+    from vfio_migration.runtime.coordinator.save import Saver
+
+    *sources, path = arguments.paths
+    if not sources:
+        return migrate.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
+    files.keep_apart({"FILE": path, "--record": arguments.record}, {"--spec": arguments.spec})
+
+    def work(common: dict[str, Any]) -> Saved:
+        settings = Settings(
+            migration="offline" if arguments.no_pre_copy else "live",
+            codec=arguments.compress,
+            patience=arguments.patience,
+            max_downtime=arguments.max_downtime,
+            max_pre_copy=arguments.max_pre_copy,
+            max_bytes=arguments.max_bytes,
+            asserted=tuple(dict.fromkeys(arguments.asserted)),
+        )
+        saver = Saver(sources, settings=settings, **common)
+        with migrate.obeying(saver.cancel):
+            return saver.run(path, then=arguments.then, replace=arguments.replace)
+
+    hints = [f"run: {_recover(one)}" for one in sources]
+    on = [] if arguments.then == "run" else _how_to_go_on(sources, path)
+    return _run(arguments, work, f"saved to {path}", hints, _SAVED, on)
+
+
+def _how_to_go_on(sources: list[str], path: str) -> list[str]:
+    """Say that the devices stand still, and what lets them go on."""
+    who, them = ("the device stands", "it") if len(sources) == 1 else ("the devices stand", "them")
+    places = ["DST"] * len(sources)
+    return [
+        f"{who} still, and nothing runs with what was saved",
+        *(f"to let {operand(one)} run on: {_recover(one)}" for one in sources),
+        f"to restore {them}, here or elsewhere: {command('restore', operand(path), *places)}",
+    ]
+
+
+def _recover(source: str) -> str:
+    return command("recover", operand(source), "--keep", "source")
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    """Restore; 0 if the devices run."""
+    from vfio_migration.runtime.coordinator import Settings
+    from vfio_migration.runtime.coordinator.save import Restorer
+
+    files.keep_apart(
+        {"--record": arguments.record}, {"FILE": arguments.file, "--spec": arguments.spec}
+    )
+
+    def work(common: dict[str, Any]) -> Saved:
+        settings = Settings(
+            patience=arguments.patience,
+            max_downtime=arguments.max_downtime,
+            asserted=tuple(dict.fromkeys(arguments.asserted)),
+        )
+        restorer = Restorer(arguments.sockets, settings=settings, **common)
+        with migrate.obeying(restorer.cancel):
+            return restorer.run(arguments.file)
+
+    hints = ["the file is as it was; restore into the devices again before they are used"]
+    return _run(arguments, work, f"restored from {arguments.file}", hints, _RESTORED)
+
+
+_SAVED = {"source": "the devices run", "lost": "not all of the devices run with their state"}
+_RESTORED = {"source": "the devices do not run; the file is as it was"}
+
+
+def _run(
+    arguments: argparse.Namespace,
+    work: Callable[[dict[str, Any]], Saved],
+    done: str,
+    again: list[str],
+    outcomes: Mapping[str, str],
+    on: Sequence[str] = (),
+) -> int:
+    spec = options.read_spec(arguments.spec)
+
+    def saving(watches: list[Watch], printer: Printer) -> None:
+        from vfio_migration.cli import event_printer as telling
+        from vfio_migration.runtime.coordinator import Event
+
+        tell = telling.teller(printer, arguments, done)
+        result = work({"spec": spec, "report": tell, "watches": watches})
+        tell(Event("saved", {**result.to_data(), "hints": list(on)}))
+
+    return migrate.attempt(arguments, spec, saving, lambda: again, outcomes)

@@ -1,0 +1,1 @@
+"""A recorded run, held against the tables."""

@@ -1,0 +1,257 @@
+"""What the client that waits and the one for asyncio have in common: all but the waiting."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.errors import why
+from vfio_migration.runtime.client import calls
+from vfio_migration.runtime.client.calls import Call
+from vfio_migration.runtime.client.core import Core, Pending, Reachable, Watch, gone
+from vfio_migration.runtime.client.errors import ClientError, PeerBroke, PeerGone, TimedOut
+from vfio_migration.runtime.client.socket import Line
+from vfio_migration.runtime.protocol.events import Outgoing
+from vfio_migration.runtime.protocol.messages.version import Limits
+from vfio_migration.runtime.transport.channel import Gone, peer_of
+from vfio_migration.runtime.transport.counters import Counters
+from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
+
+F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
+
+PATIENCE: Final = 30.0
+"""How many seconds a server may take to answer."""
+
+AGAIN: Final = 0.02
+"""After how many seconds a server at which too many wait is tried again."""
+
+
+class Side:
+    """A connection to a server, without the waiting.
+
+    Args:
+        where: The path of its socket, or a socket that is connected, which then belongs to this.
+        spec: The table that gives states and capabilities their names; that of the package if none
+            is given.
+        name: What the server is called in messages; its path, if nothing is said.
+        patience: How many seconds the server may take to answer.
+        limits: What this side takes and can do.
+        memory: Answers the server's DMA by messages.
+        watches: Who is told of every message; see `Exchange`.
+        devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
+
+    Attributes:
+        spec: The table.
+        name: As given.
+        patience: As given.
+        counters: Its `bytes_in` and `bytes_out` count what went over the sockets.
+        pid: The process that listens, or 0 if the system does not say.
+    """
+
+    def __init__(
+        self,
+        where: str | Path | socket.socket,
+        *,
+        spec: Spec | None = None,
+        name: str | None = None,
+        patience: float = PATIENCE,
+        limits: Limits | None = None,
+        memory: Reachable | None = None,
+        watches: Iterable[Watch] = (),
+        devices: bool = False,
+    ) -> None:
+        said = "server" if isinstance(where, socket.socket) else str(where)
+        self.name = said if name is None else name
+        self.spec = load() if spec is None else spec
+        self.patience = patience
+        self.counters = Counters()
+        self.pid = 0
+        self._where = where
+        self._core = Core(self.name, limits, memory=memory, watches=watches)
+        self._lines: list[Line] = []
+        twin = self._core.connection.own.twin_socket
+        self._receiver = DescriptorReceiver(devices=devices, sockets=twin)
+        self._names = {state.value: state.name for state in self.spec.states}
+        self._process = os.getpid()
+
+    # --- what holds ---
+
+    @property
+    def agreed(self) -> Limits:
+        """What both sides can do."""
+        limits = self._core.connection.agreed
+        assert limits is not None, "no version is agreed on yet"
+        return limits
+
+    @property
+    def transfer(self) -> int:
+        """How many bytes of data one message may carry, either way."""
+        connection = self._core.connection
+        return min(connection.peer.max_data_xfer_size, connection.own.max_data_xfer_size)
+
+    @property
+    def most_fds(self) -> int:
+        """How many descriptors the server takes with one message."""
+        return self._core.connection.peer.max_msg_fds
+
+    @property
+    def over(self) -> ClientError | None:
+        """Why the connection is over, or None."""
+        return self._core.over
+
+    @property
+    def memory(self) -> Reachable:
+        """What answers the server's DMA by messages; may be set at any time."""
+        return self._core.memory
+
+    @memory.setter
+    def memory(self, memory: Reachable) -> None:
+        self._core.memory = memory
+
+    # --- for the clients ---
+
+    def _foreign(self) -> bool:
+        """Whether this is a copy that a fork made: the connection is the parent's."""
+        return os.getpid() != self._process
+
+    def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
+        """Begin to speak on a socket. If this raises, it is the caller's to close."""
+        self.pid = peer_of(sock)
+        # A descriptor for which this process has no room is dropped without a word, and it would be
+        # the server that is blamed for the twin socket: see now whether there is room for one.
+        os.close(os.dup(sock.fileno()))
+        self._lines = [Line(sock, self._core.connection, self.counters, self._core, self._receiver)]
+        return self._core.hello()
+
+    def _add_twin(self, fd: int | None) -> None:
+        """Speak on the twin socket too, if there is one."""
+        self._receiver.sockets = False  # no other reply brings one
+        if fd is None:
+            return
+        if self._core.over is not None:  # it was agreed on, and all was over in the same breath
+            os.close(fd)
+            return
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            os.close(fd)
+            raise PeerBroke(self.name, "the twin socket is no socket") from error
+        if sock.type != socket.SOCK_STREAM:
+            sock.close()
+            raise PeerBroke(self.name, "the twin socket is no stream")
+        assert self._core.twin is not None
+        self._lines.append(Line(sock, self._core.twin, self.counters, self._core, self._receiver))
+
+    def _begin(self, call: Call[T]) -> Pending[T]:
+        """Make a call and send it."""
+        if self._foreign():
+            raise PeerGone(self.name, "the connection belongs to the process that made it")
+        outgoing, pending = self._core.begin(call)
+        self._send(outgoing)
+        if call.no_reply and self.over is not None:
+            raise copy.copy(self.over)  # nobody else would tell
+        return pending
+
+    def _send(self, outgoing: Outgoing) -> None:
+        try:
+            self._lines[0].send(outgoing)
+        except Gone as error:
+            self._end(self._gone(error))
+        except BaseException:
+            self._end(self._torn())
+            raise
+
+    def _step(self, line: Line, ready: int) -> None:
+        """Do what a socket is ready for."""
+        if self.over is not None:
+            return
+        try:
+            line.step(ready)
+        except Gone as error:
+            self._end(self._gone(error))
+        except BaseException:
+            self._end(self._torn())
+            raise
+        if (over := self._core.over) is not None:
+            self._end(over)
+
+    def _end(self, error: ClientError) -> None:
+        """The connection is of no use any more."""
+        try:
+            self._core.end(error)
+        finally:
+            for line in self._lines:
+                line.close()
+            self._receiver.close()
+
+    def _gone(self, error: Gone) -> PeerGone:
+        # A channel speaks of whoever is at its other end as the client.
+        return gone(self.name, str(error.__cause__ or "the server closed its end"))
+
+    def _torn(self) -> PeerGone:
+        """What it was doing is half done: where the next message begins nobody knows."""
+        return PeerGone(self.name, "this side was interrupted in the middle of a message")
+
+    def _late(self, pending: Pending[Any]) -> TimedOut:
+        return TimedOut(self.name, f"{pending.call.title} is not answered")
+
+    # --- calls in the words of the table ---
+
+    def _state(self) -> Call[str]:
+        return calls.state(self._names)
+
+    def _set_state(self, state: str | int) -> Call[None]:
+        if isinstance(state, int):
+            return calls.set_state(state, self._names.get(state))
+        return calls.set_state(self.spec.state(state).value, state)
+
+
+def dial(path: str | Path, name: str) -> socket.socket | None:
+    """Connect; None if too many wait there, of which a UNIX socket does not tell the end."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(os.fspath(path))
+    except BlockingIOError:
+        sock.close()
+        return None
+    except (OSError, ValueError) as error:
+        sock.close()
+        # Somebody may well serve at a socket that this user may not connect to.
+        denied = isinstance(error, PermissionError)
+        what = "cannot be connected to" if denied else "nobody serves there"
+        raise PeerGone(name, f"{what}: {why(error)}") from error
+    return sock
+
+
+def busy(name: str) -> TimedOut:
+    """Return the error of a connection that is not even queued."""
+    return TimedOut(name, "too many clients wait there")
+
+
+def no_version(error: ClientError) -> ClientError:
+    """Return the error of a server with which no version could be agreed on."""
+    if isinstance(error, TimedOut):
+        return TimedOut(error.peer, f"{error.why}; does it serve another client?")
+    return PeerBroke(error.peer, f"no version is agreed on: {error.why}")
+
+
+def described(method: F, make: Callable[..., object]) -> F:
+    """Give a method that carries out a call the name, words and arguments of the call."""
+    functools.update_wrapper(method, make)
+    signature = inspect.signature(make, eval_str=True)
+    myself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    arguments = (myself, *signature.parameters.values())
+    [result] = getattr(signature.return_annotation, "__args__", (None,))
+    method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=arguments, return_annotation=None if result is type(None) else result
+    )
+    return method

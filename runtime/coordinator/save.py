@@ -1,0 +1,594 @@
+"""Saves devices to a file, and restores them from one.
+
+A save is the source's half of a row of [[migrations]], a restore the destination's: the same plans,
+with a file in the place of the other side. The file is whole or it is not there, and is looked at
+from end to end before a destination is asked anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.plan import Migration, MigrationStep, Plans, default_plans
+from vfio_migration.runtime.client import ClientError, PeerGone, Pending, Refused, TimedOut, calls
+from vfio_migration.runtime.client.calls import Call
+from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.coordinator import ownership as claims
+from vfio_migration.runtime.coordinator import preflight
+from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Shape, Side
+from vfio_migration.runtime.coordinator.errors import (
+    Cancelled,
+    CannotMigrate,
+    CoordinatorError,
+    MigrationFailed,
+    Outcome,
+    StepFailed,
+)
+from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
+from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table
+from vfio_migration.runtime.coordinator.journal import unsettled
+from vfio_migration.runtime.coordinator.pump import WRITES
+from vfio_migration.runtime.coordinator.settings import Settings
+from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
+from vfio_migration.runtime.files.atomic_file import CannotWrite
+from vfio_migration.runtime.files.container import CannotRead, ContainerReader, ContainerWriter
+from vfio_migration.runtime.files.container_header import BadHeader, DeviceHeader, Header
+from vfio_migration.runtime.protocol.messages.catalogue import MigDataWrite
+from vfio_migration.runtime.transport.peer_process import Process
+
+_BLOCK: Final = 1 << 20
+_TELL: Final = 0.1
+_KEPT_FREE: Final = 16
+"""Which part of the room that a file system has is left free by a save, if nobody says more."""
+_SMALL_FILE: Final = 64 << 20
+"""A file of so many bytes may fill its file system all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What a save or a restore took.
+
+    Attributes:
+        devices: How many devices.
+        seconds: How long it took.
+        downtime: For how long the devices stood still; None if they still do.
+        bytes: How many bytes of state.
+        stored: How many bytes the file has.
+        fell_back: Why the devices were stopped before any of their state was saved, though they
+            were to run meanwhile; None if all went as it was to.
+    """
+
+    devices: int
+    seconds: float
+    downtime: float | None
+    bytes: int
+    stored: int
+    fell_back: str | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "devices": self.devices,
+            "seconds": round(self.seconds, 6),
+            "downtime": None if self.downtime is None else round(self.downtime, 6),
+            "bytes": self.bytes,
+            "stored": self.stored,
+            "fell_back": self.fell_back,
+        }
+
+
+class _StartOverError(Exception):
+    """A device refused to be saved while it runs, and runs: it is to be saved once it stands still.
+
+    Attributes:
+        why: What it refused.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class _FileEnd:
+    """The other end of a stream that goes into a file."""
+
+    transfer = _BLOCK
+
+    def __init__(
+        self, writer: ContainerWriter, device: int, met: list[CannotWrite], room: int | None
+    ) -> None:
+        self._writer, self._device, self._met, self._room = writer, device, met, room
+        self.label = "the file"
+
+    @property
+    def client(self) -> _FileEnd:
+        """What is written to."""
+        return self
+
+    def begin(self, call: Call[None]) -> Pending[None]:
+        """Write at once."""
+        assert isinstance(call.message, MigDataWrite)
+        try:
+            self._writer.write(self._device, call.message.data)
+        except CannotWrite as error:
+            self._met.append(error)
+            raise
+        if self._room is not None and self._writer.written > self._room:
+            raise StepFailed(
+                f"the file has {self._writer.written} bytes and goes on, and no more than "
+                f"{self._room} of its file system are filled with it",
+                hints=["take a file system with more room, or say how much it may be: --max-bytes"],
+            )
+        pending = Pending(call)
+        pending.settle(None)
+        return pending
+
+    def finish(self, pending: Pending[None]) -> None:
+        """Say that it is written."""
+        pending.result()
+
+
+def _room_for(path: Path) -> int:
+    """Return how many bytes a file may have there: others need the same file system."""
+    there = os.statvfs(path.parent)
+    free = there.f_bavail * there.f_frsize
+    return max(_SMALL_FILE, free - free // _KEPT_FREE)
+
+
+class Half:
+    """What a save and a restore share: devices of one side and the plans they follow.
+
+    Args:
+        sockets: Their sockets.
+        spec: The table; that of the package if none is given.
+        plans: The plans; those of the package if none are given.
+        settings: How to do it, as for a migration.
+        report: Is told what happens.
+        watches: Who is told of every message.
+    """
+
+    side: Side
+
+    def __init__(
+        self,
+        sockets: Sequence[str],
+        *,
+        spec: Spec | None = None,
+        plans: Plans | None = None,
+        settings: Settings | None = None,
+        report: Report = ignore,
+        watches: Iterable[Watch] = (),
+    ) -> None:
+        claims.check_names(sockets, "each socket is one device")
+        self.spec = load() if spec is None else spec
+        check_table(self.spec)
+        self.plans = default_plans(self.spec) if plans is None else plans
+        self.settings = settings or Settings()
+        self.report = report
+        self.cancelled = threading.Event()
+        self.haste = Haste()
+        self.untold = False  # whether somebody cannot be told from one with a blank device
+        self._late = False
+        # Devices that have not said yet whether they are of the kind that was saved.
+        self._unseen: list[tuple[str, Shape, Endpoint]] = []
+        watches = tuple(watches)
+        self.endpoints = [
+            Endpoint(
+                one,
+                self.side,
+                self.spec,
+                patience=self.settings.patience,
+                watches=watches,
+                hurry=self.haste,
+            )
+            for one in sockets
+        ]
+        self.group = Group(self.side, self.endpoints, self.spec, self.plans, report)
+        self._processes: list[Process] = []
+
+    def cancel(self) -> None:
+        """Give it up, if it is not too late. May be called from a signal handler.
+
+        A server that is just asked for something has `GRACE` seconds more to answer.
+        """
+        self.cancelled.set()
+        if not self._late:
+            self.haste.begin()
+
+    def too_late(self) -> None:
+        """From now on it cannot be given up any more."""
+        self._late = True
+        self.haste.end()
+
+    @property
+    def migration(self) -> Migration:
+        """The row that is followed."""
+        return self.plans.migration(self.settings.migration)
+
+    def look(self) -> None:
+        """See that these devices can take this half; raise `CannotMigrate` if not."""
+        for device in self.endpoints:
+            if (journal := claims.claimed(device.where)) is not None:
+                raise unsettled(device.label, journal)
+        try:
+            for device in self.endpoints:
+                device.connect()
+            for device in self.endpoints:
+                device.look()
+                _ = device.machine
+                preflight.check_transfer(device)
+            asserted = self.settings.asserted
+            preflight.check_limits(
+                {self.side: self.endpoints}, self.migration, self.plans, asserted
+            )
+            report_asserted(asserted, self.plans, self.report)
+            for device in self.endpoints:
+                preflight.check_state(device, self.migration, self.spec, self.plans)
+            self._processes = [device.identify() for device in self.endpoints]
+        except ClientError as error:
+            if self.cancelled.is_set():
+                why, hints = f"cancelled; {error}", ["nothing was begun"]
+                raise MigrationFailed(why, "source", hints, cancelled=True) from error
+            raise CannotMigrate(str(error)) from error
+
+    def lead(self, plan: str, *, away: bool = False) -> list[str]:
+        """Lead the devices through a plan, as far as they follow; return what went wrong."""
+        step = MigrationStep(side=self.side, plan=plan)
+        problems: list[str] = []
+        for device, process in zip(self.endpoints, self._processes, strict=True):
+            try:
+                device.connect()
+                device.look()
+                _ = device.machine
+                same = device.is_served_by(process)
+            except (PeerGone, TimedOut):
+                device.state = None
+                problems.append(f"{device.label}: cannot be reached")
+            except (ClientError, CannotMigrate) as error:
+                device.state = None
+                why = error.why if isinstance(error, CannotMigrate) else str(error)
+                problems.append(f"{why}: where the device stands is not known")
+            else:
+                if same is None:
+                    self.untold = True
+                    problems.append(
+                        f"{device.label}: it cannot be told whether its server is the one that was "
+                        "there, or one with a blank device"
+                    )
+                elif not same:
+                    problems.append(f"{device.label}: was served anew, and what it held is lost")
+                elif device.state == self.spec.event("arc_failed_for_good").to and not away:
+                    problems.append(f"{device.label}: has failed, and what it held is lost")
+        self.haste.end()  # who answers is waited for on the way back
+        there = [device for device in self.endpoints if device.state is not None]
+        try:
+            if away:
+                loose = self.group.put_away(step, there)
+                problems += [f"{one.label}: is not known to stand still" for one in loose]
+            else:
+                self.group.bring(step, there)
+        except StepFailed as failure:
+            problems.append(failure.why)
+        return problems
+
+    def _gave_up(self, error: Exception) -> bool:
+        """Say whether it was because somebody wished so: then nobody was waited for any longer."""
+        return isinstance(error, Cancelled) or (self.cancelled.is_set() and not self._late)
+
+    def _why(self, error: Exception) -> str:
+        why = error.why if isinstance(error, CoordinatorError) else str(error)
+        plain = isinstance(error, Cancelled) or not self._gave_up(error)
+        return why if plain else f"cancelled; {why}"
+
+    def hung(self) -> list[Endpoint]:
+        """Return the devices that do not answer although their processes are there."""
+        return [
+            device
+            for device, process in zip(self.endpoints, self._processes, strict=True)
+            if device.state is None and process.is_there() is not False
+        ]
+
+    def hang_up(self) -> None:
+        """Close the connections."""
+        for device in self.endpoints:
+            device.close()
+
+
+class Saver(Half):
+    """Saves devices to a file."""
+
+    side = "source"
+
+    def run(
+        self,
+        path: str | Path,
+        *,
+        then: Literal["stop", "run"] = "stop",
+        replace: bool = False,
+    ) -> Saved:
+        """Save.
+
+        Args:
+            path: The file.
+            then: Whether the devices stand still afterwards, so that a restored one is the only one
+                that runs, or run on.
+            replace: A file that is there may be replaced.
+
+        Raises:
+            CannotMigrate: Nothing was begun.
+            MigrationFailed: There is no file; it says whether the devices run. Or all is in it, and
+                the devices did not do then what was asked for; it says so.
+            ImportError: The library of the codec is not installed. Nothing was begun.
+        """
+        try:
+            with claims.locked(device.where for device in self.endpoints):
+                self.look()
+                writer = ContainerWriter(path, self._header(), replace=replace)
+                try:
+                    return self._save(writer, Path(path), then, self.migration)
+                except _StartOverError as error:
+                    fallback = self.plans.migration(str(self.migration.fallback))
+                    fields = {"migration": fallback.name, "why": error.why}
+                    self.report(Event("falls_back", fields))
+                    writer = ContainerWriter(path, self._header(), replace=replace)
+                    saved = self._save(writer, Path(path), then, fallback)
+                    return dataclasses.replace(saved, fell_back=error.why)
+        except BadHeader as error:
+            raise CannotMigrate(str(error)) from error
+        finally:
+            self.hang_up()
+
+    def _save(
+        self,
+        writer: ContainerWriter,
+        path: Path,
+        then: Literal["stop", "run"],
+        migration: Migration,
+    ) -> Saved:
+        begun = time.monotonic()
+        # Pre-copy ends by itself before that; each answer by then.
+        self.haste.expire_at(begun + self.settings.max_pre_copy + self.settings.patience)
+        stopped: float | None = None
+        deadline = math.inf
+        transfer: Transfer | None = None
+        met: list[CannotWrite] = []
+        try:
+            with writer:
+                room = None if self.settings.max_bytes is not None else _room_for(path)
+                ends = [
+                    _FileEnd(writer, number, met, room) for number in range(len(self.endpoints))
+                ]
+                pairs = list(zip(self.endpoints, ends, strict=True))
+                # It is the file that is compressed.
+                settings = dataclasses.replace(self.settings, codec="none")
+                transfer = Transfer(pairs, settings, self.report, self.cancelled)
+                for step in migration.steps:
+                    if self.cancelled.is_set():
+                        raise Cancelled("cancelled")
+                    if step.transfer == "rest":
+                        transfer.rest(deadline)
+                        break  # what follows is the destination's, and what becomes of the source
+                    try:
+                        if step.transfer == "passes":
+                            transfer.passes()
+                        elif step.side == self.side:
+                            self.group.take(step)
+                    except (StepFailed, Refused) as error:
+                        self._start_over(migration, error)
+                        raise
+                    still = not any(one.may(CHANGE) for one in self.endpoints)
+                    if still and step.side == self.side:
+                        stopped = stopped or time.monotonic()
+                        deadline = stopped + self.settings.max_downtime
+                        self.haste.expire_at(deadline)
+                if not transfer.delivered:
+                    raise StepFailed(
+                        f"migration {migration.name}: has no step that transfers the rest"
+                    )
+        except CannotWrite as error:
+            if transfer is None:
+                raise CannotMigrate(str(error)) from error
+            # What the system said is worth more than that nothing can be written after it.
+            raise self._back(next((one for one in met if one.errno), error)) from error
+        except (CoordinatorError, ClientError, OSError) as error:
+            raise self._back(error) from error
+        self.too_late()
+        problems = self.lead("retire", away=True) if then == "stop" else self.lead("recover")
+        for problem in problems:
+            self.report(Event("failed", {"device": None, "why": problem}))
+        if problems and (then == "run" or self._may_run()):
+            raise self._not_as_asked(path, then, problems)
+        ran = time.monotonic()
+        return Saved(
+            devices=len(self.endpoints),
+            seconds=ran - begun,
+            downtime=ran - (stopped or ran) if then == "run" else None,
+            bytes=sum(one.bytes for one in transfer.streams),
+            stored=writer.written,
+        )
+
+    def _start_over(self, migration: Migration, error: StepFailed | Refused) -> None:
+        """Let the devices run and raise `_StartOverError`, if there is a way to go on."""
+        failed = self.spec.event("arc_failed_for_good").to
+        # What a file refused has no peers, nor has a device that changes too fast.
+        refused = isinstance(error, Refused) or bool(error.peers)
+        if migration.fallback is None or self.cancelled.is_set() or not refused:
+            return
+        try:
+            if any(device.look() == failed for device in self.endpoints):
+                return
+            step = MigrationStep(side=self.side, plan="recover")
+            self.group.bring(step, self.endpoints)
+        except (ClientError, StepFailed):
+            return
+        raise _StartOverError(error.why) from error
+
+    def _may_run(self) -> bool:
+        return bool(self.hung()) or any(one.may(CHANGE) for one in self.endpoints)
+
+    def _not_as_asked(
+        self, path: Path, then: Literal["stop", "run"], problems: Sequence[str]
+    ) -> MigrationFailed:
+        """Return what is to be raised if all is in the file, but the devices did not follow."""
+        outcome: Outcome = "lost"
+        if then == "stop" or self.hung() or self.untold:
+            outcome = "undecided"
+        does = "run on" if then == "run" else "stand still"
+        return MigrationFailed(
+            f"{path}: is written and whole, but not all of the devices {does}: {problems[0]}",
+            outcome,
+            [*problems[1:], "nothing is lost: all that the devices held is in the file"],
+        )
+
+    def _back(self, error: Exception) -> MigrationFailed:
+        """Let the devices run again; return what is to be raised."""
+        if not self.cancelled.is_set():
+            self.haste.expire_at(math.inf)  # each has all its time again
+        problems = self.lead("recover")
+        outcome: Outcome = "lost" if problems else "source"
+        if self.hung() or self.untold:
+            outcome = "undecided"
+        hints = ["no file was written", *problems]
+        return MigrationFailed(self._why(error), outcome, hints, cancelled=self._gave_up(error))
+
+    def _header(self) -> Header:
+        devices = []
+        for device in self.endpoints:
+            try:
+                shape = device.shape()
+            except ClientError as error:
+                raise CannotMigrate(str(error)) from error
+            identity = {**shape.to_data(), "capabilities": list(device.machine.names)}
+            devices.append(DeviceHeader(device.where, identity))
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return Header(tuple(devices), self.settings.codec, now, {"spec": self.spec.name})
+
+
+class Restorer(Half):
+    """Restores devices from a file, in the order in which they were saved, and lets them run."""
+
+    side = "destination"
+
+    def run(self, path: str | Path) -> Saved:
+        """Restore.
+
+        Raises:
+            CannotMigrate: Nothing was begun: the file is damaged, or does not fit the devices.
+            MigrationFailed: The devices do not run; the file is as it was, and their source.
+            ImportError: The library of the codec is not installed. Nothing was begun.
+        """
+        try:
+            with (
+                claims.locked(device.where for device in self.endpoints),
+                ContainerReader(path) as reader,
+            ):
+                totals = reader.check()
+                self._check(reader.header)
+                return self._restore(reader, sum(one.size for one in totals))
+        except CannotRead as error:
+            raise CannotMigrate(str(error)) from error
+        finally:
+            self.hang_up()
+
+    def _check(self, header: Header) -> None:
+        saved, there = len(header.devices), len(self.endpoints)
+        if saved != there:
+            found = ", ".join(one.name for one in header.devices)
+            raise CannotMigrate(
+                f"the file holds {saved} device{'' if saved == 1 else 's'} ({found}), and {there} "
+                f"{'is' if there == 1 else 'are'} given; give one DST for each, in this order"
+            )
+        self.look()
+        for device, entry in zip(self.endpoints, header.devices, strict=True):
+            try:
+                wanted = Shape.from_data(entry.identity)
+            except ValueError:
+                continue  # saved by somebody else: the device itself will judge
+            label = f"{entry.name}, as it was saved,"
+            try:
+                preflight.compare(label, wanted, device)
+            except preflight.NotSeenError:
+                self._unseen.append((label, wanted, device))
+            except ClientError as error:
+                raise CannotMigrate(str(error)) from error
+
+    def _restore(self, reader: ContainerReader, size: int) -> Saved:
+        begun = time.monotonic()
+        deadline = begun + self.settings.max_downtime
+        self.haste.expire_at(deadline)
+        try:
+            for step in self.migration.steps:
+                if step.transfer == "rest":
+                    self._load(reader, size, deadline)
+                    # One that has ended its session meanwhile could still be led on, and run blank.
+                    self.group.verify(self.endpoints)
+                elif step.side == self.side:
+                    if self.cancelled.is_set():
+                        raise Cancelled("cancelled")
+                    if not self._late:
+                        check_downtime(deadline, self.settings)
+                    if step.holder == self.side:
+                        self.too_late()
+                    self.group.take(step)
+                    unseen, self._unseen = self._unseen, []
+                    for label, wanted, device in unseen:
+                        preflight.compare(label, wanted, device)
+        except (CoordinatorError, ClientError, CannotRead) as error:
+            if not self.cancelled.is_set():
+                self.haste.expire_at(math.inf)  # each has all its time again
+            problems = self.lead("retire", away=True)
+            still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]
+            hints = [
+                f"{one.label}: stands still; restore into it again before it is used"
+                for one in still
+            ]
+            hints += problems
+            # One that was asked to run may do so once it answers again.
+            outcome: Outcome = "undecided" if self._late and self.hung() else "source"
+            why, cancelled = self._why(error), self._gave_up(error)
+            raise MigrationFailed(why, outcome, hints, cancelled=cancelled) from error
+        return Saved(
+            devices=len(self.endpoints),
+            seconds=time.monotonic() - begun,
+            downtime=None,
+            bytes=size,
+            stored=reader.size,
+        )
+
+    def _load(self, reader: ContainerReader, size: int, deadline: float) -> None:
+        """Write every stream to its device."""
+        bandwidth = Bandwidth(self.settings.bandwidth)
+        done, told = 0, 0.0
+        for number, device in enumerate(self.endpoints):
+            client = device.client
+            writes: deque[Pending[None]] = deque()
+            for block in reader.blocks(number):
+                view = memoryview(block)
+                for at in range(0, len(view), client.transfer):
+                    piece = view[at : at + client.transfer]
+                    while len(writes) >= WRITES:
+                        client.finish(writes.popleft())
+                    writes.append(client.begin(calls.data_write(piece)))
+                    done += len(piece)
+                    self.cancelled.wait(bandwidth.spend(len(piece)))
+                    if self.cancelled.is_set():
+                        raise Cancelled("cancelled")
+                    check_downtime(deadline, self.settings)
+                if time.monotonic() - told > _TELL:
+                    told = time.monotonic()
+                    fields = {"device": device.label, "bytes": done, "of": size}
+                    self.report(Event("restoring", fields))
+            for pending in writes:
+                client.finish(pending)

@@ -1,0 +1,1 @@
+"""Files: written whole, locked, trusted, compressed; the container of saved states."""

@@ -1,0 +1,143 @@
+"""What a server asks of a device: the one protocol between the two.
+
+`ServedDevice` is all that a server knows of a device;
+`vfio_migration.runtime.kit.pci_device.PciDevice` satisfies it. The migration part (`take`, `reset`,
+`disconnect`) is called by the engine and by nobody else; the rest is called by the server.
+
+*Threads.* A device is used by one thread at a time. A server with several holds a lock of its own
+around every call, those that the engine makes included.
+
+*Time.* A device has no threads of its own: it says in `deadline` when it wants to be called next,
+and does what is due in `tick`. A server waits for messages no longer than until then.
+
+*Descriptors.* Whoever hands a descriptor to a device keeps it and closes it: what the device wants
+to hold on to, it duplicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from vfio_migration.runtime.engine.callbacks import DisconnectingDevice
+from vfio_migration.runtime.engine.errors import errno_name
+
+if TYPE_CHECKING:
+    from vfio_migration.model import Spec
+    from vfio_migration.model.wire import Occasion
+    from vfio_migration.runtime.kit.guest_memory import GuestMemory
+    from vfio_migration.runtime.kit.interrupts import Interrupts
+    from vfio_migration.runtime.kit.region import Region
+
+Part: TypeAlias = bytes | bytearray | memoryview
+"""Bytes that are passed on as they are. A memoryview may show memory of the device itself."""
+
+
+class PrecopyInfo(NamedTuple):
+    """How much is left to read of a session that can still grow; both are zero if nothing is.
+
+    Attributes:
+        initial: Bytes of what has not been read even once. Only falls while the session lasts.
+        dirty: Bytes of what was read and has changed since.
+    """
+
+    initial: int
+    dirty: int
+
+
+class ServedError(Exception):
+    """A device does not do what a client asked for, and nothing has changed.
+
+    Attributes:
+        occasion: Which row of the wire table ([[answers]]) this is a case of, or None.
+        errno: The name of the error the client is answered, if no row says so.
+    """
+
+    def __init__(
+        self, message: str, *, occasion: Occasion | None = None, errno: str | int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.occasion = occasion
+        self.errno = None if errno is None else errno_name(errno)
+
+
+class ServedDevice(DisconnectingDevice, Protocol):
+    """A device that a server can serve.
+
+    `disconnect` drops what it is told to (the maps of `memory`, the descriptors of `interrupts`)
+    whether or not it then fails.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """The table that the device runs by."""
+        ...
+
+    @property
+    def capabilities(self) -> str:
+        """The names of the capabilities it offers, joined by commas."""
+        ...
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """Its regions by their VFIO index: BARs 0 to 5, ROM, configuration space, VGA.
+
+        One that the device does not have is there and has size 0.
+        """
+        ...
+
+    @property
+    def interrupts(self) -> Interrupts:
+        """Its interrupts."""
+        ...
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The memory of the guest as the device reaches it."""
+        ...
+
+    def stream_read(self, size: int, /) -> list[Part]:
+        """Return the next `size` bytes of the open saving session, in parts.
+
+        Fewer than `size` mean that there is no more: for now or for good, as the table says of the
+        state (`Spec.stream_end`). Parts that show memory of the device stay right only until the
+        device is called again, so they are to be sent, or copied, before that.
+
+        Raises:
+            ServedError: Nothing is read in the present state.
+        """
+        ...
+
+    def stream_write(self, data: Part, /) -> None:
+        """Take the next bytes of the open resuming session; `data` is not kept.
+
+        Raises:
+            ServedError: Nothing is written in the present state, or what was written is no stream
+                this device can take. The latter is judged again, and refused again, when the
+                session closes: a writer that does not look at this error gains nothing.
+        """
+        ...
+
+    def precopy_info(self) -> PrecopyInfo:
+        """Say how much is left to read.
+
+        Raises:
+            ServedError: The present state has no stream, or one that cannot grow any more.
+        """
+        ...
+
+    def stop_copy_length(self) -> int:
+        """Estimate how many bytes will be left to read once the device is stopped."""
+        ...
+
+    def deadline(self) -> float | None:
+        """Say when `tick` wants to be called, as `time.monotonic` counts; None: no matter when."""
+        ...
+
+    def tick(self) -> None:
+        """Do what is due; nothing, if called early."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and descriptors; the device is not used any more."""
+        ...

@@ -1,0 +1,1 @@
+"""The payloads of vfio-user, one file a family."""

@@ -1,0 +1,203 @@
+"""DEVICE_FEATURE: what there is to get, set and probe, and in which order things are wrong.
+
+Which features there are, their methods and the sizes of their data are rows of [[features]] in the
+table of the connection, and the errno of each refusal a row of its [[answers]]; their order there
+is the order of the checks here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from vfio_migration.model.wire import Feature, Occasion
+from vfio_migration.runtime.engine.engine import Engine
+from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.protocol.events import Lost
+from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.layout import (
+    FEATURE_GET,
+    FEATURE_MASK,
+    FEATURE_PROBE,
+    FEATURE_SET,
+    WIRE,
+    Data,
+)
+from vfio_migration.runtime.protocol.messages.features import (
+    DeviceFeature,
+    DeviceFeatureReply,
+    DmaLoggingControl,
+    DmaLoggingReport,
+    FeatureDeviceState,
+    FeatureMigration,
+    MigDataSize,
+)
+from vfio_migration.runtime.server.unsent import Unsent
+
+_METHODS: Final = FEATURE_GET | FEATURE_SET
+_ROWS: Final[dict[int, Feature]] = {row.number: row for row in WIRE.features}
+
+
+class Features:
+    """The features of one device.
+
+    Args:
+        device: The device.
+        engine: What moves it.
+
+    Attributes:
+        max_data: How much data a reply may have.
+        unsent: What was read of the stream of the device and did not leave.
+    """
+
+    def __init__(self, device: ServedDevice, engine: Engine) -> None:
+        self.max_data = WIRE.limit("max_data_xfer_size").value
+        self.unsent = Unsent(engine)
+        self._device = device
+        self._engine = engine
+        self._values = {row.name: row.value for row in device.spec.states}
+        flags = int(engine.machine.capabilities.value)
+        self._flags = FeatureMigration(flags).pack()
+        self._states = {
+            name: FeatureDeviceState(value).pack() for name, value in self._values.items()
+        }
+        # What follows from the state of the device alone, by state.
+        self._by_state: dict[str, Mapping[str, Data]] = {
+            "MIGRATION": dict.fromkeys(self._values, self._flags),
+            "MIG_DEVICE_STATE": self._states,
+        }
+        self._get: dict[str, Callable[[DeviceFeature], Data]] = {
+            "MIGRATION": lambda _message: self._flags,
+            "MIG_DEVICE_STATE": lambda _message: self._states[self._engine.state],
+            "DMA_LOGGING_REPORT": self._report,
+            "MIG_DATA_SIZE": self._data_size,
+        }
+        self._set: dict[str, Callable[[Data], Data]] = {
+            "MIG_DEVICE_STATE": self._move,
+            "DMA_LOGGING_START": self._start_logging,
+            "DMA_LOGGING_STOP": self._stop_logging,
+            # vfio-user has no message that tells of new initial data: to take note of the wish is
+            # all there is to do.
+            "MIG_PRECOPY_INFOv2": lambda data: data,
+        }
+
+        self._gives_back: dict[str, Callable[[Data], Lost]] = {
+            "DMA_LOGGING_REPORT": self._unreport,
+        }
+
+    def answer(self, message: DeviceFeature, _fds: Sequence[int] = ()) -> DeviceFeatureReply:
+        """Do what DEVICE_FEATURE asks for.
+
+        Raises:
+            Malformed: The command makes no sense, or the device has no such feature or method.
+            ServedError: The device does not do it.
+            EngineError: The migration table refuses a state, or an arc failed.
+        """
+        flags = message.flags
+        probe, methods = flags & FEATURE_PROBE, flags & _METHODS
+        if methods == _METHODS and not probe:
+            raise _fault("feature_flags_clash", flags)
+        row = _ROWS.get(flags & FEATURE_MASK)
+        if row is None:
+            raise _fault("feature_unknown", flags)
+        if (flags & FEATURE_GET and not row.get) or (flags & FEATURE_SET and not row.set):
+            raise _fault("method_unsupported", flags)
+        if probe:
+            return DeviceFeatureReply.echo(message)
+        if not methods:
+            raise _fault("method_missing", flags)
+        if flags & FEATURE_GET:
+            if len(message.data) < row.get_request:
+                raise _fault("size_wrong", flags)
+            data = self._get[row.name](message)
+            return DeviceFeatureReply.got(message, data)
+        # The reply repeats the command: a client that has no room for that is refused before
+        # anything is done, as by Linux.
+        short = message.argsz < message.layout.size + len(message.data)
+        if short or len(message.data) < row.set_request:
+            raise _fault("size_wrong", flags)
+        return DeviceFeatureReply.echo(message, self._set[row.name](message.data))
+
+    def lost(self, message: DeviceFeature, reply: DeviceFeatureReply) -> Lost | None:
+        """Return what to call if the reply does not leave; None if that is no loss.
+
+        Args:
+            message: A command.
+            reply: What `answer` returned.
+        """
+        if message.probe or not message.get:
+            return None
+        row = _ROWS[message.index]
+        return self._gives_back[row.name](reply.data) if row.forgets == "when_sent" else None
+
+    def by_state(self, message: DeviceFeature) -> Mapping[str, Data] | None:
+        """Return the data of the reply in each state, if it follows from the state alone.
+
+        Args:
+            message: A command that `answer` has answered.
+        """
+        if message.probe or not message.get:
+            return None
+        return self._by_state.get(_ROWS[message.index].name)
+
+    def move(self, message: DeviceFeature) -> Callable[[], object] | None:
+        """Return what moves the device as the command asks, if that is all it asks for.
+
+        Args:
+            message: A command that `answer` has answered; the reply repeats it.
+        """
+        if message.probe or not message.set or not _ROWS[message.index].moves:
+            return None
+        return functools.partial(self._engine.set_state, _target(message.data))
+
+    def _move(self, data: Data) -> Data:
+        self._engine.set_state(_target(data))
+        return data
+
+    def _start_logging(self, data: Data) -> Data:
+        asked = DmaLoggingControl.parse(data)
+        ranges = [(one.iova, one.length) for one in asked.ranges]
+        chosen = self._device.memory.log.start(asked.page_size, ranges)
+        # What came is what goes back, but for the one thing that the device decides.
+        return data if chosen == asked.page_size else replace(asked, page_size=chosen).pack()
+
+    def _stop_logging(self, data: Data) -> Data:
+        self._device.memory.log.stop()
+        return data
+
+    def _data_size(self, _message: DeviceFeature) -> Data:
+        return MigDataSize(self._device.stop_copy_length() + len(self.unsent)).pack()
+
+    def _unreport(self, data: Data) -> Lost:
+        """Return what has the pages of a report be reported again."""
+        report = DmaLoggingReport.parse(data)
+        log = self._device.memory.log
+
+        def lost(_payload: Data) -> None:
+            log.unreport(report.iova, report.length, report.page_size, report.bitmap)
+
+        return lost
+
+    def _report(self, message: DeviceFeature) -> Data:
+        asked = DmaLoggingReport.parse(message.data)
+        # What the reply has no room for the client asks for again: it must not be forgotten.
+        fixed = _ROWS[message.index].get_reply
+        room = min(message.argsz - message.layout.size, self.max_data) - fixed
+        log = self._device.memory.log
+        bitmap = log.report(asked.iova, asked.length, asked.page_size, room=room)
+        if fixed + len(bitmap) > self.max_data:
+            raise ServedError(f"a bitmap of {len(bitmap)} bytes", occasion="over_bound")
+        return DmaLoggingReport(asked.iova, asked.length, asked.page_size, bitmap).pack()
+
+
+(WIRE_STATE,) = (row for row in WIRE.features if row.moves)
+
+
+def _target(data: Data) -> int:
+    return FeatureDeviceState.parse(data[: WIRE_STATE.set_request]).device_state
+
+
+def _fault(occasion: Occasion, flags: int) -> Malformed:
+    return Malformed(occasion, f"DeviceFeature: flags {flags:#x}")

@@ -1,0 +1,394 @@
+"""A vfio-user server: one device, one client at a time, over UNIX stream sockets.
+
+    with listening("/run/edu.sock") as sock, Server(Edu()) as server:
+        server.serve(sock)
+
+All of it runs in the thread that calls `serve`; only `stop` may be called from another one, or from
+a signal handler. Clients that come while one is served wait for their turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from vfio_migration.runtime.engine.engine import Engine
+from vfio_migration.runtime.engine.records import Observer
+from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.protocol.connection import Connection
+from vfio_migration.runtime.protocol.messages.version import Limits
+from vfio_migration.runtime.server.commands import Serving
+from vfio_migration.runtime.server.log import Journal, say
+from vfio_migration.runtime.server.session import HURRY, PATIENCE, Session
+from vfio_migration.runtime.transport.channel import (
+    LONG,
+    Gone,
+    Link,
+    Stopped,
+    milliseconds,
+    peer_of,
+)
+from vfio_migration.runtime.transport.closing import Closing
+from vfio_migration.runtime.transport.counters import Counters
+from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
+from vfio_migration.runtime.transport.service_notify import Watchdog
+
+_logger: Final = logging.getLogger(__name__)
+
+REST: Final = 0.1
+"""How many seconds a device is left alone after it failed in what it does by itself, and for how
+many no client is accepted after one could not be."""
+
+TURN: Final = 0.004
+"""For how many seconds commands are served before anything else has its turn again."""
+
+
+class Visitor(NamedTuple):
+    """Who is connected.
+
+    Attributes:
+        number: How many clients there have been, this one included.
+        pid: Its process, or 0 if the system does not say.
+        since: When it connected, as `time.monotonic` counts.
+    """
+
+    number: int
+    pid: int
+    since: float
+
+
+class Server(Closing):
+    """Serves one device.
+
+    Args:
+        device: The device. It stays the caller's: `close` does not close it.
+        limits: What a client may ask for; all that the table of the connection allows, if nothing
+            is said.
+        observers: Who is told what happens to the device, besides the log and the counters.
+        patience: How many seconds a client may take to give or take memory of the guest.
+        hurry: The same, once the client waits for what cannot be done before.
+        idle_timeout: After how many seconds in which a client sends nothing and takes nothing,
+            while nothing of it is under way, it is disconnected; None: never.
+        watchdog: What tells the service manager that the loop goes on, if it wants to hear of it.
+
+    Attributes:
+        counters: What was done, in numbers.
+        journal: What logs it.
+        serving: What answers.
+        client: Who is connected, or None; may be read from any thread.
+        limits: As given.
+        patience: As given.
+        hurry: As given.
+        idle_timeout: As given.
+        watchdog: As given.
+    """
+
+    def __init__(
+        self,
+        device: ServedDevice,
+        *,
+        limits: Limits | None = None,
+        observers: Iterable[Observer] = (),
+        patience: float = PATIENCE,
+        hurry: float = HURRY,
+        idle_timeout: float | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self.journal = Journal()
+        self.serving = Serving(device, observers=(self.counters, self.journal, *observers))
+        self.journal.write()
+        self.client: Visitor | None = None
+        self._device = device
+        self.limits = limits
+        self.patience, self.hurry = patience, hurry
+        self.idle_timeout = idle_timeout
+        self.watchdog = watchdog
+        self._to_end: Visitor | None = None
+        self._rests_until = 0.0
+        self._tell = False
+        self._stopping = False
+        self._urges: list[str] = []
+        self._receiver = DescriptorReceiver(devices=device.memory.device_memory)
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    @property
+    def engine(self) -> Engine:
+        """What moves the device."""
+        return self.serving.engine
+
+    @property
+    def device(self) -> ServedDevice:
+        """The device."""
+        return self._device
+
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
+    @property
+    def urges(self) -> Sequence[object]:
+        """Is empty, unless `stop` or `tell` was called and `look_after` was not, since then."""
+        return self._urges
+
+    @property
+    def wake(self) -> int:
+        """A descriptor that can be read once `stop` or `tell` was called."""
+        return self._wake
+
+    def link(self, sock: socket.socket, connection: Connection) -> Link:
+        """Make the sockets of a client."""
+        return Link(
+            sock,
+            connection,
+            self.counters,
+            self._wake,
+            self._woken,
+            self.watchdog,
+            receiver=self._receiver,
+        )
+
+    def stop(self) -> None:
+        """Make `serve` return. May be called from any thread and from a signal handler."""
+        self._stopping = True
+        self._rouse()
+
+    def end_client(self) -> None:
+        """Disconnect the present client, if there is one. May be called as `stop`.
+
+        For the device this is a client that goes away: what was its own is dropped, the state is
+        kept. The client may come back, behind those who wait.
+        """
+        self._to_end = self.client
+        self._rouse()
+
+    def client_ends(self) -> str:
+        """Say why the present client is to end, or nothing if it is not."""
+        if self._stopping:
+            return "the server is to end"
+        if self._to_end is not None and self._to_end is self.client:
+            return "disconnected by the operator"
+        return ""
+
+    def tell(self) -> None:
+        """Log the counters soon. May be called as `stop`."""
+        self._tell = True
+        self._rouse()
+
+    def close(self) -> None:
+        """Give back what the server itself holds."""
+        self.journal.flush()
+        self._receiver.close()
+        if self._wake >= 0:
+            os.close(self._wake)
+            os.close(self._waker)
+            self._wake = self._waker = -1
+
+    def serve(self, listener: socket.socket) -> None:
+        """Serve one client after the other, until `stop`."""
+        listener.setblocking(False)
+        waits, deaf = select.poll(), select.poll()
+        waits.register(listener, select.POLLIN)
+        for poll in (waits, deaf):
+            poll.register(self._wake, select.POLLIN)
+        accepts = 0.0  # from when on
+        while not self.is_stopping():
+            self.look_after()
+            due = self.wakes()
+            if time.monotonic() < accepts:
+                ready = deaf.poll(milliseconds(accepts if due is None else min(due, accepts)))
+            else:
+                ready = waits.poll(milliseconds(due))
+            if any(fd == self._wake for fd, _ in ready):
+                self._woken()
+            if self.is_stopping() or not any(fd == listener.fileno() for fd, _ in ready):
+                continue
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                # No descriptor is free, say: the client goes on waiting, and so do we.
+                say("accept", level=logging.ERROR, why=str(error))
+                accepts = time.monotonic() + REST
+                continue
+            self.serve_client(sock)
+
+    def serve_client(self, sock: socket.socket) -> None:
+        """Serve one client to its end; the socket is closed then."""
+        with self.visit(sock) as visit:
+            while not visit.over:
+                visit.turn()
+
+    def visit(self, sock: socket.socket) -> Visit:
+        """Begin to serve a client, for a shell that waits in its own way."""
+        return Visit(self, sock)
+
+    # --- time ---
+
+    def _rouse(self) -> None:
+        self._urges.append("look")
+        with contextlib.suppress(OSError):
+            os.write(self._waker, b"\0")
+
+    def _woken(self) -> str:
+        with contextlib.suppress(OSError):
+            os.read(self._wake, 4096)
+        return self.client_ends()
+
+    def due(self) -> float | None:
+        """When the device is to be looked after, whatever comes; None: no matter when."""
+        if self._rests_until:
+            if time.monotonic() < self._rests_until:
+                return self._rests_until
+            self._rests_until = 0.0
+        try:
+            due = self._device.deadline()
+            # What is too far off to be waited for, or no time at all, is asked about again.
+            if due is not None and not due < (far := time.monotonic() + LONG):
+                due = far
+        except Exception as error:  # noqa: BLE001 - is logged there
+            self.serving.failures.report("deadline", error, self._device)
+            due = self._rest()
+        return due
+
+    def wakes(self) -> float | None:
+        """When the loop that serves is to go round, whatever comes; None: no matter when."""
+        due = self.due()
+        if self.watchdog is None:
+            return due
+        fed = self.watchdog.feed()
+        return fed if due is None else min(due, fed)
+
+    def look_after(self) -> None:
+        """Log what happened, let the device do what is due, and log what was asked for."""
+        if self.watchdog is not None:
+            self.watchdog.feed()
+        self.journal.write()
+        if self._urges:
+            self._urges.clear()
+            if self._tell:
+                self._tell = False
+                say("counters", **self.counters.snapshot())
+        due = self.due()
+        if due is not None and due <= time.monotonic():
+            try:
+                self._device.tick()
+            except Exception as error:  # noqa: BLE001 - is logged there
+                self.serving.failures.report("tick", error, self._device)
+                self._rest()
+
+    def settle(self) -> bool:
+        """Log what a command has done; say whether the device wants nothing to be done for it."""
+        self.journal.write()
+        return self.due() is None
+
+    def _rest(self) -> float:
+        self._rests_until = time.monotonic() + REST
+        return self._rests_until
+
+
+class Visit:
+    """One client while it is served; a context, at the end of which it is gone.
+
+    Attributes:
+        over: The client is gone or broke the protocol, or the server is to end.
+        link: Its sockets.
+    """
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.over = False
+        self._server = server
+        self._serving = serving = server.serving
+        self._counters = counters = server.counters
+        counters.connections += 1
+        self._number = counters.connections
+        server.client = Visitor(self._number, peer_of(sock), time.monotonic())
+        self._moved = -1
+        self._idle_since = server.client.since
+        self._why = "the server is to end"
+        say("connected", client=self._number, pid=server.client.pid, state=serving.stands)
+        connection = Connection("server", server.limits)
+        self.link = server.link(sock, connection)
+        self._session = Session(
+            serving,
+            connection,
+            self.link,
+            counters,
+            patience=server.patience,
+            hurry=server.hurry,
+        )
+        self.link.attend(self._session.shortcuts.known, server.urges, server.settle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session.close()
+        self.link.close()
+        self._serving.client_gone()
+        self._serving.failures.flush()
+        self._server.client = None
+        self._server.journal.flush()
+        say("disconnected", client=self._number, why=self._why, state=self._serving.stands)
+
+    def turn(self, *, wait: bool = True) -> bool:
+        """Do what there is to do, then wait for more, or only look for it.
+
+        Returns:
+            Whether there is something to do now.
+        """
+        session, server = self._session, self._server
+        try:
+            server.look_after()
+            session.work(time.monotonic() + TURN)
+            server.journal.write()
+            if session.over:
+                self.over, self._why = True, session.why or self._why
+            elif why := server.client_ends():
+                self.over, self._why = True, why
+            elif self._is_idle():
+                self.over, self._why = True, f"idle for {server.idle_timeout:g} s"
+            elif not (session.idle or self.link.congested):
+                self.link.push()  # what came first is done first
+            else:
+                session.feed(self.link.read(self.until() if wait else 0.0))
+        except (Gone, Stopped) as error:
+            self.over, self._why = True, str(error)
+        except Exception:
+            self.over, self._why = True, "a mistake in the server"
+            _logger.exception("serving client %d failed", self._number)
+        return not session.idle and not self.link.congested
+
+    def until(self) -> float | None:
+        """Until when there is nothing to do, as far as is known; None: no matter when."""
+        if not (self._session.idle or self.link.congested):
+            return 0.0
+        wakes, timeout = self._server.wakes(), self._server.idle_timeout
+        if timeout is None:
+            return wakes
+        idle = self._idle_since + timeout
+        return idle if wakes is None else min(idle, wakes)
+
+    def _is_idle(self) -> bool:
+        """Whether the client has sent nothing and taken nothing for longer than it may."""
+        timeout = self._server.idle_timeout
+        if timeout is None:
+            return False
+        moved = self._counters.bytes_in + self._counters.bytes_out
+        now = time.monotonic()
+        if moved != self._moved or not (self._session.idle or self.link.congested):
+            self._moved, self._idle_since = moved, now
+        return now - self._idle_since >= timeout

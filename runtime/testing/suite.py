@@ -1,0 +1,254 @@
+"""A kit for testing devices: one line of pytest, or of unittest.
+
+    from vfio_migration.runtime.testing.suite import device_test_suite
+    TestCounter = device_test_suite(Counter)
+
+That makes a test case which drives the device, for every capability set of the table, through every
+arc, every failing step, a reset and a disconnect at every point and several life cycles, moves its
+state to another one in all ways the table allows, damages streams, and has hypothesis try what
+nobody thought of. Each test says which promise it is about (docs/obligations.md): D of one device,
+S of streams. A device that breaks one fails with the number and what happened.
+
+Hypothesis is needed for the last of these only: `pip install 'vfio-migration[testing]'`.
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from vfio_migration.model import Spec, load
+from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.testing.checks import CHECKS, Check
+from vfio_migration.runtime.testing.guest import (
+    GUEST_AT,
+    GUEST_SIZE,
+    PEER_AT,
+    PEER_SIZE,
+    Clock,
+    Drive,
+    Guest,
+    fuzz,
+)
+from vfio_migration.runtime.testing.trial import BrokenPromise, Setup, Trial
+from vfio_migration.runtime.testing.wording import in_hook, in_words, said
+
+__all__ = [
+    "GUEST_AT",
+    "GUEST_SIZE",
+    "PEER_AT",
+    "PEER_SIZE",
+    "BrokenPromise",
+    "Clock",
+    "Drive",
+    "Guest",
+    "Problem",
+    "Setup",
+    "Trial",
+    "device_test_suite",
+    "find_problems",
+    "fuzz",
+    "run_random_walks",
+]
+
+
+class Problem(NamedTuple):
+    """A promise that a device does not keep.
+
+    Attributes:
+        promise: Its number among the obligations, "?" if a check could not be made at all.
+        check: The check that found it.
+        capabilities: The capability set it was found with.
+        words: What happened.
+        place: Where the device stood, and what it had been asked last.
+    """
+
+    promise: str
+    check: str
+    capabilities: str
+    words: str
+    place: str = ""
+
+    def __str__(self) -> str:
+        place = f"; {self.place}" if self.place else ""
+        about = f"check {self.check}, capabilities {self.capabilities}"
+        return f"{self.promise}{in_words(self.promise)}, {about}: {self.words}{place}"
+
+
+Factory = Callable[..., ServedDevice]
+
+
+def device_test_suite(
+    factory: Factory,
+    spec: Spec | None = None,
+    *,
+    drive: Drive = fuzz,
+    capabilities: Iterable[Any] | None = None,
+    examples: int = 30,
+    steps: int = 30,
+) -> type[unittest.TestCase]:
+    """Make a test case for a device; give it a name that pytest collects.
+
+    Args:
+        factory: Makes a device when called with `spec`, `capabilities` and `clock`: a subclass of
+            `PciDevice`, or `functools.partial` of one with more options. The device is to tell the
+            time by `clock` alone, or the tests are not reproducible.
+        spec: The table; the one of the package if none is given.
+        drive: What a driver does to the device: called with the device, a `Guest` (whose memory is
+            mapped at `GUEST_AT`, that of a peer at `PEER_AT`) and a random number generator. If
+            nothing is said it is `fuzz`: anything is written to the first registers of each BAR,
+            and to each of them where a migration is compared. The better it drives, the more is
+            tried.
+        capabilities: The capability sets to try; all of the table's first profile by default.
+        examples: How many random walks hypothesis makes per capability set.
+        steps: How long each of them is.
+    """
+    table = load() if spec is None else spec
+    methods: dict[str, Any] = {
+        "__doc__": f"The promises of D and S, held against {_called(factory)}."
+    }
+    for words in _words(table, capabilities):
+        setup = Setup(factory, table, words, drive)
+        tag = "_".join(name.lower() for name in setup.machine.names)
+        for check in CHECKS:
+            name = f"test_{check.__name__.removeprefix('check_')}_with_{tag}"
+            methods[name] = _method(name, setup, check)
+
+        def walks(_case: unittest.TestCase, setup: Setup = setup) -> None:
+            run_random_walks(setup, examples=examples, steps=steps)
+
+        walks.__doc__ = "D, S: whatever is done in whatever order."
+        methods[f"test_random_walks_with_{tag}"] = walks
+    return type("DeviceTests", (unittest.TestCase,), methods)
+
+
+def find_problems(
+    factory: Factory,
+    spec: Spec | None = None,
+    *,
+    drive: Drive = fuzz,
+    capabilities: Iterable[Any] | None = None,
+) -> Iterator[Problem]:
+    """Make all checks but the random walks; yield at most one problem per check and capability set.
+
+    A check that cannot be made, because the device raises where nothing of the kind was asked for,
+    is a problem too.
+    """
+    table = load() if spec is None else spec
+    for words in _words(table, capabilities):
+        setup = Setup(factory, table, words, drive)
+        for check in CHECKS:
+            try:
+                check(setup)
+            except Exception as error:  # noqa: BLE001 - whatever a device under test raises
+                name = check.__name__.removeprefix("check_")
+                names = ",".join(setup.machine.names)
+                if isinstance(error, BrokenPromise):
+                    yield Problem(error.promise, name, names, error.words, error.place)
+                else:
+                    aim = str(check.__doc__).partition("\n")[0].rstrip(".")
+                    text = f"the check ({aim}) could not be made, for want of an answer"
+                    raised = f"{text}{in_hook(error)}: {said(error)}"
+                    place = "; ".join(getattr(error, "__notes__", [])[:1])
+                    yield Problem("?", name, names, raised, place)
+
+
+def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> None:
+    """Have hypothesis drive a device at random, and shrink what breaks a promise.
+
+    Raises:
+        ImportError: Hypothesis is not installed.
+        BrokenPromise: The device breaks a promise; hypothesis prints how.
+    """
+    try:
+        from hypothesis import HealthCheck, settings
+        from hypothesis import strategies as st
+        from hypothesis.stateful import (
+            RuleBasedStateMachine,
+            invariant,
+            rule,
+            run_state_machine_as_test,
+        )
+    except ImportError as error:
+        raise ImportError(
+            "the random walks need hypothesis, which is not installed: "
+            "pip install 'vfio-migration[testing]'"
+        ) from error
+
+    from vfio_migration.runtime.testing.random_walk import Walk
+
+    highest = 1 + max(row.value for row in setup.spec.states)
+
+    class Machine(RuleBasedStateMachine):
+        """Anything a client, a guest and time can do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.walk = Walk(setup)
+
+        @rule(state=st.integers(0, highest))
+        def ask(self, state: int) -> None:
+            self.walk.ask(state)
+
+        @rule(seed=st.integers(0, 1 << 16))
+        def drive(self, seed: int) -> None:
+            self.walk.drive(seed)
+
+        @rule(seconds=st.sampled_from([0.0, 0.0005, 0.01, 1.0]))
+        def wait(self, seconds: float) -> None:
+            self.walk.wait(seconds)
+
+        @rule(size=st.sampled_from([0, 1, 100, 5000, 1 << 20]))
+        def read(self, size: int) -> None:
+            self.walk.read(size)
+
+        @rule(size=st.sampled_from([0, 1, 100, 5000, 1 << 20]), damage=st.booleans())
+        def write(self, size: int, damage: bool) -> None:
+            self.walk.write(size, damage)
+
+        @rule()
+        def reset(self) -> None:
+            self.walk.reset()
+
+        @rule()
+        def reconnect(self) -> None:
+            self.walk.reconnect()
+
+        @invariant()
+        def coherent(self) -> None:
+            self.walk.coherent()
+
+        def teardown(self) -> None:
+            self.walk.close()
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def _called(factory: Factory) -> str:
+    made = getattr(factory, "func", factory)  # of a functools.partial
+    return str(getattr(made, "__name__", type(made).__name__))
+
+
+def _words(spec: Spec, capabilities: Iterable[Any] | None) -> list[int]:
+    sets = (
+        spec.capability_sets() if capabilities is None else map(spec.capability_set, capabilities)
+    )
+    return [int(one.value) for one in sets]
+
+
+def _method(name: str, setup: Setup, check: Check) -> Callable[[unittest.TestCase], None]:
+    def test(_case: unittest.TestCase) -> None:
+        check(setup)
+
+    test.__name__ = name
+    test.__doc__ = check.__doc__
+    return test

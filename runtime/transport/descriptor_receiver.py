@@ -1,0 +1,193 @@
+"""The process that receives the descriptors of peers; `descriptor_kinds` says why there is one.
+
+It is started when the first descriptor comes, and serves one peer after the other. One that has
+got a descriptor which must not be closed is left behind with it when its peer goes away, and the
+next peer gets another. Those left behind end by themselves as soon as the descriptor lets them.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import socket
+import sys
+from typing import Final
+
+from vfio_migration.runtime.files import descriptor_kinds
+from vfio_migration.runtime.files.descriptor_kinds import REPLY, REQUEST
+
+TIMEOUT_S: Final = 4.0
+"""How long the receiver may take to answer. It waits for nobody, so it takes no time but to start.
+Below the 5 s in which SIGTERM ends a server."""
+
+MAX_LEFT: Final = 64
+"""How many receivers may be left behind before no more descriptors are received."""
+
+_DRAINED: Final = 1 << 16
+"""How many bytes are forgotten at a time."""
+_INT: Final = array.array("i").itemsize
+_left: Final[list[int]] = []
+"""The processes that were left behind and have not ended yet, of all receivers."""
+
+
+class DescriptorReceiver:
+    """Receives descriptors in a process of its own.
+
+    Attributes:
+        devices: Memory of real devices is handed on too.
+        sockets: UNIX sockets are handed on too. They are to be closed before `peer_gone` is called.
+    """
+
+    def __init__(self, *, devices: bool = False, sockets: bool = False) -> None:
+        self.devices, self.sockets = devices, sockets
+        self._control = -1
+        self._process = 0
+        self._tainted = False
+        self._owner = os.getpid()
+
+    def receive(self, sock: socket.socket, size: int, room: int) -> list[int]:
+        """Return copies of the descriptors that come with what is next to be read from a socket.
+
+        What is not safe to have is replaced by /dev/null. The bytes are still to be read; their
+        reader is to give the system no room for descriptors, so that it forgets them.
+
+        Args:
+            sock: The socket.
+            size: How much will be read.
+            room: For how many descriptors there is room.
+
+        Raises:
+            OSError: They cannot be received.
+        """
+        request = REQUEST.pack(size, room, self.devices, self.sockets)
+        whole, came = self._ask(request, sock, room)
+        fds = received(came)
+        if not whole:
+            for fd in fds:
+                os.close(fd)
+            self._leave()
+            raise OSError("the process that receives descriptors has room for no more")
+        return fds
+
+    def hang_up(self, sock: socket.socket) -> None:
+        """Close a connection without waiting for what is on its way in it.
+
+        What was not read is read and forgotten. Never raises. In a child that a fork made only its
+        copy is closed: the connection is the parent's.
+        """
+        if os.getpid() != self._owner:
+            sock.close()
+            return
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)  # from here on nothing more comes
+        with contextlib.suppress(OSError):
+            while True:
+                data, _, found, _ = sock.recvmsg(_DRAINED, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                if found & socket.MSG_CTRUNC:
+                    self._hold(sock)
+                    break
+                if not data:
+                    break
+                sock.recv(len(data), socket.MSG_DONTWAIT)
+        sock.close()
+
+    def _hold(self, sock: socket.socket) -> None:
+        """Have the process have the socket too, until it ends. Raises `OSError` if it cannot."""
+        sock.shutdown(socket.SHUT_RDWR)  # the other end sees this one close
+        self._ask(REQUEST.pack(0, 0, False, False), sock, 0)
+
+    def peer_gone(self) -> None:
+        """Take note that the peer went away."""
+        if self._tainted:
+            self._leave()
+
+    def close(self) -> None:
+        """Let the process end, without waiting for it."""
+        self._leave()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _ask(
+        self, request: bytes, sock: socket.socket, room: int
+    ) -> tuple[bool, list[tuple[int, int, bytes]]]:
+        try:
+            if self._control < 0:
+                self._start()
+            control = socket.socket(fileno=self._control)
+            try:
+                reply, came = _answer(control, request, sock, room)
+            finally:
+                control.detach()
+        except OSError:
+            self._leave()
+            raise
+        whole, self._tainted = REPLY.unpack(reply)
+        return whole, came
+
+    def _start(self) -> None:
+        _reap()
+        if len(_left) >= MAX_LEFT:
+            raise OSError(f"{MAX_LEFT} processes wait for descriptors of peers to be closed")
+        if not sys.executable:
+            raise OSError("there is no Python to start")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            null, program = os.devnull, descriptor_kinds.__file__
+            self._process = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", program],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
+                ],
+                setsigmask=[],
+            )
+            self._control = ours.detach()
+
+    def _leave(self) -> None:
+        """Have nothing to do with the process any more; it ends when it notices."""
+        if self._control >= 0:
+            os.close(self._control)
+            _left.append(self._process)
+        self._control, self._process, self._tainted = -1, 0, False
+        _reap()
+
+
+def _answer(
+    control: socket.socket, request: bytes, sock: socket.socket, room: int
+) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))]
+    control.sendmsg([request], rights)
+    waits = select.poll()
+    waits.register(control, select.POLLIN)
+    if not waits.poll(TIMEOUT_S * 1000):
+        raise TimeoutError("the process that receives descriptors does not answer")
+    space = socket.CMSG_SPACE(room * _INT)
+    reply, came, _, _ = control.recvmsg(REPLY.size, space, socket.MSG_CMSG_CLOEXEC)
+    if not reply:
+        raise ConnectionResetError("the process that receives descriptors has ended")
+    return reply, came
+
+
+def _reap() -> None:
+    for process in _left[:]:
+        try:
+            ended, _ = os.waitpid(process, os.WNOHANG)
+        except ChildProcessError:
+            ended = process  # somebody else has waited for it
+        if ended and process in _left:
+            _left.remove(process)
+
+
+def received(control: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came; each of them is now ours to close."""
+    found = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % _INT])
+    return found.tolist()

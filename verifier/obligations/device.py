@@ -1,0 +1,490 @@
+"""Family D: one device, any sequence of requests, failures, resets, reads, writes, disconnects.
+
+Each is proved by induction and so for runs of any length; where a single step needs to know more,
+the lemmas of `DeviceSystem.lemmas` say what. If an induction fails, runs from the start are
+searched, shortest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import z3
+
+from vfio_migration.verifier.obligations.listings import listings
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
+from vfio_migration.verifier.solver.explain import Model, asked_trace, decided
+from vfio_migration.verifier.solver.missing_names import lacking
+from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
+from vfio_migration.verifier.solver.system import Bad, Situation, Term
+from vfio_migration.verifier.systems.device import CHANGE, DeviceSystem
+
+DEPTH = 7
+"""How many events a search for a run that breaks a promise goes."""
+
+Promise = Callable[[DeviceSystem], tuple[Bad, Bad]]
+"""From the system to the step that must never happen and one that shows the premise happening."""
+
+
+def _inductive(
+    promise: Promise, lemmas: Sequence[str], witness: int, about: Callable[[str], bool] | None
+) -> tuple[
+    Callable[[Encoding], Iterable[Query]],
+    Callable[[Encoding], Iterable[Query]],
+]:
+    """Make the queries of a promise: induction under lemmas, a witness of so many events.
+
+    `about` says which activities it is about, where it is about what specifications forbid.
+    """
+
+    def queries(encoding: Encoding) -> Iterator[Query]:
+        system = DeviceSystem.of(encoding)
+        bad, premise = promise(system)
+        held = system.lemma(*lemmas)
+        yield from system.inductive(held)
+        yield from system.never("broken", bad, held)
+        lacks = "" if about is None else _unnamed(encoding, about)
+        yield replace(system.happens("premise", premise, witness), lacking=lacks)
+
+    def search(encoding: Encoding) -> Iterator[Query]:
+        system = DeviceSystem.of(encoding)
+        yield from system.bounded(promise(system)[0], DEPTH)
+
+    return queries, search
+
+
+# --- the promises ---
+
+
+def _d1(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def bad(_now: Situation, _event: Term, then: Situation) -> Formula:
+        return (then["open"] > 0) != system.streams(then["state"])
+
+    def premise(_now: Situation, _event: Term, then: Situation) -> Formula:
+        return z3.And(then["open"] > 0, system.streams(then["state"]))
+
+    return bad, premise
+
+
+def _d2(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def opens(now: Situation, event: Term, then: Situation) -> Formula:
+        onward = system.effect(now["state"], then["state"], "opens")
+        return z3.And(system.is_event(event, "arc"), onward)
+
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        stale = z3.And(opens(now, event, then), then["session"] <= now["sessions"])
+        return z3.Or(then["open"] > 1, then["open"] < 0, stale)
+
+    def premise(now: Situation, event: Term, then: Situation) -> Formula:
+        return z3.And(opens(now, event, then), then["session"] == 2)
+
+    return bad, premise
+
+
+def _conduct(system: DeviceSystem, state: Term, activities: set[str]) -> dict[str, Formula]:
+    """Per activity of interest: the state is one where a specification forbids it."""
+    names = set(system.encoding.names)
+    return {
+        activity: any_of(
+            [
+                system.encoding.one_of(state, sorted(names & set(conduct.states)))
+                for listing in listings()
+                for conduct in listing.conduct
+                if activity in conduct.forbids
+            ]
+        )
+        for activity in sorted(activities & set(system.activities))
+    }
+
+
+def _unnamed(encoding: Encoding, about: Callable[[str], bool]) -> str:
+    """Which names specifications use of such activities, where they forbid them, a table lacks."""
+    rows = [row for listing in listings() for row in listing.conduct]
+    names = {
+        "activity": [name for row in rows for name in row.forbids if about(name)],
+        "state": [name for row in rows if any(map(about, row.forbids)) for name in row.states],
+    }
+    return lacking(encoding.spec, "specifications speak", names)
+
+
+def _still(system: DeviceSystem, state: Term) -> Formula:
+    """A specification says that the device stands still in this state, or the stream ends there."""
+    spec = system.encoding.spec
+    final = [
+        row.name
+        for row in spec.states
+        if (end := spec.stream_end(row.name)) is not None and end.kind == "final"
+    ]
+    rows = [row for listing in listings() for row in listing.conduct if CHANGE in row.forbids]
+    listed = {name for row in rows for name in row.states} & set(system.encoding.names)
+    return system.encoding.one_of(state, sorted(listed.union(final)))
+
+
+def _forbidden(kinds: Callable[[str], bool]) -> Promise:
+    """The device does something a specification forbids in its state."""
+
+    def promise(system: DeviceSystem) -> tuple[Bad, Bad]:
+        wanted = {name for name in system.activities if kinds(name)}
+
+        def forbids(state: Term) -> dict[str, Formula]:
+            return _conduct(system, state, wanted)
+
+        def bad(now: Situation, event: Term, _then: Situation) -> Formula:
+            activity = system.chosen_activity(_moment(event))
+            return z3.And(
+                system.is_event(event, "act"),
+                any_of(
+                    [
+                        z3.And(activity == system.activity(name), forbidden)
+                        for name, forbidden in forbids(now["state"]).items()
+                    ]
+                ),
+            )
+
+        def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+            there = any_of(list(forbids(now["state"]).values()))
+            return z3.And(there, system.is_event(event, "nothing"))
+
+        return bad, premise
+
+    return promise
+
+
+def _starts(activity: str) -> bool:
+    return activity not in ("start_p2p_dma", CHANGE)
+
+
+def _reaches_peers(activity: str) -> bool:
+    return activity == "start_p2p_dma"
+
+
+def _moment(event: Term) -> str:
+    """The moment an event term belongs to."""
+    return str(event).partition("@")[2]
+
+
+def _d5(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def bad(now: Situation, _event: Term, then: Situation) -> Formula:
+        return z3.And(_still(system, now["state"]), then["changes"] != now["changes"])
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        return z3.And(
+            _still(system, now["state"]), now["changes"] > 0, system.is_event(event, "nothing")
+        )
+
+    return bad, premise
+
+
+def _d6(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        was, is_ = system.failed(now["state"]), system.failed(then["state"])
+        failing = ("arc_failed_for_good", "reset_failed", "disconnect_failed")
+        entered = z3.And(is_, z3.Not(was), z3.Not(system.is_event(event, *failing)))
+        left = z3.And(was, z3.Not(is_), z3.Not(system.is_event(event, "reset")))
+        return z3.Or(entered, left)
+
+    def premise(now: Situation, event: Term, then: Situation) -> Formula:
+        return z3.And(
+            system.failed(now["state"]),
+            z3.Not(system.failed(then["state"])),
+            system.is_event(event, "reset"),
+        )
+
+    return bad, premise
+
+
+def _d7(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        return z3.And(
+            system.is_event(event, "arc_failed", "arc_failed_for_good", "stuck"),
+            z3.Not(system.on_path(now["origin"], now["target"], then["state"])),
+            z3.Not(system.failed(then["state"])),
+        )
+
+    def premise(now: Situation, event: Term, then: Situation) -> Formula:
+        return z3.And(
+            system.is_event(event, "arc_failed"),
+            then["state"] != now["origin"],
+            then["state"] != now["target"],
+        )
+
+    return bad, premise
+
+
+def _d8(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        at_once = z3.And(
+            system.is_event(event, "refused"),
+            any_of([then[name] != now[name] for name in now]),
+        )
+        half_way = z3.And(
+            system.is_event(event, "stuck"),
+            z3.Or(then["state"] != now["origin"], then["session"] != now["set_out"]),
+        )
+        return z3.Or(at_once, half_way)
+
+    def premise(_now: Situation, event: Term, _then: Situation) -> Formula:
+        return system.is_event(event, "refused")
+
+    return bad, premise
+
+
+def _d11(system: DeviceSystem) -> tuple[Bad, Bad]:
+    kept = ("state", "open", "session", "sessions", "changes")
+
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        moved = any_of([then[name] != now[name] for name in kept])
+        failing = system.is_event(event, "arc_failed", "arc_failed_for_good")
+        return z3.And(failing, moved, z3.Not(system.failed(then["state"])))
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        return z3.And(system.is_event(event, "arc_failed"), now["open"] > 0)
+
+    return bad, premise
+
+
+# --- promises of other shapes ---
+
+
+def _d9(encoding: Encoding) -> Iterator[Query]:
+    spec = encoding.spec
+    system = DeviceSystem.of(encoding)
+    state = encoding.variable("state")
+    initial = encoding.state(spec.initial)
+    landing = spec.event("reset").to
+
+    def by_request(from_: z3.BitVecRef) -> Formula:
+        there = encoding.follow(from_, initial)[-1] == initial
+        return z3.Or(from_ == initial, z3.And(encoding.accepted(from_, initial), there))
+
+    reset = by_request(state if landing is None else encoding.state(landing))
+    known = z3.And(system.facts, encoding.supported(state))
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        word = encoding.read_flags(model)
+        name = encoding.read_state(model, state) or "?"
+        route = encoding.machines[word].route(name, spec.initial)
+        text = f"from {name} (capabilities {encoding.set_name(word)}) "
+        if route.refused is None:
+            return Example(text + f"a request leads back: {route}")
+        if landing is not None:
+            return Example(text + f"a reset leads to {landing}, and from there to {spec.initial}")
+        return Example(text + "neither a request nor a reset leads back")
+
+    def stranded(model: Model) -> Example:
+        assert model is not None
+        word = encoding.read_flags(model)
+        name = encoding.read_state(model, state) or "?"
+        text = (
+            f"from {name} no request leads to {spec.initial}, and a reset leads to "
+            f"{landing or 'nowhere'}, from where none does either "
+            f"(capabilities {encoding.set_name(word)})"
+        )
+        return Example(text, path_trace(spec, word, [name], text))
+
+    yield Query(
+        "stranded", "claim", (known, z3.Not(z3.Or(by_request(state), reset))), "unsat", stranded
+    )
+    # A table that needs no reset is proved as well; then a way by request is what shows it.
+    lost = any(
+        (route := decided(encoding, word, row.name, spec.initial)) is None or route.refused
+        for word, machine in encoding.machines.items()
+        for row in machine.states
+    )
+    shown = z3.And(z3.Not(by_request(state)), reset) if lost else by_request(state)
+    yield Query(
+        "only-by-reset" if lost else "by-request", "witness", (known, shown), "sat", explain
+    )
+
+
+def _d10(encoding: Encoding) -> Iterator[Query]:
+    system = DeviceSystem.of(encoding)
+    from_, to = encoding.variable("from"), encoding.variable("to")
+    moves = z3.And(system.facts, encoding.arc(from_, to))
+    ends = z3.And(system.streams(from_), system.streams(to))
+    kept = system.effect(from_, to, "keeps")
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        word = encoding.read_flags(model)
+        here = encoding.read_state(model, from_) or "?"
+        there = encoding.read_state(model, to) or "?"
+        text = f"{here} -> {there} (capabilities {encoding.set_name(word)})"
+        return Example(text, asked_trace(encoding, word, here, there, text, [here, there]))
+
+    yield Query("both", "claim", (moves, ends, z3.Not(kept)), "unsat", explain)
+    yield Query("kept", "witness", (moves, ends, kept), "sat", explain)
+
+
+def _d12(encoding: Encoding) -> Iterator[Query]:
+    system = DeviceSystem.of(encoding)
+    seen = ("state", "busy", "target", "origin", "open", "connected")
+    first, second = system.situation(0), system.situation("other")
+    first_then, second_then = system.situation(1), system.situation("other-then")
+    alike = z3.And([first[name] == second[name] for name in seen])
+    numbered = [
+        lemma.formula(life) for lemma in system.lemma("numbered") for life in (first, second)
+    ]
+    both = z3.And(
+        system.relation(first, first_then, 0),
+        system.relation(second, second_then, 0),
+        alike,
+        *numbered,
+    )
+    differ = any_of([first_then[name] != second_then[name] for name in seen])
+    yield from system.inductive(system.lemma("numbered", "one-session", "supported", "under-way"))
+    yield Query(
+        "history-shows",
+        "step",
+        (system.facts, both, differ),
+        "unsat",
+        lambda _: Example("two devices that stand alike answer the same event differently"),
+    )
+    yield from system.never("not-as-new", _not_as_new(system))
+
+    def again(now: Situation, event: Term, then: Situation) -> Formula:
+        opens = system.effect(now["state"], then["state"], "opens")
+        return z3.And(system.is_event(event, "arc"), opens, then["session"] == 2)
+
+    after_reset = system.is_event(system.event(2), "reset")
+    yield system.happens("second-life", again, 5, after_reset)
+
+
+def _not_as_new(system: DeviceSystem) -> Bad:
+    initial = system.encoding.state(system.encoding.spec.initial)
+
+    def bad(_now: Situation, event: Term, then: Situation) -> Formula:
+        as_new = z3.And(then["state"] == initial, then["open"] == 0, z3.Not(then["busy"]))
+        return z3.And(system.is_event(event, "reset"), z3.Not(as_new))
+
+    return bad
+
+
+def _search_d12(encoding: Encoding) -> Iterator[Query]:
+    system = DeviceSystem.of(encoding)
+    yield from system.bounded(_not_as_new(system), DEPTH)
+
+
+_EVERY_RUN = "every run of one device and its client, of any length, under every capability set"
+
+
+def _obligation(
+    id_: str,
+    statement: str,
+    why: str,
+    promise: Promise,
+    lemmas: Sequence[str],
+    witness: int,
+    about: Callable[[str], bool] | None = None,
+) -> Obligation:
+    queries, search = _inductive(promise, lemmas, witness, about)
+    return Obligation(id_, statement, _EVERY_RUN, "induction", why, queries, search)
+
+
+DEVICE: tuple[Obligation, ...] = (
+    _obligation(
+        "D1",
+        "A data session is open exactly in the states that stream.",
+        "A client that reads where no session is open, or forgets one that is, loses state.",
+        _d1,
+        ("supported", "under-way", "one-session"),
+        2,
+    ),
+    _obligation(
+        "D2",
+        "There are never two data sessions, and each new one is distinct from all before.",
+        "What belongs to one migration can never be taken for another's.",
+        _d2,
+        ("supported", "under-way", "one-session", "numbered"),
+        6,
+    ),
+    _obligation(
+        "D3",
+        "A stopped device starts no DMA and raises no interrupt.",
+        "Guest memory copied after the stop would otherwise change behind the copy.",
+        _forbidden(_starts),
+        (),
+        3,
+        _starts,
+    ),
+    _obligation(
+        "D4",
+        "No peer-to-peer DMA starts while the device is quiesced or stopped.",
+        "A peer that is stopped already could not answer it.",
+        _forbidden(_reaches_peers),
+        (),
+        3,
+        _reaches_peers,
+    ),
+    _obligation(
+        "D5",
+        "The device's own state stands still while it is stopped, so what STOP_COPY streams is a "
+        "snapshot.",
+        "A stream read from a moving device holds a state that never was.",
+        _d5,
+        (),
+        4,
+        lambda name: name == CHANGE,
+    ),
+    _obligation(
+        "D6",
+        "The failed state is entered only by a failure, of an arc, a reset or a disconnect, and "
+        "left only by a reset.",
+        "A device that failed must not come back to work by a side door.",
+        _d6,
+        ("supported", "under-way"),
+        4,
+    ),
+    _obligation(
+        "D7",
+        "After a failed request the device stands on the request's path or in the failed state.",
+        "A client that reads the state back must be able to tell where it is.",
+        _d7,
+        ("supported", "under-way"),
+        3,
+    ),
+    _obligation(
+        "D8",
+        "A refused request changes nothing at all.",
+        "A driver once stopped the device on an illegal request and still called it running.",
+        _d8,
+        ("supported", "under-way", "setting-out"),
+        1,
+    ),
+    Obligation(
+        "D9",
+        "From every state there is a way back to the initial one, with at most one reset.",
+        "every supported state under every capability set",
+        "symbolic",
+        "A device without a way back is lost to its guest until the host intervenes.",
+        _d9,
+    ),
+    Obligation(
+        "D10",
+        "No arc both closes a session and opens another.",
+        "every arc of every capability set",
+        "symbolic",
+        "Between the two there would be no moment at which the stream can be judged.",
+        _d10,
+    ),
+    _obligation(
+        "D11",
+        "A failed arc leaves state and session as they were, or ends in the failed state.",
+        "A session closed by an arc that then fails leaves a client with a state it cannot read.",
+        _d11,
+        (),
+        4,
+    ),
+    Obligation(
+        "D12",
+        "A second life cycle on the same device behaves as the first.",
+        "every two devices that stand alike, whatever each has been through",
+        "induction",
+        "A flag set by the first migration and never cleared makes the second one skip a check.",
+        _d12,
+        _search_d12,
+    ),
+)
+"""Family D, in the order of DESIGN.md."""

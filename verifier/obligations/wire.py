@@ -1,0 +1,458 @@
+"""Family W: what a vfio-user connection promises, whatever the client sends.
+
+Each is proved by induction over `ConnectionSystem`, and so for connections of any length and any
+number of clients one after another. If an induction fails, runs from the start are searched,
+shortest first.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import resources
+from typing import Any
+
+import z3
+
+from vfio_migration.model.spec import Transfer
+from vfio_migration.model.wire import Occasion
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
+from vfio_migration.verifier.solver.explain import Model
+from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
+from vfio_migration.verifier.solver.system import Bad, Situation, Term
+from vfio_migration.verifier.systems.connection import ConnectionSystem
+from vfio_migration.verifier.systems.connection_answers import Message, number_of
+
+DEPTH = 5
+"""How many events a search for a run that breaks a promise goes."""
+
+_MESSAGES = ("served", "refused", "failed", "ignored")
+
+_SLIPS: tuple[Occasion, ...] = (
+    "size_below_header",
+    "size_over_limit",
+    "fds_over_limit",
+    "reply_unasked",
+    "type_unknown",
+    "version_incompatible",
+    "size_wrong",
+    "over_bound",
+    "flags_unknown",
+    "feature_flags_clash",
+    "map_exists",
+    "map_unknown",
+    "argument_invalid",
+)
+"""What a client that takes care avoids, whatever the situation."""
+
+_UNKNOWN: tuple[Occasion, ...] = (
+    "reply_unasked",
+    "type_unknown",
+    "command_unknown",
+    "wrong_direction",
+    "not_negotiated",
+    "version_incompatible",
+    "flags_unknown",
+    "feature_flags_clash",
+    "feature_unknown",
+    "method_unsupported",
+    "method_missing",
+    "logging_on",
+    "logging_off",
+    "map_exists",
+    "map_unknown",
+    "argument_invalid",
+)
+"""What makes a message one that no table has a meaning for."""
+
+Promise = Callable[[ConnectionSystem], tuple[Bad, Bad]]
+"""From the system to the step that must never happen and one that shows the premise happening."""
+
+
+@functools.cache
+def _listing() -> dict[str, Any]:
+    text = (resources.files("vfio_migration.verifier") / "wire_listing.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def _about(
+    promise: Promise, lemmas: Sequence[str], witness: int
+) -> tuple[Callable[[Encoding], Iterable[Query]], Callable[[Encoding], Iterable[Query]]]:
+    """Make the queries of a promise: induction under lemmas, a witness of so many events."""
+
+    def queries(encoding: Encoding) -> Iterator[Query]:
+        system = ConnectionSystem.of(encoding)
+        bad, premise = promise(system)
+        held = system.lemma(*lemmas)
+        yield from system.inductive(held)
+        yield from system.never("broken", bad, held)
+        yield system.happens("premise", premise, witness)
+
+    def search(encoding: Encoding) -> Iterator[Query]:
+        system = ConnectionSystem.of(encoding)
+        yield from system.bounded(promise(system)[0], DEPTH)
+
+    return queries, search
+
+
+def _message(system: ConnectionSystem, event: Term) -> Message:
+    """The message that belongs to an event."""
+    return system.answers.message(str(event).partition("@")[2])
+
+
+def _careful(system: ConnectionSystem, now: Situation, message: Message) -> Formula:
+    """The client made no slip."""
+    occasions = system.answers.occasions(now, message)
+    return z3.And([z3.Not(occasions[name]) for name in _SLIPS])
+
+
+# --- the promises ---
+
+
+def _w1(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    answers = system.answers
+
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        message = _message(system, event)
+        negotiates = answers.commands(message, lambda row: row.does == "negotiate")
+        served = system.is_event(event, "served", "failed")
+        too_early = z3.And(
+            z3.Not(now["agreed"]),
+            z3.Or(z3.And(served, z3.Not(negotiates)), system.is_event(event, "ask")),
+        )
+        unwise = z3.And(served, negotiates, message.incompatible)
+        return z3.Or(too_early, unwise, then["versions"] > 1)
+
+    def premise(now: Situation, event: Term, then: Situation) -> Formula:
+        message = _message(system, event)
+        known = answers.commands(message, lambda row: row.does == "reset")
+        early = z3.And(system.is_event(event, "refused"), z3.Not(now["agreed"]), known)
+        return z3.And(early, _careful(system, now, message), z3.Not(then["closing"]))
+
+    return bad, premise
+
+
+def _w2(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        message = _message(system, event)
+        reply = system.answers.is_type(message, "reply")
+        due = z3.If(z3.Or(message.quiet, reply), z3.IntVal(0), z3.IntVal(1))
+        given = then["keeps_replies"] - now["keeps_replies"]
+        lost = z3.And(system.is_event(event, *_MESSAGES), given != due)
+        other = z3.And(
+            system.is_event(event, "ask", "answered", "put_off", "taken_up"),
+            then["keeps_replies"] != now["keeps_replies"],
+        )
+        return z3.Or(lost, other, then["due"] != then["sent"] + then["keeps_replies"])
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        message = _message(system, event)
+        refused = z3.And(system.is_event(event, "refused"), message.quiet, now["agreed"])
+        return z3.And(refused, _careful(system, now, message))
+
+    return bad, premise
+
+
+def _w3(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    wire, answers = system.wire, system.answers
+    largest = wire.largest_request
+
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        message = _message(system, event)
+        payload = message.size - wire.header_size
+        too_much = z3.Or(
+            answers.misfits(message, payload),
+            answers.over_bound(message, payload, unbounded=True),
+            message.fds > wire.limit("max_msg_fds").value,
+        )
+        beyond = [message.size < wire.header_size]
+        if largest is not None:
+            beyond.append(message.size > largest)
+        read_on = z3.And(any_of(beyond), z3.Not(then["closing"]))
+        return z3.Or(
+            z3.And(system.is_event(event, "served", "failed"), too_much),
+            z3.And(system.is_event(event, *_MESSAGES), read_on),
+            z3.And(system.is_event(event, "ask"), message.count > now["peer"]),
+            *(z3.Not(system.fits(then, row.name)) for row in wire.holdings),
+        )
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        message = _message(system, event)
+        full = answers.occasions(now, message)["holding_full"]
+        one_more = z3.And(message.added == 1, _careful(system, now, message))
+        return z3.And(system.is_event(event, "refused"), now["agreed"], full, one_more)
+
+    return bad, premise
+
+
+def _w4(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    may_change = ("due", "keeps_replies", "closing")
+
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        changed = [then[name] != now[name] for name in now if name not in may_change]
+        return z3.And(system.is_event(event, "refused", "ignored"), any_of(changed))
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        held = [now[f"keeps_{row.name}"] > 0 for row in system.wire.holdings if row.full != "waits"]
+        message = _message(system, event)
+        sets = z3.And(system.answers.sets(message), _careful(system, now, message))
+        known = system.encoding.supported(message.asked)
+        return z3.And(system.is_event(event, "refused"), sets, known, any_of(held))
+
+    return bad, premise
+
+
+def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    answers, device, encoding = system.answers, system.device, system.encoding
+    ways: tuple[Transfer, ...] = ("read", "write")
+
+    def moving(message: Message, way: Transfer) -> Formula:
+        return answers.commands(message, lambda row: row.transfer == way)
+
+    def bad(now: Situation, event: Term, _then: Situation) -> Formula:
+        message = _message(system, event)
+        served = system.is_event(event, "served")
+        turned_away = z3.And(
+            system.is_event(event, "refused"), now["agreed"], _careful(system, now, message)
+        )
+        cases = []
+        for way in ways:
+            streams = device.streams(now["state"], way)
+            mismatch = z3.Or(z3.And(served, z3.Not(streams)), z3.And(turned_away, streams))
+            cases.append(z3.And(moving(message, way), mismatch))
+        for row in _listing()["data"]:
+            command = system.wire.command(row["command"])
+            if command is None:
+                continue
+            there, elsewhere = (
+                encoding.one_of(now["state"], [n for n in row[key] if n in encoding.names])
+                for key in ("states", "not_states")
+            )
+            mismatch = z3.Or(z3.And(served, elsewhere), z3.And(turned_away, there))
+            cases.append(z3.And(message.number == command.number, mismatch))
+        return any_of(cases)
+
+    def premise(_now: Situation, event: Term, _then: Situation) -> Formula:
+        message = _message(system, event)
+        return z3.And(system.is_event(event, "served"), moving(message, "read"))
+
+    return bad, premise
+
+
+def _w6(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    answers = system.answers
+
+    def reads_state(message: Message) -> Formula:
+        moves = answers.features(message, lambda row: row.moves)
+        return z3.And(moves, message.get, z3.Not(message.set), z3.Not(message.probe))
+
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
+        message = _message(system, event)
+        left = z3.Or(
+            then["state"] != now["state"],
+            then["open"] != now["open"],
+            z3.Not(system.nothing_kept(then)),
+        )
+        careful = _careful(system, now, message)
+        first = z3.And(
+            z3.Not(now["agreed"]), answers.commands(message, lambda row: row.does == "negotiate")
+        )
+        later = z3.And(
+            now["agreed"],
+            z3.Or(
+                answers.commands(message, lambda row: row.does == "reset"),
+                reads_state(message),
+                z3.And(answers.sets(message), answers.sets_out(now, message)),
+            ),
+        )
+        wanted = z3.And(careful, z3.Not(z3.And(message.get, message.set)), z3.Or(first, later))
+        return z3.Or(
+            z3.And(system.is_event(event, "disconnect"), left),
+            z3.And(system.is_event(event, "connect"), z3.Not(system.nothing_kept(then))),
+            z3.And(system.is_event(event, "refused", "ignored"), wanted),
+        )
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        return z3.And(system.is_event(event, "disconnect"), now["agreed"], now["open"])
+
+    return bad, premise
+
+
+def _left_for_good(encoding: Encoding) -> Iterator[Query]:
+    """From no state is the way back to the initial one longer than a reset and a request."""
+    spec, system = encoding.spec, ConnectionSystem.of(encoding)
+    initial, landing = encoding.state(spec.initial), spec.event("reset").to
+    state = encoding.variable("state")
+    message = system.answers.message("back")
+
+    def by_request(from_: Term) -> Formula:
+        goes = system.answers.sets_out({"state": from_}, message)
+        return z3.Or(from_ == initial, goes)
+
+    reset = by_request(state if landing is None else encoding.state(landing))
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        word = encoding.read_flags(model)
+        name = encoding.read_state(model, state) or "?"
+        text = (
+            f"a client that finds the device in {name} cannot bring it to {spec.initial}, with a "
+            f"reset or without (capabilities {encoding.set_name(word)})"
+        )
+        return Example(text, path_trace(spec, word, [name], text))
+
+    known = z3.And(system.facts, encoding.supported(state), message.asked == initial)
+    back = z3.Or(by_request(state), reset)
+    yield Query("stranded", "claim", (known, z3.Not(back)), "unsat", explain)
+
+
+def _w7(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    answers, spec = system.answers, system.encoding.spec
+    expected = number_of(_listing()["refusal"]["errno"])
+    named = [row.errno for row in system.wire.answers]
+    named += [row.errno for row in spec.requests]
+    named += [row.errno for row in spec.refusals]
+    refusals = sorted({number_of(errno) for errno in named} - {0})
+
+    def bad(now: Situation, event: Term, _then: Situation) -> Formula:
+        moment = str(event).partition("@")[2]
+        message = answers.message(moment)
+        refused, failed = system.is_event(event, "refused"), system.is_event(event, "failed")
+        errno, failure = answers.errno(now, moment), answers.failure(moment)
+        against_table = z3.And(
+            now["agreed"],
+            _careful(system, now, message),
+            answers.sets(message),
+            z3.Not(message.get),
+            answers.refusal(now, message) != 0,
+            system.is_event(event, *_MESSAGES),
+            z3.Not(z3.And(refused, errno == expected)),
+        )
+        taken_for_refusal = any_of([failure == number for number in (0, *refusals)])
+        return z3.Or(z3.And(refused, errno == 0), z3.And(failed, taken_for_refusal), against_table)
+
+    def premise(_now: Situation, event: Term, _then: Situation) -> Formula:
+        return system.is_event(event, "failed")
+
+    return bad, premise
+
+
+def _w8(system: ConnectionSystem) -> tuple[Bad, Bad]:
+    def bad(now: Situation, event: Term, _then: Situation) -> Formula:
+        occasions = system.answers.occasions(now, _message(system, event))
+        unknown = any_of([occasions[name] for name in _UNKNOWN])
+        return z3.And(system.is_event(event, "served", "failed"), unknown)
+
+    def premise(now: Situation, event: Term, _then: Situation) -> Formula:
+        message = _message(system, event)
+        unknown = system.answers.occasions(now, message)["feature_unknown"]
+        only_get = z3.And(message.get, z3.Not(message.set), z3.Not(message.probe))
+        refused = z3.And(system.is_event(event, "refused"), now["agreed"], unknown)
+        return z3.And(refused, only_get, _careful(system, now, message))
+
+    return bad, premise
+
+
+_W3_QUERIES, _W3_SEARCH = _about(_w3, ("within",), 4)
+
+
+def _w3_queries(encoding: Encoding) -> Iterator[Query]:
+    yield from _W3_QUERIES(encoding)
+    system = ConnectionSystem.of(encoding)
+
+    def put_off(_now: Situation, event: Term, then: Situation) -> Formula:
+        return z3.And(system.is_event(event, "put_off"), then["keeps_put_off_fds"] > 0)
+
+    yield system.happens("put-off", put_off, 4)
+
+
+_W6_QUERIES, _W6_SEARCH = _about(_w6, ("supported", "nobody"), 4)
+
+
+def _w6_queries(encoding: Encoding) -> Iterator[Query]:
+    yield from _left_for_good(encoding)
+    yield from _W6_QUERIES(encoding)
+
+
+_EVERY = "every run of a server and its clients, whatever they send, under every capability set"
+
+WIRE: tuple[Obligation, ...] = (
+    Obligation(
+        "W1",
+        "Nothing is served and nothing is asked of the client before the version is agreed, and it "
+        "is agreed at most once on a connection.",
+        _EVERY,
+        "induction",
+        "Sizes and bounds mean nothing until both sides have agreed on them.",
+        *_about(_w1, ("agreed-once",), 2),
+    ),
+    Obligation(
+        "W2",
+        "Every command gets exactly one reply, and none if it asked for none, refused or not; what "
+        "is no command gets none.",
+        _EVERY,
+        "induction",
+        "A client that waits for a reply that never comes hangs; one that gets two is out of step.",
+        *_about(_w2, ("counted",), 3),
+    ),
+    Obligation(
+        "W3",
+        "Sizes, counts and descriptors are bounded: nothing over its bound is served, and what the "
+        "server keeps never exceeds a limit that the table states.",
+        _EVERY,
+        "induction",
+        "What a client can make grow without bound, a hostile one will.",
+        _w3_queries,
+        _W3_SEARCH,
+    ),
+    Obligation(
+        "W4",
+        "A refused command changes nothing: not the device, not the session, not what was agreed, "
+        "not what the server keeps.",
+        _EVERY,
+        "induction",
+        "A client that was refused must be able to go on as if it had not asked.",
+        *_about(_w4, (), 4),
+    ),
+    Obligation(
+        "W5",
+        "Migration data is read in exactly the states that stream out, and written in exactly "
+        "those that stream in.",
+        _EVERY,
+        "induction",
+        "Over a socket there is no descriptor to close: the state alone must decide.",
+        *_about(_w5, (), 4),
+    ),
+    Obligation(
+        "W6",
+        "A client that goes away takes its maps and interrupts with it and leaves the device as it "
+        "is; the next one negotiates anew, can read the state, and can reach the initial state "
+        "with at most one reset.",
+        _EVERY,
+        "induction",
+        "A server whose client was killed in mid-migration once refused every later client.",
+        _w6_queries,
+        _W6_SEARCH,
+    ),
+    Obligation(
+        "W7",
+        "A client can tell a refusal from a failure: what the migration table refuses is answered "
+        "as Linux answers it, a failed arc whose device names no errno never so, and no error is "
+        "zero.",
+        _EVERY,
+        "induction",
+        "After a refusal nothing has changed; after a failure the state must be read back.",
+        *_about(_w7, (), 3),
+    ),
+    Obligation(
+        "W8",
+        "Only what the table gives a meaning is served: no unknown message, command, flag, feature "
+        "or method, none that was not agreed on, and none out of its place.",
+        _EVERY,
+        "induction",
+        "A number that is looked up past the end of a table is how servers are taken over.",
+        *_about(_w8, (), 3),
+    ),
+)
+"""Family W; W8 beside what DESIGN.md asks, for the numbers of the wire."""

@@ -1,0 +1,222 @@
+"""Transition systems: variables, named events, and what can be asked about their runs.
+
+A `System` is built from the table by a subclass: it says which variables there are, how a run
+begins, and what each event does. From that come the kinds of query a proof about behaviour needs:
+
+- *inductive*: a lemma holds at the start, and each event keeps it; so it holds in runs of any
+  length.
+- *never*: between a situation in which the lemmas hold and the next, something never happens.
+- *bounded*: no run from the start of up to so many events ends badly; the first that does is a
+  shortest trace.
+
+Every event has a name of its own (the variable `event`), so a model says which one fired.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import z3
+
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.obligation import Example, Query
+
+Term: TypeAlias = z3.ExprRef
+Situation: TypeAlias = Mapping[str, Term]
+"""The variables at one moment, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that can happen.
+
+    Attributes:
+        name: Its name.
+        guard: When it can happen.
+        updates: What it changes; every other variable stays as it is.
+    """
+
+    name: str
+    guard: Formula
+    updates: Mapping[str, Term] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Lemma:
+    """Something that holds in every situation a run can reach.
+
+    Attributes:
+        name: A short name.
+        words: What it says, one sentence.
+        formula: What it says, of a situation.
+    """
+
+    name: str
+    words: str
+    formula: Callable[[Situation], Formula]
+
+
+Bad: TypeAlias = Callable[[Situation, Term, Situation], Formula]
+"""A step that must never happen: the situation before, the event, the situation after."""
+
+
+class System(abc.ABC):
+    """A transition system over the table.
+
+    Attributes:
+        encoding: The table in z3.
+        sorts: The variables: each name with its sort.
+        events: The names of the events, in the order in which traces prefer them.
+    """
+
+    sorts: Mapping[str, z3.SortRef]
+    events: Sequence[str]
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+
+    # --- what a subclass says ---
+
+    @property
+    @abc.abstractmethod
+    def facts(self) -> Formula:
+        """What holds throughout a run: which capability sets there are, what the table says."""
+
+    @abc.abstractmethod
+    def start(self, now: Situation) -> Formula:
+        """A run begins like this."""
+
+    @abc.abstractmethod
+    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+        """What can happen in a situation; `choose` makes a value that the solver picks."""
+
+    @abc.abstractmethod
+    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
+        """Tell a run that a model describes."""
+
+    # --- situations and steps ---
+
+    def situation(self, moment: int | str) -> Situation:
+        """The variables at one moment."""
+        return {name: z3.Const(f"{name}@{moment}", sort) for name, sort in self.sorts.items()}
+
+    def event(self, moment: int | str) -> Term:
+        """Which event happens at one moment, by its index in `events`."""
+        return z3.Const(f"event@{moment}", self._event_sort)
+
+    @functools.cached_property
+    def _event_sort(self) -> z3.SortRef:
+        return z3.BitVecSort(max(1, (len(self.events) - 1).bit_length()))
+
+    def is_event(self, term: Term, *names: str) -> Formula:
+        """The event is one of these."""
+        return any_of([term == self._event_value(name) for name in names])
+
+    def _event_value(self, name: str) -> Term:
+        return z3.BitVecVal(self.events.index(name), self._event_sort.size())
+
+    @functools.cache  # noqa: B019 - a system lives as long as its encoding
+    def step(self, moment: int) -> Formula:
+        """One event happens between this moment and the next."""
+        return self.relation(self.situation(moment), self.situation(moment + 1), moment)
+
+    def relation(self, now: Situation, then: Situation, moment: int) -> Formula:
+        """The event of this moment, with what is chosen at it, leads from one situation to another.
+
+        Two relations of the same moment share event and choices: that compares two lives.
+        """
+        event = self.event(moment)
+
+        def choose(name: str, sort: z3.SortRef) -> Term:
+            return z3.Const(f"{name}@{moment}", sort)
+
+        cases = []
+        for happening in self.happenings(now, choose):
+            changes = [
+                then[name] == happening.updates.get(name, term) for name, term in now.items()
+            ]
+            cases.append(
+                z3.And(event == self._event_value(happening.name), happening.guard, *changes)
+            )
+        return any_of(cases)
+
+    # --- queries ---
+
+    def inductive(self, lemmas: Sequence[Lemma]) -> Iterator[Query]:
+        """The lemmas hold at the start, and together they survive every event."""
+        begin, now, then = self.situation("start"), self.situation(0), self.situation(1)
+        held = [lemma.formula(now) for lemma in lemmas]
+        for lemma in lemmas:
+            yield Query(
+                f"begins-{lemma.name}",
+                "step",
+                (self.facts, self.start(begin), z3.Not(lemma.formula(begin))),
+                "unsat",
+                _says(f"a run can begin without: {lemma.words}"),
+            )
+            yield Query(
+                f"keeps-{lemma.name}",
+                "step",
+                (self.facts, self.step(0), *held, z3.Not(lemma.formula(then))),
+                "unsat",
+                _says(f"an event can end: {lemma.words}"),
+            )
+
+    def never(self, name: str, bad: Bad, lemmas: Sequence[Lemma] = ()) -> Iterator[Query]:
+        """From no situation in which the lemmas hold does a bad step lead on."""
+        now, then = self.situation(0), self.situation(1)
+        held = [lemma.formula(now) for lemma in lemmas]
+        yield Query(
+            f"never-{name}",
+            "step",
+            (self.facts, self.step(0), *held, bad(now, self.event(0), then)),
+            "unsat",
+            _says(f"the lemmas do not rule out {name}"),
+        )
+
+    def run(self, length: int, *conditions: Formula) -> tuple[Formula, ...]:
+        """The formulas of a run of so many events from the start."""
+        return (
+            self.facts,
+            self.start(self.situation(0)),
+            *(self.step(moment) for moment in range(length)),
+            *conditions,
+        )
+
+    def bounded(self, bad: Bad, depth: int) -> Iterator[Query]:
+        """No run of up to `depth` events ends with a bad step; shorter runs are asked first."""
+        for length in range(1, depth + 1):
+            last = length - 1
+            wrong = bad(self.situation(last), self.event(last), self.situation(length))
+            yield Query(
+                f"within-{length}", "claim", self.run(length, wrong), "unsat", self._telling(length)
+            )
+
+    def happens(self, name: str, wanted: Bad, length: int, *conditions: Formula) -> Query:
+        """A witness: some run of this length from the start ends with a step like this."""
+        last = length - 1
+        good = wanted(self.situation(last), self.event(last), self.situation(length))
+        return Query(
+            name, "witness", self.run(length, good, *conditions), "sat", self._telling(length)
+        )
+
+    def _telling(self, length: int) -> Callable[[z3.ModelRef | None], Example]:
+        def explain(model: z3.ModelRef | None) -> Example:
+            assert model is not None
+            run = [self.situation(moment) for moment in range(length + 1)]
+            fired = [
+                self.events[model.eval(self.event(moment), model_completion=True).as_long()]
+                for moment in range(length)
+            ]
+            return self.tell(model, run, fired)
+
+        return explain
+
+
+def _says(text: str) -> Callable[[z3.ModelRef | None], Example]:
+    """Explain an answer with a fixed sentence."""
+    return lambda _model: Example(text)

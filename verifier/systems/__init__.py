@@ -1,0 +1,1 @@
+"""The transition systems of which the obligations speak."""

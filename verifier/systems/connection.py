@@ -1,0 +1,376 @@
+"""A vfio-user connection as a transition system, built from two tables.
+
+A client sends what it likes: any command with any number, size and count of descriptors, with and
+without No_reply, before and after a version is agreed, replies that nobody asked for; it stops
+reading, goes away and comes back. The server serves or answers as `model/wire.toml` says, and the
+device moves as the migration table says. Here a request for a state is one step: the device gets to
+its target, or to where an arc failed.
+
+An occasion of `[[answers]]` without a row is not looked at, so that what it would have refused is
+served: that is how a table can break a promise.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import z3
+
+from vfio_migration.model import Event as EventRow
+from vfio_migration.model.wire import Wire, load_wire
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.obligation import Example
+from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.systems.connection_answers import BOOL, INT, Answers, Choose, Message
+
+_PUT_OFF = ("put_off_commands", "put_off_data", "put_off_fds")
+"""The holdings that a command which is put off adds to."""
+
+
+class ConnectionSystem(System):
+    """A server, its device and whoever connects.
+
+    The variables:
+        connected, closing: A client is there; the server will end the connection.
+        agreed, versions: A version is agreed; how often one was on this connection.
+        peer: The client's max_data_xfer_size.
+        has_...: An option was agreed on.
+        due, sent: How many replies this connection owes, and how many were sent.
+        keeps_...: What the server keeps, by the name of the holding.
+        state, open: Where the device stands, and whether a data session is open.
+        logging: DMA is logged.
+        work: What the device was made to do.
+    """
+
+    events = (
+        "connect",
+        "served",
+        "refused",
+        "failed",
+        "ignored",
+        "deliver",
+        "ask",
+        "answered",
+        "put_off",
+        "taken_up",
+        "disconnect",
+    )
+
+    def __init__(self, encoding: Encoding, wire: Wire) -> None:
+        super().__init__(encoding)
+        self.wire = wire
+        self.answers = Answers(encoding, wire)
+        self.device = self.answers.device
+        self.options = sorted({row.needs for row in wire.commands if row.needs is not None})
+        self.sorts = {
+            **dict.fromkeys(("connected", "closing", "agreed", "open", "logging"), BOOL),
+            **dict.fromkeys(("versions", "peer", "due", "sent", "work"), INT),
+            **{f"has_{name}": BOOL for name in self.options},
+            **{f"keeps_{row.name}": INT for row in wire.holdings},
+            "state": encoding.state_sort,
+        }
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> ConnectionSystem:
+        """The system of this encoding, made once; so is the wire it is about."""
+        wire = encoding.once("wire", load_wire)
+        return encoding.once(cls.__name__, lambda: cls(encoding, wire))
+
+    @property
+    def facts(self) -> Formula:
+        """What holds of the device throughout a run."""
+        return self.device.facts
+
+    # --- the system ---
+
+    def start(self, now: Situation) -> Formula:
+        """A device in the initial state; nobody has ever connected."""
+        spec = self.encoding.spec
+        zero = [term == 0 for term in now.values() if term.sort() == INT]
+        false = [z3.Not(term) for term in now.values() if term.sort() == BOOL]
+        return z3.And(now["state"] == self.encoding.state(spec.initial), *zero, *false)
+
+    def happenings(self, now: Situation, choose: Choose) -> list[Event]:
+        """Everything the client can do to the server, and the server to the client."""
+        message = Message.chosen(self.encoding, choose)
+        verdict = self.answers.verdict(now, message)
+        there = z3.And(now["connected"], z3.Not(now["closing"]))
+        awaited = z3.And(self.answers.is_type(message, "reply"), now["keeps_server_commands"] > 0)
+        reads = z3.And(
+            there, z3.Not(awaited), self._sensible(now, message), self._room(now, "replies")
+        )
+        single = self._single(message)
+        comes = z3.And(reads, single)
+        replies = {**self._owing(now, message), **self._answering(now, message)}
+        served = z3.And(reads, verdict == 0, z3.Or(message.quiet, single))
+        done = choose("done", INT)
+        piecemeal = z3.And(
+            self.answers.commands(message, lambda row: not row.whole),
+            self.answers.comes_from(verdict, "argument_invalid"),
+        )
+        return [
+            Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),
+            Event(
+                "served", z3.And(served, done >= 0), self._served(now, message, choose) | replies
+            ),
+            Event(
+                "refused",
+                z3.And(comes, done >= 0, self.answers.comes_to(verdict, "error", "closes")),
+                {
+                    **replies,
+                    "closing": self.answers.comes_to(verdict, "closes"),
+                    "work": now["work"] + z3.If(piecemeal, done, z3.IntVal(0)),
+                },
+            ),
+            self._failed(now, message, choose, served, replies),
+            Event(
+                "ignored",
+                z3.And(comes, self.answers.comes_to(verdict, "ignored")),
+                self._owing(now, message),
+            ),
+            Event(
+                "deliver",
+                z3.And(now["connected"], now["keeps_replies"] > 0),
+                {"keeps_replies": now["keeps_replies"] - 1, "sent": now["sent"] + 1},
+            ),
+            Event(
+                "ask",
+                z3.And(there, self._may_ask(now, message), self._room(now, "server_commands")),
+                {"keeps_server_commands": now["keeps_server_commands"] + 1},
+            ),
+            Event(
+                "answered",
+                z3.And(there, awaited),
+                {"keeps_server_commands": now["keeps_server_commands"] - 1},
+            ),
+            self._put_off(now, message, z3.And(there, z3.Not(awaited))),
+            Event(
+                "taken_up",
+                z3.And(there, now["keeps_server_commands"] == 0),
+                {f"keeps_{name}": z3.IntVal(0) for name in _PUT_OFF},
+            ),
+            Event("disconnect", now["connected"], self._gone(now)),
+        ]
+
+    def _put_off(self, now: Situation, message: Message, comes: Formula) -> Event:
+        """A command that has to wait until the client has given memory of the guest is kept.
+
+        It is served or refused after that, and owed a reply from then on. What cannot be read, or
+        is longer than any command, is not put off.
+        """
+        amounts = (z3.IntVal(1), message.size - self.wire.header_size, message.fds)
+        kept = {
+            f"keeps_{name}": now[f"keeps_{name}"] + amount
+            for name, amount in zip(_PUT_OFF, amounts, strict=True)
+        }
+        largest = self.wire.largest_request
+        read = z3.And(
+            message.size >= self.wire.header_size,
+            message.size <= largest if largest is not None else z3.BoolVal(True),
+            message.fds >= 0,
+            message.fds <= self.wire.limit("max_msg_fds").value,
+        )
+        waits = z3.And(now["agreed"], now["keeps_server_commands"] > 0)
+        room = [self._fits_in(kept[f"keeps_{name}"], name) for name in _PUT_OFF]
+        return Event(
+            "put_off",
+            z3.And(comes, waits, self.answers.is_type(message, "command"), read, *room),
+            kept,
+        )
+
+    def _sensible(self, now: Situation, message: Message) -> Formula:
+        """What no message can be: counts below zero, more taken than is there."""
+        takes = [
+            message.removed <= now[f"keeps_{row.removes}"]
+            for row in self.wire.commands
+            if row.removes is not None
+        ]
+        counts = (message.size, message.fds, message.count, message.added, message.removed)
+        return z3.And(*(term >= 0 for term in counts), *takes)
+
+    def _single(self, message: Message) -> Formula:
+        """The message stands for itself, and not for a flood of messages like it."""
+        many = self.answers.commands(message, lambda row: row.takes_fds == "many")
+        return z3.If(many, message.added <= message.fds, message.added == 1)
+
+    def _room(self, now: Situation, name: str) -> Formula:
+        """There is room in a holding at whose limit the server waits."""
+        return self._fits_in(now[f"keeps_{name}"] + 1, name)
+
+    def _fits_in(self, amount: Term, name: str) -> Formula:
+        """So much is within the limit of a holding, if the server waits there."""
+        row = self.wire.holding(name)
+        if row.limit is None or row.full != "waits":
+            return z3.BoolVal(True)
+        return amount <= self.wire.limit(row.limit).value
+
+    def _owing(self, now: Situation, message: Message) -> dict[str, Term]:
+        """A command that did not ask for silence is owed a reply."""
+        owed = z3.And(z3.Not(message.quiet), z3.Not(self.answers.is_type(message, "reply")))
+        return {"due": now["due"] + z3.If(owed, z3.IntVal(1), z3.IntVal(0))}
+
+    def _answering(self, now: Situation, message: Message) -> dict[str, Term]:
+        silent = z3.Or(message.quiet, self.answers.is_type(message, "reply"))
+        some = z3.If(silent, z3.IntVal(0), z3.IntVal(1))
+        return {"keeps_replies": now["keeps_replies"] + some}
+
+    def _served(self, now: Situation, message: Message, choose: Choose) -> dict[str, Term]:
+        encoding = self.encoding
+        negotiates = self.answers.commands(message, lambda row: row.does == "negotiate")
+        resets = self.answers.commands(message, lambda row: row.does == "reset")
+        setting = z3.And(message.set, z3.Not(message.probe))
+        starts = z3.And(
+            setting, self.answers.features(message, lambda row: row.logging == "starts")
+        )
+        stops = z3.And(setting, self.answers.features(message, lambda row: row.logging == "stops"))
+        moves = z3.And(self.answers.sets(message), self.answers.sets_out(now, message))
+        arrived = self.answers.reached(now, message)
+        reset = self._landing(encoding.spec.event("reset"), now["state"], now["open"])
+        state = z3.If(moves, arrived, now["state"])
+        return {
+            "agreed": z3.Or(now["agreed"], negotiates),
+            "versions": now["versions"] + z3.If(negotiates, z3.IntVal(1), z3.IntVal(0)),
+            "peer": z3.If(negotiates, choose("offer", INT), now["peer"]),
+            **{
+                f"has_{name}": z3.If(negotiates, choose(f"has_{name}'", BOOL), now[f"has_{name}"])
+                for name in self.options
+            },
+            **{
+                f"keeps_{row.name}": self.answers.kept(now, message, row.name)
+                for row in self.wire.holdings
+            },
+            "state": z3.If(resets, reset["state"], state),
+            "open": z3.If(
+                resets, reset["open"], z3.If(moves, self.device.streams(arrived), now["open"])
+            ),
+            "logging": z3.And(z3.Or(now["logging"], starts), z3.Not(stops)),
+            "work": now["work"] + choose("done", INT),
+        }
+
+    def _failed(
+        self,
+        now: Situation,
+        message: Message,
+        choose: Choose,
+        served: Formula,
+        replies: dict[str, Term],
+    ) -> Event:
+        """An arc fails: the device is where the path had got, or where the table has it land."""
+        spec, device = self.encoding.spec, self.device
+        stop = choose("stop", self.encoding.state_sort)
+        for_good = choose("for_good", BOOL)
+        on_the_way = z3.And(
+            self.answers.sets(message),
+            self.answers.sets_out(now, message),
+            stop != message.asked,
+            stop != self.encoding.none,
+            device.on_path(now["state"], message.asked, stop),
+        )
+        back, lost = (
+            self._landing(spec.event("arc_failed"), stop, device.streams(stop)),
+            self._landing(spec.event("arc_failed_for_good"), stop, device.streams(stop)),
+        )
+        landed = {name: z3.If(for_good, lost[name], back[name]) for name in back}
+        return Event("failed", z3.And(served, on_the_way), {**replies, **landed})
+
+    def _landing(self, row: EventRow, state: Term, session: Formula) -> dict[str, Term]:
+        """What a row of [[events]] makes of a device in this state."""
+        return {
+            "state": state if row.to is None else self.encoding.state(row.to),
+            "open": z3.BoolVal(False) if row.session == "ended" else session,
+        }
+
+    def _may_ask(self, now: Situation, message: Message) -> Formula:
+        """The server sends a command of its own, no larger than the client allows."""
+        may = []
+        for row in self.wire.commands:
+            if row.sender == "server":
+                bounds = [now["peer"] for bound in (row.request_bound, row.reply_bound) if bound]
+                within = [message.count <= bound for bound in bounds]
+                early = z3.BoolVal(row.before_version)
+                may.append(
+                    z3.And(message.number == row.number, z3.Or(now["agreed"], early), *within)
+                )
+        return z3.And(any_of(may), message.count >= 0)
+
+    def _gone(self, now: Situation) -> dict[str, Term]:
+        """Nothing of a connection outlives it but what the disconnect row keeps."""
+        spec = self.encoding.spec
+        row = spec.event("disconnect")
+        stays = {"work"} | {
+            f"keeps_{holding.name}"
+            for holding in self.wire.holdings
+            if holding.belongs_to == "client" and holding.name not in row.drops
+        }
+        cleared: dict[str, Term] = {
+            name: z3.IntVal(0) if sort == INT else z3.BoolVal(False)
+            for name, sort in self.sorts.items()
+            if sort in (INT, BOOL) and name not in stays
+        }
+        return cleared | self._landing(row, now["state"], now["open"])
+
+    # --- lemmas ---
+
+    @functools.cached_property
+    def lemmas(self) -> dict[str, Lemma]:
+        """What proofs about the connection lean on, by name."""
+        encoding = self.encoding
+        found = [
+            Lemma(
+                "supported",
+                "the device stands in a state its capability set has",
+                lambda now: encoding.supported(now["state"]),
+            ),
+            Lemma(
+                "agreed-once",
+                "a version is agreed once on a connection, or not at all",
+                lambda now: now["versions"] == z3.If(now["agreed"], z3.IntVal(1), z3.IntVal(0)),
+            ),
+            Lemma(
+                "counted",
+                "each reply that is due was sent or waits to be sent",
+                lambda now: z3.And(
+                    now["due"] == now["sent"] + now["keeps_replies"], now["keeps_replies"] >= 0
+                ),
+            ),
+            Lemma(
+                "within",
+                "what the server keeps is within its limits",
+                lambda now: z3.And(
+                    [
+                        z3.And(now[f"keeps_{row.name}"] >= 0, self.fits(now, row.name))
+                        for row in self.wire.holdings
+                    ]
+                ),
+            ),
+            Lemma(
+                "nobody",
+                "nothing is kept for a client that is not there",
+                lambda now: z3.Or(now["connected"], self.nothing_kept(now)),
+            ),
+        ]
+        return {lemma.name: lemma for lemma in found}
+
+    def lemma(self, *names: str) -> list[Lemma]:
+        """The lemmas of these names."""
+        return [self.lemmas[name] for name in names]
+
+    def fits(self, now: Situation, name: str) -> Formula:
+        """The server keeps no more than it says it does, or nothing if it does not say."""
+        limit = self.wire.holding(name).limit
+        return now[f"keeps_{name}"] <= (0 if limit is None else self.wire.limit(limit).value)
+
+    def nothing_kept(self, now: Situation) -> Formula:
+        """The server keeps nothing for the client."""
+        return z3.And(
+            z3.Not(now["agreed"]), *(now[f"keeps_{row.name}"] == 0 for row in self.wire.holdings)
+        )
+
+    # --- back from z3 ---
+
+    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
+        """Tell a run as a trace."""
+        from vfio_migration.verifier.systems.connection_story import tell
+
+        return tell(self, model, run, events)
