@@ -195,6 +195,8 @@ _NEEDED = {
     "words": ("header",),
     "limits": ("max_msg_fds", "max_data_xfer_size"),
     "holdings": (
+        "mapped_files",
+        "mapped_mib",
         "replies",
         "server_commands",
         "put_off_commands",

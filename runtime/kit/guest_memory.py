@@ -33,6 +33,11 @@ PEER_DMA: Final = "start_p2p_dma"
 MAX_MAPS: Final = WIRE.bound("dma_maps")
 """How many maps a client may have, if nothing else is said."""
 
+MAX_MAPPED_FILES: Final = WIRE.bound("mapped_files")
+"""How many of the maps may have come with a descriptor."""
+MAX_MAPPED_BYTES: Final = WIRE.bound("mapped_mib") << 20
+"""How many bytes these may be, all together."""
+
 _MAX_ADDRESS: Final = 1 << 64
 
 
@@ -114,6 +119,7 @@ class GuestMemory:
         self._max_maps = max_maps
         self._gate = gate
         self._maps: list[GuestMap] = []
+        self._mapped_files = self._mapped_bytes = 0
         self._starts: list[int] = []
         self._windows: list[tuple[int, int]] = []
 
@@ -165,9 +171,21 @@ class GuestMemory:
         peer = any(iova < end and start < iova + size for start, end in self._windows)
         made = GuestMap(iova, size, readable, writable, peer)
         if fd is not None:
+            self._check_room(size)
             made = with_file(made, fd, offset, file_io=file_io, devices=self.device_memory)
+            self._mapped_files += 1
+            self._mapped_bytes += size
         self._maps.insert(place, made)
         self._starts.insert(place, iova)
+
+    def _check_room(self, size: int) -> None:
+        """See whether one more range of `size` bytes that comes with a descriptor can be kept."""
+        if self._mapped_files >= MAX_MAPPED_FILES:
+            message = f"{self._mapped_files} maps with a descriptor are all"
+            raise ServedError(message, occasion="holding_full")
+        if size > MAX_MAPPED_BYTES - self._mapped_bytes:
+            message = f"{MAX_MAPPED_BYTES} bytes are mapped at most, {self._mapped_bytes} are"
+            raise ServedError(message, occasion="holding_full")
 
     def unmap(self, iova: int, size: int) -> None:
         """Take back a range that was mapped exactly so.
@@ -183,11 +201,16 @@ class GuestMemory:
             message = f"{iova:#x}+{size:#x} is not mapped so"
             raise ServedError(message, occasion="map_unknown")
         del self._starts[place]
-        self._maps.pop(place).close()
+        gone = self._maps.pop(place)
+        if gone.view is not None:
+            self._mapped_files -= 1
+            self._mapped_bytes -= gone.size
+        gone.close()
 
     def unmap_all(self) -> None:
         """Take back all ranges."""
         maps, self._maps, self._starts = self._maps, [], []
+        self._mapped_files = self._mapped_bytes = 0
         for gone in maps:
             gone.close()
         if self._copy is not None:

@@ -22,8 +22,12 @@ TIMEOUT_S: Final = 4.0
 """How long the receiver may take to answer. It waits for nobody, so it takes no time but to start.
 Below the 5 s in which SIGTERM ends a server."""
 
-MAX_LEFT: Final = 64
-"""How many receivers may be left behind before no more descriptors are received."""
+MAX_LEFT: Final = 16
+"""How many receivers may be left behind before no more descriptors are received. TasksMax= and
+MemoryMax= of contrib/systemd have room for them, and for the one that is used."""
+
+MIB_EACH: Final = 5
+"""How much memory one takes at most, in MiB; 4.3 were measured (Python 3.11)."""
 
 _DRAINED: Final = 1 << 16
 """How many bytes are forgotten at a time."""
@@ -96,12 +100,17 @@ class DescriptorReceiver:
     def _hold(self, sock: socket.socket) -> None:
         """Have the process have the socket too, until it ends. Raises `OSError` if it cannot."""
         sock.shutdown(socket.SHUT_RDWR)  # the other end sees this one close
-        self._ask(REQUEST.pack(0, 0, False, False), sock, 0)
+        self._ask(REQUEST.pack(0, 0, False, False), sock, 0, limited=False)
 
     def peer_gone(self) -> None:
         """Take note that the peer went away."""
         if self._tainted:
             self._leave()
+
+    @property
+    def process(self) -> int:
+        """The process that receives them now, or 0."""
+        return self._process
 
     def close(self) -> None:
         """Let the process end, without waiting for it."""
@@ -111,11 +120,11 @@ class DescriptorReceiver:
         self.close()
 
     def _ask(
-        self, request: bytes, sock: socket.socket, room: int
+        self, request: bytes, sock: socket.socket, room: int, *, limited: bool = True
     ) -> tuple[bool, list[tuple[int, int, bytes]]]:
         try:
             if self._control < 0:
-                self._start()
+                self._start(limited=limited)
             control = socket.socket(fileno=self._control)
             try:
                 reply, came = _answer(control, request, sock, room)
@@ -127,9 +136,10 @@ class DescriptorReceiver:
         whole, self._tainted = REPLY.unpack(reply)
         return whole, came
 
-    def _start(self) -> None:
+    def _start(self, *, limited: bool) -> None:
+        """Start the process; one that only holds a socket ends when it is left."""
         _reap()
-        if len(_left) >= MAX_LEFT:
+        if limited and len(_left) >= MAX_LEFT:
             raise OSError(f"{MAX_LEFT} processes wait for descriptors of peers to be closed")
         if not sys.executable:
             raise OSError("there is no Python to start")

@@ -243,7 +243,7 @@ EDITS = {
         "commands", 9, "request_padding", "max_padding"
     ),
     "features: has no row with moves = true": ("features", 1, "moves", False),
-    "holdings: has no row with name = \"replies\"": ("holdings", 2, "name", "answers"),
+    "holdings: has no row with name = \"replies\"": ("holdings", 4, "name", "answers"),
     "commands[1].sned: is a key that nothing reads": ("commands", 1, "sned", 1),
     "title: \"\": is empty": ("title", None, None, ""),
 }  # fmt: skip

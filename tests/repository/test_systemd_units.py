@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -18,15 +19,20 @@ from server_process import until
 
 from vfio_migration.cli import stopping
 from vfio_migration.cli.main import parser
+from vfio_migration.runtime.kit import event_signal
 from vfio_migration.runtime.protocol.layout import WIRE
 from vfio_migration.runtime.server import status
-from vfio_migration.runtime.transport import listening
+from vfio_migration.runtime.transport import descriptor_receiver, listening
+from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 
 UNITS = ROOT / "contrib" / "systemd"
 SERVICE, SOCKET = UNITS / "vfio-migration@.service", UNITS / "vfio-migration@.socket"
 SERVING = (ROOT / "docs" / "serving.md").read_text("utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
 MIB = 1 << 20
+OWN_TASKS = 6
+"""The thread that serves, those of the log, the status socket and the end (two), and a process that
+holds a socket."""
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
@@ -64,15 +70,37 @@ def test_the_limits_of_the_unit_fit_the_bounds_of_the_page() -> None:
     total = int(re.search(r"That is (\d+) MiB", SERVING)[1])
     python, kept = map(int, re.search(r"\(some\s(\d+) MiB\).*?\((\d+) MiB", SERVING, re.S).groups())
     memory = int(re.fullmatch(r"(\d+)M", only(SERVICE, "MemoryMax"))[1])
-    assert memory >= total + python + kept + 64, "and 64 MiB, the memory device"
+    receivers = (descriptor_receiver.MAX_LEFT + 1) * descriptor_receiver.MIB_EACH
+    assert memory >= total + python + kept + receivers + 64, "and 64 MiB, the memory device"
+    assert f"{receivers} MiB" in SERVING
     assert f"the {total} MiB a client" in SECURITY
 
-    held = sum(map(WIRE.bound, ("dma_maps", "interrupts", "put_off_fds")))
+    held = sum(map(WIRE.bound, ("mapped_files", "interrupts", "put_off_fds")))
     held += WIRE.limit("max_msg_fds").value + 64  # on their way, and our own
     assert int(only(SERVICE, "LimitNOFILE")) >= held
 
     assert int(only(SERVICE, "TimeoutStopSec")) > stopping.STOP_TIMEOUT_S + 1
     assert int(only(SOCKET, "Backlog")) == listening.BACKLOG
+
+
+def test_the_unit_has_room_for_all_processes_and_threads_of_the_server() -> None:
+    """Those that clients can make it have: beyond TasksMax= no descriptor could be received."""
+    receivers = descriptor_receiver.MAX_LEFT + 1
+    signalling = event_signal.MAX_WAITING + 1
+    tasks = int(only(SERVICE, "TasksMax"))
+    assert tasks >= receivers + signalling + OWN_TASKS
+    assert f"At most {descriptor_receiver.MAX_LEFT} stay so" in SERVING
+
+
+def test_a_receiver_of_descriptors_takes_no_more_memory_than_is_stated() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.closing(DescriptorReceiver()) as receiver:
+        socket.send_fds(theirs, [b"x"], [theirs.fileno()])
+        [fd] = receiver.receive(ours, 1, 1)
+        os.close(fd)
+        about = Path(f"/proc/{receiver.process}/status").read_text("ascii")
+    anonymous = int(re.search(r"^RssAnon:\s+(\d+) kB", about, re.M)[1])
+    assert anonymous < descriptor_receiver.MIB_EACH << 10
 
 
 def test_the_socket_is_where_the_service_may_write() -> None:

@@ -10,11 +10,15 @@ import tempfile
 import pytest
 from descriptors import opened, settled
 
+from vfio_migration.runtime.kit import guest_memory
 from vfio_migration.runtime.kit.contract import ServedError
 from vfio_migration.runtime.kit.guest_memory import DmaFault, GuestMemory, NotPermitted
 from vfio_migration.runtime.kit.region import PEER_NAME, Memory
+from vfio_migration.runtime.protocol.layout import WIRE
 
 PAGE = 4096
+MAX_MAP_COUNT = 65530
+"""The default of vm.max_map_count."""
 
 
 def memfd(size: int = 4 * PAGE, *, seal: bool = False) -> int:
@@ -277,3 +281,58 @@ def test_nothing_leaks() -> None:
     assert opened() == before
     os.close(fd)
     os.close(sealed)
+
+
+def test_so_many_maps_come_with_a_descriptor_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound itself takes a descriptor to each: what is shown is that it is the one used."""
+    assert WIRE.bound("mapped_files") == guest_memory.MAX_MAPPED_FILES
+    monkeypatch.setattr(guest_memory, "MAX_MAPPED_FILES", 3)
+    fd = memfd()
+    memory = GuestMemory()
+    for at in range(3):
+        memory.map(at * PAGE, PAGE, fd=fd)
+    with pytest.raises(ServedError, match="3 maps with a descriptor are all") as refusal:
+        memory.map(3 * PAGE, PAGE, fd=fd)
+    assert refusal.value.occasion == "holding_full"
+    memory.map(3 * PAGE, PAGE)  # one without is no map of the process
+    memory.unmap(3 * PAGE, PAGE)
+    memory.unmap(0, PAGE)
+    memory.map(3 * PAGE, PAGE, fd=fd)
+    memory.unmap_all()
+    for at in range(3):
+        memory.map(at * PAGE, PAGE, fd=fd)
+    memory.drop()
+    os.close(fd)
+
+
+def test_so_many_bytes_come_with_a_descriptor_and_no_more() -> None:
+    most = WIRE.bound("mapped_mib") << 20
+    fd = memfd(most + PAGE)
+    memory = GuestMemory()
+    memory.map(0, most - PAGE, fd=fd)
+    memory.map(most, PAGE, fd=fd)
+    with pytest.raises(ServedError, match="bytes are mapped at most") as refusal:
+        memory.map(most + PAGE, 1, fd=fd)
+    assert refusal.value.occasion == "holding_full"
+    memory.unmap(most, PAGE)
+    with pytest.raises(ServedError, match="bytes are mapped at most"):
+        memory.map(most, PAGE + 1, fd=fd)
+    memory.map(most, PAGE, fd=fd)
+    memory.drop()
+    os.close(fd)
+
+
+def test_a_map_that_is_refused_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_memory, "MAX_MAPPED_FILES", 1)
+    short, long = memfd(PAGE), memfd(2 * PAGE)
+    memory = GuestMemory()
+    with pytest.raises(ServedError, match="bytes long"):
+        memory.map(0, 2 * PAGE, fd=short)
+    memory.map(0, 2 * PAGE, fd=long)
+    memory.drop()
+    os.close(short)
+    os.close(long)
+
+
+def test_half_of_the_maps_that_linux_gives_a_process_are_left_to_the_device() -> None:
+    assert WIRE.bound("mapped_files") <= MAX_MAP_COUNT // 2
