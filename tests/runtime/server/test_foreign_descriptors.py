@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import socket
 import struct
@@ -21,11 +22,16 @@ from pathlib import Path
 import pytest
 import raw_client as raw
 from awaited import wait_for
-from edu_client import BUFFER, FLAGS_ON, dma, dma_done, eventfd, signalled, until
+from edu_client import BUFFER, FLAGS_OFF, FLAGS_ON, dma, dma_done, eventfd, signalled, until
 from foreign_files import LingeringSockets, fuse_file
 from raw_client import Client, Refused
 
 PAGE = 4096
+RUNNING = 2
+NO_REPLY = 0x10
+TURNS = 300
+HANGS_S = 20
+"""After which a server that does not answer is taken to wait for its client."""
 SERVE = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
 ENDS_WITHIN_S = 5
 
@@ -205,31 +211,40 @@ def test_sigterm_ends_a_server_whose_client_sent_a_file_that_cannot_be_closed(
         assert server.wait(ENDS_WITHIN_S) == 0
 
 
-def test_an_eventfd_that_fills_up_between_two_looks_keeps_nobody_waiting(path: Path) -> None:
-    """One that blocks is written to the brim, and emptied, again and again by its client."""
+def empty(event: int) -> None:
+    if select.select([event], [], [], 0)[0]:
+        os.read(event, 8)
+
+
+def test_an_eventfd_that_is_filled_while_it_is_signalled_keeps_nobody_waiting(path: Path) -> None:
+    """One that blocks is filled by its client while the server adds to it, and stays full."""
     event = os.eventfd(0, os.EFD_CLOEXEC)
     full = struct.pack("=Q", 2**64 - 2)
-    over = threading.Event()
+    trigger = struct.pack("=5I", 20, FLAGS_OFF, 0, 0, 1)
 
-    def fill() -> None:
-        os.set_blocking(event, False)
-        while not over.is_set():
-            with suppress(BlockingIOError):
-                os.write(event, full)
-            with suppress(BlockingIOError):
-                os.read(event, 8)
-        with suppress(BlockingIOError):
-            os.read(event, 8)
+    def fill(emptied: threading.Event) -> None:
+        empty(event)
+        emptied.set()
+        os.write(event, full)
 
     with Client(path) as client:
         client.ask(raw.SET_IRQS, struct.pack("=5I", 20, FLAGS_ON, 0, 0, 1), fds=[event])
-        filler = threading.Thread(target=fill)
-        filler.start()
-        for _ in range(200):
-            client.write(0, 0x60, struct.pack("<I", 1))
-            client.write(0, 0x64, struct.pack("<I", 1))
-        over.set()
-        filler.join()
+        client.sock.settimeout(HANGS_S)
+        for turn in range(TURNS):
+            emptied = threading.Event()
+            filler = threading.Thread(target=fill, args=(emptied,), daemon=True)
+            for number in range(50):
+                client.send(raw.SET_IRQS, trigger, flags=NO_REPLY)
+                if number == turn % 50:
+                    filler.start()
+            try:
+                assert client.state == RUNNING
+            finally:
+                emptied.wait()
+                while filler.is_alive():  # it came too late, and waits for room
+                    empty(event)
+                    filler.join(0.001)
+            empty(event)
     os.close(event)
     serves_an_honest_client(path)
 
