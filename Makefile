@@ -57,13 +57,20 @@ pytest: setup ## the tests; ARGS="tests/model -k route" chooses among them, WORK
 	@echo '== pytest'
 	@$(BIN)/python -m pytest --quiet --no-header --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
+.PHONY: exhaustive
+exhaustive: setup ## every case of which `make test` tries a sample; CI runs it after `make test`
+	@echo '== pytest -m exhaustive'
+	@$(BIN)/python -m pytest --quiet --no-header --numprocesses $(WORKERS) --dist loadfile \
+		-m exhaustive $(ARGS)
+
 .PHONY: matrix
-matrix: ## pytest on each tested Python found here, each in its environment; EXCEPT=3.12
+matrix: ## pytest and exhaustive on each tested Python found here, each in its environment; EXCEPT=3.12
 	@for version in $(filter-out $(EXCEPT),$(PYTHONS)); do \
 		python=$$(requirements/find-python $$version 2>/dev/null) || \
 			{ echo "== Python $$version: not found, left out"; continue; }; \
 		echo "== Python $$version"; \
-		$(MAKE) --no-print-directory pytest VENV=.venv-$$version PYTHON="$$python" || exit 1; \
+		$(MAKE) --no-print-directory pytest exhaustive VENV=.venv-$$version PYTHON="$$python" || \
+			exit 1; \
 	done
 
 .PHONY: bench

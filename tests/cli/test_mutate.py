@@ -10,16 +10,27 @@ import sys
 
 import pytest
 from edits import BROKEN, broken, to_toml
+from samples import sample
 
 from vfio_migration.cli.main import main
 
 
-def test_what_is_caught_exits_with_0(capsys):
-    assert main(["mutate", "--only", "settable", "initial", "--jobs", "1"]) == 0
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    sample(
+        [(["settable", "off-grid", "--against", "T"], 12), (["settable", "initial"], 15)],
+        apart=2,
+        spread=True,
+    ),
+    ids=["T", "all"],
+)
+def test_what_is_caught_exits_with_0(capsys, arguments: list[str], count: int):
+    assert main(["mutate", "--jobs", "1", "--only", *arguments]) == 0
     out = capsys.readouterr().out
     assert ["settable", "8", "8", ".", "."] in [line.split() for line in out.splitlines()]
     assert "survived:" not in out
-    assert out.splitlines()[-1].startswith("15 mutants: 15 killed, 0 equivalent, 0 survived in ")
+    last = out.splitlines()[-1]
+    assert last.startswith(f"{count} mutants: {count} killed, 0 equivalent, 0 survived in ")
 
 
 def test_what_survives_is_told_and_exits_with_1(capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from edits import BROKEN, ROOT, broken, to_toml
+from samples import sample
 
 from vfio_migration.cli.main import main
 
@@ -80,18 +81,21 @@ def test_a_timeout_is_unknown_with_the_reason_and_exits_with_3(capsys):
 
 
 @pytest.mark.parametrize("path", ODD, ids=lambda path: path.stem)
-def test_an_odd_table_gets_verdicts_and_files(capsys, tmp_path, path):
+@pytest.mark.parametrize("only", sample([["--only", "T"], []], 2), ids=["T", "all"])
+def test_an_odd_table_gets_verdicts_and_files(capsys, tmp_path, path, only):
     """Whatever the verdicts: nothing crashes, and every file can be read."""
     junit, sarif, queries = tmp_path / "j.xml", tmp_path / "s.sarif", tmp_path / "queries"
     files = ["--junit", str(junit), "--sarif", str(sarif), "--smtlib", str(queries)]
-    status = main(["verify", str(path), "-q", "--traces", str(tmp_path / "traces"), *files])
+    traces = str(tmp_path / "traces")
+    status = main(["verify", str(path), "-q", "--traces", traces, *files, *only])
     captured = capsys.readouterr()
     assert captured.err == ""
     assert status == (0 if path.stem == "ninth_state" else status)
     assert status in (0, 1, 3)
     ET.parse(junit)
     json.loads(sarif.read_text("utf-8"))
-    assert len(json.loads((queries / "INDEX.json").read_text("utf-8"))["queries"]) > 100
+    asked = json.loads((queries / "INDEX.json").read_text("utf-8"))["queries"]
+    assert len(asked) > (20 if only else 100)
 
 
 def test_a_table_that_lacks_what_an_obligation_speaks_of_leaves_it_unknown(capsys):
@@ -104,12 +108,13 @@ def test_a_table_that_lacks_what_an_obligation_speaks_of_leaves_it_unknown(capsy
 @pytest.mark.parametrize(
     "name", ["t7-reset-to-unsupported", "t8-literal-rule", "d9-reset-leads-nowhere"]
 )
-def test_a_broken_table_gets_every_verdict(capsys, tmp_path, name):
+@pytest.mark.parametrize("only", sample([["--only", "T", "D"], []], 2), ids=["T and D", "all"])
+def test_a_broken_table_gets_every_verdict(capsys, tmp_path, name, only):
     """All obligations, not just the one the table breaks."""
     edit, data = broken(BROKEN / f"{name}.toml")
     table = tmp_path / "broken.toml"
     table.write_text(to_toml(data), "utf-8")
-    status, report = answer(capsys, str(table), "--timeout", "20")
+    status, report = answer(capsys, str(table), "--timeout", "20", *only)
     assert status == 1
     outcomes = {verdict["id"]: verdict["outcome"] for verdict in report["verdicts"]}
     assert outcomes[edit["breaks"]] == "violated"

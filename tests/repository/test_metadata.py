@@ -107,8 +107,19 @@ def test_ci_runs_what_a_contributor_runs() -> None:
     lines = run.read_text("utf-8").splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
     assert "set -euo pipefail" in lines
-    assert "make test" in lines
+    assert [line for line in lines if line.startswith("make ")] == ["make test", "make exhaustive"]
     assert run.stat().st_mode & 0o111
+
+
+def test_what_make_test_leaves_out_make_exhaustive_runs() -> None:
+    options = pyproject()["tool"]["pytest"]["ini_options"]
+    chosen = options["addopts"].index("-m")
+    assert options["addopts"][chosen + 1] == "not exhaustive"
+    assert [line.partition(":")[0] for line in options["markers"]] == ["exhaustive"]
+    recipes = dict(re.findall(r"^([a-z]+):[^\n]*\n((?:\t.*\n)+)", text("Makefile"), re.M))
+    assert " -m exhaustive " in recipes["exhaustive"].replace("\t", " ")
+    assert " -m " not in recipes["pytest"].replace("python -m pytest", "")
+    assert " pytest exhaustive " in recipes["matrix"]
 
 
 @pytest.mark.parametrize("python", pythons())

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import z3
 from edits import BROKEN, broken, spec_of
+from samples import sample, sample_where
 from twins import OWN, Comparison, Relation, Seen, alike, compare
 
 from vfio_migration.model import Spec
@@ -33,15 +34,17 @@ def differences(found: Comparison) -> dict[tuple[str, str], tuple[set[Any], set[
     return {(title, now.state): runs for (title, now), runs in found.differences.items()}
 
 
-@pytest.mark.parametrize("word", TRIED)
+@pytest.mark.parametrize("word", sample_where(TRIED, lambda word: word in (1, 7)))
 def test_the_engine_does_what_the_relation_allows_and_nothing_else(spec: Spec, word: int):
     found = compare(spec, word)
     assert differences(found) == {}
     assert (found.tried, found.points) == TRIED[word]
 
 
-def test_the_ninth_state_needs_no_change_of_code(ninth_state: Spec):
-    assert differences(compare(ninth_state, 7)) == {}
+@pytest.mark.parametrize("word", sample([1, 7], 2))
+def test_the_ninth_state_needs_no_change_of_code(ninth_state: Spec, word: int):
+    assert "STOP_P2P" in {row.name for row in ninth_state.machine(word).states}
+    assert differences(compare(ninth_state, word)) == {}
 
 
 # --- what the comparison leans on ---
@@ -141,13 +144,17 @@ class RefusesNothing(Engine):
 
 @pytest.mark.parametrize(
     ("wrong", "title"),
-    [
-        (LosesTheSession, "request STOP"),
-        (ReusesNumbers, "request STOP_COPY"),
-        (TakesFailureForSuccess, "request STOP"),
-        (ResetKeepsTheSession, "the end of reset"),
-        (RefusesNothing, "request PRE_COPY"),
-    ],
+    sample(
+        [
+            (LosesTheSession, "request STOP"),
+            (ReusesNumbers, "request STOP_COPY"),
+            (TakesFailureForSuccess, "request STOP"),
+            (ResetKeepsTheSession, "the end of reset"),
+            (RefusesNothing, "request PRE_COPY"),
+        ],
+        apart=4,
+        spread=True,
+    ),
 )
 def test_a_wrong_engine_is_noticed(spec: Spec, wrong: type[Engine], title: str):
     found = compare(spec, 5, make=wrong)
@@ -156,15 +163,19 @@ def test_a_wrong_engine_is_noticed(spec: Spec, wrong: type[Engine], title: str):
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [
-        ("d1-reset-keeps-the-session", 5),
-        ("d2-leaving-closes-nothing", 5),
-        ("d6-reconnecting-heals", 1),
-        ("d7-failing-leads-astray", 3),
-        ("d11-failing-ends-the-session", 5),
-        ("t1-diagonal-arc", 5),
-        ("t8-missing-arc", 7),
-    ],
+    sample_where(
+        [
+            ("d1-reset-keeps-the-session", 5),
+            ("d2-leaving-closes-nothing", 5),
+            ("d6-reconnecting-heals", 1),
+            ("d7-failing-leads-astray", 3),
+            ("d11-failing-ends-the-session", 5),
+            ("t1-diagonal-arc", 5),
+            ("t8-missing-arc", 7),
+        ],
+        lambda row: row[0] in ("d6-reconnecting-heals", "t1-diagonal-arc"),
+        spread=True,
+    ),
 )
 def test_another_table_is_noticed_and_its_own_engine_is_not(spec: Spec, name: str, word: int):
     """An engine that runs a broken table differs from the real one's relation, not from its own."""

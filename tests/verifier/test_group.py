@@ -14,6 +14,7 @@ import edits
 import herds
 import pytest
 import z3
+from samples import sample_where
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, loads_plans
@@ -96,7 +97,18 @@ def test_every_obligation_about_plans_is_broken_by_some():
     assert {herds.broken(path)[0]["breaks"] for path in FILES} == set(FAMILY_G) - {"G3"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+# Two or so for each promise; those of G7 take seconds, as each asks for every place of a migration.
+SAMPLE = {
+    *("g1-nobody-quiesced", "g1-two-without-p2p", "g2-harmless", "g4-nobody-held"),
+    *("g5-asks-what-it-cannot", "g5-failed-devices-stay", "g5-changes-its-mind"),
+    *("g6-woken-before-judged", "g6-runs-before-all-are-loaded"),
+    *("g7-the-rest-is-not-transferred", "g7-read-while-running"),
+}
+
+
+@pytest.mark.parametrize(
+    "path", sample_where(FILES, lambda path: path.stem in SAMPLE), ids=lambda path: path.stem
+)
 def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
     edit, data = herds.broken(path)
     verdict = verdict_on(edit["breaks"], loads_plans(spec, herds.to_toml(data)))
@@ -218,7 +230,7 @@ def test_the_bad_plans_are_shown_with_devices_that_can_do_all(report: Report):
 
 @pytest.mark.parametrize("name", SOUND)
 @pytest.mark.parametrize("failing", [False, True])
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", sample_where([1, 2, 3], lambda size: size < 3))
 def test_a_sound_plan_is_safe_and_arrives(name: str, failing: bool, size: int):
     plan = herds.find(DATA, name)
     goal = GOALS[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_mutants_that_are_equivalent_move_an_engine_alike(survey: Survey):
     """A second opinion: what the engine compiles from the two tables, by name and by value."""
     specs = {mutant.id: mutant.spec for mutant in ALL}
     equal = [specs[fate.id] for fate in survey.of("equivalent")]
-    assert len(equal) > 10
+    assert len(equal) > (5 if survey.tried == FAMILY_T else 10)
     for spec in equal:
         for flags in SPEC.capability_sets():
             one, other = SPEC.machine(flags), spec.machine(flags)
@@ -239,19 +240,19 @@ def test_a_weak_set_of_obligations_is_found_out():
 
 
 def test_a_full_survey_goes_on_after_the_first_kill():
-    survey = mutate(SPEC, kinds=["initial"], against=["T"], full=True, jobs=1)
+    survey = mutate(SPEC, kinds=["initial"], against=["T3", "T7"], full=True, jobs=1)
     (fate,) = [fate for fate in survey.fates if fate.id == "initial:initial=RUNNING_P2P"]
     assert {"T3", "T7"} <= set(fate.by)
     assert survey.violations["T7"] > survey.kills["T7"]
 
 
-KINDS_TRIED = ["settable", "routing", "stream-end", "request-outcome"]
-
-
 def test_the_number_of_processes_makes_no_difference():
-    alone = mutate(SPEC, kinds=KINDS_TRIED, against=["T", "D"], jobs=1)
-    together = mutate(SPEC, kinds=KINDS_TRIED, against=["T", "D"], jobs=3)
+    kinds = ["arc-removed", "judged"]
+    alone = mutate(SPEC, kinds=kinds, against=["T"], jobs=1)
+    together = mutate(SPEC, kinds=kinds, against=["T"], jobs=3)
+    assert len(alone.fates) > 2 * module.UNIT
     assert alone.fates == together.fates
+    assert {fate.outcome for fate in alone.fates} == {"killed", "equivalent", "survived"}
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, queries) -> None:
@@ -311,18 +312,34 @@ def test_a_name_that_stands_for_nothing_is_refused(options: dict[str, Any], plac
     assert refused.value.mistakes[0].place == place
 
 
-# --- all of them ---
+# --- all of them; of those that family T decides, a sample ---
+
+FAMILY_T = tuple(obligation.id for obligation in obligations() if obligation.id.startswith("T"))
+DECIDED_BY_T = (
+    *("arc-removed", "arc-added", "arc-redirected", "refusal-dropped", "routing"),
+    *("request-order", "off-grid", "grid-order", "mandatory"),
+)
+"""Kinds none of whose mutants needs another family to be caught."""
 
 
-@pytest.fixture(scope="module")
-def survey() -> Survey:
-    """Every mutant of the table against every obligation."""
-    return mutate(SPEC)
+@pytest.fixture(
+    scope="module", params=["sample", pytest.param("all", marks=pytest.mark.exhaustive)]
+)
+def survey(request: pytest.FixtureRequest) -> Survey:
+    """Every mutant of the table against every obligation; or a sample of both."""
+    if request.param == "all":
+        return mutate(SPEC)
+    return mutate(SPEC, kinds=DECIDED_BY_T, against=["T"], jobs=1)
+
+
+def mutants_in(survey: Survey) -> list[Mutant]:
+    """The mutants that a survey is about."""
+    return [one for one in ALL if survey.tried != FAMILY_T or one.kind in DECIDED_BY_T]
 
 
 def test_every_mutant_has_its_fate(survey: Survey):
-    assert [fate.id for fate in survey.fates] == [mutant.id for mutant in ALL]
-    assert survey.tried == tuple(obligation.id for obligation in obligations())
+    assert [fate.id for fate in survey.fates] == [mutant.id for mutant in mutants_in(survey)]
+    assert survey.tried in (FAMILY_T, tuple(obligation.id for obligation in obligations()))
     assert sum(survey.kills.values()) == len(survey.of("killed"))
     assert not survey.of("unknown")
     assert not survey.of("broken")
@@ -335,7 +352,8 @@ def test_nothing_survives(survey: Survey):
 
 def test_what_only_loading_refuses_is_little_and_cannot_be_loaded(survey: Survey):
     by_load = {fate.id: fate.kind for fate in survey.of("killed") if fate.by == (LOAD,)}
-    assert collections.Counter(by_load.values()) == {
+    kinds = {mutant.kind for mutant in mutants_in(survey)}
+    expected = {
         "session-effect": 1,  # a move that arcs make and no row speaks of
         "event-drops": 6,  # drops where nobody would read them
         "judged": 1,  # judging where nothing is written
@@ -343,12 +361,30 @@ def test_what_only_loading_refuses_is_little_and_cannot_be_loaded(survey: Survey
         "mandatory": 1,  # a profile would lack it
         "profile": 2,  # a profile without what is mandatory
     }
+    found = collections.Counter(by_load.values())
+    assert found == {kind: count for kind, count in expected.items() if kind in kinds}
     assert not any(can_be_loaded(mutant.spec) for mutant in ALL if mutant.id in by_load)
+
+
+def rows_of_kinds(text: str) -> list[str]:
+    """The rows of the page that count the mutants of a kind."""
+    return [row for row in text.splitlines() if re.match(r"\| [a-z-]+ \| .* \| \d+ \|$", row)]
 
 
 def test_the_page_is_up_to_date(survey: Survey):
     """Made anew by `python -m vfio_migration.verifier.mutants_page`."""
-    assert "".join(differences(page(survey), ROOT / "docs" / PAGE)) == ""
+    shown = (ROOT / "docs" / PAGE).read_text("utf-8")
+    if survey.tried != FAMILY_T:
+        assert "".join(differences(page(survey), ROOT / "docs" / PAGE)) == ""
+        return
+    # What can be told without trying them all: how many there are, and the rows of those tried.
+    assert f"\n**{len(ALL)}** mutants of {SPEC.title}: " in shown
+    mine = rows_of_kinds(page(survey))
+    assert len(mine) == len(DECIDED_BY_T)
+    everyone = rows_of_kinds(shown)
+    assert set(mine) <= set(everyone)
+    counts = collections.Counter(mutant.kind for mutant in ALL)
+    assert {row.split(" | ")[0][2:]: int(row.split(" | ")[2]) for row in everyone} == counts
 
 
 def killed_by(survey: Survey) -> dict[str, Mutant]:
@@ -364,7 +400,7 @@ def killed_by(survey: Survey) -> dict[str, Mutant]:
 def test_a_kill_is_a_violation_that_a_user_would_be_told(survey: Survey):
     """The survey asks without telling examples; `verify` finds the same and tells one."""
     found = killed_by(survey)
-    assert len(found) > 15
+    assert len(found) > (3 if survey.tried == FAMILY_T else 15)
     for name, mutant in found.items():
         (verdict,) = verify(mutant.spec, only=[name], jobs=1).verdicts
         assert verdict.outcome == "violated", (name, mutant.sentence)

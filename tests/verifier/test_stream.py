@@ -21,6 +21,7 @@ import z3
 from edits import BROKEN, ROOT, apply, broken, spec_of, table_data
 from explicit import Explicit
 from migrations import Migrations, cannot_cancel, estimates, segments
+from samples import sample_where
 
 from vfio_migration.model import load
 from vfio_migration.model.wire import Wire, load_wire, wire_from
@@ -89,7 +90,13 @@ def _searched(promise: str, data, source: int, target: int) -> int | None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if "events" in broken(path)[0]], ids=lambda path: path.stem
+    "path",
+    # S1's are searched for half a minute on a busy machine: they are as long as S4's two together.
+    sample_where(
+        [path for path in FILES if "events" in broken(path)[0]],
+        lambda path: not path.stem.startswith("s1-"),
+    ),
+    ids=lambda path: path.stem,
 )
 def test_the_run_shown_is_a_shortest_one(path):
     """With a destination that has no options: any other takes as many steps to load, or more."""
@@ -152,7 +159,7 @@ def test_the_run_of_a_broken_wire_is_a_shortest_one():
 # --- the real table, searched ---
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", sample_where(WORDS, lambda word: word in (1, 5)))
 def test_nothing_bad_is_found_in_all_that_can_be_reached(word: int):
     table = Explicit(table_data(), word)
     both = Migrations(table, Explicit(table_data(), 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import fleet
 import pytest
 from lab import MARK, SPEC, Lab
+from samples import sample, sample_where
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import MigrationFailed
@@ -118,7 +120,10 @@ def left_behind(pair: tuple[str, str], at: str, *more: str) -> None:
     assert Path(f"{pair[0]}.migration").exists()
 
 
-@pytest.mark.parametrize(("at", "winner"), [("stopped", "s0"), (LOADED, "d0"), (WAKES, "d0")])
+@pytest.mark.parametrize(
+    ("at", "winner"),
+    sample([("stopped", "s0"), (LOADED, "d0"), (WAKES, "d0")], apart=2, spread=True),
+)
 def test_a_server_behind_a_socket_of_its_manager(manager: Manager, at: str, winner: str):
     """It is the one that answers that has the device: it is still there, and that is known."""
     left_behind(manager.pair, at)
@@ -132,14 +137,18 @@ def test_a_server_behind_a_socket_of_its_manager(manager: Manager, at: str, winn
 
 @pytest.mark.parametrize(
     ("at", "killed", "outcome"),
-    [
-        ("stopped", "s0", "lost"),
-        ("stopped", "d0", "source"),
-        (LOADED, "s0", "destination"),
-        (LOADED, "d0", "source"),
-        (WAKES, "s0", "destination"),
-        (WAKES, "d0", "source"),
-    ],
+    sample_where(
+        [
+            ("stopped", "s0", "lost"),
+            ("stopped", "d0", "source"),
+            (LOADED, "s0", "destination"),
+            (LOADED, "d0", "source"),
+            (WAKES, "s0", "destination"),
+            (WAKES, "d0", "source"),
+        ],
+        lambda row: row[:2] in [("stopped", "s0"), (LOADED, "d0"), (WAKES, "s0")],
+        spread=True,
+    ),
 )
 def test_a_server_that_its_manager_started_anew(
     manager: Manager, at: str, killed: str, outcome: str
@@ -359,8 +368,15 @@ def again(servers, tmp_path: Path, name: str) -> None:
     fleet.wait_for(tmp_path / name)
 
 
-@pytest.mark.parametrize("more", [(), ("no-pidfs",)], ids=["pidfs", "no pidfs"])
-@pytest.mark.parametrize("anew", [None, "s0", "d0"])
+@pytest.mark.parametrize(
+    ("anew", "more"),
+    sample_where(
+        itertools.product([None, "s0", "d0"], [(), ("no-pidfs",)]),
+        lambda row: row in [("d0", ()), (None, ("no-pidfs",))],
+        spread=True,
+    ),
+    ids=lambda value: {(): "pidfs", ("no-pidfs",): "no pidfs"}.get(value),
+)
 def test_servers_in_another_namespace(servers, tmp_path: Path, anew: str | None, more):
     """Their pids say nothing there. Where the kernel counts them they are known all the same."""
     if not more and not Process.of(os.getpid()).unique:

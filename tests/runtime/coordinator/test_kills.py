@@ -1,20 +1,30 @@
 """Whoever is killed, and when: exactly one side runs after a recovery, and nothing is left behind.
 
-Here is a sample of all points; `make kill` tries every one (`every_kill.py`). What is promised of a
-point is in `kill_points.judge`.
+Here is a sample of all points. `make test` tries those of it that are about one device,
+`make exhaustive` the others, and `make kill` every point there is (`every_kill.py`). What is
+promised of a point is in `kill_points.judge`.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 from kill_points import GROUPS, MIGRATIONS, Broken, Farm, Order, Table, judge, names
+from samples import sample, sample_where
 
 # How far apart the points of the sample are, by how many devices there are: while it is only looked
 # whether devices can be migrated, and after that.
 APART = {1: (19, 4), 2: (89, 23)}
+OFFLINE = sample_where(MIGRATIONS, lambda migration: migration == "offline")
+ALONE = (("offline", ("edu",)), ("live", ("blob",)))
+
+
+def called(value: str | tuple[str, ...]) -> str:
+    """Name a migration, or the kinds of its devices, in the name of a test."""
+    return value if isinstance(value, str) else "-".join(value)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +53,11 @@ def tried(farm: Farm, orders: list[Order]) -> Table:
     return table
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS)
-@pytest.mark.parametrize("kinds", GROUPS, ids="-".join)
+@pytest.mark.parametrize(
+    ("migration", "kinds"),
+    sample_where(itertools.product(MIGRATIONS, GROUPS), lambda one: one in ALONE, spread=True),
+    ids=called,
+)
 def test_whoever_is_killed_one_side_runs(farm: Farm, migration: str, kinds: tuple[str, ...]):
     first, count = boundaries(farm, migration, kinds)
     looking, moving = APART[len(kinds)]
@@ -86,7 +99,7 @@ def test_the_last_boundaries(farm: Farm):
     assert found[8:] == ["destination"] * 4
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS)
+@pytest.mark.parametrize("migration", OFFLINE)
 def test_nobody_begins_the_killed_server_anew(farm: Farm, migration: str):
     first, count = boundaries(farm, migration, ("edu", "edu"))
     orders = [
@@ -97,8 +110,8 @@ def test_nobody_begins_the_killed_server_anew(farm: Farm, migration: str):
     tried(farm, orders)
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS)
-@pytest.mark.parametrize("also", ["s0", "d0"])
+@pytest.mark.parametrize("migration", OFFLINE)
+@pytest.mark.parametrize("also", sample(["s0", "d0"], 2))
 def test_the_coordinator_and_a_server_are_killed_at_once(farm: Farm, migration: str, also: str):
     first, count = boundaries(farm, migration, ("edu",))
     orders = [
@@ -110,16 +123,18 @@ def test_the_coordinator_and_a_server_are_killed_at_once(farm: Farm, migration: 
     assert row["source" if also == "d0" else "destination"]
 
 
-def test_both_ends_are_killed_at_once(farm: Farm):
+@pytest.mark.parametrize("apart", sample([24, 6], 2))
+def test_both_ends_are_killed_at_once(farm: Farm, apart: int):
     """Then the state is gone, and that is said; still exactly one device runs."""
     first, count = boundaries(farm, "offline", ("edu",))
     orders = [
-        order("offline", ("edu",), victims=["s0", "d0"], at=at) for at in range(first, count, 6)
+        order("offline", ("edu",), victims=["s0", "d0"], at=at) for at in range(first, count, apart)
     ]
+    assert orders
     assert [one.outcome for _, one in farm.verdicts(orders)] == ["lost"] * len(orders)
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS)
+@pytest.mark.parametrize("migration", OFFLINE)
 def test_recoveries_are_killed_too(farm: Farm, migration: str):
     """Two in a row, at boundaries that move through each other; then one that is not."""
     first, count = boundaries(farm, migration, ("edu", "memory"))
@@ -137,7 +152,7 @@ def test_recoveries_are_killed_too(farm: Farm, migration: str):
     assert sum(row["lost"] for row in table.counts.values()) == 0
 
 
-@pytest.mark.parametrize("also", ["s0", "d0"])
+@pytest.mark.parametrize("also", sample(["d0", "s0"], 2))
 def test_a_server_is_killed_while_it_is_recovered(farm: Farm, also: str):
     first, count = boundaries(farm, "offline", ("edu",))
     orders = [
