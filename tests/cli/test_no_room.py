@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lab import Lab
+from samples import sample
 
 COMMANDS = {
     "serve": ("serve", "new"),
@@ -33,8 +35,9 @@ def limited(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("limit", [5, 6, 7])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "limit"), sample(itertools.product(COMMANDS, [5, 6, 7]), apart=4, spread=True)
+)
 def test_too_many_open_files(pair: Lab, cli, name, limit):
     if name == "restore":
         assert cli("save", "s0", "saved").status == 0
@@ -52,9 +55,9 @@ def test_too_many_open_files(pair: Lab, cli, name, limit):
     assert not Path("file").exists()
 
 
-def test_the_server_is_not_blamed(pair: Lab):
+@pytest.mark.parametrize("limits", sample([(7, 10, 32), (*range(7, 14), 32)], 2), ids=len)
+def test_the_server_is_not_blamed(pair: Lab, limits):
     """A descriptor that finds no room is dropped by the kernel: the twin socket came to nobody."""
-    limits = (*range(7, 14), 32)
     said = [limited(limit, "migrate", "s0", "d0", "--dry-run").stderr for limit in limits]
     assert not any("without a descriptor" in one for one in said)
     assert said[0]

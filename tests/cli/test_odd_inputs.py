@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from samples import sample
 
 from vfio_migration.cli.main import main
 
@@ -123,21 +125,30 @@ def odd_runs(folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin1"])
-def test_words_that_cannot_be_encoded(encoding, tmp_path):
-    for path in odd_runs(tmp_path):
-        for more in ("", "--json"):
-            done = shell(
-                f"vm check-trace '{path}' {more} | iconv -f {encoding} -t utf-8; "
-                "exit ${PIPESTATUS[0]}",
-                PYTHONIOENCODING=encoding,
-            )
-            assert done.returncode in (0, 1, 2), path
-            assert "Traceback" not in done.stderr, (path, done.stderr)
-            assert "\x1b" not in done.stdout
-            if more:
-                told = json.dumps(json.loads(done.stdout), ensure_ascii=False)
-                assert "\ud800" in told or "\\uD800" in told
+ENCODINGS = ("utf-8", "ascii", "latin1")
+RUNS = 9
+
+
+@pytest.mark.parametrize(
+    ("encoding", "number"),
+    sample(itertools.product(ENCODINGS, range(RUNS)), apart=5, spread=True),
+)
+def test_words_that_cannot_be_encoded(encoding, number, tmp_path):
+    paths = odd_runs(tmp_path)
+    assert len(paths) == RUNS
+    path = paths[number]
+    for more in ("", "--json"):
+        done = shell(
+            f"vm check-trace '{path}' {more} | iconv -f {encoding} -t utf-8; "
+            "exit ${PIPESTATUS[0]}",
+            PYTHONIOENCODING=encoding,
+        )
+        assert done.returncode in (0, 1, 2), path
+        assert "Traceback" not in done.stderr, (path, done.stderr)
+        assert "\x1b" not in done.stdout
+        if more:
+            told = json.dumps(json.loads(done.stdout), ensure_ascii=False)
+            assert "\ud800" in told or "\\uD800" in told
 
 
 def test_a_device_cannot_say_that_all_is_well(tmp_path, capsys):
@@ -149,13 +160,17 @@ def test_a_device_cannot_say_that_all_is_well(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("command", "more"),
-    [
-        ("check-trace", ""),
-        ("check-trace", "--json"),
-        ("diagram --format dot -o", ""),
-        ("verify", ""),
-        ("verify", "--json"),
-    ],
+    sample(
+        [
+            ("check-trace", ""),
+            ("check-trace", "--json"),
+            ("diagram --format dot -o", ""),
+            ("verify", ""),
+            ("verify", "--json"),
+        ],
+        apart=2,
+        spread=True,
+    ),
 )
 def test_file_names_that_are_no_text(command, more, tmp_path):
     name = os.fsencode(tmp_path) + b"/\xff.jsonl"
@@ -171,17 +186,23 @@ def test_file_names_that_are_no_text(command, more, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        "check-trace /nowhere --json",
-        "verify --only NONE --json",
-        "route --json",
-        "route A B C D --json",
-        "--help",
-    ],
+    ("unbuffered", "command"),
+    sample(
+        itertools.product(
+            ["", "1"],
+            [
+                "check-trace /nowhere --json",
+                "verify --only NONE --json",
+                "route --json",
+                "route A B C D --json",
+                "--help",
+            ],
+        ),
+        apart=4,
+        spread=True,
+    ),
 )
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_complaint_on_a_full_disk(command, unbuffered):
+def test_a_complaint_on_a_full_disk(unbuffered, command):
     done = shell(f"vm {command} >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 2
     assert done.stderr == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from edits import ROOT
+from samples import sample
 
 from vfio_migration.cli.main import main
 
@@ -29,8 +31,17 @@ def test_a_closed_output_is_no_crash():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("command", ["verify --only T1", "mutate --list", "tables"])
-@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    sample(
+        itertools.product(
+            ["verify --only T1", "mutate --list", "tables"],
+            ["2>&-", "<&- 2>&-", "<&-", ">&- 2>&- <&-"],
+        ),
+        apart=5,
+        spread=True,
+    ),
+)
 def test_a_closed_stream_is_no_crash(command, closed):
     shell = f"{sys.executable} -m vfio_migration.cli.main {command} {closed}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
