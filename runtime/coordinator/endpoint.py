@@ -22,6 +22,7 @@ from vfio_migration.runtime.client.core import Pending, Watch
 from vfio_migration.runtime.client.socket import Line
 from vfio_migration.runtime.coordinator.errors import CannotMigrate
 from vfio_migration.runtime.protocol.events import Outgoing
+from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.transport.peer_process import NOBODY, Ear, Process, has_ended
 
 Side: TypeAlias = Literal["source", "destination"]
@@ -29,6 +30,10 @@ SIDES: Final[tuple[Side, Side]] = ("source", "destination")
 
 GRACE: Final = 1.0
 """How many seconds a server has to answer once somebody wished that all be given up."""
+
+_LIMITS: Final = Limits(twin_socket=False)
+"""No memory is given to the device here, so there is nothing for a second socket to carry, and no
+process to receive its descriptor."""
 
 _CONFIG: Final = 7
 """The index of PCI configuration space (VFIO_PCI_CONFIG_REGION_INDEX)."""
@@ -327,6 +332,7 @@ class Endpoint:
             name=self.where,
             spec=self._spec,
             patience=patience,
+            limits=_LIMITS,
             watches=self._watches,
             hurry=self._hurry,
         )

@@ -76,3 +76,8 @@ class MigrationFailed(CoordinatorError):  # noqa: N818 - reads as what it says
         super().__init__(why, hints)
         self.outcome: Outcome = outcome
         self.cancelled = cancelled
+
+
+def is_denied(error: BaseException | None) -> bool:
+    """Say whether this user may not make the connection: the server may well be there."""
+    return error is not None and isinstance(error.__cause__, PermissionError)

@@ -14,12 +14,17 @@ from typing import Final, NoReturn
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, default_plans
-from vfio_migration.runtime.client import PATIENCE, ClientError
+from vfio_migration.runtime.client import PATIENCE, ClientError, TimedOut
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
-from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
+from vfio_migration.runtime.coordinator.errors import (
+    CannotMigrate,
+    MigrationFailed,
+    NotTrustedError,
+    is_denied,
+)
 from vfio_migration.runtime.coordinator.events import Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, check_table
 from vfio_migration.runtime.coordinator.journal import Entry, Ledger
@@ -57,7 +62,9 @@ def recover(
         patience: How many seconds a server may take to answer.
 
     Raises:
-        CannotMigrate: There is no journal, and it cannot be told who is to run.
+        CannotMigrate: There is no journal, and it cannot be told who is to run; or this user may
+            not connect to one of them.
+        MigrationFailed: There is no journal, and a server does not answer.
         OSError: The journal cannot be written.
     """
     spec = load() if spec is None else spec
@@ -133,8 +140,8 @@ class _Settling:
         asked: str | None = None
         before: Sequence[Entry] = ()
         try:
+            _check_permitted(device for group in endpoints.values() for device in group)
             if self.keep is not None:
-                _check_permitted(endpoints.get(_OTHER[self.keep], ()))
                 asked, before = _ASKED.format(self.keep), entries
                 written = where is not None and where.exists()
                 path = where if written else None
@@ -167,20 +174,20 @@ class _Settling:
                     device.close()
 
 
-def _check_permitted(given_up: Iterable[Endpoint]) -> None:
-    """See that this user may connect to the side that is given up.
+def _check_permitted(devices: Iterable[Endpoint]) -> None:
+    """See that this user may connect to the devices.
 
-    A device of that side which does not answer is taken for gone. One that may not be asked is not
-    gone: it may run, and both sides would.
+    One that does not answer may be taken for gone. One that may not be asked is not gone: it may
+    run, and another with it, or hold the state that would be said to be lost.
 
     Raises:
         CannotMigrate: This user may not.
     """
-    for device in given_up:
+    for device in devices:
         try:
             device.connect()
         except ClientError as error:
-            if isinstance(error.__cause__, PermissionError):
+            if is_denied(error):
                 hint = "recover as the user who serves there, or as root; nothing was done"
                 raise CannotMigrate(f"{error}, and its device may run", [hint]) from error
 
@@ -250,6 +257,7 @@ def _guess(
 
     Raises:
         CannotMigrate: There is.
+        MigrationFailed: A server does not answer; it may be busy.
     """
     for side, group in endpoints.items():
         for device in group:
@@ -258,9 +266,10 @@ def _guess(
                 if side == "source":
                     _ = device.machine  # by which it is told where it begins
             except ClientError as error:
-                raise CannotMigrate(
-                    f"{error}, and there is no journal of a migration", _HINTS
-                ) from error
+                said = f"{error}, and there is no journal of a migration"
+                if isinstance(error, TimedOut):
+                    raise MigrationFailed(said, "undecided", _HINTS) from error
+                raise CannotMigrate(said, _HINTS) from error
     sources, destinations = endpoints["source"], endpoints.get("destination", ())
     entries = _entries(pairs)
     runs = [device.may(CHANGE) for device in destinations]

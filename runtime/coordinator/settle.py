@@ -16,7 +16,12 @@ from vfio_migration.model import Spec
 from vfio_migration.model.plan import Handover, Holder, MigrationStep, Plans, deciding
 from vfio_migration.runtime.client import ClientError, PeerBroke, PeerGone, Refused, TimedOut
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
-from vfio_migration.runtime.coordinator.errors import CannotMigrate, Outcome, StepFailed
+from vfio_migration.runtime.coordinator.errors import (
+    CannotMigrate,
+    Outcome,
+    StepFailed,
+    is_denied,
+)
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
 from vfio_migration.runtime.coordinator.journal import Entry, Ledger
@@ -320,7 +325,8 @@ class Settler:
             if device.state is not None or side in self._given_up:
                 continue
             there = self._is_there(side, index)
-            late = isinstance(self._gone.get(device.label), TimedOut)
+            error = self._gone.get(device.label)
+            late = isinstance(error, TimedOut) or is_denied(error)
             if there or device in self._silent or (late and there is None):
                 hung.append(device)
         return hung

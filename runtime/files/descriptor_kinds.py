@@ -54,9 +54,9 @@ REQUEST = struct.Struct("=II??")
 """How much of the socket to look at, how many descriptors to hand on at most, whether DEVICE may
 be handed on, and whether SOCKET. The socket itself comes along. Of nothing to look at, the socket
 itself is what is not to be closed."""
-REPLY = struct.Struct("=??")
-"""Whether all that came could be received, and whether this process has a descriptor that it must
-not close. The descriptors come along."""
+REPLY = struct.Struct("=???")
+"""Whether all that came could be received, whether this process has a descriptor that it must not
+close, and whether one of these may keep it from ending. The descriptors come along."""
 
 _EVENT_NAME = "anon_inode:[eventfd]"
 _VFIO_NAME = "anon_inode:[vfio-device]"
@@ -149,7 +149,7 @@ def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
 
 def _serve(control: _socket.socket) -> None:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    kept = False
+    kept = stuck = False
     room = _socket.CMSG_SPACE(_INT.size)
     while True:
         asked, came, _, _ = control.recvmsg(REQUEST.size, room, _socket.MSG_CMSG_CLOEXEC)
@@ -159,7 +159,7 @@ def _serve(control: _socket.socket) -> None:
         [peer] = _descriptors(came)
         if not size:
             kept = True
-            control.send(REPLY.pack(True, kept))
+            control.send(REPLY.pack(True, kept, stuck))
             continue
         usable = {MEMORY, EVENT, FILE}
         usable |= {DEVICE} if devices else set()
@@ -169,9 +169,10 @@ def _serve(control: _socket.socket) -> None:
         found = [(fd, kind_of(fd)) for fd in fds]
         harmless = {MEMORY, EVENT, FILE, HARMLESS} | usable - {SOCKET}
         kept = kept or any(kind not in harmless for _, kind in found)
+        stuck = stuck or any(kind not in harmless | {SOCKET} for _, kind in found)
         handed = [_INT.pack(fd if kind in usable else null) for fd, kind in found[:count]]
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, b"".join(handed))]
-        control.sendmsg([REPLY.pack(whole, kept)], rights if handed else [])
+        control.sendmsg([REPLY.pack(whole, kept, stuck)], rights if handed else [])
         for fd, kind in found:
             if kind in harmless:
                 os.close(fd)

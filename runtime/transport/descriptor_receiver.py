@@ -11,6 +11,7 @@ import array
 import contextlib
 import os
 import select
+import signal
 import socket
 import sys
 from typing import Final
@@ -48,7 +49,7 @@ class DescriptorReceiver:
         self.devices, self.sockets = devices, sockets
         self._control = -1
         self._process = 0
-        self._tainted = False
+        self._tainted = self._stuck = False
         self._owner = os.getpid()
 
     def receive(self, sock: socket.socket, size: int, room: int) -> list[int]:
@@ -113,7 +114,7 @@ class DescriptorReceiver:
         return self._process
 
     def close(self) -> None:
-        """Let the process end, without waiting for it."""
+        """Let the process end."""
         self._leave()
 
     def __del__(self) -> None:
@@ -131,9 +132,10 @@ class DescriptorReceiver:
             finally:
                 control.detach()
         except OSError:
+            self._stuck = True  # for all that is known
             self._leave()
             raise
-        whole, self._tainted = REPLY.unpack(reply)
+        whole, self._tainted, self._stuck = REPLY.unpack(reply)
         return whole, came
 
     def _start(self, *, limited: bool) -> None:
@@ -160,11 +162,22 @@ class DescriptorReceiver:
             self._control = ours.detach()
 
     def _leave(self) -> None:
-        """Have nothing to do with the process any more; it ends when it notices."""
-        if self._control >= 0:
-            os.close(self._control)
-            _left.append(self._process)
-        self._control, self._process, self._tainted = -1, 0, False
+        """End the process, or leave it behind if its end may have to wait for somebody."""
+        control, process, stuck = self._control, self._process, self._stuck
+        self._control, self._process = -1, 0
+        self._tainted = self._stuck = False
+        if control < 0:
+            return
+        if os.getpid() != self._owner:
+            os.close(control)  # in a child that a fork made: the process is the parent's
+            return
+        if stuck:
+            _left.append(process)
+        else:
+            with contextlib.suppress(OSError):  # somebody else has waited for it
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+        os.close(control)
         _reap()
 
 

@@ -154,6 +154,21 @@ def children() -> set[int]:
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
+def left_over(known: set[int]) -> set[int]:
+    """Return the processes that come from this one, the known ones left out, and do not end.
+
+    What a killed process had started (the receiver of descriptors) ends by itself, a little later.
+    """
+    deadline = time.monotonic() + 20
+    while left := children() - known:
+        for pid in left:
+            os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
+    return left
+
+
 def descriptors(pid: int) -> int:
     """Count what a server has open. It must be answering: then it is done with earlier clients."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -275,7 +290,7 @@ class Rig:
             for one in self.folder.iterdir()
             if one.name != "logs" and one.suffix != ".seen" and one.name not in self.before
         )
-        found["processes"] = sorted(children() - set(self.pids.values()))
+        found["processes"] = sorted(left_over(set(self.pids.values())))
         logs = {one.name: one.read_text()[-3000:] for one in (self.folder / "logs").glob("*.log")}
         found["logs"] = {name: text for name, text in logs.items() if text}
         return found

@@ -14,7 +14,7 @@ from lab import SPEC, FaultyEdu, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate
+from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed
 from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.coordinator.recover import recover
 
@@ -159,9 +159,10 @@ def test_keep_the_side_that_is_there(two: Lab, there: str):
     two.hosts = {there: lone}
 
 
-@pytest.mark.parametrize(("keep", "other"), [("source", "d0"), ("destination", "s0")])
-def test_keep_starts_nothing_if_the_user_may_not_connect_to_the_other_side(
-    two: Lab, monkeypatch, keep: str, other: str
+@pytest.mark.parametrize("other", ["s0", "d0"])
+@pytest.mark.parametrize("keep", ["source", "destination", None])
+def test_nothing_is_started_or_said_to_be_lost_if_the_user_may_not_connect_to_a_side(
+    two: Lab, monkeypatch, keep: str | None, other: str
 ):
     class Denied(socket.socket):
         def connect(self, address: object, /) -> None:
@@ -169,14 +170,21 @@ def test_keep_starts_nothing_if_the_user_may_not_connect_to_the_other_side(
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             super().connect(address)
 
-    kept = "s0" if keep == "source" else "d0"
-    put(two, kept, "STOP")
+    put(two, "d0" if other == "s0" else "s0", "STOP")
     monkeypatch.setattr(socket, "socket", Denied)
     with pytest.raises(CannotMigrate) as refusal:
         two.recover(keep=keep)
     why = f"{other}: cannot be connected to: Permission denied, and its device may run"
     assert refusal.value.why == why
     assert two.running == {other}
+
+
+def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Lab):
+    with Client("s0"), pytest.raises(MigrationFailed) as failure:
+        recover([("s0", "d0")], spec=SPEC, patience=0.1)
+    assert failure.value.outcome == "undecided"
+    assert "VERSION is not answered; does it serve another client?" in failure.value.why
+    assert "--keep source or --keep destination" in failure.value.hints[1]
 
 
 def test_keep_the_side_that_is_gone(two: Lab):
