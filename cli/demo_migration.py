@@ -15,7 +15,7 @@ DEVICES = ("edu", "memory,size=256M")
 RATE = 48 << 20
 """How many bytes of the memory are changed per second."""
 _WARM_UP = 0.3
-_PATIENCE = 30.0
+_TIMEOUT_S = 30.0
 
 
 def migrate(record: Path) -> int:
@@ -52,15 +52,15 @@ def _served(folder: Path) -> Iterator[list[Path]]:
         for process in running:
             process.terminate()
         for process in running:
-            process.wait(_PATIENCE)
+            process.wait(_TIMEOUT_S)
 
 
 def _wait(path: Path) -> None:
-    from vfio_migration.runtime.client import Client, PeerGone
+    from vfio_migration.runtime.client import Client, PeerDisconnectedError
 
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < until:
-        with contextlib.suppress(PeerGone), Client(path) as client:
+        with contextlib.suppress(PeerDisconnectedError), Client(path) as client:
             client.state()
             return
         time.sleep(0.01)

@@ -19,7 +19,7 @@ from vfio_migration.cli import arguments as options
 if TYPE_CHECKING:
     import argparse
 
-    from vfio_migration.runtime.kit.contract import ServedDevice
+    from vfio_migration.runtime.kit.contract import DeviceContract
 
 OPTIONS: Final = {"edu": ("dma_mask",), "memory": ("size", "rate", "seed")}
 """What the devices of the package take behind a comma; all of it numbers."""
@@ -30,7 +30,7 @@ _NO_OPTIONS: Final = ("self", "spec", "capabilities", "clock")
 _SWITCH: Final = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
-def make(arguments: argparse.Namespace) -> ServedDevice:
+def make(arguments: argparse.Namespace) -> DeviceContract:
     """Make the device that `--device`, `--flags` and `--spec` ask for.
 
     Raises:
@@ -72,7 +72,7 @@ def summary(arguments: argparse.Namespace) -> tuple[str, str]:
 # --- classes of one's own ---
 
 
-def _own(arguments: argparse.Namespace, name: str, words: list[str]) -> ServedDevice:
+def _own(arguments: argparse.Namespace, name: str, words: list[str]) -> DeviceContract:
     kind = _class(name)
     parameters = _parameters(kind, name)
     given: dict[str, Any] = {}
@@ -144,12 +144,12 @@ def _module(where: str, name: str) -> Any:
 
 def _members() -> list[str]:
     """Return the names of what a server uses of a device."""
-    from vfio_migration.runtime.kit.contract import ServedDevice
+    from vfio_migration.runtime.kit.contract import DeviceContract
 
     return sorted(
         {
             key
-            for kind in ServedDevice.__mro__
+            for kind in DeviceContract.__mro__
             if kind.__module__.startswith("vfio_migration.")
             for key in vars(kind)
             if not key.startswith("_")
@@ -158,9 +158,9 @@ def _members() -> list[str]:
 
 
 def _methods() -> list[str]:
-    from vfio_migration.runtime.kit.contract import ServedDevice
+    from vfio_migration.runtime.kit.contract import DeviceContract
 
-    return [key for key in _members() if inspect.isfunction(getattr(ServedDevice, key, None))]
+    return [key for key in _members() if inspect.isfunction(getattr(DeviceContract, key, None))]
 
 
 def _fits(value: object) -> bool:
@@ -266,11 +266,11 @@ def _any(_key: str, text: str) -> int | str:
 # --- making it ---
 
 
-def _made(device: str, kind: Callable[..., Any], given: Mapping[str, Any]) -> ServedDevice:
+def _made(device: str, kind: Callable[..., Any], given: Mapping[str, Any]) -> DeviceContract:
     from vfio_migration.model import SpecError
 
     try:
-        made: ServedDevice = kind(**given)
+        made: DeviceContract = kind(**given)
     except SpecError:
         raise  # the table or the flags, and no option of the device
     except ValueError as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _Item: TypeAlias = tuple[str | None, Sequence[str]]
 """A line that stays, if there is one, and the lines below it."""
-_PATIENCE: Final = 2.0
+_TIMEOUT_S: Final = 2.0
 """How long, in seconds, is waited at the end for a reader that is slow."""
 _LONGEST: Final = 1500
 """How many characters of a sentence are shown."""
@@ -69,7 +69,7 @@ class Printer:
     def close(self) -> None:
         """Print what is left, if it is taken within a moment."""
         self._writer.put((None, ()))
-        self._writer.close(_PATIENCE)
+        self._writer.close(_TIMEOUT_S)
 
     def _render(self, item: _Item) -> bytes:
         text, status = item

@@ -156,11 +156,11 @@ def write_whole(option: str, path: str | Path, data: bytes) -> None:
     Raises:
         SpecError: It cannot be written.
     """
-    from vfio_migration.runtime.files.atomic_file import CannotWrite, write_output
+    from vfio_migration.runtime.files.atomic_file import CannotWriteError, write_output
 
     try:
         write_output(path, data)
-    except CannotWrite as error:
+    except CannotWriteError as error:
         refuse(option, str(path), error.problem, error.hint)
 
 

@@ -31,12 +31,12 @@ def to_read(arguments: argparse.Namespace) -> Path | None:
     Raises:
         SpecError: As `to_write`.
     """
-    from vfio_migration.runtime.coordinator import CannotMigrate
+    from vfio_migration.runtime.coordinator import CannotMigrateError
     from vfio_migration.runtime.coordinator import ownership as claims
 
     try:
         claimed = [one for one in map(claims.claimed, arguments.sockets) if one is not None]
-    except CannotMigrate:
+    except CannotMigrateError:
         return None  # the recovery says so
     where = Path(arguments.journal) if arguments.journal is not None else None
     if where is not None:

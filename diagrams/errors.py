@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class MissingDependency(ImportError):  # noqa: N818 (it says what is wrong, not that it is)
+class MissingDependencyError(ImportError):
     """A package that pictures need is not installed. The message says how to install it."""
 
 
@@ -16,7 +16,7 @@ def needs(package: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MissingDependency(
+        raise MissingDependencyError(
             f"pictures need {package} ({error}): pip install 'vfio-migration[diagrams]'",
             name=package,
         ) from None

@@ -44,7 +44,7 @@ def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "au
             cannot and are light.
 
     Raises:
-        MissingDependency: If the packages of the extra "diagrams" are not installed.
+        MissingDependencyError: If the packages of the extra "diagrams" are not installed.
         ValueError: If the format is none of `FORMATS`.
     """
     picture = printable(picture)

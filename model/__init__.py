@@ -5,7 +5,7 @@ answers what a request leads to. `Trace` is what the prover, the engine and the 
 other. `digraph` hands a machine to networkx, which is imported only then.
 """
 
-from vfio_migration.model.errors import Mistake, SpecError, UnknownName
+from vfio_migration.model.errors import Mistake, SpecError, UnknownNameError
 from vfio_migration.model.graph import digraph
 from vfio_migration.model.load import from_data, load, loads
 from vfio_migration.model.machine import Machine, Refused, Route
@@ -51,7 +51,7 @@ __all__ = [
     "Step",
     "StreamEnd",
     "Trace",
-    "UnknownName",
+    "UnknownNameError",
     "digraph",
     "from_data",
     "load",

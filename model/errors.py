@@ -60,7 +60,7 @@ class SpecError(ValueError):
         return type(self), (self.mistakes, self.origin)
 
 
-class UnknownName(SpecError, KeyError):  # noqa: N818 - reads as what it says
+class UnknownNameError(SpecError, KeyError):
     """A name that the table does not have.
 
     Attributes:
@@ -87,11 +87,11 @@ class UnknownName(SpecError, KeyError):  # noqa: N818 - reads as what it says
 
 
 def lookup(kind: str, rows: Mapping[str, _Row], name: str) -> _Row:
-    """Return a row by its name; raise `UnknownName` if there is none."""
+    """Return a row by its name; raise `UnknownNameError` if there is none."""
     try:
         return rows[name]
     except KeyError:
-        raise UnknownName(kind, name, closest(name, rows), rows) from None
+        raise UnknownNameError(kind, name, closest(name, rows), rows) from None
 
 
 def why(error: OSError | ValueError) -> str:

@@ -141,7 +141,7 @@ class Machine:
             to: The state asked for: its name, its value on the wire, or the row itself.
 
         Raises:
-            UnknownName: If `from_` or a target given by name is no state of the table.
+            UnknownNameError: If `from_` or a target given by name is no state of the table.
             SpecError: If this capability set lacks `from_`: no device can be there.
         """
         self.spec.state(from_)

@@ -172,15 +172,15 @@ class Plans(Row):
     handovers: tuple[Handover, ...] = ()
 
     def plan(self, name: str) -> Plan:
-        """Return the plan called `name`; raise `UnknownName` with a suggestion if there is none."""
+        """Return the plan called `name`; raise `UnknownNameError` if there is none."""
         return lookup("plan", {row.name: row for row in self.plans}, name)
 
     def migration(self, name: str) -> Migration:
-        """Return the migration called `name`; raise `UnknownName` as `plan` does."""
+        """Return the migration called `name`; raise `UnknownNameError` as `plan` does."""
         return lookup("migration", {row.name: row for row in self.migrations}, name)
 
     def assertion(self, name: str) -> Assertion:
-        """Return the assertion called `name`; raise `UnknownName` as `plan` does."""
+        """Return the assertion called `name`; raise `UnknownNameError` as `plan` does."""
         return lookup("assertion", {row.name: row for row in self.assertions}, name)
 
     def takes_back(self, holder: Holder) -> tuple[MigrationStep, ...]:

@@ -261,15 +261,15 @@ class Spec(Row):
     # --- looking rows up ---
 
     def state(self, name: str) -> State:
-        """Return the state called `name`; raise `UnknownName` if there is none."""
+        """Return the state called `name`; raise `UnknownNameError` if there is none."""
         return lookup("state", self._states, name)
 
     def capability(self, name: str) -> Capability:
-        """Return the capability called `name`; raise `UnknownName` if there is none."""
+        """Return the capability called `name`; raise `UnknownNameError` if there is none."""
         return lookup("capability", self._capabilities, name)
 
     def profile(self, name: str | None = None) -> Profile:
-        """Return the profile called `name`, by default the first; raise `UnknownName`."""
+        """Return the profile called `name`, by default the first; raise `UnknownNameError`."""
         if name is None:
             return self.profiles[0]
         return lookup("profile", {row.name: row for row in self.profiles}, name)

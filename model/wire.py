@@ -287,28 +287,28 @@ class Wire(Row):
         return next((row for row in self.answers if row.when == when), None)
 
     def limit(self, name: str) -> Limit:
-        """Return the limit called `name`; raise `UnknownName` if there is none."""
+        """Return the limit called `name`; raise `UnknownNameError` if there is none."""
         return _named("limit", self.limits, name)
 
     def holding(self, name: str) -> Holding:
-        """Return the holding called `name`; raise `UnknownName` if there is none."""
+        """Return the holding called `name`; raise `UnknownNameError` if there is none."""
         return _named("holding", self.holdings, name)
 
     def bound(self, name: str) -> int:
         """Return how much the server keeps of the holding called `name`; 0 if nothing bounds it.
 
         Raises:
-            UnknownName: There is no such holding.
+            UnknownNameError: There is no such holding.
         """
         limit = self.holding(name).limit
         return 0 if limit is None else self.limit(limit).value
 
     def option(self, name: str) -> Option:
-        """Return the option called `name`; raise `UnknownName` if there is none."""
+        """Return the option called `name`; raise `UnknownNameError` if there is none."""
         return _named("option", self.options, name)
 
     def word(self, name: str) -> FlagWord:
-        """Return the flags word called `name`; raise `UnknownName` if there is none."""
+        """Return the flags word called `name`; raise `UnknownNameError` if there is none."""
         return _named("flags word", self.words, name)
 
     def word_of(self, command: str) -> FlagWord | None:
@@ -322,7 +322,7 @@ class Wire(Row):
         )
 
     def bits(self, word: str, name: str) -> FlagBits:
-        """Return the bits of a flags word by name; raise `UnknownName` if there are none."""
+        """Return the bits of a flags word by name; raise `UnknownNameError` if there are none."""
         return lookup("flag", {row.name: row for row in self.flags if row.word == word}, name)
 
     @property

@@ -164,7 +164,8 @@ def common(parser: argparse.ArgumentParser, *, journal: bool = True) -> None:
         "--record", metavar="FILE", help="write every request and reply down, for check-trace"
     )
     parser.add_argument(
-        "--patience",
+        "--timeout",
+        dest="timeout_s",
         metavar="TIME",
         type=_time,
         default=30.0,
@@ -278,7 +279,7 @@ def attempt(
     """
     from vfio_migration.cli import event_printer as telling
     from vfio_migration.cli.main import FULL, NO, UNKNOWN, WRONG_INPUT, YES
-    from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed
+    from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError
 
     status, begun = YES, time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -289,10 +290,10 @@ def attempt(
         try:
             with telling.printer(arguments) as printer:
                 work([] if recording is None else [recording], printer)
-        except CannotMigrate as error:
+        except CannotMigrateError as error:
             _say(arguments, error.why, error.hints, begun=begun)
             status = NO if error.refused else WRONG_INPUT
-        except MigrationFailed as error:
+        except MigrationFailedError as error:
             outcome = error.outcome
             meant = {**_OUTCOMES, **(outcomes or {})}[outcome]
             _say(arguments, error.why, error.hints, outcome, meant, begun=begun)
@@ -332,7 +333,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         if_slow=arguments.if_slow,
         bandwidth=arguments.bandwidth,
         codec=arguments.compress,
-        patience=arguments.patience,
+        timeout_s=arguments.timeout_s,
         max_downtime=arguments.max_downtime,
         max_pre_copy=arguments.max_pre_copy,
         max_bytes=arguments.max_bytes,
@@ -441,14 +442,14 @@ def _dry_run(
     from vfio_migration.cli.commands import diagram
     from vfio_migration.cli.main import printable
     from vfio_migration.diagrams import Pair, PlanError, migration_view, render, to_text
-    from vfio_migration.runtime.client import PeerGone
-    from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+    from vfio_migration.runtime.client import PeerDisconnectedError
+    from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 
     coordinator = Coordinator(pairs, spec=spec, settings=settings, watches=watches)
     try:
         found = coordinator.survey()
-    except PeerGone as error:
-        raise CannotMigrate(str(error)) from error
+    except PeerDisconnectedError as error:
+        raise CannotMigrateError(str(error)) from error
     group = [
         Pair(
             one.where,
@@ -463,7 +464,7 @@ def _dry_run(
     try:
         view = migration_view(spec, group, settings.migration, asserted=settings.asserted)
     except PlanError as error:
-        raise CannotMigrate(str(error), refused=True) from error
+        raise CannotMigrateError(str(error), refused=True) from error
     if arguments.output is not None:
         form = diagram.format_of(arguments.output, None)
         files.write_whole("--output", Path(arguments.output), render(view, form))

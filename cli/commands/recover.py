@@ -85,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     def work(watches: list[Watch], printer: Printer) -> None:
         from vfio_migration.cli import event_printer as telling
         from vfio_migration.cli.main import FULL
-        from vfio_migration.runtime.coordinator import MigrationFailed
-        from vfio_migration.runtime.coordinator.journal import NotWritten
+        from vfio_migration.runtime.coordinator import MigrationFailedError
+        from vfio_migration.runtime.coordinator.journal import NotWrittenError
 
         tell, told = telling.teller(printer, arguments), False
 
@@ -103,16 +103,16 @@ def run(arguments: argparse.Namespace) -> int:
                 spec=spec,
                 report=report,
                 watches=watches,
-                patience=arguments.patience,
+                timeout_s=arguments.timeout_s,
             )
         except OSError as error:
-            if error.errno in FULL and not isinstance(error, NotWritten):
+            if error.errno in FULL and not isinstance(error, NotWrittenError):
                 raise
             why = f"the journal cannot be written: {error}"
-            raise MigrationFailed(why, "undecided", [_AGAIN]) from error
+            raise MigrationFailedError(why, "undecided", [_AGAIN]) from error
         if settled.outcome in ("lost", "undecided"):
             more = [_AGAIN] if settled.outcome == "undecided" else settled.advice
-            raise MigrationFailed(settled.why, settled.outcome, [*settled.problems, *more])
+            raise MigrationFailedError(settled.why, settled.outcome, [*settled.problems, *more])
         _tell(settled, tell, told=told)
         if not arguments.json:
             for problem in settled.problems:

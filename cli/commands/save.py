@@ -101,7 +101,7 @@ def save(arguments: argparse.Namespace) -> int:
         settings = Settings(
             migration="offline" if arguments.no_pre_copy else "live",
             codec=arguments.compress,
-            patience=arguments.patience,
+            timeout_s=arguments.timeout_s,
             max_downtime=arguments.max_downtime,
             max_pre_copy=arguments.max_pre_copy,
             max_bytes=arguments.max_bytes,
@@ -142,7 +142,7 @@ def restore(arguments: argparse.Namespace) -> int:
 
     def work(common: dict[str, Any]) -> Saved:
         settings = Settings(
-            patience=arguments.patience,
+            timeout_s=arguments.timeout_s,
             max_downtime=arguments.max_downtime,
             asserted=tuple(dict.fromkeys(arguments.asserted)),
         )

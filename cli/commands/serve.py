@@ -142,7 +142,7 @@ def _run(arguments: argparse.Namespace, log: ServerLog) -> tuple[int, str | None
             signal.signal(signal.SIGUSR2, lambda _number, _frame: server.end_client())
             with _socket(arguments) as sock:
                 _serve(server, sock, arguments)
-    except listening.CannotListen as error:
+    except listening.CannotListenError as error:
         return WRONG_INPUT, str(error)
     finally:
         device.close()
@@ -160,7 +160,9 @@ def _socket(arguments: argparse.Namespace) -> AbstractContextManager[socket.sock
         return listening.listening(path)
     fd = listening.activated(os.environ) if arguments.fd is None else arguments.fd
     if fd is None:
-        raise listening.CannotListen("say where: SOCKET, --fd FDNUM, or a socket by LISTEN_FDS")
+        raise listening.CannotListenError(
+            "say where: SOCKET, --fd FDNUM, or a socket by LISTEN_FDS"
+        )
     return listening.given(fd)
 
 

@@ -108,19 +108,25 @@ def _ask(path: str, timeout: float, *, connect: bool) -> dict[str, Any]:
 
 def _as_client(path: str, timeout: float) -> dict[str, Any]:
     from vfio_migration.model import load
-    from vfio_migration.runtime.client import Client, ClientError, PeerGone, Refused, TimedOut
+    from vfio_migration.runtime.client import (
+        Client,
+        ClientError,
+        PeerDisconnectedError,
+        RefusedError,
+        TimedOutError,
+    )
 
     try:
-        with Client(path, patience=timeout) as client:
+        with Client(path, timeout_s=timeout) as client:
             try:
                 names = load().machine(client.capabilities()).names
                 state = client.state()
-            except Refused as error:
+            except RefusedError as error:
                 return _none(path, "unknown", f"answers, but not about migration: {error}")
-    except TimedOut:
+    except TimedOutError:
         why = f"does not answer a client within {timeout:g} s; it may be serving another one"
         return _none(path, "unknown", why)
-    except PeerGone as error:
+    except PeerDisconnectedError as error:
         return _none(path, "absent", str(error))
     except (ClientError, OSError, ValueError) as error:
         return _none(path, "unknown", str(error))

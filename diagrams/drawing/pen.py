@@ -23,7 +23,7 @@ _FADED = "48"  # the alpha of what is off the route
 
 
 class Pen:
-    """Writes one page. Raises `MissingDependency` without the graphviz package."""
+    """Writes one page. Raises `MissingDependencyError` without the graphviz package."""
 
     def __init__(self, name: str, width: float, height: float, palette: Palette) -> None:
         with needs("graphviz"):

@@ -119,7 +119,7 @@ def migration_view(
         asserted: The names of the assertions that the operator answers for.
 
     Raises:
-        UnknownName: If no migration has this name, or a device a capability of another table.
+        UnknownNameError: If no migration has this name, or a device a capability of another table.
         PlanError: If the group is not one the plans are for, or gets stuck in them.
     """
     if not devices:

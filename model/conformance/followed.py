@@ -1,7 +1,7 @@
 """One device followed by its answers: the set of all situations it can be in.
 
 An answer is right if it is right in at least one of them; those in which it is not are struck off.
-An answer that is right in none raises `Broken`.
+An answer that is right in none raises `FirstViolationError`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Judge:
         return self._held[key]
 
 
-class Broken(Exception):  # noqa: N818 - no error: a way out of the middle of a check
+class FirstViolationError(Exception):
     """A step is not allowed.
 
     Attributes:
@@ -194,7 +194,9 @@ class Followed:
         found = rules.failures(point, target) or frozenset({point})
         return found if holds("state_after_failure") else rules.or_elsewhere(point, found)
 
-    def _not_so(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Broken:
+    def _not_so(
+        self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]
+    ) -> FirstViolationError:
         reasons: list[Because] = []
         allowed: list[str] = []
         for point, way in ways:
@@ -214,7 +216,7 @@ class Followed:
         if not reasons:
             # In every situation there was nothing to do, and that cannot fail.
             reasons.append(nothing_to_do(self._spec)._replace(check="present_state_fails"))
-        return Broken(_asked(target, errno, "is"), reasons[0], allowed)
+        return FirstViolationError(_asked(target, errno, "is"), reasons[0], allowed)
 
     def _since(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Because:
         """Say why the device can only be where it can be after a request."""
@@ -296,7 +298,7 @@ class Followed:
             there = {one.state for one in points}
             allowed = [row.name for row in self._spec.states if row.name in there]
             step = f"the device says that it is in {state}"
-            raise Broken(step, self._cannot_be(state, points), allowed)
+            raise FirstViolationError(step, self._cannot_be(state, points), allowed)
         return found
 
     def _cannot_be(self, state: str | int, points: Points) -> Because:
@@ -326,12 +328,12 @@ class Followed:
             over = isinstance(flags, int) and flags & ~known
             check = "flags_unknown" if over else "flags_mandatory"
             because = Because(str(error), "[[capabilities]]", check=check)
-            raise Broken(step, because) from None
+            raise FirstViolationError(step, because) from None
         if self._told not in (None, word):
             if holds("flags_changed"):
                 words = "it said otherwise before, and they do not change"
                 because = Because(words, "[[capabilities]]", check="flags_changed")
-                raise Broken(step, because, [self._set(self._told)])
+                raise FirstViolationError(step, because, [self._set(self._told)])
             self.points = self._rules.anywhere((word,))
         points = frozenset(one for one in self.points if one.word == word)
         if not points and word not in self._words and not self._given:
@@ -343,7 +345,7 @@ class Followed:
             words, check = "with these it could not have done what it did", "flags_contradicted"
             if self._given:
                 words, check = "these are not the capabilities that were given", "flags_given"
-            raise Broken(step, Because(words, "[[capabilities]]", check=check), sets)
+            raise FirstViolationError(step, Because(words, "[[capabilities]]", check=check), sets)
         self._told, self.points = word, points
 
     def _set(self, word: int | None) -> str:
@@ -368,7 +370,7 @@ class Followed:
             words = "the final end of this stream was read before, and nothing comes after it"
             step = f"{got} bytes of migration data are read"
             because = Because(words, "[[stream_ends]] final", row.source, "after_the_end")
-            raise Broken(step, because, ["no data"])
+            raise FirstViolationError(step, because, ["no data"])
         self.points = found
 
     def fed(self, points: Points) -> Points:

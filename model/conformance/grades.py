@@ -74,7 +74,7 @@ class Grades(Row):
     checks: tuple[Check, ...]
 
     def peer(self, name: str) -> PeerKind:
-        """Return a kind of device; raise `UnknownName` if there is none."""
+        """Return a kind of device; raise `UnknownNameError` if there is none."""
         return lookup("kind of device", {row.name: row for row in self.peers}, name)
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class Grades(Row):
         return {row.name: row for row in self.checks}
 
     def check(self, name: str) -> Check:
-        """Return a check; raise `UnknownName` if there is none."""
+        """Return a check; raise `UnknownNameError` if there is none."""
         return lookup("check", self.by_name, name)
 
     def source(self, check: str, row_source: str = "") -> str:

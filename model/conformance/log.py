@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vfio_migration.model.conformance.followed import Because, Broken, Violation
+from vfio_migration.model.conformance.followed import Because, FirstViolationError, Violation
 from vfio_migration.model.conformance.situations import known_sets
 from vfio_migration.model.conformance.steps import Steps, violation
 from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean, it_has
@@ -80,7 +80,7 @@ class LogConformance:
                 full = len(self.unrestricted) >= _KINDS and event not in self.unrestricted
                 self.unrestricted["others" if full else event] += 1
                 return None
-        except Broken as broken:
+        except FirstViolationError as broken:
             found = violation(self.device, broken, self.steps)
             self.steps = Steps(self.spec, self._words)
             return found
@@ -101,7 +101,7 @@ class LogConformance:
         if self._given is not None and self._given != told:
             names = ",".join(self.spec.names(self._given))
             because = Because("these are not the capabilities that were given", "[[capabilities]]")
-            raise Broken(f"a device with {data['flags']} is served", because, [names])
+            raise FirstViolationError(f"a device with {data['flags']} is served", because, [names])
         self._words = words
         self.steps = Steps(self.spec, words, self.spec.initial)
         self.steps.stands(state, f"a device is served that is in {state}")
@@ -147,13 +147,13 @@ class LogConformance:
             steps.nothing(from_, target, state, session)
 
     def _must_be_over(self, step: str) -> None:
-        """Raise `Broken` if an arc failed and its request has not."""
+        """Raise `FirstViolationError` if an arc failed and its request has not."""
         failed, self.steps.failed = self.steps.failed, None
         if failed is not None:
             reason = f"arc {failed[0]} -> {failed[1]} has failed, and its request not yet"
             row = self.spec.event("arc_failed")
             because = Because(reason, "[[events]] arc_failed", row.source)
-            raise Broken(step, because, ["the request fails"])
+            raise FirstViolationError(step, because, ["the request fails"])
 
     def _state(self, data: Mapping[str, Any], key: str) -> str:
         name = _text(data, key)

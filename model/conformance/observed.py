@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from vfio_migration.model.conformance.followed import (
     SAID,
     Because,
-    Broken,
+    FirstViolationError,
     Followed,
     Judge,
     Violation,
@@ -222,7 +222,7 @@ class Conformance:
                 self._gone(device)
             elif seen.what == "served":
                 self.unrestricted["DMA by messages"] += 1
-        except Broken as broken:
+        except FirstViolationError as broken:
             violation = Violation(
                 device=seen.device,
                 step=broken.step,
@@ -386,7 +386,7 @@ class Conformance:
             named, source = row.name, row.source
         step = f"{_named(sent.command)} is answered with a reply that does not fit it"
         because = Because(str(seen.malformed), f"[[commands]] {named}", source, "reply_malformed")
-        raise Broken(step, because, ["a reply that fits, or an error"])
+        raise FirstViolationError(step, because, ["a reply that fits, or an error"])
 
     def _settle(self, device: _Device, sent: _Sent) -> None:
         """Take account of what was sent before and not answered: it was served before, too."""
@@ -444,7 +444,7 @@ class Conformance:
             step = f"{_named(command)} of {asked} bytes is answered with {got} bytes"
             named = f"[[commands]] {row.name}"
             because = Because("more than was asked for", named, row.source, "more_than_asked")
-            raise Broken(step, because, [f"at most {asked} bytes"])
+            raise FirstViolationError(step, because, [f"at most {asked} bytes"])
         final = got < asked and all(self._rules.ends_for_good(one.state) for one in inside)
         followed.was_read(asked, got)
         self.story.was_read(device.name, sent.order, seen, final=final)
@@ -574,7 +574,7 @@ class Conformance:
                 "feature_comes_and_goes",
             )
             allowed = ["any other answer"] if absent else [f"refused ({answer.errno})"]
-            raise Broken(_answered(sent.command, seen), because, allowed)
+            raise FirstViolationError(_answered(sent.command, seen), because, allowed)
         return absent
 
     def _got(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> None:
@@ -621,7 +621,7 @@ class Conformance:
         size = f"{row.get_reply} bytes{items}"
         step = f"{_named(command)} is answered with {seen.size} bytes of data"
         because = Because(f"its data is {size}", f"[[features]] {row.name}", row.source, check)
-        raise Broken(step, because, [size])
+        raise FirstViolationError(step, because, [size])
 
     def _logged(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> None:
         """Hold DMA logging: whether it is on, and so who may start it and who may ask."""
@@ -646,7 +646,7 @@ class Conformance:
         if seen.errno is not None:
             reason, named = "no row of [[answers]] refuses it", f"[[features]] {row.name}"
             because = Because(reason, named, row.source, "feature_fails")
-            raise Broken(_answered(command, seen), because, ["success"])
+            raise FirstViolationError(_answered(command, seen), because, ["success"])
 
     def _must_be(
         self, command: Observation, seen: Observation, occasion: Occasion, check: str
@@ -665,17 +665,19 @@ class Conformance:
         occasion: Occasion,
         check: str,
         source: str = "",
-    ) -> Broken:
+    ) -> FirstViolationError:
         answer = self.wire.answer(occasion)
         assert answer is not None
         because = Because(
             answer.reason, f"[[answers]] {answer.when}", source or answer.source, check
         )
-        return Broken(_answered(command, seen), because, [f"refused ({answer.errno})"])
+        return FirstViolationError(_answered(command, seen), because, [f"refused ({answer.errno})"])
 
-    def _unasked(self, seen: Observation, reason: str, allowed: str, check: str) -> Broken:
+    def _unasked(
+        self, seen: Observation, reason: str, allowed: str, check: str
+    ) -> FirstViolationError:
         because = Because(reason, "[[answers]] reply_unasked", "", check)
-        return Broken(f"a reply to {_named(seen)}", because, [allowed])
+        return FirstViolationError(f"a reply to {_named(seen)}", because, [allowed])
 
     # --- what is remarkable ---
 

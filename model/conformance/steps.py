@@ -13,7 +13,7 @@ from typing import Final
 
 from vfio_migration.model.conformance.followed import (
     Because,
-    Broken,
+    FirstViolationError,
     Violation,
     nothing_to_do,
     refusal,
@@ -73,7 +73,7 @@ class Steps:
         about, source = f"[[arcs]] {from_} -> {to}", arc.source
         if state != to:
             reason = f"the device then stands in {state}"
-            raise Broken(step, Because(reason, about, source), [to])
+            raise FirstViolationError(step, Because(reason, about, source), [to])
         before = self.session
         if effect == "opens":
             if session is None or session in self._used:
@@ -82,15 +82,21 @@ class Steps:
                     reason = (
                         f"it opens a data session, and {session} is the number of an earlier one"
                     )
-                raise Broken(step, Because(reason, *self._effect(from_, to)), ["a new number"])
+                raise FirstViolationError(
+                    step, Because(reason, *self._effect(from_, to)), ["a new number"]
+                )
         elif effect != "closes":
             if session != before and not (before == SOMEWHERE and session is not None):
                 then = _number(session)
                 reason = f"it leaves the data session as it was: {_number(before)}, not {then}"
-                raise Broken(step, Because(reason, *self._effect(from_, to)), [_number(before)])
+                raise FirstViolationError(
+                    step, Because(reason, *self._effect(from_, to)), [_number(before)]
+                )
         elif session is not None:
             reason = f"it closes the data session, and {session} is told"
-            raise Broken(step, Because(reason, *self._effect(from_, to)), ["no session"])
+            raise FirstViolationError(
+                step, Because(reason, *self._effect(from_, to)), ["no session"]
+            )
         self._stand(to, session)
         self._trail.append((from_, to))
 
@@ -118,7 +124,7 @@ class Steps:
             reason = (
                 f"there is no such arc with {names}" if len(known) == 1 else "there is no such arc"
             )
-            raise Broken(
+            raise FirstViolationError(
                 step, Because(reason, "[[arcs]]"), out or ["none: only a reset leads away"]
             )
         arc = self.machine().arc(from_, to)
@@ -149,9 +155,9 @@ class Steps:
         if not fitting:
             route = next(iter(routes.values()))
             if route.refused is not None:
-                raise Broken(step, *self._decided(route))
+                raise FirstViolationError(step, *self._decided(route))
             because = Because("the table accepts this request", *self._why_accepted(route))
-            raise Broken(step, because, [str(route)])
+            raise FirstViolationError(step, because, [str(route)])
         self.words = tuple(fitting)
         refused = routes[fitting[0]].refused
         assert refused is not None
@@ -167,7 +173,7 @@ class Steps:
         routes = self._routes(step, from_, target)
         fitting = [w for w, route in routes.items() if route.refused is None and not route.arcs]
         if not fitting:
-            raise Broken(step, *self._decided(next(iter(routes.values()))))
+            raise FirstViolationError(step, *self._decided(next(iter(routes.values()))))
         self.words = tuple(fitting)
         self._unmoved(step, state, session, nothing_to_do(self.spec))
         self._over()
@@ -181,7 +187,9 @@ class Steps:
             return
         if failed is None:
             reason = "no arc has failed"
-            raise Broken(step, Because(reason, "[[events]] arc_failed, arc_failed_for_good"))
+            raise FirstViolationError(
+                step, Because(reason, "[[events]] arc_failed, arc_failed_for_good")
+            )
         self.failed = None
         routes = self._routes(step, from_, target)
         taken = list(self._trail)
@@ -199,7 +207,7 @@ class Steps:
             route = next(iter(routes.values()))
             reason = f"its path does not lead to arc {failed[0]} -> {failed[1]}, which failed"
             _, allowed = self._decided(route)
-            raise Broken(step, Because(reason, *self._why_accepted(route)), allowed)
+            raise FirstViolationError(step, Because(reason, *self._why_accepted(route)), allowed)
         self.words = tuple(fitting)
         self.stands(state, step, session)
         self._over()
@@ -220,7 +228,7 @@ class Steps:
         if not has:
             row = self.spec.state(state)
             reason = f"the device lacks the capabilities that {state} requires"
-            raise Broken(step, Because(reason, f"[[states]] {state}", row.source))
+            raise FirstViolationError(step, Because(reason, f"[[states]] {state}", row.source))
         return has
 
     def _decided(self, route: Route) -> tuple[Because, list[str]]:
@@ -266,7 +274,9 @@ class Steps:
             for row in rows
         ]
         reason = f"the device then stands in {state} with {_number(session)}"
-        raise Broken(step, Because(reason, f"[[events]] {row.name}", row.source), allowed)
+        raise FirstViolationError(
+            step, Because(reason, f"[[events]] {row.name}", row.source), allowed
+        )
 
     def _over(self) -> None:
         """No request is under way."""
@@ -282,7 +292,7 @@ class Steps:
             self._begin(step, state)
         elif state != self.state:
             reason = f"nothing has moved it since it was in {self.state}"
-            raise Broken(step, Because(reason), [self.state])
+            raise FirstViolationError(step, Because(reason), [self.state])
         if session != SOMEWHERE:
             self._unmoved(step, state, session, Because("nothing has moved it"))
 
@@ -296,14 +306,14 @@ class Steps:
             self._begin(step, state)
         elif state != self.state:
             reason = f"it begins in {state}, and the device stands in {self.state}"
-            raise Broken(step, Because(reason), [f"a step from {self.state}"])
+            raise FirstViolationError(step, Because(reason), [f"a step from {self.state}"])
 
     def _unmoved(self, step: str, state: str, session: Session, because: Because) -> None:
         known = session == self.session or (self.session == SOMEWHERE and session is not None)
         if state != self.state or not known:
             words = f"{because.reason}, and it then stands in {state} with {_number(session)}"
             allowed = [f"{self.state} with {_number(self.session)}"]
-            raise Broken(step, because._replace(reason=words), allowed)
+            raise FirstViolationError(step, because._replace(reason=words), allowed)
         self._stand(state, session)
 
     def _stand(self, state: str, session: Session) -> None:
@@ -315,7 +325,7 @@ class Steps:
         self.words = tuple(word for word in self.words if fits(self.spec.machine(word)))
 
 
-def violation(device: str, broken: Broken, steps: Steps) -> Violation:
+def violation(device: str, broken: FirstViolationError, steps: Steps) -> Violation:
     """Return what is wrong as a violation."""
     where = "" if steps.state is None else f"{steps.state} with {_number(steps.session)}"
     return Violation(

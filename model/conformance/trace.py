@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfio_migration.model.conformance.followed import Because, Broken, Violation, refusal
+from vfio_migration.model.conformance.followed import (
+    Because,
+    FirstViolationError,
+    Violation,
+    refusal,
+)
 from vfio_migration.model.conformance.steps import Steps, violation
 from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mean, it_has
 from vfio_migration.model.machine import Route
@@ -40,7 +45,7 @@ def check_trace(trace: Trace, spec: Spec) -> tuple[int, Violation] | None:
         device = devices[step.device]
         try:
             _take(device, step, spec)
-        except Broken as broken:
+        except FirstViolationError as broken:
             return number, violation(f"device {step.device}", broken, device.steps)
     return None
 
@@ -63,7 +68,7 @@ def _take(device: _Device, step: Step, spec: Spec) -> None:
         target = None if step.to is None else _name(step.to, spec)
         if asked is not None and target not in (None, asked.to):
             reason = f"it is not what was asked for: {asked}"
-            raise Broken(str(step), Because(reason), [f"SET_STATE {asked.to}"])
+            raise FirstViolationError(str(step), Because(reason), [f"SET_STATE {asked.to}"])
         device.asked, target = None, asked.to if asked is not None else target
         if target is not None:
             steps.refused(from_, target, step.errno, step.state, step.session)
@@ -89,7 +94,7 @@ def _arc(device: _Device, step: Step, asked: Route | None) -> None:
         path = asked.arcs[device.taken]
         if (from_, to) != (path.from_, path.to):
             reason = f"it is no step on the path of the request: {asked}"
-            raise Broken(
+            raise FirstViolationError(
                 str(step), Because(reason, f"[[arcs]] {path}", path.source), [f"arc {path}"]
             )
     if step.kind == "arc":
@@ -102,19 +107,21 @@ def _arc(device: _Device, step: Step, asked: Route | None) -> None:
 
 
 def _must_be_over(device: _Device, step: Step) -> None:
-    """Raise `Broken` if the request before this step has not come to its end."""
+    """Raise `FirstViolationError` if the request before this step has not come to its end."""
     asked = device.asked
     if asked is None:
         return
     if asked.refused is not None:
         because = refusal(asked.refused, asked.from_, asked.to)
         because = because._replace(reason=f"the request before it is refused: {because.reason}")
-        raise Broken(str(step), because, [f"refused ({asked.refused.errno})"])
+        raise FirstViolationError(str(step), because, [f"refused ({asked.refused.errno})"])
     if device.taken < len(asked.arcs):
         arc = asked.arcs[device.taken]
         reason = f"the request before it is not over: {asked}"
         allowed = [f"arc {arc}", f"arc {arc} fails"]
-        raise Broken(str(step), Because(reason, f"[[arcs]] {arc}", arc.source), allowed)
+        raise FirstViolationError(
+            str(step), Because(reason, f"[[arcs]] {arc}", arc.source), allowed
+        )
 
 
 def _is_failed_event(step: Step, steps: Steps) -> bool:

@@ -6,21 +6,21 @@ asyncio import it.
 
 from vfio_migration.runtime.client.blocking import Client
 from vfio_migration.runtime.client.calls import Call, RegionInfo
-from vfio_migration.runtime.client.common import PATIENCE
+from vfio_migration.runtime.client.common import TIMEOUT_S
 from vfio_migration.runtime.client.core import Core, Exchange, Pending, Reachable
 from vfio_migration.runtime.client.errors import (
     ClientError,
-    PeerBroke,
-    PeerGone,
-    Refused,
-    TimedOut,
+    PeerDisconnectedError,
+    PeerProtocolError,
+    RefusedError,
+    TimedOutError,
 )
 from vfio_migration.runtime.client.interrupts import Interrupts, Vectors
 from vfio_migration.runtime.client.memory import AddressSpace, SharedMemory, Window
-from vfio_migration.runtime.client.regions import MappedArea, MappedRegion, NotMappable
+from vfio_migration.runtime.client.regions import MappedArea, MappedRegion, NotMappableError
 
 __all__ = [
-    "PATIENCE",
+    "TIMEOUT_S",
     "AddressSpace",
     "Call",
     "Client",
@@ -30,15 +30,15 @@ __all__ = [
     "Interrupts",
     "MappedArea",
     "MappedRegion",
-    "NotMappable",
-    "PeerBroke",
-    "PeerGone",
+    "NotMappableError",
+    "PeerDisconnectedError",
+    "PeerProtocolError",
     "Pending",
     "Reachable",
-    "Refused",
+    "RefusedError",
     "RegionInfo",
     "SharedMemory",
-    "TimedOut",
+    "TimedOutError",
     "Vectors",
     "Window",
 ]

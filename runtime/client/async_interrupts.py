@@ -75,7 +75,7 @@ class AsyncInterrupts(Vectors):
 
     async def __aenter__(self) -> Self:
         try:
-            for call in self.giving(self._client.most_fds):
+            for call in self.giving(self._client.max_fds):
                 await self._client.do(call)
         except BaseException:
             await self.__aexit__(None, None, None)

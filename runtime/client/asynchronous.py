@@ -33,7 +33,12 @@ from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call, RegionInfo
 from vfio_migration.runtime.client.common import AGAIN, Side, busy, described, dial, no_version
 from vfio_migration.runtime.client.core import Pending
-from vfio_migration.runtime.client.errors import ClientError, PeerGone, Refused, TimedOut
+from vfio_migration.runtime.client.errors import (
+    ClientError,
+    PeerDisconnectedError,
+    RefusedError,
+    TimedOutError,
+)
 from vfio_migration.runtime.client.socket import Line
 from vfio_migration.runtime.protocol.events import Outgoing
 
@@ -50,10 +55,10 @@ class Begun(Generic[T]):
         pending: What has become of it.
     """
 
-    def __init__(self, client: AsyncClient, pending: Pending[T], patience: float) -> None:
+    def __init__(self, client: AsyncClient, pending: Pending[T], timeout_s: float) -> None:
         self.pending = pending
         self._client = client
-        self._patience = patience
+        self._timeout_s = timeout_s
         self._awaited = False
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -61,7 +66,7 @@ class Begun(Generic[T]):
             raise RuntimeError("a call that was begun is awaited once")
         self._awaited = True
         # A generator, for it holds on to this while it waits.
-        return (yield from self._client._finish(self.pending, self._patience).__await__())
+        return (yield from self._client._finish(self.pending, self._timeout_s).__await__())
 
     def __del__(self) -> None:
         # A task that was cancelled before it began does not even know of it.
@@ -91,9 +96,9 @@ class AsyncClient(Side):
         """Connect.
 
         Raises:
-            PeerGone: Nobody listens there, or this was closed before.
-            PeerBroke: No version could be agreed on.
-            TimedOut: The server does not answer; it may be serving another client.
+            PeerDisconnectedError: Nobody listens there, or this was closed before.
+            PeerProtocolError: No version could be agreed on.
+            TimedOutError: The server does not answer; it may be serving another client.
         """
         if self.over is not None:
             raise copy.copy(self.over)
@@ -109,8 +114,8 @@ class AsyncClient(Side):
             raise
         try:
             self._send(outgoing)
-            self._add_twin(await self._finish(pending, self.patience))
-        except (Refused, TimedOut) as error:
+            self._add_twin(await self._finish(pending, self.timeout_s))
+        except (RefusedError, TimedOutError) as error:
             self.close()
             raise no_version(error) from error
         except BaseException:
@@ -121,7 +126,7 @@ class AsyncClient(Side):
 
     async def _connected(self, path: str | Path) -> socket.socket:
         loop = asyncio.get_running_loop()
-        until = loop.time() + self.patience
+        until = loop.time() + self.timeout_s
         while (sock := dial(path, self.name)) is None:
             if loop.time() >= until:
                 raise busy(self.name)
@@ -139,7 +144,7 @@ class AsyncClient(Side):
             return
         if self._loop is None and isinstance(self._where, socket.socket):
             self._where.close()  # it was never opened
-        self._end(PeerGone(self.name, "this side has hung up"))
+        self._end(PeerDisconnectedError(self.name, "this side has hung up"))
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -154,37 +159,37 @@ class AsyncClient(Side):
 
     # --- calls ---
 
-    async def do(self, call: Call[T], patience: float | None = None) -> T:
+    async def do(self, call: Call[T], timeout_s: float | None = None) -> T:
         """Carry a call out and return what came of it.
 
         Raises:
-            Refused: The server refused it.
+            RefusedError: The server refused it.
             ClientError: The connection is over, and nobody knows whether it was done.
-            CannotSend: The server does not take this; nothing was sent.
+            CannotSendError: The server does not take this; nothing was sent.
         """
         return await self._finish(
-            self._begin(call), self.patience if patience is None else patience
+            self._begin(call), self.timeout_s if timeout_s is None else timeout_s
         )
 
-    def begin(self, call: Call[T], patience: float | None = None) -> Begun[T]:
-        """Send a call; what it returns is to be awaited. Raises as `do`, but for `Refused`."""
+    def begin(self, call: Call[T], timeout_s: float | None = None) -> Begun[T]:
+        """Send a call; what it returns is to be awaited. Raises as `do`, but for `RefusedError`."""
         pending = self._begin(call)
-        return Begun(self, pending, self.patience if patience is None else patience)
+        return Begun(self, pending, self.timeout_s if timeout_s is None else timeout_s)
 
-    async def _finish(self, pending: Pending[T], patience: float) -> T:
+    async def _finish(self, pending: Pending[T], timeout_s: float) -> T:
         try:
             if not pending.done:
-                await self._done(pending, patience)
+                await self._done(pending, timeout_s)
             return pending.result()
         except BaseException:
             pending.abandon()
             raise
 
-    async def _done(self, pending: Pending[Any], patience: float) -> None:
+    async def _done(self, pending: Pending[Any], timeout_s: float) -> None:
         assert self._loop is not None
         waiter = self._loop.create_future()
         pending.then(lambda: None if waiter.done() else waiter.set_result(None))
-        timer = self._loop.call_later(patience, lambda: self._end(self._late(pending)))
+        timer = self._loop.call_later(timeout_s, lambda: self._end(self._late(pending)))
         try:
             await waiter
         finally:
@@ -243,7 +248,7 @@ class AsyncClient(Side):
         """Get the state the device is in.
 
         Raises:
-            PeerBroke: No state of the table has this number.
+            PeerProtocolError: No state of the table has this number.
         """
         return await self.do(self._state())
 
@@ -251,23 +256,23 @@ class AsyncClient(Side):
         """Ask for a state, by its name in the table or by its number, whatever that is.
 
         Raises:
-            UnknownName: The table has none of this name; nothing was sent. Else as `do`.
+            UnknownNameError: The table has none of this name; nothing was sent. Else as `do`.
         """
         await self.do(self._set_state(state))
 
     def moving(self, state: str | int) -> Begun[None]:
-        """Ask for a state, without waiting. Raises as `begin`, and `UnknownName`."""
+        """Ask for a state, without waiting. Raises as `begin`, and `UnknownNameError`."""
         return self.begin(self._set_state(state))
 
     async def supports(self, feature: str, *, get: bool = False, set_: bool = False) -> bool:
         """Say whether the device has a feature with these methods.
 
         Raises:
-            UnknownName: The wire has none of this name; nothing was sent. Else as `do`.
+            UnknownNameError: The wire has none of this name; nothing was sent. Else as `do`.
         """
         try:
             await self.do(calls.probe(feature, get=get, set_=set_))
-        except Refused:
+        except RefusedError:
             return False
         return True
 

@@ -42,7 +42,7 @@ from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call, RegionInfo
 from vfio_migration.runtime.client.common import (
     AGAIN,
-    PATIENCE,
+    TIMEOUT_S,
     Side,
     busy,
     described,
@@ -50,7 +50,12 @@ from vfio_migration.runtime.client.common import (
     no_version,
 )
 from vfio_migration.runtime.client.core import Pending, Reachable, Watch
-from vfio_migration.runtime.client.errors import ClientError, PeerGone, Refused, TimedOut
+from vfio_migration.runtime.client.errors import (
+    ClientError,
+    PeerDisconnectedError,
+    RefusedError,
+    TimedOutError,
+)
 from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.transport.closing import Closing
 
@@ -93,7 +98,7 @@ class Client(Side, Closing):
         spec: The table that gives states and capabilities their names; that of the package if none
             is given.
         name: What the server is called in messages; its path, if nothing is said.
-        patience: How many seconds the server may take to answer.
+        timeout_s: How many seconds the server may take to answer.
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
         watches: Who is told of every message; see `Exchange`.
@@ -105,9 +110,9 @@ class Client(Side, Closing):
         hurry: As given; may be set at any time.
 
     Raises:
-        PeerGone: Nobody listens there.
-        PeerBroke: No version could be agreed on.
-        TimedOut: The server does not answer; it may be serving another client.
+        PeerDisconnectedError: Nobody listens there.
+        PeerProtocolError: No version could be agreed on.
+        TimedOutError: The server does not answer; it may be serving another client.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class Client(Side, Closing):
         *,
         spec: Spec | None = None,
         name: str | None = None,
-        patience: float = PATIENCE,
+        timeout_s: float = TIMEOUT_S,
         limits: Limits | None = None,
         memory: Reachable | None = None,
         watches: Iterable[Watch] = (),
@@ -128,7 +133,7 @@ class Client(Side, Closing):
             where,
             spec=spec,
             name=name,
-            patience=patience,
+            timeout_s=timeout_s,
             limits=limits,
             memory=memory,
             watches=watches,
@@ -139,7 +144,7 @@ class Client(Side, Closing):
         self._taker = 0  # the same, while it takes in what has come
         self._followers: list[_Follower] = []
         self._poll = select.poll()
-        sock = where if isinstance(where, socket.socket) else connected(where, self.name, patience)
+        sock = where if isinstance(where, socket.socket) else connected(where, self.name, timeout_s)
         try:
             # A file: it closes itself if nobody does.
             self._wake = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
@@ -151,7 +156,7 @@ class Client(Side, Closing):
         try:
             self._send(outgoing)
             self._add_twin(self.finish(pending))
-        except (Refused, TimedOut) as error:
+        except (RefusedError, TimedOutError) as error:
             self.close()
             raise no_version(error) from error
         except BaseException:
@@ -168,28 +173,28 @@ class Client(Side, Closing):
                 line.close()
             self._wake.close()
             return
-        self._end(PeerGone(self.name, "this side has hung up"))
+        self._end(PeerDisconnectedError(self.name, "this side has hung up"))
 
     # --- calls ---
 
-    def do(self, call: Call[T], patience: float | None = None) -> T:
+    def do(self, call: Call[T], timeout_s: float | None = None) -> T:
         """Carry a call out and return what came of it.
 
         Raises:
-            Refused: The server refused it.
+            RefusedError: The server refused it.
             ClientError: The connection is over, and nobody knows whether it was done.
-            CannotSend: The server does not take this; nothing was sent.
+            CannotSendError: The server does not take this; nothing was sent.
         """
         self._check_waits()
         pending = self.begin(call)
         try:
-            return self.finish(pending, patience)
+            return self.finish(pending, timeout_s)
         except BaseException:
             self.abandon(pending)
             raise
 
     def begin(self, call: Call[T]) -> Pending[T]:
-        """Send a call and do not wait. Raises as `do`, but for `Refused`.
+        """Send a call and do not wait. Raises as `do`, but for `RefusedError`.
 
         What comes of it is to be finished or abandoned: it may hold descriptors.
         """
@@ -199,10 +204,10 @@ class Client(Side, Closing):
                 self._rouse()  # whoever waits has to wait for more than before
             return pending
 
-    def finish(self, pending: Pending[T], patience: float | None = None) -> T:
+    def finish(self, pending: Pending[T], timeout_s: float | None = None) -> T:
         """Wait for a call that was begun. Raises as `do`."""
         begun = time.monotonic()
-        until = begun + (self.patience if patience is None else patience)
+        until = begun + (self.timeout_s if timeout_s is None else timeout_s)
         while not pending.done:
             look_up = until
             if self.hurry is not None:
@@ -337,7 +342,7 @@ class Client(Side, Closing):
         """Get the state the device is in.
 
         Raises:
-            PeerBroke: No state of the table has this number.
+            PeerProtocolError: No state of the table has this number.
         """
         return self.do(self._state())
 
@@ -345,23 +350,23 @@ class Client(Side, Closing):
         """Ask for a state, by its name in the table or by its number, whatever that is.
 
         Raises:
-            UnknownName: The table has none of this name; nothing was sent. Else as `do`.
+            UnknownNameError: The table has none of this name; nothing was sent. Else as `do`.
         """
         self.do(self._set_state(state))
 
     def moving(self, state: str | int) -> Pending[None]:
-        """Ask for a state, without waiting. Raises as `begin`, and `UnknownName`."""
+        """Ask for a state, without waiting. Raises as `begin`, and `UnknownNameError`."""
         return self.begin(self._set_state(state))
 
     def supports(self, feature: str, *, get: bool = False, set_: bool = False) -> bool:
         """Say whether the device has a feature with these methods.
 
         Raises:
-            UnknownName: The wire has none of this name; nothing was sent. Else as `do`.
+            UnknownNameError: The wire has none of this name; nothing was sent. Else as `do`.
         """
         try:
             self.do(calls.probe(feature, get=get, set_=set_))
-        except Refused:
+        except RefusedError:
             return False
         return True
 
@@ -398,23 +403,23 @@ class Client(Side, Closing):
 
 
 def connected(
-    path: str | Path, name: str, patience: float, hurry: Hurry | None = None
+    path: str | Path, name: str, timeout_s: float, hurry: Hurry | None = None
 ) -> socket.socket:
     """Connect to a server, and say nothing yet.
 
     Args:
         path: Its socket.
         name: What it is called in messages.
-        patience: How many seconds to wait for a place in its queue.
+        timeout_s: How many seconds to wait for a place in its queue.
         hurry: As for a `Client`.
 
     Raises:
-        PeerGone: Nobody serves there.
-        TimedOut: Too many wait there.
+        PeerDisconnectedError: Nobody serves there.
+        TimedOutError: Too many wait there.
     """
     begun = time.monotonic()
     while (sock := dial(path, name)) is None:
-        until = begun + patience if hurry is None else min(begun + patience, hurry(begun))
+        until = begun + timeout_s if hurry is None else min(begun + timeout_s, hurry(begun))
         if time.monotonic() >= until:
             raise busy(name)
         time.sleep(AGAIN)

@@ -15,7 +15,7 @@ from vfio_migration.model.errors import lookup
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.errors import asked
 from vfio_migration.runtime.protocol.events import Reply
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE, Data, DmaMapFlags, DmaUnmapFlags
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
@@ -66,7 +66,7 @@ class Call(Generic[T]):
     Attributes:
         message: The payload.
         read: Makes the result of a reply without an error; owns its descriptors, unless it raises.
-            Data of the reply is good until it returns. May raise `Malformed`.
+            Data of the reply is good until it returns. May raise `MalformedError`.
         fds: Descriptors to send with it; they stay the caller's.
         no_reply: The server is not to answer: there is no result.
         release: Gives back what a result holds, for one that nobody takes.
@@ -237,7 +237,7 @@ def region_write(region: int, offset: int, data: Data, *, no_reply: bool = False
         if reply.message.count != size:
             # An error says that nothing was done; what half a write has done nobody can say.
             why = f"REGION_WRITE: {reply.message.count} of {size} bytes were written"
-            raise Malformed("size_wrong", why)
+            raise MalformedError("size_wrong", why)
 
     return Call(RegionWrite(offset, region, data), read, no_reply=no_reply)
 
@@ -288,7 +288,7 @@ def probe(feature: str, *, get: bool = False, set_: bool = False) -> Call[None]:
     """Ask whether a feature is there, with these methods. A no is an error reply.
 
     Raises:
-        UnknownName: The wire has no feature of this name.
+        UnknownNameError: The wire has no feature of this name.
     """
     return _feature(feature, _done, get=get, set_=set_, probe=True)
 
@@ -311,7 +311,9 @@ def state(names: Mapping[int, str]) -> Call[str]:
     def read(reply: Reply) -> str:
         value = _state(reply)
         if value not in names:
-            raise Malformed("argument_invalid", f"state {value}, which the table does not know")
+            raise MalformedError(
+                "argument_invalid", f"state {value}, which the table does not know"
+            )
         return names[value]
 
     return _feature("MIG_DEVICE_STATE", read, get=True)
@@ -363,7 +365,7 @@ def logging_report(iova: int, length: int, page_size: int) -> Call[bytes]:
         if len(bitmap) != size:
             # Pages that are not in it would count as not written.
             why = f"DMA_LOGGING_REPORT: a bitmap of {len(bitmap)} bytes instead of {size}"
-            raise Malformed("size_wrong", why)
+            raise MalformedError("size_wrong", why)
         return bitmap
 
     return _feature("DMA_LOGGING_REPORT", read, get=True, data=asked, room=room)

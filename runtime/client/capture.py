@@ -22,7 +22,7 @@ from typing import Any, Final
 from vfio_migration.model import Spec, SpecError
 from vfio_migration.model.errors import Mistake
 from vfio_migration.runtime.client.recording import Wording
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import (
     ERROR,
     HEADER,
@@ -99,7 +99,7 @@ class Capture:
         kind = COMMANDS.get(number)
         message: Message | None = None
         if kind is not None:
-            with contextlib.suppress(Malformed):
+            with contextlib.suppress(MalformedError):
                 message = kind.parse(payload, (0,) * count)
         no_reply = bool(flags & NO_REPLY)
         if not no_reply:
@@ -124,7 +124,7 @@ class Capture:
         elif command is not None and command.message is not None and number in REPLIES:
             try:
                 about |= self._wording.about(REPLIES[number].answering(command.message, payload))
-            except Malformed as fault:
+            except MalformedError as fault:
                 about["malformed"] = fault.why
         what = "reply" if sender == "server" else "served"
         yield {"device": DEVICE, "what": what, "id": ident, "command": _name(number)} | about

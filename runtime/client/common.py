@@ -16,18 +16,23 @@ from vfio_migration.model.errors import why
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import Core, Pending, Reachable, Watch, gone
-from vfio_migration.runtime.client.errors import ClientError, PeerBroke, PeerGone, TimedOut
+from vfio_migration.runtime.client.errors import (
+    ClientError,
+    PeerDisconnectedError,
+    PeerProtocolError,
+    TimedOutError,
+)
 from vfio_migration.runtime.client.socket import Line
 from vfio_migration.runtime.protocol.events import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
-from vfio_migration.runtime.transport.channel import Gone, peer_of
+from vfio_migration.runtime.transport.channel import DisconnectedError, peer_of
 from vfio_migration.runtime.transport.counters import Counters
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
-PATIENCE: Final = 30.0
+TIMEOUT_S: Final = 30.0
 """How many seconds a server may take to answer."""
 
 AGAIN: Final = 0.02
@@ -42,7 +47,7 @@ class Side:
         spec: The table that gives states and capabilities their names; that of the package if none
             is given.
         name: What the server is called in messages; its path, if nothing is said.
-        patience: How many seconds the server may take to answer.
+        timeout_s: How many seconds the server may take to answer.
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
         watches: Who is told of every message; see `Exchange`.
@@ -51,7 +56,7 @@ class Side:
     Attributes:
         spec: The table.
         name: As given.
-        patience: As given.
+        timeout_s: As given.
         counters: Its `bytes_in` and `bytes_out` count what went over the sockets.
         pid: The process that listens, or 0 if the system does not say.
     """
@@ -62,7 +67,7 @@ class Side:
         *,
         spec: Spec | None = None,
         name: str | None = None,
-        patience: float = PATIENCE,
+        timeout_s: float = TIMEOUT_S,
         limits: Limits | None = None,
         memory: Reachable | None = None,
         watches: Iterable[Watch] = (),
@@ -71,7 +76,7 @@ class Side:
         said = "server" if isinstance(where, socket.socket) else str(where)
         self.name = said if name is None else name
         self.spec = load() if spec is None else spec
-        self.patience = patience
+        self.timeout_s = timeout_s
         self.counters = Counters()
         self.pid = 0
         self._where = where
@@ -98,7 +103,7 @@ class Side:
         return min(connection.peer.max_data_xfer_size, connection.own.max_data_xfer_size)
 
     @property
-    def most_fds(self) -> int:
+    def max_fds(self) -> int:
         """How many descriptors the server takes with one message."""
         return self._core.connection.peer.max_msg_fds
 
@@ -143,17 +148,19 @@ class Side:
             sock = socket.socket(fileno=fd)
         except OSError as error:
             os.close(fd)
-            raise PeerBroke(self.name, "the twin socket is no socket") from error
+            raise PeerProtocolError(self.name, "the twin socket is no socket") from error
         if sock.type != socket.SOCK_STREAM:
             sock.close()
-            raise PeerBroke(self.name, "the twin socket is no stream")
+            raise PeerProtocolError(self.name, "the twin socket is no stream")
         assert self._core.twin is not None
         self._lines.append(Line(sock, self._core.twin, self.counters, self._core, self._receiver))
 
     def _begin(self, call: Call[T]) -> Pending[T]:
         """Make a call and send it."""
         if self._foreign():
-            raise PeerGone(self.name, "the connection belongs to the process that made it")
+            raise PeerDisconnectedError(
+                self.name, "the connection belongs to the process that made it"
+            )
         outgoing, pending = self._core.begin(call)
         self._send(outgoing)
         if call.no_reply and self.over is not None:
@@ -163,7 +170,7 @@ class Side:
     def _send(self, outgoing: Outgoing) -> None:
         try:
             self._lines[0].send(outgoing)
-        except Gone as error:
+        except DisconnectedError as error:
             self._end(self._gone(error))
         except BaseException:
             self._end(self._torn())
@@ -175,7 +182,7 @@ class Side:
             return
         try:
             line.step(ready)
-        except Gone as error:
+        except DisconnectedError as error:
             self._end(self._gone(error))
         except BaseException:
             self._end(self._torn())
@@ -192,16 +199,18 @@ class Side:
                 line.close()
             self._receiver.close()
 
-    def _gone(self, error: Gone) -> PeerGone:
+    def _gone(self, error: DisconnectedError) -> PeerDisconnectedError:
         # A channel speaks of whoever is at its other end as the client.
         return gone(self.name, str(error.__cause__ or "the server closed its end"))
 
-    def _torn(self) -> PeerGone:
+    def _torn(self) -> PeerDisconnectedError:
         """What it was doing is half done: where the next message begins nobody knows."""
-        return PeerGone(self.name, "this side was interrupted in the middle of a message")
+        return PeerDisconnectedError(
+            self.name, "this side was interrupted in the middle of a message"
+        )
 
-    def _late(self, pending: Pending[Any]) -> TimedOut:
-        return TimedOut(self.name, f"{pending.call.title} is not answered")
+    def _late(self, pending: Pending[Any]) -> TimedOutError:
+        return TimedOutError(self.name, f"{pending.call.title} is not answered")
 
     # --- calls in the words of the table ---
 
@@ -228,20 +237,20 @@ def dial(path: str | Path, name: str) -> socket.socket | None:
         # Somebody may well serve at a socket that this user may not connect to.
         denied = isinstance(error, PermissionError)
         what = "cannot be connected to" if denied else "nobody serves there"
-        raise PeerGone(name, f"{what}: {why(error)}") from error
+        raise PeerDisconnectedError(name, f"{what}: {why(error)}") from error
     return sock
 
 
-def busy(name: str) -> TimedOut:
+def busy(name: str) -> TimedOutError:
     """Return the error of a connection that is not even queued."""
-    return TimedOut(name, "too many clients wait there")
+    return TimedOutError(name, "too many clients wait there")
 
 
 def no_version(error: ClientError) -> ClientError:
     """Return the error of a server with which no version could be agreed on."""
-    if isinstance(error, TimedOut):
-        return TimedOut(error.peer, f"{error.why}; does it serve another client?")
-    return PeerBroke(error.peer, f"no version is agreed on: {error.why}")
+    if isinstance(error, TimedOutError):
+        return TimedOutError(error.peer, f"{error.why}; does it serve another client?")
+    return PeerProtocolError(error.peer, f"no version is agreed on: {error.why}")
 
 
 def described(method: F, make: Callable[..., object]) -> F:

@@ -23,10 +23,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from vfio_migration.runtime.client.calls import Call
-from vfio_migration.runtime.client.errors import ClientError, PeerBroke, PeerGone, Refused
+from vfio_migration.runtime.client.errors import (
+    ClientError,
+    PeerDisconnectedError,
+    PeerProtocolError,
+    RefusedError,
+)
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
-from vfio_migration.runtime.protocol.faults import CannotSend, Malformed
+from vfio_migration.runtime.protocol.faults import CannotSendError, MalformedError
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, Data
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
@@ -244,7 +249,7 @@ class Core:
 
         Raises:
             ClientError: The connection is over.
-            CannotSend: The server does not take this; nothing was sent.
+            CannotSendError: The server does not take this; nothing was sent.
             OSError: A descriptor is none; nothing was sent.
         """
         if self.over is not None:
@@ -253,7 +258,9 @@ class Core:
         for fd in call.fds:
             os.fstat(fd)
         if isinstance(call.message, DeviceFeature) and call.message.argsz > self._longest:
-            raise CannotSend(f"a reply of {call.message.argsz} bytes; no more than {self._longest}")
+            raise CannotSendError(
+                f"a reply of {call.message.argsz} bytes; no more than {self._longest}"
+            )
         outgoing = self.connection.send_command(call.message, no_reply=call.no_reply, fds=call.fds)
         return outgoing, self._await(outgoing, call)
 
@@ -305,7 +312,7 @@ class Core:
         if isinstance(event, Command):
             return self._serve(event)
         if event.fatal:
-            self.end(PeerBroke(self.peer, f"the server broke the protocol: {event.why}"))
+            self.end(PeerProtocolError(self.peer, f"the server broke the protocol: {event.why}"))
         return event.reply
 
     def end(self, why: ClientError) -> None:
@@ -350,15 +357,15 @@ class Core:
             elif reply.failed:
                 call = pending.call
                 pending.fail(
-                    Refused(self.peer, call.message.name, reply.errno, reply.code, call.about)
+                    RefusedError(self.peer, call.message.name, reply.errno, reply.code, call.about)
                 )
             elif pending.abandoned:
-                pending.fail(PeerGone(self.peer, "nobody waited for it"))
+                pending.fail(PeerDisconnectedError(self.peer, "nobody waited for it"))
             else:
                 value = pending.call.read(reply)
                 fds = ()
                 pending.settle(value)
-        except Malformed as fault:
+        except MalformedError as fault:
             broken = fault.why
         except BaseException as error:
             # Whoever waits for this call made the sink, or the watch, that raised it.
@@ -371,9 +378,9 @@ class Core:
         if broken and pending is not None:
             name = reply.command.name
             why = broken if broken.startswith(name) else f"{name}: {broken}"
-            pending.fail(PeerBroke(self.peer, why))
+            pending.fail(PeerProtocolError(self.peer, why))
             # What else it says is no better to be trusted.
-            self.end(PeerBroke(self.peer, f"the server broke the protocol: {why}"))
+            self.end(PeerProtocolError(self.peer, f"the server broke the protocol: {why}"))
 
     def _serve(self, command: Command) -> Outgoing | None:
         """Answer the server's DMA."""
@@ -427,9 +434,9 @@ def dispose(event: Event) -> None:
         _close(event.fds)
 
 
-def gone(peer: str, error: Exception | str) -> PeerGone:
+def gone(peer: str, error: Exception | str) -> PeerDisconnectedError:
     """Return the error of a connection that ended."""
-    return PeerGone(peer, f"{_ENDED}: {error}")
+    return PeerDisconnectedError(peer, f"{_ENDED}: {error}")
 
 
 def _close(fds: Iterable[int]) -> None:

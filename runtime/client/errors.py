@@ -1,7 +1,7 @@
 """What goes wrong for a client, by whose doing it is.
 
-`Refused` is the server's answer, and the connection goes on. After any of the others it is over:
-what was asked for may have been done or not.
+`RefusedError` is the server's answer, and the connection goes on. After any of the others it is
+over: what was asked for may have been done or not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ClientError(Exception):
         return f"{self.peer}: {self.why}"
 
 
-class Refused(ClientError):  # noqa: N818 - reads as what it says
+class RefusedError(ClientError):
     """An error reply.
 
     Attributes:
@@ -60,13 +60,13 @@ def asked(command: str, about: str) -> str:
     return f"{command} {about}" if about else command
 
 
-class PeerGone(ClientError):  # noqa: N818 - reads as what it says
+class PeerDisconnectedError(ClientError):
     """The connection could not be made, has ended, or was closed by this side."""
 
 
-class PeerBroke(ClientError):  # noqa: N818 - reads as what it says
+class PeerProtocolError(ClientError):
     """The server said what the protocol does not allow."""
 
 
-class TimedOut(ClientError):  # noqa: N818 - reads as what it says
+class TimedOutError(ClientError):
     """The server did not answer in time."""

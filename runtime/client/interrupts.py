@@ -126,7 +126,7 @@ class Interrupts(Vectors, Closing):
         start: The first of them.
 
     Raises:
-        Refused: The device has no such vectors.
+        RefusedError: The device has no such vectors.
         ClientError: The connection is over.
     """
 
@@ -134,7 +134,7 @@ class Interrupts(Vectors, Closing):
         super().__init__(index, count, start)
         self._client = client
         try:
-            for call in self.giving(client.most_fds):
+            for call in self.giving(client.max_fds):
                 client.do(call)
         except BaseException:
             self.close()

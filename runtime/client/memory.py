@@ -148,13 +148,13 @@ class AddressSpace:
             ClientError: As `Client.dma_map`. What came before what was refused stays mapped.
         """
         client.memory = self
-        for call in self.mapping(descriptors=client.most_fds > 0):
+        for call in self.mapping(descriptors=client.max_fds > 0):
             client.do(call)
 
     async def attach_async(self, client: AsyncClient) -> None:
         """Do what `attach` does."""
         client.memory = self
-        for call in self.mapping(descriptors=client.most_fds > 0):
+        for call in self.mapping(descriptors=client.max_fds > 0):
             await client.do(call)
 
     def read(self, address: int, count: int, /) -> Data:

@@ -37,7 +37,7 @@ from vfio_migration.model.conformance.observation import FORMAT, KIND, LONGEST
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.core import Exchange, Watch
 from vfio_migration.runtime.files import trusted_path
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
@@ -287,7 +287,9 @@ class Wording:
         row = _FEATURES.get(message.index)
         if message.probe or row is None or not len(message.data):
             return said
-        with contextlib.suppress(Malformed):  # its size is told, which is what is wrong with it
+        with contextlib.suppress(
+            MalformedError
+        ):  # its size is told, which is what is wrong with it
             said |= self._data(row, message)
         return said
 

@@ -27,7 +27,7 @@ from vfio_migration.runtime.transport.closing import Closing
 _MOST: Final = (1 << 63) - 1
 
 
-class NotMappable(ValueError):  # noqa: N818 - reads as what it says
+class NotMappableError(ValueError):
     """The region, or what the server says of it, cannot be mapped. Nothing is."""
 
 
@@ -58,28 +58,30 @@ class MappedRegion(Closing):
         areas: The parts, by offset.
 
     Raises:
-        NotMappable: There is nothing to map, or it makes no sense.
+        NotMappableError: There is nothing to map, or it makes no sense.
     """
 
     def __init__(self, info: RegionInfo, *, trusting: bool = False) -> None:
         self.areas: tuple[MappedArea, ...] = ()
         self._maps: list[mmap.mmap] = []
         if info.fd is None or not info.flags & RegionFlags.MMAP:
-            raise NotMappable(f"region {info.index} cannot be mapped")
+            raise NotMappableError(f"region {info.index} cannot be mapped")
         protection = 0
         if info.flags & RegionFlags.READ:
             protection |= mmap.PROT_READ
         if info.flags & RegionFlags.WRITE:
             protection |= mmap.PROT_WRITE
         if not protection & mmap.PROT_READ:
-            raise NotMappable(f"region {info.index} cannot be read, so a map of it is of no use")
+            raise NotMappableError(
+                f"region {info.index} cannot be read, so a map of it is of no use"
+            )
         wanted = _checked(info, trusting)
         try:
             self.areas = tuple(self._map(info, area, protection) for area in wanted)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError | ValueError):
-                raise NotMappable(f"region {info.index} cannot be mapped: {error}") from error
+                raise NotMappableError(f"region {info.index} cannot be mapped: {error}") from error
             raise
 
     def _map(self, info: RegionInfo, area: MmapArea, protection: int) -> MappedArea:
@@ -137,19 +139,19 @@ def _checked(info: RegionInfo, trusting: bool) -> list[MmapArea]:
     end = 0
     for area in areas:
         if not area.size or area.offset < end or area.offset + area.size > info.size:
-            raise NotMappable(f"{name}: {area} of {info.size:#x} bytes makes no sense")
+            raise NotMappableError(f"{name}: {area} of {info.size:#x} bytes makes no sense")
         end = area.offset + area.size
     if info.offset + end > _MOST:
-        raise NotMappable(f"{name}: no file reaches to {info.offset + end:#x}")
+        raise NotMappableError(f"{name}: no file reaches to {info.offset + end:#x}")
     about = os.fstat(info.fd)
     if stat.S_ISREG(about.st_mode):
         if info.offset + end > about.st_size:
-            raise NotMappable(f"{name}: its file ends at {about.st_size:#x}")
+            raise NotMappableError(f"{name}: its file ends at {about.st_size:#x}")
         if not (trusting or _cannot_shrink(info.fd)):
-            raise NotMappable(f"{name}: its file can get shorter")
+            raise NotMappableError(f"{name}: its file can get shorter")
     elif not trusting:
         # A character device can be mapped where there is nothing behind it to be touched.
-        raise NotMappable(f"{name}: what is behind it is no file, and need not reach that far")
+        raise NotMappableError(f"{name}: what is behind it is no file, and need not reach that far")
     return areas
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from vfio_migration.runtime.client.core import Core, dispose
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Event, Outgoing
-from vfio_migration.runtime.transport.channel import MOST_REPLIES, Channel, Gone
+from vfio_migration.runtime.transport.channel import MAX_REPLIES, Channel, DisconnectedError
 from vfio_migration.runtime.transport.counters import Counters
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 
@@ -25,7 +25,7 @@ class Line:
     """A socket.
 
     A server that asks for memory and does not read the answers is not listened to while
-    `MOST_REPLIES` of them wait to be sent. What was read by then stays where it is: the messages
+    `MAX_REPLIES` of them wait to be sent. What was read by then stays where it is: the messages
     are good until the next read.
 
     Args:
@@ -55,7 +55,7 @@ class Line:
     @property
     def full(self) -> bool:
         """Whether so much waits to be sent that nothing more is read."""
-        return self._channel.waiting >= MOST_REPLIES
+        return self._channel.waiting >= MAX_REPLIES
 
     @property
     def wants(self) -> int:
@@ -67,7 +67,7 @@ class Line:
         """Send; what the server does not take now is copied and kept.
 
         Raises:
-            Gone: The server is not there any more.
+            DisconnectedError: The server is not there any more.
         """
         self._channel.send(outgoing)
 
@@ -81,7 +81,7 @@ class Line:
                 self._inbox.extend(self._channel.read())
                 self._work()
             elif ready & _ENDED:
-                raise Gone("the server is gone and has not read its replies")
+                raise DisconnectedError("the server is gone and has not read its replies")
 
     def _work(self) -> None:
         while self._inbox and not self.full:

@@ -16,11 +16,11 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
-from vfio_migration.runtime.client import Client, ClientError, Refused
+from vfio_migration.runtime.client import Client, ClientError, RefusedError
 from vfio_migration.runtime.client.blocking import connected
 from vfio_migration.runtime.client.core import Pending, Watch
 from vfio_migration.runtime.client.socket import Line
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError
 from vfio_migration.runtime.protocol.events import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.transport.peer_process import NOBODY, Ear, Process, has_ended
@@ -157,7 +157,7 @@ class Endpoint:
         side: At which end.
         spec: The table.
         client: A connection that somebody else made, and closes.
-        patience: How many seconds its server may take to answer.
+        timeout_s: How many seconds its server may take to answer.
         watches: Who is told of every message.
         hurry: By when it has to have answered, however patient one is; see `Client`.
 
@@ -175,7 +175,7 @@ class Endpoint:
         spec: Spec,
         *,
         client: Client | None = None,
-        patience: float,
+        timeout_s: float,
         watches: Iterable[Watch] = (),
         hurry: Haste | None = None,
     ) -> None:
@@ -187,7 +187,7 @@ class Endpoint:
         self._sock: socket.socket | None = None
         self._client = client
         self._ours = client is None
-        self._patience = patience
+        self._timeout_s = timeout_s
         self._watches = tuple(watches)
         self._hurry = hurry
         self._listener = NOBODY if client is None else Process.of(client.pid)
@@ -230,7 +230,7 @@ class Endpoint:
         if self._sock is None:
             self._known.clear()
             self.reached = False
-            self._sock = connected(self.where, self.where, self._patience, self._hurry)
+            self._sock = connected(self.where, self.where, self._timeout_s, self._hurry)
             self._listener = Process.listening(self._sock)
             self.reached = True
         return self._listener
@@ -316,14 +316,14 @@ class Endpoint:
         """
         if self._client is None:
             self.connect()
-            self._client = self._negotiated(self._patience)
+            self._client = self._negotiated(self._timeout_s)
         if not self._ours and self._client.hurry is None:
             self._client.hurry = self._hurry
         if self._client.over is not None:
             raise copy.copy(self._client.over)
         return self._client
 
-    def _negotiated(self, patience: float) -> Client:
+    def _negotiated(self, timeout_s: float) -> Client:
         """Agree on a version over the socket that is connected. Raises as `client`."""
         assert self._sock is not None
         sock, self._sock = self._sock, None
@@ -331,7 +331,7 @@ class Endpoint:
             sock,
             name=self.where,
             spec=self._spec,
-            patience=patience,
+            timeout_s=timeout_s,
             limits=_LIMITS,
             watches=self._watches,
             hurry=self._hurry,
@@ -344,7 +344,7 @@ class Endpoint:
         self._watched = None
         if self._sock is not None:
             with contextlib.suppress(ClientError):
-                self._negotiated(min(self._patience, GRACE)).close()
+                self._negotiated(min(self._timeout_s, GRACE)).close()
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None
@@ -358,21 +358,21 @@ class Endpoint:
         """The table as its capabilities contract it.
 
         Raises:
-            CannotMigrate: It says that it cannot be migrated.
+            CannotMigrateError: It says that it cannot be migrated.
             ClientError: It does not answer.
         """
         if self._machine is None:
             try:
                 flags = self.client.capabilities()
-            except Refused as refusal:
-                raise CannotMigrate(
+            except RefusedError as refusal:
+                raise CannotMigrateError(
                     f"{self.label}: the device cannot be migrated: {refusal.why}", refused=True
                 ) from refusal
             known = 0
             for row in self._spec.capabilities:
                 known |= row.value
                 if row.mandatory and not flags & row.value:
-                    raise CannotMigrate(
+                    raise CannotMigrateError(
                         f"{self.label}: the device cannot be migrated: its flags are {flags:#x}, "
                         f"without {row.name}",
                         refused=True,
@@ -385,7 +385,7 @@ class Endpoint:
         """Ask what its guest sees of it.
 
         Raises:
-            CannotMigrate: It brings no more of its configuration space.
+            CannotMigrateError: It brings no more of its configuration space.
             ClientError: As `client`.
         """
         client = self.client
@@ -412,7 +412,7 @@ class Endpoint:
         while (left := size - len(found)) > 0:
             got = client.region_read(_CONFIG, len(found), min(left, client.transfer))[:left]
             if not got:
-                raise CannotMigrate(
+                raise CannotMigrateError(
                     f"{self.label}: what kind of device it is cannot be told: REGION_READ brought "
                     f"{len(found)} of the {size} bytes at the beginning of its configuration space",
                     ["have its server answer reads of configuration space with what is asked for"],
@@ -436,7 +436,7 @@ class Endpoint:
             return None
         try:
             return client.data_size()
-        except Refused:
+        except RefusedError:
             return None
 
     def may(self, activity: str) -> bool:

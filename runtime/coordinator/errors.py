@@ -1,7 +1,7 @@
 """What can become of a migration besides success, by what is left behind.
 
-`CannotMigrate`: nothing was begun, everything is as it was. `MigrationFailed`: it was begun, and
-`outcome` says who runs now. Both say in `hints` what to do.
+`CannotMigrateError`: nothing was begun, everything is as it was. `MigrationFailedError`: it was
+begun, and `outcome` says who runs now. Both say in `hints` what to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CoordinatorError(Exception):
         return "\n".join((self.why, *(f"  {hint}" for hint in self.hints)))
 
 
-class CannotMigrate(CoordinatorError):  # noqa: N818 - reads as what it says
+class CannotMigrateError(CoordinatorError):
     """Nothing was begun, and nothing has changed.
 
     Attributes:
@@ -42,15 +42,15 @@ class CannotMigrate(CoordinatorError):  # noqa: N818 - reads as what it says
         self.refused = refused
 
 
-class NotTrustedError(CannotMigrate):
+class NotTrustedError(CannotMigrateError):
     """Another user may have left a claim or a journal: nothing is done that it says."""
 
 
-class Cancelled(CoordinatorError):  # noqa: N818 - reads as what it says
+class CancelledError(CoordinatorError):
     """Somebody wished that it be given up."""
 
 
-class StepFailed(CoordinatorError):  # noqa: N818 - reads as what it says
+class StepFailedError(CoordinatorError):
     """A step of the plan was not done.
 
     Attributes:
@@ -62,7 +62,7 @@ class StepFailed(CoordinatorError):  # noqa: N818 - reads as what it says
         self.peers = tuple(peers)
 
 
-class MigrationFailed(CoordinatorError):  # noqa: N818 - reads as what it says
+class MigrationFailedError(CoordinatorError):
     """It was begun and did not succeed.
 
     Attributes:

@@ -14,10 +14,10 @@ from typing import Final
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import MigrationStep, Move, Phase, Plans, applying
-from vfio_migration.runtime.client import ClientError, Refused, calls
+from vfio_migration.runtime.client import ClientError, RefusedError, calls
 from vfio_migration.runtime.client.core import Pending
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
-from vfio_migration.runtime.coordinator.errors import CannotMigrate, StepFailed
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError, StepFailedError
 from vfio_migration.runtime.coordinator.events import Event, Report
 
 CHANGE: Final = "change_state"
@@ -50,9 +50,9 @@ _AWAY: Final = _Way(1, back=True, resets=True)
 
 
 def check_table(spec: Spec) -> None:
-    """See that a table has what every coordinator goes by; raise `CannotMigrate` if not."""
+    """See that a table has what every coordinator goes by; raise `CannotMigrateError` if not."""
     if CHANGE not in {row.name for row in spec.activities}:
-        raise CannotMigrate(
+        raise CannotMigrateError(
             f"{spec.name}: has no activity {CHANGE}, by which it is told who stands still"
         )
 
@@ -98,7 +98,7 @@ class Group:
             among: Only these devices are there; all if nothing is said.
 
         Raises:
-            StepFailed: A device did not follow. Those that move in the same phase were moved.
+            StepFailedError: A device did not follow. Those that move in the same phase were moved.
         """
         devices = self.endpoints if among is None else among
         for phase in self._plans.phases(step):
@@ -123,12 +123,12 @@ class Group:
         for phase in self._plans.phases(step):
             try:
                 self._phase(step, phase, left, _AWAY)
-            except StepFailed:
+            except StepFailedError:
                 for device in self._moving(phase, left):
                     if device.may(CHANGE) or device.transfers() != "read":
                         self._reset_alone(device)
                 left = [device for device in left if device.state is not None]
-                with contextlib.suppress(StepFailed):
+                with contextlib.suppress(StepFailedError):
                     self._phase(step, phase, left, _BACK)
                 left = [device for device in left if device.state is not None]
         for device in left:
@@ -140,13 +140,13 @@ class Group:
         """See that devices stand where they were led: none has ended its session by itself.
 
         Raises:
-            StepFailed: One of them does not.
+            StepFailedError: One of them does not.
             ClientError: One does not say where it stands.
         """
         for device in among:
             led = device.state
             if device.look() != led:
-                raise StepFailed(
+                raise StepFailedError(
                     f"{device.label}: was led to {led} and is in {device.state}", [device.label]
                 )
 
@@ -171,7 +171,7 @@ class Group:
         """
         try:
             device.client.do(calls.dma_unmap_all())
-        except Refused as refusal:
+        except RefusedError as refusal:
             process = device.connect_again()
             if process is None:
                 why = f"{refusal}: it keeps its maps, so it is not reset"
@@ -234,7 +234,7 @@ class Group:
             left = [row for row in moves if id(row[0]) in again]
             self._round(where, left, replace(way, tries=way.tries - 1))
             return
-        raise StepFailed(
+        raise StepFailedError(
             f"{where}: " + "; ".join(why for _, why in failures),
             [device.label for device, _ in failures],
         )
@@ -258,7 +258,7 @@ class Group:
         """Take note of what a device did not do, and see where it stands now."""
         before, why = device.state, str(error)
         device.state = None
-        if isinstance(error, Refused):
+        if isinstance(error, RefusedError):
             what = error.command if move.to is None else f"SET_STATE {move.to}"
             why = f"{device.label}: {what} is refused ({error.reason})"
             with contextlib.suppress(ClientError):

@@ -31,7 +31,7 @@ from vfio_migration.model.advice import command, operand
 from vfio_migration.model.errors import why
 from vfio_migration.model.plan import FIRST_HOLDER, Holder
 from vfio_migration.runtime.coordinator import ownership as claims
-from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError, NotTrustedError
 from vfio_migration.runtime.files import trusted_path
 from vfio_migration.runtime.files.atomic_file import kind_of
 from vfio_migration.runtime.transport.peer_process import Process
@@ -57,7 +57,7 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _KEEP: Final = "say which side is to run: --keep source or --keep destination"
 
 
-class NotWritten(OSError):  # noqa: N818 - reads as what it says
+class NotWrittenError(OSError):
     """The journal cannot be written, and says what it said before."""
 
     @property
@@ -106,7 +106,8 @@ class Ledger:
         """Write it for the first time, and claim all sockets.
 
         Raises:
-            CannotMigrate: One of them belongs to a migration that was not settled, or it cannot be
+            CannotMigrateError: One of them belongs to a migration that was not settled, or it
+            cannot be
                 written.
         """
         if self.path is None:
@@ -124,7 +125,7 @@ class Ledger:
         except (OSError, ValueError) as error:
             self.end()
             everywhere = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
-            raise CannotMigrate(
+            raise CannotMigrateError(
                 f"{claims.shown(str(self.path))}: the journal cannot be written: {why(error)}",
                 [] if everywhere else ["say where it can be: --journal FILE"],
             ) from error
@@ -139,7 +140,7 @@ class Ledger:
                 self._replace(new=False)
             except OSError as error:
                 self.entries = before
-                raise NotWritten(error.errno, error.strerror, str(self.path)) from error
+                raise NotWrittenError(error.errno, error.strerror, str(self.path)) from error
 
     def _resume(self, fixed: bytes, used: int, size: int) -> None:
         """Go on with the slots of a file, if it has all of them."""
@@ -181,7 +182,7 @@ class Ledger:
         return f"run: {command('recover', *words, *more)}"
 
     def hold(self, holder: Holder) -> None:
-        """Write down who holds the state from now on; raise `NotWritten` if that cannot be done."""
+        """Write down who holds the state from now on; raise `NotWrittenError` if it cannot."""
         if holder == self.holder:
             return
         before, self.holder = self.holder, holder
@@ -191,7 +192,7 @@ class Ledger:
                     self._replace(new=False)
             except OSError as error:
                 self.holder = before
-                raise NotWritten(error.errno, error.strerror, str(self.path)) from error
+                raise NotWrittenError(error.errno, error.strerror, str(self.path)) from error
 
     def end(self) -> str | None:
         """Remove it and all claims: nobody needs them any more. Return why that failed, if it did.
@@ -332,11 +333,11 @@ def _slots(text: bytes) -> tuple[bytes, list[str]]:
 beside = claims.beside
 
 
-def unsettled(socket: str, journal: Path) -> CannotMigrate:
+def unsettled(socket: str, journal: Path) -> CannotMigrateError:
     """Return why a device is not touched that an earlier migration left behind."""
     with contextlib.suppress(OSError):
         if kind := kind_of(journal.stat().st_mode):
-            return CannotMigrate(
+            return CannotMigrateError(
                 f"{journal}: is {kind}, and stands where the journal of {socket} would",
                 ["take it away, or say where the journal can be: --journal FILE"],
                 refused=True,
@@ -348,9 +349,9 @@ def unsettled(socket: str, journal: Path) -> CannotMigrate:
             hints = [found.recovery()]
     except NotTrustedError as error:
         return error
-    except CannotMigrate:
+    except CannotMigrateError:
         pass
-    return CannotMigrate(
+    return CannotMigrateError(
         f"{socket}: an earlier migration of this device was not brought to its end",
         hints,
         refused=True,
@@ -360,7 +361,7 @@ def unsettled(socket: str, journal: Path) -> CannotMigrate:
 def _is_claimed(socket: str) -> bool:
     try:
         return claims.claimed(socket) is not None
-    except CannotMigrate:
+    except CannotMigrateError:
         return False
 
 
@@ -376,7 +377,7 @@ def read(path: Path) -> Ledger | None:
 
     Raises:
         NotTrustedError: Somebody else may have written it.
-        CannotMigrate: It cannot be read, or is no journal of this version.
+        CannotMigrateError: It cannot be read, or is no journal of this version.
     """
     try:
         with open(_open_trusted(path), "rb") as file:
@@ -385,7 +386,7 @@ def read(path: Path) -> Ledger | None:
         return None
     except (OSError, ValueError) as error:
         name = claims.shown(str(path))
-        raise CannotMigrate(f"{name}: the journal cannot be read: {why(error)}") from error
+        raise CannotMigrateError(f"{name}: the journal cannot be read: {why(error)}") from error
     try:
         fixed, holders = _slots(text)
         data = json_text.parse(fixed.rstrip(b"\0"))
@@ -406,15 +407,15 @@ def read(path: Path) -> Ledger | None:
             found._resume(fixed, len(holders), len(text))
             try:
                 claims.check_names(found.sockets)
-            except CannotMigrate as error:
-                raise CannotMigrate(f"{path}: {error.why}", [_KEEP]) from error
+            except CannotMigrateError as error:
+                raise CannotMigrateError(f"{path}: {error.why}", [_KEEP]) from error
             return found
         problem = f"format {form} and holder {holder} are not known here"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CannotMigrate(
+        raise CannotMigrateError(
             f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]
         ) from error
-    raise CannotMigrate(f"{path}: {problem}", [_KEEP])
+    raise CannotMigrateError(f"{path}: {problem}", [_KEEP])
 
 
 def _open_trusted(path: Path) -> int:

@@ -29,21 +29,21 @@ from vfio_migration.model.plan import (
     Plans,
     default_plans,
 )
-from vfio_migration.runtime.client import Client, ClientError, PeerGone, Refused
+from vfio_migration.runtime.client import Client, ClientError, PeerDisconnectedError, RefusedError
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import (
-    Cancelled,
-    CannotMigrate,
+    CancelledError,
+    CannotMigrateError,
     CoordinatorError,
-    MigrationFailed,
-    StepFailed,
+    MigrationFailedError,
+    StepFailedError,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table, names
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger, NotWritten, unsettled
+from vfio_migration.runtime.coordinator.journal import Entry, Ledger, NotWrittenError, unsettled
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
@@ -153,7 +153,7 @@ class Coordinator:
                 side,
                 self._spec,
                 client=(clients or {}).get(str(where)),
-                patience=self._settings.patience,
+                timeout_s=self._settings.timeout_s,
                 watches=watches,
                 hurry=self._haste,
             )
@@ -189,8 +189,8 @@ class Coordinator:
         """See whether these devices can be migrated, and together.
 
         Raises:
-            CannotMigrate: They cannot.
-            PeerGone: A server that was there is not any more.
+            CannotMigrateError: They cannot.
+            PeerDisconnectedError: A server that was there is not any more.
         """
         migration = self._plans.migration(self._settings.migration)
         self._unseen = preflight.check(
@@ -210,8 +210,8 @@ class Coordinator:
         """Migrate.
 
         Raises:
-            CannotMigrate: Nothing was begun.
-            MigrationFailed: It failed or was cancelled; it says who runs.
+            CannotMigrateError: Nothing was begun.
+            MigrationFailedError: It failed or was cancelled; it says who runs.
         """
         sockets = [one.where for side in self._endpoints.values() for one in side]
         claims.check_names(sockets)  # they may not have been there before
@@ -263,17 +263,17 @@ class Coordinator:
             try:
                 self.check()
                 self._identify(ledger)
-            except PeerGone as error:
+            except PeerDisconnectedError as error:
                 raise self._give_up(error) from error
             except BaseException:
                 ledger.end()
                 raise
-        except CannotMigrate as error:
+        except CannotMigrateError as error:
             if not self._cancelled.is_set():
                 raise
             hints = ["nothing was begun"]
             why = f"cancelled; {error.why}"
-            raise MigrationFailed(why, "source", hints, cancelled=True) from error
+            raise MigrationFailedError(why, "source", hints, cancelled=True) from error
         self._tell(Event("plan", self._planned(migration.name)))
         report_asserted(self._settings.asserted, self._plans, self._tell)
         try:
@@ -332,7 +332,7 @@ class Coordinator:
                 continue
             try:
                 self._take(step)
-            except (StepFailed, Refused) as error:
+            except (StepFailedError, RefusedError) as error:
                 if not self._may_start_over(migration, step, error):
                     raise
                 assert migration.fallback is not None
@@ -342,14 +342,14 @@ class Coordinator:
         return loose
 
     def _may_start_over(
-        self, migration: Migration, step: MigrationStep, error: StepFailed | Refused
+        self, migration: Migration, step: MigrationStep, error: StepFailedError | RefusedError
     ) -> bool:
         """Say whether all goes on without what a source refused: it runs, or can be led back."""
         if migration.fallback is None or self._cancelled.is_set():
             return False
         if step.transfer == "rest" or step.side == "destination":
             return False
-        peers = error.peers if isinstance(error, StepFailed) else (error.peer,)
+        peers = error.peers if isinstance(error, StepFailedError) else (error.peer,)
         sources = {device.label for device in self._endpoints["source"]}
         if not peers or not sources.issuperset(peers):
             return False
@@ -366,14 +366,16 @@ class Coordinator:
     def _has_transferred(self) -> bool:
         return any(one.bytes for one in self._transfer.streams)
 
-    def _start_over(self, fallback: Migration, ledger: Ledger, error: StepFailed | Refused) -> bool:
+    def _start_over(
+        self, fallback: Migration, ledger: Ledger, error: StepFailedError | RefusedError
+    ) -> bool:
         """Bring all back to where they were, to follow the fallback.
 
         Returns:
             Whether the destinations are ready to be loaded: nothing was written to them.
 
         Raises:
-            StepFailed: That cannot be done.
+            StepFailedError: That cannot be done.
         """
         prepared = not self._has_transferred
         self._stopped_at = self._ran_at = None  # it will be another downtime
@@ -386,7 +388,7 @@ class Coordinator:
             if step.side == "source":
                 group.bring(step, group.endpoints)
             elif not prepared and (loose := group.put_away(step, group.endpoints)):
-                raise StepFailed(
+                raise StepFailedError(
                     f"{self._fell_back}; and then {names(loose)}: not known to stand still",
                     [device.label for device in loose],
                 )
@@ -397,14 +399,14 @@ class Coordinator:
     def _check_delivered(self, migration: Migration, holder: Holder) -> None:
         """See that the destination was given the whole state before this is written down."""
         if holder != FIRST_HOLDER and not self._transfer.delivered:
-            raise StepFailed(_NOT_DELIVERED.format(migration.name))
+            raise StepFailedError(_NOT_DELIVERED.format(migration.name))
 
     def _check_cancelled(self, ledger: Ledger) -> None:
         # Too late is it once the journal says that the destination may run.
         if ledger.holder == "destination":
             return
         if self._cancelled.is_set():
-            raise Cancelled("cancelled")
+            raise CancelledError("cancelled")
         check_downtime(self._deadline, self._settings)
 
     def _expire_before_stop(self, begun: float) -> None:
@@ -412,7 +414,7 @@ class Coordinator:
 
         Pre-copy ends by itself before that.
         """
-        self._haste.expire_at(begun + self._settings.max_pre_copy + self._settings.patience)
+        self._haste.expire_at(begun + self._settings.max_pre_copy + self._settings.timeout_s)
 
     @property
     def _deadline(self) -> float:
@@ -505,11 +507,11 @@ class Coordinator:
             self._paused = False
             self._hooks.resume(side)
 
-    def _give_up(self, error: Exception) -> MigrationFailed:
+    def _give_up(self, error: Exception) -> MigrationFailedError:
         """Settle what was begun; return what is to be raised."""
         assert self._ledger is not None
         self._settling = True
-        gave_up = isinstance(error, Cancelled)
+        gave_up = isinstance(error, CancelledError)
         cancelled = gave_up or (self._cancelled.is_set() and not self.is_late)
         why = _why(error)
         if cancelled and not gave_up:
@@ -539,7 +541,7 @@ class Coordinator:
         elif settled.outcome == "undecided" or settled.loose or self._ledger.stands:
             late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
             hints.append(f"{late}once it can be reached run: {self._recovery()}")
-        return MigrationFailed(why, settled.outcome, hints, cancelled=cancelled)
+        return MigrationFailedError(why, settled.outcome, hints, cancelled=cancelled)
 
     def _recovery(self) -> str:
         """Return the command that recovers this migration."""
@@ -559,7 +561,7 @@ class Coordinator:
                 )
             )
         except ClientError as error:
-            raise CannotMigrate(str(error)) from error
+            raise CannotMigrateError(str(error)) from error
 
     def _identify(self, ledger: Ledger) -> None:
         """Write down who serves the devices, where that is not who listens."""
@@ -577,12 +579,12 @@ class Coordinator:
                     )
                 )
             )
-        except PeerGone:
+        except PeerDisconnectedError:
             raise
         except ClientError as error:
-            raise CannotMigrate(str(error)) from error
-        except NotWritten as error:
-            raise CannotMigrate(error.why) from error
+            raise CannotMigrateError(str(error)) from error
+        except NotWrittenError as error:
+            raise CannotMigrateError(error.why) from error
 
     def _planned(self, name: str) -> dict[str, Any]:
         return {
@@ -608,7 +610,7 @@ class Coordinator:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, CoordinatorError | NotWritten):
+    if isinstance(error, CoordinatorError | NotWrittenError):
         why = error.why
     elif isinstance(error, ClientError | OSError):
         why = str(error)
@@ -623,7 +625,7 @@ def _endpoints(
     end: Callable[[str | Path, Side], Endpoint],
 ) -> dict[Side, Sequence[Endpoint]]:
     if not pairs:
-        raise CannotMigrate("there is no device to migrate")
+        raise CannotMigrateError("there is no device to migrate")
     claims.check_names([str(where) for pair in pairs for where in pair])
     return {
         "source": [end(source, "source") for source, _ in pairs],

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from vfio_migration.model.advice import command, operand
-from vfio_migration.runtime.coordinator.errors import CannotMigrate, NotTrustedError
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError, NotTrustedError
 from vfio_migration.runtime.files import lock_file, trusted_path
 from vfio_migration.runtime.files.lock_file import LockedError
 
@@ -51,12 +51,12 @@ def check_names(names: Sequence[str], what: str = "each socket is one end of one
         what: What a socket is to whoever names it.
 
     Raises:
-        CannotMigrate: One of them cannot be, or two lead to the same socket.
+        CannotMigrateError: One of them cannot be, or two lead to the same socket.
     """
     found: dict[str, str] = {}
     for name in names:
         if problem := _no_path(name):
-            raise CannotMigrate(f"{shown(name)}: is no path of a socket: {problem}")
+            raise CannotMigrateError(f"{shown(name)}: is no path of a socket: {problem}")
         keys = list(_keys(name))
         if other := next((found[key] for key in keys if key in found), None):
             place = os.path.abspath(name)  # noqa: PTH100 - as `beside`
@@ -64,7 +64,7 @@ def check_names(names: Sequence[str], what: str = "each socket is one end of one
             said = (
                 f"{place}: is named twice" if same else f"{other} and {name}: are the same socket"
             )
-            raise CannotMigrate(f"{said}; {what}")
+            raise CannotMigrateError(f"{said}; {what}")
         found.update(dict.fromkeys(keys, name))
 
 
@@ -98,7 +98,8 @@ def locked(paths: Iterable[str]) -> Iterator[None]:
     """Have these sockets to oneself.
 
     Raises:
-        CannotMigrate: Another process, or another coordinator of this one, has one of them, or its
+        CannotMigrateError: Another process, or another coordinator of this one, has one of them, or
+        its
             lock cannot be used.
     """
     with contextlib.ExitStack() as stack:
@@ -115,10 +116,12 @@ def locked(paths: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def _busy(path: str, error: LockedError) -> CannotMigrate:
+def _busy(path: str, error: LockedError) -> CannotMigrateError:
     if error.holder is None:
-        return CannotMigrate(f"{path}: {error.path}: {error.problem}", [error.hint], refused=True)
-    return CannotMigrate(
+        return CannotMigrateError(
+            f"{path}: {error.path}: {error.problem}", [error.hint], refused=True
+        )
+    return CannotMigrateError(
         f"{path}: another process is moving this device just now: {error.problem}",
         ["wait until it has ended, and then see whether anything is left to do"],
         refused=True,
@@ -150,7 +153,7 @@ def _locked_by_name(path: str) -> Iterator[None]:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise CannotMigrate(
+            raise CannotMigrateError(
                 f"{path}: another process is moving this device just now, or has taken the name "
                 f"of its lock{_taker(name)}",
                 ["wait until it has ended, and then see whether anything is left to do"],

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Migration, Plans, exceeds, standing
-from vfio_migration.runtime.client import ClientError, PeerGone, Refused
+from vfio_migration.runtime.client import ClientError, PeerDisconnectedError, RefusedError
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Shape, Side
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError
 from vfio_migration.runtime.coordinator.group import CHANGE, names
 
 
@@ -35,8 +35,8 @@ def check(
         The pairs whose destination does not say what it is where it stands; see `compare`.
 
     Raises:
-        CannotMigrate: They cannot be migrated, or not together; says which and why.
-        PeerGone: A server that was there is not any more.
+        CannotMigrateError: They cannot be migrated, or not together; says which and why.
+        PeerDisconnectedError: A server that was there is not any more.
     """
     for side in SIDES:
         for device in endpoints[side]:
@@ -44,10 +44,10 @@ def check(
                 device.look()
                 _ = device.machine
                 check_transfer(device)
-            except PeerGone:
+            except PeerDisconnectedError:
                 raise
             except ClientError as error:
-                raise CannotMigrate(str(error)) from error
+                raise CannotMigrateError(str(error)) from error
     check_limits(endpoints, migration, plans, asserted)
     pairs = list(zip(endpoints["source"], endpoints["destination"], strict=True))
     unseen = []
@@ -58,10 +58,10 @@ def check(
             compare(source.label, source.shape(), destination)
         except NotSeenError:
             unseen.append((source, destination))
-        except PeerGone:
+        except PeerDisconnectedError:
             raise
         except ClientError as error:
-            raise CannotMigrate(str(error)) from error
+            raise CannotMigrateError(str(error)) from error
     return unseen
 
 
@@ -74,7 +74,7 @@ def check_limits(
     """Hold the capabilities of both groups against the limits of the plans they would follow.
 
     Raises:
-        CannotMigrate: No order of steps would be safe for them.
+        CannotMigrateError: No order of steps would be safe for them.
     """
     for step in migration.steps:
         if step.side is None or step.side not in endpoints or step.plan is None:
@@ -91,7 +91,7 @@ def check_limits(
             if limit.unless is not None:
                 row = plans.assertion(limit.unless)
                 hints.append(f"or say {row.option}, if you can answer for it: {row.summary}")
-            raise CannotMigrate(
+            raise CannotMigrateError(
                 f"{names(lacking)}: lack {limit.lacks}, and of a group only {limit.count} may: "
                 f"with {len(lacking)} no order of steps keeps each from starting DMA to another "
                 "that stands still already (obligation G3)",
@@ -101,12 +101,14 @@ def check_limits(
 
 
 def check_transfer(device: Endpoint) -> None:
-    """See that migration data can be transferred at all. Raises `CannotMigrate`, and as `client`.
+    """See that migration data can be transferred at all.
+
+    Raises `CannotMigrateError`, and as `client`.
 
     A server may say that it takes none, and then no stream would ever come to an end.
     """
     if (takes := device.client.transfer) < 1:
-        raise CannotMigrate(
+        raise CannotMigrateError(
             f"{device.label}: no migration data can be transferred: its max_data_xfer_size is "
             f"{takes}",
             ["have its server offer 1 byte or more in VERSION"],
@@ -130,7 +132,7 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
     side that is not to run.
 
     Raises:
-        CannotMigrate: It does not.
+        CannotMigrateError: It does not.
     """
     assert device.state is not None
     begins = next(
@@ -143,7 +145,7 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
     )
     if device.state == begins or (device.side == "destination" and is_put_away(device, spec)):
         return
-    raise CannotMigrate(
+    raise CannotMigrateError(
         f"{device.label}: is in {device.state}, and a {device.side} begins in {begins}",
         [
             "if a migration left it there: vfio-migration recover SRC DST",
@@ -171,17 +173,17 @@ def compare(label: str, wanted: Shape, device: Endpoint) -> None:
 
     Raises:
         NotSeenError: The device stands still and refuses to say what it is.
-        CannotMigrate: It is of another kind.
+        CannotMigrateError: It is of another kind.
         ClientError: It does not answer, or refuses where it should answer.
     """
     try:
         differences = wanted.differences(device.shape())
-    except Refused as refusal:
+    except RefusedError as refusal:
         if device.may(CHANGE) or device.transfers() != "none":
             raise
         raise NotSeenError from refusal
     if differences:
-        raise CannotMigrate(
+        raise CannotMigrateError(
             f"{label} and {device.label} are not the same kind of device: "
             + "; ".join(differences),
             ["a guest would not find its device again; take another destination"],

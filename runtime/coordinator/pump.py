@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from vfio_migration.runtime.client import Call, Client, ClientError, Pending, calls
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
-from vfio_migration.runtime.coordinator.errors import StepFailed
+from vfio_migration.runtime.coordinator.errors import StepFailedError
 from vfio_migration.runtime.coordinator.settings import MAX_BYTES
 from vfio_migration.runtime.files.compression import Codec
 from vfio_migration.runtime.protocol.layout import Data
@@ -90,7 +90,7 @@ class InOrder:
         self.ended = self.confirmed = False
 
     def sink(self) -> Callable[[Data], None]:
-        """Return where the next read puts its data. The sink raises `StepFailed`."""
+        """Return where the next read puts its data. The sink raises `StepFailedError`."""
         number, self._asked = self._asked, self._asked + 1
 
         def sink(data: Data) -> None:
@@ -106,7 +106,7 @@ class InOrder:
     def _pass_on(self, data: Data) -> None:
         got = len(data)
         if got and self.ended and self._final:
-            raise StepFailed(
+            raise StepFailedError(
                 f"{self._label}: its stream goes on behind its end: MIG_DATA_READ brought "
                 f"{self._short} of {self._size} bytes, which says that there is no more, and the "
                 f"next one {got}",
@@ -190,7 +190,8 @@ class Stream:
 
         Raises:
             ClientError: Of the one or the other end.
-            StepFailed: One of them takes no data at all, there is data behind the final end, or the
+            StepFailedError: One of them takes no data at all, there is data behind the final end,
+            or the
                 stream is longer than a stream may be.
         """
         source, destination = self.source.client, self.destination.client
@@ -199,7 +200,7 @@ class Stream:
             (self.destination, destination.transfer),
         ):
             if takes < 1:
-                raise StepFailed(
+                raise StepFailedError(
                     f"{end.label}: no migration data can be transferred: its max_data_xfer_size "
                     f"is {takes}",
                     [end.label],
@@ -262,7 +263,7 @@ class Stream:
         if not size:
             return
         if self.bytes + size > self._max_bytes:
-            raise StepFailed(
+            raise StepFailedError(
                 f"{self.source.label}: its stream is longer than {self._max_bytes} bytes, which is "
                 "the most that is transferred of a device",
                 [self.source.label],

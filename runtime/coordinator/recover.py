@@ -14,14 +14,14 @@ from typing import Final, NoReturn
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, default_plans
-from vfio_migration.runtime.client import PATIENCE, ClientError, TimedOut
+from vfio_migration.runtime.client import TIMEOUT_S, ClientError, TimedOutError
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import (
-    CannotMigrate,
-    MigrationFailed,
+    CannotMigrateError,
+    MigrationFailedError,
     NotTrustedError,
     is_denied,
 )
@@ -47,7 +47,7 @@ def recover(
     plans: Plans | None = None,
     report: Report = ignore,
     watches: Iterable[Watch] = (),
-    patience: float = PATIENCE,
+    timeout_s: float = TIMEOUT_S,
 ) -> Settled:
     """Bring devices back to exactly one running side.
 
@@ -59,12 +59,13 @@ def recover(
         plans: The plans; those of the package if none are given.
         report: Is told what happens.
         watches: Who is told of every message.
-        patience: How many seconds a server may take to answer.
+        timeout_s: How many seconds a server may take to answer.
 
     Raises:
-        CannotMigrate: There is no journal, and it cannot be told who is to run; or this user may
+        CannotMigrateError: There is no journal, and it cannot be told who is to run; or this user
+        may
             not connect to one of them.
-        MigrationFailed: There is no journal, and a server does not answer.
+        MigrationFailedError: There is no journal, and a server does not answer.
         OSError: The journal cannot be written.
     """
     spec = load() if spec is None else spec
@@ -72,7 +73,7 @@ def recover(
     check_table(spec)
     named = [name for pair in pairs for name in pair if name is not None]
     if not named:
-        raise CannotMigrate("there is no device to recover")
+        raise CannotMigrateError("there is no device to recover")
     claims.check_names(named)
     with claims.locked(named):
         where = journal if journal is not None else _claimed(named)
@@ -83,7 +84,7 @@ def recover(
         held = {os.path.realpath(name) for name in named}
         others = [] if found is None else found.sockets
         with claims.locked(one for one in others if os.path.realpath(one) not in held):
-            settler = _Settling(pairs, spec, plans, report, tuple(watches), patience, keep)
+            settler = _Settling(pairs, spec, plans, report, tuple(watches), timeout_s, keep)
             return settler.settle(where, found)
 
 
@@ -91,11 +92,11 @@ def _claimed(named: Sequence[str]) -> Path | None:
     """Return the one journal that these sockets belong to.
 
     Raises:
-        CannotMigrate: They belong to several.
+        CannotMigrateError: They belong to several.
     """
     found = {str(path): path for path in map(claims.claimed, named) if path is not None}
     if len({path.resolve() for path in found.values()}) > 1:
-        raise CannotMigrate(
+        raise CannotMigrateError(
             f"{', '.join(named)}: belong to several migrations: {', '.join(found)}",
             ["recover one after the other"],
         )
@@ -109,14 +110,14 @@ def _read(where: Path | None, keep: Side | None, named: Sequence[str]) -> Ledger
         return journals.read(where)
     except NotTrustedError:
         raise
-    except CannotMigrate as error:
+    except CannotMigrateError as error:
         if keep is None or not where.is_file():
             raise
         claimed = [path for path in map(claims.claimed, named) if path is not None]
         if os.path.realpath(where) not in map(os.path.realpath, claimed):
             # It would be removed, whatever it is: a recording, say, that was named by mistake.
             hint = "leave --journal out, or remove it yourself"
-            raise CannotMigrate(error.why, [hint]) from error
+            raise CannotMigrateError(error.why, [hint]) from error
         return None  # it is of no use, and will be removed
 
 
@@ -129,14 +130,14 @@ class _Settling:
     plans: Plans
     report: Report
     watches: tuple[Watch, ...]
-    patience: float
+    timeout_s: float
     keep: Side | None
 
     def settle(self, where: Path | None, found: Ledger | None) -> Settled:
         entries = _entries(self.pairs) if found is None else _here(found)
-        endpoints = _endpoints(entries, self.spec, self.patience, self.watches)
+        endpoints = _endpoints(entries, self.spec, self.timeout_s, self.watches)
         if self.keep == "destination" and "destination" not in endpoints:
-            raise CannotMigrate("--keep destination: which one is not known: give SRC DST")
+            raise CannotMigrateError("--keep destination: which one is not known: give SRC DST")
         asked: str | None = None
         before: Sequence[Entry] = ()
         try:
@@ -181,7 +182,7 @@ def _check_permitted(devices: Iterable[Endpoint]) -> None:
     run, and another with it, or hold the state that would be said to be lost.
 
     Raises:
-        CannotMigrate: This user may not.
+        CannotMigrateError: This user may not.
     """
     for device in devices:
         try:
@@ -189,7 +190,7 @@ def _check_permitted(devices: Iterable[Endpoint]) -> None:
         except ClientError as error:
             if is_denied(error):
                 hint = "recover as the user who serves there, or as root; nothing was done"
-                raise CannotMigrate(f"{error}, and its device may run", [hint]) from error
+                raise CannotMigrateError(f"{error}, and its device may run", [hint]) from error
 
 
 def _here(found: Ledger) -> tuple[Entry, ...]:
@@ -214,10 +215,10 @@ def _entries(pairs: Sequence[tuple[str, str | None]]) -> tuple[Entry, ...]:
 
 
 def _endpoints(
-    entries: Sequence[Entry], spec: Spec, patience: float, watches: tuple[Watch, ...]
+    entries: Sequence[Entry], spec: Spec, timeout_s: float, watches: tuple[Watch, ...]
 ) -> dict[Side, Sequence[Endpoint]]:
     def ends(paths: Sequence[str], side: Side) -> list[Endpoint]:
-        return [Endpoint(one, side, spec, patience=patience, watches=watches) for one in paths]
+        return [Endpoint(one, side, spec, timeout_s=timeout_s, watches=watches) for one in paths]
 
     found: dict[Side, Sequence[Endpoint]] = {
         "source": ends([one.source for one in entries], "source")
@@ -228,10 +229,10 @@ def _endpoints(
 
 
 def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger, keep: Side | None) -> None:
-    """See that who asks and the journal speak of the same devices; raise `CannotMigrate` if not."""
+    """Raise `CannotMigrateError` if the caller and the journal name different devices."""
 
     def refuse(why: str) -> NoReturn:
-        raise CannotMigrate(why, [found.recovery(*(() if keep is None else ("--keep", keep)))])
+        raise CannotMigrateError(why, [found.recovery(*(() if keep is None else ("--keep", keep)))])
 
     known = {
         os.path.realpath(found.here(one.source)): os.path.realpath(found.here(one.destination))
@@ -256,8 +257,8 @@ def _guess(
     If one side runs and the other stands still already, there is nothing to do.
 
     Raises:
-        CannotMigrate: There is.
-        MigrationFailed: A server does not answer; it may be busy.
+        CannotMigrateError: There is.
+        MigrationFailedError: A server does not answer; it may be busy.
     """
     for side, group in endpoints.items():
         for device in group:
@@ -267,9 +268,9 @@ def _guess(
                     _ = device.machine  # by which it is told where it begins
             except ClientError as error:
                 said = f"{error}, and there is no journal of a migration"
-                if isinstance(error, TimedOut):
-                    raise MigrationFailed(said, "undecided", _HINTS) from error
-                raise CannotMigrate(said, _HINTS) from error
+                if isinstance(error, TimedOutError):
+                    raise MigrationFailedError(said, "undecided", _HINTS) from error
+                raise CannotMigrateError(said, _HINTS) from error
     sources, destinations = endpoints["source"], endpoints.get("destination", ())
     entries = _entries(pairs)
     runs = [device.may(CHANGE) for device in destinations]
@@ -288,7 +289,7 @@ def _guess(
     unseen = not destinations and not all(device.may(CHANGE) for device in sources)
     if not (handed_over or loaded or unseen or any(runs)):
         return Ledger(None, _first(plans), entries, "source")
-    raise CannotMigrate(
+    raise CannotMigrateError(
         "there is no journal of a migration, and it cannot be told who is to run: "
         f"{_places(endpoints)}",
         _HINTS,

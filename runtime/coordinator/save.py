@@ -21,7 +21,14 @@ from typing import Any, Final, Literal
 
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Migration, MigrationStep, Plans, default_plans
-from vfio_migration.runtime.client import ClientError, PeerGone, Pending, Refused, TimedOut, calls
+from vfio_migration.runtime.client import (
+    ClientError,
+    PeerDisconnectedError,
+    Pending,
+    RefusedError,
+    TimedOutError,
+    calls,
+)
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import ownership as claims
@@ -29,12 +36,12 @@ from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Shape, Side
 from vfio_migration.runtime.coordinator.errors import (
-    Cancelled,
-    CannotMigrate,
+    CancelledError,
+    CannotMigrateError,
     CoordinatorError,
-    MigrationFailed,
+    MigrationFailedError,
     Outcome,
-    StepFailed,
+    StepFailedError,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table
@@ -42,9 +49,9 @@ from vfio_migration.runtime.coordinator.journal import unsettled
 from vfio_migration.runtime.coordinator.pump import WRITES
 from vfio_migration.runtime.coordinator.settings import Settings
 from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
-from vfio_migration.runtime.files.atomic_file import CannotWrite
-from vfio_migration.runtime.files.container import CannotRead, ContainerReader, ContainerWriter
-from vfio_migration.runtime.files.container_header import BadHeader, DeviceHeader, Header
+from vfio_migration.runtime.files.atomic_file import CannotWriteError
+from vfio_migration.runtime.files.container import CannotReadError, ContainerReader, ContainerWriter
+from vfio_migration.runtime.files.container_header import BadHeaderError, DeviceHeader, Header
 from vfio_migration.runtime.protocol.messages.catalogue import MigDataWrite
 from vfio_migration.runtime.transport.peer_process import Process
 
@@ -107,7 +114,7 @@ class _FileEnd:
     transfer = _BLOCK
 
     def __init__(
-        self, writer: ContainerWriter, device: int, met: list[CannotWrite], room: int | None
+        self, writer: ContainerWriter, device: int, met: list[CannotWriteError], room: int | None
     ) -> None:
         self._writer, self._device, self._met, self._room = writer, device, met, room
         self.label = "the file"
@@ -122,11 +129,11 @@ class _FileEnd:
         assert isinstance(call.message, MigDataWrite)
         try:
             self._writer.write(self._device, call.message.data)
-        except CannotWrite as error:
+        except CannotWriteError as error:
             self._met.append(error)
             raise
         if self._room is not None and self._writer.written > self._room:
-            raise StepFailed(
+            raise StepFailedError(
                 f"the file has {self._writer.written} bytes and goes on, and no more than "
                 f"{self._room} of its file system are filled with it",
                 hints=["take a file system with more room, or say how much it may be: --max-bytes"],
@@ -189,7 +196,7 @@ class Half:
                 one,
                 self.side,
                 self.spec,
-                patience=self.settings.patience,
+                timeout_s=self.settings.timeout_s,
                 watches=watches,
                 hurry=self.haste,
             )
@@ -218,7 +225,7 @@ class Half:
         return self.plans.migration(self.settings.migration)
 
     def look(self) -> None:
-        """See that these devices can take this half; raise `CannotMigrate` if not."""
+        """See that these devices can take this half; raise `CannotMigrateError` if not."""
         for device in self.endpoints:
             if (journal := claims.claimed(device.where)) is not None:
                 raise unsettled(device.label, journal)
@@ -240,8 +247,8 @@ class Half:
         except ClientError as error:
             if self.cancelled.is_set():
                 why, hints = f"cancelled; {error}", ["nothing was begun"]
-                raise MigrationFailed(why, "source", hints, cancelled=True) from error
-            raise CannotMigrate(str(error)) from error
+                raise MigrationFailedError(why, "source", hints, cancelled=True) from error
+            raise CannotMigrateError(str(error)) from error
 
     def lead(self, plan: str, *, away: bool = False) -> list[str]:
         """Lead the devices through a plan, as far as they follow; return what went wrong."""
@@ -253,12 +260,12 @@ class Half:
                 device.look()
                 _ = device.machine
                 same = device.is_served_by(process)
-            except (PeerGone, TimedOut):
+            except (PeerDisconnectedError, TimedOutError):
                 device.state = None
                 problems.append(f"{device.label}: cannot be reached")
-            except (ClientError, CannotMigrate) as error:
+            except (ClientError, CannotMigrateError) as error:
                 device.state = None
-                why = error.why if isinstance(error, CannotMigrate) else str(error)
+                why = error.why if isinstance(error, CannotMigrateError) else str(error)
                 problems.append(f"{why}: where the device stands is not known")
             else:
                 if same is None:
@@ -279,17 +286,17 @@ class Half:
                 problems += [f"{one.label}: is not known to stand still" for one in loose]
             else:
                 self.group.bring(step, there)
-        except StepFailed as failure:
+        except StepFailedError as failure:
             problems.append(failure.why)
         return problems
 
     def _gave_up(self, error: Exception) -> bool:
         """Say whether it was because somebody wished so: then nobody was waited for any longer."""
-        return isinstance(error, Cancelled) or (self.cancelled.is_set() and not self._late)
+        return isinstance(error, CancelledError) or (self.cancelled.is_set() and not self._late)
 
     def _why(self, error: Exception) -> str:
         why = error.why if isinstance(error, CoordinatorError) else str(error)
-        plain = isinstance(error, Cancelled) or not self._gave_up(error)
+        plain = isinstance(error, CancelledError) or not self._gave_up(error)
         return why if plain else f"cancelled; {why}"
 
     def hung(self) -> list[Endpoint]:
@@ -327,8 +334,9 @@ class Saver(Half):
             replace: A file that is there may be replaced.
 
         Raises:
-            CannotMigrate: Nothing was begun.
-            MigrationFailed: There is no file; it says whether the devices run. Or all is in it, and
+            CannotMigrateError: Nothing was begun.
+            MigrationFailedError: There is no file; it says whether the devices run. Or all is in
+            it, and
                 the devices did not do then what was asked for; it says so.
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
@@ -345,8 +353,8 @@ class Saver(Half):
                     writer = ContainerWriter(path, self._header(), replace=replace)
                     saved = self._save(writer, Path(path), then, fallback)
                     return dataclasses.replace(saved, fell_back=error.why)
-        except BadHeader as error:
-            raise CannotMigrate(str(error)) from error
+        except BadHeaderError as error:
+            raise CannotMigrateError(str(error)) from error
         finally:
             self.hang_up()
 
@@ -359,11 +367,11 @@ class Saver(Half):
     ) -> Saved:
         begun = time.monotonic()
         # Pre-copy ends by itself before that; each answer by then.
-        self.haste.expire_at(begun + self.settings.max_pre_copy + self.settings.patience)
+        self.haste.expire_at(begun + self.settings.max_pre_copy + self.settings.timeout_s)
         stopped: float | None = None
         deadline = math.inf
         transfer: Transfer | None = None
-        met: list[CannotWrite] = []
+        met: list[CannotWriteError] = []
         try:
             with writer:
                 room = None if self.settings.max_bytes is not None else _room_for(path)
@@ -376,7 +384,7 @@ class Saver(Half):
                 transfer = Transfer(pairs, settings, self.report, self.cancelled)
                 for step in migration.steps:
                     if self.cancelled.is_set():
-                        raise Cancelled("cancelled")
+                        raise CancelledError("cancelled")
                     if step.transfer == "rest":
                         transfer.rest(deadline)
                         break  # what follows is the destination's, and what becomes of the source
@@ -385,7 +393,7 @@ class Saver(Half):
                             transfer.passes()
                         elif step.side == self.side:
                             self.group.take(step)
-                    except (StepFailed, Refused) as error:
+                    except (StepFailedError, RefusedError) as error:
                         self._start_over(migration, error)
                         raise
                     still = not any(one.may(CHANGE) for one in self.endpoints)
@@ -394,12 +402,12 @@ class Saver(Half):
                         deadline = stopped + self.settings.max_downtime
                         self.haste.expire_at(deadline)
                 if not transfer.delivered:
-                    raise StepFailed(
+                    raise StepFailedError(
                         f"migration {migration.name}: has no step that transfers the rest"
                     )
-        except CannotWrite as error:
+        except CannotWriteError as error:
             if transfer is None:
-                raise CannotMigrate(str(error)) from error
+                raise CannotMigrateError(str(error)) from error
             # What the system said is worth more than that nothing can be written after it.
             raise self._back(next((one for one in met if one.errno), error)) from error
         except (CoordinatorError, ClientError, OSError) as error:
@@ -419,11 +427,11 @@ class Saver(Half):
             stored=writer.written,
         )
 
-    def _start_over(self, migration: Migration, error: StepFailed | Refused) -> None:
+    def _start_over(self, migration: Migration, error: StepFailedError | RefusedError) -> None:
         """Let the devices run and raise `_StartOverError`, if there is a way to go on."""
         failed = self.spec.event("arc_failed_for_good").to
         # What a file refused has no peers, nor has a device that changes too fast.
-        refused = isinstance(error, Refused) or bool(error.peers)
+        refused = isinstance(error, RefusedError) or bool(error.peers)
         if migration.fallback is None or self.cancelled.is_set() or not refused:
             return
         try:
@@ -431,7 +439,7 @@ class Saver(Half):
                 return
             step = MigrationStep(side=self.side, plan="recover")
             self.group.bring(step, self.endpoints)
-        except (ClientError, StepFailed):
+        except (ClientError, StepFailedError):
             return
         raise _StartOverError(error.why) from error
 
@@ -440,19 +448,19 @@ class Saver(Half):
 
     def _not_as_asked(
         self, path: Path, then: Literal["stop", "run"], problems: Sequence[str]
-    ) -> MigrationFailed:
+    ) -> MigrationFailedError:
         """Return what is to be raised if all is in the file, but the devices did not follow."""
         outcome: Outcome = "lost"
         if then == "stop" or self.hung() or self.untold:
             outcome = "undecided"
         does = "run on" if then == "run" else "stand still"
-        return MigrationFailed(
+        return MigrationFailedError(
             f"{path}: is written and whole, but not all of the devices {does}: {problems[0]}",
             outcome,
             [*problems[1:], "nothing is lost: all that the devices held is in the file"],
         )
 
-    def _back(self, error: Exception) -> MigrationFailed:
+    def _back(self, error: Exception) -> MigrationFailedError:
         """Let the devices run again; return what is to be raised."""
         if not self.cancelled.is_set():
             self.haste.expire_at(math.inf)  # each has all its time again
@@ -461,7 +469,9 @@ class Saver(Half):
         if self.hung() or self.untold:
             outcome = "undecided"
         hints = ["no file was written", *problems]
-        return MigrationFailed(self._why(error), outcome, hints, cancelled=self._gave_up(error))
+        return MigrationFailedError(
+            self._why(error), outcome, hints, cancelled=self._gave_up(error)
+        )
 
     def _header(self) -> Header:
         devices = []
@@ -469,7 +479,7 @@ class Saver(Half):
             try:
                 shape = device.shape()
             except ClientError as error:
-                raise CannotMigrate(str(error)) from error
+                raise CannotMigrateError(str(error)) from error
             identity = {**shape.to_data(), "capabilities": list(device.machine.names)}
             devices.append(DeviceHeader(device.where, identity))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -485,8 +495,8 @@ class Restorer(Half):
         """Restore.
 
         Raises:
-            CannotMigrate: Nothing was begun: the file is damaged, or does not fit the devices.
-            MigrationFailed: The devices do not run; the file is as it was, and their source.
+            CannotMigrateError: Nothing was begun: the file is damaged, or does not fit the devices.
+            MigrationFailedError: The devices do not run; the file is as it was, and their source.
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
@@ -497,8 +507,8 @@ class Restorer(Half):
                 totals = reader.check()
                 self._check(reader.header)
                 return self._restore(reader, sum(one.size for one in totals))
-        except CannotRead as error:
-            raise CannotMigrate(str(error)) from error
+        except CannotReadError as error:
+            raise CannotMigrateError(str(error)) from error
         finally:
             self.hang_up()
 
@@ -506,7 +516,7 @@ class Restorer(Half):
         saved, there = len(header.devices), len(self.endpoints)
         if saved != there:
             found = ", ".join(one.name for one in header.devices)
-            raise CannotMigrate(
+            raise CannotMigrateError(
                 f"the file holds {saved} device{'' if saved == 1 else 's'} ({found}), and {there} "
                 f"{'is' if there == 1 else 'are'} given; give one DST for each, in this order"
             )
@@ -522,7 +532,7 @@ class Restorer(Half):
             except preflight.NotSeenError:
                 self._unseen.append((label, wanted, device))
             except ClientError as error:
-                raise CannotMigrate(str(error)) from error
+                raise CannotMigrateError(str(error)) from error
 
     def _restore(self, reader: ContainerReader, size: int) -> Saved:
         begun = time.monotonic()
@@ -536,7 +546,7 @@ class Restorer(Half):
                     self.group.verify(self.endpoints)
                 elif step.side == self.side:
                     if self.cancelled.is_set():
-                        raise Cancelled("cancelled")
+                        raise CancelledError("cancelled")
                     if not self._late:
                         check_downtime(deadline, self.settings)
                     if step.holder == self.side:
@@ -545,7 +555,7 @@ class Restorer(Half):
                     unseen, self._unseen = self._unseen, []
                     for label, wanted, device in unseen:
                         preflight.compare(label, wanted, device)
-        except (CoordinatorError, ClientError, CannotRead) as error:
+        except (CoordinatorError, ClientError, CannotReadError) as error:
             if not self.cancelled.is_set():
                 self.haste.expire_at(math.inf)  # each has all its time again
             problems = self.lead("retire", away=True)
@@ -558,7 +568,7 @@ class Restorer(Half):
             # One that was asked to run may do so once it answers again.
             outcome: Outcome = "undecided" if self._late and self.hung() else "source"
             why, cancelled = self._why(error), self._gave_up(error)
-            raise MigrationFailed(why, outcome, hints, cancelled=cancelled) from error
+            raise MigrationFailedError(why, outcome, hints, cancelled=cancelled) from error
         return Saved(
             devices=len(self.endpoints),
             seconds=time.monotonic() - begun,
@@ -584,7 +594,7 @@ class Restorer(Half):
                     done += len(piece)
                     self.cancelled.wait(bandwidth.spend(len(piece)))
                     if self.cancelled.is_set():
-                        raise Cancelled("cancelled")
+                        raise CancelledError("cancelled")
                     check_downtime(deadline, self.settings)
                 if time.monotonic() - told > _TELL:
                     told = time.monotonic()

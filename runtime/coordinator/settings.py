@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from vfio_migration.runtime.client import PATIENCE
+from vfio_migration.runtime.client import TIMEOUT_S
 
 MAX_DOWNTIME_S: Final = 600.0
 """For how long devices are held still at most, unless somebody allows more: ten minutes."""
@@ -34,10 +34,11 @@ class Settings:
             "cancel" gives the migration up.
         bandwidth: How many bytes a second may go over to the destinations, all devices together;
             None for as many as can.
-        codec: How the stream is compressed on its way; see
-        `vfio_migration.runtime.files.compression`. chunk: How many bytes are read at a time, at
-        most. patience: How many seconds a server may take to answer. max_downtime: For how many
-        seconds the devices are held still at most, whatever is left by
+        codec: How the stream is compressed on its way; a name of
+            `vfio_migration.runtime.files.compression`.
+        chunk: How many bytes are read at a time, at most.
+        timeout_s: How many seconds a server may take to answer.
+        max_downtime: For how many seconds the devices are held still at most, whatever is left by
             then: the migration is given up and the source runs, unless the destination may run
             already. A restore takes no longer.
         max_pre_copy: After how many seconds pre-copy ends as after `max_passes`.
@@ -54,7 +55,7 @@ class Settings:
     bandwidth: int | None = None
     codec: str = "none"
     chunk: int = 1 << 20
-    patience: float = PATIENCE
+    timeout_s: float = TIMEOUT_S
     max_downtime: float = MAX_DOWNTIME_S
     max_pre_copy: float = MAX_PRE_COPY_S
     max_bytes: int | None = None

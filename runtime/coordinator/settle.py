@@ -14,12 +14,18 @@ from typing import Final
 
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import Handover, Holder, MigrationStep, Plans, deciding
-from vfio_migration.runtime.client import ClientError, PeerBroke, PeerGone, Refused, TimedOut
+from vfio_migration.runtime.client import (
+    ClientError,
+    PeerDisconnectedError,
+    PeerProtocolError,
+    RefusedError,
+    TimedOutError,
+)
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
 from vfio_migration.runtime.coordinator.errors import (
-    CannotMigrate,
+    CannotMigrateError,
     Outcome,
-    StepFailed,
+    StepFailedError,
     is_denied,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report
@@ -111,7 +117,7 @@ class Settler:
         self._groups = {
             side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
-        self._gone: dict[str, ClientError | CannotMigrate] = {}
+        self._gone: dict[str, ClientError | CannotMigrateError] = {}
         # Those that answer, and do not say where their device stands.
         self._silent: set[Endpoint] = set()
         # Those whose device was being loaded when it was first looked at.
@@ -146,7 +152,7 @@ class Settler:
             outcome: Outcome = "lost" if failed or blank else row.winner
             try:
                 loose = self._carry_out(row)
-            except StepFailed as failure:
+            except StepFailedError as failure:
                 problems.append(failure.why)
                 self._skipped.add(id(row))
                 self._look()
@@ -173,7 +179,7 @@ class Settler:
             for index, device in enumerate(entries):
                 process = self._process(side, index)
                 self._look_at(device, process)
-                gone = isinstance(self._gone.get(device.label), PeerGone)
+                gone = isinstance(self._gone.get(device.label), PeerDisconnectedError)
                 if gone and process is not None and process.is_there():
                     ending.append((device, process))
         deadline = time.monotonic() + ENDING_S
@@ -190,7 +196,7 @@ class Settler:
             device.look()
             _ = device.machine
             self._served[device] = device.is_served_by(process)
-        except (ClientError, CannotMigrate) as error:
+        except (ClientError, CannotMigrateError) as error:
             device.state = None
             self._gone[device.label] = error
             if _answered(error) and self._may_be(device, process):
@@ -237,7 +243,7 @@ class Settler:
                 yield row
 
     def _carry_out(self, row: Handover) -> list[Endpoint]:
-        """Take the steps of a row; raise `StepFailed` if the winner does not follow."""
+        """Take the steps of a row; raise `StepFailedError` if the winner does not follow."""
         loose: list[Endpoint] = []
         for step in row.steps:
             assert step.side is not None
@@ -257,7 +263,7 @@ class Settler:
                     if device.state is None or device.may(CHANGE)
                 ]
                 if running := [device for device in loose if device.may(CHANGE)]:
-                    raise StepFailed(
+                    raise StepFailedError(
                         f"{names(running)}: runs and cannot be stopped",
                         [device.label for device in running],
                     )
@@ -270,9 +276,9 @@ class Settler:
             try:
                 now = device.look()
             except ClientError as error:
-                raise StepFailed(str(error), [device.label]) from error
+                raise StepFailedError(str(error), [device.label]) from error
             if now != led:
-                raise StepFailed(
+                raise StepFailedError(
                     f"{device.label}: was led to {led} and is in {now}", [device.label]
                 )
 
@@ -326,7 +332,7 @@ class Settler:
                 continue
             there = self._is_there(side, index)
             error = self._gone.get(device.label)
-            late = isinstance(error, TimedOut) or is_denied(error)
+            late = isinstance(error, TimedOutError) or is_denied(error)
             if there or device in self._silent or (late and there is None):
                 hung.append(device)
         return hung
@@ -398,7 +404,7 @@ class Settler:
                 continue  # whoever asks does not want it to run
             try:
                 group.bring(step, self._there(side))
-            except StepFailed as failure:
+            except StepFailedError as failure:
                 problems.append(failure.why)
         # A source that could not be led all the way back may run all the same.
         sources = self._endpoints["source"]
@@ -498,6 +504,6 @@ class Settler:
         return settled
 
 
-def _answered(error: ClientError | CannotMigrate) -> bool:
+def _answered(error: ClientError | CannotMigrateError) -> bool:
     """Say whether somebody answered, and it was no answer to what was asked."""
-    return isinstance(error, Refused | PeerBroke | CannotMigrate)
+    return isinstance(error, RefusedError | PeerProtocolError | CannotMigrateError)

@@ -25,7 +25,11 @@ from typing import Final
 from vfio_migration.runtime.client import ClientError
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.endpoint import Endpoint
-from vfio_migration.runtime.coordinator.errors import Cancelled, CoordinatorError, StepFailed
+from vfio_migration.runtime.coordinator.errors import (
+    CancelledError,
+    CoordinatorError,
+    StepFailedError,
+)
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.pump import End, Meter, Stream
 from vfio_migration.runtime.coordinator.settings import Settings
@@ -192,8 +196,8 @@ class Transfer:
 
         Raises:
             ClientError: Of one of the devices.
-            Cancelled: It was cancelled.
-            StepFailed: It does not converge, and that is a reason to give up.
+            CancelledError: It was cancelled.
+            StepFailedError: It does not converge, and that is a reason to give up.
         """
         streams = [one for one in self.streams if one.source.transfers() == "read"]
         if not streams:
@@ -238,7 +242,7 @@ class Transfer:
                 if bound or rounds >= self._settings.max_passes or useless >= _STALLED:
                     if self._settings.if_slow == "cancel":
                         why = _slow(rounds, expected, self._settings.downtime, bound)
-                        raise StepFailed(why, hints=[_MORE])
+                        raise StepFailedError(why, hints=[_MORE])
                     break
         finally:
             stop.set()
@@ -265,7 +269,7 @@ class Transfer:
                 news.clear()
                 self._progress("rest", workers)
                 check_downtime(deadline, self._settings)
-        except StepFailed:
+        except StepFailedError:
             stop.set()
             raise
         finally:
@@ -273,7 +277,9 @@ class Transfer:
                 stop.set()
             self._end(workers)
         if cut := [one.source.label for one in self.streams if not one.whole]:
-            raise StepFailed(f"{', '.join(cut)}: the stream was not read to its final end", cut)
+            raise StepFailedError(
+                f"{', '.join(cut)}: the stream was not read to its final end", cut
+            )
         self.delivered = True
         self._progress("rest", workers)
 
@@ -296,7 +302,7 @@ class Transfer:
         if errors:
             raise _all_of(errors)
         if self._cancelled.is_set():
-            raise Cancelled("cancelled")
+            raise CancelledError("cancelled")
 
     def _is_little(self, workers: Sequence[_Worker]) -> bool:
         """Say whether so little is left that how fast it went until now says nothing of it.
@@ -313,7 +319,7 @@ class Transfer:
     def _progress(self, step: str, workers: Sequence[_Worker]) -> float | None:
         """Tell how far it is; return for how long the devices would stand still if stopped now."""
         if self._cancelled.is_set():
-            raise Cancelled("cancelled")
+            raise CancelledError("cancelled")
         total = sum(one.bytes for one in self.streams)
         self._meter.add(total)
         rate = shown = self._meter.rate
@@ -365,7 +371,9 @@ def _all_of(errors: Sequence[BaseException]) -> BaseException:
             for peer in ([one.peer] if isinstance(one, ClientError) else getattr(one, "peers", ()))
         ]
         hints = [hint for one in told if isinstance(one, CoordinatorError) for hint in one.hints]
-        found = StepFailed("; ".join(said), list(dict.fromkeys(peers)), list(dict.fromkeys(hints)))
+        found = StepFailedError(
+            "; ".join(said), list(dict.fromkeys(peers)), list(dict.fromkeys(hints))
+        )
         found.__cause__ = told[0]
     for one in errors:
         if one is not found and one not in told:
@@ -374,9 +382,9 @@ def _all_of(errors: Sequence[BaseException]) -> BaseException:
 
 
 def check_downtime(deadline: float, settings: Settings) -> None:
-    """Raise `StepFailed` if the devices were held still until a deadline."""
+    """Raise `StepFailedError` if the devices were held still until a deadline."""
     if time.monotonic() >= deadline:
-        raise StepFailed(
+        raise StepFailedError(
             f"the devices were held still for {settings.max_downtime:g} s, the longest that is "
             "allowed, and not all was done by then",
             hints=[_MORE_DOWNTIME],

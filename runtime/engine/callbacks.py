@@ -2,8 +2,8 @@
 
 The engine calls a device from the thread that made the request, one callback at a time, never two
 at once. A callback may read the engine (`state`, `session`, `situation`, `options()`); if it asks
-the same engine to act it gets `Reentered`. It must not wait for another thread that does so either:
-that thread waits for the callback to return.
+the same engine to act it gets `ReenteredError`. It must not wait for another thread that does so
+either: that thread waits for the callback to return.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Device(Protocol):
                 `arc.from_`, its session as it was; with `for_good=True` that it is in no legal
                 state.
             BaseException: Anything else means that nobody knows what the device did: as
-                `for_good=True`. If it is an `Exception` the caller gets a `RequestFailed` with it
-                as `__cause__`; if not (`KeyboardInterrupt`, `SystemExit`) it goes on to the caller
-                as it is.
+                `for_good=True`. If it is an `Exception` the caller gets a `RequestFailedError` with
+                it as `__cause__`; if not (`KeyboardInterrupt`, `SystemExit`) it goes on to the
+                caller as it is.
         """
         ...
 

@@ -11,7 +11,7 @@ no promised order. One that had to wait is decided against the situation it find
 comes. None is ever abandoned half-way for another: a reset waits too.
 
 *Re-entrancy.* A callback of the device or of an observer that asks its own engine to act gets
-`Reentered`, and nothing is done. Reading is always allowed.
+`ReenteredError`, and nothing is done. Reading is always allowed.
 
 *Interrupts.* A `KeyboardInterrupt`, or whatever else is not an `Exception`, that breaks into a
 callback of the device leaves it in an unknown state: it counts as failed for good, and the
@@ -31,12 +31,12 @@ from vfio_migration.model.spec import Effect
 from vfio_migration.runtime.engine.callbacks import Device
 from vfio_migration.runtime.engine.errors import (
     ArcError,
-    DeviceFailed,
-    DisconnectFailed,
-    Reentered,
-    RequestFailed,
-    RequestRefused,
-    ResetFailed,
+    DeviceFailedError,
+    DisconnectFailedError,
+    ReenteredError,
+    RequestFailedError,
+    RequestRefusedError,
+    ResetFailedError,
     default_errno,
 )
 from vfio_migration.runtime.engine.program import Move, Program, Situation, after
@@ -152,12 +152,14 @@ class Engine:
             target: The state: its name, its value on the wire, or its row.
 
         Raises:
-            RequestRefused: The table refuses the request. Nothing has changed.
-            RequestFailed: An arc failed. The device stands where the arcs before it had led, or,
+            RequestRefusedError: The table refuses the request. Nothing has changed.
+            RequestFailedError: An arc failed. The device stands where the arcs before it had led,
+            or,
                 if the arc failed for good, where the table sends such a device.
-            UnknownName: The table has no state of this name. Nothing has changed, and no observer
+            UnknownNameError: The table has no state of this name. Nothing has changed, and no
+            observer
                 is told: a peer sends numbers, so this is a slip of the program.
-            Reentered: Called by a callback of this engine.
+            ReenteredError: Called by a callback of this engine.
         """
         # What `_exclusively` does, spelled out: of some 200 ns in all (Python 3.11), `with` on the
         # lock would take 115 where acquire and release take 57, and each call more takes 40. An
@@ -166,7 +168,7 @@ class Engine:
         try:
             self._lock.acquire()
             if self._busy:
-                raise Reentered("set_state")  # noqa: TRY301 - a function for it would cost a call
+                raise ReenteredError("set_state")  # noqa: TRY301 - a function for it would cost a call
             self._busy = True
             try:
                 if self._audience.members:
@@ -193,7 +195,7 @@ class Engine:
                         event, errno = self._settle(fault, now, back=True)
                         if not isinstance(fault, Exception):
                             raise
-                        raise RequestFailed(
+                        raise RequestFailedError(
                             self._now, event, errno, arc, start.state, moves[-1][0].to
                         ) from fault
             finally:
@@ -210,12 +212,13 @@ class Engine:
         """Reset the device, from any state, and return the situation it is in then.
 
         Raises:
-            ResetFailed: The device failed to. It stands where the table sends one that failed for
+            ResetFailedError: The device failed to. It stands where the table sends one that failed
+            for
                 good, and can be reset again.
-            Reentered: Called by a callback of this engine.
+            ReenteredError: Called by a callback of this engine.
         """
         return self._exclusively(
-            "reset", lambda: self._happen("reset", self._device.reset, ResetFailed)
+            "reset", lambda: self._happen("reset", self._device.reset, ResetFailedError)
         )
 
     def disconnect(self) -> Situation:
@@ -225,9 +228,10 @@ class Engine:
         observers are told. Dropping it is for whoever holds it, whether or not this fails.
 
         Raises:
-            DisconnectFailed: The device failed. It stands where the table sends one that failed for
+            DisconnectFailedError: The device failed. It stands where the table sends one that
+            failed for
                 good.
-            Reentered: Called by a callback of this engine.
+            ReenteredError: Called by a callback of this engine.
         """
 
         def call(to: Situation) -> None:
@@ -236,14 +240,14 @@ class Engine:
                 tell(to, self._program.events["disconnect"].drops)
 
         return self._exclusively(
-            "disconnect", lambda: self._happen("disconnect", call, DisconnectFailed)
+            "disconnect", lambda: self._happen("disconnect", call, DisconnectFailedError)
         )
 
     def add_observer(self, observer: Observer) -> None:
         """Tell `observer` what happens from now on; its first record is "attached".
 
         Raises:
-            Reentered: Called by a callback of this engine: half a request would be told.
+            ReenteredError: Called by a callback of this engine: half a request would be told.
         """
         self._exclusively("add_observer", lambda: self._audience.add(observer, self))
 
@@ -251,17 +255,17 @@ class Engine:
         """Tell `observer` no more; nothing happens if it was none (it may have been removed).
 
         Raises:
-            Reentered: Called by a callback of this engine.
+            ReenteredError: Called by a callback of this engine.
         """
         self._exclusively("remove_observer", lambda: self._audience.remove(observer))
 
     # --- inside: all that follows runs with the lock held and `_busy` set ---
 
     def _exclusively(self, method: str, act: Callable[[], _T]) -> _T:
-        """Wait for one's turn and act; raise `Reentered` if this thread is acting already."""
+        """Wait for one's turn and act; raise `ReenteredError` if this thread is acting already."""
         with self._lock:
             if self._busy:
-                raise Reentered(method)
+                raise ReenteredError(method)
             self._busy = True
             try:
                 return act()
@@ -269,9 +273,9 @@ class Engine:
                 self._busy = False
 
     def _look_up(self, route: Route) -> tuple[Move, ...]:
-        """Return the moves of an accepted route; raise `RequestRefused` for any other."""
+        """Return the moves of an accepted route; raise `RequestRefusedError` for any other."""
         if route.refused is not None:
-            raise RequestRefused(route)
+            raise RequestRefusedError(route)
         # Nothing to do may also be the answer to a request for what the device does not have.
         return self._moves[route.from_][route.to] if route.arcs else ()
 
@@ -308,7 +312,7 @@ class Engine:
         self,
         name: Literal["reset", "disconnect"],
         call: Callable[[Situation], object],
-        failure: type[DeviceFailed],
+        failure: type[DeviceFailedError],
     ) -> Situation:
         """Apply an event: call the device, assign, tell; raise `failure` if the device raises."""
         row = self._program.events[name]
@@ -344,7 +348,7 @@ class Engine:
             tell("started")
             try:
                 moves = self._look_up(route)
-            except RequestRefused as error:
+            except RequestRefusedError as error:
                 try:
                     tell("refused", errno=error.errno, error=error)
                     raise
@@ -413,7 +417,7 @@ class Engine:
             if not isinstance(fault, Exception):
                 tell("failed", error=fault, **failure)
                 raise
-            raised = RequestFailed(self._now, event, errno, arc, start.state, to)
+            raised = RequestFailedError(self._now, event, errno, arc, start.state, to)
             try:
                 tell("failed", error=raised, **failure)
                 raise raised from fault

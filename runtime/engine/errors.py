@@ -61,7 +61,7 @@ class EngineError(Exception):
         return errno_number(self.errno)
 
 
-class RequestRefused(EngineError):  # noqa: N818 - reads as what it says
+class RequestRefusedError(EngineError):
     """A request that the table refuses. Nothing has changed, and the device was not called.
 
     Attributes:
@@ -90,7 +90,7 @@ class RequestRefused(EngineError):  # noqa: N818 - reads as what it says
         return f"{self.route}: {self.reason}"
 
 
-class DeviceFailed(EngineError):  # noqa: N818 - reads as what it says
+class DeviceFailedError(EngineError):
     """A callback of the device failed; `__cause__` is what it raised.
 
     Attributes:
@@ -112,7 +112,7 @@ class DeviceFailed(EngineError):  # noqa: N818 - reads as what it says
         return self._says("the device")
 
 
-class RequestFailed(DeviceFailed):
+class RequestFailedError(DeviceFailedError):
     """An arc failed. The arcs before it have been taken.
 
     Attributes:
@@ -133,14 +133,14 @@ class RequestFailed(DeviceFailed):
         return f"{self.from_} -> {self.to}: {self._says(f'arc {self.arc}')}"
 
 
-class ResetFailed(DeviceFailed):
+class ResetFailedError(DeviceFailedError):
     """The reset of the device failed: where it stands is unknown, as after a failure for good."""
 
     def __str__(self) -> str:
         return self._says("reset")
 
 
-class DisconnectFailed(DeviceFailed):
+class DisconnectFailedError(DeviceFailedError):
     """The device failed when told that its client went away.
 
     What the client had is gone all the same.
@@ -150,7 +150,7 @@ class DisconnectFailed(DeviceFailed):
         return self._says("disconnect")
 
 
-class Reentered(EngineError, RuntimeError):  # noqa: N818 - reads as what it says
+class ReenteredError(EngineError, RuntimeError):
     """A callback of a device or an observer asked its own engine to act. Nothing has been done.
 
     Attributes:
@@ -160,7 +160,7 @@ class Reentered(EngineError, RuntimeError):  # noqa: N818 - reads as what it say
     def __init__(self, method: str) -> None:
         super().__init__(method)
         self.method = method
-        self.errno = _default(Reentered)
+        self.errno = _default(ReenteredError)
 
     def __str__(self) -> str:
         return (
@@ -193,13 +193,13 @@ class Answer:
 
 ANSWERS: tuple[Answer, ...] = (
     Answer(
-        error=RequestRefused,
+        error=RequestRefusedError,
         fault=Fault.PEER,
         errno="EINVAL",
         summary="The table refuses the request; the row that does so names the errno.",
     ),
     Answer(
-        error=DeviceFailed,
+        error=DeviceFailedError,
         fault=Fault.DEVICE,
         errno="EIO",
         summary="An arc, a reset or a disconnect failed; the errno is the one the device named, "
@@ -212,7 +212,7 @@ ANSWERS: tuple[Answer, ...] = (
         summary="The device failed outside of any arc, reset or disconnect.",
     ),
     Answer(
-        error=Reentered,
+        error=ReenteredError,
         fault=Fault.CALLER,
         errno="EDEADLK",
         summary="A callback asked its own engine to act; waiting for it would never have ended.",
@@ -255,7 +255,7 @@ def _default(error: type[BaseException]) -> str:
 
 def default_errno() -> str:
     """Return what a failure is answered when neither the device nor the table names an errno."""
-    return _default(DeviceFailed)
+    return _default(DeviceFailedError)
 
 
 # Not `errorcode`, which has one name per number: EDEADLK would be none, because EDEADLOCK is.

@@ -2,9 +2,9 @@
 
 An observer is anything that can be called with a `Record`. It is called in the thread that made the
 request, while the request is under way: it may read the engine, and if it asks it to act it gets
-`Reentered`. It never changes what the device does: one that raises is logged with its traceback, on
-the logger `vfio_migration.runtime.engine.engine`, and removed; what is not an `Exception`
-(`KeyboardInterrupt`) is in addition raised to the caller, once the request is through.
+`ReenteredError`. It never changes what the device does: one that raises is logged with its
+traceback, on the logger `vfio_migration.runtime.engine.engine`, and removed; what is not an
+`Exception` (`KeyboardInterrupt`) is in addition raised to the caller, once the request is through.
 """
 
 from __future__ import annotations

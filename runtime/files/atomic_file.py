@@ -53,7 +53,7 @@ _KINDS: Final = (
 )
 
 
-class CannotWrite(Exception):  # noqa: N818 - reads as what it says
+class CannotWriteError(Exception):
     """The file cannot be written. What was there before is there still, unless `problem` says not.
 
     Attributes:
@@ -83,7 +83,7 @@ def write_output(path: str | os.PathLike[str], data: Data) -> None:
     root. The file gets the mode of any new file. A pipe or a device is written to.
 
     Raises:
-        CannotWrite: What was there before is there still.
+        CannotWriteError: What was there before is there still.
     """
     try:
         found = trusted_path.open_folder(path)
@@ -117,7 +117,7 @@ class AtomicFile:
 
     Without `replace` a file that is there is never touched, not even one that somebody makes at
     the last moment (but where a file system has no hard links, such as FAT). Everything here
-    raises `CannotWrite`.
+    raises `CannotWriteError`.
 
     Args:
         path: Where it will be.
@@ -243,7 +243,7 @@ class AtomicFile:
             if error.errno != errno.EINVAL:  # some file systems cannot
                 problem = f"is complete, but its folder cannot be flushed: {_said(error)}"
                 hint = "it may be lost if the power fails now; write it again to be sure"
-                raise CannotWrite(self.path, problem, hint, _name(error)) from error
+                raise CannotWriteError(self.path, problem, hint, _name(error)) from error
 
     def _place(self) -> None:
         """Give the file its name."""
@@ -292,33 +292,33 @@ class AtomicFile:
             with contextlib.suppress(OSError):
                 there = self._there(follow_symlinks=True)
         if kind := kind_of(there.st_mode):
-            raise CannotWrite(self.path, f"is {kind}", "name a file on a disk, or one to be")
+            raise CannotWriteError(self.path, f"is {kind}", "name a file on a disk, or one to be")
         if is_link:
-            raise CannotWrite(self.path, "is a symbolic link", "name the file itself")
+            raise CannotWriteError(self.path, "is a symbolic link", "name the file itself")
         if not self._replace:
             hint = "remove it, take another name, or allow it to be replaced"
-            raise CannotWrite(self.path, "is there already", hint)
+            raise CannotWriteError(self.path, "is there already", hint)
 
     def _there(self, *, follow_symlinks: bool) -> os.stat_result:
         # In the folder that was opened: the path, if it is relative, may lead elsewhere by now.
         name = self._end or "."
         return os.stat(name, dir_fd=self._folder, follow_symlinks=follow_symlinks)
 
-    def _cannot(self, error: OSError | ValueError) -> CannotWrite:
+    def _cannot(self, error: OSError | ValueError) -> CannotWriteError:
         return _cannot(self.path, error, self.written)
 
-    def _broken(self) -> CannotWrite:
+    def _broken(self) -> CannotWriteError:
         problem = f"was given up after {self.written} bytes, when a write did not end"
-        return CannotWrite(self.path, problem, "write it again from its beginning")
+        return CannotWriteError(self.path, problem, "write it again from its beginning")
 
 
-def _cannot(path: Path, error: OSError | ValueError, written: int) -> CannotWrite:
+def _cannot(path: Path, error: OSError | ValueError, written: int) -> CannotWriteError:
     number = getattr(error, "errno", None) or 0
     hint = _HINTS.get(number, "take another path")
     problem = f"cannot be written: {_said(error)}"
     if written:
         problem += f", after {written} bytes"
-    return CannotWrite(path, problem, hint, _name(error))
+    return CannotWriteError(path, problem, hint, _name(error))
 
 
 def _fresh() -> str:

@@ -19,7 +19,7 @@ NAMES: Final = ("none", "zlib", "zstd")
 Data = bytes | bytearray | memoryview
 
 
-class BadData(ValueError):  # noqa: N818 - reads as what it says
+class BadDataError(ValueError):
     """Data that are not what this codec makes of a block of that size."""
 
 
@@ -40,7 +40,7 @@ class Codec(Protocol):
         """Return the block, which must have `size` bytes.
 
         Raises:
-            BadData: It has not, or something else is wrong with the data.
+            BadDataError: It has not, or something else is wrong with the data.
         """
         ...
 
@@ -68,7 +68,7 @@ class _None:
 
     def decompress(self, data: Data, size: int) -> Data:
         if len(data) != size:
-            raise BadData(f"there are {len(data)} bytes, not {size}")
+            raise BadDataError(f"there are {len(data)} bytes, not {size}")
         return data
 
 
@@ -90,15 +90,15 @@ class _Zlib:
             # and a block that is too long shows. (0 would mean any number.)
             block = inflate.decompress(data, size + 1)
         except zlib.error as error:
-            raise BadData(str(error)) from error
+            raise BadDataError(str(error)) from error
         if len(block) > size:
-            raise BadData(f"they make more than {size} bytes")
+            raise BadDataError(f"they make more than {size} bytes")
         if not inflate.eof:
-            raise BadData(f"they end after {len(block)} bytes of {size}")
+            raise BadDataError(f"they end after {len(block)} bytes of {size}")
         if inflate.unused_data:
-            raise BadData(f"{len(inflate.unused_data)} bytes follow their end")
+            raise BadDataError(f"{len(inflate.unused_data)} bytes follow their end")
         if len(block) != size:
-            raise BadData(f"they make {len(block)} bytes, not {size}")
+            raise BadDataError(f"they make {len(block)} bytes, not {size}")
         return block
 
 
@@ -125,10 +125,10 @@ class _Zstd:
             # frame is asked first. Then it is all there is: nothing more is written.
             said = self._frame(data).content_size
             if said != size:
-                raise BadData(f"they make {_bytes(said)}, not {size}")
+                raise BadDataError(f"they make {_bytes(said)}, not {size}")
             return self._decompressor.decompress(data, allow_extra_data=False)
         except self._error as error:
-            raise BadData(str(error)) from error
+            raise BadDataError(str(error)) from error
 
 
 def _bytes(said: int) -> str:

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from vfio_migration.model.errors import why
-from vfio_migration.runtime.files.atomic_file import AtomicFile, CannotWrite, kind_of
+from vfio_migration.runtime.files.atomic_file import AtomicFile, CannotWriteError, kind_of
 from vfio_migration.runtime.files.checksum import crc32
-from vfio_migration.runtime.files.compression import NAMES, BadData, Codec, Data, codec
+from vfio_migration.runtime.files.compression import NAMES, BadDataError, Codec, Data, codec
 from vfio_migration.runtime.files.container_header import (
     MAX_DEVICES,
     MAX_HEADER,
-    BadHeader,
+    BadHeaderError,
     DeviceHeader,
     Header,
 )
@@ -41,12 +41,12 @@ __all__ = [
     "MAX_DEVICES",
     "MAX_HEADER",
     "VERSION",
-    "BadHeader",
-    "CannotRead",
-    "CannotWrite",
+    "BadHeaderError",
+    "CannotReadError",
+    "CannotWriteError",
     "ContainerReader",
     "ContainerWriter",
-    "Damaged",
+    "DamagedError",
     "DeviceHeader",
     "Header",
     "Total",
@@ -109,7 +109,7 @@ class _Sum:
         return Total(self.size, self.blocks, self._digest.digest())
 
 
-class CannotRead(Exception):  # noqa: N818 - reads as what it says
+class CannotReadError(Exception):
     """The file cannot be read, or is none that this version reads.
 
     Attributes:
@@ -125,7 +125,7 @@ class CannotRead(Exception):  # noqa: N818 - reads as what it says
         self.offset = offset
 
 
-class Damaged(CannotRead):
+class DamagedError(CannotReadError):
     """The file is not what was written."""
 
 
@@ -141,9 +141,9 @@ class ContainerWriter:
         replace: A regular file that is there may be replaced.
 
     Raises:
-        BadHeader: The header would not be read again.
+        BadHeaderError: The header would not be read again.
         ImportError: The codec's library is not installed.
-        CannotWrite: When the `with` statement begins or ends, or from `write`.
+        CannotWriteError: When the `with` statement begins or ends, or from `write`.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ class _Record(NamedTuple):
 
 
 class ContainerReader:
-    """Reads a file of streams; a context manager. Everything here raises `CannotRead`.
+    """Reads a file of streams; a context manager. Everything here raises `CannotReadError`.
 
     Attributes:
         path: Which file.
@@ -286,7 +286,7 @@ class ContainerReader:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
             self._fd = os.open(self.path, flags)
         except (OSError, ValueError) as error:
-            raise CannotRead(self.path, f"cannot be read: {why(error)}") from error
+            raise CannotReadError(self.path, f"cannot be read: {why(error)}") from error
         try:
             self.size = self._size()
             self.header, self._start = self._begin()
@@ -312,8 +312,8 @@ class ContainerReader:
         """Read the whole file once and return what it holds of each device.
 
         Raises:
-            Damaged: It is not what was written.
-            CannotRead: The disk cannot be read.
+            DamagedError: It is not what was written.
+            CannotReadError: The disk cannot be read.
             ImportError: The codec's library is not installed.
         """
         unpack = codec(self.header.codec)
@@ -334,7 +334,7 @@ class ContainerReader:
     def blocks(self, device: int) -> Iterator[Data]:
         """Return the stream of a device, block by block; `check` first, unless it was done.
 
-        Each block is looked at again. If one is not what it was, `Damaged` ends the iteration:
+        Each block is looked at again. If one is not what it was, `DamagedError` ends the iteration:
         what came of it before must then be thrown away.
         """
         count = len(self.header.devices)
@@ -352,37 +352,39 @@ class ContainerReader:
                 found.add(block)
                 yield block
         if found.total() != total:
-            raise Damaged(self.path, f"the stream of device {device} was changed since the check")
+            raise DamagedError(
+                self.path, f"the stream of device {device} was changed since the check"
+            )
 
     def _size(self) -> int:
         found = os.fstat(self._fd)
         if kind := kind_of(found.st_mode):
-            raise CannotRead(self.path, f"is {kind}; name a file on a disk")
+            raise CannotReadError(self.path, f"is {kind}; name a file on a disk")
         return found.st_size
 
     def _begin(self) -> tuple[Header, int]:
         """Read the header; return it, and where the first record is."""
         if not self.size:
-            raise CannotRead(self.path, "is empty", 0)
+            raise CannotReadError(self.path, "is empty", 0)
         magic = self._read(0, min(self.size, len(MAGIC)), "the magic")
         if not MAGIC.startswith(magic):
-            raise CannotRead(self.path, f"is no saved migration: it begins with {magic!r}", 0)
+            raise CannotReadError(self.path, f"is no saved migration: it begins with {magic!r}", 0)
         fields = self._read(0, PROLOGUE.size, "the header")
         _, version, length, crc, _ = PROLOGUE.unpack(fields)
         if version > VERSION:
             problem = f"was written by a newer version {version}, this reads {VERSION}"
-            raise CannotRead(self.path, problem, len(MAGIC))
+            raise CannotReadError(self.path, problem, len(MAGIC))
         if version < VERSION or fields != _sealed(fields) or not 0 < length <= MAX_HEADER:
-            raise Damaged(self.path, f"its first {PROLOGUE.size} bytes are damaged", 0)
+            raise DamagedError(self.path, f"its first {PROLOGUE.size} bytes are damaged", 0)
         text = self._read(PROLOGUE.size, length, "the header")
         if crc != crc32(text):
             problem = f"its header, at byte {PROLOGUE.size}, is damaged"
-            raise Damaged(self.path, problem, PROLOGUE.size)
+            raise DamagedError(self.path, problem, PROLOGUE.size)
         try:
             header = Header.from_json(text)
-        except BadHeader as error:
+        except BadHeaderError as error:
             problem = f"its header, at byte {PROLOGUE.size}, cannot be used: {error}"
-            raise CannotRead(self.path, problem, PROLOGUE.size) from error
+            raise CannotReadError(self.path, problem, PROLOGUE.size) from error
         return header, PROLOGUE.size + length
 
     def _records(self) -> Iterator[_Record]:
@@ -401,10 +403,12 @@ class ContainerReader:
         head = self._read(at, RECORD.size, f"record {number}")
         kind, packing, device, said, raw, stored, crc, _ = RECORD.unpack(head)
         if head != _sealed(head):
-            raise Damaged(self.path, f"the header of record {number}, at byte {at}, is damaged", at)
+            raise DamagedError(
+                self.path, f"the header of record {number}, at byte {at}, is damaged", at
+            )
         if said != number & 0xFFFFFFFF:
             problem = f"record {said} is at byte {at}, where record {number} should be"
-            raise Damaged(self.path, problem, at)
+            raise DamagedError(self.path, problem, at)
         if kind == BLOCK:
             known = device < len(counts) and packing in (0, NAMES.index(self.header.codec))
             fits = 0 < stored < raw if packing else stored == raw
@@ -413,14 +417,18 @@ class ContainerReader:
             size = TOTAL.size * len(counts)
             right = (kind, packing, device, raw, stored) == (END, 0, len(counts), 0, size)
         if not right:
-            raise Damaged(self.path, f"record {number}, at byte {at}, is none there can be", at)
+            raise DamagedError(
+                self.path, f"record {number}, at byte {at}, is none there can be", at
+            )
         name = f"block {counts[device]} of device {device}" if kind == BLOCK else "the end"
         return _Record(at, head, name, kind, packing, device, raw, stored, crc)
 
     def _content(self, record: _Record) -> bytes:
         content = self._read(record.at + RECORD.size, record.stored, record.name)
         if record.crc != crc32(content):
-            raise Damaged(self.path, f"{record.name}, at byte {record.at}, is damaged", record.at)
+            raise DamagedError(
+                self.path, f"{record.name}, at byte {record.at}, is damaged", record.at
+            )
         return content
 
     def _unpacked(self, record: _Record, content: bytes, unpack: Codec) -> Data:
@@ -428,20 +436,22 @@ class ContainerReader:
             return content
         try:
             return unpack.decompress(content, record.raw)
-        except BadData as error:
+        except BadDataError as error:
             problem = f"{record.name}, at byte {record.at}, does not decompress: {error}"
-            raise Damaged(self.path, problem, record.at) from error
+            raise DamagedError(self.path, problem, record.at) from error
 
     def _check_end(self, record: _Record, content: bytes, digest: bytes, sums: list[_Sum]) -> None:
         for device, said in enumerate(TOTAL.iter_unpack(content)):
             if sums[device].total() != said:
                 problem = f"the stream of device {device} is not the one that was saved"
-                raise Damaged(self.path, problem, record.at)
+                raise DamagedError(self.path, problem, record.at)
         end = record.end + _DIGEST
         if digest != self._read(record.end, _DIGEST, record.name):
-            raise Damaged(self.path, "the file as a whole is not what was saved", record.end)
+            raise DamagedError(self.path, "the file as a whole is not what was saved", record.end)
         if end != self.size:
-            raise Damaged(self.path, f"{self.size - end} bytes follow its end at byte {end}", end)
+            raise DamagedError(
+                self.path, f"{self.size - end} bytes follow its end at byte {end}", end
+            )
 
     def _read(self, at: int, count: int, what: str) -> bytes:
         parts: list[bytes] = []
@@ -450,10 +460,10 @@ class ContainerReader:
                 part = os.pread(self._fd, count, at)
             except OSError as error:
                 problem = f"cannot be read at byte {at}: {error.strerror}"
-                raise CannotRead(self.path, problem, at) from error
+                raise CannotReadError(self.path, problem, at) from error
             if not part:
                 problem = f"is truncated at byte {at}: {what} goes to byte {at + count}"
-                raise Damaged(self.path, problem, at)
+                raise DamagedError(self.path, problem, at)
             parts.append(part)
             at, count = at + len(part), count - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -20,7 +20,7 @@ MAX_DEPTH: Final = 100
 would be that of whoever reads, and of how much stack is left there."""
 
 
-class BadHeader(ValueError):  # noqa: N818 - reads as what it says
+class BadHeaderError(ValueError):
     """What is in a header is not what should be; the message begins with the place."""
 
 
@@ -60,7 +60,7 @@ class Header:
         """Return the JSON text, the same for equal headers.
 
         Raises:
-            BadHeader: `from_json` would refuse it.
+            BadHeaderError: `from_json` would refuse it.
             TypeError: There is something in it that JSON cannot hold.
         """
         data: dict[str, object] = {
@@ -76,9 +76,9 @@ class Header:
         try:
             text = _dumped(data)
         except RecursionError:
-            raise BadHeader("header: is nested too deeply") from None
+            raise BadHeaderError("header: is nested too deeply") from None
         except ValueError as error:
-            raise BadHeader(f"header: {error}") from None
+            raise BadHeaderError(f"header: {error}") from None
         self.from_json(text)
         return text
 
@@ -87,30 +87,30 @@ class Header:
         """Read the JSON text. Keys that are not known are passed over.
 
         Raises:
-            BadHeader: It is none.
+            BadHeaderError: It is none.
         """
         if len(text) > MAX_HEADER:
-            raise BadHeader(f"header: has {len(text)} bytes; {MAX_HEADER} is the most")
+            raise BadHeaderError(f"header: has {len(text)} bytes; {MAX_HEADER} is the most")
         try:
             data: object = json_text.parse(text.decode("utf-8"))
             _dumped(data)  # no text that cannot be printed
         except json_text.JsonError as error:
-            raise BadHeader(f"header: {error.problem}") from None
+            raise BadHeaderError(f"header: {error.problem}") from None
         except RecursionError:
-            raise BadHeader("header: is nested too deeply") from None
+            raise BadHeaderError("header: is nested too deeply") from None
         except ValueError as error:
-            raise BadHeader(f"header: {error}") from None
+            raise BadHeaderError(f"header: {error}") from None
         if _depth(data) > MAX_DEPTH:
-            raise BadHeader("header: is nested too deeply")
+            raise BadHeaderError("header: is nested too deeply")
         top = _object("header", data)
         name = _text("codec", top.get("codec"))
         if name not in NAMES:
-            raise BadHeader(f"codec: {name!r} is none that is known: {', '.join(NAMES)}")
+            raise BadHeaderError(f"codec: {name!r} is none that is known: {', '.join(NAMES)}")
         rows = top.get("devices")
         if not isinstance(rows, list):
-            raise BadHeader("devices: is no list")
+            raise BadHeaderError("devices: is no list")
         if not 1 <= len(rows) <= MAX_DEVICES:
-            raise BadHeader(f"devices: are {len(rows)}; from 1 to {MAX_DEVICES} may be")
+            raise BadHeaderError(f"devices: are {len(rows)}; from 1 to {MAX_DEVICES} may be")
         return cls(
             devices=tuple(_device(f"devices[{at}]", row) for at, row in enumerate(rows)),
             codec=name,
@@ -155,11 +155,11 @@ def _inside(outer: Any) -> Iterable[object]:
 
 def _object(place: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadHeader(f"{place}: is no object")
+        raise BadHeaderError(f"{place}: is no object")
     return value
 
 
 def _text(place: str, value: object) -> str:
     if not isinstance(value, str):
-        raise BadHeader(f"{place}: is no text")
+        raise BadHeaderError(f"{place}: is no text")
     return value

@@ -1,6 +1,6 @@
 """What a server asks of a device: the one protocol between the two.
 
-`ServedDevice` is all that a server knows of a device;
+`DeviceContract` is all that a server knows of a device;
 `vfio_migration.runtime.kit.pci_device.PciDevice` satisfies it. The migration part (`take`, `reset`,
 `disconnect`) is called by the engine and by nobody else; the rest is called by the server.
 
@@ -45,7 +45,7 @@ class PrecopyInfo(NamedTuple):
     dirty: int
 
 
-class ServedError(Exception):
+class CommandError(Exception):
     """A device does not do what a client asked for, and nothing has changed.
 
     Attributes:
@@ -61,7 +61,7 @@ class ServedError(Exception):
         self.errno = None if errno is None else errno_name(errno)
 
 
-class ServedDevice(DisconnectingDevice, Protocol):
+class DeviceContract(DisconnectingDevice, Protocol):
     """A device that a server can serve.
 
     `disconnect` drops what it is told to (the maps of `memory`, the descriptors of `interrupts`)
@@ -104,7 +104,7 @@ class ServedDevice(DisconnectingDevice, Protocol):
         device is called again, so they are to be sent, or copied, before that.
 
         Raises:
-            ServedError: Nothing is read in the present state.
+            CommandError: Nothing is read in the present state.
         """
         ...
 
@@ -112,7 +112,7 @@ class ServedDevice(DisconnectingDevice, Protocol):
         """Take the next bytes of the open resuming session; `data` is not kept.
 
         Raises:
-            ServedError: Nothing is written in the present state, or what was written is no stream
+            CommandError: Nothing is written in the present state, or what was written is no stream
                 this device can take. The latter is judged again, and refused again, when the
                 session closes: a writer that does not look at this error gains nothing.
         """
@@ -122,7 +122,7 @@ class ServedDevice(DisconnectingDevice, Protocol):
         """Say how much is left to read.
 
         Raises:
-            ServedError: The present state has no stream, or one that cannot grow any more.
+            CommandError: The present state has no stream, or one that cannot grow any more.
         """
         ...
 

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.protocol.layout import WIRE
 
 MAX_BITMAP: Final = WIRE.limit("max_data_xfer_size").value - 24
@@ -57,17 +57,17 @@ class DirtyLog:
             The size of the tracking pages: `page_size`, or the nearest that is kept.
 
         Raises:
-            ServedError: Logging is on already, or a range or the page size makes no sense.
+            CommandError: Logging is on already, or a range or the page size makes no sense.
         """
         if self.on:
-            raise ServedError("DMA is logged already", occasion="logging_on")
+            raise CommandError("DMA is logged already", occasion="logging_on")
         wanted = tuple(ranges)
         for iova, length in wanted:
             if length <= 0 or iova < 0 or iova + length > 1 << 64:
-                raise ServedError(f"no range: {iova:#x}+{length:#x}", occasion="argument_invalid")
+                raise CommandError(f"no range: {iova:#x}+{length:#x}", occasion="argument_invalid")
         if page_size <= 0 or page_size & (page_size - 1):
             message = f"page size {page_size:#x} is no power of two"
-            raise ServedError(message, occasion="argument_invalid")
+            raise CommandError(message, occasion="argument_invalid")
         self._shift = min(max(page_size.bit_length() - 1, _SMALLEST), _LARGEST)
         self.page_size = 1 << self._shift
         self._ranges = tuple((iova, iova + length) for iova, length in wanted)
@@ -103,21 +103,21 @@ class DirtyLog:
         ranges that are logged is reported clean.
 
         Raises:
-            ServedError: Logging is off, the range or the page size makes no sense, or the bitmap
+            CommandError: Logging is off, the range or the page size makes no sense, or the bitmap
                 would be longer than `MAX_BITMAP`.
         """
         if not self.on:
-            raise ServedError("DMA is not logged", occasion="logging_off")
+            raise CommandError("DMA is not logged", occasion="logging_off")
         if page_size <= 0 or page_size & (page_size - 1):
             message = f"page size {page_size:#x} is no power of two"
-            raise ServedError(message, occasion="argument_invalid")
+            raise CommandError(message, occasion="argument_invalid")
         end = iova + length
         if length <= 0 or iova < 0 or end > 1 << 64:
-            raise ServedError(f"no range: {iova:#x}+{length:#x}", occasion="argument_invalid")
+            raise CommandError(f"no range: {iova:#x}+{length:#x}", occasion="argument_invalid")
         pages = -(-length // page_size)
         words = -(-pages // 64)
         if words * 8 > MAX_BITMAP:
-            raise ServedError(f"a bitmap of {words * 8} bytes", occasion="over_bound")
+            raise CommandError(f"a bitmap of {words * 8} bytes", occasion="over_bound")
         if room is not None and words * 8 > room:
             return bytes(words * 8)
         if self._overflowed:

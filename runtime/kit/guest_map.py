@@ -23,7 +23,7 @@ from typing import Final
 
 from vfio_migration.runtime.files import descriptor_kinds
 from vfio_migration.runtime.files.descriptor_kinds import DEVICE, FILE, MEMORY
-from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.kit.region import PEER_NAME
 
 _TMPFS: Final = 0x01021994
@@ -126,27 +126,27 @@ def with_file(
         devices: The memory of a real device may be mapped.
 
     Raises:
-        ServedError: The descriptor cannot be used for it.
+        CommandError: The descriptor cannot be used for it.
     """
     try:
         kind = descriptor_kinds.kind_of(fd)
         if kind not in (MEMORY, FILE) and not (kind == DEVICE and devices):
-            raise ServedError(_refusal(kind), occasion="argument_invalid")
+            raise CommandError(_refusal(kind), occasion="argument_invalid")
         if kind == DEVICE:
             if file_io:
                 message = "a device can be mapped, and not read and written"
-                raise ServedError(message, errno="EOPNOTSUPP")
+                raise CommandError(message, errno="EOPNOTSUPP")
             return replace(row, peer=True, view=_mapped(row, fd, offset))
         size, end = os.fstat(fd).st_size, offset + row.size
         if end > size:
             message = f"the file is {size:#x} bytes long, {end:#x} are mapped"
-            raise ServedError(message, occasion="argument_invalid")
+            raise CommandError(message, occasion="argument_invalid")
         guarded = file_io or kind == FILE or not _stays(fd)
         peer = row.peer or _is_region(fd)
         return replace(row, peer=peer, view=_mapped(row, fd, offset), guarded=guarded)
     except (OSError, ValueError, OverflowError) as error:
         number = getattr(error, "errno", None) or "EINVAL"
-        raise ServedError(f"cannot map: {error}", errno=number) from error
+        raise CommandError(f"cannot map: {error}", errno=number) from error
 
 
 def _refusal(kind: str) -> str:

@@ -3,7 +3,7 @@
 `GuestMemory` holds what the client has mapped (DMA_MAP) and is the only way for a device to reach
 any of it. Two things therefore cannot be forgotten: each write is logged while DMA logging is on,
 and each access is first asked of the table, by way of the gate the device's kit puts in. What is
-not permitted in the present state raises `NotPermitted` and does nothing; `permitted` asks
+not permitted in the present state raises `NotPermittedError` and does nothing; `permitted` asks
 beforehand, and work that waits until then is `PciDevice.later`.
 
 *Peers.* DMA to a map that shows another device's memory is peer-to-peer DMA, which the table speaks
@@ -21,7 +21,7 @@ import bisect
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
-from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.kit.dirty_log import DirtyLog
 from vfio_migration.runtime.kit.guest_map import GuardedCopy, GuestMap, as_peer, with_file
 from vfio_migration.runtime.protocol.layout import WIRE
@@ -41,7 +41,7 @@ MAX_MAPPED_BYTES: Final = WIRE.bound("mapped_mib") << 20
 _MAX_ADDRESS: Final = 1 << 64
 
 
-class DmaFault(Exception):  # noqa: N818 - reads as what it says
+class DmaFaultError(Exception):
     """An access to memory of the guest that failed, as one on real hardware can.
 
     Attributes:
@@ -60,7 +60,7 @@ class DmaFault(Exception):  # noqa: N818 - reads as what it says
         return f"DMA of {self.size} bytes at {self.iova:#x}: {self.why}"
 
 
-class NotPermitted(Exception):  # noqa: N818 - reads as what it says
+class NotPermittedError(Exception):
     """The device tried something that the table does not permit in its present state.
 
     Nothing has been done. That it was tried is a mistake in the device.
@@ -153,21 +153,21 @@ class GuestMemory:
             file_io: No access is direct: the system copies.
 
         Raises:
-            ServedError: The range makes no sense, overlaps another, is one too many, or the
+            CommandError: The range makes no sense, overlaps another, is one too many, or the
                 descriptor cannot be used for it.
         """
         if size <= 0 or iova < 0 or iova + size > _MAX_ADDRESS or offset < 0:
-            raise ServedError(f"no range: {iova:#x}+{size:#x}", occasion="argument_invalid")
+            raise CommandError(f"no range: {iova:#x}+{size:#x}", occasion="argument_invalid")
         if fd is not None and offset + size > (1 << 63) - 1:
-            raise ServedError(f"no offset: {offset:#x}", occasion="argument_invalid")
+            raise CommandError(f"no offset: {offset:#x}", occasion="argument_invalid")
         place = bisect.bisect_right(self._starts, iova)
         before = self._maps[place - 1] if place else None
         after = self._maps[place] if place < len(self._maps) else None
         if (before and before.end > iova) or (after and iova + size > after.iova):
             message = f"{iova:#x}+{size:#x} overlaps what is mapped"
-            raise ServedError(message, occasion="map_exists")
+            raise CommandError(message, occasion="map_exists")
         if len(self._maps) >= self._max_maps:
-            raise ServedError(f"{len(self._maps)} maps are all", occasion="holding_full")
+            raise CommandError(f"{len(self._maps)} maps are all", occasion="holding_full")
         peer = any(iova < end and start < iova + size for start, end in self._windows)
         made = GuestMap(iova, size, readable, writable, peer)
         if fd is not None:
@@ -182,16 +182,16 @@ class GuestMemory:
         """See whether one more range of `size` bytes that comes with a descriptor can be kept."""
         if self._mapped_files >= MAX_MAPPED_FILES:
             message = f"{self._mapped_files} maps with a descriptor are all"
-            raise ServedError(message, occasion="holding_full")
+            raise CommandError(message, occasion="holding_full")
         if size > MAX_MAPPED_BYTES - self._mapped_bytes:
             message = f"{MAX_MAPPED_BYTES} bytes are mapped at most, {self._mapped_bytes} are"
-            raise ServedError(message, occasion="holding_full")
+            raise CommandError(message, occasion="holding_full")
 
     def unmap(self, iova: int, size: int) -> None:
         """Take back a range that was mapped exactly so.
 
         Raises:
-            ServedError: There is none.
+            CommandError: There is none.
         """
         place = bisect.bisect_left(self._starts, iova)
         if place == len(self._maps) or (self._maps[place].iova, self._maps[place].size) != (
@@ -199,7 +199,7 @@ class GuestMemory:
             size,
         ):
             message = f"{iova:#x}+{size:#x} is not mapped so"
-            raise ServedError(message, occasion="map_unknown")
+            raise CommandError(message, occasion="map_unknown")
         del self._starts[place]
         gone = self._maps.pop(place)
         if gone.view is not None:
@@ -260,8 +260,8 @@ class GuestMemory:
         """Read memory of the guest.
 
         Raises:
-            NotPermitted: The table does not permit it in the present state.
-            DmaFault: Some of it is not mapped, not readable or cannot be reached.
+            NotPermittedError: The table does not permit it in the present state.
+            DmaFaultError: Some of it is not mapped, not readable or cannot be reached.
         """
         self._enter(iova, size)
         parts = [self._read(row, at, n) for row, at, n in self._pieces(iova, size, write=False)]
@@ -273,8 +273,8 @@ class GuestMemory:
         Either all of the range is mapped and writable, or nothing is written.
 
         Raises:
-            NotPermitted: The table does not permit it in the present state.
-            DmaFault: Some of it is not mapped, not writable or cannot be reached.
+            NotPermittedError: The table does not permit it in the present state.
+            DmaFaultError: Some of it is not mapped, not writable or cannot be reached.
         """
         view = memoryview(data).cast("B")
         self._enter(iova, len(view))
@@ -290,8 +290,8 @@ class GuestMemory:
         It can only be read: a write through it would not be logged.
 
         Raises:
-            NotPermitted: The table does not permit it in the present state.
-            DmaFault: As `read`.
+            NotPermittedError: The table does not permit it in the present state.
+            DmaFaultError: As `read`.
         """
         self._enter(iova, size)
         return [
@@ -306,7 +306,7 @@ class GuestMemory:
     def _enter(self, iova: int, size: int) -> None:
         activity = self.activity(iova, size)
         if not self._gate(activity):
-            raise NotPermitted(activity)
+            raise NotPermittedError(activity)
 
     def _overlapping(self, iova: int, size: int) -> Iterator[GuestMap]:
         place = max(0, bisect.bisect_right(self._starts, iova) - 1)
@@ -331,12 +331,12 @@ class GuestMemory:
                 break
             if not (row.writable if write else row.readable):
                 done = "writable" if write else "readable"
-                raise DmaFault(iova, size, f"{at:#x} is not {done}")
+                raise DmaFaultError(iova, size, f"{at:#x} is not {done}")
             piece = min(end, row.end) - at
             yield row, at, piece
             at += piece
         if at < end:
-            raise DmaFault(iova, size, f"{at:#x} is not mapped")
+            raise DmaFaultError(iova, size, f"{at:#x} is not mapped")
 
     def _read(self, row: GuestMap, at: int, size: int) -> bytes:
         inside = at - row.iova
@@ -348,11 +348,11 @@ class GuestMemory:
             elif self.reach is not None:
                 data = self.reach.read(at, size)
             else:
-                raise DmaFault(at, size, "there is no way to reach it")
+                raise DmaFaultError(at, size, "there is no way to reach it")
         except OSError as error:
-            raise DmaFault(at, size, str(error)) from error
+            raise DmaFaultError(at, size, str(error)) from error
         if len(data) != size:
-            raise DmaFault(at, size, f"only {len(data)} bytes are there")
+            raise DmaFaultError(at, size, f"only {len(data)} bytes are there")
         return bytes(data)
 
     def _write(self, row: GuestMap, at: int, data: memoryview) -> None:
@@ -366,9 +366,9 @@ class GuestMemory:
             elif self.reach is not None:
                 self.reach.write(at, data)
             else:
-                raise DmaFault(at, len(data), "there is no way to reach it")
+                raise DmaFaultError(at, len(data), "there is no way to reach it")
         except OSError as error:
-            raise DmaFault(at, len(data), str(error)) from error
+            raise DmaFaultError(at, len(data), str(error)) from error
 
     def _guarded(self) -> GuardedCopy:
         if self._copy is None:

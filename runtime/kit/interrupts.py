@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.runtime.files import descriptor_kinds
-from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.kit.event_signal import event_signal
 from vfio_migration.runtime.protocol.layout import WIRE, IrqInfoFlags, IrqSetFlags
 
@@ -124,7 +124,7 @@ class Interrupts:
         """Return how many interrupts of a kind there are.
 
         Raises:
-            ServedError: There is no such kind.
+            CommandError: There is no such kind.
         """
         return self._index(index).count
 
@@ -132,7 +132,7 @@ class Interrupts:
         """Return what a kind of interrupts can do (INFO_EVENTFD and so on).
 
         Raises:
-            ServedError: There is no such kind.
+            CommandError: There is no such kind.
         """
         return self._index(index).flags
 
@@ -162,7 +162,7 @@ class Interrupts:
                 comes in another message), or none at all to take them back.
 
         Raises:
-            ServedError: The request makes no sense. Nothing has changed.
+            CommandError: The request makes no sense. Nothing has changed.
         """
         row = self._index(index)
         data = [bit for bit in _DATA if flags & bit]
@@ -367,12 +367,12 @@ class Interrupts:
 
 
 def _kept(fd: int) -> int:
-    """Return a duplicate of an event descriptor; raise `ServedError` if it is none."""
+    """Return a duplicate of an event descriptor; raise `CommandError` if it is none."""
     try:
         is_event = descriptor_kinds.kind_of(fd) == descriptor_kinds.EVENT
         kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) if is_event else -1
     except OSError as error:
-        raise ServedError(f"descriptor {fd}: {error}", errno=error.errno or "EBADF") from error
+        raise CommandError(f"descriptor {fd}: {error}", errno=error.errno or "EBADF") from error
     if kept < 0:
         raise _invalid(f"descriptor {fd} is no eventfd")
     return kept
@@ -383,5 +383,5 @@ def _close(fd: int) -> None:
         os.close(fd)
 
 
-def _invalid(what: str) -> ServedError:
-    return ServedError(f"no such interrupt request: {what}", occasion="argument_invalid")
+def _invalid(what: str) -> CommandError:
+    return CommandError(f"no such interrupt request: {what}", occasion="argument_invalid")

@@ -15,13 +15,13 @@ from vfio_migration.model import Arc, Spec
 from vfio_migration.model.spec import Effect, StreamEnd
 from vfio_migration.runtime.engine.errors import ArcError, words
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.kit.contract import Part, PrecopyInfo, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part, PrecopyInfo
 from vfio_migration.runtime.kit.guest_memory import GuestMemory
 from vfio_migration.runtime.kit.interrupts import Interrupts
 from vfio_migration.runtime.kit.pending_work import Work
 from vfio_migration.runtime.kit.state_stream import (
     StreamReader,
-    StreamRefused,
+    StreamRefusedError,
     StreamWriter,
     stream_length,
 )
@@ -86,7 +86,7 @@ class Host(Protocol):
         ...
 
     def kit_check(self, said: object, /) -> None:
-        """Raise `StreamRefused` if who saved is another kind of device."""
+        """Raise `StreamRefusedError` if who saved is another kind of device."""
         ...
 
     def kit_sections(self) -> Sequence[tuple[int, Part]]:
@@ -198,29 +198,29 @@ class Lifecycle:
     # --- the server ---
 
     def stream_read(self, size: int, /) -> list[Part]:
-        """Return the next bytes of the saving session; see `ServedDevice`."""
+        """Return the next bytes of the saving session; see `DeviceContract`."""
         if self._writer is None or self._end() is None:
             raise _out_of_session("read")
         return self._writer.read(size, still=self._still())
 
     def stream_write(self, data: Part, /) -> None:
-        """Take the next bytes of the resuming session; see `ServedDevice`."""
+        """Take the next bytes of the resuming session; see `DeviceContract`."""
         if self._reader is None or self._transfer(self.state) != "write":
             raise _out_of_session("written")
         try:
             self._reader.write(data)
-        except StreamRefused as refusal:
-            raise ServedError(str(refusal), errno=refusal.errno) from refusal
+        except StreamRefusedError as refusal:
+            raise CommandError(str(refusal), errno=refusal.errno) from refusal
 
     def precopy_info(self) -> PrecopyInfo:
-        """Say how much is left to read; see `ServedDevice`."""
+        """Say how much is left to read; see `DeviceContract`."""
         end = self._end()
         if self._writer is None or end is None or not end.precopy_info:
-            raise ServedError("the device is not pre-copying", errno="EINVAL")
+            raise CommandError("the device is not pre-copying", errno="EINVAL")
         return self._writer.info()
 
     def stop_copy_length(self) -> int:
-        """Estimate what is left to read once the device is stopped; see `ServedDevice`."""
+        """Estimate what is left to read once the device is stopped; see `DeviceContract`."""
         if self._writer is not None:
             return self._writer.left()
         host = self._host
@@ -337,7 +337,7 @@ class Lifecycle:
         self._writer = self._reader = None
 
     def _take_over(self, reader: StreamReader) -> None:
-        """Load what was received, or raise `StreamRefused`.
+        """Load what was received, or raise `StreamRefusedError`.
 
         A device whose `load` fails half-way is not a danger: it stays where it is, and nothing but
         another load, from the beginning, or a reset leads away from there.
@@ -350,8 +350,8 @@ class Lifecycle:
             raise
         except Exception as error:
             _logger.debug("a stream is refused", exc_info=True)
-            raise StreamRefused(f"{type(error).__name__}: {words(error)}") from error
+            raise StreamRefusedError(f"{type(error).__name__}: {words(error)}") from error
 
 
-def _out_of_session(done: str) -> ServedError:
-    return ServedError(f"nothing is {done} in this state", occasion="out_of_session")
+def _out_of_session(done: str) -> CommandError:
+    return CommandError(f"nothing is {done} in this state", occasion="out_of_session")

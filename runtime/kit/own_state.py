@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from vfio_migration.runtime.kit.interrupts import INDEXES
-from vfio_migration.runtime.kit.state_stream import StreamRefused
+from vfio_migration.runtime.kit.state_stream import StreamRefusedError
 
 if TYPE_CHECKING:
     from vfio_migration.runtime.kit.pci_device import PciDevice
@@ -44,23 +44,23 @@ def check(device: PciDevice, said: object) -> None:
     """Hold what a stream says of who saved it against who is to load it.
 
     Raises:
-        StreamRefused: It is another kind of device, or a version that this one does not load.
+        StreamRefusedError: It is another kind of device, or a version that this one does not load.
     """
     mine = hello(device)
     if not isinstance(said, Mapping):
-        raise StreamRefused("the first frame does not say who saved this")
+        raise StreamRefusedError("the first frame does not say who saved this")
     for key in ("device", "id", "memories"):
         if said.get(key) != mine[key]:
-            raise StreamRefused(f"{key}: {said.get(key)!r}; this device has {mine[key]!r}")
+            raise StreamRefusedError(f"{key}: {said.get(key)!r}; this device has {mine[key]!r}")
     check_version(device, said.get("version"))
 
 
 def check_version(device: PciDevice, found: object) -> None:
-    """Raise `StreamRefused` for a version of the state that a device does not load."""
+    """Raise `StreamRefusedError` for a version of the state that a device does not load."""
     known = sorted({device.version, *device.loads})
     if type(found) is not int or found not in known:
         listed = ", ".join(map(str, known))
-        raise StreamRefused(f"version {found!r} of the state; this device loads {listed}")
+        raise StreamRefusedError(f"version {found!r} of the state; this device loads {listed}")
 
 
 def pack(device: PciDevice) -> bytes:

@@ -53,9 +53,14 @@ from vfio_migration.runtime.kit import own_state as kit_state
 from vfio_migration.runtime.kit import pending_work
 from vfio_migration.runtime.kit.build import Bar
 from vfio_migration.runtime.kit.config_space import Identity
-from vfio_migration.runtime.kit.contract import Part, PrecopyInfo, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part, PrecopyInfo
 from vfio_migration.runtime.kit.definition import DeviceDefinitionError
-from vfio_migration.runtime.kit.guest_memory import MAX_MAPS, DmaFault, GuestMemory, NotPermitted
+from vfio_migration.runtime.kit.guest_memory import (
+    MAX_MAPS,
+    DmaFaultError,
+    GuestMemory,
+    NotPermittedError,
+)
 from vfio_migration.runtime.kit.interrupts import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.kit.interrupts import INTX, MSI, MSIX, Interrupts
 from vfio_migration.runtime.kit.lifecycle import CHANGE, Lifecycle
@@ -68,12 +73,12 @@ __all__ = [
     "ArcError",
     "Area",
     "Bar",
+    "CommandError",
     "DeviceDefinitionError",
-    "DmaFault",
+    "DmaFaultError",
     "Identity",
-    "NotPermitted",
+    "NotPermittedError",
     "PciDevice",
-    "ServedError",
     "UnsavableWorkError",
 ]
 
@@ -82,7 +87,7 @@ _LOOK: Final = 0.001
 
 
 class PciDevice:
-    """A PCI device that can be migrated: a `ServedDevice`. Subclass it.
+    """A PCI device that can be migrated: a `DeviceContract`. Subclass it.
 
     What is declared here can also be set on the object, as options are: before `super().__init__`,
     which builds the device and calls `reset_device`.
@@ -332,7 +337,7 @@ class PciDevice:
                 return memory
         raise KeyError(name)
 
-    # --- what the engine and the server call: `ServedDevice` ---
+    # --- what the engine and the server call: `DeviceContract` ---
 
     def take(self, arc: Arc, session: int | None, effect: Effect, /) -> None:
         """Take an arc; see `Device.take`."""
@@ -347,23 +352,23 @@ class PciDevice:
         self._kit.disconnect(to, drops)
 
     def stream_read(self, size: int, /) -> list[Part]:
-        """Return the next bytes of the saving session; see `ServedDevice`."""
+        """Return the next bytes of the saving session; see `DeviceContract`."""
         return self._kit.stream_read(size)
 
     def stream_write(self, data: Part, /) -> None:
-        """Take the next bytes of the resuming session; see `ServedDevice`."""
+        """Take the next bytes of the resuming session; see `DeviceContract`."""
         self._kit.stream_write(data)
 
     def precopy_info(self) -> PrecopyInfo:
-        """Say how much is left to read; see `ServedDevice`."""
+        """Say how much is left to read; see `DeviceContract`."""
         return self._kit.precopy_info()
 
     def stop_copy_length(self) -> int:
-        """Estimate what is left to read once the device is stopped; see `ServedDevice`."""
+        """Estimate what is left to read once the device is stopped; see `DeviceContract`."""
         return self._kit.stop_copy_length()
 
     def deadline(self) -> float | None:
-        """Say when `tick` wants to be called; see `ServedDevice`."""
+        """Say when `tick` wants to be called; see `DeviceContract`."""
         due = self._kit.timers.deadline()
         if not self.interrupts.awaits_unmask:
             self._kit_looks = None
@@ -373,7 +378,7 @@ class PciDevice:
         return self._kit_looks if due is None else min(due, self._kit_looks)
 
     def tick(self) -> None:
-        """Do what is due; see `ServedDevice`."""
+        """Do what is due; see `DeviceContract`."""
         if self._kit_looks is not None and self._kit_looks <= self.clock():
             self._kit_looks = None
             self.interrupts.heed()
@@ -418,7 +423,7 @@ class PciDevice:
         return kit_state.hello(self)
 
     def kit_check(self, said: object, /) -> None:
-        """Raise `StreamRefused` if who saved is another kind of device."""
+        """Raise `StreamRefusedError` if who saved is another kind of device."""
         kit_state.check(self, said)
 
     def kit_sections(self) -> Sequence[tuple[int, Part]]:

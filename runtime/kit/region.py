@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part
 
 ROM_INDEX: Final = 6
 CONFIG_INDEX: Final = 7
@@ -150,7 +150,7 @@ class Region:
         """Return `size` bytes from `offset`.
 
         Raises:
-            ServedError: There is no such range, or it cannot be read.
+            CommandError: There is no such range, or it cannot be read.
         """
         self._check(offset, size, self.readable, "read")
         return self._read(offset, size)
@@ -159,7 +159,7 @@ class Region:
         """Write `data` at `offset`.
 
         Raises:
-            ServedError: There is no such range, it cannot be written, or the device may not change
+            CommandError: There is no such range, it cannot be written, or the device may not change
                 in its present state (EBUSY).
         """
         self._check(offset, len(data), self.writable, "written")
@@ -171,9 +171,9 @@ class Region:
     def _check(self, offset: int, size: int, allowed: bool, done: str) -> None:
         if offset < 0 or size < 0 or offset + size > self.size:
             what = f"bytes {offset:#x} to {offset + size:#x} of a region of {self.size:#x}"
-            raise ServedError(f"{what}: out of range", occasion="argument_invalid")
+            raise CommandError(f"{what}: out of range", occasion="argument_invalid")
         if not allowed:
-            raise ServedError(f"this region cannot be {done}", occasion="argument_invalid")
+            raise CommandError(f"this region cannot be {done}", occasion="argument_invalid")
 
     def _read(self, offset: int, size: int) -> Part:
         raise NotImplementedError
@@ -190,9 +190,9 @@ def _always() -> bool:
     return True
 
 
-def refuse_write() -> ServedError:
+def refuse_write() -> CommandError:
     """Return what a write is answered in a state in which the device stands still."""
-    return ServedError("the device is stopped and cannot be changed", errno="EBUSY")
+    return CommandError("the device is stopped and cannot be changed", errno="EBUSY")
 
 
 class MemoryRegion(Region):

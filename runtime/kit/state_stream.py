@@ -56,7 +56,7 @@ MAX_HELLO: Final = 1 << 16
 _DIGEST: Final = 32
 
 
-class StreamRefused(ArcError):  # noqa: N818 - reads as what it says
+class StreamRefusedError(ArcError):
     """A stream that cannot be taken over: the device stays as it is, resuming."""
 
     def __init__(self, why: str) -> None:
@@ -233,7 +233,7 @@ class StreamReader:
         memories: Where memory goes. It goes there at once: until the stream is judged to be whole
             and right, nobody may use it.
         sections: The numbers of the sections that make a whole state.
-        check: Called with what HELLO holds; raises `StreamRefused` if the device is another.
+        check: Called with what HELLO holds; raises `StreamRefusedError` if the device is another.
         optional: The numbers of the sections that may be left out: an older writer did not know
             them.
 
@@ -275,7 +275,8 @@ class StreamReader:
         """Take the next bytes.
 
         Raises:
-            StreamRefused: They cannot belong to a stream that this device can take over, or some
+            StreamRefusedError: They cannot belong to a stream that this device can take over, or
+            some
                 before them could not.
         """
         view = memoryview(data).cast("B")
@@ -283,30 +284,30 @@ class StreamReader:
         while len(view) and self.fault is None:
             try:
                 view = view[self._take(view) :]
-            except StreamRefused as refusal:
+            except StreamRefusedError as refusal:
                 self.fault = str(refusal)
             except BaseException as error:
                 # Nobody knows how much of it was taken in, nor what has been looked at.
                 self.fault = f"it could not be taken in: {type(error).__name__}"
                 raise
         if self.fault is not None and len(data):
-            raise StreamRefused(self.fault)
+            raise StreamRefusedError(self.fault)
 
     def judge(self) -> dict[int, bytes]:
         """Return the sections of a whole stream. It can be asked again after more was written.
 
         Raises:
-            StreamRefused: The stream is damaged, or not complete.
+            StreamRefusedError: The stream is damaged, or not complete.
         """
         if self.fault is not None:
-            raise StreamRefused(self.fault)
+            raise StreamRefusedError(self.fault)
         if not self._ended or self._head or self._frame is not None:
-            raise StreamRefused(f"the stream is incomplete: {self.written} bytes and no end")
+            raise StreamRefusedError(f"the stream is incomplete: {self.written} bytes and no end")
         for memory in self._memories:
             if missing := memory.missing():
-                raise StreamRefused(f"{missing} bytes of {memory.name} are not in the stream")
+                raise StreamRefusedError(f"{missing} bytes of {memory.name} are not in the stream")
         if absent := sorted(self._required - self._sections.keys()):
-            raise StreamRefused(f"section {absent[0]} is not in the stream")
+            raise StreamRefusedError(f"section {absent[0]} is not in the stream")
         return self._sections
 
     def _take(self, view: memoryview) -> int:
@@ -327,9 +328,9 @@ class StreamReader:
 
     def _begin(self, head: bytes) -> None:
         if head[:-1] != MAGIC[:-1]:
-            raise StreamRefused("this is no migration stream")
+            raise StreamRefusedError("this is no migration stream")
         if head != MAGIC:
-            raise StreamRefused(f"format {head[-1]}; this is read: {MAGIC[-1]}")
+            raise StreamRefusedError(f"format {head[-1]}; this is read: {MAGIC[-1]}")
         self._digest.update(head)
         self._want = FRAME.size
 
@@ -337,9 +338,9 @@ class StreamReader:
         kind, reserved, block, length, position, crc, sequence = FRAME.unpack(head)
         where = f"frame {self._frames}"
         if reserved or sequence != self._frames & 0xFFFFFFFF:
-            raise StreamRefused(f"{where}: is damaged, or others are missing before it")
+            raise StreamRefusedError(f"{where}: is damaged, or others are missing before it")
         if (self._frames == 0) != (kind == HELLO):
-            raise StreamRefused(f"{where}: kind {kind} is out of place")
+            raise StreamRefusedError(f"{where}: kind {kind} is out of place")
         bound = {
             HELLO: MAX_HELLO,
             MEMORY: MAX_RUN,
@@ -347,21 +348,21 @@ class StreamReader:
             END: _DIGEST,
         }.get(kind)
         if bound is None or length > bound or (kind == END and length != _DIGEST):
-            raise StreamRefused(f"{where}: kind {kind} with {length} bytes")
+            raise StreamRefusedError(f"{where}: kind {kind} with {length} bytes")
         if kind == MEMORY:
             known = block < len(self._memories)
             if not known or position + length > self._memories[block].size:
-                raise StreamRefused(f"{where}: memory {block} has no bytes at {position:#x}")
+                raise StreamRefusedError(f"{where}: memory {block} has no bytes at {position:#x}")
         elif block not in (self._known if kind == SECTION else (0,)):
-            raise StreamRefused(f"{where}: there is no section {block}")
+            raise StreamRefusedError(f"{where}: there is no section {block}")
         elif position != (self._before if kind == END else 0):
-            raise StreamRefused(f"{where}: position {position:#x}")
+            raise StreamRefusedError(f"{where}: position {position:#x}")
         if kind == SECTION:
             # The last one counts, and without another END nobody asks for the one before it.
             self._sections.pop(block, None)
             kept = sum(map(len, self._sections.values()))
             if kept + length > MAX_SECTION:
-                raise StreamRefused(f"{where}: sections of {kept + length} bytes")
+                raise StreamRefusedError(f"{where}: sections of {kept + length} bytes")
         if kind == END:
             self._expected = self._digest.digest()
         self._digest.update(head)
@@ -392,7 +393,7 @@ class StreamReader:
         where = f"frame {self._frames}"
         self._frames += 1
         if crc != self._crc:
-            raise StreamRefused(f"{where}: its {length} bytes are damaged")
+            raise StreamRefusedError(f"{where}: its {length} bytes are damaged")
         if kind == MEMORY:
             self._memories[block].arrived(position, length)
             return
@@ -404,12 +405,12 @@ class StreamReader:
             self._sections[block] = content
         else:
             if content != self._expected:
-                raise StreamRefused(f"{where}: the stream before it was damaged")
+                raise StreamRefusedError(f"{where}: the stream before it was damaged")
             self._ended = True
 
     def _hello(self, content: bytes) -> None:
         try:
             said: object = json_text.parse(content)
         except json_text.JsonError as error:
-            raise StreamRefused(f"the first frame is not readable: {error}") from error
+            raise StreamRefusedError(f"the first frame is not readable: {error}") from error
         self._check(said)

@@ -32,8 +32,8 @@ from vfio_migration.runtime.protocol.events import (
     Reply,
 )
 from vfio_migration.runtime.protocol.faults import (
-    CannotSend,
-    Malformed,
+    CannotSendError,
+    MalformedError,
 )
 from vfio_migration.runtime.protocol.layout import (
     DeviceFlags,
@@ -118,7 +118,7 @@ __all__ = [
     "MESSAGES",
     "READ_AHEAD",
     "REPLIES",
-    "CannotSend",
+    "CannotSendError",
     "Capabilities",
     "Command",
     "Connection",
@@ -157,7 +157,7 @@ __all__ = [
     "IrqInfoFlags",
     "IrqSetFlags",
     "Limits",
-    "Malformed",
+    "MalformedError",
     "Message",
     "MigDataRead",
     "MigDataReadReply",

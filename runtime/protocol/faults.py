@@ -1,8 +1,9 @@
 """What goes wrong on a connection, by whose fault it is.
 
-`Malformed` is the peer's: a message says something it may not. A `Connection` never lets it out, it
-becomes a `ProtocolFault` event; only who calls `Message.parse` directly meets it. `CannotSend` is
-the caller's: it asked for something that may not be sent, and nothing has been sent.
+`MalformedError` is the peer's: a message says something it may not. A `Connection` never lets it
+out, it becomes a `ProtocolFault` event; only who calls `Message.parse` directly meets it.
+`CannotSendError` is the caller's: it asked for something that may not be sent, and nothing has been
+sent.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def errno_for(occasion: Occasion) -> str:
     return "EINVAL" if row is None or row.errno is None else row.errno
 
 
-class Malformed(Exception):  # noqa: N818 - reads as what it says
+class MalformedError(Exception):
     """A message that cannot be served as it is.
 
     Attributes:
@@ -48,5 +49,5 @@ class Malformed(Exception):  # noqa: N818 - reads as what it says
         return f"{self.why} ({self.errno})"
 
 
-class CannotSend(ValueError):  # noqa: N818 - reads as what it says
+class CannotSendError(ValueError):
     """What was to be sent breaks the protocol, or a limit of the peer. Nothing has been sent."""

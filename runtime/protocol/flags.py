@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from vfio_migration.model.wire import FlagChoice
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE
 
 
@@ -45,7 +45,7 @@ class FlagRule:
         )
 
     def check(self, value: int) -> None:
-        """Raise `Malformed` if no command can have this word."""
+        """Raise `MalformedError` if no command can have this word."""
         if not self.looks:
             return
         unknown = value & ~self._known
@@ -58,5 +58,5 @@ class FlagRule:
                 names = ", ".join(row.among)
                 raise self._malformed(value, f"{wanted} of {names} can be set, not {count}")
 
-    def _malformed(self, value: int, why: str) -> Malformed:
-        return Malformed("flags_unknown", f"{self._word} flags {value:#x}: {why}")
+    def _malformed(self, value: int, why: str) -> MalformedError:
+        return MalformedError("flags_unknown", f"{self._word} flags {value:#x}: {why}")

@@ -17,7 +17,7 @@ from vfio_migration.model.wire import Answer, Descriptors, Occasion
 from vfio_migration.model.wire import Command as Row
 from vfio_migration.runtime.engine.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.flags import FlagRule
 from vfio_migration.runtime.protocol.layout import (
     ERROR,
@@ -54,7 +54,7 @@ class Served(NamedTuple):
     check: Callable[[int, Message], None]
 
 
-class _Ended(Exception):  # noqa: N818 - no error: a way out of the middle of a read
+class _StreamEndedError(Exception):
     """The connection is over; the event that says so is in the list."""
 
 
@@ -170,7 +170,7 @@ class Inbound:
                     try:
                         message = served.parse(payload, got)
                         served.check(size - HEADER_SIZE, message)
-                    except Malformed as fault:
+                    except MalformedError as fault:
                         self._refuse(events, fault.args, ident, number, flags, got)
                         continue
                     if got:
@@ -184,7 +184,7 @@ class Inbound:
                     self._reply(events, ident, number, flags, code, payload, got)
                 else:
                     self._refuse(events, self._why_not(number, flags), ident, number, flags, got)
-        except _Ended:
+        except _StreamEndedError:
             if waits >= 0:  # the connection ended before the message they came with
                 self._drop(fds)
             return events, end
@@ -224,10 +224,10 @@ class Inbound:
 
         def check(size: int, message: Any) -> None:
             if size > longest:
-                raise Malformed("over_bound", f"{size} bytes, over {longest}")
+                raise MalformedError("over_bound", f"{size} bytes, over {longest}")
             if asked is not None and asked(message) > most:
                 why = f"{asked(message)} bytes are asked for, over {most}"
-                raise Malformed("over_bound", why)
+                raise MalformedError("over_bound", why)
             if rule is not None:
                 rule.check(message.flags)
 
@@ -237,7 +237,7 @@ class Inbound:
         """Settle with the client's VERSION, so that what follows it at once is served."""
         assert isinstance(message, Version)
         if message.major != MAJOR:
-            raise Malformed("version_incompatible", f"version {message.major}.{message.minor}")
+            raise MalformedError("version_incompatible", f"version {message.major}.{message.minor}")
         self._agree(Limits.said(message.capabilities))
 
     def _agree(self, peer: Limits) -> None:
@@ -264,7 +264,7 @@ class Inbound:
             return
         try:
             message, fds = self._read_reply(command, number, payload, fds)
-        except Malformed as fault:
+        except MalformedError as fault:
             self._drop(fds)
             events.append(Reply(ident, command, None, False, None, code, (), fault.why))
             if number == _VERSION:
@@ -277,7 +277,7 @@ class Inbound:
     ) -> tuple[Message, tuple[int, ...]]:
         """Return what a reply says, and its descriptors; those nobody asked for are closed."""
         if number != command.number:
-            raise Malformed("size_wrong", f"a reply to {number} instead of {command.number}")
+            raise MalformedError("size_wrong", f"a reply to {number} instead of {command.number}")
         room = self._room(_ROWS[number].gives_fds)
         if len(fds) > room > 0:
             raise _too_many(fds)
@@ -292,13 +292,13 @@ class Inbound:
     def _accept(self, message: VersionReply, fds: tuple[int, ...]) -> int:
         """Agree to the server's VERSION; return how many of its descriptors are wanted."""
         if message.major != MAJOR or message.minor > MINOR:
-            raise Malformed("version_incompatible", f"version {message.major}.{message.minor}")
+            raise MalformedError("version_incompatible", f"version {message.major}.{message.minor}")
         twin = message.capabilities.twin_socket if message.capabilities else None
         if twin is not None and twin.supported:
             if not self.own.twin_socket:
-                raise Malformed("version_incompatible", "a twin socket nobody asked for")
+                raise MalformedError("version_incompatible", "a twin socket nobody asked for")
             if twin.fd_index is None or twin.fd_index >= len(fds):
-                raise Malformed("version_incompatible", "a twin socket without a descriptor")
+                raise MalformedError("version_incompatible", "a twin socket without a descriptor")
         self._agree(Limits.said(message.capabilities))
         return len(fds) if self.agreed is not None and self.agreed.twin_socket else 0
 
@@ -376,7 +376,7 @@ class Inbound:
 
     def _stop(self) -> NoReturn:
         self.close()
-        raise _Ended
+        raise _StreamEndedError
 
     def _keep(self, fds: tuple[int, ...], count: int) -> tuple[int, ...]:
         """Close the descriptors beyond the first `count`, and return those."""
@@ -403,5 +403,5 @@ def takes_descriptors(number: int, flags: int) -> bool:
     return (row.gives_fds if flags & TYPE_MASK == TYPE_REPLY else row.takes_fds) != "none"
 
 
-def _too_many(fds: tuple[int, ...]) -> Malformed:
-    return Malformed("argument_invalid", f"{len(fds)} descriptors")
+def _too_many(fds: tuple[int, ...]) -> MalformedError:
+    return MalformedError("argument_invalid", f"{len(fds)} descriptors")

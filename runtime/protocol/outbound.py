@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from vfio_migration.runtime.engine.errors import errno_number
 from vfio_migration.runtime.protocol.events import Command, Outgoing
-from vfio_migration.runtime.protocol.faults import CannotSend
+from vfio_migration.runtime.protocol.faults import CannotSendError
 from vfio_migration.runtime.protocol.inbound import _ROWS, Inbound
 from vfio_migration.runtime.protocol.layout import (
     ERROR,
@@ -45,7 +45,7 @@ class Outbound(Inbound):
     def _share(self, main: Self) -> None:
         """Be the twin of a connection."""
         if main.agreed is None or not main.agreed.twin_socket or main._is_twin:
-            raise CannotSend("no twin socket was agreed on")
+            raise CannotSendError("no twin socket was agreed on")
         self.peer, self.agreed, self._is_twin = main.peer, main.agreed, True
         self._settle()
 
@@ -77,25 +77,27 @@ class Outbound(Inbound):
         """Return a command to send. Unless `no_reply`, a `Reply` with its id will come.
 
         Raises:
-            CannotSend: The peer would have to refuse it.
+            CannotSendError: The peer would have to refuse it.
         """
         row = _ROWS[message.number]
         if message.is_reply or not self._mine(row):
-            raise CannotSend(f"{type(message).__name__} is no command of the {self.role}")
+            raise CannotSendError(f"{type(message).__name__} is no command of the {self.role}")
         if not self._goes_here(row):
-            raise CannotSend(f"{row.name} goes over the other socket")
+            raise CannotSendError(f"{row.name} goes over the other socket")
         if row.before_version != (self.agreed is None):
-            raise CannotSend(f"{row.name} {'before' if self.agreed is None else 'after'} VERSION")
+            raise CannotSendError(
+                f"{row.name} {'before' if self.agreed is None else 'after'} VERSION"
+            )
         if not self._agreed_on(row):
-            raise CannotSend(f"{row.name} was not agreed on")
+            raise CannotSendError(f"{row.name} was not agreed on")
         self._check_fds(fds, row.takes_fds)
         if not self.may_send:
-            raise CannotSend("the connection is closed, or too many commands wait for a reply")
+            raise CannotSendError("the connection is closed, or too many commands wait for a reply")
         parts = _parts(message)
         data = len(parts[-1]) if row.request_bound == "max_data_xfer_size" else 0
         asked = getattr(message, message.asks) if message.asks else 0
         if max(data, asked) > self.peer.max_data_xfer_size:
-            raise CannotSend(
+            raise CannotSendError(
                 f"{row.name}: {max(data, asked)} bytes; the peer takes "
                 f"{self.peer.max_data_xfer_size}"
             )
@@ -123,7 +125,7 @@ class Outbound(Inbound):
         assert isinstance(command.message, Version)
         assert self.agreed is not None
         if not self.agreed.twin_socket and twin_fd is not None:
-            raise CannotSend("the client has not asked for a twin socket")
+            raise CannotSendError("the client has not asked for a twin socket")
         limits = self.agreed
         if twin_fd is None:
             limits = self.agreed = Limits(
@@ -149,12 +151,13 @@ class Outbound(Inbound):
         how long it would have been.
 
         Raises:
-            CannotSend: It is no reply to this command, or that has been answered already, or the
+            CannotSendError: It is no reply to this command, or that has been answered already, or
+            the
                 client does not take that many descriptors.
         """
         number = command.number
         if message.number != number or not message.is_reply:
-            raise CannotSend(f"{type(message).__name__} is no reply to command {number}")
+            raise CannotSendError(f"{type(message).__name__} is no reply to command {number}")
         if fds:
             self._check_fds(fds, _ROWS[number].gives_fds)
         if command.no_reply:
@@ -165,7 +168,7 @@ class Outbound(Inbound):
         parts = _parts(message)
         size = sum(map(len, parts))
         if size > self._replies[number]:
-            raise CannotSend(f"{type(message).__name__}: {size} bytes are too many")
+            raise CannotSendError(f"{type(message).__name__}: {size} bytes are too many")
         self._answered(command)
         head = HEADER.pack(command.id, number, HEADER_SIZE + size, TYPE_REPLY, 0)
         return Outgoing(_joined(head, parts, size), tuple(fds), command.id)
@@ -179,7 +182,7 @@ class Outbound(Inbound):
         """
         number = errno_number(errno) if isinstance(errno, str) else errno
         if not 0 < number <= 0xFFFFFFFF:
-            raise CannotSend(f"{errno!r} is no errno")
+            raise CannotSendError(f"{errno!r} is no errno")
         if command.no_reply:
             return None
         self._answered(command)
@@ -188,21 +191,23 @@ class Outbound(Inbound):
 
     def _answered(self, command: Command) -> None:
         if command.answered:
-            raise CannotSend(f"command {command.number} with id {command.id} is answered already")
+            raise CannotSendError(
+                f"command {command.number} with id {command.id} is answered already"
+            )
         command.answered = True
         self._unanswered -= 1
 
     def _check_fds(self, fds: Sequence[int], rule: str) -> None:
         most = {"none": 0, "unused": 0, "one": 1, "many": self.peer.max_msg_fds}[rule]
         if len(fds) > min(most, self.peer.max_msg_fds):
-            raise CannotSend(f"{len(fds)} descriptors; the peer takes {most}")
+            raise CannotSendError(f"{len(fds)} descriptors; the peer takes {most}")
 
 
 def _parts(message: Message) -> tuple[Data, ...]:
     try:
         return message.parts()
     except struct.error as error:
-        raise CannotSend(f"{message}: {error}") from error
+        raise CannotSendError(f"{message}: {error}") from error
 
 
 def _joined(head: bytes, parts: tuple[Data, ...], size: int) -> tuple[Data, ...]:

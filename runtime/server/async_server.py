@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vfio_migration.runtime.engine.engine import Engine
-from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.server.log import say
 from vfio_migration.runtime.server.server import REST, Server
 from vfio_migration.runtime.transport.closing import Closing
@@ -35,7 +35,7 @@ class AsyncServer(Closing):
         options: Those of `Server`.
     """
 
-    def __init__(self, device: ServedDevice, **options: Any) -> None:
+    def __init__(self, device: DeviceContract, **options: Any) -> None:
         self._server = Server(device, **options)
 
     @property

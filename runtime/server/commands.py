@@ -22,11 +22,11 @@ from vfio_migration.model.wire import Command as Row
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import EngineError, answer_to
 from vfio_migration.runtime.engine.records import Observer
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
 from vfio_migration.runtime.kit.interrupts import INDEXES
 from vfio_migration.runtime.kit.region import CONFIG_INDEX, Region
 from vfio_migration.runtime.protocol.events import Command, Lost
-from vfio_migration.runtime.protocol.faults import Malformed, errno_for
+from vfio_migration.runtime.protocol.faults import MalformedError, errno_for
 from vfio_migration.runtime.protocol.layout import (
     WIRE,
     Data,
@@ -133,7 +133,7 @@ class Serving:
         max_fds: How many descriptors a reply to it may carry.
     """
 
-    def __init__(self, device: ServedDevice, *, observers: Iterable[Observer] = ()) -> None:
+    def __init__(self, device: DeviceContract, *, observers: Iterable[Observer] = ()) -> None:
         self.device = device
         self.engine = Engine(device.spec, device.capabilities, device, observers=observers)
         self.failures = Failures()
@@ -178,9 +178,9 @@ class Serving:
 
     def refusal(self, error: Exception, number: int) -> str:
         """Return the name of the errno that says what a command raised; log what is a mistake."""
-        if isinstance(error, ServedError):
+        if isinstance(error, CommandError):
             return _errno(error)
-        if isinstance(error, Malformed):
+        if isinstance(error, MalformedError):
             return error.errno
         if isinstance(error, EngineError):
             return answer_to(error).errno  # what a device raised is logged with its arc or event
@@ -211,9 +211,9 @@ class Serving:
         flags = message.flags
         if flags & _NEED_FILE and not fds:
             why = f"flags {flags:#x} without a descriptor"
-            raise ServedError(why, occasion="argument_invalid")
+            raise CommandError(why, occasion="argument_invalid")
         if self._maps >= self.max_maps:
-            raise ServedError(f"{self._maps} maps are all", occasion="holding_full")
+            raise CommandError(f"{self._maps} maps are all", occasion="holding_full")
         self.device.memory.map(
             message.address,
             message.size,
@@ -229,7 +229,7 @@ class Serving:
     def _dma_unmap(self, message: DmaUnmap, _fds: Sequence[int]) -> Message:
         if message.flags & DmaUnmapFlags.ALL:
             if message.address or message.size:
-                raise ServedError("ALL, and a range", occasion="argument_invalid")
+                raise CommandError("ALL, and a range", occasion="argument_invalid")
             self.device.memory.unmap_all()
             self._maps = 0
         else:
@@ -267,7 +267,7 @@ class Serving:
     def _region(self, index: int) -> Region:
         regions = self.device.regions
         if index >= len(regions):
-            raise ServedError(f"no region {index}", occasion="argument_invalid")
+            raise CommandError(f"no region {index}", occasion="argument_invalid")
         return regions[index]
 
     def _region_info(self, message: DeviceGetRegionInfo, _fds: Sequence[int]) -> Answered:
@@ -293,14 +293,14 @@ class Serving:
             try:
                 found = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
             except OSError as error:
-                raise ServedError(f"region {index}: {error}", errno=error.errno) from error
+                raise CommandError(f"region {index}: {error}", errno=error.errno) from error
             self._handed[index] = found
         return found
 
     def _region_io_fds(self, message: DeviceGetRegionIoFds, _fds: Sequence[int]) -> Message:
         self._region(message.index)
         if message.count:
-            raise ServedError("count is to be zero", occasion="argument_invalid")
+            raise CommandError("count is to be zero", occasion="argument_invalid")
         return DeviceGetRegionIoFdsReply(message.index)
 
     def _write(self, index: int, offset: int, data: Data) -> None:
@@ -323,13 +323,13 @@ class Serving:
         for one in message:
             region = self._region(one.region)
             if not region.writable or one.offset + len(one.data) > region.size:
-                raise ServedError("a write that cannot be done", occasion="argument_invalid")
+                raise CommandError("a write that cannot be done", occasion="argument_invalid")
         done = 0
         for one in message:
             try:
                 self._write(one.region, one.offset, one.data)
             except Exception as error:  # noqa: BLE001 - is logged there
-                if not isinstance(error, ServedError):
+                if not isinstance(error, CommandError):
                     self.failures.report(
                         message.name,
                         error,
@@ -347,7 +347,7 @@ class Serving:
         """Hold what a command transfers against the session of the state the device is in."""
         state = self.engine.state
         if self._transfers[state] != self._rows[number].transfer:
-            raise ServedError(f"in {state} nothing goes this way", occasion="out_of_session")
+            raise CommandError(f"in {state} nothing goes this way", occasion="out_of_session")
 
     def stream(self, size: int) -> Sequence[Data]:
         """Do what MIG_DATA_READ asks for. Raises what `refusal` takes."""
@@ -384,7 +384,7 @@ class Serving:
         return MigDataWriteReply()
 
 
-def _errno(error: ServedError) -> str:
+def _errno(error: CommandError) -> str:
     """Return what a client is answered when the device does not do what it asked for."""
     if error.occasion is not None:
         row = WIRE.answer(error.occasion)

@@ -14,9 +14,9 @@ from typing import Final
 
 from vfio_migration.model.wire import Feature, Occasion
 from vfio_migration.runtime.engine.engine import Engine
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
 from vfio_migration.runtime.protocol.events import Lost
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import (
     FEATURE_GET,
     FEATURE_MASK,
@@ -52,7 +52,7 @@ class Features:
         unsent: What was read of the stream of the device and did not leave.
     """
 
-    def __init__(self, device: ServedDevice, engine: Engine) -> None:
+    def __init__(self, device: DeviceContract, engine: Engine) -> None:
         self.max_data = WIRE.limit("max_data_xfer_size").value
         self.unsent = Unsent(engine)
         self._device = device
@@ -91,8 +91,8 @@ class Features:
         """Do what DEVICE_FEATURE asks for.
 
         Raises:
-            Malformed: The command makes no sense, or the device has no such feature or method.
-            ServedError: The device does not do it.
+            MalformedError: The command makes no sense, or the device has no such feature or method.
+            CommandError: The device does not do it.
             EngineError: The migration table refuses a state, or an arc failed.
         """
         flags = message.flags
@@ -188,7 +188,7 @@ class Features:
         log = self._device.memory.log
         bitmap = log.report(asked.iova, asked.length, asked.page_size, room=room)
         if fixed + len(bitmap) > self.max_data:
-            raise ServedError(f"a bitmap of {len(bitmap)} bytes", occasion="over_bound")
+            raise CommandError(f"a bitmap of {len(bitmap)} bytes", occasion="over_bound")
         return DmaLoggingReport(asked.iova, asked.length, asked.page_size, bitmap).pack()
 
 
@@ -199,5 +199,5 @@ def _target(data: Data) -> int:
     return FeatureDeviceState.parse(data[: WIRE_STATE.set_request]).device_state
 
 
-def _fault(occasion: Occasion, flags: int) -> Malformed:
-    return Malformed(occasion, f"DeviceFeature: flags {flags:#x}")
+def _fault(occasion: Occasion, flags: int) -> MalformedError:
+    return MalformedError(occasion, f"DeviceFeature: flags {flags:#x}")

@@ -21,17 +21,17 @@ from typing import Final, NamedTuple, Self
 
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.records import Observer
-from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.server.commands import Serving
 from vfio_migration.runtime.server.log import Journal, say
-from vfio_migration.runtime.server.session import HURRY, PATIENCE, Session
+from vfio_migration.runtime.server.session import HURRY, TIMEOUT_S, Session
 from vfio_migration.runtime.transport.channel import (
     LONG,
-    Gone,
+    DisconnectedError,
     Link,
-    Stopped,
+    StoppedError,
     milliseconds,
     peer_of,
 )
@@ -72,7 +72,7 @@ class Server(Closing):
         limits: What a client may ask for; all that the table of the connection allows, if nothing
             is said.
         observers: Who is told what happens to the device, besides the log and the counters.
-        patience: How many seconds a client may take to give or take memory of the guest.
+        timeout_s: How many seconds a client may take to give or take memory of the guest.
         hurry: The same, once the client waits for what cannot be done before.
         idle_timeout: After how many seconds in which a client sends nothing and takes nothing,
             while nothing of it is under way, it is disconnected; None: never.
@@ -84,7 +84,7 @@ class Server(Closing):
         serving: What answers.
         client: Who is connected, or None; may be read from any thread.
         limits: As given.
-        patience: As given.
+        timeout_s: As given.
         hurry: As given.
         idle_timeout: As given.
         watchdog: As given.
@@ -92,11 +92,11 @@ class Server(Closing):
 
     def __init__(
         self,
-        device: ServedDevice,
+        device: DeviceContract,
         *,
         limits: Limits | None = None,
         observers: Iterable[Observer] = (),
-        patience: float = PATIENCE,
+        timeout_s: float = TIMEOUT_S,
         hurry: float = HURRY,
         idle_timeout: float | None = None,
         watchdog: Watchdog | None = None,
@@ -108,7 +108,7 @@ class Server(Closing):
         self.client: Visitor | None = None
         self._device = device
         self.limits = limits
-        self.patience, self.hurry = patience, hurry
+        self.timeout_s, self.hurry = timeout_s, hurry
         self.idle_timeout = idle_timeout
         self.watchdog = watchdog
         self._to_end: Visitor | None = None
@@ -125,7 +125,7 @@ class Server(Closing):
         return self.serving.engine
 
     @property
-    def device(self) -> ServedDevice:
+    def device(self) -> DeviceContract:
         """The device."""
         return self._device
 
@@ -322,7 +322,7 @@ class Visit:
             connection,
             self.link,
             counters,
-            patience=server.patience,
+            timeout_s=server.timeout_s,
             hurry=server.hurry,
         )
         self.link.attend(self._session.shortcuts.known, server.urges, server.settle)
@@ -365,7 +365,7 @@ class Visit:
                 self.link.push()  # what came first is done first
             else:
                 session.feed(self.link.read(self.until() if wait else 0.0))
-        except (Gone, Stopped) as error:
+        except (DisconnectedError, StoppedError) as error:
             self.over, self._why = True, str(error)
         except Exception:
             self.over, self._why = True, "a mistake in the server"

@@ -31,7 +31,7 @@ from vfio_migration.runtime.engine.errors import answer_to, errno_name, errno_nu
 from vfio_migration.runtime.kit.contract import Part
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
-from vfio_migration.runtime.protocol.faults import CannotSend
+from vfio_migration.runtime.protocol.faults import CannotSendError
 from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
@@ -56,7 +56,7 @@ from vfio_migration.runtime.transport.counters import Counters
 
 _logger: Final = logging.getLogger(__name__)
 
-PATIENCE: Final = 10.0
+TIMEOUT_S: Final = 10.0
 """How many seconds a client may take to give or take memory of the guest."""
 
 HURRY: Final = 2.0
@@ -170,7 +170,7 @@ class Session:
         port: Port,
         counters: Counters,
         *,
-        patience: float = PATIENCE,
+        timeout_s: float = TIMEOUT_S,
         hurry: float = HURRY,
     ) -> None:
         self.over = False
@@ -181,7 +181,7 @@ class Session:
         self._port = port
         self._counters = counters
         self.shortcuts = Shortcuts(serving, counters)
-        self._patience, self._hurry = patience, hurry
+        self._timeout_s, self._hurry = timeout_s, hurry
         self._inbox: deque[Event] = deque()
         self._put_off: deque[Event] = deque()
         self._held = NOTHING_HELD
@@ -290,7 +290,7 @@ class Session:
         message, fds, lost = answer if isinstance(answer, Answered) else (answer, (), None)
         try:
             outgoing = self._connection.send_reply(command, message, fds)
-        except CannotSend as error:
+        except CannotSendError as error:
             _logger.exception("a reply that cannot be sent")
             if lost is not None:
                 lost(b"".join(message.parts()))
@@ -368,7 +368,7 @@ class Session:
             raise _os_error("EIO", "the client owes too many replies, or is gone")
         try:
             outgoing = self._dma.send_command(message)
-        except CannotSend as error:
+        except CannotSendError as error:
             raise _os_error("EIO", str(error)) from error
         self._replies[outgoing.id] = None
         self._depth += 1
@@ -384,7 +384,7 @@ class Session:
                 self._held = NOTHING_HELD
 
     def _await(self, ident: int) -> Message:
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self._timeout_s
         hurried = False
         while (reply := self._replies[ident]) is None:
             if self._put_off and not hurried:

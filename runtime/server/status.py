@@ -85,7 +85,7 @@ class StatusSocket:
             place = self._path.stat()
             sock = self._stack.enter_context(listening.listening(beside(self._path)))
             wake, waker = os.pipe2(os.O_CLOEXEC)
-        except (OSError, ValueError, listening.CannotListen) as error:
+        except (OSError, ValueError, listening.CannotListenError) as error:
             self._stack.close()
             say("no_status", why=str(error))
             return self

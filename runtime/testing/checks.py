@@ -1,7 +1,7 @@
 """What is tried of a device: each check walks the table and holds the device against promises.
 
-A check takes a `Setup` and raises `BrokenPromise`. Where it goes follows from the table, so that a
-state, an arc or a capability more is tried without a change here.
+A check takes a `Setup` and raises `ObligationViolatedError`. Where it goes follows from the table,
+so that a state, an arc or a capability more is tried without a change here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from vfio_migration.model import Arc
 from vfio_migration.runtime.engine.errors import (
     ArcError,
-    RequestFailed,
-    RequestRefused,
-    ResetFailed,
+    RequestFailedError,
+    RequestRefusedError,
+    ResetFailedError,
 )
-from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.lifecycle import CHANGE
 from vfio_migration.runtime.testing.foreign_streams import check_foreign_states
 from vfio_migration.runtime.testing.guest import GUEST_AT, GUEST_SIZE
@@ -64,7 +64,7 @@ def check_every_arc(setup: Setup) -> None:
                 if setup.transfer(arc.to) == "write" or setup.transfer(arc.from_) == "write":
                     continue
                 trial.ask(setup.spec.initial)
-            except RequestFailed as failure:
+            except RequestFailedError as failure:
                 promise("D9", False, fails(failure))
             # The one that stayed behind runs for as long, and what was held back is done by now.
             if setup.spec.permits(arc.to, CHANGE):
@@ -98,7 +98,7 @@ def check_refusals(setup: Setup) -> None:
         for target in range(-1, 2 + max(row.value for row in setup.spec.states)):
             here, seen = trial.engine.situation, trial.observe()
             if setup.machine.route(here.state, target).refused is not None:
-                with contextlib.suppress(RequestRefused):
+                with contextlib.suppress(RequestRefusedError):
                     trial.engine.set_state(target)
                 same = trial.engine.situation == here and trial.observe() == seen
                 promise("D8", same, f"a refused request for {target} changed {trial.where}")
@@ -118,7 +118,7 @@ def check_reset(setup: Setup) -> None:
         where = trial.where
         try:
             trial.engine.reset()
-        except ResetFailed as error:
+        except ResetFailedError as error:
             promise(
                 "D9", False, f"the reset in {where} fails{in_hook(error)}: {said(error.__cause__)}"
             )
@@ -162,7 +162,7 @@ def _disconnected(trial: Trial, *, mapped: bool) -> None:
             stream += trial.read_all()
             resumed(setup, stream).close()
         trial.ask(setup.spec.initial)
-    except RequestFailed as failure:
+    except RequestFailedError as failure:
         promise("D9", False, f"after a disconnect in {where}: {fails(failure)}")
     if not mapped:
         trial.guest.connect(trial.device)
@@ -199,7 +199,7 @@ def check_two_lives(setup: Setup) -> None:
         trial.write_all(setup.good_stream()[:-1])
         try:
             trial.engine.set_state(setup.spec.initial)
-        except RequestFailed:
+        except RequestFailedError:
             trial.engine.reset()
         else:
             promise("D12", False, "a second life takes a stream that is cut off")
@@ -228,7 +228,7 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
         with _made_to_fail(trial.device, hook, ArcError(_MADE_TO_FAIL, for_good=for_good)) as calls:
             try:
                 trial.engine.set_state(arc.to)
-            except RequestFailed as error:
+            except RequestFailedError as error:
                 failure = error
             else:
                 failure = None
@@ -261,12 +261,12 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
     try:
         trial.ask(arc.to)
         trial.ask(trial.spec.initial)
-    except RequestFailed as error:
+    except RequestFailedError as error:
         promise("D11", False, f"{what}; once it does not, {fails(error)}")
 
 
 @contextlib.contextmanager
-def _made_to_fail(device: ServedDevice, hook: str, error: Exception) -> Iterator[list[str]]:
+def _made_to_fail(device: DeviceContract, hook: str, error: Exception) -> Iterator[list[str]]:
     """Have a hook fail the first time it is called; the list has an item for each call."""
     real, calls = getattr(device, hook), list[str]()
 
@@ -294,7 +294,7 @@ def check_failing_load_and_save(setup: Setup) -> None:
                 with _made_to_fail(trial.device, "load", error) as calls:
                     try:
                         trial.engine.set_state(setup.quiet())
-                    except RequestFailed:
+                    except RequestFailedError:
                         continue
                 words = f"{state} is left although `load` failed: the failure is swallowed"
                 promise("S4", len(calls) != 1, words)

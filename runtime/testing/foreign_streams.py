@@ -16,11 +16,11 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from vfio_migration.runtime.engine.errors import RequestFailed
+from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.kit.own_state import DEVICE, KIT, WORK
 from vfio_migration.runtime.kit.state_stream import END, FRAME, HELLO, MAGIC, MEMORY, SECTION
 from vfio_migration.runtime.testing.steps import as_new
-from vfio_migration.runtime.testing.trial import BrokenPromise, Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, promise
 from vfio_migration.runtime.testing.wording import in_hook, said
 
 _DIGEST: Final = 32
@@ -101,7 +101,7 @@ def _offer(trial: Trial, stream: bytes) -> bool:
     trial.write_all(stream)
     try:
         trial.ask(setup.quiet())
-    except RequestFailed:
+    except RequestFailedError:
         return False
     return True
 
@@ -111,11 +111,11 @@ def _given_back(trial: Trial, given: list[Frame], what: str) -> None:
     mine, saved = _section(given, DEVICE), None
     try:
         saved = _section(frames(trial.snapshot()) or [], DEVICE)
-    except BrokenPromise:
+    except ObligationViolatedError:
         raise
     except Exception as error:
         words = f"{what} is taken over, and then the device cannot be saved{in_hook(error)}"
-        raise BrokenPromise("S4", f"{words}: {said(error)}") from error
+        raise ObligationViolatedError("S4", f"{words}: {said(error)}") from error
     whole = mine == saved
     more = "" if saved is None or mine is None else f" ({len(mine)} bytes in, {len(saved)} out)"
     words = f"{what} is taken over, and is not what the device then saves{more}"
@@ -127,11 +127,13 @@ def _usable(trial: Trial, what: str) -> None:
     try:
         trial.observe(thorough=True)
         trial.snapshot()
-    except BrokenPromise:
+    except ObligationViolatedError:
         raise
     except Exception as error:
         words = f"{what} is taken over, and then the device cannot be used{in_hook(error)}"
-        raise BrokenPromise("S4", f"{words}: {said(error)}; `load` is to refuse it") from error
+        raise ObligationViolatedError(
+            "S4", f"{words}: {said(error)}; `load` is to refuse it"
+        ) from error
 
 
 def _section(rows: list[Frame], block: int) -> bytes | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
 from vfio_migration.runtime.kit.config_space import BARS, CAP_MSI, CAP_MSIX, COMMAND
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
 from vfio_migration.runtime.kit.interrupts import (
     ACTION_TRIGGER,
     ACTION_UNMASK,
@@ -74,14 +74,14 @@ class Guest:
         self._indexes: list[int] = []
         self.thorough = False
 
-    def connect(self, device: ServedDevice) -> None:
+    def connect(self, device: DeviceContract) -> None:
         """Map all memory and give the event descriptors."""
         device.memory.map(GUEST_AT, GUEST_SIZE, fd=self.memory.fd)
         device.memory.map(PEER_AT, PEER_SIZE, fd=self.peer.fd)
         device.memory.used()  # that is all: what goes elsewhere finds nobody
         self._listen(device)
 
-    def set_up(self, device: ServedDevice) -> None:
+    def set_up(self, device: DeviceContract) -> None:
         """Write configuration space as a system that starts: places for BARs, memory, DMA, MSI.
 
         A message-signalled interrupt is then raised, and pending, if nobody listens to it.
@@ -100,13 +100,13 @@ class Guest:
                 space.write(at + 2, struct.pack("<H", control | on))
             at = follows & ~3
 
-    def listen(self, device: ServedDevice) -> None:
+    def listen(self, device: DeviceContract) -> None:
         """Listen to all interrupts from now on."""
         self.hears = "all"
         self.hang_up()
         self._listen(device)
 
-    def _listen(self, device: ServedDevice) -> None:
+    def _listen(self, device: DeviceContract) -> None:
         self._indexes = []
         for index in range(INDEXES):
             messages = index in (MSI, MSIX)
@@ -117,7 +117,7 @@ class Guest:
                 self._indexes.append(index)
                 device.interrupts.set(DATA_EVENTFD | ACTION_TRIGGER, index, 0, count, fds=fds)
 
-    def serve_line(self, device: ServedDevice) -> None:
+    def serve_line(self, device: DeviceContract) -> None:
         """Listen to the line again, as a guest does once it has served its interrupt."""
         if device.interrupts.count(INTX):
             device.interrupts.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
@@ -137,7 +137,7 @@ class Guest:
         return counts
 
     @contextlib.contextmanager
-    def watching(self, device: ServedDevice) -> Iterator[set[tuple[str, int]]]:
+    def watching(self, device: DeviceContract) -> Iterator[set[tuple[str, int]]]:
         """Note what the device writes while a driver accesses it, apart from what the driver does.
 
         A driver may write to memory of the guest itself: it sets up what the device is to read. So
@@ -190,7 +190,7 @@ class Guest:
             if old[at : at + _PAGE] != now[name][at : at + _PAGE]
         }
 
-    def listened(self, device: ServedDevice) -> list[tuple[str, int]]:
+    def listened(self, device: DeviceContract) -> list[tuple[str, int]]:
         """Return the kind and the vector of each count that `heard` returns."""
         return [
             (_KINDS[index], vector)
@@ -212,11 +212,11 @@ class Guest:
         self.peer.close()
 
 
-Drive = Callable[[ServedDevice, Guest, random.Random], object]
+Drive = Callable[[DeviceContract, Guest, random.Random], object]
 """Does to a device what a driver in a guest would: writes some registers, starts some work."""
 
 
-def fuzz(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
+def fuzz(device: DeviceContract, guest: Guest, rng: random.Random) -> None:
     """Write anything to registers at the beginning of each BAR, and to memory in them.
 
     A few accesses of 1, 2, 4 and 8 bytes; where the guest is `thorough` every one there is to what
@@ -226,11 +226,11 @@ def fuzz(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
         if not region.writable or not region.size:
             continue
         for offset, size in _all(region, rng) if guest.thorough else _some(region, rng):
-            with contextlib.suppress(ServedError):
+            with contextlib.suppress(CommandError):
                 region.write(offset, _value(size, rng))
         for area in region.areas:
             offset = area.offset + rng.randrange(max(1, area.size // 16)) * 16
-            with contextlib.suppress(ServedError):
+            with contextlib.suppress(CommandError):
                 region.write(offset, rng.randbytes(min(16, area.size)))
 
 

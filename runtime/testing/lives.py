@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from vfio_migration.runtime.engine.errors import RequestFailed
+from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.testing.observe import not_arrived
 from vfio_migration.runtime.testing.steps import settle_alike, whole_life
-from vfio_migration.runtime.testing.trial import BrokenPromise, Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, promise
 from vfio_migration.runtime.testing.wording import fails
 
 _LIVES = 4
@@ -49,7 +49,7 @@ def _move(source: Trial, target: Trial, life: int, which: str) -> None:
         taken = target.write_all(stream)
         promise("S1", taken, f"{which}: a whole stream is refused while it is written")
         target.ask(setup.quiet())
-    except RequestFailed as failure:
+    except RequestFailedError as failure:
         promise("S1", False, f"{which}: {fails(failure)}")
     target.guest.take_over_memory(source.guest)
     differ = not_arrived(seen, target.observe(thorough=True))
@@ -100,7 +100,7 @@ def _hold(act: Callable[[], None], what: str) -> None:
             return  # one that leaks does so each time
     each = min(after - before for before, after in itertools.pairwise(counts))
     words = f"{what}: each time {each} more descriptors stay open ({counts[-1]} by now)"
-    raise BrokenPromise("D12", words)
+    raise ObligationViolatedError("D12", words)
 
 
 def _opened() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.region import CONFIG_INDEX, ROM_INDEX, Region
 
 FAR: Final = 1 << 12
@@ -53,7 +53,7 @@ def accesses(region: Region, size: int, reach: int = LOOK) -> range:
     return range(0, end - size + 1, size)
 
 
-def look(device: ServedDevice, *, thorough: bool = False) -> Seen:
+def look(device: DeviceContract, *, thorough: bool = False) -> Seen:
     """Return all that can be seen of a device but its stream; `thorough`: in all sizes of access.
 
     Otherwise by words for a part of each region, and all that is looked at of it at one go.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from vfio_migration.runtime.engine.errors import RequestFailed, RequestRefused
+from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.testing.observe import not_arrived
 from vfio_migration.runtime.testing.trial import TRIES, Setup, Trial, promise
 from vfio_migration.runtime.testing.wording import fails, standing
@@ -39,10 +39,10 @@ class Walk:
         for left in reversed(range(TRIES)):
             try:
                 after = engine.set_state(target)
-            except RequestRefused:
+            except RequestRefusedError:
                 promise("D8", engine.situation == before, "a refused request moved the device")
                 return
-            except RequestFailed as failure:
+            except RequestFailedError as failure:
                 bad = transfer == "write" and not whole and failure.arc.from_ == before.state
                 passes = failure.event.name == "arc_failed" and left
                 promise("D9", bad or passes or failure.event.name != "arc_failed", fails(failure))
@@ -90,7 +90,7 @@ class Walk:
             other.write_all(self._read)
             try:
                 other.ask(self.setup.machine.arcs_from(other.engine.state)[0].to)
-            except RequestFailed as failure:
+            except RequestFailedError as failure:
                 promise("S1", False, f"a whole stream is refused: {fails(failure)}")
             differ = not_arrived(self.trial.observe(), other.observe())
             promise("S1", not differ, differ)

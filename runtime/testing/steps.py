@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 
 from vfio_migration.model import Arc
-from vfio_migration.runtime.engine.errors import RequestFailed, RequestRefused
+from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.testing.guest import Hears
 from vfio_migration.runtime.testing.observe import unlike
 from vfio_migration.runtime.testing.trial import Setup, Trial, promise
@@ -78,9 +78,9 @@ def whole_life(trial: Trial) -> dict[str, str]:
                 seen[f"in {state}"] = f"a whole stream is {'taken' if taken else 'refused'}"
             elif trial.setup.transfer(state) == "read":
                 seen[f"in {state}"] = f"{len(trial.read_all())} bytes are read"
-        except RequestRefused as refusal:
+        except RequestRefusedError as refusal:
             seen[f"a request for {state}"] = f"refused with {refusal.errno}"
-        except RequestFailed as failure:
+        except RequestFailedError as failure:
             lands = f"fails with {failure.errno}, in {failure.situation.state}"
             seen[f"a request for {state}"] = lands
     trial.ask(trial.spec.initial)

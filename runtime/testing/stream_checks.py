@@ -1,6 +1,6 @@
 """Checks of the streams of a device: the promises of S, and those of D that streams have part in.
 
-As all checks they walk the table, and raise `BrokenPromise`.
+As all checks they walk the table, and raise `ObligationViolatedError`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import itertools
 import mmap
 import random
 
-from vfio_migration.runtime.engine.errors import RequestFailed
+from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.kit.interrupts import MSI, MSIX
 from vfio_migration.runtime.testing.guest import Hears
 from vfio_migration.runtime.testing.observe import not_arrived, unlike
@@ -90,7 +90,7 @@ def _arrives(
     seen = source.observe(thorough=True)
     try:
         target = resumed(setup, stream, pieces, source.guest.hears)
-    except RequestFailed as failure:
+    except RequestFailedError as failure:
         promise("S1", False, f"a whole stream is refused: {fails(failure)}")
         return
     with target:
@@ -131,7 +131,7 @@ def check_mapped_memory(setup: Setup) -> None:
                 stream += source.read_all()
                 try:
                     target = resumed(setup, stream)
-                except RequestFailed as failure:
+                except RequestFailedError as failure:
                     promise("S1", False, f"a whole stream is refused: {fails(failure)}")
                     return
                 with target:
@@ -219,7 +219,7 @@ def _refused(setup: Setup, stream: bytes, what: str, rest: bytes | None = None) 
             promise("D11", trial.write_all(rest), f"{what}: the rest is refused")
             try:
                 trial.ask(setup.spec.initial)
-            except RequestFailed as failure:
+            except RequestFailedError as failure:
                 promise("D11", False, f"{what}: with the rest, {fails(failure)}")
             return
         trial.engine.reset()
@@ -232,7 +232,7 @@ def refused_there(trial: Trial, what: str) -> None:
     for _ in range(TRIES):
         try:
             trial.engine.set_state(trial.spec.initial)
-        except RequestFailed as failure:
+        except RequestFailedError as failure:
             promise("S4", is_errno(failure), f"{what}: refused with errno {failure.errno}")
             own = failure.arc.from_ == judge
             promise("S4", own, f"{what}: taken over, and only then {fails(failure)}")
@@ -273,5 +273,5 @@ def check_sessions_do_not_mix(setup: Setup) -> None:
         trial.write_all(good)
         try:
             trial.ask(quiet)
-        except RequestFailed as failure:
+        except RequestFailedError as failure:
             promise("D2", False, f"half a stream before a reset is in the way: {fails(failure)}")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from vfio_migration.model import Spec, load
-from vfio_migration.runtime.kit.contract import ServedDevice
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.testing.checks import CHECKS, Check
 from vfio_migration.runtime.testing.guest import (
     GUEST_AT,
@@ -31,7 +31,7 @@ from vfio_migration.runtime.testing.guest import (
     Guest,
     fuzz,
 )
-from vfio_migration.runtime.testing.trial import BrokenPromise, Setup, Trial
+from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial
 from vfio_migration.runtime.testing.wording import in_hook, in_words, said
 
 __all__ = [
@@ -39,10 +39,10 @@ __all__ = [
     "GUEST_SIZE",
     "PEER_AT",
     "PEER_SIZE",
-    "BrokenPromise",
     "Clock",
     "Drive",
     "Guest",
+    "ObligationViolatedError",
     "Problem",
     "Setup",
     "Trial",
@@ -76,7 +76,7 @@ class Problem(NamedTuple):
         return f"{self.promise}{in_words(self.promise)}, {about}: {self.words}{place}"
 
 
-Factory = Callable[..., ServedDevice]
+Factory = Callable[..., DeviceContract]
 
 
 def device_test_suite(
@@ -144,7 +144,7 @@ def find_problems(
             except Exception as error:  # noqa: BLE001 - whatever a device under test raises
                 name = check.__name__.removeprefix("check_")
                 names = ",".join(setup.machine.names)
-                if isinstance(error, BrokenPromise):
+                if isinstance(error, ObligationViolatedError):
                     yield Problem(error.promise, name, names, error.words, error.place)
                 else:
                     aim = str(check.__doc__).partition("\n")[0].rstrip(".")
@@ -159,7 +159,7 @@ def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> No
 
     Raises:
         ImportError: Hypothesis is not installed.
-        BrokenPromise: The device breaks a promise; hypothesis prints how.
+        ObligationViolatedError: The device breaks a promise; hypothesis prints how.
     """
     try:
         from hypothesis import HealthCheck, settings

@@ -15,9 +15,9 @@ from typing import Any, Final, Self
 
 from vfio_migration.model import Machine, Spec, State
 from vfio_migration.runtime.engine.engine import Engine
-from vfio_migration.runtime.engine.errors import RequestFailed, errno_number
+from vfio_migration.runtime.engine.errors import RequestFailedError, errno_number
 from vfio_migration.runtime.engine.records import Record
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
 from vfio_migration.runtime.kit.guest_memory import PEER_DMA
 from vfio_migration.runtime.kit.interrupts import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.kit.lifecycle import CHANGE
@@ -37,7 +37,7 @@ _ENDLESS: Final = 16
 """How many times what was said to be left is read before it is given up."""
 
 
-class BrokenPromise(AssertionError):  # noqa: N818 - reads as what it says
+class ObligationViolatedError(AssertionError):
     """A device does not keep a promise.
 
     Attributes:
@@ -60,9 +60,9 @@ class BrokenPromise(AssertionError):  # noqa: N818 - reads as what it says
 
 
 def promise(number: str, holds: object, words: str) -> None:
-    """Raise `BrokenPromise` unless this holds."""
+    """Raise `ObligationViolatedError` unless this holds."""
     if not holds:
-        raise BrokenPromise(number, words)
+        raise ObligationViolatedError(number, words)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Setup:
         drive: What a driver does.
     """
 
-    factory: Callable[..., ServedDevice]
+    factory: Callable[..., DeviceContract]
     spec: Spec
     flags: int
     drive: Drive = fuzz
@@ -165,7 +165,7 @@ class Trial:
 
     def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
         """Give all back; whatever was raised is told where the device stood."""
-        if isinstance(error, BrokenPromise):
+        if isinstance(error, ObligationViolatedError):
             if not error.place or error.several:
                 error.several = True
                 error.place = "; ".join(filter(None, (error.place, self.place)))
@@ -192,9 +192,9 @@ class Trial:
     # --- acting ---
 
     def hold(self, number: str, holds: object, words: str) -> None:
-        """Raise `BrokenPromise` unless this holds, with where the device stands."""
+        """Raise `ObligationViolatedError` unless this holds, with where the device stands."""
         if not holds:
-            raise BrokenPromise(number, words, self.place)
+            raise ObligationViolatedError(number, words, self.place)
 
     @property
     def where(self) -> str:
@@ -228,12 +228,12 @@ class Trial:
         """Ask for a state; arcs that fail by the device's own doing are held to D11, and retried.
 
         Raises:
-            RequestFailed: It fails again and again.
+            RequestFailedError: It fails again and again.
         """
         for left in reversed(range(TRIES)):
             try:
                 self.engine.set_state(target)
-            except RequestFailed as failure:
+            except RequestFailedError as failure:
                 if failure.event.name != "arc_failed" or not left:
                     raise
                 self.coherent(f"after {failure.arc} failed")
@@ -271,7 +271,7 @@ class Trial:
             size = self.device.stop_copy_length()
         except Exception as error:
             words = f"{at}: how much will be left cannot be said{in_hook(error)}: {said(error)}"
-            raise BrokenPromise("S3", words, self.place) from error
+            raise ObligationViolatedError("S3", words, self.place) from error
         self.hold("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are said to be left")
         return size
 
@@ -296,7 +296,7 @@ class Trial:
         for _ in range(TRIES):
             try:
                 return b"".join(bytes(part) for part in self.device.stream_read(size))
-            except ServedError as refusal:
+            except CommandError as refusal:
                 error = refusal
                 inside = refusal.occasion != "out_of_session"
                 why = f"{in_hook(refusal)}: {said(refusal)}"
@@ -332,7 +332,7 @@ class Trial:
             size = pieces[turn % len(pieces)]
             try:
                 self.device.stream_write(data[at : at + size])
-            except ServedError:
+            except CommandError:
                 # The next writes are made all the same, as a careless client would.
                 taken = False
             at += size
@@ -406,12 +406,12 @@ def _works(call: Callable[[], object], *, busy: bool = False) -> bool:
     """Say whether something is answered; `busy`: one that fails for now counts as well."""
     try:
         call()
-    except ServedError as refusal:
+    except CommandError as refusal:
         return busy and refusal.occasion != "out_of_session"
     return True
 
 
-def is_errno(failure: RequestFailed) -> bool:
+def is_errno(failure: RequestFailedError) -> bool:
     """Say whether a failure names an errno that exists."""
     try:
         return errno_number(failure.errno) > 0

@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Iterator
 from typing import Final
 
-from vfio_migration.runtime.engine.errors import ArcError, RequestFailed, words
+from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError, words
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.contract import CommandError
 from vfio_migration.runtime.kit.definition import CALLBACKS
 
 PROMISES: Final = {
@@ -74,7 +74,7 @@ def said(error: BaseException | None) -> str:
     """Return what an exception says, and what kind it is where its words alone would not do."""
     if error is None:
         return "no reason is given"
-    if isinstance(error, ArcError | ServedError):
+    if isinstance(error, ArcError | CommandError):
         return words(error)
     kind = type(error).__name__
     text = words(error)
@@ -100,7 +100,7 @@ def in_hook(error: BaseException | None) -> str:
     return "" if name is None else f" in `{name}`"
 
 
-def fails(failure: RequestFailed) -> str:
+def fails(failure: RequestFailedError) -> str:
     """Return which arc failed, in which callback, and why."""
     return f"{failure.arc} fails{in_hook(failure)}: {said(failure.__cause__)}"
 

@@ -32,8 +32,8 @@ from vfio_migration.runtime.transport.descriptor_receiver import DescriptorRecei
 from vfio_migration.runtime.transport.queued import Queued
 from vfio_migration.runtime.transport.service_notify import Watchdog
 
-MOST_REPLIES: Final = WIRE.bound("replies")
-MOST_COMMANDS: Final = WIRE.bound("server_commands")
+MAX_REPLIES: Final = WIRE.bound("replies")
+MAX_COMMANDS: Final = WIRE.bound("server_commands")
 
 ATTENTIVE: Final = 0.004
 """For how many seconds a read waits by itself."""
@@ -45,7 +45,7 @@ ID: Final = 2
 """How many bytes the id has, which a message begins with and its reply repeats."""
 
 _BUFFER: Final = 4 << 20
-_MOST_PARTS: Final = 512
+_MAX_PARTS: Final = 512
 """Below IOV_MAX, how many pieces one call may send."""
 _CREDENTIALS: Final = struct.Struct("=iII")
 _TIMEVAL: Final = struct.Struct("@ll")
@@ -89,11 +89,11 @@ Known: TypeAlias = dict[bytes, Shortcut]
 """By the bytes of a command from behind its id on."""
 
 
-class Stopped(ConnectionError):  # noqa: N818 - reads as what it says
+class StoppedError(ConnectionError):
     """The server is to end, or this client; the message says which."""
 
 
-class Gone(ConnectionError):  # noqa: N818 - reads as what it says
+class DisconnectedError(ConnectionError):
     """The client has closed its end, or broken it."""
 
 
@@ -154,14 +154,14 @@ class Channel:
     def attend(self) -> None:
         """Have reads that may wait do so, for `ATTENTIVE` seconds."""
         self.sock.setblocking(True)
-        patience = _TIMEVAL.pack(0, int(ATTENTIVE * 1e6))
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        timeout_s = _TIMEVAL.pack(0, int(ATTENTIVE * 1e6))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout_s)
 
     def read(self) -> list[Event]:
         """Read once. The messages are good until the next call.
 
         Raises:
-            Gone: There is no more.
+            DisconnectedError: There is no more.
         """
         return self._read(_LOOK) or []
 
@@ -182,9 +182,9 @@ class Channel:
         except BlockingIOError:
             return None
         except OSError as error:
-            raise Gone(str(error)) from error
+            raise DisconnectedError(str(error)) from error
         if not size:
-            raise Gone("the client closed its end")
+            raise DisconnectedError("the client closed its end")
         self._counters.bytes_in += size
         self.brief = size < LONGEST
         return self.connection.buffer_updated(size, fds)
@@ -201,9 +201,9 @@ class Channel:
         except BlockingIOError:
             return []
         except OSError as error:
-            raise Gone(str(error)) from error
+            raise DisconnectedError(str(error)) from error
         if not data:
-            raise Gone("the client closed its end")
+            raise DisconnectedError("the client closed its end")
         self._counters.bytes_in += len(data)
         return self.connection.receive(data, fds)
 
@@ -231,7 +231,7 @@ class Channel:
         try:
             return self._receiver.receive(self.sock, size, room)
         except OSError as error:
-            raise Gone(f"its descriptors cannot be received: {error}") from error
+            raise DisconnectedError(f"its descriptors cannot be received: {error}") from error
 
     def answer_known(
         self, known: Known, urges: Sequence[object], settle: Callable[[], bool], *, once: bool
@@ -251,7 +251,7 @@ class Channel:
             looked at before more is read; None if nothing came.
 
         Raises:
-            Gone: There is no more.
+            DisconnectedError: There is no more.
         """
         # All in one function, and what it calls looked up before: each call more would cost the
         # twentieth part of what there is to save.
@@ -269,12 +269,12 @@ class Channel:
             except BlockingIOError:
                 return None
             except OSError as error:
-                raise Gone(str(error)) from error
+                raise DisconnectedError(str(error)) from error
             counters.bytes_in += size
             shortcut = find(data[ID:])
             if shortcut is None or fds:
                 if not data:
-                    raise Gone("the client closed its end")
+                    raise DisconnectedError("the client closed its end")
                 return self._read_on(connection.receive(data, fds), len(data))
             tell, act, times = shortcut
             if tell is None:
@@ -317,7 +317,7 @@ class Channel:
         """
         self.brief = size < LONGEST
         if not self.brief:
-            with contextlib.suppress(Gone):  # the next read says so again
+            with contextlib.suppress(DisconnectedError):  # the next read says so again
                 events += self.read_to_keep()
         return events
 
@@ -338,7 +338,7 @@ class Channel:
                     left = [memoryview(parts[0])[sent:]]
                     fds = () if sent else fds
                 else:
-                    sent = self._try(parts[:_MOST_PARTS], fds)
+                    sent = self._try(parts[:_MAX_PARTS], fds)
                     if sent == sum(map(len, parts)):
                         return
                     left, fds = self._send_much(parts, sent, () if sent else fds)
@@ -386,7 +386,7 @@ class Channel:
                 break
             if sent:
                 left[0] = left[0][sent:]
-            sent = self._try(left[:_MOST_PARTS], fds)
+            sent = self._try(left[:_MAX_PARTS], fds)
             if sent:
                 fds = ()
                 continue
@@ -409,7 +409,7 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise Gone(str(error)) from error
+            raise DisconnectedError(str(error)) from error
         self._counters.bytes_out += sent
         return sent
 
@@ -467,8 +467,8 @@ class Link:
     def congested(self) -> bool:
         """Whether no more replies may be made; see `Port`."""
         twin = self._twin
-        return self.main.waiting >= MOST_REPLIES or (
-            twin is not None and twin.waiting >= MOST_REPLIES + MOST_COMMANDS
+        return self.main.waiting >= MAX_REPLIES or (
+            twin is not None and twin.waiting >= MAX_REPLIES + MAX_COMMANDS
         )
 
     def send(self, outgoing: Outgoing, *, twin: bool = False) -> None:
@@ -479,7 +479,7 @@ class Link:
         """Send what was kept, as far as the client takes it, without waiting.
 
         Raises:
-            Gone: There is nobody.
+            DisconnectedError: There is nobody.
         """
         for channel in (self.main, self._twin):
             if channel is not None:
@@ -505,7 +505,7 @@ class Link:
     def heed(self) -> None:
         """Look whether the server is to end; see `Port`."""
         if self._urges and (why := self._woken()):
-            raise Stopped(why)
+            raise StoppedError(why)
 
     def read(self, until: float | None) -> list[Event]:
         """Wait as `wait` does; the messages are good until the next call."""
@@ -538,7 +538,7 @@ class Link:
             # Nothing that comes is done before there is room for its reply, be it on the twin.
             self._watch(twin, listening | (select.POLLOUT if twin.waiting else 0))
         events: list[Event] = []
-        ended: Gone | None = None
+        ended: DisconnectedError | None = None
         if self._watchdog is not None:
             # In the middle of a call of the device, too: a client that keeps it waiting for memory
             # is not a server that hangs.
@@ -547,7 +547,7 @@ class Link:
         for fd, what in self._poll.poll(milliseconds(until)):
             if fd == self._wake:
                 if why := self._woken():
-                    raise Stopped(why)
+                    raise StoppedError(why)
                 continue
             channel = main if twin is None or fd == main.sock.fileno() else twin
             try:
@@ -556,10 +556,10 @@ class Link:
                 if what & (select.POLLIN | select.POLLHUP | select.POLLERR):
                     if channel is main and not main_listening:
                         # It hung up and reads no replies any more: what it said last is lost.
-                        ended = Gone("the client is gone and has not read its replies")
+                        ended = DisconnectedError("the client is gone and has not read its replies")
                         continue
                     events += channel.read_to_keep() if keep or twin is not None else channel.read()
-            except Gone as error:
+            except DisconnectedError as error:
                 ended = error
         if ended is not None and not events:
             raise ended

@@ -30,7 +30,7 @@ START_TIMEOUT_S: Final = 5.0
 """How long a server waits for another one that begins at the same path."""
 
 
-class CannotListen(Exception):  # noqa: N818 - reads as what it says
+class CannotListenError(Exception):
     """There is no listening there; the message says why and what to do."""
 
 
@@ -41,7 +41,7 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
     A socket at which nobody listens any more is replaced.
 
     Raises:
-        CannotListen: Somebody does, or it is no socket, or it cannot be made.
+        CannotListenError: Somebody does, or it is no socket, or it cannot be made.
     """
     path = Path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -56,10 +56,10 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
                     os.umask(before)
                 sock.listen(BACKLOG)
                 made = path.lstat()
-        except CannotListen:
+        except CannotListenError:
             raise
         except (OSError, ValueError) as error:
-            raise CannotListen(f"{path}: cannot listen there: {why(error)}") from error
+            raise CannotListenError(f"{path}: cannot listen there: {why(error)}") from error
         try:
             yield sock
         finally:
@@ -87,20 +87,20 @@ def given(fd: int) -> socket.socket:
     One that is refused stays open.
 
     Raises:
-        CannotListen: It is none that can be used.
+        CannotListenError: It is none that can be used.
     """
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
         if error.errno == errno.ENOTSOCK:
-            raise CannotListen(f"descriptor {fd} is no UNIX stream socket") from error
-        raise CannotListen(f"descriptor {fd}: {why(error)}") from error
+            raise CannotListenError(f"descriptor {fd} is no UNIX stream socket") from error
+        raise CannotListenError(f"descriptor {fd}: {why(error)}") from error
     if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
         sock.detach()
-        raise CannotListen(f"descriptor {fd} is no UNIX stream socket")
+        raise CannotListenError(f"descriptor {fd} is no UNIX stream socket")
     if not is_listening(sock) and not _has_peer(sock):
         sock.detach()
-        raise CannotListen(
+        raise CannotListenError(
             f"descriptor {fd} is a UNIX stream socket that neither listens nor is connected"
         )
     os.set_inheritable(fd, False)
@@ -124,7 +124,7 @@ def activated(environ: Mapping[str, str]) -> int | None:
     """Return the descriptor that the service manager gave (LISTEN_FDS), or None.
 
     Raises:
-        CannotListen: It gave more than one.
+        CannotListenError: It gave more than one.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return None
@@ -132,7 +132,7 @@ def activated(environ: Mapping[str, str]) -> int | None:
     if not count.isdigit() or int(count) == 0:
         return None
     if int(count) > 1:
-        raise CannotListen(f"LISTEN_FDS={count}: one socket is served, not {count}")
+        raise CannotListenError(f"LISTEN_FDS={count}: one socket is served, not {count}")
     return FIRST_GIVEN
 
 
@@ -144,17 +144,17 @@ def _alone_at(path: Path) -> Iterator[None]:
         with lock_file.locked(place, timeout_s=START_TIMEOUT_S):
             yield
     except LockedError as error:
-        raise CannotListen(f"{path}: cannot listen there: {error}") from error
+        raise CannotListenError(f"{path}: cannot listen there: {error}") from error
 
 
 def _make_way(path: Path) -> None:
-    """Remove a socket at which nobody listens; raise `CannotListen` for anything else there."""
+    """Remove a socket nobody listens at; raise `CannotListenError` for anything else."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise CannotListen(f"{path}: is there and is no socket; it is left as it is")
+        raise CannotListenError(f"{path}: is there and is no socket; it is left as it is")
     # Of another type, so that a server that listens there does not even notice: some end when a
     # client hangs up before it has negotiated a version.
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -169,4 +169,4 @@ def _make_way(path: Path) -> None:
             raise
     finally:
         probe.close()
-    raise CannotListen(f"{path}: somebody listens there already; stop it or take another path")
+    raise CannotListenError(f"{path}: somebody listens there already; stop it or take another path")

@@ -38,7 +38,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def copy(tmp_path_factory):
     try:
         return peers.build(tmp_path_factory.mktemp("peers")) / "copy"
-    except peers.NotBuilt as error:
+    except peers.NotBuiltError as error:
         pytest.fail(str(error))
 
 

@@ -33,7 +33,7 @@ COMMANDS = {
 def built(tmp_path_factory):
     try:
         return peers.build(tmp_path_factory.mktemp("peers"))
-    except peers.NotBuilt as error:
+    except peers.NotBuiltError as error:
         pytest.fail(str(error))
 
 
@@ -69,5 +69,5 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
 
 def test_without_a_compiler_it_says_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(peers.NotBuilt, match="apt-get install gcc"):
+    with pytest.raises(peers.NotBuiltError, match="apt-get install gcc"):
         peers.build(tmp_path)

@@ -43,7 +43,7 @@ RUNNING, STOP_COPY, RESUMING, STOP = (
 def built(tmp_path_factory):
     try:
         return peers.build(tmp_path_factory.mktemp("peers"))
-    except peers.NotBuilt as error:
+    except peers.NotBuiltError as error:
         pytest.fail(str(error))
 
 

@@ -137,7 +137,7 @@ class Program:
         file_size: How large files of its own may become (RLIMIT_FSIZE).
         environment: What is different in its environment.
         override: Whether it may pass over the modes of files, as root may.
-        patience: How many seconds it waits for whoever reads, at its end.
+        timeout_s: How many seconds it waits for whoever reads, at its end.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Program:
         file_size: int | None = None,
         environment: dict[str, str] | None = None,
         override: bool = True,
-        patience: float | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         self._out, self._err = place.with_suffix(".out"), place.with_suffix(".err")
         self._process = _PROCESSES.Process(
@@ -162,7 +162,7 @@ class Program:
                 file_size,
                 environment or {},
                 override,
-                patience,
+                timeout_s,
             ),
         )
         self._process.start()
@@ -220,7 +220,7 @@ def _run(
     file_size: int | None,
     environment: dict[str, str],
     override: bool,
-    patience: float | None,
+    timeout_s: float | None,
 ) -> None:
     for number, path in ((1, out), (2, err)):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o600)
@@ -234,6 +234,6 @@ def _run(
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
     if not override:
         _give_up_override()
-    if patience is not None:
-        telling._PATIENCE = patience
+    if timeout_s is not None:
+        telling._TIMEOUT_S = timeout_s
     raise SystemExit(main(arguments))

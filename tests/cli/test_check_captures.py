@@ -152,7 +152,7 @@ def test_the_relay_and_the_recording_of_one_connection_are_judged_alike(tmp_path
     with (
         running(tmp_path, "a", habits.CLibrary) as server,
         relaying(server.path, out) as sock,
-        Client(sock, name="src", spec=SPEC, patience=20) as client,
+        Client(sock, name="src", spec=SPEC, timeout_s=20) as client,
     ):
         client.set_state("STOP_COPY")
         while client.read_data(3000, lambda _: None) == 3000:
@@ -170,7 +170,7 @@ def test_the_relay_says_who_ended_the_connection(tmp_path: Path) -> None:
     with (
         running(tmp_path, "a", habits.DiesUponRead) as server,
         relaying(server.path, out) as sock,
-        Client(sock, name="src", spec=SPEC, patience=20) as client,
+        Client(sock, name="src", spec=SPEC, timeout_s=20) as client,
     ):
         client.set_state("STOP_COPY")
         with pytest.raises(ClientError):

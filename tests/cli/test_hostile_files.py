@@ -116,7 +116,7 @@ def test_every_value_of_a_journal_is_taken_or_refused_with_a_message(
     with serving(Path("s"), PciPeer(HELD)), serving(Path("d"), PciPeer(HELD)):
         for about, data in [*cases, *sample(whole, "journal")]:
             write_journal(data)
-            holds(cli("recover", "s", "d", *keep, "--patience", "1s"), about)
+            holds(cli("recover", "s", "d", *keep, "--timeout", "1s"), about)
             for left in Path().glob("*.migration"):
                 left.unlink()
 
@@ -174,7 +174,7 @@ def test_wherever_a_claim_leads_a_command_has_a_message(
         ):
             Path("s.migration").unlink(missing_ok=True)
             Path("s.migration").symlink_to(target)
-            holds(cli(*words, "--patience", "1s"), str(words))
+            holds(cli(*words, "--timeout", "1s"), str(words))
     assert Path("/dev/zero").exists()
 
 
@@ -206,7 +206,7 @@ def test_every_value_of_the_header_of_a_saved_file_is_taken_or_refused_with_a_me
     with serving(Path("d"), PciPeer(HELD)):
         for about, data in [*cases, *sample(whole, "header")]:
             Path("changed").write_bytes(header(data, rest))
-            ran = cli("restore", "changed", "d", "--patience", "1s")
+            ran = cli("restore", "changed", "d", "--timeout", "1s")
             holds(ran, about)
             assert "\x1b" not in ran.err + ran.out, about
 

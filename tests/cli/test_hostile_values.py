@@ -64,7 +64,7 @@ def test_a_value_that_no_honest_server_sends_is_answered_with_a_message(
     if command == "restore":
         with serving(Path("s"), HostilePeer(HELD)):
             assert cli("save", "s", "saved").status == 0
-    patience = () if command == "status" else ("--patience", "500ms")
+    timeout_s = () if command == "status" else ("--timeout", "500ms")
     for change, hostile in itertools.product(some(kind, f"{command} {kind}"), ("s", "d")):
         if hostile not in words:
             continue
@@ -73,7 +73,7 @@ def test_a_value_that_no_honest_server_sends_is_answered_with_a_message(
             serving(Path(hostile), HostilePeer(HELD, change)),
             serving(Path(honest), HostilePeer(HELD)),
         ):
-            ran = cli(*words, *patience)
+            ran = cli(*words, *timeout_s)
         holds(ran, f"{hostile} of {command}: {change}")
         for left in Path().glob("*.migration"):
             left.unlink()

@@ -277,7 +277,7 @@ def test_a_journal_in_a_folder_that_cannot_be_written(pair: Lab, start):
         ("--downtime", "0", "0 is no time; 300ms and 1.5s are"),
         ("--downtime", "1e9", "1e9 is no time; 300ms and 1.5s are"),
         ("--downtime", "9" * 500, f"{'9' * 500} is no time; 300ms and 1.5s are"),
-        ("--patience", "ms", "ms is no time; 300ms and 1.5s are"),
+        ("--timeout", "ms", "ms is no time; 300ms and 1.5s are"),
         ("--bandwidth", "5T", "5T is no rate; 500M and 200000 are"),
         ("--bandwidth", "0", "0 is no rate; 500M and 200000 are"),
         ("--bandwidth", "0.5", "0.5 is no rate; 500M and 200000 are"),
@@ -385,7 +385,7 @@ def test_it_cannot_be_told_who_runs(lab: Lab, cli):
     gate = threading.Event()
     lab.serve("s0", gate={PRE_COPIES: gate})
     lab.serve("d0")
-    ran = cli("migrate", "s0", "d0", "-q", "--patience", "300ms")
+    ran = cli("migrate", "s0", "d0", "-q", "--timeout", "300ms")
     assert ran.status == 3
     assert ran.err == (
         "vfio-migration: error: plan save, phase pre-copy: s0: DEVICE_FEATURE SET MIG_DEVICE_STATE "

@@ -22,7 +22,7 @@ from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.client.recording import Recording
 from vfio_migration.runtime.coordinator import Coordinator, Settings
 from vfio_migration.runtime.coordinator.journal import beside
-from vfio_migration.runtime.protocol.faults import CannotSend
+from vfio_migration.runtime.protocol.faults import CannotSendError
 
 WRONG: dict[type[Peer], set[str]] = {
     habits.ReadsShort: {"after_the_end"},
@@ -54,7 +54,7 @@ EVERY = [
 def act(*acts: Callable[[], object]) -> None:
     """Do one thing after the other, whatever the server makes of it."""
     for one in acts:
-        with contextlib.suppress(ClientError, CannotSend):
+        with contextlib.suppress(ClientError, CannotSendError):
             one()
 
 
@@ -63,7 +63,7 @@ def tour(path: str, recording: Recording) -> None:
     for _ in range(2):
         with (
             contextlib.suppress(ClientError),
-            Client(path, name="src", watches=[recording], patience=20) as client,
+            Client(path, name="src", watches=[recording], timeout_s=20) as client,
         ):
             stream: list[bytes] = []
 

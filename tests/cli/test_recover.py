@@ -370,7 +370,7 @@ def test_a_server_that_hangs(lab: Lab, start, cli):
     why = "interrupted: it may not have come to its end"
     again = "run it again; nothing is lost by that"
     assert ran.err == f"vfio-migration: error: {why}\n  {again}\n"
-    ran = cli("recover", "s0", "d0", "--patience", "300ms")
+    ran = cli("recover", "s0", "d0", "--timeout", "300ms")
     assert ran.status == 3
     assert ran.err == (
         "vfio-migration: error: s0: does not answer, and its process is there: it may still hold "

@@ -460,7 +460,7 @@ def test_a_source_that_fails_for_good(lab: Lab, cli):
 def test_a_saved_device_that_does_not_answer(lab: Lab, cli, then):
     gate = threading.Event()
     lab.serve("s0", gate={("STOP_COPY", "STOP"): gate})
-    ran = cli("save", "s0", "a.save", "--then", then, "--patience", "300ms")
+    ran = cli("save", "s0", "a.save", "--then", then, "--timeout", "300ms")
     gate.set()
     assert ran.status == 3
     assert "not all of the devices" in ran.err
@@ -472,7 +472,7 @@ def test_a_restored_device_that_does_not_answer(lab: Lab, cli):
     assert cli("save", "s0", "a.save").status == 0
     gate = threading.Event()
     lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
-    ran = cli("restore", "a.save", "d0", "--patience", "300ms")
+    ran = cli("restore", "a.save", "d0", "--timeout", "300ms")
     gate.set()
     assert ran.status == 3
     assert "(it cannot be told who runs)\n" in ran.err

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from raw_client import GET, Client, Refused
+from raw_client import GET, Client, RefusedError
 
 PROGRAM = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
 
@@ -181,7 +181,7 @@ def test_each_line_of_the_log_is_an_object(start, flags) -> None:
     with Client(served.path) as client:
         client.feature(GET | 1)
         client.set_state(3)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(99)
         client.reset()
     served.until(lambda: "disconnected" in served.said)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from edu_client import BUFFER, dma
-from raw_client import CAPABILITIES, FEATURE, GET, HEADER, MIG_READ, SET, Client, Refused
+from raw_client import CAPABILITIES, FEATURE, GET, HEADER, MIG_READ, SET, Client, RefusedError
 from server_process import ServerProcess, full_pipe, until
 
 STATES = {"STOP": 1, "STOP_COPY": 3}
@@ -72,7 +72,7 @@ def stopped_terminal() -> Iterator[int]:
 def refusals(client: Client, count: int) -> None:
     """Ask for states there are none of, each of which has to be answered."""
     for number in range(count):
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(100 + number)
 
 

@@ -14,7 +14,7 @@ import pytest
 from cli_support import until
 
 from vfio_migration.cli.main import main
-from vfio_migration.runtime.client import Client, PeerGone
+from vfio_migration.runtime.client import Client, PeerDisconnectedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.server import Server
 from vfio_migration.runtime.server.status import StatusSocket, beside
@@ -104,7 +104,9 @@ def test_a_socket_that_the_user_may_not_connect_to_is_not_said_to_lack_a_server(
     ran = cli("status", "edu.sock")
     assert (ran.status, ran.err) == (3, "")
     assert ran.out.startswith("edu.sock: this user may not connect to its status socket")
-    with pytest.raises(PeerGone, match=r"edu\.sock: cannot be connected to: Permission denied"):
+    with pytest.raises(
+        PeerDisconnectedError, match=r"edu\.sock: cannot be connected to: Permission denied"
+    ):
         Client("edu.sock")
 
 

@@ -187,12 +187,12 @@ def test_a_pipe_that_nobody_reads(lab: Lab, start, tmp_path, form):
     lab.serve("d0")
     reader = full(tmp_path / "pipe")
     try:
-        ran = start("migrate", "s0", "d0", *form, out=tmp_path / "pipe", patience=0.2).ends()
+        ran = start("migrate", "s0", "d0", *form, out=tmp_path / "pipe", timeout_s=0.2).ends()
         assert (ran.status, ran.err) == (0, "")
         assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
         # Nor does a complaint wait (s0 does not run any more), and its status is the same.
         place = tmp_path / "pipe"
-        ran = start("migrate", "s0", "d0", *form, out=place, err=place, patience=0.2).ends()
+        ran = start("migrate", "s0", "d0", *form, out=place, err=place, timeout_s=0.2).ends()
         assert ran.status == 1
     finally:
         os.close(reader)

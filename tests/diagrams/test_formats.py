@@ -17,7 +17,7 @@ import pytest
 
 from vfio_migration.diagrams import (
     FORMATS,
-    MissingDependency,
+    MissingDependencyError,
     machine_graph,
     render,
     tables,
@@ -293,7 +293,7 @@ def test_a_picture_fits_a_manual(machine):
 def test_missing_package_is_one_clear_line(whole, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     graph = machine_graph(whole)
-    with pytest.raises(MissingDependency) as caught:
+    with pytest.raises(MissingDependencyError) as caught:
         render(graph, "svg")
     assert isinstance(caught.value, ImportError)
     assert caught.value.name == package

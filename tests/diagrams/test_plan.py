@@ -9,7 +9,7 @@ import pytest
 from plan_walk import DATA, NAMES, P2P, ROOT, mixtures, pairs, walk
 
 from vfio_migration.diagrams import Pair, PlanError, migration_view, to_json
-from vfio_migration.model import SpecError, UnknownName, load
+from vfio_migration.model import SpecError, UnknownNameError, load
 from vfio_migration.model.plan import load_plans, loads_plans
 
 GROUPS = [group for count in (1, 2, 3) for group in mixtures(count)]
@@ -180,11 +180,11 @@ def test_a_group_that_cannot_be_migrated_is_told_why(spec, devices, message):
 
 
 def test_names_nobody_knows(spec):
-    with pytest.raises(UnknownName, match="live"):
+    with pytest.raises(UnknownNameError, match="live"):
         migration_view(spec, pairs((7,)), "life")
     with pytest.raises(SpecError):
         migration_view(spec, [Pair("/a", "/b", "STOP_COPY,P3P")])
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         migration_view(spec, [Pair("/a", "/b", 7, source_state="RUNNIN")])
 
 

@@ -19,7 +19,7 @@ from plan_walk import mixtures, pairs
 
 from vfio_migration.diagrams import (
     FORMATS,
-    MissingDependency,
+    MissingDependencyError,
     Pair,
     migration_view,
     render,
@@ -288,5 +288,5 @@ def test_text_needs_no_graphviz(mixed, package, monkeypatch):
     assert to_text(mixed)
     assert render(mixed, "mmd")
     assert render(mixed, "json")
-    with pytest.raises(MissingDependency, match=r"pip install 'vfio-migration\[diagrams\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vfio-migration\[diagrams\]'"):
         render(mixed, "svg")

@@ -277,7 +277,7 @@ def session(data: bytes) -> None:
     how = source.byte()
     connection = Connection("server")
     port = FakePort(source, world, connection)
-    one = Session(world.serving, connection, port, Counters(), patience=5, hurry=5)
+    one = Session(world.serving, connection, port, Counters(), timeout_s=5, hurry=5)
     if how & 1:
         said = AGREED if how & 4 else TWIN
         one.feed(connection.receive(HEADER.pack(0, 1, 16 + len(said), 0, 0) + said))

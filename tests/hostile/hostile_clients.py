@@ -18,10 +18,10 @@ from hostile_messages import MIB, Hostile, Said
 from raw_client import HEADER
 
 ROOM: Final = 1 << 16
-PATIENCE: Final = 30.0
+TIMEOUT_S: Final = 30.0
 
 
-class Stuck(Exception):  # noqa: N818 - reads as what it says
+class StuckError(Exception):
     """The server neither reads nor hangs up, though its replies are read."""
 
 
@@ -40,7 +40,7 @@ class Attacker:
         self.gone = False
         self._hostile, self._deaf = hostile, deaf
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(PATIENCE)
+        self._sock.settimeout(TIMEOUT_S)
         try:
             self._sock.connect(str(path))
         except OSError:
@@ -83,12 +83,12 @@ class Attacker:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
                 self.gone = True
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT_S
         while not self.gone:
             select.select([*self._heard], [], [], 0.5)
             self._listen()
             if time.monotonic() > until:
-                raise Stuck("the server does not hang up")
+                raise StuckError("the server does not hang up")
         self.hang_up()
 
     def hang_up(self) -> None:
@@ -101,7 +101,7 @@ class Attacker:
     # --- inside ---
 
     def _send(self, data: bytes, fds: tuple[int, ...]) -> bool:
-        until = time.monotonic() + (0.02 if self._deaf else PATIENCE)
+        until = time.monotonic() + (0.02 if self._deaf else TIMEOUT_S)
         while data and not self.gone:
             self._listen()
             try:
@@ -110,7 +110,7 @@ class Attacker:
                 if time.monotonic() > until:
                     if self._deaf:
                         return False  # as it should be
-                    raise Stuck("the server reads no more") from None
+                    raise StuckError("the server reads no more") from None
                 reading = [] if self._deaf else [self._sock]
                 select.select(reading, [self._sock], [], 0.02)
                 continue

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import raw_client as raw
 from hostile_server import MIB, Watched, bound
-from raw_client import CAPABILITIES, HEADER, SET, Client, Refused
+from raw_client import CAPABILITIES, HEADER, SET, Client, RefusedError
 
 BOUND = bound()
 SOON = 60
@@ -128,7 +128,7 @@ def test_descriptors_until_there_are_no_more(watched, held) -> None:
         memory = os.memfd_create("guest")
         os.ftruncate(memory, 4096)
         taken = 0
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RefusedError):
             for taken in range(30_000):
                 client.dma_map(taken << 12, 4096, fd=memory)
         assert 200 < taken < 30_000
@@ -203,7 +203,7 @@ def test_a_state_that_is_too_long(watched, held) -> None:
         for number, block in enumerate((1, 1, 1, 0), 1):
             head = frame.pack(3, 0, block, len(section), 0, zlib.crc32(section), number)
             if block == 0:
-                with pytest.raises(Refused):
+                with pytest.raises(RefusedError):
                     client.mig_write(head)
                 break
             client.mig_write(head)

@@ -23,7 +23,7 @@ RECORD = os.environ.get("VFIO_MIGRATION_RECORD")
 collect_ignore = [] if QEMU else ["test_qemu.py"]
 
 MEMORY = 64  # MiB
-PATIENCE = 120  # seconds for a machine; it takes one or two
+TIMEOUT_S = 120  # seconds for a machine; it takes one or two
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def boot(guest: Path) -> Callable[..., Run]:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired as late:
             parts = [part or b"" for part in (late.stdout, late.stderr)]
             said = "".join(part.decode(errors="replace")[-4000:] for part in parts)
-            pytest.fail(f"the guest did not finish in {PATIENCE} s:\n{said}", pytrace=False)
+            pytest.fail(f"the guest did not finish in {TIMEOUT_S} s:\n{said}", pytrace=False)
         return Run(ran.returncode, tuple(ran.stdout.splitlines()), ran.stderr)
 
     return boot

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vfio_migration.model import Mistake, Spec, SpecError, UnknownName, from_data, load, loads
+from vfio_migration.model import Mistake, Spec, SpecError, UnknownNameError, from_data, load, loads
 from vfio_migration.model.errors import why
 
 HERE = Path(__file__).parent
@@ -140,9 +140,9 @@ def test_one_mistake_without_origin_is_one_line() -> None:
     "error",
     [
         SpecError([Mistake("arcs[3].to", "X", "is no state", "take Y")], origin="a.toml"),
-        UnknownName("state", "RUNING", "RUNNING", ["RUNNING", "STOP"]),
+        UnknownNameError("state", "RUNING", "RUNNING", ["RUNNING", "STOP"]),
     ],
-    ids=["SpecError", "UnknownName"],
+    ids=["SpecError", "UnknownNameError"],
 )
 def test_errors_survive_pickling(error: SpecError) -> None:
     copy = pickle.loads(pickle.dumps(error))
@@ -152,9 +152,11 @@ def test_errors_survive_pickling(error: SpecError) -> None:
 
 
 def test_unknown_name_lists_what_there_is_when_nothing_is_near(spec: Spec) -> None:
-    with pytest.raises(UnknownName, match='"XYZZY": is no state of this table; it has ERROR, STOP'):
+    with pytest.raises(
+        UnknownNameError, match='"XYZZY": is no state of this table; it has ERROR, STOP'
+    ):
         spec.state("XYZZY")
-    with pytest.raises(UnknownName, match='did you mean "RUNNING"') as caught:
+    with pytest.raises(UnknownNameError, match='did you mean "RUNNING"') as caught:
         spec.state("run")
     assert caught.value.suggestion == "RUNNING"
 

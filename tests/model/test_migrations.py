@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from plan_texts import GOOD, STEPS, mistakes
 
-from vfio_migration.model import Spec, UnknownName
+from vfio_migration.model import Spec, UnknownNameError
 from vfio_migration.model.plan import (
     FIRST_HOLDER,
     Holder,
@@ -21,7 +21,7 @@ def test_a_migration_is_found_by_its_name(spec: Spec):
     plans = default_plans(spec)
     live = plans.migration("live")
     assert [row.name for row in plans.migrations] == ["live", "offline"]
-    with pytest.raises(UnknownName, match='did you mean "live"') as caught:
+    with pytest.raises(UnknownNameError, match='did you mean "live"') as caught:
         plans.migration("life")
     assert caught.value.known == ("live", "offline")
     moved = [(step.side, [row.name for row in plans.phases(step)]) for step in live.steps]

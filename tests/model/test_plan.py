@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from plan_texts import GOOD, mistakes
 
-from vfio_migration.model import Spec, SpecError, UnknownName, load
+from vfio_migration.model import Spec, SpecError, UnknownNameError, load
 from vfio_migration.model.plan import (
     Limit,
     Move,
@@ -45,7 +45,7 @@ def test_the_plans_of_the_package_are_those_of_the_file(spec: Spec):
 def test_a_plan_is_found_by_its_name(spec: Spec):
     plans = default_plans(spec)
     assert plans.plan("save").phases[0].name == "pre-copy"
-    with pytest.raises(UnknownName, match='did you mean "recover"') as caught:
+    with pytest.raises(UnknownNameError, match='did you mean "recover"') as caught:
         plans.plan("recovr")
     assert caught.value.known == tuple(NAMES)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vfio_migration.model import Machine, Spec, SpecError, UnknownName
+from vfio_migration.model import Machine, Spec, SpecError, UnknownNameError
 
 FLAGS = (1, 3, 5, 7)
 
@@ -150,9 +150,9 @@ def test_no_op(machine: Machine) -> None:
 
 def test_unknown_names(spec: Spec) -> None:
     machine = spec.machine()
-    with pytest.raises(UnknownName, match='did you mean "RUNNING"'):
+    with pytest.raises(UnknownNameError, match='did you mean "RUNNING"'):
         machine.route("RUNING", "STOP")
-    with pytest.raises(UnknownName, match='did you mean "PRE_COPY"'):
+    with pytest.raises(UnknownNameError, match='did you mean "PRE_COPY"'):
         machine.route("RUNNING", "PRECOPY")
 
 
@@ -274,7 +274,7 @@ def test_capability_sets_of_the_profiles(spec: Spec) -> None:
     assert [int(one.value) for one in spec.capability_sets()] == [1, 3, 5, 7]
     assert spec.capability_sets("linux") == spec.capability_sets()
     assert [int(one.value) for one in spec.capability_sets("vfio-user")] == [1, 5]
-    with pytest.raises(UnknownName, match='did you mean "vfio-user"'):
+    with pytest.raises(UnknownNameError, match='did you mean "vfio-user"'):
         spec.capability_sets("vfio_user")
 
 

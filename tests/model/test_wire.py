@@ -14,7 +14,7 @@ from edits import ROOT
 from hypothesis import given
 from strategies import plain
 
-from vfio_migration.model import SpecError, UnknownName, load
+from vfio_migration.model import SpecError, UnknownNameError, load
 from vfio_migration.model.wire import FROM_THE_TABLE, Occasion, Wire, load_wire, wire_from
 
 TABLE = ROOT / "model/wire.toml"
@@ -179,7 +179,7 @@ def test_everything_a_client_can_make_the_server_keep_has_a_limit_that_the_serve
         assert wire.bound(row.name) == wire.limit(row.limit).value > 0
         read = f'WIRE.bound("{row.name}")'
         assert any(read in source for source in sources), f"nothing in runtime/ has {read}"
-    with pytest.raises(UnknownName, match="dma_maps"):
+    with pytest.raises(UnknownNameError, match="dma_maps"):
         wire.bound("dma_map")
 
 
@@ -188,9 +188,9 @@ def test_rows_are_found_by_name_and_number(wire: Wire):
     assert wire.command(14) is None
     assert wire.feature("MIGRATION") is wire.feature(1)
     assert wire.bits("header", "reply").value == 1
-    with pytest.raises(UnknownName, match="max_msg_fds"):
+    with pytest.raises(UnknownNameError, match="max_msg_fds"):
         wire.limit("max_msg_fd")
-    with pytest.raises(UnknownName, match="twin_socket"):
+    with pytest.raises(UnknownNameError, match="twin_socket"):
         wire.option("twin")
 
 

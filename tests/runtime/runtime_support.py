@@ -19,8 +19,8 @@ from vfio_migration.runtime import (
     ArcError,
     Engine,
     Record,
-    RequestFailed,
-    RequestRefused,
+    RequestFailedError,
+    RequestRefusedError,
     Situation,
 )
 
@@ -114,7 +114,7 @@ def bring(made: Rig, state: str) -> None:
     if not spec.state(state).settable:
         away = next(arc.to for arc in made.engine.machine.arcs if arc.from_ == made.engine.state)
         made.device.script = [ArcError(for_good=True)]
-        with contextlib.suppress(RequestFailed):
+        with contextlib.suppress(RequestFailedError):
             made.engine.set_state(away)
         made.sync()
     else:
@@ -337,7 +337,7 @@ def sweep(
         expected = oracle.outcome(start, opened, target)
         before = made.equal()
         if isinstance(decided, tuple):
-            with pytest.raises(RequestRefused) as refusal:
+            with pytest.raises(RequestRefusedError) as refusal:
                 made.engine.set_state(target)
             error = refusal.value
             assert made.equal() == before
@@ -369,7 +369,7 @@ def fail(made: Rig, oracle: Oracle, target: str, step: int, way: Way) -> None:
             made.engine.set_state(target)
         assert interrupt.value is fault
     else:
-        with pytest.raises(RequestFailed) as failure:
+        with pytest.raises(RequestFailedError) as failure:
             made.engine.set_state(target)
         error = failure.value
         assert error.__cause__ is fault
@@ -396,7 +396,7 @@ def fail(made: Rig, oracle: Oracle, target: str, step: int, way: Way) -> None:
     now, opened = made.engine.situation, made.engine._opened
     again = oracle.outcome(now, opened, target)
     if again.refused:
-        with pytest.raises(RequestRefused):
+        with pytest.raises(RequestRefusedError):
             made.engine.set_state(target)
     else:
         assert made.engine.set_state(target) == again.situation

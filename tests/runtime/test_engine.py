@@ -15,14 +15,14 @@ from dataclasses import replace
 import pytest
 from runtime_support import ScriptedDevice, bring, rig
 
-from vfio_migration.model import Spec, SpecError, UnknownName, load
+from vfio_migration.model import Spec, SpecError, UnknownNameError, load
 from vfio_migration.runtime import (
     ArcError,
-    DeviceFailed,
+    DeviceFailedError,
     Engine,
     NullDevice,
-    RequestFailed,
-    RequestRefused,
+    RequestFailedError,
+    RequestRefusedError,
     Situation,
 )
 from vfio_migration.runtime.engine.program import Program
@@ -80,7 +80,7 @@ def test_a_target_is_a_name_a_value_or_a_row(spec: Spec) -> None:
 @pytest.mark.parametrize("observed", [False, True])
 def test_a_row_is_refused_as_its_name_is(spec: Spec, observed: bool) -> None:
     made = rig(spec, "STOP_COPY", observed=observed)
-    with pytest.raises(RequestRefused) as refusal:
+    with pytest.raises(RequestRefusedError) as refusal:
         made.engine.set_state(spec.state("PRE_COPY"))
     assert (refusal.value.to, refusal.value.when) == ("PRE_COPY", "target_unsupported")
 
@@ -89,7 +89,7 @@ def test_a_row_is_refused_as_its_name_is(spec: Spec, observed: bool) -> None:
 def test_a_name_that_is_none_is_the_callers_slip(spec: Spec, observed: bool) -> None:
     made = rig(spec, None, observed=observed)
     told, before = len(made.records), made.equal()
-    with pytest.raises(UnknownName, match='did you mean "STOP_COPY"'):
+    with pytest.raises(UnknownNameError, match='did you mean "STOP_COPY"'):
         made.engine.set_state("STOPCOPY")
     assert made.equal() == before
     assert len(made.records) == told
@@ -111,7 +111,7 @@ def test_options_say_what_can_be_done_and_why_not_that(spec: Spec) -> None:
             assert other.engine.set_state(name).state == name
             assert [call[2] for call in other.device.calls] == list(route.path)
         else:
-            with pytest.raises(RequestRefused) as refusal:
+            with pytest.raises(RequestRefusedError) as refusal:
                 other.engine.set_state(name)
             assert refusal.value.route == route
     refused = options["PRE_COPY"].refused
@@ -130,7 +130,7 @@ def test_sessions_are_numbered_and_kept_along_the_saving_states(spec: Spec) -> N
 def test_a_number_that_was_only_offered_is_offered_again(spec: Spec) -> None:
     made = rig(spec, None)
     made.device.script = [ArcError()]
-    with pytest.raises(RequestFailed):
+    with pytest.raises(RequestFailedError):
         made.engine.set_state("PRE_COPY")
     assert made.engine.set_state("PRE_COPY").session == 1
     assert made.engine.reset().session is None
@@ -195,7 +195,7 @@ def test_events_are_read_from_the_table(spec: Spec) -> None:
         bring(made, "PRE_COPY")
         assert made.engine.reset() == Situation("PRE_COPY", 1)
         made.device.script = [fault]
-        with pytest.raises(RequestFailed) as failure:
+        with pytest.raises(RequestFailedError) as failure:
             made.engine.set_state("RUNNING")
         assert (failure.value.situation, failure.value.errno) == (situation, errno)
 
@@ -203,7 +203,7 @@ def test_events_are_read_from_the_table(spec: Spec) -> None:
 def test_a_row_without_errno_is_answered_by_the_taxonomy(spec: Spec) -> None:
     made = rig(with_event(spec, "arc_failed", errno=None), None)
     made.device.script = [ArcError()]
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         made.engine.set_state("STOP")
     assert failure.value.errno == "EIO"
 
@@ -281,7 +281,7 @@ def test_strange_values_leave_nothing_behind(spec: Spec) -> None:
     program = made.engine._program.moves
     size = {state: len(targets) for state, targets in program.items()}
     for value in range(1000, 3000):
-        with pytest.raises(RequestRefused):
+        with pytest.raises(RequestRefusedError):
             made.engine.set_state(value)
     assert {state: len(targets) for state, targets in program.items()} == size
     assert made.device.calls == []
@@ -301,7 +301,7 @@ def test_a_failed_request_leaves_no_cycle_behind(spec: Spec) -> None:
             gc.disable()
             try:
                 getattr(made.engine, name)(*(["STOP"] if name == "set_state" else []))
-            except DeviceFailed:
+            except DeviceFailedError:
                 pass
             finally:
                 del fault, mark

@@ -10,28 +10,28 @@ import pytest
 from runtime_support import bring, rig
 
 import vfio_migration.runtime as runtime
-from vfio_migration.model import Spec, SpecError, UnknownName
+from vfio_migration.model import Spec, SpecError, UnknownNameError
 from vfio_migration.runtime import (
     ANSWERS,
     ArcError,
-    DeviceFailed,
-    DisconnectFailed,
+    DeviceFailedError,
+    DisconnectFailedError,
     EngineError,
     Fault,
-    Reentered,
-    RequestFailed,
-    RequestRefused,
-    ResetFailed,
+    ReenteredError,
+    RequestFailedError,
+    RequestRefusedError,
+    ResetFailedError,
     answer_to,
 )
 from vfio_migration.runtime.engine.errors import default_errno, errno_name, errno_number
 
 # What the table of answers says, written out a second time: a change must be meant.
 EXPECTED = [
-    (RequestRefused, Fault.PEER, "EINVAL"),
-    (DeviceFailed, Fault.DEVICE, "EIO"),
+    (RequestRefusedError, Fault.PEER, "EINVAL"),
+    (DeviceFailedError, Fault.DEVICE, "EIO"),
     (ArcError, Fault.DEVICE, "EIO"),
-    (Reentered, Fault.CALLER, "EDEADLK"),
+    (ReenteredError, Fault.CALLER, "EDEADLK"),
     (SpecError, Fault.CALLER, "EINVAL"),
     (BaseException, Fault.BUG, "EREMOTEIO"),
 ]
@@ -95,52 +95,52 @@ def raised(spec: Spec, kind: str) -> Exception:
 
 GOLDEN = {
     "refused": (
-        RequestRefused,
+        RequestRefusedError,
         Fault.PEER,
         "EINVAL",
         "STOP_COPY -> PRE_COPY: refused (EINVAL): a stopped saving session cannot go back to "
         "pre-copying; leave it for STOP first",
     ),
     "value": (
-        RequestRefused,
+        RequestRefusedError,
         Fault.PEER,
         "EINVAL",
         "RUNNING -> 8: refused (EINVAL): no state has this value",
     ),
     "failed": (
-        RequestFailed,
+        RequestFailedError,
         Fault.DEVICE,
         "EBUSY",
         "RUNNING -> STOP_COPY: arc RUNNING_P2P -> STOP failed (EBUSY); the device is in "
         "RUNNING_P2P",
     ),
     "failed for good": (
-        RequestFailed,
+        RequestFailedError,
         Fault.DEVICE,
         "EIO",
         "RUNNING -> STOP_COPY: arc RUNNING -> RUNNING_P2P failed (EIO); the device is in ERROR",
     ),
     "reset": (
-        ResetFailed,
+        ResetFailedError,
         Fault.DEVICE,
         "ENODEV",
         "reset failed (ENODEV); the device is in ERROR",
     ),
     "disconnect": (
-        DisconnectFailed,
+        DisconnectFailedError,
         Fault.DEVICE,
         "EIO",
         "disconnect failed (EIO); the device is in ERROR",
     ),
     "reentered": (
-        Reentered,
+        ReenteredError,
         Fault.CALLER,
         "EDEADLK",
         "reset() was called by a callback of the engine it would act on; in the middle of a "
         "request only reading is allowed",
     ),
     "name": (
-        UnknownName,
+        UnknownNameError,
         Fault.CALLER,
         "EINVAL",
         'state: "STOPP": is no state of this table; did you mean "STOP"?',
@@ -169,18 +169,18 @@ def test_they_can_be_pickled(spec: Spec, kind: str) -> None:
 
 def test_every_refusal_carries_its_row(spec: Spec) -> None:
     error = raised(spec, "refused")
-    assert isinstance(error, RequestRefused)
+    assert isinstance(error, RequestRefusedError)
     [row] = [r for r in spec.refusals if (r.from_, r.to) == ("STOP_COPY", "PRE_COPY")]
     assert (error.source, error.reason, error.errno) == (row.source, row.reason, row.errno)
     error = raised(spec, "value")
-    assert isinstance(error, RequestRefused)
+    assert isinstance(error, RequestRefusedError)
     [rule] = [r for r in spec.requests if r.when == "value_unknown"]
     assert (error.source, error.reason, error.when) == (rule.source, rule.reason, rule.when)
 
 
 def test_a_route_that_is_accepted_is_no_refusal(spec: Spec) -> None:
     with pytest.raises(ValueError, match="is not refused"):
-        RequestRefused(spec.machine().route("RUNNING", "STOP"))
+        RequestRefusedError(spec.machine().route("RUNNING", "STOP"))
 
 
 def test_anything_else_is_our_bug() -> None:

@@ -18,7 +18,12 @@ from hypothesis.stateful import (
 from runtime_support import WAYS, Oracle, Way, paired, rig
 
 from vfio_migration.model import load
-from vfio_migration.runtime import DeviceFailed, RequestFailed, RequestRefused, Situation
+from vfio_migration.runtime import (
+    DeviceFailedError,
+    RequestFailedError,
+    RequestRefusedError,
+    Situation,
+)
 
 SPEC = load()
 TARGETS = st.sampled_from([row.name for row in SPEC.states]) | st.integers(0, 9)
@@ -53,7 +58,7 @@ class LifeCycles(RuleBasedStateMachine):
         expected = self.oracle.outcome(self.now, self.opened, to)
         before = self.rig.equal()
         if expected.refused:
-            with pytest.raises(RequestRefused):
+            with pytest.raises(RequestRefusedError):
                 self.rig.engine.set_state(to)
             assert self.rig.equal() == before
         else:
@@ -68,7 +73,7 @@ class LifeCycles(RuleBasedStateMachine):
         if not expected.failed:
             return
         self.rig.device.script = [None] * step + [way.make()]
-        with pytest.raises(KeyboardInterrupt if way.interrupt else RequestFailed):
+        with pytest.raises(KeyboardInterrupt if way.interrupt else RequestFailedError):
             self.rig.engine.set_state(to)
         assert tuple(self.rig.device.calls) == expected.calls
         self.opened = expected.opened
@@ -90,7 +95,7 @@ class LifeCycles(RuleBasedStateMachine):
     def failing_event(self, name, way: Way):
         then, _ = self.oracle.event("arc_failed_for_good", self.now)
         self.rig.device.script = [way.make()]
-        with pytest.raises(KeyboardInterrupt if way.interrupt else DeviceFailed):
+        with pytest.raises(KeyboardInterrupt if way.interrupt else DeviceFailedError):
             getattr(self.rig.engine, name)()
         self.move(then)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from vfio_migration.runtime.coordinator import ownership as claims
-from vfio_migration.runtime.coordinator.errors import CannotMigrate
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError
 from vfio_migration.runtime.files import lock_file
 from vfio_migration.runtime.files.lock_file import LockedError, locked
-from vfio_migration.runtime.transport.listening import CannotListen, listening
+from vfio_migration.runtime.transport.listening import CannotListenError, listening
 
 NOBODY = 65534
 
@@ -141,7 +141,7 @@ def test_a_server_that_cannot_start_says_who_is_in_its_way(tmp_path, monkeypatch
     monkeypatch.setattr("vfio_migration.runtime.transport.listening.START_TIMEOUT_S", 0.0)
     with (
         locked(tmp_path / "edu.sock.start"),
-        pytest.raises(CannotListen, match=f"process {os.getpid()} .* holds this lock"),
+        pytest.raises(CannotListenError, match=f"process {os.getpid()} .* holds this lock"),
         listening(tmp_path / "edu.sock"),
     ):
         pass
@@ -151,7 +151,7 @@ def test_a_coordinator_that_is_kept_out_says_by_whom(tmp_path):
     path = str(tmp_path / "edu.sock")
     with (
         claims.locked([path]),
-        pytest.raises(CannotMigrate, match=f"process {os.getpid()} .* holds this lock"),
+        pytest.raises(CannotMigrateError, match=f"process {os.getpid()} .* holds this lock"),
         claims.locked([path]),
     ):
         pass
@@ -177,7 +177,7 @@ def test_a_socket_with_two_names_is_moved_by_one_at_a_time(tmp_path):
     os.link(one, two)
     with (
         claims.locked([str(one)]),
-        pytest.raises(CannotMigrate, match=f"process {os.getpid()} of user {os.getuid()}"),
+        pytest.raises(CannotMigrateError, match=f"process {os.getpid()} of user {os.getuid()}"),
         claims.locked([str(two)]),
     ):
         pass

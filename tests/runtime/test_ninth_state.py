@@ -8,7 +8,7 @@ import pytest
 from runtime_support import Oracle, rig, sweep
 
 from vfio_migration.model import Spec, load
-from vfio_migration.runtime import Recorder, RequestRefused, Situation
+from vfio_migration.runtime import Recorder, RequestRefusedError, Situation
 
 CHANGES = {
     "mandatory": ("STOP_COPY",),
@@ -51,7 +51,7 @@ def test_it_runs(requires: tuple[str, ...]) -> None:
 
 
 def test_the_eight_states_refuse_it() -> None:
-    with pytest.raises(RequestRefused, match="RUNNING -> 8: refused"):
+    with pytest.raises(RequestRefusedError, match="RUNNING -> 8: refused"):
         rig(load(), None).engine.set_state(8)
 
 

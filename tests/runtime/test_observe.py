@@ -14,14 +14,14 @@ from runtime_support import ScriptedDevice, bring, paired, rig
 from vfio_migration.model import Spec, Trace
 from vfio_migration.runtime import (
     ArcError,
-    DeviceFailed,
+    DeviceFailedError,
     Engine,
     NullDevice,
     Record,
     Recorder,
-    Reentered,
-    RequestFailed,
-    RequestRefused,
+    ReenteredError,
+    RequestFailedError,
+    RequestRefusedError,
     Situation,
 )
 
@@ -42,7 +42,7 @@ def test_what_an_observer_is_told(spec: Spec) -> None:
     engine = Engine(spec, "STOP_COPY", ScriptedDevice("RUNNING"), observers=[told.append])
     engine.set_state("STOP_COPY")
     engine.set_state("STOP_COPY")
-    with pytest.raises(RequestRefused):
+    with pytest.raises(RequestRefusedError):
         engine.set_state(99)
     engine.disconnect()
     engine.reset()
@@ -70,7 +70,7 @@ def test_what_an_observer_is_told(spec: Spec) -> None:
     assert told[5].after == Situation("STOP_COPY", 1)
     assert told[6].before == Situation("RUNNING")
     assert told[10].errno == "EINVAL"
-    assert isinstance(told[10].error, RequestRefused)
+    assert isinstance(told[10].error, RequestRefusedError)
     assert told[12].event == spec.event("disconnect")
     assert told[14].event == spec.event("reset")
     assert all(record.engine is engine for record in told)
@@ -82,7 +82,7 @@ def test_a_failure_is_told_inside_and_outside(spec: Spec) -> None:
     made = rig(spec, "STOP_COPY", observed=True)
     fault = ArcError(errno="EBUSY")
     made.device.script = [None, fault]
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         made.engine.set_state("STOP_COPY")
     inner, outer = made.records[-2:]
     assert (inner.kind, inner.phase, inner.error) == ("arc", "failed", fault)
@@ -145,7 +145,7 @@ def run(engine: Engine, device: ScriptedDevice) -> list[object]:
         device.script = script
         try:
             outcomes.append(step())
-        except (RequestRefused, DeviceFailed) as error:
+        except (RequestRefusedError, DeviceFailedError) as error:
             outcomes.append((type(error), str(error)))
         except KeyboardInterrupt:
             outcomes.append(KeyboardInterrupt)
@@ -257,10 +257,10 @@ def test_a_log_that_raises_changes_nothing(spec: Spec) -> None:
     ids=["set_state", "refused", "reset", "disconnect", "add_observer", "remove_observer"],
 )
 def test_an_observer_cannot_act(spec: Spec, act: Callable[[Engine], object]) -> None:
-    refused: list[Reentered] = []
+    refused: list[ReenteredError] = []
 
     def meddle(record: Record) -> None:
-        with pytest.raises(Reentered) as error:
+        with pytest.raises(ReenteredError) as error:
             act(record.engine)
         refused.append(error.value)
 
@@ -304,7 +304,7 @@ def replay(spec: Spec, trace: Trace) -> tuple[Engine, Trace]:
             act = engine.reset if what == "reset" else engine.disconnect
         else:
             act = engine.reset if step.kind == "reset" else engine.disconnect
-        with contextlib.suppress(RequestRefused, DeviceFailed):
+        with contextlib.suppress(RequestRefusedError, DeviceFailedError):
             act()
     return engine, recorder.trace()
 
@@ -315,11 +315,11 @@ def recorded(spec: Spec, maxlen: int = 10_000) -> tuple[Engine, Recorder]:
     engine = Engine(spec, None, device, observers=[recorder])
     run(engine, device)
     device.script = [ArcError("no ear", errno="EPIPE")]
-    with pytest.raises(DeviceFailed):
+    with pytest.raises(DeviceFailedError):
         engine.disconnect()
     device.where = engine.reset().state
     engine.set_state("PRE_COPY_P2P")
-    with pytest.raises(RequestRefused):
+    with pytest.raises(RequestRefusedError):
         engine.set_state(4711)
     return engine, recorder
 

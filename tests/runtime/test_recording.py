@@ -356,7 +356,7 @@ def test_a_real_run_is_written_down(tmp_path: Path) -> None:
 
 def test_connections_of_one_device_are_told_apart(tmp_path: Path) -> None:
     """A client that waits while another is served is no reason to suspect the server."""
-    from vfio_migration.runtime.client import Client, TimedOut
+    from vfio_migration.runtime.client import Client, TimedOutError
 
     path = tmp_path / "src.sock"
     device = Edu(dma_seconds=0)
@@ -367,8 +367,8 @@ def test_connections_of_one_device_are_told_apart(tmp_path: Path) -> None:
         try:
             with Client(path, name="src", watches=[recording]) as client:
                 client.set_state("STOP")
-                with pytest.raises(TimedOut):
-                    Client(path, name="src", watches=[recording], patience=0.1)
+                with pytest.raises(TimedOutError):
+                    Client(path, name="src", watches=[recording], timeout_s=0.1)
                 assert client.state() == "STOP"
             with Client(path, name="src", watches=[recording]) as client:
                 assert client.state() == "STOP"

@@ -9,9 +9,9 @@ from runtime_support import WAYS, Oracle, at, bring, paired, rig, sweep
 
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import (
-    DisconnectFailed,
-    RequestRefused,
-    ResetFailed,
+    DisconnectFailedError,
+    RequestRefusedError,
+    ResetFailedError,
     Situation,
 )
 
@@ -83,7 +83,7 @@ def test_reset_and_disconnect_from_everywhere(
                 with pytest.raises(KeyboardInterrupt):
                     getattr(made.engine, name)()
             else:
-                kind = ResetFailed if name == "reset" else DisconnectFailed
+                kind = ResetFailedError if name == "reset" else DisconnectFailedError
                 with pytest.raises(kind) as failure:
                     getattr(made.engine, name)()
                 assert failure.value.__cause__ is fault
@@ -115,7 +115,7 @@ def test_the_arcs_it_can_take_are_the_arcs_of_the_machine(
                 bring(made, state)
             try:
                 ahead.append(made.engine.set_state(target).state)
-            except RequestRefused:
+            except RequestRefusedError:
                 continue
             taken |= {call[1:3] for call in made.device.calls}
             ahead += [str(call[2]) for call in made.device.calls]

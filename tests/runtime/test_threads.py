@@ -14,14 +14,14 @@ from runtime_support import Oracle, ScriptedDevice, paired, rig
 from vfio_migration.model import Spec
 from vfio_migration.runtime import (
     ArcError,
-    DeviceFailed,
+    DeviceFailedError,
     Engine,
     NullDevice,
     Record,
     Recorder,
-    Reentered,
-    RequestFailed,
-    RequestRefused,
+    ReenteredError,
+    RequestFailedError,
+    RequestRefusedError,
     Situation,
 )
 
@@ -112,7 +112,7 @@ def test_requests_are_taken_one_after_another(spec: Spec, seed: int, observed: b
                         engine.disconnect()
                     case _:
                         engine.set_state(dice.choice(settable))
-            except (RequestRefused, DeviceFailed):
+            except (RequestRefusedError, DeviceFailedError):
                 pass
 
     def read() -> None:
@@ -285,11 +285,11 @@ def test_a_device_that_calls_back_is_refused(
     engine = Engine(spec, "STOP_COPY", device)
     if observed:
         engine.add_observer(lambda record: None)
-    caught: list[Reentered] = []
+    caught: list[ReenteredError] = []
 
     def meddle() -> None:
         before = engine.situation
-        with pytest.raises(Reentered) as error:
+        with pytest.raises(ReenteredError) as error:
             ACTS[act](engine)
         caught.append(error.value)
         assert engine.situation == before
@@ -312,9 +312,9 @@ def test_a_device_that_does_not_catch_that_has_failed(spec: Spec) -> None:
     device = Meddler()
     engine = Engine(spec, "STOP_COPY", device)
     device.act = engine.reset
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         engine.set_state("STOP")
-    assert isinstance(failure.value.__cause__, Reentered)
+    assert isinstance(failure.value.__cause__, ReenteredError)
     assert failure.value.event.name == "arc_failed_for_good"
     assert engine.situation == Situation("ERROR")
 

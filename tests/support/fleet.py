@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from vfio_migration.runtime.client import Client, PeerGone
+from vfio_migration.runtime.client import Client, PeerDisconnectedError
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["fleet"])
@@ -57,7 +57,7 @@ def wait_for(path: Path, seconds: float = 60) -> None:
     """Wait until somebody serves there."""
     until = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(PeerGone), Client(path) as client:
+        with contextlib.suppress(PeerDisconnectedError), Client(path) as client:
             client.state()
             return
         assert time.monotonic() < until, f"{path}: nobody serves there"

@@ -28,7 +28,7 @@ Order = dict
 Found = dict
 
 
-class Broken(AssertionError):  # noqa: N818 - reads as what it says
+class BrokenRunError(AssertionError):
     """A promise was not kept."""
 
 
@@ -138,12 +138,12 @@ def judge(order: Order, found: Found) -> Verdict:
     """Hold what was found against what is promised.
 
     Raises:
-        Broken: Something is not as promised.
+        BrokenRunError: Something is not as promised.
     """
     try:
         return _judge(order, found)
     except AssertionError as error:
-        raise Broken(f"{error}\n{json.dumps(order)}\n{described(found)}") from None
+        raise BrokenRunError(f"{error}\n{json.dumps(order)}\n{described(found)}") from None
 
 
 def _judge(order: Order, found: Found) -> Verdict:
@@ -284,18 +284,18 @@ class Farm:
         """Have points tried, in parallel."""
         return self._pool.map(self.find, orders)
 
-    def verdicts(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Verdict | Broken]]:
+    def verdicts(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Verdict | BrokenRunError]]:
         """Have points tried, in parallel; yields them in their order."""
         orders = list(orders)
         yield from zip(orders, self._pool.map(self._verdict, orders), strict=True)
 
-    def _verdict(self, order: Order) -> Verdict | Broken:
+    def _verdict(self, order: Order) -> Verdict | BrokenRunError:
         try:
             return judge(order, self.find(order))
-        except Broken as broken:
+        except BrokenRunError as broken:
             return broken
 
-    def walk(self, scenario: Order) -> Iterator[tuple[Order, Verdict | Broken]]:
+    def walk(self, scenario: Order) -> Iterator[tuple[Order, Verdict | BrokenRunError]]:
         """Try a scenario at each boundary, until there is none any more.
 
         If the scenario says `at`, it is the boundaries of the first recovery that are tried.
@@ -314,7 +314,7 @@ class Farm:
             yield order, verdict
             number += 1
 
-    def walks(self, scenarios: Iterable[Order]) -> Iterator[tuple[Order, Verdict | Broken]]:
+    def walks(self, scenarios: Iterable[Order]) -> Iterator[tuple[Order, Verdict | BrokenRunError]]:
         """Walk through scenarios, in parallel."""
         for found in self._pool.map(lambda one: list(self.walk(one)), scenarios):
             yield from found
@@ -325,14 +325,14 @@ class Table:
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, int, str], Counter[str]] = {}
-        self.broken: list[Broken] = []
+        self.broken: list[BrokenRunError] = []
 
-    def add(self, order: Order, verdict: Verdict | Broken) -> None:
+    def add(self, order: Order, verdict: Verdict | BrokenRunError) -> None:
         who = _called(order["victims"])
         for _, whom in order.get("recovery_kills", ()):
             who += ", then " + _called(whom).replace("coordinator", "recovery")
         row = (order["migration"], len(order["kinds"]), who)
-        broken = isinstance(verdict, Broken)
+        broken = isinstance(verdict, BrokenRunError)
         self.counts.setdefault(row, Counter())["broken" if broken else verdict.outcome] += 1
         if broken:
             self.broken.append(verdict)

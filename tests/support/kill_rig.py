@@ -15,7 +15,7 @@ An order:
     restart: Whether servers that were killed are begun anew, with blank devices, before a recovery.
     journal: Whether a journal is kept.
     hang: The servers are not killed but stopped (SIGSTOP), until one recovery has been tried.
-    patience: How many seconds a server may take to answer, while one hangs.
+    timeout_s: How many seconds a server may take to answer, while one hangs.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.client.core import Exchange
 from vfio_migration.runtime.coordinator import (
-    CannotMigrate,
+    CannotMigrateError,
     Coordinator,
-    MigrationFailed,
+    MigrationFailedError,
     Settings,
 )
 from vfio_migration.runtime.coordinator.journal import beside
@@ -61,7 +61,7 @@ SIZE = 1 << 16
 SPEC = load()
 PLANS = default_plans(SPEC)
 MARK = 0x1234567
-PATIENCE = 20.0
+TIMEOUT_S = 20.0
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG: nobody outlives the rig
 FEATURES = {1: "MIGRATION", 2: "STATE", 9: "DATA_SIZE"}
@@ -252,7 +252,7 @@ class Rig:
         self.before: dict[str, int] = {}
         self.restarted: list[str] = []
         self._hang = order.get("hang", False)
-        self._patience = order.get("patience", PATIENCE)
+        self._timeout_s = order.get("timeout_s", TIMEOUT_S)
 
     def run(self) -> dict:
         """Try it."""
@@ -277,7 +277,7 @@ class Rig:
             found["recoveries"].append(self._one("recover", None, ()))
             for pid in self.pids.values():
                 os.kill(pid, signal.SIGCONT)
-            self._patience = PATIENCE
+            self._timeout_s = TIMEOUT_S
         for at, whom in (*self.order.get("recovery_kills", ()), (None, ())):
             self._restart()
             found["recoveries"].append(run := self._one("recover", at, whom))
@@ -312,7 +312,7 @@ class Rig:
 
     def _serve(self, name: str) -> None:
         """Wait until a server answers, and see what it has open then."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             with contextlib.suppress(Exception), self._client(name) as client:
                 client.state()
@@ -322,7 +322,7 @@ class Rig:
             time.sleep(0.001)
 
     def _client(self, name: str) -> Client:
-        return Client(self.folder / name, spec=SPEC, patience=PATIENCE)
+        return Client(self.folder / name, spec=SPEC, timeout_s=TIMEOUT_S)
 
     def _restart(self) -> None:
         """Begin servers anew that were killed; their devices are blank."""
@@ -359,7 +359,7 @@ class Rig:
         }
 
     def _wait(self, pid: int) -> int:
-        deadline = time.monotonic() + 3 * PATIENCE
+        deadline = time.monotonic() + 3 * TIMEOUT_S
         while True:
             got, status = os.waitpid(pid, os.WNOHANG)
             if got:
@@ -374,7 +374,7 @@ class Rig:
         settings = Settings(
             migration=self.order["migration"],
             chunk=self.order.get("chunk", 1 << 13),
-            patience=self._patience,
+            timeout_s=self._timeout_s,
         )
         journal = self.journal if self.order.get("journal", True) else None
         coordinator = Coordinator(
@@ -387,18 +387,18 @@ class Rig:
         )
         try:
             summary = coordinator.run()
-        except MigrationFailed as failure:
+        except MigrationFailedError as failure:
             return {"outcome": failure.outcome, "why": failure.why, "hints": failure.hints}
-        except CannotMigrate as refusal:
+        except CannotMigrateError as refusal:
             return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}
         return {"outcome": "done", "loose": summary.loose}
 
     def _recover(self, killer: Killer) -> dict:
         try:
             settled = recover(
-                self.pairs, spec=SPEC, plans=PLANS, watches=[killer], patience=self._patience
+                self.pairs, spec=SPEC, plans=PLANS, watches=[killer], timeout_s=self._timeout_s
             )
-        except CannotMigrate as refusal:
+        except CannotMigrateError as refusal:
             return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}
         return {"outcome": settled.outcome, "why": settled.why, "hints": settled.problems}
 

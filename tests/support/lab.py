@@ -9,7 +9,7 @@ from typing import Any
 
 from vfio_migration.model import load
 from vfio_migration.runtime import ArcError, Record
-from vfio_migration.runtime.coordinator import Coordinator, Event, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import Coordinator, Event, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.settle import Settled
@@ -161,7 +161,7 @@ class Lab:
 
     def coordinator(self, *, hooks=None, watches=(), journal=True, **settings) -> Coordinator:
         """Make a coordinator of all devices."""
-        settings = {"patience": 20.0, "downtime": 5.0, **settings}
+        settings = {"timeout_s": 20.0, "downtime": 5.0, **settings}
         return Coordinator(
             self.pairs,
             spec=SPEC,
@@ -172,17 +172,17 @@ class Lab:
             journal=beside(self.pairs[0][0]) if journal is True else journal,
         )
 
-    def fail(self, **options) -> MigrationFailed:
+    def fail(self, **options) -> MigrationFailedError:
         """Migrate, which must be begun and not succeed."""
         try:
             self.coordinator(**options).run()
-        except MigrationFailed as failure:
+        except MigrationFailedError as failure:
             return failure
         raise AssertionError("it succeeded")
 
     def recover(self, **options) -> Settled:
         """Recover."""
-        options = {"patience": 20.0, "spec": SPEC, **options}
+        options = {"timeout_s": 20.0, "spec": SPEC, **options}
         return recover(self.pairs, report=self.events.append, **options)
 
     def close(self) -> None:

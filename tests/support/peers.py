@@ -22,13 +22,13 @@ from raw_client import FEATURE, GET, HEADER, MIG_READ, MIG_WRITE, RESET, SET, VE
 
 SOURCES = Path(__file__).parents[1] / "benchmarks" / "peers"
 COMPILERS = ("cc", "gcc", "clang")
-PATIENCE = 20
+TIMEOUT_S = 20
 
 Exchange = tuple[bytes, int]
 """A message and the size of its reply."""
 
 
-class NotBuilt(Exception):  # noqa: N818 - reads as what it says
+class NotBuiltError(Exception):
     """A peer cannot be built."""
 
 
@@ -36,11 +36,11 @@ def build(folder: Path) -> Path:
     """Build all peers in a folder, and return it.
 
     Raises:
-        NotBuilt: There is no C compiler, or it does not take what is there.
+        NotBuiltError: There is no C compiler, or it does not take what is there.
     """
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
-        raise NotBuilt("there is no C compiler; on Debian: apt-get install gcc libc6-dev")
+        raise NotBuiltError("there is no C compiler; on Debian: apt-get install gcc libc6-dev")
     for source in sorted(SOURCES.glob("*.c")):
         made = folder / source.stem
         done = subprocess.run(
@@ -50,7 +50,7 @@ def build(folder: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise NotBuilt(f"{source.name} cannot be built:\n{done.stderr}")
+            raise NotBuiltError(f"{source.name} cannot be built:\n{done.stderr}")
     return folder
 
 
@@ -69,11 +69,11 @@ def running(
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stderr=log)
         try:
             _place(process, where)
-            wait_for(path, process, path.with_suffix(".log"), PATIENCE)
+            wait_for(path, process, path.with_suffix(".log"), TIMEOUT_S)
             yield process
         finally:
             process.terminate()
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT_S)
 
 
 def serving(path: Path, *options: str) -> list[str | Path]:
@@ -114,7 +114,7 @@ class Driver:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._process.communicate(timeout=PATIENCE)
+        self._process.communicate(timeout=TIMEOUT_S)
 
     def turns(self, count: int, *messages: Exchange) -> tuple[int, bytes]:
         """Have messages sent in turn, `count` in all; return nanoseconds and the last reply."""

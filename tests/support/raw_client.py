@@ -27,7 +27,7 @@ WRITE_MULTI, FEATURE, MIG_READ, MIG_WRITE = range(15, 19)
 GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
 
 
-class Refused(Exception):  # noqa: N818 - reads as what it says
+class RefusedError(Exception):
     """An error reply; `errno` is its number."""
 
     def __init__(self, errno: int) -> None:
@@ -108,7 +108,7 @@ class Client:
         if flags & 0x20:
             assert errno, "an error reply without an errno"
             assert payload == b""
-            raise Refused(errno)
+            raise RefusedError(errno)
         return payload
 
     def answer(self, ident: int, command: int, payload: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from vfio_migration.model import Arc, Spec
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.client import Client, Refused
+from vfio_migration.runtime.client import Client, RefusedError
 from vfio_migration.runtime.client.recording import Recording
 from vfio_migration.runtime.kit.pci_device import Bar, PciDevice
 from vfio_migration.runtime.server.log import LOGGER, JsonLines, say
@@ -75,7 +75,7 @@ class Run:
         """Ask for a state; return the errno, or None."""
         try:
             self.client.set_state(target)
-        except Refused as refused:
+        except RefusedError as refused:
             return refused.errno
         return None
 
@@ -87,11 +87,11 @@ class Run:
     def look(self) -> str:
         """Ask for the state, and do with migration data what can be done there, and what cannot."""
         state = self.client.state()
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RefusedError):
             self.read(1 << 16)
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RefusedError):
             self.read(100)
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RefusedError):
             self.client.write_data(b"" if self.transfer(state) == "write" else b"x")
         return state
 

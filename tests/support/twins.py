@@ -18,11 +18,11 @@ import z3
 from vfio_migration.model import Spec
 from vfio_migration.runtime import (
     ArcError,
-    DeviceFailed,
+    DeviceFailedError,
     Engine,
     Record,
-    Reentered,
-    RequestRefused,
+    ReenteredError,
+    RequestRefusedError,
     Situation,
 )
 from vfio_migration.verifier.solver.encoding import Encoding
@@ -234,7 +234,7 @@ class Meddler:
         assert self.engine is not None
         before = self.engine.situation
         for act in (self.engine.reset, self.engine.disconnect):
-            with contextlib.suppress(Reentered):
+            with contextlib.suppress(ReenteredError):
                 act()
                 raise AssertionError("the engine let a callback of its own act")
         assert self.engine.situation == before
@@ -271,9 +271,9 @@ class Rig:
                 self.engine.set_state(action.target)
             else:
                 getattr(self.engine, action.what)()
-        except RequestRefused:
+        except RequestRefusedError:
             return "refused"
-        except DeviceFailed as error:
+        except DeviceFailedError as error:
             return error.event.name
         except KeyboardInterrupt:
             return "arc_failed_for_good"

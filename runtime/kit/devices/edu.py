@@ -20,7 +20,7 @@ import struct
 from typing import Any, Final
 
 from vfio_migration.runtime.kit.config_space import STATUS_MASTER_ABORT
-from vfio_migration.runtime.kit.guest_memory import DmaFault
+from vfio_migration.runtime.kit.guest_memory import DmaFaultError
 from vfio_migration.runtime.kit.pci_device import Area, Bar, Identity, PciDevice
 
 IDENTIFICATION: Final = 0x010000ED
@@ -188,7 +188,7 @@ class Edu(PciDevice):
                     self.dma.write(address, buffer.view[begin : begin + count])
                 else:
                     buffer.write(begin, self.dma.read(address, count))
-            except DmaFault:
+            except DmaFaultError:
                 self.config.set_status(STATUS_MASTER_ABORT)
         self.dma_command &= ~DMA_RUN
         if self.dma_command & DMA_IRQ:

@@ -30,7 +30,7 @@ import struct
 from typing import Any, Final
 
 from vfio_migration.runtime.kit.config_space import STATUS_MASTER_ABORT
-from vfio_migration.runtime.kit.guest_memory import DmaFault
+from vfio_migration.runtime.kit.guest_memory import DmaFaultError
 from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
 
 IDENTIFICATION: Final = 0x010000EE
@@ -161,7 +161,7 @@ class MemoryDevice(PciDevice):
             return
         try:
             self.dma.write(self.peer, _U64.pack(self.changes))
-        except DmaFault:
+        except DmaFaultError:
             self.config.set_status(STATUS_MASTER_ABORT)
         else:
             self.stamp = self.changes

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.flags import FlagRule
 from vfio_migration.runtime.protocol.layout import Data, IrqSetFlags
 from vfio_migration.runtime.protocol.messages.shapes import Empty, Fixed, Message, Sized, wrong_size
@@ -107,7 +107,7 @@ class DeviceSetIrqs(Message):
         _RULE.check(flags)
         if flags & _EVENTFD and 0 < len(fds) < count:
             why = f"DeviceSetIrqs: {len(fds)} descriptors for {count} interrupts"
-            raise Malformed("argument_invalid", why)
+            raise MalformedError("argument_invalid", why)
         expected = 20 + (count if flags & _BOOL else 0)
         # Only booleans are data; what follows where there are none is passed over.
         if argsz < expected or (flags & _BOOL and len(payload) != expected):

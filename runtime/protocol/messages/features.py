@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, Self, TypeVar
 
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import (
     FEATURE_GET,
     FEATURE_MASK,
@@ -181,7 +181,7 @@ class FeatureData(Protocol):
 
     @classmethod
     def parse(cls, data: Data) -> Self:
-        """Read the data; raise `Malformed` if it does not fit."""
+        """Read the data; raise `MalformedError` if it does not fit."""
         ...
 
 
@@ -193,8 +193,8 @@ def padded(kind: type[_D], data: Data) -> _D:
     return kind.parse(data[: kind.layout.size])
 
 
-def _misfit(kind: type[object], data: Data) -> Malformed:
-    return Malformed("size_wrong", f"{kind.__name__}: {len(data)} bytes of data do not fit")
+def _misfit(kind: type[object], data: Data) -> MalformedError:
+    return MalformedError("size_wrong", f"{kind.__name__}: {len(data)} bytes of data do not fit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class FeatureMigration:
 
     @classmethod
     def parse(cls, data: Data) -> Self:
-        """Read the data; raise `Malformed` if it does not fit."""
+        """Read the data; raise `MalformedError` if it does not fit."""
         if len(data) != _U64.size:
             raise _misfit(cls, data)
         return cls(*_U64.unpack(data))
@@ -228,7 +228,7 @@ class FeatureDeviceState:
 
     @classmethod
     def parse(cls, data: Data) -> Self:
-        """Read the data; raise `Malformed` if it does not fit."""
+        """Read the data; raise `MalformedError` if it does not fit."""
         if len(data) != _STATE.size:
             raise _misfit(cls, data)
         return cls(*_STATE.unpack(data))
@@ -256,7 +256,7 @@ class DmaLoggingControl:
 
     @classmethod
     def parse(cls, data: Data) -> Self:
-        """Read the data; raise `Malformed` if it does not fit."""
+        """Read the data; raise `MalformedError` if it does not fit."""
         if len(data) < _LOGGING.size:
             raise _misfit(cls, data)
         page_size, count, reserved = _LOGGING.unpack_from(data)
@@ -282,7 +282,7 @@ class DmaLoggingReport:
 
     @classmethod
     def parse(cls, data: Data) -> Self:
-        """Read the data; raise `Malformed` if it does not fit."""
+        """Read the data; raise `MalformedError` if it does not fit."""
         if len(data) < _REPORT.size or len(data) % 8:
             raise _misfit(cls, data)
         iova, length, page_size = _REPORT.unpack_from(data)
@@ -303,7 +303,7 @@ class MigDataSize:
 
     @classmethod
     def parse(cls, data: Data) -> Self:
-        """Read the data; raise `Malformed` if it does not fit."""
+        """Read the data; raise `MalformedError` if it does not fit."""
         if len(data) != _U64.size:
             raise _misfit(cls, data)
         return cls(*_U64.unpack(data))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import Data
 from vfio_migration.runtime.protocol.messages.shapes import Fixed, Message, check_room, wrong_size
 
@@ -175,7 +175,9 @@ class RegionWriteMulti(Message):
         items = payload[8:]
         for _offset, _region, size, _data in _ONE.iter_unpack(items):
             if size > 8:
-                raise Malformed("argument_invalid", f"RegionWriteMulti: a write of {size} bytes")
+                raise MalformedError(
+                    "argument_invalid", f"RegionWriteMulti: a write of {size} bytes"
+                )
         return cls(items)
 
     def parts(self) -> tuple[Data, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import Data, RegionCapabilityId, RegionFlags
 from vfio_migration.runtime.protocol.messages.shapes import (
     Message,
@@ -213,8 +213,8 @@ def _read_capability(ident: int, version: int, body: Data) -> RegionCapability:
     return OtherCapability(ident, version, bytes(body))
 
 
-def _bad_chain(why: str) -> Malformed:
-    return Malformed("argument_invalid", f"DeviceGetRegionInfoReply: {why}")
+def _bad_chain(why: str) -> MalformedError:
+    return MalformedError("argument_invalid", f"DeviceGetRegionInfoReply: {why}")
 
 
 # --- DEVICE_GET_REGION_IO_FDS ---------------------------------------------------------------------

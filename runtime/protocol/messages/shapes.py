@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Self, cast
 
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE, Data
 
 
@@ -59,7 +59,7 @@ class Message:
                 them keeps them.
 
         Raises:
-            Malformed: It says something it may not.
+            MalformedError: It says something it may not.
         """
         raise NotImplementedError
 
@@ -164,23 +164,25 @@ def _getter(names: list[str]) -> Callable[[Any], tuple[int, ...]]:
     return operator.attrgetter(*names)
 
 
-def wrong_size(kind: type[Message], payload: Data, expected: int | None = None) -> Malformed:
+def wrong_size(kind: type[Message], payload: Data, expected: int | None = None) -> MalformedError:
     """Return the fault of a payload that is not as long as it has to be."""
     want = kind.layout.size if expected is None else expected
-    return Malformed("size_wrong", f"{kind.__name__}: {len(payload)} bytes instead of {want}")
+    return MalformedError("size_wrong", f"{kind.__name__}: {len(payload)} bytes instead of {want}")
 
 
-def small_argsz(kind: type[Message], argsz: int, need: int) -> Malformed:
+def small_argsz(kind: type[Message], argsz: int, need: int) -> MalformedError:
     """Return the fault of a request whose reply would not fit what it allows."""
-    return Malformed("argument_invalid", f"{kind.__name__}: argsz {argsz} is below {need}")
+    return MalformedError("argument_invalid", f"{kind.__name__}: argsz {argsz} is below {need}")
 
 
-def too_much(kind: type[Message], count: int, asked: int) -> Malformed:
+def too_much(kind: type[Message], count: int, asked: int) -> MalformedError:
     """Return the fault of a reply that is longer than was asked for."""
-    return Malformed("size_wrong", f"{kind.__name__}: {count} bytes, and {asked} were asked for")
+    return MalformedError(
+        "size_wrong", f"{kind.__name__}: {count} bytes, and {asked} were asked for"
+    )
 
 
 def check_room(kind: type[Message], payload: Data, room: int) -> None:
-    """See that a reply is no longer than the `room` its command gave it; raise `Malformed`."""
+    """See that a reply is no longer than the `room` its command gave it; raise `MalformedError`."""
     if len(payload) > room:
         raise too_much(kind, len(payload), room)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 from vfio_migration.model import json_text
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.messages.shapes import Message, wrong_size
 
@@ -54,11 +54,14 @@ class Capabilities:
             padded: What follows the NUL is padding, and is not looked at.
 
         Raises:
-            Malformed: It is too long or no JSON, or a capability that is known has a value that
+            MalformedError: It is too long or no JSON, or a capability that is known has a value
+            that
                 it cannot have.
         """
         if len(data) > _LONGEST:
-            raise Malformed("over_bound", f"version data of {len(data)} bytes, over {_LONGEST}")
+            raise MalformedError(
+                "over_bound", f"version data of {len(data)} bytes, over {_LONGEST}"
+            )
         text, _, rest = bytes(data).partition(b"\0")
         if not padded and rest.strip(b"\0"):
             raise _bad("bytes after its NUL")
@@ -107,8 +110,8 @@ class Capabilities:
         return json.dumps(whole, separators=(",", ":")).encode() + b"\0"
 
 
-def _bad(what: str) -> Malformed:
-    return Malformed("version_incompatible", f"version data: {what}")
+def _bad(what: str) -> MalformedError:
+    return MalformedError("version_incompatible", f"version data: {what}")
 
 
 def _typed(what: str, value: Any, kind: type[Any]) -> Any:

@@ -33,7 +33,7 @@ REPLY, ERROR, NO_REPLY = 1, 0x20, 0x10
 __all__ = ["Client"]
 
 
-class Hung(Exception):  # noqa: N818 - reads as what it says
+class HungUpError(Exception):
     """The client hung up."""
 
 
@@ -52,7 +52,7 @@ class Peer:
             more, fds, _, _ = socket.recv_fds(self.sock, size - len(data), 32)
             self.fds += fds
             if not more:
-                raise Hung
+                raise HungUpError
             data += more
         return data
 
@@ -108,7 +108,7 @@ class Peer:
         self.feature(struct.pack("=Ii", value, -1))
 
     def until_hung(self) -> None:
-        with contextlib.suppress(Hung, OSError):
+        with contextlib.suppress(HungUpError, OSError):
             while self.sock.recv(1 << 20):
                 pass
 
@@ -139,7 +139,7 @@ class Scene:
         try:
             self._script(self._peer)
             self._peer.until_hung()
-        except (Hung, ConnectionError):
+        except (HungUpError, ConnectionError):
             pass
         except BaseException as error:  # noqa: BLE001 - raised again by `close`
             self._error = error

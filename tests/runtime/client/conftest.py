@@ -28,7 +28,7 @@ def foreign(kind):
     def foreign(script, **options):
         scene = client_support.Scene(script)
         made.append(scene)
-        client = kind(scene.sock, **{"patience": 10.0, **options})
+        client = kind(scene.sock, **{"timeout_s": 10.0, **options})
         made.append(client)
         return client
 

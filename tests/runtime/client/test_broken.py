@@ -27,9 +27,9 @@ from client_support import (
 )
 
 from vfio_migration.runtime.client import (
-    PeerBroke,
-    PeerGone,
-    TimedOut,
+    PeerDisconnectedError,
+    PeerProtocolError,
+    TimedOutError,
     calls,
 )
 from vfio_migration.runtime.protocol.messages.version import Limits
@@ -52,7 +52,7 @@ def test_a_version_that_makes_no_sense(foreign, data, why) -> None:
     def script(peer) -> None:
         peer.hello(data=data)
 
-    with pytest.raises(PeerBroke, match=why):
+    with pytest.raises(PeerProtocolError, match=why):
         foreign(script)
 
 
@@ -62,7 +62,7 @@ def test_another_version(foreign, major) -> None:
         ident, _ = peer.expect(VERSION)
         peer.send(ident, VERSION, struct.pack("=HH", major, 0))
 
-    with pytest.raises(PeerBroke, match=f"version {major}"):
+    with pytest.raises(PeerProtocolError, match=f"version {major}"):
         foreign(script)
 
 
@@ -71,7 +71,9 @@ def test_no_version(foreign) -> None:
         ident, _ = peer.expect(VERSION)
         peer.send(ident, VERSION, flags=REPLY | ERROR, errno=errno.EINVAL)
 
-    with pytest.raises(PeerBroke, match=r"no version is agreed on: VERSION is refused \(EINVAL\)"):
+    with pytest.raises(
+        PeerProtocolError, match=r"no version is agreed on: VERSION is refused \(EINVAL\)"
+    ):
         foreign(script)
 
 
@@ -89,7 +91,7 @@ def test_a_twin_socket_that_is_none(foreign, what) -> None:
         peer.hello({"twin_socket": {"supported": True, "fd_index": 0}}, fds=[fd])
         os.close(fd)
 
-    with pytest.raises(PeerBroke, match="the twin socket is no"):
+    with pytest.raises(PeerProtocolError, match="the twin socket is no"):
         foreign(script)
 
 
@@ -141,10 +143,10 @@ def test_a_reply_that_does_not_fit_ends_the_connection(foreign, call, answer) ->
         peer.send(ident, number, payload, fds=fds)
 
     client = foreign(script)
-    with pytest.raises(PeerBroke):
+    with pytest.raises(PeerProtocolError):
         client.do(call)
-    assert isinstance(client.over, PeerBroke)
-    with pytest.raises(PeerBroke):
+    assert isinstance(client.over, PeerProtocolError)
+    with pytest.raises(PeerProtocolError):
         client.info()
 
 
@@ -154,7 +156,7 @@ def test_a_state_that_the_table_does_not_know(foreign, value) -> None:
         peer.hello({})
         peer.state(value)
 
-    with pytest.raises(PeerBroke, match=f"state {value}, which the table does not know"):
+    with pytest.raises(PeerProtocolError, match=f"state {value}, which the table does not know"):
         foreign(script).state()
 
 
@@ -173,7 +175,7 @@ def test_a_message_without_bounds_ends_the_connection(foreign, message, why) -> 
         peer.raw(message)
 
     client = foreign(script)
-    with pytest.raises(PeerBroke, match=why):
+    with pytest.raises(PeerProtocolError, match=why):
         client.info()
 
 
@@ -183,7 +185,7 @@ def test_too_many_descriptors_end_the_connection(foreign) -> None:
         ident, _ = peer.expect(REGION_INFO)
         peer.send(ident, REGION_INFO, struct.pack("=IIIIQQ", 32, 7, 0, 0, 0, 0), fds=[0] * 5)
 
-    with pytest.raises(PeerBroke, match="descriptors"):
+    with pytest.raises(PeerProtocolError, match="descriptors"):
         foreign(script, limits=Limits(max_msg_fds=4)).region_info(0)
 
 
@@ -250,7 +252,7 @@ def test_a_server_that_hangs_up_says_so(foreign, socket) -> None:
         (twin if socket == "main" else peer).until_hung()
 
     client = foreign(script)
-    with pytest.raises(PeerGone, match="the server closed its end"):
+    with pytest.raises(PeerDisconnectedError, match="the server closed its end"):
         client.info()
 
 
@@ -260,12 +262,12 @@ def test_a_server_that_does_not_answer(foreign) -> None:
 
     client = foreign(script)
     others = [client.begin(calls.info()) for _ in range(3)]
-    with pytest.raises(TimedOut, match="DEVICE_RESET is not answered"):
+    with pytest.raises(TimedOutError, match="DEVICE_RESET is not answered"):
         client.do(calls.reset(), 0.05)
     for one in others:
-        with pytest.raises(TimedOut):
+        with pytest.raises(TimedOutError):
             client.finish(one)
-    assert isinstance(client.over, TimedOut)
+    assert isinstance(client.over, TimedOutError)
 
 
 def test_a_server_that_talks_and_does_not_answer(foreign) -> None:
@@ -277,7 +279,7 @@ def test_a_server_that_talks_and_does_not_answer(foreign) -> None:
             peer.send(0x7777, GET_INFO, bytes(16))
 
     client = foreign(script)
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOutError):
         client.do(calls.info(), 0.2)
 
 
@@ -291,12 +293,12 @@ def test_a_posted_write_to_a_server_that_is_gone(foreign) -> None:
     def gone() -> bool:
         try:
             client.region_write(0, 0, b"1", no_reply=True)
-        except PeerGone:
+        except PeerDisconnectedError:
             return True
         return False
 
     until(gone)
-    assert isinstance(client.over, PeerGone)
+    assert isinstance(client.over, PeerDisconnectedError)
 
 
 def test_a_descriptor_that_is_none_is_the_callers_mistake(foreign) -> None:
@@ -320,6 +322,6 @@ def test_interrupts_need_descriptors(foreign) -> None:
     client = foreign(script)
     vectors = Vectors(0, 1)
     with pytest.raises(ValueError, match="takes no descriptors"):
-        vectors.giving(client.most_fds)
+        vectors.giving(client.max_fds)
     vectors.close()
     assert SET_IRQS == 8

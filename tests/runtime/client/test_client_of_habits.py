@@ -9,7 +9,7 @@ from peer_habits import servers as habits
 from peer_habits.base import Peer
 from peer_habits.running import running
 
-from vfio_migration.runtime.client import Client, Refused, calls
+from vfio_migration.runtime.client import Client, RefusedError, calls
 
 HELD = bytes(range(256)) * 8
 STREAM = len(HELD).to_bytes(8, "big") + HELD
@@ -32,7 +32,7 @@ def test_the_padding_of_a_read_is_no_data(tmp_path: Path, size: int) -> None:
 
 def test_an_error_without_an_errno_is_a_failure_without_an_errno(tmp_path: Path) -> None:
     with running(tmp_path, "a", habits.GivesNoErrno) as a, Client(a.path) as client:
-        with pytest.raises(Refused, match="without an errno") as refused:
+        with pytest.raises(RefusedError, match="without an errno") as refused:
             client.do(calls.data_read(10, len))
         assert refused.value.errno is None
         assert client.state() == "RUNNING"
@@ -40,7 +40,7 @@ def test_an_error_without_an_errno_is_a_failure_without_an_errno(tmp_path: Path)
 
 def test_an_error_reply_of_the_type_of_a_command_is_an_error(tmp_path: Path) -> None:
     with running(tmp_path, "a", habits.RepliesAsCommand) as a, Client(a.path) as client:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.do(calls.data_read(10, len))
         assert refused.value.errno == "EINVAL"
         assert client.state() == "RUNNING"
@@ -50,7 +50,7 @@ def test_an_error_with_a_payload_is_an_error(tmp_path: Path) -> None:
     these = (habits.SendsPayloadWithErrors, habits.RefusesEveryStream)
     with running(tmp_path, "a", *these) as a, Client(a.path) as client:
         client.set_state("RESUMING")
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.set_state("STOP")
         assert refused.value.errno == "EBADMSG"
         assert client.state() == "RESUMING"

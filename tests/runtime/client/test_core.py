@@ -20,15 +20,15 @@ from vfio_migration.runtime.client import (
     ClientError,
     Core,
     Exchange,
-    PeerBroke,
-    PeerGone,
-    Refused,
-    TimedOut,
+    PeerDisconnectedError,
+    PeerProtocolError,
+    RefusedError,
+    TimedOutError,
     calls,
 )
 from vfio_migration.runtime.client.asynchronous import AsyncClient
 from vfio_migration.runtime.client.memory import AddressSpace, SharedMemory, Window
-from vfio_migration.runtime.protocol import CannotSend
+from vfio_migration.runtime.protocol import CannotSendError
 
 INFO = struct.pack("=IIII", 16, 3, 9, 5)
 
@@ -48,8 +48,8 @@ def agreed(**options) -> Core:
 # Each step: what is asked, how it is answered (the order is drawn), what comes of it.
 STEPS = {
     "info": (calls.info(), reply(0, 4, INFO), lambda: 5),
-    "refused": (calls.reset(), reply(0, 13, b"", 0x21, 16), lambda: Refused),
-    "nonsense": (calls.info(), reply(0, 4, b"?"), lambda: PeerBroke),
+    "refused": (calls.reset(), reply(0, 13, b"", 0x21, 16), lambda: RefusedError),
+    "nonsense": (calls.info(), reply(0, 4, b"?"), lambda: PeerProtocolError),
     "read": (calls.region_read(0, 0, 4), reply(0, 9, struct.pack("=QII", 0, 0, 2) + b"ab"), bytes),
 }
 
@@ -84,10 +84,10 @@ def test_answers_find_their_calls_in_any_order_and_any_pieces(steps, data) -> No
         pending = begun[at][1]
         assert pending.done
         if step == "refused":
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 pending.result()
         elif at in abandoned:
-            with pytest.raises(PeerGone):
+            with pytest.raises(PeerDisconnectedError):
                 pending.result()
         elif step == "info":
             assert pending.result().num_irqs == 5
@@ -154,7 +154,7 @@ def both_clients_do_the_same(steps, said, ends, cut, data) -> None:
                 peer.close()
 
         scene = Scene(script)
-        client = kind(scene.sock, name="peer", patience=10.0)
+        client = kind(scene.sock, name="peer", timeout_s=10.0)
         begun = [outcome(partial(client.begin, STEPS[step][0])) for step in steps]
         found = [
             one if isinstance(one, tuple) else outcome(partial(client.finish, one)) for one in begun
@@ -169,7 +169,7 @@ def test_all_ids_are_taken() -> None:
     core = agreed()
     for _ in range(0x10000):
         core.begin(calls.reset())
-    with pytest.raises(CannotSend, match="too many"):
+    with pytest.raises(CannotSendError, match="too many"):
         core.begin(calls.info())
     core.take(core.connection.receive(reply(77, 13)))
     assert core.begin(calls.info())[0].id == 77
@@ -194,10 +194,10 @@ def test_both_clients_have_the_same_calls() -> None:
 
 def test_errors_can_be_copied_and_pickled() -> None:
     for error in (
-        PeerGone("p", "w"),
-        PeerBroke("p", "w"),
-        TimedOut("p", "w"),
-        Refused("p", "C", "E"),
+        PeerDisconnectedError("p", "w"),
+        PeerProtocolError("p", "w"),
+        TimedOutError("p", "w"),
+        RefusedError("p", "C", "E"),
     ):
         for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
             assert type(other) is type(error)
@@ -208,7 +208,7 @@ def test_errors_can_be_copied_and_pickled() -> None:
 def test_what_comes_after_the_end_is_disposed_of() -> None:
     core = agreed()
     outgoing, pending = core.begin(calls.region_info(0))
-    core.end(PeerGone("peer", "enough"))
+    core.end(PeerDisconnectedError("peer", "enough"))
     with no_leak():
         fd = os.memfd_create("late")
         core.connection.closed = False  # as if it had been read before
@@ -216,18 +216,18 @@ def test_what_comes_after_the_end_is_disposed_of() -> None:
             reply(outgoing.id, 5, struct.pack("=IIIIQQ", 32, 7, 0, 0, 0, 0)), [fd]
         )
         assert core.take(events) == []
-    with pytest.raises(PeerGone):
+    with pytest.raises(PeerDisconnectedError):
         pending.result()
-    core.end(PeerBroke("peer", "again"))
-    assert isinstance(core.over, PeerGone)
+    core.end(PeerProtocolError("peer", "again"))
+    assert isinstance(core.over, PeerDisconnectedError)
 
 
 def test_the_end_is_raised_anew_each_time() -> None:
     core = agreed()
-    core.end(PeerGone("peer", "enough"))
+    core.end(PeerDisconnectedError("peer", "enough"))
     raised = []
     for _ in range(2):
-        with pytest.raises(PeerGone) as error:
+        with pytest.raises(PeerDisconnectedError) as error:
             core.begin(calls.info())
         raised.append(error.value)
     assert raised[0] is not raised[1]
@@ -236,9 +236,11 @@ def test_the_end_is_raised_anew_each_time() -> None:
 
 def test_a_watch_may_end_the_connection() -> None:
     """The call that it was told of has then come to something: nobody waits for it for ever."""
-    core = agreed(watches=[lambda one: one.id == 1 and core.end(PeerGone("peer", "enough"))])
+    core = agreed(
+        watches=[lambda one: one.id == 1 and core.end(PeerDisconnectedError("peer", "enough"))]
+    )
     _, pending = core.begin(calls.info())
-    with pytest.raises(PeerGone, match="enough"):
+    with pytest.raises(PeerDisconnectedError, match="enough"):
         pending.result()
     assert core.waiting == 0
 
@@ -247,12 +249,12 @@ def test_a_refused_call_is_forgotten_at_once() -> None:
     """What it raises and what was kept of it hold each other in no circle."""
     core = agreed()
 
-    def refused() -> weakref.ref[Refused]:
+    def refused() -> weakref.ref[RefusedError]:
         outgoing, pending = core.begin(calls.reset())
         core.take(core.connection.receive(reply(outgoing.id, 13, b"", 0x21, 16)))
         try:
             pending.result()
-        except Refused as error:  # `pytest.raises` makes a circle of its own
+        except RefusedError as error:  # `pytest.raises` makes a circle of its own
             return weakref.ref(error)
         pytest.fail("it is refused")
 
@@ -266,7 +268,7 @@ def test_a_refused_call_is_forgotten_at_once() -> None:
 
 def test_a_reply_too_long_to_be_read_is_not_asked_for() -> None:
     core = agreed()
-    with pytest.raises(CannotSend, match="a reply of"):
+    with pytest.raises(CannotSendError, match="a reply of"):
         core.begin(calls.logging_report(0, 1 << 40, 4096))
     core.begin(calls.logging_report(0, 1 << 34, 4096))
 

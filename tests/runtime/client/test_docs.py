@@ -35,7 +35,14 @@ def test_what_it_names_is_there() -> None:
         assert hasattr(client.Client, name) or name == "pid", name
     for name in re.findall(r"`(?:calls\.)(\w+)`", PAGE):
         assert hasattr(calls, name), name
-    for name in ("Refused", "PeerGone", "PeerBroke", "TimedOut", "AddressSpace", "Reachable"):
+    for name in (
+        "RefusedError",
+        "PeerDisconnectedError",
+        "PeerProtocolError",
+        "TimedOutError",
+        "AddressSpace",
+        "Reachable",
+    ):
         assert f"`{name}" in PAGE
         assert hasattr(client, name)
     assert hasattr(AsyncClient, "begin")

@@ -25,12 +25,12 @@ from client_support import (
 
 from vfio_migration.runtime.client import (
     AddressSpace,
-    Refused,
+    RefusedError,
     SharedMemory,
     Window,
     calls,
 )
-from vfio_migration.runtime.protocol import CannotSend
+from vfio_migration.runtime.protocol import CannotSendError
 
 ANSWERS = {GET_INFO: struct.pack("=IIII", 16, 3, 9, 5)}
 
@@ -66,7 +66,7 @@ def test_a_version_is_agreed_on(foreign, data) -> None:
     assert client.state() == "RUNNING"
     assert not client.agreed.twin_socket
     assert not client.agreed.write_multiple
-    with pytest.raises(CannotSend):
+    with pytest.raises(CannotSendError):
         client.do(calls.region_write_multi([(0, 0, b"1")]))
 
 
@@ -80,7 +80,7 @@ def test_a_server_that_takes_little_gets_little(foreign) -> None:
 
     client = foreign(script)
     assert client.transfer == 16
-    assert client.most_fds == 0
+    assert client.max_fds == 0
     for call in (
         calls.region_read(0, 0, 17),
         calls.region_write(0, 0, bytes(17)),
@@ -89,7 +89,7 @@ def test_a_server_that_takes_little_gets_little(foreign) -> None:
         calls.dma_map(0, 4096, fd=0),
         calls.set_irqs(0x24, 0, 0, 1, fds=[0]),
     ):
-        with pytest.raises(CannotSend):
+        with pytest.raises(CannotSendError):
             client.do(call)
     assert client.state() == "RUNNING"
     space = AddressSpace()
@@ -143,7 +143,7 @@ def test_an_error_is_an_error_whatever_comes_with_it(foreign, number, name, said
         peer.state(2)
 
     client = foreign(script)
-    with pytest.raises(Refused, match=rf"DEVICE_GET_INFO is refused \({said}\)") as refused:
+    with pytest.raises(RefusedError, match=rf"DEVICE_GET_INFO is refused \({said}\)") as refused:
         client.info()
     assert (refused.value.errno, refused.value.code) == (name, number)
     assert client.state() == "RUNNING"
@@ -158,7 +158,7 @@ def test_features_that_are_missing_are_missing(foreign) -> None:
 
     client = foreign(script)
     assert not client.supports("MIG_DATA_SIZE", get=True)
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         client.capabilities()
 
 

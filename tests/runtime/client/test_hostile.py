@@ -21,7 +21,7 @@ from client_support import (
     memfd,
 )
 
-from vfio_migration.runtime.client import ClientError, TimedOut, calls
+from vfio_migration.runtime.client import ClientError, TimedOutError, calls
 
 MIB = 1 << 20
 INFO = struct.pack("=IIII", 16, 3, 9, 5)
@@ -64,7 +64,7 @@ def test_a_server_that_asks_for_memory_and_reads_none(foreign, twin) -> None:
     memory = Zeroes()
     client = foreign(hung, memory=memory)
     before = rss()
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOutError):
         client.do(calls.info(), 1.0)
     assert rss() - before < 100 * MIB
     assert 1 <= memory.reads < 64
@@ -83,7 +83,7 @@ def test_a_server_that_sends_nonsense_and_reads_no_answers(foreign) -> None:
 
     client = foreign(script)
     before = rss()
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOutError):
         client.do(calls.info(), 2.0)
     assert rss() - before < 50 * MIB
 
@@ -282,7 +282,7 @@ def test_descriptors_of_a_message_that_does_not_end(foreign) -> None:
         peer.raw(struct.pack("=HHIII", ident, REGION_INFO, 48, REPLY, 0) + bytes(8), [fd] * 3)
         os.close(fd)
 
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOutError):
         foreign(script).do(calls.region_info(0), 0.2)
 
 
@@ -292,10 +292,10 @@ def test_a_server_that_reads_nothing(foreign) -> None:
 
     client = foreign(script)
     begun = [client.begin(calls.data_write(bytes(MIB))) for _ in range(20)]
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOutError):
         client.do(calls.info(), 0.2)
     for one in begun:
-        with pytest.raises(TimedOut):
+        with pytest.raises(TimedOutError):
             client.finish(one)
 
 
@@ -335,7 +335,7 @@ def test_garbage_is_survived(kind) -> None:
         for _ in range(60):
             scene = Scene(script)
             try:
-                with kind(scene.sock, patience=0.05) as client:
+                with kind(scene.sock, timeout_s=0.05) as client:
                     for call in chance.sample(asks, 3):
                         result = client.do(call)
                         if hasattr(result, "close"):

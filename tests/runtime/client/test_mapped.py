@@ -8,7 +8,7 @@ import os
 import pytest
 from client_support import no_leak
 
-from vfio_migration.runtime.client import MappedRegion, NotMappable, RegionInfo
+from vfio_migration.runtime.client import MappedRegion, NotMappableError, RegionInfo
 from vfio_migration.runtime.protocol.layout import RegionFlags
 from vfio_migration.runtime.protocol.messages.regions import MmapArea
 
@@ -83,12 +83,12 @@ def test_a_region_that_is_read_only(file) -> None:
     ],
 )
 def test_what_makes_no_sense_is_not_mapped(file, change, why) -> None:
-    with pytest.raises(NotMappable, match=why):
+    with pytest.raises(NotMappableError, match=why):
         MappedRegion(info(file, **change))
 
 
 def test_without_a_descriptor_there_is_nothing_to_map() -> None:
-    with pytest.raises(NotMappable):
+    with pytest.raises(NotMappableError):
         MappedRegion(info(None))
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_can_shrink_is_mapped_only_if_asked_for() -> None:
     with no_leak():
         fd = os.memfd_create("shrinks")
         os.ftruncate(fd, 0x10000)
-        with pytest.raises(NotMappable, match="its file can get shorter"):
+        with pytest.raises(NotMappableError, match="its file can get shorter"):
             MappedRegion(info(fd))
         with MappedRegion(info(fd), trusting=True) as region:
             assert region.read(0, 4) == bytes(4)
@@ -105,13 +105,13 @@ def test_a_file_that_can_shrink_is_mapped_only_if_asked_for() -> None:
 
 def test_what_the_system_does_not_map(file) -> None:
     only = os.open(f"/proc/self/fd/{file}", os.O_RDONLY)
-    with pytest.raises(NotMappable, match="Permission denied"):
+    with pytest.raises(NotMappableError, match="Permission denied"):
         MappedRegion(info(only))
     with MappedRegion(info(only, flags=READ | MMAP)) as region:
         assert len(region.areas) == 1
     os.close(only)
     left, right = os.pipe()
-    with pytest.raises(NotMappable):
+    with pytest.raises(NotMappableError):
         MappedRegion(info(left))
     os.close(left)
     os.close(right)
@@ -120,6 +120,6 @@ def test_what_the_system_does_not_map(file) -> None:
 def test_what_is_no_file_is_mapped_only_if_it_is_trusted() -> None:
     """Of /dev/zero any offset can be mapped, and touching it there kills."""
     fd = os.open("/dev/zero", os.O_RDWR | os.O_CLOEXEC)
-    with pytest.raises(NotMappable, match="what is behind it is no file"):
+    with pytest.raises(NotMappableError, match="what is behind it is no file"):
         MappedRegion(info(fd))
     os.close(fd)

@@ -25,7 +25,7 @@ from client_support import (
     no_leak,
 )
 
-from vfio_migration.runtime.client import Refused, calls
+from vfio_migration.runtime.client import RefusedError, calls
 from vfio_migration.runtime.protocol import FeatureDeviceState
 
 INFO = struct.pack("=IIII", 16, 3, 9, 5)
@@ -105,7 +105,7 @@ def test_what_follows_the_nul_of_version_data_is_padding(foreign) -> None:
         peer.state(2)
 
     client = foreign(script)
-    assert client.most_fds == 3
+    assert client.max_fds == 3
     assert client.state() == "RUNNING"
 
 
@@ -123,7 +123,7 @@ def test_descriptors_that_nobody_asked_for_are_closed_and_the_reply_is_taken(for
 
         client = foreign(script)
         assert client.info().num_irqs == 5
-        with pytest.raises(Refused, match="EPERM"):
+        with pytest.raises(RefusedError, match="EPERM"):
             client.info()
         assert client.state() == "RUNNING"
         client.close()
@@ -134,7 +134,7 @@ def test_descriptors_that_nobody_asked_for_are_closed_and_the_reply_is_taken(for
 
 def test_an_error_without_an_errno_is_a_failure_without_errno(foreign) -> None:
     """As the server of rust-vmm sends it, and as the text allows: the errno may be zero."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         reply(foreign, GET_INFO, b"", calls.info(), flags=REPLY | ERROR, errno=0)
     assert (caught.value.errno, caught.value.code) == (None, 0)
     assert str(caught.value) == "server: DEVICE_GET_INFO is refused (without an errno)"
@@ -145,14 +145,14 @@ def test_an_error_without_an_errno_is_a_failure_without_errno(foreign) -> None:
 @pytest.mark.parametrize("number", [0, errno.EINVAL])
 def test_an_error_reply_with_the_type_of_a_command_is_a_reply(foreign, number) -> None:
     """As the server of rust-vmm sent it up to 0.1.3: only a reply has an error."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         reply(foreign, GET_INFO, b"", calls.info(), flags=ERROR, errno=number)
     assert caught.value.code == number
 
 
 def test_an_error_of_the_peer_that_is_called_ebadmsg_is_its_answer(foreign) -> None:
     options = {"flags": REPLY | ERROR, "errno": errno.EBADMSG}
-    with pytest.raises(Refused, match=r"\(EBADMSG\)"):
+    with pytest.raises(RefusedError, match=r"\(EBADMSG\)"):
         reply(foreign, GET_INFO, b"payload", calls.info(), **options)
 
 
@@ -164,7 +164,7 @@ def test_a_refused_state_is_named_with_its_feature_and_errno(foreign, state) -> 
         assert FeatureDeviceState.parse(payload[8:]).device_state == 3
         peer.send(ident, FEATURE, flags=REPLY | ERROR, errno=errno.EINVAL)
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         foreign(script).set_state(state)
     assert caught.value.command == "DEVICE_FEATURE"
     assert caught.value.about == "SET MIG_DEVICE_STATE STOP_COPY"
@@ -186,7 +186,7 @@ def test_a_state_is_asked_for_by_any_number(foreign) -> None:
 
     client = foreign(script)
     for value in (99, 2**32 - 1):
-        with pytest.raises(Refused, match=f"MIG_DEVICE_STATE {value} is refused"):
+        with pytest.raises(RefusedError, match=f"MIG_DEVICE_STATE {value} is refused"):
             client.set_state(value)
     assert asked == [99, 2**32 - 1]
 
@@ -199,7 +199,9 @@ def test_a_feature_that_is_refused_is_named(foreign) -> None:
             peer.send(ident, FEATURE, flags=REPLY | ERROR, errno=errno.ENOTTY)
 
     client = foreign(script)
-    with pytest.raises(Refused, match=r"DEVICE_FEATURE GET MIG_DATA_SIZE is refused \(ENOTTY\)"):
+    with pytest.raises(
+        RefusedError, match=r"DEVICE_FEATURE GET MIG_DATA_SIZE is refused \(ENOTTY\)"
+    ):
         client.data_size()
-    with pytest.raises(Refused, match=r"DEVICE_FEATURE PROBE SET MIGRATION is refused"):
+    with pytest.raises(RefusedError, match=r"DEVICE_FEATURE PROBE SET MIGRATION is refused"):
         client.do(calls.probe("MIGRATION", set_=True))

@@ -102,6 +102,6 @@ def test_a_timeout_names_what_was_asked(foreign) -> None:
         peer.expect(FEATURE)
         peer.until_hung()
 
-    client = foreign(script, patience=0.2)
+    client = foreign(script, timeout_s=0.2)
     with pytest.raises(ClientError, match="DEVICE_FEATURE SET MIG_DEVICE_STATE STOP is not answe"):
         client.set_state("STOP")

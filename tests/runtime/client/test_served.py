@@ -12,14 +12,14 @@ import time
 import pytest
 from client_support import attach, until
 
-from vfio_migration.model import UnknownName, load
+from vfio_migration.model import UnknownNameError, load
 from vfio_migration.runtime.client import (
     AddressSpace,
     MappedRegion,
-    PeerGone,
-    Refused,
+    PeerDisconnectedError,
+    RefusedError,
     SharedMemory,
-    TimedOut,
+    TimedOutError,
     Window,
     calls,
 )
@@ -47,11 +47,11 @@ def test_every_request_does_what_the_table_says(kind, serve, flags) -> None:
             client.set_state(start.name)
             route = machine.route(start.name, target)
             if route.refused:
-                with pytest.raises(Refused) as refused:
+                with pytest.raises(RefusedError) as refused:
                     client.set_state(target)
                 assert refused.value.errno == route.refused.errno
             elif start.name == "RESUMING" and route.path:
-                with pytest.raises(Refused):  # nothing was written, so there is no state
+                with pytest.raises(RefusedError):  # nothing was written, so there is no state
                     client.set_state(target)
             else:
                 client.set_state(target)
@@ -67,7 +67,7 @@ def test_a_name_that_nothing_has_is_a_slip_of_the_program(kind, serve) -> None:
             (client.moving, "RUNING", "RUNNING"),
             (client.supports, "MIGRATIN", "MIGRATION"),
         ):
-            with pytest.raises(UnknownName, match=name) as slip:
+            with pytest.raises(UnknownNameError, match=name) as slip:
                 ask(name)
             assert meant in str(slip.value)
         assert client.counters.snapshot() == said
@@ -89,7 +89,7 @@ def test_a_state_is_moved_from_one_device_to_another(kind, serve) -> None:
             target.write_data(bytes(stream[at : at + 777]))
         target.set_state("RUNNING")
         assert target.region_read(0, BUFFER, 4096) == what
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             target.write_data(b"more")
         assert refused.value.errno == "EINVAL"
         assert refused.value.command == "MIG_DATA_WRITE"
@@ -102,7 +102,7 @@ def test_features_are_asked_for(kind, serve) -> None:
         assert not client.supports("MIGRATION", set_=True)
         assert client.supports("MIG_DEVICE_STATE", get=True, set_=True)
         assert client.supports("DMA_LOGGING_START", set_=True)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.logging_report(0, 4096, 4096)
 
 
@@ -177,7 +177,7 @@ def test_regions_are_described_and_mapped(kind, serve) -> None:
         assert client.region_info(3).size == 0
         with client.region_io_fds(0) as found:
             assert (found.parts, found.fds) == ((), ())
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.region_info(99)
         assert refused.value.errno == "EINVAL"
         writes = [(0, BUFFER + 8 * at, bytes([at] * 8)) for at in range(4)]
@@ -214,7 +214,7 @@ def test_many_vectors_are_given_in_pieces_and_taken_back(serve, kind) -> None:
         assert waited(client, interrupts) == {7: 1}
         shut(client, interrupts)
         assert not served.device.interrupts.armed(MSIX)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             opened(client, MSIX, 41)
         assert client.over is None
 
@@ -294,14 +294,14 @@ def test_no_vectors_need_no_descriptors() -> None:
 
 def test_nobody_serves_there(kind, tmp_path) -> None:
     for path in (tmp_path / "none", tmp_path / ("x" * 200)):
-        with pytest.raises(PeerGone, match="nobody serves there"):
+        with pytest.raises(PeerDisconnectedError, match="nobody serves there"):
             kind(path)
 
 
 def test_the_server_serves_another_client(kind, serve) -> None:
     served = serve()
-    with kind(served.path), pytest.raises(TimedOut, match="does it serve another client"):
-        kind(served.path, patience=0.1)
+    with kind(served.path), pytest.raises(TimedOutError, match="does it serve another client"):
+        kind(served.path, timeout_s=0.1)
 
 
 def test_too_many_clients_wait(kind, tmp_path) -> None:
@@ -312,8 +312,8 @@ def test_too_many_clients_wait(kind, tmp_path) -> None:
         listener.listen(0)
         with socket.socket(socket.AF_UNIX) as first:
             first.connect(str(tmp_path / "full"))
-            with pytest.raises(TimedOut, match="too many clients wait there"):
-                kind(tmp_path / "full", patience=0.1)
+            with pytest.raises(TimedOutError, match="too many clients wait there"):
+                kind(tmp_path / "full", timeout_s=0.1)
 
 
 def test_a_server_that_ends_is_noticed(kind, serve) -> None:
@@ -325,13 +325,13 @@ def test_a_server_that_ends_is_noticed(kind, serve) -> None:
         until(lambda: served.server.is_stopping())
 
         def gone() -> bool:
-            with contextlib.suppress(PeerGone):
+            with contextlib.suppress(PeerDisconnectedError):
                 client.state()
             return client.over is not None
 
         until(gone)
-        assert isinstance(client.over, PeerGone)
-        with pytest.raises(PeerGone):
+        assert isinstance(client.over, PeerDisconnectedError)
+        with pytest.raises(PeerDisconnectedError):
             client.begin(calls.info())
 
 

@@ -21,7 +21,7 @@ from client_support import (
     no_leak,
 )
 
-from vfio_migration.runtime.client import ClientError, PeerGone, TimedOut, calls
+from vfio_migration.runtime.client import ClientError, PeerDisconnectedError, TimedOutError, calls
 from vfio_migration.runtime.client.async_interrupts import AsyncInterrupts
 from vfio_migration.runtime.client.asynchronous import AsyncClient
 from vfio_migration.runtime.kit.devices import Edu
@@ -37,7 +37,7 @@ def play(script, scene, **options) -> None:
 
     async def main() -> None:
         server = Scene(script)
-        async with AsyncClient(server.sock, **{"patience": 10.0, **options}) as client:
+        async with AsyncClient(server.sock, **{"timeout_s": 10.0, **options}) as client:
             await scene(client)
             assert asyncio.all_tasks() == {asyncio.current_task()}
         # Only what wakes the loop itself is left in it.
@@ -180,12 +180,12 @@ def test_the_sink_of_a_cancelled_read_is_not_called() -> None:
 def test_patience_ends_the_connection_for_all() -> None:
     async def scene(client) -> None:
         others = [asyncio.create_task(client.info()) for _ in range(5)]
-        with pytest.raises(TimedOut, match="DEVICE_RESET is not answered"):
+        with pytest.raises(TimedOutError, match="DEVICE_RESET is not answered"):
             await client.do(calls.reset(), 0.05)
         for one in others:
-            with pytest.raises(TimedOut):
+            with pytest.raises(TimedOutError):
                 await one
-        with pytest.raises(TimedOut):
+        with pytest.raises(TimedOutError):
             client.begin(calls.info())
 
     play(lambda peer: peer.hello({}), scene)
@@ -197,7 +197,7 @@ def test_close_ends_the_waiting_of_tasks() -> None:
         await asyncio.sleep(0)
         client.close()
         for one in waiting:
-            with pytest.raises(PeerGone, match="this side has hung up"):
+            with pytest.raises(PeerDisconnectedError, match="this side has hung up"):
                 await one
 
     play(lambda peer: peer.hello({}), scene)
@@ -274,7 +274,7 @@ def test_a_client_that_was_never_opened_can_be_closed() -> None:
         client = AsyncClient(ours)
         client.close()
         assert theirs.recv(1) == b""
-        with pytest.raises(PeerGone, match="this side has hung up"):
+        with pytest.raises(PeerDisconnectedError, match="this side has hung up"):
             await client.open()
         theirs.close()
 
@@ -288,8 +288,8 @@ def test_opening_can_be_cancelled() -> None:
         client = AsyncClient(server.sock)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.open(), 0.05)
-        assert isinstance(client.over, PeerGone)
-        with pytest.raises(PeerGone):
+        assert isinstance(client.over, PeerDisconnectedError)
+        with pytest.raises(PeerDisconnectedError):
             client.begin(calls.info())
         await asyncio.to_thread(server.close)
 
@@ -361,4 +361,4 @@ def test_a_storm_of_cancelled_tasks(spec) -> None:
         assert not client._core.waiting
 
     play(echo, scene)
-    assert issubclass(TimedOut, ClientError)
+    assert issubclass(TimedOutError, ClientError)

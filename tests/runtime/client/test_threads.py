@@ -11,7 +11,7 @@ import time
 import pytest
 from client_support import GET_INFO, MIG_READ, REGION_INFO, Client, Scene, memfd, no_leak, until
 
-from vfio_migration.runtime.client import PeerGone, TimedOut, calls
+from vfio_migration.runtime.client import PeerDisconnectedError, TimedOutError, calls
 
 INFO = struct.pack("=IIII", 16, 3, 9, 5)
 
@@ -24,7 +24,7 @@ def script():
     def start(script, **options):
         scene = Scene(script)
         made.append(scene)
-        client = Client(scene.sock, **{"patience": 10.0, **options})
+        client = Client(scene.sock, **{"timeout_s": 10.0, **options})
         made.append(client)
         return client
 
@@ -118,7 +118,7 @@ def test_close_ends_the_waiting_of_others(script) -> None:
     def wait() -> None:
         try:
             client.info()
-        except PeerGone as error:
+        except PeerDisconnectedError as error:
             caught.append(error)
 
     threads = [threading.Thread(target=wait) for _ in range(4)]
@@ -149,7 +149,7 @@ def test_closed_just_before_a_thread_waits(script) -> None:
     caught = []
 
     def call() -> None:
-        with pytest.raises(PeerGone) as error:
+        with pytest.raises(PeerDisconnectedError) as error:
             client.do(calls.info())
         caught.append(error.value.why)
 
@@ -171,9 +171,9 @@ def test_each_waits_as_long_as_it_wants(script) -> None:
     client = script(lambda peer: peer.hello({}))
     late: list[float] = []
 
-    def wait(patience: float) -> None:
-        with pytest.raises(TimedOut):
-            client.do(calls.info(), patience)
+    def wait(timeout_s: float) -> None:
+        with pytest.raises(TimedOutError):
+            client.do(calls.info(), timeout_s)
         late.append(time.monotonic() - begun)
 
     begun = time.monotonic()
@@ -268,7 +268,7 @@ def test_an_interrupt_in_the_middle_of_a_message_ends_the_connection(script) -> 
     with pytest.raises(KeyboardInterrupt):
         client.read_data(4, interrupted)
     assert str(client.over) == "server: this side was interrupted in the middle of a message"
-    with pytest.raises(PeerGone):
+    with pytest.raises(PeerDisconnectedError):
         client.info()
 
 
@@ -288,7 +288,7 @@ def test_signals_at_any_time_leave_it_whole_or_over(script) -> None:
                     assert client.region_read(0, at, 8) == struct.pack("=Q", at)
                 except KeyboardInterrupt:
                     interrupts += 1
-                except PeerGone:
+                except PeerDisconnectedError:
                     break
         except KeyboardInterrupt:
             interrupts += 1
@@ -308,7 +308,7 @@ def test_a_child_has_no_part_in_the_connection(script) -> None:
         status = 1
         try:
             client.region_read(0, 8, 8)
-        except PeerGone:
+        except PeerDisconnectedError:
             client.close()
             status = 0
         finally:
@@ -321,7 +321,7 @@ def test_attending_ends_with_the_connection(script) -> None:
     client = script(lambda peer: (peer.hello({}), peer.close()))
     with client.attended():
         until(lambda: client.over is not None)
-    assert isinstance(client.over, PeerGone)
+    assert isinstance(client.over, PeerDisconnectedError)
     client.close()
     client.close()
     with client.attended():
@@ -329,8 +329,8 @@ def test_attending_ends_with_the_connection(script) -> None:
 
 
 def test_patience_may_be_endless_and_none_at_all(script) -> None:
-    client = script(echo, patience=float("inf"))
+    client = script(echo, timeout_s=float("inf"))
     assert client.region_read(0, 1, 8)
     client = script(lambda peer: peer.hello({}))
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOutError):
         client.do(calls.info(), 0)

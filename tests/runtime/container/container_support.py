@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from vfio_migration.runtime.files.container import (
-    CannotWrite,
+    CannotWriteError,
     ContainerReader,
     ContainerWriter,
     DeviceHeader,
@@ -127,8 +127,8 @@ THERE = ("is there already", "remove it, take another name, or allow it to be re
 
 @contextlib.contextmanager
 def refused(path: Path, problem: str, hint: str, name: str | None = None) -> Iterator[None]:
-    """Hold that this raises `CannotWrite` with these words."""
-    with pytest.raises(CannotWrite) as caught:
+    """Hold that this raises `CannotWriteError` with these words."""
+    with pytest.raises(CannotWriteError) as caught:
         yield
     error = caught.value
     assert (error.path, error.problem, error.hint, error.errno) == (path, problem, hint, name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vfio_migration.runtime.files.container import (
-    CannotWrite,
+    CannotWriteError,
     ContainerReader,
     ContainerWriter,
     DeviceHeader,
@@ -99,7 +99,7 @@ def one(folder: Path, kind: str, old: bytes | None, turn: int) -> dict[str, Any]
             else:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (turn, resource.RLIM_INFINITY))
             write(path, b"n", replace=old is not None, size=SIZES[kind])
-        except CannotWrite as error:
+        except CannotWriteError as error:
             os.write(tell, str(error).encode())
             os._exit(1)
         except BaseException as error:  # noqa: BLE001 - the parent says what it was

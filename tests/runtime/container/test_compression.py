@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfio_migration.cli.main import missing_extra
-from vfio_migration.runtime.files.compression import NAMES, BadData, codec
+from vfio_migration.runtime.files.compression import NAMES, BadDataError, codec
 
 COMPRESSING = [name for name in NAMES if name != "none"]
 BLOCK = b"migration " * 100 + random.Random(1).randbytes(100)
@@ -40,7 +40,7 @@ def test_it_compresses(name: str) -> None:
 @pytest.mark.parametrize("other", [1, len(BLOCK) - 1, len(BLOCK) + 1, 1 << 40])
 def test_a_block_of_another_size_is_refused(name: str, other: int) -> None:
     made = codec(name)
-    with pytest.raises(BadData):
+    with pytest.raises(BadDataError):
         made.decompress(made.compress(BLOCK), other)
 
 
@@ -49,15 +49,15 @@ def test_cut_and_followed_and_changed_data_are_refused(name: str) -> None:
     made = codec(name)
     data = bytes(made.compress(BLOCK))
     for end in range(len(data)):
-        with pytest.raises(BadData):
+        with pytest.raises(BadDataError):
             made.decompress(data[:end], len(BLOCK))
     for tail in (b"\0", data):
-        with pytest.raises(BadData):
+        with pytest.raises(BadDataError):
             made.decompress(data + tail, len(BLOCK))
     for at in range(len(data)):
         changed = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
         # A header may be changed in what does not matter; the block never is.
-        with contextlib.suppress(BadData):
+        with contextlib.suppress(BadDataError):
             assert made.decompress(changed, len(BLOCK)) == BLOCK
     assert made.decompress(data, len(BLOCK)) == BLOCK
 
@@ -79,14 +79,14 @@ SKIPPED = struct.pack("<II", 0x184D2A50, 4) + b"abcd"
     ],
 )
 def test_what_is_not_one_block_is_refused(name: str, data: bytes, size: int) -> None:
-    with pytest.raises(BadData):
+    with pytest.raises(BadDataError):
         codec(name).decompress(data, size)
 
 
 BOMB = """
 import resource, sys, zlib
 import zstandard
-from vfio_migration.runtime.files.compression import BadData, codec
+from vfio_migration.runtime.files.compression import BadDataError, codec
 name, honest, lie = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if name == "zlib":
     packer = zlib.compressobj()
@@ -106,7 +106,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
 try:
     made.decompress(data, 1 << 20)
-except BadData as refused:
+except BadDataError as refused:
     print(refused)
 """
 

@@ -28,9 +28,9 @@ from vfio_migration.cli.main import missing_extra
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
     MAX_HEADER,
-    CannotRead,
+    CannotReadError,
     ContainerReader,
-    Damaged,
+    DamagedError,
     DeviceHeader,
     Header,
     Total,
@@ -50,10 +50,10 @@ SMALL = {
 }
 
 
-def refusal(path: Path, data: bytes) -> CannotRead:
+def refusal(path: Path, data: bytes) -> CannotReadError:
     """What is said of a file. It must be said before anything is handed out."""
     path.write_bytes(data)
-    with pytest.raises(CannotRead) as caught, ContainerReader(path) as reader:
+    with pytest.raises(CannotReadError) as caught, ContainerReader(path) as reader:
         reader.blocks(0)
     assert caught.value.path == path
     assert str(caught.value) == f"{path}: {caught.value.problem}"
@@ -87,7 +87,7 @@ def test_every_truncation_is_found(name: str, tmp_path: Path) -> None:
     assert refusal(path, b"").problem == "is empty"
     for size in range(1, len(data)):
         found = refusal(path, data[:size])
-        assert isinstance(found, Damaged)
+        assert isinstance(found, DamagedError)
         assert found.offset == size
         said = re.fullmatch(rf"is truncated at byte {size}: (.+) goes to byte (\d+)", found.problem)
         assert said is not None, found
@@ -207,7 +207,7 @@ def test_a_hostile_record_is_refused(
     """All checksums are right here."""
     data = assembled(text, rows, tail=bytes(64))
     found = refusal(tmp_path / "x", data)
-    assert isinstance(found, Damaged)
+    assert isinstance(found, DamagedError)
     assert found.problem.startswith(said.format(at=len(prologue(text))))
 
 
@@ -228,7 +228,7 @@ def test_a_bomb_takes_no_memory(codec: str, bomb: bytes, tmp_path: Path) -> None
     os.truncate(tmp_path / "x", 1 << 33)  # room for all that it says
     tracemalloc.start()
     try:
-        with pytest.raises(Damaged), ContainerReader(tmp_path / "x") as reader:
+        with pytest.raises(DamagedError), ContainerReader(tmp_path / "x") as reader:
             reader.check()
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -345,11 +345,11 @@ def test_another_version_and_another_file(tmp_path: Path) -> None:
     found = refusal(path, prologue(TEXT, version=2))
     assert found.problem == "was written by a newer version 2, this reads 1"
     assert found.offset == 8
-    assert not isinstance(found, Damaged)
+    assert not isinstance(found, DamagedError)
     assert refusal(path, prologue(TEXT, version=0)).problem == "its first 24 bytes are damaged"
     found = refusal(path, b"VFIOMIG\x01 and so on")
     assert found.problem == r"is no saved migration: it begins with b'VFIOMIG\x01'"
-    assert not isinstance(found, Damaged)
+    assert not isinstance(found, DamagedError)
 
 
 def test_a_file_that_changes_after_the_check(tmp_path: Path) -> None:
@@ -361,12 +361,14 @@ def test_a_file_that_changes_after_the_check(tmp_path: Path) -> None:
         reader.check()
         path.write_bytes(other)  # in place; a new file would not be seen at all
         found: list[int] = []
-        with pytest.raises(Damaged, match="the stream of device 0 was changed since the check"):
+        with pytest.raises(
+            DamagedError, match="the stream of device 0 was changed since the check"
+        ):
             found.extend(len(part) for part in reader.blocks(0))
         assert found == [MAX_BLOCK, 1]
         path.write_bytes(first[:-138])
         with pytest.raises(
-            Damaged, match=rf"is truncated at byte {len(first) - 138}: record 3 goes"
+            DamagedError, match=rf"is truncated at byte {len(first) - 138}: record 3 goes"
         ):
             list(reader.blocks(1))
         path.write_bytes(first)
@@ -374,7 +376,7 @@ def test_a_file_that_changes_after_the_check(tmp_path: Path) -> None:
         changed = bytearray(first)
         changed[-300] ^= 1
         path.write_bytes(changed)
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedError):
             list(reader.blocks(0))
 
 
@@ -388,10 +390,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (Path("/dev/zero"), "is a device; name a file on a disk"),
         (tmp_path / "a\0b", "cannot be read: embedded null byte"),
     ):
-        with pytest.raises(CannotRead) as caught:
+        with pytest.raises(CannotReadError) as caught:
             ContainerReader(path)
         assert caught.value.problem == said
-        assert not isinstance(caught.value, Damaged)
+        assert not isinstance(caught.value, DamagedError)
     save(tmp_path / "x", TWO, (0, b"abc"))
     with ContainerReader(tmp_path / "x") as reader:
 
@@ -399,7 +401,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise OSError(5, "Input/output error")
 
         monkeypatch.setattr(os, "pread", broken)
-        with pytest.raises(CannotRead, match=r"cannot be read at byte 0: Input/output error$"):
+        with pytest.raises(CannotReadError, match=r"cannot be read at byte 0: Input/output error$"):
             reader.check()
 
 

@@ -79,7 +79,7 @@ folder = Path(sys.argv[1])
 (folder / "x").write_bytes(b"old")
 try:
     dying_writer.write(folder / "x", b"n", replace=True)
-except dying_writer.CannotWrite as error:
+except dying_writer.CannotWriteError as error:
     print(error)
 print([(p.name, p.read_bytes()) for p in folder.iterdir()])
 """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from container_support import THERE, TWO, left, refused, restored, save, without_nameless_files
 
-from vfio_migration.runtime.files.container import MAX_BLOCK, CannotWrite, ContainerWriter
+from vfio_migration.runtime.files.container import MAX_BLOCK, CannotWriteError, ContainerWriter
 
 
 @pytest.mark.parametrize("nameless", [False, True])
@@ -66,7 +66,7 @@ def test_no_descriptor_is_closed_twice(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "exists", lambda *_: False)  # as if there was no /proc
     monkeypatch.setattr(os, "close", close)
     monkeypatch.setattr(os, "open", named_refused)
-    with pytest.raises(CannotWrite, match="ENOSPC"), ContainerWriter(tmp_path / "x", TWO):
+    with pytest.raises(CannotWriteError, match="ENOSPC"), ContainerWriter(tmp_path / "x", TWO):
         pytest.fail("it cannot be begun")
     assert sorted(closed) == sorted(set(closed))
 

@@ -27,7 +27,7 @@ from descriptors import opened, settled
 
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
-    CannotWrite,
+    CannotWriteError,
     ContainerReader,
     ContainerWriter,
     Header,
@@ -133,7 +133,7 @@ import dying_writer
 from pathlib import Path
 try:
     dying_writer.write(Path("/dev/stdout"), b"n", replace=True)
-except dying_writer.CannotWrite as error:
+except dying_writer.CannotWriteError as error:
     print(error)
 """
     result = subprocess.run(
@@ -191,7 +191,7 @@ if os.geteuid() == 0:
 for replace in (False, True):
     try:
         dying_writer.write(Path("folder/x"), b"n", replace=replace)
-    except dying_writer.CannotWrite as error:
+    except dying_writer.CannotWriteError as error:
         print(error)
 """
     folder = tmp_path / "folder"
@@ -265,7 +265,10 @@ def test_the_system_refuses(
     monkeypatch.setattr(os, call, failing)
     if not nameless:
         without_nameless_files(monkeypatch)
-    with pytest.raises(CannotWrite) as caught, ContainerWriter(path, TWO, replace=True) as writer:
+    with (
+        pytest.raises(CannotWriteError) as caught,
+        ContainerWriter(path, TWO, replace=True) as writer,
+    ):
         writer.write(0, bytes(MAX_BLOCK))
     monkeypatch.undo()
     error = caught.value
@@ -309,9 +312,9 @@ def test_after_a_failure_there_is_no_file_even_if_it_was_caught(
             at = writer.written
             with monkeypatch.context() as broken:
                 broken.setattr(os, "write", short)
-                with pytest.raises(CannotWrite, match=f"after {at + 24 + 1000} bytes"):
+                with pytest.raises(CannotWriteError, match=f"after {at + 24 + 1000} bytes"):
                     writer.write(0, bytes(MAX_BLOCK))
-            with pytest.raises(CannotWrite):
+            with pytest.raises(CannotWriteError):
                 writer.write(0, bytes(MAX_BLOCK))
 
     size = 24 + len(TWO.to_json()) + 24 + 1000
@@ -336,7 +339,7 @@ def test_an_interruption_that_is_caught_is_no_success(
                     writer.write(0, bytes(MAX_BLOCK))
             writer.write(0, b"more")
 
-    with pytest.raises(CannotWrite, match="was given up"):
+    with pytest.raises(CannotWriteError, match="was given up"):
         persists()
     assert left(tmp_path) == []
 
@@ -402,7 +405,7 @@ def test_of_many_writers_each_file_is_whole(
                 writer.write(0, bytes([number]) * MAX_BLOCK)
                 together.wait()
             won.append(number)
-        except CannotWrite as error:
+        except CannotWriteError as error:
             lost.append(error.problem)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
@@ -430,8 +433,8 @@ def test_a_reader_keeps_the_file_it_opened(tmp_path: Path) -> None:
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = settled()
     save(tmp_path / "x", TWO)
-    with pytest.raises(CannotWrite):
+    with pytest.raises(CannotWriteError):
         save(tmp_path / "x", TWO)
-    with pytest.raises(CannotWrite):
+    with pytest.raises(CannotWriteError):
         save(tmp_path / "none" / "x", TWO)
     assert opened() == before

@@ -8,7 +8,7 @@ import pytest
 from lab import ALWAYS, SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
-from vfio_migration.runtime.coordinator import MigrationFailed
+from vfio_migration.runtime.coordinator import MigrationFailedError
 from vfio_migration.runtime.protocol.messages.features import DeviceFeatureReply, FeatureDeviceState
 
 ONCE, AGAIN, FOR_GOOD = (1, False), (ALWAYS, False), (1, True)
@@ -42,7 +42,9 @@ def refused(where: str, device: str, arc: tuple[str, str], how: tuple[int, bool]
     return f"{where}: {device}: SET_STATE {arc[1]} is refused (EIO); it is in {now} now"
 
 
-def failing(lab: Lab, who: str, arc: tuple[str, str], how: tuple[int, bool]) -> MigrationFailed:
+def failing(
+    lab: Lab, who: str, arc: tuple[str, str], how: tuple[int, bool]
+) -> MigrationFailedError:
     for name in ("s0", "d0"):
         lab.serve(name, faults={arc: how} if name == who else None)
     return lab.fail()

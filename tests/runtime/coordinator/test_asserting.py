@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from lab import SPEC, Lab
 
-from vfio_migration.model.errors import UnknownName
+from vfio_migration.model.errors import UnknownNameError
 from vfio_migration.model.plan import Limit, default_plans, exceeds, loads_plans
 from vfio_migration.model.spec import SpecError
-from vfio_migration.runtime.coordinator import CannotMigrate, Hooks, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import (
+    CannotMigrateError,
+    Hooks,
+    MigrationFailedError,
+    Settings,
+)
 from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
@@ -26,7 +31,7 @@ def without_p2p(lab: Lab) -> None:
 @pytest.mark.parametrize("migration", ["live", "offline"])
 def test_two_devices_without_p2p_are_moved_if_somebody_answers_for_it(lab: Lab, migration: str):
     without_p2p(lab)
-    with pytest.raises(CannotMigrate, match="lack P2P") as refused:
+    with pytest.raises(CannotMigrateError, match="lack P2P") as refused:
         lab.coordinator(migration=migration).run()
     assert refused.value.hints[-1] == (
         "or say --no-peer-dma, if you can answer for it: No device of the group does DMA to "
@@ -61,10 +66,10 @@ def test_it_is_in_the_journal_and_recover_says_that_it_goes_by_it(lab: Lab):
 def test_devices_without_p2p_are_saved_and_restored(lab: Lab):
     without_p2p(lab)
     settings = Settings(asserted=ASSERTED)
-    with pytest.raises(CannotMigrate, match="lack P2P"):
+    with pytest.raises(CannotMigrateError, match="lack P2P"):
         Saver(["s0", "s1"], spec=SPEC).run("file")
     Saver(["s0", "s1"], spec=SPEC, settings=settings).run("file")
-    with pytest.raises(CannotMigrate, match="lack P2P"):
+    with pytest.raises(CannotMigrateError, match="lack P2P"):
         Restorer(["d0", "d1"], spec=SPEC).run("file")
     Restorer(["d0", "d1"], spec=SPEC, settings=settings).run("file")
     assert lab.running == {"d0", "d1"}
@@ -73,7 +78,7 @@ def test_devices_without_p2p_are_saved_and_restored(lab: Lab):
 def test_a_failed_migration_of_them_goes_back(lab: Lab):
     without_p2p(lab)
     lab.hosts["d1"].device.faults[("RESUMING", "STOP")] = (1 << 30, False)
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         lab.coordinator(asserted=ASSERTED).run()
     assert failed.value.outcome == "source"
     assert lab.running == {"s0", "s1"}
@@ -81,7 +86,7 @@ def test_a_failed_migration_of_them_goes_back(lab: Lab):
 
 def test_only_what_the_table_names_can_be_asserted(lab: Lab):
     without_p2p(lab)
-    with pytest.raises(UnknownName, match="no_peer_dma"):
+    with pytest.raises(UnknownNameError, match="no_peer_dma"):
         lab.coordinator(asserted=("no_peer_dmb",))
     row = '[[plans.limits]]\nlacks = "P2P"\ncount = 1\nunless = "no_such"\n'
     text = (

@@ -14,7 +14,12 @@ from hostile_values import DATA_SIZE, PciPeer, serving
 from peer_habits.base import PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY
 from raw_client import FEATURE, GET, MIG_WRITE
 
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import (
+    CannotMigrateError,
+    Coordinator,
+    MigrationFailedError,
+    Settings,
+)
 from vfio_migration.runtime.coordinator import save as saving_module
 from vfio_migration.runtime.coordinator import transfer as transfer_module
 from vfio_migration.runtime.coordinator.endpoint import GRACE, Haste
@@ -108,11 +113,11 @@ def devices(source: type[PciPeer], target: type[PciPeer] = PciPeer) -> Iterator[
 
 
 def migrate(**settings: Any) -> Coordinator:
-    return Coordinator([("s", "d")], settings=Settings(**{"patience": 20.0, **settings}))
+    return Coordinator([("s", "d")], settings=Settings(**{"timeout_s": 20.0, **settings}))
 
 
-def fails(coordinator: Coordinator) -> MigrationFailed:
-    with pytest.raises(MigrationFailed) as failure:
+def fails(coordinator: Coordinator) -> MigrationFailedError:
+    with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert failure.value.outcome == "source"
     return failure.value
@@ -218,8 +223,8 @@ def test_a_save_of_a_stream_without_an_end_is_given_up_and_leaves_no_file(
     if room is not None:
         monkeypatch.setattr(saving_module, "_room_for", lambda _path: room)
     with devices(EndlessOnceStopped) as (source, _destination):
-        saver = Saver(["s"], settings=Settings(migration=migration, patience=20.0, **settings))
-        with pytest.raises(MigrationFailed) as failure:
+        saver = Saver(["s"], settings=Settings(migration=migration, timeout_s=20.0, **settings))
+        with pytest.raises(MigrationFailedError) as failure:
             saver.run("file")
         assert failure.value.outcome == "source"
         assert why in failure.value.why
@@ -238,8 +243,8 @@ def test_a_save_leaves_room_in_its_file_system_for_others(monkeypatch) -> None:
 def test_a_restore_that_is_taken_byte_by_byte_ends_in_time() -> None:
     with devices(PciPeer, TakesWritesLate) as (_source, destination):
         Saver(["s"]).run("file")
-        restorer = Restorer(["d"], settings=Settings(patience=20.0, max_downtime=0.5))
-        with pytest.raises(MigrationFailed, match=r"held still for 0\.5 s") as failure:
+        restorer = Restorer(["d"], settings=Settings(timeout_s=20.0, max_downtime=0.5))
+        with pytest.raises(MigrationFailedError, match=r"held still for 0\.5 s") as failure:
             restorer.run("file")
         assert failure.value.outcome == "source"
         assert destination.state != RESUMING
@@ -249,8 +254,8 @@ def test_a_restore_that_is_taken_byte_by_byte_ends_in_time() -> None:
 def test_answers_that_come_late_and_always_in_time_have_one_deadline_in_all() -> None:
     """A look at two devices asks them some sixty times."""
     with devices(AlwaysLate, AlwaysLate) as (source, _destination):
-        with pytest.raises((CannotMigrate, MigrationFailed)) as failure:
-            migrate(patience=0.5, max_pre_copy=0.1).run()
+        with pytest.raises((CannotMigrateError, MigrationFailedError)) as failure:
+            migrate(timeout_s=0.5, max_pre_copy=0.1).run()
         assert "is not answered" in failure.value.why
         assert source.state == RUNNING
 

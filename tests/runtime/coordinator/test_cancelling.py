@@ -8,7 +8,7 @@ import pytest
 from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
-from vfio_migration.runtime.coordinator import Hooks, MigrationFailed
+from vfio_migration.runtime.coordinator import Hooks, MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as ledger
 
 LOADED, _, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
@@ -26,14 +26,14 @@ class Cancels:
 
     def __init__(self, lab: Lab, migration: str, number: int) -> None:
         self.tried = self.late = False
-        self.failure: MigrationFailed | None = None
+        self.failure: MigrationFailedError | None = None
         self.guest: list[str] = []
         self._number, self._seen = number, 0
         hooks = Hooks(pause=lambda: self.guest.append("paused"), resume=self.guest.append)
         self._coordinator = lab.coordinator(migration=migration, watches=[self], hooks=hooks)
         try:
             self._coordinator.run()
-        except MigrationFailed as failure:
+        except MigrationFailedError as failure:
             self.failure = failure
 
     def __call__(self, _exchange) -> None:
@@ -91,7 +91,7 @@ def test_of_two_devices_while_they_stream(lab: Lab):
             coordinator.cancel()
 
     coordinator = lab.coordinator(watches=[watch], chunk=4096)
-    with pytest.raises(MigrationFailed) as failure:
+    with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.cancelled) == ("source", True)
     assert lab.running == {"s0", "s1"}
@@ -123,7 +123,7 @@ def test_a_cancelled_migration_whose_source_is_gone(lab: Lab):
         return next(row.name for row in SPEC.states if row.value == value)
 
     coordinator = lab.coordinator(watches=[watch])
-    with pytest.raises(MigrationFailed) as failure:
+    with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.cancelled) == ("destination", True)
     assert failure.value.hints[0] == LOADED

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lab import SPEC, Lab
 
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Event, Settings
+from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator, Event, Settings
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -54,7 +54,7 @@ def test_a_device_is_moved_by_one_at_a_time(pair: Lab):
             lambda: recover([("s0", None)], spec=SPEC, keep="source"),
             lambda: Saver(["s0"], spec=SPEC).run("file"),
         ):
-            with pytest.raises(CannotMigrate, match=BUSY) as refusal:
+            with pytest.raises(CannotMigrateError, match=BUSY) as refusal:
                 act()
             assert refusal.value.refused
     assert pair.running == {"s0", "d0"}
@@ -67,7 +67,7 @@ def test_a_recovery_does_not_run_beside_a_migration(pair: Lab):
 
     def watch(exchange) -> None:
         if exchange.what == "command" and not seen:
-            with pytest.raises(CannotMigrate, match=BUSY):
+            with pytest.raises(CannotMigrateError, match=BUSY):
                 recover([("s0", "d0")], spec=SPEC)
             seen.append(exchange)
 
@@ -95,13 +95,13 @@ def test_what_is_not_settled_is_not_begun_again(pair: Lab, at):
         ("d0", "d1"),
         ("s1", "d0"),
     ):
-        with pytest.raises(CannotMigrate, match=UNSETTLED) as refusal:
+        with pytest.raises(CannotMigrateError, match=UNSETTLED) as refusal:
             Coordinator([(source, destination)], spec=SPEC, journal=claims.beside(source)).run()
         assert refusal.value.hints == ("run: vfio-migration recover s0 d0",)
-    with pytest.raises(CannotMigrate, match=UNSETTLED):
+    with pytest.raises(CannotMigrateError, match=UNSETTLED):
         Saver(["s0"], spec=SPEC).run("file")
     Saver(["s1"], spec=SPEC).run("file", then="run")
-    with pytest.raises(CannotMigrate, match=UNSETTLED):
+    with pytest.raises(CannotMigrateError, match=UNSETTLED):
         Restorer(["d0"], spec=SPEC).run("file")
     assert {name: pair.states[name] for name in before} == before
     settled = recover([("s0", "d0")], spec=SPEC)
@@ -117,7 +117,7 @@ def test_a_recovery_from_another_folder_goes_by_the_journal(
     killed_at(pair, "phase", phase="judge")
     here = Path.cwd()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(CannotMigrate, match="is no source of the migration"):
+    with pytest.raises(CannotMigrateError, match="is no source of the migration"):
         recover([("s0", "d0")], spec=SPEC, journal=here / "s0.migration")
     settled = recover([(str(here / "s0"), str(here / "d0"))], spec=SPEC)
     assert settled.outcome == "destination"
@@ -133,7 +133,7 @@ def test_a_claim_that_leads_nowhere_holds_nobody_up(pair: Lab):
 
 def test_which_destination_is_kept_has_to_be_known(pair: Lab):
     pair.coordinator().run()
-    with pytest.raises(CannotMigrate, match="which one is not known"):
+    with pytest.raises(CannotMigrateError, match="which one is not known"):
         recover([("s0", None)], spec=SPEC, keep="destination")
     assert pair.running == {"d0"}
 
@@ -146,7 +146,7 @@ def test_a_table_by_which_nobody_knows_who_stands_still(pair: Lab):
         lambda: Saver(["s0"], spec=spec),
         lambda: recover([("s0", "d0")], spec=spec),
     ):
-        with pytest.raises(CannotMigrate, match="has no activity change_state"):
+        with pytest.raises(CannotMigrateError, match="has no activity change_state"):
             act()
 
 

@@ -24,7 +24,7 @@ from raw_client import DMA_UNMAP, RESET
 from vfio_migration.model import load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.journal import beside, read
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -88,9 +88,9 @@ def pair(
         yield a, b, held
 
 
-def fails(a: Running, b: Running, **more: object) -> MigrationFailed:
+def fails(a: Running, b: Running, **more: object) -> MigrationFailedError:
     """Migrate, which must fail."""
-    with pytest.raises(MigrationFailed) as caught:
+    with pytest.raises(MigrationFailedError) as caught:
         Coordinator(
             [(a.path, b.path)],
             **{"settings": OFFLINE, "journal": beside(a.path), **more},  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_a_destination_that_refuses_a_write_and_accepts_stop_does_not_run(tmp_pa
 
 
 def test_a_destination_that_does_not_answer_a_write_does_not_run(tmp_path: Path) -> None:
-    settings = Settings(migration="offline", patience=0.5)
+    settings = Settings(migration="offline", timeout_s=0.5)
     with pair(tmp_path, (), (habits.LeavesWritesUnanswered,)) as (a, b, held):
         failure = fails(a, b, settings=settings)
         assert failure.outcome == "source"
@@ -232,7 +232,7 @@ def test_a_device_that_runs_off_while_it_is_restored_is_not_said_to_run_restored
 ) -> None:
     with pair(tmp_path, (), (habits.RunsOffUponLastWrite, *ACCEPTS)) as (a, b, _held):
         Saver([a.path]).run(tmp_path / "saved")
-        with pytest.raises(MigrationFailed, match="was led to RESUMING and is in RUNNING"):
+        with pytest.raises(MigrationFailedError, match="was led to RESUMING and is in RUNNING"):
             Restorer([b.path]).run(tmp_path / "saved")
         assert b.state == STOP
 
@@ -252,7 +252,7 @@ def test_a_migration_cancelled_while_the_rest_is_transferred_leaves_the_source_r
                 [(a.path, b.path)], settings=OFFLINE, watches=[watch], journal=beside(a.path)
             )
         )
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             begun[0].run()
         assert (caught.value.outcome, caught.value.cancelled) == ("source", True)
         assert (a.state, b.state) == (RUNNING, STOP)
@@ -296,7 +296,9 @@ def test_a_plan_cannot_have_it_written_down_that_what_was_not_transferred_was_de
 
 def test_what_was_not_read_to_its_end_is_no_save(tmp_path: Path) -> None:
     with pair(tmp_path, (), ACCEPTS) as (a, _b, held):
-        with pytest.raises(MigrationFailed, match="has no step that transfers the rest") as caught:
+        with pytest.raises(
+            MigrationFailedError, match="has no step that transfers the rest"
+        ) as caught:
             Saver([a.path], plans=without_the_rest()).run(tmp_path / "file")
         assert caught.value.outcome == "source"
         assert not (tmp_path / "file").exists()
@@ -443,7 +445,7 @@ def test_keep_says_so_if_the_server_was_started_after_the_migration_began(
 def test_a_save_says_what_a_server_answered_that_hides_its_state(tmp_path: Path) -> None:
     these = (habits.HidesItsStateOnceRead, habits.OffersNoPreCopy)
     with running(tmp_path, "a", *these, held=bytes(SIZE)) as a:
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Saver([a.path]).run(tmp_path / "file")
         assert caught.value.outcome == "undecided"
         assert not any("cannot be reached" in hint for hint in caught.value.hints)

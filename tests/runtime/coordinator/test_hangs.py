@@ -39,13 +39,13 @@ def hanging(lab: Lab, who: str, arc: tuple[str, str]) -> threading.Event:
 )
 def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: str):
     event = hanging(lab, "s0", arc)
-    failure = lab.fail(patience=SHORT)
+    failure = lab.fail(timeout_s=SHORT)
     why = "s0: does not answer, and its process is there: it may still hold the state"
     assert failure.why == f"{where}: s0: {asks(arc)} is not answered"
     assert failure.outcome == "undecided"
     assert failure.hints == (why, f"s0: {UNANSWERED}", f"s0: {LATE}")
     assert not lab.hosts["d0"].runs
-    again = lab.recover(patience=SHORT)
+    again = lab.recover(timeout_s=SHORT)
     assert (again.outcome, again.why) == ("undecided", why)
     assert not lab.hosts["d0"].runs
     event.set()
@@ -58,7 +58,7 @@ def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: 
 
 def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
     event = hanging(lab, "s0", ("STOP_COPY", "STOP"))
-    summary = lab.coordinator(patience=SHORT).run()
+    summary = lab.coordinator(timeout_s=SHORT).run()
     assert summary.loose == ("s0",)
     assert lab.states == {"s0": "STOP_COPY", "d0": "RUNNING"}
     assert Path("s0.migration").exists()
@@ -80,7 +80,7 @@ def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
 )
 def test_a_destination_that_hangs_before_it_may_run(lab: Lab, arc: tuple[str, str], where: str):
     event = hanging(lab, "d0", arc)
-    failure = lab.fail(patience=SHORT)
+    failure = lab.fail(timeout_s=SHORT)
     assert failure.why == f"{where}: d0: {asks(arc)} is not answered"
     assert failure.outcome == "source"
     assert failure.hints == (SOURCE, f"d0: {LATE}")
@@ -98,7 +98,7 @@ def test_a_destination_that_hangs_before_it_may_run(lab: Lab, arc: tuple[str, st
 def test_a_destination_that_hangs_when_it_may_run(lab: Lab, arc: tuple[str, str], phase: str):
     """Nobody can see whether it runs. So the source may not, until it is known or given up."""
     event = hanging(lab, "d0", arc)
-    failure = lab.fail(patience=SHORT)
+    failure = lab.fail(timeout_s=SHORT)
     why = "d0: does not answer, and its process is there: it may run"
     assert failure.why == f"plan resume, phase {phase}: d0: {asks(arc)} is not answered"
     assert failure.outcome == "undecided"
@@ -114,8 +114,8 @@ def test_a_destination_that_hangs_when_it_may_run(lab: Lab, arc: tuple[str, str]
 def test_a_destination_that_hangs_can_be_given_up(lab: Lab):
     """Somebody who knows better says that it is gone, and is believed."""
     event = hanging(lab, "d0", ("STOP", "RUNNING_P2P"))
-    assert lab.fail(patience=SHORT).outcome == "undecided"
-    settled = lab.recover(keep="source", patience=SHORT)
+    assert lab.fail(timeout_s=SHORT).outcome == "undecided"
+    settled = lab.recover(keep="source", timeout_s=SHORT)
     assert settled.outcome == "source"
     assert lab.hosts["s0"].state == "RUNNING"
     assert lab.hosts["s0"].whole
@@ -143,7 +143,7 @@ def hung(farm: Farm, *victims: str) -> list[tuple[str | None, str]]:
     first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
     points = [i for i, row in enumerate(seen) if i >= first and row[:2] == ["command", victims[-1]]]
     orders = [
-        {**one, "victims": list(victims), "at": at, "hang": True, "patience": 0.4}
+        {**one, "victims": list(victims), "at": at, "hang": True, "timeout_s": 0.4}
         for at in [*points[:: max(1, len(points) // 4)], points[-1]]
     ]
     told = []

@@ -20,7 +20,7 @@ from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import (
     Coordinator,
     CoordinatorError,
-    MigrationFailed,
+    MigrationFailedError,
     Settings,
 )
 from vfio_migration.runtime.coordinator.endpoint import GRACE
@@ -28,8 +28,8 @@ from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 # What is given up ends after some `GRACE`, and long before a server has had its time to answer.
-PATIENT = Settings(patience=120.0)
-SOON = PATIENT.patience / 2
+PATIENT = Settings(timeout_s=120.0)
+SOON = PATIENT.timeout_s / 2
 
 
 def given_up(
@@ -84,9 +84,9 @@ def test_a_device_that_hangs(lab: Lab, who: str, arc, outcome: str):
     gate = Gate()
     for name in ("s0", "d0"):
         lab.serve(name, gate={arc: gate} if name == who else None)
-    coordinator = lab.coordinator(patience=PATIENT.patience)
+    coordinator = lab.coordinator(timeout_s=PATIENT.timeout_s)
     failure, seconds = given_up(coordinator.run, coordinator.cancel, gate.reached)
-    assert isinstance(failure, MigrationFailed)
+    assert isinstance(failure, MigrationFailedError)
     assert (failure.outcome, failure.cancelled) == (outcome, True)
     assert failure.why.startswith("cancelled; plan ")
     assert f"{who}: DEVICE_FEATURE SET MIG_DEVICE_STATE {arc[1]} is not answered" in failure.why
@@ -105,7 +105,7 @@ def test_when_it_is_too_late_everybody_has_time(lab: Lab):
     gate = Gate()
     lab.serve("s0")
     lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
-    coordinator = lab.coordinator(patience=PATIENT.patience)
+    coordinator = lab.coordinator(timeout_s=PATIENT.timeout_s)
 
     def late() -> None:
         assert gate.reached.wait(60)
@@ -131,9 +131,9 @@ def test_who_answers_may_take_long_on_the_way_back(lab: Lab):
             gate.start()
             coordinator.cancel()
 
-    coordinator = lab.coordinator(patience=PATIENT.patience)
+    coordinator = lab.coordinator(timeout_s=PATIENT.timeout_s)
     coordinator._report = report
-    with pytest.raises(MigrationFailed) as failure:
+    with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.why) == ("source", "cancelled")
     assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
@@ -156,7 +156,7 @@ def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
         )
         at.set()
         failure, seconds = given_up(coordinator.run, coordinator.cancel, at)
-        assert isinstance(failure, MigrationFailed)
+        assert isinstance(failure, MigrationFailedError)
         assert (failure.outcome, failure.cancelled) == ("source", True)
         assert failure.why.startswith("cancelled; d0: VERSION is not answered")
         assert failure.hints == ("nothing was begun",)
@@ -193,14 +193,14 @@ def test_a_save_and_a_restore(lab: Lab):
 MIGRATE = """
 import os, signal, sys
 from pathlib import Path
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings, endpoint
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings, endpoint
 
 if "a second of grace" not in sys.argv:
     endpoint.GRACE = 600.0
 
 one = Coordinator(
     [tuple(sys.argv[1:3])],
-    settings=Settings(patience=600.0, bandwidth=1 << 20),
+    settings=Settings(timeout_s=600.0, bandwidth=1 << 20),
     journal=Path(sys.argv[1] + ".migration"),
     report=lambda event: print(event.name, flush=True),
 )
@@ -214,7 +214,7 @@ if "plain" not in sys.argv:
     signal.signal(signal.SIGINT, on)
 try:
     one.run()
-except MigrationFailed as failure:
+except MigrationFailedError as failure:
     print("FAILED", failure.outcome, failure.cancelled, flush=True)
 except KeyboardInterrupt:
     print("INTERRUPTED", flush=True)

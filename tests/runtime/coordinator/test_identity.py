@@ -18,7 +18,7 @@ from lab import MARK, SPEC, Lab
 from samples import sample, sample_where
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import MigrationFailed
+from vfio_migration.runtime.coordinator import MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Saver
@@ -103,7 +103,7 @@ def report(event):
 
 Coordinator(
     [tuple(sys.argv[1:3])],
-    settings=Settings(migration="offline", patience=5.0),
+    settings=Settings(migration="offline", timeout_s=5.0),
     journal=Path(sys.argv[1] + ".migration"),
     report=report,
 ).run()
@@ -172,7 +172,7 @@ def test_a_save_of_a_server_that_its_manager_started_anew(manager: Manager):
             manager.start("s0")
 
     seen: list[int] = []
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         Saver([manager.pair[0]], watches=[watch]).run(manager.folder / "file")
     assert failed.value.outcome == "lost"
     assert "was served anew" in failed.value.hints[-1]
@@ -269,7 +269,7 @@ def test_a_migration_through_relays(relayed):
     lab.hosts["d0"].device.mangle = lambda _piece: []
     for host in lab.hosts.values():
         host.server.engine.reset()
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         Coordinator([pair], spec=SPEC, journal=Path("journal")).run()
     assert failed.value.outcome == "source"
     assert lab.running == {"s0"}
@@ -297,7 +297,7 @@ def test_a_save_through_a_relay_that_breaks(relayed):
             killed.extend(cut(source))
 
     killed: list[int] = []
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         Saver([source], spec=SPEC, watches=[watch]).run("file")
     assert failed.value.outcome == "undecided"
     assert "it cannot be told whether its server is the one" in failed.value.hints[-1]
@@ -318,7 +318,7 @@ def test_a_relay_that_breaks_in_the_middle(relayed):
 
     killed: list[int] = []
     coordinator = Coordinator([pair], spec=SPEC, journal=Path("journal"), report=report)
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         coordinator.run()
     assert killed
     assert failed.value.outcome == "undecided"
@@ -341,7 +341,7 @@ from vfio_migration.runtime.coordinator.recover import recover
 
 if "no-pidfs" in sys.argv:
     process._number = lambda _pidfd: 0
-settled = recover([tuple(sys.argv[1:3])], patience=5.0)
+settled = recover([tuple(sys.argv[1:3])], timeout_s=5.0)
 print(settled.outcome, settled.why, settled.problems)
 """
 INSIDE = ["unshare", "-Urpf", "--mount-proc"]
@@ -412,7 +412,7 @@ def test_servers_in_another_namespace(servers, tmp_path: Path, anew: str | None,
 
 WAITS = """
 import sys
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
 
 def report(event):
     if event.name == "running":
@@ -420,8 +420,8 @@ def report(event):
         input()
 
 try:
-    Coordinator([tuple(sys.argv[1:3])], settings=Settings(patience=5.0), report=report).run()
-except MigrationFailed as failure:
+    Coordinator([tuple(sys.argv[1:3])], settings=Settings(timeout_s=5.0), report=report).run()
+except MigrationFailedError as failure:
     print(failure.outcome, flush=True)
 """
 

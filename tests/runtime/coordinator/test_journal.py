@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab import SPEC, Lab
 
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.journal import Entry, Ledger
@@ -64,7 +64,7 @@ def test_a_journal_is_read_as_it_was_written(tmp_path_factory, names, processes,
 def test_no_file_makes_a_reader_fall_over(tmp_path_factory, content: bytes):
     path = tmp_path_factory.mktemp("journal") / "journal"
     path.write_bytes(content)
-    with pytest.raises(CannotMigrate):
+    with pytest.raises(CannotMigrateError):
         ledger.read(path)
 
 
@@ -83,7 +83,7 @@ def test_a_journal_is_there_once(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
     first, second = (Ledger(path, "live", (ENTRY,)) for _ in range(2))
     first.begin()
-    with pytest.raises(CannotMigrate, match="was not brought to its end"):
+    with pytest.raises(CannotMigrateError, match="was not brought to its end"):
         second.begin()
     second.end()  # what was not its own it does not remove
     assert path.exists()
@@ -98,7 +98,7 @@ def test_of_many_who_begin_at_once_one_does(tmp_path: Path, elsewhere: Path):
         ready.wait()
         try:
             Ledger(path, "live", (ENTRY,)).begin()
-        except CannotMigrate:
+        except CannotMigrateError:
             done.append(False)
         else:
             done.append(True)
@@ -190,7 +190,7 @@ def test_a_file_system_that_sets_no_room_aside(
     path = tmp_path / "journal"
     journal = Ledger(path, "live", (ENTRY,))
     if number == errno.ENOSPC:
-        with pytest.raises(CannotMigrate, match="cannot be written: No space left on device"):
+        with pytest.raises(CannotMigrateError, match="cannot be written: No space left on device"):
             journal.begin()
         assert list(tmp_path.iterdir()) == []
         return
@@ -355,7 +355,7 @@ def test_a_journal_that_names_no_devices_or_the_same(pair: Lab, changes, why: st
     Path("link").symlink_to("s0")
     path = journal(pair, **changes)
     pair.arcs.clear()
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         pair.recover()
     assert str(path) in refusal.value.why
     assert why.format(Path.cwd()) in refusal.value.why
@@ -372,12 +372,14 @@ def test_a_journal_that_names_no_devices_or_the_same(pair: Lab, changes, why: st
 def test_a_folder_where_a_journal_would_be(pair: Lab, where: str):
     Path(where).mkdir()
     more = {"journal": Path(where)} if where == "elsewhere" else {}
-    with pytest.raises(CannotMigrate, match="is a folder, and stands where the journal") as refusal:
+    with pytest.raises(
+        CannotMigrateError, match="is a folder, and stands where the journal"
+    ) as refusal:
         pair.coordinator(**more).run()
     assert refusal.value.refused
     assert "take it away" in refusal.value.hints[0]
     for keep in (None, "source"):
-        with pytest.raises(CannotMigrate, match=f"{where}: is a folder, and no journal"):
+        with pytest.raises(CannotMigrateError, match=f"{where}: is a folder, and no journal"):
             pair.recover(keep=keep, **more)
     assert pair.running == {"s0", "d0"}
     assert Path(where).is_dir()
@@ -387,7 +389,7 @@ def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
     """With `keep` a journal that cannot be read is given up; a recording is not, by mistake."""
     recording = Path("run.jsonl")
     recording.write_text('{"kind": "recording"}\n')
-    with pytest.raises(CannotMigrate, match="this is no journal") as refusal:
+    with pytest.raises(CannotMigrateError, match="this is no journal") as refusal:
         pair.recover(keep="source", journal=recording)
     assert refusal.value.hints == ("leave --journal out, or remove it yourself",)
     assert recording.exists()
@@ -398,7 +400,7 @@ def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
 
 def test_no_device_of_the_system_is_removed_for_a_journal(pair: Lab):
     os.mkfifo("pipe")
-    with pytest.raises(CannotMigrate, match="is a pipe, and no journal"):
+    with pytest.raises(CannotMigrateError, match="is a pipe, and no journal"):
         pair.recover(keep="source", journal=Path("pipe"))
     assert Path("pipe").is_fifo()
 
@@ -415,16 +417,16 @@ def test_no_device_of_the_system_is_removed_for_a_journal(pair: Lab):
     ],
 )
 def test_a_name_that_is_no_path(act, bad: str):
-    with pytest.raises(CannotMigrate, match="is no path of a socket: it ") as refusal:
+    with pytest.raises(CannotMigrateError, match="is no path of a socket: it ") as refusal:
         act(bad)
     assert len(str(refusal.value)) < 500
 
 
 @pytest.mark.parametrize("bad", ["x\0", "y" * 300, "\ud800"])
 def test_a_journal_of_a_name_that_is_no_path(pair: Lab, bad: str):
-    with pytest.raises(CannotMigrate, match="the journal cannot be written: "):
+    with pytest.raises(CannotMigrateError, match="the journal cannot be written: "):
         pair.coordinator(journal=Path(bad)).run()
-    with pytest.raises(CannotMigrate, match="the journal cannot be read: "):
+    with pytest.raises(CannotMigrateError, match="the journal cannot be read: "):
         pair.recover(journal=Path(bad))
     assert pair.running == {"s0", "d0"}
 
@@ -441,11 +443,11 @@ def test_the_same_socket_by_another_name(pair: Lab, other: str):
         lambda: Restorer(["s0", other], spec=SPEC),
         lambda: recover([("s0", other)], spec=SPEC),
     ):
-        with pytest.raises(CannotMigrate, match=f"s0 and {other}: are the same socket; each "):
+        with pytest.raises(CannotMigrateError, match=f"s0 and {other}: are the same socket; each "):
             act()
     with (
         claims.locked([other]),
-        pytest.raises(CannotMigrate, match="another process is moving this device"),
+        pytest.raises(CannotMigrateError, match="another process is moving this device"),
     ):
         pair.coordinator().run()
     assert pair.running == {"s0", "d0"}

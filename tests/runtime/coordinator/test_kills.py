@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from kill_points import GROUPS, MIGRATIONS, Broken, Farm, Order, Table, judge, names
+from kill_points import GROUPS, MIGRATIONS, BrokenRunError, Farm, Order, Table, judge, names
 from samples import sample, sample_where
 
 # How far apart the points of the sample are, by how many devices there are: while it is only looked
@@ -175,7 +175,7 @@ def test_without_a_journal_some_points_are_broken(farm: Farm):
         order("offline", ("edu",), victims=["coordinator"], at=at, journal=False)
         for at in range(count - 20, count - 2)
     ]
-    broken = [one for _, one in farm.verdicts(orders) if isinstance(one, Broken)]
+    broken = [one for _, one in farm.verdicts(orders) if isinstance(one, BrokenRunError)]
     assert any("recovery does not say who runs" in str(one) for one in broken)
 
 
@@ -206,5 +206,5 @@ def test_the_judge_can_say_no(farm: Farm, change, why: str):
     found = farm.find(point)
     assert judge(point, found).outcome == "source"
     assert found["migration"]["journal"]
-    with pytest.raises(Broken, match=why):
+    with pytest.raises(BrokenRunError, match=why):
         judge(point, _doctored(found, change))

@@ -19,7 +19,7 @@ from samples import sample_where
 from vfio_migration.model import load
 from vfio_migration.model.plan import Move, Phase, Plans, default_plans
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Event, Summary
+from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator, Event, Summary
 from vfio_migration.runtime.coordinator.workload import Workload
 from vfio_migration.runtime.kit.devices import edu, memory
 
@@ -190,7 +190,7 @@ def test_more_than_one_without_p2p_is_refused(tmp_path: Path) -> None:
     devices = [(f"{side}{number}", "edu", PRE_COPY) for side in "ab" for number in range(2)]
     with servers(tmp_path, devices) as paths:
         pairs = list(zip(paths[:2], paths[2:], strict=True))
-        with pytest.raises(CannotMigrate, match="no order of steps") as caught:
+        with pytest.raises(CannotMigrateError, match="no order of steps") as caught:
             Coordinator(pairs).run()
         assert caught.value.refused
         for path in paths:

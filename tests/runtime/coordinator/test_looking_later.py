@@ -15,7 +15,12 @@ from peer_habits.base import RUNNING, STOP, Peer
 from peer_habits.running import running
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import (
+    CannotMigrateError,
+    Coordinator,
+    MigrationFailedError,
+    Settings,
+)
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
@@ -77,14 +82,16 @@ def test_another_kind_of_device_is_found_out_before_anything_is_transferred(tmp_
         with Client(b.path) as client:
             client.set_state("STOP")
         with pytest.raises(
-            MigrationFailed, match="not the same kind of device: region 0"
+            MigrationFailedError, match="not the same kind of device: region 0"
         ) as failed:
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert failed.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
         Saver([c.path]).run(tmp_path / "file")
-        with pytest.raises(MigrationFailed, match=r"as it was saved, and .* not the same kind"):
+        with pytest.raises(
+            MigrationFailedError, match=r"as it was saved, and .* not the same kind"
+        ):
             Restorer([b.path]).run(tmp_path / "file")
         assert b.state == STOP
 
@@ -95,11 +102,13 @@ def test_a_device_that_never_says_what_it_is_is_refused(tmp_path: Path) -> None:
         running(tmp_path, "b", held=bytes(SIZE)) as b,
     ):
         for one, two in ((a, b), (b, a)):
-            with pytest.raises(CannotMigrate, match=r"a: DEVICE_GET_INFO is refused \(EINVAL\)"):
+            with pytest.raises(
+                CannotMigrateError, match=r"a: DEVICE_GET_INFO is refused \(EINVAL\)"
+            ):
                 Coordinator([(one.path, two.path)]).run()
         with Client(a.path) as client:
             client.set_state("STOP")
-        with pytest.raises(MigrationFailed, match="a: DEVICE_GET_INFO is refused") as failed:
+        with pytest.raises(MigrationFailedError, match="a: DEVICE_GET_INFO is refused") as failed:
             Coordinator([(b.path, a.path)]).run()
         assert failed.value.outcome == "source"
         assert b.state == RUNNING

@@ -18,11 +18,11 @@ from peer_habits.running import Running, running
 from raw_client import VERSION
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, MigrationFailed
+from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator, MigrationFailedError
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
-from vfio_migration.runtime.transport.listening import CannotListen, listening
+from vfio_migration.runtime.transport.listening import CannotListenError, listening
 
 SIZE = 10_000
 
@@ -57,28 +57,28 @@ def test_a_refused_preflight_negotiates_with_everybody(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b") as b:
         with Client(a.path) as client:
             client.set_state("STOP")
-        with pytest.raises(CannotMigrate, match="is in STOP, and a source begins in RUNNING"):
+        with pytest.raises(CannotMigrateError, match="is in STOP, and a source begins in RUNNING"):
             coordinator(a.path, b.path).run()
 
 
 def test_a_destination_of_another_kind_is_refused_politely(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b", size=SIZE + 1) as b:
         for ask in (coordinator(a.path, b.path).run, coordinator(a.path, b.path).survey):
-            with pytest.raises(CannotMigrate, match="not the same kind of device"):
+            with pytest.raises(CannotMigrateError, match="not the same kind of device"):
                 ask()
 
 
 def test_nobody_serves_at_the_other_end(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a:
         for ask in ("run", "survey"):
-            with pytest.raises(CannotMigrate, match="nobody serves there"):
+            with pytest.raises(CannotMigrateError, match="nobody serves there"):
                 getattr(coordinator(a.path, tmp_path / "b"), ask)()
 
 
 def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b") as b:
         journal = tmp_path / "nowhere" / "journal"
-        with pytest.raises(CannotMigrate, match="the journal cannot be written"):
+        with pytest.raises(CannotMigrateError, match="the journal cannot be written"):
             Coordinator([(a.path, b.path)], journal=journal).run()
 
 
@@ -87,7 +87,7 @@ def test_a_device_that_belongs_to_another_migration_is_not_even_connected_to(
 ) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b") as b:
         beside(a.path).write_text("precious")
-        with pytest.raises(CannotMigrate, match="an earlier migration of this device"):
+        with pytest.raises(CannotMigrateError, match="an earlier migration of this device"):
             coordinator(a.path, b.path).run()
         assert a.connections == b.connections == 0
         beside(a.path).unlink()
@@ -95,7 +95,7 @@ def test_a_device_that_belongs_to_another_migration_is_not_even_connected_to(
 
 def test_recover_negotiates(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b") as b:
-        with pytest.raises(CannotMigrate, match="it cannot be told who is to run"):
+        with pytest.raises(CannotMigrateError, match="it cannot be told who is to run"):
             recover([(a.path, b.path)])
         assert recover([(a.path, b.path)], keep="source").outcome == "source"
         assert a.state == RUNNING
@@ -104,11 +104,11 @@ def test_recover_negotiates(tmp_path: Path) -> None:
 def test_a_save_and_a_restore_that_are_refused_negotiate(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b") as b:
         Saver([a.path]).run(tmp_path / "file")
-        with pytest.raises(CannotMigrate, match="a source begins in RUNNING"):
+        with pytest.raises(CannotMigrateError, match="a source begins in RUNNING"):
             Saver([a.path]).run(tmp_path / "another")
-        with pytest.raises(CannotMigrate, match="lack P2P"):
+        with pytest.raises(CannotMigrateError, match="lack P2P"):
             Saver([b.path, a.path]).run(tmp_path / "another")
-        with pytest.raises(CannotMigrate, match="the file holds 1 device "):
+        with pytest.raises(CannotMigrateError, match="the file holds 1 device "):
             Restorer([a.path, b.path]).run(tmp_path / "file")
         Restorer([b.path]).run(tmp_path / "file")
 
@@ -130,7 +130,7 @@ def test_a_server_that_starts_does_not_bother_the_one_that_listens(tmp_path: Pat
     """It used to connect, to see whether somebody listens, and to hang up without a word."""
     with delicate(tmp_path, "a") as a:
         with (
-            pytest.raises(CannotListen, match="somebody listens there already"),
+            pytest.raises(CannotListenError, match="somebody listens there already"),
             listening(Path(a.path)),
         ):
             pass
@@ -145,7 +145,7 @@ def test_a_migration_that_fails_negotiates_on_its_way_back(tmp_path: Path) -> No
         delicate(tmp_path, "a") as a,
         delicate(tmp_path, "b", habits.RefusesEveryStream) as b,
     ):
-        with pytest.raises(MigrationFailed) as failed:
+        with pytest.raises(MigrationFailedError) as failed:
             coordinator(a.path, b.path).run()
         assert failed.value.outcome == "source"
         assert a.state == RUNNING

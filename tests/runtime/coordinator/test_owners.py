@@ -11,7 +11,7 @@ from descriptors import opened
 from lab import SPEC, Lab
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import Coordinator, Hooks, MigrationFailed
+from vfio_migration.runtime.coordinator import Coordinator, Hooks, MigrationFailedError
 from vfio_migration.runtime.coordinator.journal import beside
 
 
@@ -38,7 +38,7 @@ def test_connections_of_somebody_else_after_a_failure(two: Lab):
     clients = {name: Client(Path(name), spec=SPEC) for name in ("s0", "d0")}
     clients["s0"].dma_map(0, 4096)
     two.hosts["d0"].device.mangle = lambda _piece: []
-    with pytest.raises(MigrationFailed):
+    with pytest.raises(MigrationFailedError):
         Coordinator([("s0", "d0")], spec=SPEC, clients=clients).run()
     assert clients["s0"].state() == "RUNNING"
     assert clients["d0"].state() == "STOP"

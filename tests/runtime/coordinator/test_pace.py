@@ -14,10 +14,15 @@ from peer_habits import servers as habits
 from peer_habits.base import RUNNING, Peer
 from peer_habits.running import running
 
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator, Settings, StepFailed
+from vfio_migration.runtime.coordinator import (
+    CannotMigrateError,
+    Coordinator,
+    Settings,
+    StepFailedError,
+)
 from vfio_migration.runtime.coordinator import transfer as transfer_module
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
-from vfio_migration.runtime.coordinator.errors import Cancelled
+from vfio_migration.runtime.coordinator.errors import CancelledError
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.pump import READS, Stream
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -50,7 +55,7 @@ def test_a_server_that_takes_no_data(tmp_path: Path, side: int) -> None:
     these: list[tuple[type[Peer], ...]] = [(), ()]
     these[side] = (habits.TakesNoData,)
     with running(tmp_path, "a", *these[0]) as a, running(tmp_path, "b", *these[1]) as b:
-        with pytest.raises(CannotMigrate) as caught:
+        with pytest.raises(CannotMigrateError) as caught:
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert {a.state, b.state} == {RUNNING}
         assert caught.value.why == f"{(a, b)[side].path}: {NO_DATA}"
@@ -64,7 +69,7 @@ def test_nothing_is_saved_from_it_nor_restored_into_it(tmp_path: Path) -> None:
         Saver([a.path]).run(file, then="run")
     with running(tmp_path, "a", habits.TakesNoData) as a:
         for half, where in ((Saver, tmp_path / "other"), (Restorer, file)):
-            with pytest.raises(CannotMigrate) as caught:
+            with pytest.raises(CannotMigrateError) as caught:
                 half([a.path]).run(where)
             assert caught.value.why == f"{a.path}: {NO_DATA}"
         assert a.state == RUNNING
@@ -154,7 +159,7 @@ def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) 
     timer.start()
     one = transfer(Pipe(busy, 1 << 12), cancelled, max_passes=3, if_slow=if_slow)
     if if_slow == "cancel":
-        with pytest.raises(StepFailed, match=r"after 3 passes .* for nobody knows how long"):
+        with pytest.raises(StepFailedError, match=r"after 3 passes .* for nobody knows how long"):
             one.passes()
     else:
         assert one.passes() is None
@@ -263,7 +268,7 @@ def test_who_owes_can_be_cancelled() -> None:
     one = transfer(Pipe(some(1 << 20)), cancelled, bandwidth=1000)
     threading.Timer(0.2, cancelled.set).start()
     begun = time.monotonic()
-    with pytest.raises(Cancelled):
+    with pytest.raises(CancelledError):
         one.rest()
     assert time.monotonic() - begun < 60, "a thousand seconds are owed"
 

@@ -13,12 +13,12 @@ from lab import SPEC, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import (
-    CannotMigrate,
+    CannotMigrateError,
     CoordinatorError,
     Event,
-    MigrationFailed,
+    MigrationFailedError,
     Settings,
-    StepFailed,
+    StepFailedError,
 )
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape
@@ -112,12 +112,12 @@ def test_a_meter_forgets():
 
 
 def test_errors_say_what_to_do():
-    error = MigrationFailed("it broke", "source", ["do this", "and that"], cancelled=True)
+    error = MigrationFailedError("it broke", "source", ["do this", "and that"], cancelled=True)
     assert str(error) == "it broke\n  do this\n  and that"
     assert (error.why, error.outcome, error.cancelled) == ("it broke", "source", True)
     assert isinstance(error, CoordinatorError)
-    assert str(StepFailed("no", ["a"])) == "no"
-    assert StepFailed("no", ["a"]).peers == ("a",)
+    assert str(StepFailedError("no", ["a"])) == "no"
+    assert StepFailedError("no", ["a"]).peers == ("a",)
 
 
 def test_events_are_plain_data():
@@ -278,7 +278,7 @@ def test_a_group_moves_all_of_it_at_a_time(lab: Lab):
             name,
             "source",
             SPEC,
-            patience=20,
+            timeout_s=20,
             watches=[lambda one: seen.append((one.what, one.peer))],
         )
         for name in ("s0", "s1", "s2")
@@ -301,9 +301,9 @@ def test_a_group_moves_all_of_it_at_a_time(lab: Lab):
 
 def test_errors_can_be_sent_to_another_process():
     for error in (
-        CannotMigrate("why", ["hint"], refused=True),
-        StepFailed("why", ["peer"], ["hint"]),
-        MigrationFailed("why", "lost", ["hint"], cancelled=True),
+        CannotMigrateError("why", ["hint"], refused=True),
+        StepFailedError("why", ["peer"], ["hint"]),
+        MigrationFailedError("why", "lost", ["hint"], cancelled=True),
     ):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

@@ -14,7 +14,7 @@ from lab import SPEC, FaultyEdu, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed
+from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.coordinator.recover import recover
 
@@ -77,7 +77,7 @@ def test_without_a_journal_in_every_combination_of_states(two: Lab):
             expected = "refused" if destination in RUN else "source"
         told[expected] += 1
         if expected == "refused":
-            with pytest.raises(CannotMigrate) as refusal:
+            with pytest.raises(CannotMigrateError) as refusal:
                 two.recover()
             assert refusal.value.why == (
                 "there is no journal of a migration, and it cannot be told who is to run: "
@@ -172,7 +172,7 @@ def test_nothing_is_started_or_said_to_be_lost_if_the_user_may_not_connect_to_a_
 
     put(two, "d0" if other == "s0" else "s0", "STOP")
     monkeypatch.setattr(socket, "socket", Denied)
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         two.recover(keep=keep)
     why = f"{other}: cannot be connected to: Permission denied, and its device may run"
     assert refusal.value.why == why
@@ -180,8 +180,8 @@ def test_nothing_is_started_or_said_to_be_lost_if_the_user_may_not_connect_to_a_
 
 
 def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Lab):
-    with Client("s0"), pytest.raises(MigrationFailed) as failure:
-        recover([("s0", "d0")], spec=SPEC, patience=0.1)
+    with Client("s0"), pytest.raises(MigrationFailedError) as failure:
+        recover([("s0", "d0")], spec=SPEC, timeout_s=0.1)
     assert failure.value.outcome == "undecided"
     assert "VERSION is not answered; does it serve another client?" in failure.value.why
     assert "--keep source or --keep destination" in failure.value.hints[1]
@@ -203,7 +203,7 @@ def test_keep_the_side_that_is_gone(two: Lab):
 @pytest.mark.parametrize("name", ["s0", "d0"])
 def test_somebody_is_not_there_and_neither_is_a_journal(two: Lab, name: str):
     two.hosts[name].stop()
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         recover([("s0", "d0")], spec=SPEC)
     assert refusal.value.why == (
         f"{name}: nobody serves there: No such file or directory, and there is no journal of a "
@@ -217,7 +217,9 @@ def test_somebody_is_not_there_and_neither_is_a_journal(two: Lab, name: str):
 def test_a_source_alone(two: Lab):
     """Its destination is not known. One that runs still goes on; one that stands still waits."""
     put(two, "s0", "STOP_COPY")
-    with pytest.raises(CannotMigrate, match="it cannot be told who is to run: s0 in STOP_COPY"):
+    with pytest.raises(
+        CannotMigrateError, match="it cannot be told who is to run: s0 in STOP_COPY"
+    ):
         recover([("s0", None)], spec=SPEC)
     assert two.hosts["s0"].state == "STOP_COPY"
     put(two, "s0", "PRE_COPY")
@@ -244,7 +246,7 @@ def journal(two: Lab, **changes) -> None:
 def test_a_journal_that_is_damaged(two: Lab, text: str):
     Path("s0.migration").write_text(text)
     two.arcs.clear()
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         two.recover()
     assert refusal.value.why == (
         "s0.migration: this is no journal of a migration, or it is damaged"
@@ -272,7 +274,7 @@ def test_a_damaged_journal_is_replaced_by_a_word(two: Lab, keep: str):
 )
 def test_a_journal_of_another_version(two: Lab, changes, why: str):
     journal(two, **changes)
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         two.recover()
     assert refusal.value.why == f"s0.migration: {why}"
 
@@ -286,7 +288,7 @@ def test_a_journal_of_another_version(two: Lab, changes, why: str):
 )
 def test_a_journal_of_other_devices(two: Lab, pairs, why: str):
     journal(two)
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         recover(pairs, journal=Path("s0.migration"), spec=SPEC)
     assert refusal.value.why == why
     assert refusal.value.hints == ("run: vfio-migration recover s0 d0",)
@@ -294,7 +296,7 @@ def test_a_journal_of_other_devices(two: Lab, pairs, why: str):
 
 def test_a_journal_that_cannot_be_read(two: Lab):
     Path("s0.migration").mkdir()
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         two.recover()
     assert refusal.value.why == "s0.migration: is a folder, and no journal"
 

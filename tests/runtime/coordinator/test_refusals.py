@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
-from vfio_migration.model import UnknownName
+from vfio_migration.model import UnknownNameError
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, Coordinator
+from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 from vfio_migration.runtime.coordinator import journal as ledger
 from vfio_migration.runtime.protocol.messages.features import (
     DeviceFeature,
@@ -21,11 +21,11 @@ from vfio_migration.runtime.protocol.messages.features import (
 MIGRATION = 1
 
 
-def refused(lab: Lab, **options) -> CannotMigrate:
+def refused(lab: Lab, **options) -> CannotMigrateError:
     """Migrate; it must be refused, and nothing be changed by it."""
     arcs, states = list(lab.arcs), lab.states
     before = {path.name for path in Path().iterdir()}
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         lab.coordinator(**options).run()
     assert (lab.arcs, lab.states) == (arcs, states)
     assert {path.name for path in Path().iterdir()} == before
@@ -63,7 +63,7 @@ def capabilities(lab: Lab, name: str, flags: int | str) -> None:
 
 
 def test_no_device():
-    with pytest.raises(CannotMigrate, match="there is no device to migrate"):
+    with pytest.raises(CannotMigrateError, match="there is no device to migrate"):
         Coordinator([])
 
 
@@ -79,7 +79,7 @@ def test_no_device():
 )
 def test_a_socket_named_twice(tmp_path, monkeypatch, pairs):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         Coordinator(pairs)
     twice = tmp_path / ("b" if str(pairs).count("'b'") > 1 else "a")
     assert str(refusal.value) == f"{twice}: is named twice; each socket is one end of one device"
@@ -91,7 +91,7 @@ def test_nobody_serves_there(lab: Lab, missing: str):
     pair(lab)
     lab.hosts.pop(missing).stop()
     lab.hosts.setdefault("s0", lab.hosts.get("d0"))  # `pairs` goes by the sources
-    with pytest.raises(CannotMigrate) as refusal:
+    with pytest.raises(CannotMigrateError) as refusal:
         Coordinator([("s0", "d0")], journal=Path("journal")).run()
     assert str(refusal.value) == f"{missing}: nobody serves there: No such file or directory"
     assert not Path("journal").exists()
@@ -357,6 +357,6 @@ def test_what_the_journal_says(lab: Lab):
 
 def test_a_migration_that_is_not_in_the_table(lab: Lab):
     pair(lab)
-    with pytest.raises(UnknownName) as error:
+    with pytest.raises(UnknownNameError) as error:
         lab.coordinator(migration="liv").run()
     assert "live" in str(error.value)

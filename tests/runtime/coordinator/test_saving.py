@@ -11,7 +11,7 @@ import pytest
 from lab import ALWAYS, SPEC, FaultyMemory, Lab
 
 from vfio_migration.runtime.client import Client
-from vfio_migration.runtime.coordinator import CannotMigrate, MigrationFailed, Settings
+from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 from vfio_migration.runtime.files import compression
 from vfio_migration.runtime.files.container import ContainerReader, ContainerWriter
@@ -68,7 +68,7 @@ def test_an_arc_of_a_save_fails(lab: Lab, arc, how):
         with ContainerReader("a.save") as file:
             file.check()
         return
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         saver(lab, "s0", "s1").run("a.save")
     assert f"s0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
     assert not failed.value.cancelled
@@ -89,7 +89,7 @@ def test_an_arc_fails_when_all_is_in_the_file(lab: Lab, then, how):
     lab.serve("s0", faults={("STOP_COPY", "STOP"): how})
     lab.serve("d0")
     if then == "run" and how != ONCE:
-        with pytest.raises(MigrationFailed) as failed:
+        with pytest.raises(MigrationFailedError) as failed:
             saver(lab, "s0").run("a.save", then=then)
         assert failed.value.why.startswith(
             "a.save: is written and whole, but not all of the devices run on: "
@@ -113,8 +113,8 @@ def test_a_device_that_does_not_answer_when_all_is_in_the_file(lab: Lab):
     event = threading.Event()
     lab.serve("s0", gate={("STOP_COPY", "STOP"): event})
     lab.serve("s1")
-    with pytest.raises(MigrationFailed) as failed:
-        saver(lab, "s0", "s1", settings=Settings(patience=0.5)).run("a.save", then="run")
+    with pytest.raises(MigrationFailedError) as failed:
+        saver(lab, "s0", "s1", settings=Settings(timeout_s=0.5)).run("a.save", then="run")
     assert failed.value.outcome == "undecided"
     assert "s0: DEVICE_FEATURE SET MIG_DEVICE_STATE RUNNING_P2P is not answered" in failed.value.why
     with ContainerReader("a.save") as file:
@@ -126,7 +126,7 @@ def test_a_device_that_does_not_answer_when_all_is_in_the_file(lab: Lab):
 def test_an_arc_of_a_restore_fails(saved: Lab, arc, how):
     saved.serve("d0", faults={arc: how})
     saved.serve("d1")
-    with pytest.raises(MigrationFailed) as failed:
+    with pytest.raises(MigrationFailedError) as failed:
         restorer(saved, "d0").run("a.save")
     assert f"d0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
     assert failed.value.outcome == "source"
@@ -155,11 +155,11 @@ class Cancelling:
             self.half.cancel()
         self.seen += 1
 
-    def run(self, *arguments, **options) -> MigrationFailed | None:
+    def run(self, *arguments, **options) -> MigrationFailedError | None:
         """Do it; return what is raised."""
         try:
             self.half.run(*arguments, **options)
-        except MigrationFailed as failure:
+        except MigrationFailedError as failure:
             return failure
         return None
 
@@ -284,7 +284,7 @@ def test_a_file_of_somebody_else_is_judged_by_the_device(saved: Lab):
     restorer(saved, "d0").run("b.save")
     assert saved.hosts["d0"].whole
     written({}, b"nothing a device wrote")
-    with pytest.raises(MigrationFailed, match="d0") as failed:
+    with pytest.raises(MigrationFailedError, match="d0") as failed:
         restorer(saved, "d0").run("b.save")
     assert failed.value.outcome == "source"
     assert not saved.hosts["d0"].runs
@@ -300,7 +300,7 @@ def test_a_file_that_is_changed_while_it_is_read(saved: Lab):
             data[len(data) // 2] ^= 1
             Path("a.save").write_bytes(data)
 
-    with pytest.raises(MigrationFailed, match=r"a\.save") as failed:
+    with pytest.raises(MigrationFailedError, match=r"a\.save") as failed:
         restorer(saved, "d0", report=report).run("a.save")
     assert failed.value.hints == ("d0: stands still; restore into it again before it is used",)
     assert saved.states["d0"] == "STOP"
@@ -317,7 +317,7 @@ def test_a_group_that_no_plan_is_for(lab: Lab, kind):
     saver(lab, "s0").run("a.save", then="run")
     half = kind(["s0", "s1"], spec=SPEC)
     written({}, b"1", b"2")
-    with pytest.raises(CannotMigrate, match="lack P2P") as refused:
+    with pytest.raises(CannotMigrateError, match="lack P2P") as refused:
         half.run("c.save" if kind is Saver else "b.save")
     assert refused.value.refused
     assert lab.running == {"s0", "s1"}
@@ -341,7 +341,7 @@ def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
             fleet.wait_for(path)
 
     try:
-        with pytest.raises(MigrationFailed) as failed:
+        with pytest.raises(MigrationFailedError) as failed:
             Saver([str(path)], spec=SPEC, watches=[watch]).run(tmp_path / "a.save")
         assert failed.value.outcome == "lost"
         lost = f"{path}: was served anew, and what it held is lost"

@@ -19,8 +19,8 @@ from peer_habits.base import RUNNING, STOP, Peer
 from peer_habits.running import Running, running
 
 from vfio_migration.runtime.client import Client, ClientError
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
-from vfio_migration.runtime.coordinator.errors import CannotMigrate, CoordinatorError
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
+from vfio_migration.runtime.coordinator.errors import CannotMigrateError, CoordinatorError
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -113,7 +113,7 @@ def test_a_refused_migration_leaves_servers_that_exit_before_version(tmp_path: P
         running(tmp_path, "a", *these, held=bytes(1000)) as a,
         running(tmp_path, "b", *these, held=bytes(2000)) as b,
     ):
-        with pytest.raises(CannotMigrate, match="not the same kind of device"):
+        with pytest.raises(CannotMigrateError, match="not the same kind of device"):
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert (a.state, b.state) == (RUNNING, RUNNING)
 
@@ -143,7 +143,7 @@ def test_a_destination_that_refuses_writes_and_accepts_the_rest_never_wins(
     tmp_path: Path, settings: Settings
 ) -> None:
     with pair(tmp_path, (), (habits.RefusesWrites,)) as (a, b, held):
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
         assert caught.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
@@ -153,7 +153,7 @@ def test_a_destination_that_refuses_writes_and_accepts_the_rest_never_wins(
 @pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
 def test_data_behind_a_short_read_fails_the_migration(tmp_path: Path, settings: Settings) -> None:
     with pair(tmp_path, (habits.ReadsShort,), (habits.JudgesNothing,)) as (a, b, held):
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
         assert caught.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
@@ -162,7 +162,7 @@ def test_data_behind_a_short_read_fails_the_migration(tmp_path: Path, settings: 
 
 def test_data_behind_a_short_read_is_not_saved(tmp_path: Path) -> None:
     with running(tmp_path, "a", habits.ReadsShort, held=b"x" * SIZE) as a:
-        with pytest.raises(MigrationFailed):
+        with pytest.raises(MigrationFailedError):
             Saver([a.path]).run(tmp_path / "file")
         assert not (tmp_path / "file").exists()
         assert a.state == RUNNING
@@ -177,7 +177,7 @@ def test_a_source_that_dies_before_the_end_of_its_stream_is_a_lost_state(
     tmp_path: Path, dies: type[Peer], settings: Settings
 ) -> None:
     with pair(tmp_path, (dies,), (habits.JudgesNothing,)) as (a, b, _held):
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
         assert caught.value.outcome == "lost"
         assert a.ended
@@ -189,7 +189,7 @@ def test_a_destination_that_dies_upon_a_write_leaves_the_source_running(
     tmp_path: Path, settings: Settings
 ) -> None:
     with pair(tmp_path, (), (habits.DiesUponWrite,)) as (a, b, held):
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
         assert caught.value.outcome == "source"
         assert b.ended
@@ -229,7 +229,7 @@ def test_a_destination_that_refuses_the_stream_leaves_the_source_running(
     tmp_path: Path, these: tuple[type[Peer], ...]
 ) -> None:
     with pair(tmp_path, these, (habits.RefusesEveryStream, *these)) as (a, b, held):
-        with pytest.raises(MigrationFailed, match=r"SET_STATE STOP .*EBADMSG") as caught:
+        with pytest.raises(MigrationFailedError, match=r"SET_STATE STOP .*EBADMSG") as caught:
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert caught.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
@@ -239,7 +239,7 @@ def test_a_destination_that_refuses_the_stream_leaves_the_source_running(
 
 def test_a_destination_that_does_not_start_leaves_the_source_running(tmp_path: Path) -> None:
     with pair(tmp_path, (), (habits.DoesNotStart,)) as (a, b, held):
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert caught.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
@@ -250,7 +250,7 @@ def test_a_destination_that_does_not_leave_resuming_is_not_said_to_take_a_migrat
     tmp_path: Path,
 ) -> None:
     with pair(tmp_path, (habits.DiesUponRead,), (habits.ResetKeepsState,)) as (a, b, _held):
-        with pytest.raises(MigrationFailed) as caught:
+        with pytest.raises(MigrationFailedError) as caught:
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert caught.value.outcome == "lost"
         assert (

@@ -13,10 +13,10 @@ from peer_habits import servers as habits
 from peer_habits.base import RUNNING, STOP, Peer
 from peer_habits.running import running
 
-from vfio_migration.runtime.client import Refused
-from vfio_migration.runtime.coordinator import Coordinator, MigrationFailed, Settings
+from vfio_migration.runtime.client import RefusedError
+from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
-from vfio_migration.runtime.coordinator.errors import StepFailed
+from vfio_migration.runtime.coordinator.errors import StepFailedError
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.pump import READS, InOrder, Stream
 from vfio_migration.runtime.coordinator.save import Saver
@@ -126,7 +126,7 @@ def read_all(script: list[int | Exception], *, final: bool = True, backwards: bo
     [(7, 7, False), (7, 7, True), (7, 70, False), (69, 1, True), (0, 1, False)],
 )
 def test_data_after_a_short_read_fails_in_stop_copy(full, short, more, backwards) -> None:
-    with pytest.raises(StepFailed, match="s0: its stream goes on behind its end") as failed:
+    with pytest.raises(StepFailedError, match="s0: its stream goes on behind its end") as failed:
         read_all([SIZE] * full + [short, more], backwards=backwards)
     assert f"brought {short} of 70 bytes" in failed.value.why
     assert f"the next one {more}" in failed.value.why
@@ -140,16 +140,18 @@ def test_a_short_read_in_stop_copy_is_believed_once_one_more_gave_nothing(full: 
     assert source.asked >= full + 2
 
 
-@pytest.mark.parametrize("answer", [Refused("s0", "MIG_DATA_READ", "EINVAL")])
+@pytest.mark.parametrize("answer", [RefusedError("s0", "MIG_DATA_READ", "EINVAL")])
 @pytest.mark.parametrize("full", [0, 1, 2, 5])
-def test_a_short_read_is_not_believed_if_the_next_one_fails(full: int, answer: Refused) -> None:
-    with pytest.raises(Refused, match="EINVAL"):
+def test_a_short_read_is_not_believed_if_the_next_one_fails(
+    full: int, answer: RefusedError
+) -> None:
+    with pytest.raises(RefusedError, match="EINVAL"):
         read_all([SIZE] * full + [7, answer])
 
 
 @pytest.mark.parametrize("full", [0, 1, 2, 5])
 def test_what_comes_behind_a_known_end_is_not_missed(full: int) -> None:
-    gone = Refused("s0", "MIG_DATA_READ", "EINVAL")
+    gone = RefusedError("s0", "MIG_DATA_READ", "EINVAL")
     stream, _, written = read_all([SIZE] * full + [0, gone])
     assert (stream.whole, written) == (True, SIZE * full)
 
@@ -180,7 +182,7 @@ def test_in_any_order_of_replies_all_is_passed_on_or_the_rule_is_broken(
     try:
         for number in turns:
             sinks[number](pieces[number])
-    except StepFailed:
+    except StepFailedError:
         assert broken
         return
     assert not broken
@@ -211,7 +213,9 @@ def test_a_server_that_reads_short_is_not_migrated_and_runs_on(
         running(tmp_path, "b", habits.JudgesNothing, held=bytes(10_000)) as b,
     ):
         settings = Settings(migration=migration, max_passes=2)
-        with pytest.raises(MigrationFailed, match="its stream goes on behind its end") as failed:
+        with pytest.raises(
+            MigrationFailedError, match="its stream goes on behind its end"
+        ) as failed:
             Coordinator([(a.path, b.path)], settings=settings, journal=beside(a.path)).run()
         assert failed.value.outcome == "source"
         assert a.state == RUNNING
@@ -225,7 +229,9 @@ def test_a_server_that_reads_short_is_not_saved_and_runs_on(tmp_path: Path, migr
     held = os.urandom(10_000)
     with running(tmp_path, "a", habits.ReadsShort, held=held) as a:
         settings = Settings(migration=migration, max_passes=2)
-        with pytest.raises(MigrationFailed, match="its stream goes on behind its end") as failed:
+        with pytest.raises(
+            MigrationFailedError, match="its stream goes on behind its end"
+        ) as failed:
             Saver([a.path], settings=settings).run(tmp_path / "file")
         assert failed.value.outcome == "source"
         assert a.state == RUNNING

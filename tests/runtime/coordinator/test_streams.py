@@ -10,7 +10,7 @@ import pytest
 from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
-from vfio_migration.runtime.coordinator import Event, Hooks, MigrationFailed
+from vfio_migration.runtime.coordinator import Event, Hooks, MigrationFailedError
 from vfio_migration.runtime.files import compression
 
 LOADED, TAKEN, SOURCE, UNDONE, *_ = (row.summary for row in default_plans(SPEC).handovers)
@@ -203,7 +203,7 @@ def told(lab: Lab, **options) -> list[tuple[str, dict[str, str]]]:
     )
     try:
         lab.coordinator(hooks=hooks, **options).run()
-    except MigrationFailed as failure:
+    except MigrationFailedError as failure:
         guest.append((f"failed: {failure.outcome}", lab.states))
     return guest
 

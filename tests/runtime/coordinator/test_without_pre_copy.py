@@ -16,11 +16,11 @@ from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.model.spec import SpecError
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import (
-    CannotMigrate,
+    CannotMigrateError,
     Coordinator,
     Event,
     Hooks,
-    MigrationFailed,
+    MigrationFailedError,
 )
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -88,12 +88,14 @@ def test_a_device_that_does_not_let_itself_be_stopped_runs_on(tmp_path: Path) ->
         running(tmp_path, "a", habits.PreCopyReadsFail, habits.NeverStops, held=held) as a,
         running(tmp_path, "b", held=bytes(SIZE)) as b,
     ):
-        with pytest.raises(MigrationFailed, match=r"a: SET_STATE STOP_COPY is refused") as failed:
+        with pytest.raises(
+            MigrationFailedError, match=r"a: SET_STATE STOP_COPY is refused"
+        ) as failed:
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert failed.value.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
-        with pytest.raises(MigrationFailed, match="is refused") as failed:
+        with pytest.raises(MigrationFailedError, match="is refused") as failed:
             Saver([a.path]).run(tmp_path / "file")
         assert failed.value.outcome == "source"
         assert a.state == RUNNING
@@ -107,7 +109,7 @@ def test_what_a_program_has_mapped_for_a_destination_is_not_taken_away(tmp_path:
         running(tmp_path, "a", habits.PreCopyFailsPartWay, held=held) as a,
         running(tmp_path, "b", held=bytes(SIZE)) as b,
     ):
-        with Client(b.path) as client, pytest.raises(MigrationFailed) as failed:
+        with Client(b.path) as client, pytest.raises(MigrationFailedError) as failed:
             Coordinator([(a.path, b.path)], clients={b.path: client}).run()
         assert failed.value.outcome == "source"
         assert (a.state, a.held) == (RUNNING, held)
@@ -153,7 +155,9 @@ def test_a_source_that_refuses_something_else_is_not_begun_anew(tmp_path: Path) 
     ):
         with Client(b.path) as client:
             client.set_state("STOP")
-        with pytest.raises((CannotMigrate, MigrationFailed), match="DEVICE_GET_INFO is refused"):
+        with pytest.raises(
+            (CannotMigrateError, MigrationFailedError), match="DEVICE_GET_INFO is refused"
+        ):
             Coordinator([(a.path, b.path)]).run()
         assert a.state == RUNNING
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.kit.devices.edu import (
     BUFFER,
@@ -97,7 +97,7 @@ def carry(source: EduRig, target: EduRig, *, precopy: bool = False) -> None:
     target.engine.set_state("RUNNING")
 
 
-def drive_edu(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
+def drive_edu(device: DeviceContract, guest: Guest, rng: random.Random) -> None:
     """What a driver does: some work at once, some that takes time, to RAM, to a peer, to nobody."""
     writes: list[tuple[int, int, int]] = [
         (REG_IRQ_ACK, 0xFFFFFFFF, 4),
@@ -124,7 +124,7 @@ def drive_edu(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
     for offset, value, size in writes:
         try:
             device.regions[0].write(offset, value.to_bytes(size, "little"))
-        except ServedError:
+        except CommandError:
             return
 
 

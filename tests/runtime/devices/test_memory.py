@@ -10,7 +10,7 @@ import pytest
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
 from vfio_migration.runtime.kit.devices import MemoryDevice
 from vfio_migration.runtime.kit.devices.memory import (
     MAILBOX,
@@ -36,14 +36,14 @@ from vfio_migration.runtime.testing.suite import (
 SIZE = 1 << 16
 
 
-def drive_memory(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
+def drive_memory(device: DeviceContract, guest: Guest, rng: random.Random) -> None:
     """Set a rate, write some of the memory, stamp a peer."""
     rate = rng.choice([0, PAGE * 50, PAGE * 1000])
     try:
         device.regions[0].write(REG_PEER, struct.pack("<Q", rng.choice([0, PEER_AT, GUEST_AT])))
         device.regions[0].write(REG_RATE, struct.pack("<Q", rate))
         device.regions[2].write(rng.randrange(SIZE - 64), rng.randbytes(64))
-    except ServedError:
+    except CommandError:
         return
 
 

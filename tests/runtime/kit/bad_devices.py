@@ -15,7 +15,7 @@ from sample_device import Sample
 from vfio_migration.model import Arc
 from vfio_migration.runtime.engine.errors import ArcError
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.kit.state_stream import StreamRefused
+from vfio_migration.runtime.kit.state_stream import StreamRefusedError
 
 BAD: dict[type[Sample], set[str]] = {}
 """Each bad device, and the promises of which at least one must be found broken."""
@@ -66,7 +66,7 @@ class FlagNeverCleared(Sample):
         reader = self._kit._reader
         try:
             super().take(arc, session, effect)
-        except StreamRefused:
+        except StreamRefusedError:
             if not self.found_good:
                 raise
             self._kit._reader = None
@@ -82,7 +82,7 @@ class TakesHalfAStream(Sample):
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
         try:
             super().take(arc, session, effect)
-        except StreamRefused:
+        except StreamRefusedError:
             self._kit._reader = None
             super().take(arc, session, effect)
 

@@ -12,9 +12,9 @@ from bad_devices import breaks
 from sample_device import STATE, Sample
 
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.kit.contract import Part, ServedError
+from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.kit.own_state import check_version, hello
-from vfio_migration.runtime.kit.state_stream import StreamRefused
+from vfio_migration.runtime.kit.state_stream import StreamRefusedError
 from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.checks import Check
 
@@ -131,9 +131,9 @@ class TakesAnyIdentity(Sample):
     def kit_check(self, said: Any, /) -> None:
         mine = hello(self)
         if not isinstance(said, dict) or said.get("device") != mine["device"]:
-            raise StreamRefused("not of this kind")
+            raise StreamRefusedError("not of this kind")
         if said.get("memories") != mine["memories"]:
-            raise StreamRefused("other memories")
+            raise StreamRefusedError("other memories")
         check_version(self, said.get("version"))
 
 
@@ -222,5 +222,5 @@ class CannotBeReadToItsEnd(Sample):
     def stream_read(self, size: int, /) -> list[Part]:
         parts = super().stream_read(size)
         if size and self._kit._still():
-            raise ServedError("the disk is full", errno="ENOSPC")
+            raise CommandError("the disk is full", errno="ENOSPC")
         return parts

@@ -9,8 +9,8 @@ from typing import Any
 from sample_device import COUNT, Sample
 
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.kit.contract import Part, ServedDevice, ServedError
-from vfio_migration.runtime.kit.pci_device import Area, Bar, DmaFault, Identity, PciDevice
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract, Part
+from vfio_migration.runtime.kit.pci_device import Area, Bar, DmaFaultError, Identity, PciDevice
 from vfio_migration.runtime.testing.suite import (
     GUEST_AT,
     GUEST_SIZE,
@@ -215,7 +215,7 @@ class Copies(Numbers):
         try:
             (was,) = struct.unpack("<Q", self.dma.read(place, 8))
             self.dma.write(place, struct.pack("<Q", was ^ 0xFF))
-        except DmaFault:
+        except DmaFaultError:
             was = len(tag)
         self.numbers[6] = was
         self.interrupt(1)
@@ -269,7 +269,7 @@ class ReadsFailInPreCopy(Sample):
     def stream_read(self, size: int, /) -> list[Part]:
         parts = super().stream_read(0)
         if self.may("change_state"):
-            raise ServedError("it is too busy to be read", errno="EAGAIN")
+            raise CommandError("it is too busy to be read", errno="EAGAIN")
         return parts + super().stream_read(size)
 
 
@@ -283,7 +283,7 @@ class EachFirstReadFails(Sample):
         super().stream_read(0)
         self.reads += 1
         if self.reads % 2:
-            raise ServedError("once more", errno="EAGAIN")
+            raise CommandError("once more", errno="EAGAIN")
         return super().stream_read(size)
 
 
@@ -315,7 +315,9 @@ class DropsWhatIsPutOffByLoad(Sample):
         self.cancel(self.finish)
 
 
-def drive_that_writes_to_the_guest(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
+def drive_that_writes_to_the_guest(
+    device: DeviceContract, guest: Guest, rng: random.Random
+) -> None:
     """Set up memory for the device, as drivers do, in any state and on any page."""
     for _ in range(3):
         place = GUEST_AT + rng.randrange(GUEST_SIZE - 8)

@@ -7,8 +7,8 @@ import random
 import struct
 from typing import Any
 
-from vfio_migration.runtime.kit.contract import ServedDevice, ServedError
-from vfio_migration.runtime.kit.guest_memory import DmaFault
+from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.guest_memory import DmaFaultError
 from vfio_migration.runtime.kit.pci_device import Area, Bar, Identity, PciDevice
 from vfio_migration.runtime.testing.suite import GUEST_SIZE, PEER_AT, PEER_SIZE, Guest
 
@@ -60,7 +60,7 @@ class Sample(PciDevice):
         record = struct.pack("<Q", self.count)
         try:
             self.dma.write(self.address, record)
-        except DmaFault:
+        except DmaFaultError:
             self.note += 1
         self.take_note(self.count * 8 % ((1 << 14) - 8), record)
         self.interrupt(1)
@@ -77,7 +77,7 @@ class Sample(PciDevice):
             self.begin()
 
 
-def drive_sample(device: ServedDevice, guest: Guest, rng: random.Random) -> None:
+def drive_sample(device: DeviceContract, guest: Guest, rng: random.Random) -> None:
     """Give it a job, mostly to the guest's memory, now and then to a peer's, or to nobody's."""
     registers, memory = device.regions[0], device.regions[2]
     place = rng.choice(
@@ -91,5 +91,5 @@ def drive_sample(device: ServedDevice, guest: Guest, rng: random.Random) -> None
         (memory, rng.randrange(4000), rng.randbytes(16)),
     ]
     for region, offset, data in writes:
-        with contextlib.suppress(ServedError):
+        with contextlib.suppress(CommandError):
             region.write(offset, data)

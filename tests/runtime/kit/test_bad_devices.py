@@ -13,7 +13,7 @@ from vfio_migration.model import Spec
 from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.checks import CHECKS, Check
 from vfio_migration.runtime.testing.suite import (
-    BrokenPromise,
+    ObligationViolatedError,
     Setup,
     find_problems,
     run_random_walks,
@@ -64,7 +64,7 @@ def test_it_is_caught(device: type[Sample], spec: Spec) -> None:
 
 @pytest.mark.parametrize("device", WALKED)
 def test_random_walks_catch_it_too(device: type[Sample], spec: Spec) -> None:
-    with pytest.raises(BrokenPromise):
+    with pytest.raises(ObligationViolatedError):
         run_random_walks(Setup(device, spec, ALL, drive_sample), examples=300)
 
 
@@ -74,5 +74,5 @@ def test_every_check_can_fail() -> None:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_check_fails(check: Check, spec: Spec) -> None:
-    with pytest.raises(BrokenPromise):
+    with pytest.raises(ObligationViolatedError):
         check(Setup(EXAMPLES[check], spec, ALL, drive_sample))

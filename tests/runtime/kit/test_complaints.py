@@ -22,7 +22,7 @@ from vfio_migration.runtime.kit.pci_device import PciDevice
 from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.foreign_streams import frames, joined
 from vfio_migration.runtime.testing.suite import (
-    BrokenPromise,
+    ObligationViolatedError,
     Problem,
     Setup,
     device_test_suite,
@@ -50,7 +50,7 @@ def test_what_goes_wrong_after_a_good_first_life_is_found_and_said_in_words(
     device: type[Sample], spec: Spec
 ) -> None:
     check, words = bad_lives.WORDS[device]
-    with pytest.raises(BrokenPromise) as complaint:
+    with pytest.raises(ObligationViolatedError) as complaint:
         check(Setup(device, spec, ALL, drive_sample))
     promise, text = complaint.value.promise, str(complaint.value)
     assert promise in BAD[device]
@@ -149,7 +149,7 @@ def test_a_hook_that_raises_is_named_and_no_other(name: str, spec: Spec) -> None
             super().bar_write(*about)
             self.armed = True
 
-    with pytest.raises(BrokenPromise) as complaint:
+    with pytest.raises(ObligationViolatedError) as complaint:
         checks.check_every_arc(Setup(Fails, spec, 1, drive_sample))
     arc = "STOP -> RUNNING" if name in ("start", "resume") else "RUNNING -> STOP"
     assert f"{arc} fails in `{name}`: it is broken" in str(complaint.value)

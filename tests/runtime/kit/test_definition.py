@@ -227,8 +227,8 @@ def test_an_activity_of_a_changed_table_is_known(spec: Spec) -> None:
 
 
 def test_what_a_device_raises_and_catches_comes_from_the_kit() -> None:
-    assert kit.DmaFault is dma.DmaFault
-    assert kit.NotPermitted is dma.NotPermitted
-    assert kit.ServedError is served.ServedError
+    assert kit.DmaFaultError is dma.DmaFaultError
+    assert kit.NotPermittedError is dma.NotPermittedError
+    assert kit.CommandError is served.CommandError
     assert kit.ArcError is ArcError
-    assert {"DmaFault", "NotPermitted", "ServedError", "ArcError"} <= set(kit.__all__)
+    assert {"DmaFaultError", "NotPermittedError", "CommandError", "ArcError"} <= set(kit.__all__)

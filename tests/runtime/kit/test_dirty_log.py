@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit import dirty_log
-from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.contract import CommandError
 from vfio_migration.runtime.kit.dirty_log import MAX_BITMAP, DirtyLog
 
 SPACE = 1 << 19
@@ -101,7 +101,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: log.start(4096, [(1, (1 << 64) - 0)]), "argument_invalid"),
     ]
     for act, occasion in cases:
-        with pytest.raises(ServedError) as refusal:
+        with pytest.raises(CommandError) as refusal:
             act()
         assert refusal.value.occasion == occasion
         assert not log.on
@@ -115,7 +115,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: log.report(0, 1 << 64, 1), "over_bound"),
     ]
     for act, occasion in cases:
-        with pytest.raises(ServedError) as refusal:
+        with pytest.raises(CommandError) as refusal:
             act()
         assert refusal.value.occasion == occasion
     log.wrote(0, 4096)

@@ -11,8 +11,8 @@ import pytest
 from descriptors import opened, settled
 
 from vfio_migration.runtime.kit import guest_memory
-from vfio_migration.runtime.kit.contract import ServedError
-from vfio_migration.runtime.kit.guest_memory import DmaFault, GuestMemory, NotPermitted
+from vfio_migration.runtime.kit.contract import CommandError
+from vfio_migration.runtime.kit.guest_memory import DmaFaultError, GuestMemory, NotPermittedError
 from vfio_migration.runtime.kit.region import PEER_NAME, Memory
 from vfio_migration.runtime.protocol.layout import WIRE
 
@@ -62,7 +62,7 @@ def test_it_reads_and_writes_what_is_mapped(seal: bool) -> None:
     os.close(fd)
     assert memory.read(0x10010, 5) == b"hello", "a descriptor of its own is held"
     memory.unmap(0x10000, 2 * PAGE)
-    with pytest.raises(DmaFault, match="not mapped"):
+    with pytest.raises(DmaFaultError, match="not mapped"):
         memory.read(0x10010, 5)
 
 
@@ -93,11 +93,11 @@ def test_a_write_that_does_not_fit_writes_nothing() -> None:
     memory.map(0, PAGE, fd=fd)
     memory.map(PAGE, PAGE, fd=fd, offset=PAGE, writable=False)
     memory.log.start(PAGE)
-    with pytest.raises(DmaFault, match="not writable"):
+    with pytest.raises(DmaFaultError, match="not writable"):
         memory.write(PAGE - 2, b"abcd")
     assert os.pread(fd, 2, PAGE - 2) == b"\0\0"
     assert memory.read(PAGE - 2, 4) == bytes(4)
-    with pytest.raises(DmaFault, match="not mapped"):
+    with pytest.raises(DmaFaultError, match="not mapped"):
         memory.read(2 * PAGE - 2, 4)
     memory.unmap_all()
     os.close(fd)
@@ -108,7 +108,7 @@ def test_permissions_are_kept() -> None:
     memory.reach = Messages()
     memory.map(0, PAGE, readable=False)
     memory.write(0, b"x")
-    with pytest.raises(DmaFault, match="not readable"):
+    with pytest.raises(DmaFaultError, match="not readable"):
         memory.read(0, 1)
 
 
@@ -119,9 +119,9 @@ def test_the_gate_is_asked_first_and_names_the_activity() -> None:
     memory.add_peer_window(PAGE, PAGE)
     memory.map(PAGE, PAGE)
     for act in (memory.read, memory.views):
-        with pytest.raises(NotPermitted, match="start_dma"):
+        with pytest.raises(NotPermittedError, match="start_dma"):
             act(0, 4)
-    with pytest.raises(NotPermitted, match="start_p2p_dma"):
+    with pytest.raises(NotPermittedError, match="start_p2p_dma"):
         memory.write(PAGE - 1, b"both")
     assert not memory.permitted(0, 4)
     assert asked == ["start_dma", "start_dma", "start_p2p_dma", "start_dma"]
@@ -157,18 +157,18 @@ def test_maps_are_refused_with_the_right_occasion() -> None:
         ({"iova": 8 * PAGE, "size": 5 * PAGE, "fd": fd}, "argument_invalid"),
     ]
     for arguments, occasion in refused:
-        with pytest.raises(ServedError) as refusal:
+        with pytest.raises(CommandError) as refusal:
             memory.map(**arguments)  # type: ignore[arg-type]
         assert refusal.value.occasion == occasion, arguments
-    with pytest.raises(ServedError) as refusal:
+    with pytest.raises(CommandError) as refusal:
         memory.map(8 * PAGE, PAGE, fd=9999)
     assert refusal.value.errno == "EBADF"
     memory.map(0, PAGE)
-    with pytest.raises(ServedError) as refusal:
+    with pytest.raises(CommandError) as refusal:
         memory.map(8 * PAGE, PAGE)
     assert refusal.value.occasion == "holding_full"
     for iova, size in ((0, 1), (1, PAGE), (5 * PAGE, PAGE)):
-        with pytest.raises(ServedError) as refusal:
+        with pytest.raises(CommandError) as refusal:
             memory.unmap(iova, size)
         assert refusal.value.occasion == "map_unknown"
     os.close(fd)
@@ -180,7 +180,7 @@ def test_what_is_no_memory_is_refused() -> None:
     one, two = socket.socketpair()
     event = os.eventfd(0)
     for fd in (end, other, one.fileno(), event):
-        with pytest.raises(ServedError) as refusal:
+        with pytest.raises(CommandError) as refusal:
             memory.map(0, PAGE, fd=fd)
         assert refusal.value.occasion == "argument_invalid"
         os.fstat(fd)
@@ -197,9 +197,9 @@ def test_a_file_made_shorter_is_a_fault_and_nothing_worse() -> None:
             os.ftruncate(fd, 4 * PAGE)
             memory.map(0, 4 * PAGE, fd=fd)
             os.ftruncate(fd, PAGE)
-            with pytest.raises(DmaFault, match="Bad address"):
+            with pytest.raises(DmaFaultError, match="Bad address"):
                 memory.read(2 * PAGE, 8)
-            with pytest.raises(DmaFault, match="Bad address"):
+            with pytest.raises(DmaFaultError, match="Bad address"):
                 memory.write(2 * PAGE, b"x")
             assert os.fstat(fd).st_size == PAGE
             memory.unmap_all()
@@ -208,16 +208,16 @@ def test_a_file_made_shorter_is_a_fault_and_nothing_worse() -> None:
 def test_a_client_that_does_not_answer_is_a_fault() -> None:
     memory, reach = GuestMemory(), Messages()
     memory.map(0, PAGE)
-    with pytest.raises(DmaFault, match="no way to reach"):
+    with pytest.raises(DmaFaultError, match="no way to reach"):
         memory.read(0, 1)
     memory.reach = reach
     reach.broken = True
     for act in (lambda: memory.read(0, 1), lambda: memory.write(0, b"x")):
-        with pytest.raises(DmaFault, match="gone"):
+        with pytest.raises(DmaFaultError, match="gone"):
             act()
     reach.broken = False
     reach.read = lambda iova, size: b"short"  # type: ignore[method-assign]
-    with pytest.raises(DmaFault, match="only 5 bytes"):
+    with pytest.raises(DmaFaultError, match="only 5 bytes"):
         memory.read(0, 100)
 
 
@@ -229,7 +229,7 @@ def test_every_write_is_logged_by_messages_too_and_before_it_is_made() -> None:
     memory.write(PAGE - 1, b"ab")
     assert memory.log.report(0, 8 * PAGE, PAGE)[0] == 0b11
     reach.broken = True
-    with pytest.raises(DmaFault):
+    with pytest.raises(DmaFaultError):
         memory.write(5 * PAGE, b"x")
     assert memory.log.report(0, 8 * PAGE, PAGE)[0] == 0b100000, "half of it may have arrived"
 
@@ -275,7 +275,7 @@ def test_nothing_leaks() -> None:
     for _ in range(300):
         memory.map(0, PAGE, fd=fd)
         memory.map(PAGE, PAGE, fd=sealed)
-        with pytest.raises(ServedError):
+        with pytest.raises(CommandError):
             memory.map(2 * PAGE, 1 << 40, fd=fd)
         memory.drop()
     assert opened() == before
@@ -291,7 +291,7 @@ def test_so_many_maps_come_with_a_descriptor_and_no_more(monkeypatch: pytest.Mon
     memory = GuestMemory()
     for at in range(3):
         memory.map(at * PAGE, PAGE, fd=fd)
-    with pytest.raises(ServedError, match="3 maps with a descriptor are all") as refusal:
+    with pytest.raises(CommandError, match="3 maps with a descriptor are all") as refusal:
         memory.map(3 * PAGE, PAGE, fd=fd)
     assert refusal.value.occasion == "holding_full"
     memory.map(3 * PAGE, PAGE)  # one without is no map of the process
@@ -311,11 +311,11 @@ def test_so_many_bytes_come_with_a_descriptor_and_no_more() -> None:
     memory = GuestMemory()
     memory.map(0, most - PAGE, fd=fd)
     memory.map(most, PAGE, fd=fd)
-    with pytest.raises(ServedError, match="bytes are mapped at most") as refusal:
+    with pytest.raises(CommandError, match="bytes are mapped at most") as refusal:
         memory.map(most + PAGE, 1, fd=fd)
     assert refusal.value.occasion == "holding_full"
     memory.unmap(most, PAGE)
-    with pytest.raises(ServedError, match="bytes are mapped at most"):
+    with pytest.raises(CommandError, match="bytes are mapped at most"):
         memory.map(most, PAGE + 1, fd=fd)
     memory.map(most, PAGE, fd=fd)
     memory.drop()
@@ -326,7 +326,7 @@ def test_a_map_that_is_refused_takes_no_room(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(guest_memory, "MAX_MAPPED_FILES", 1)
     short, long = memfd(PAGE), memfd(2 * PAGE)
     memory = GuestMemory()
-    with pytest.raises(ServedError, match="bytes long"):
+    with pytest.raises(CommandError, match="bytes long"):
         memory.map(0, 2 * PAGE, fd=short)
     memory.map(0, 2 * PAGE, fd=long)
     memory.drop()

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from noting_device import Noting
 from sample_device import Sample
 
-from vfio_migration.runtime import ArcError, Engine, RequestFailed, RequestRefused, ResetFailed
+from vfio_migration.runtime import (
+    ArcError,
+    Engine,
+    RequestFailedError,
+    RequestRefusedError,
+    ResetFailedError,
+)
 from vfio_migration.runtime.kit.pci_device import PciDevice
 
 
@@ -56,7 +62,7 @@ def test_a_hook_that_fails_is_undone(hook: str, flags: int) -> None:
     before = run.situation
     target = "STOP" if hook in ("quiesce", "stop") else "RUNNING"
     device.script[hook] = ArcError("no")
-    with pytest.raises(RequestFailed):
+    with pytest.raises(RequestFailedError):
         run.set_state(target)
     assert run.state == device.state
     if flags in (1, 5):
@@ -91,7 +97,7 @@ def test_hooks_alternate_whatever_happens(steps: list[tuple[int, str | None, str
         device.told.clear()
         if hook:
             device.script = {hook: faults[how]()}
-        with contextlib.suppress(RequestRefused, RequestFailed):
+        with contextlib.suppress(RequestRefusedError, RequestFailedError):
             run.set_state(target)
         if hook in device.told and not device.script and how == "back":
             # As if it had not been called.
@@ -112,7 +118,7 @@ def test_a_failure_while_undoing_is_for_good() -> None:
     device = Noting(capabilities="STOP_COPY")
     run = engine(device)
     device.script = {"stop": ArcError("no"), "resume": ArcError("nor that")}
-    with pytest.raises(RequestFailed, match="ERROR"):
+    with pytest.raises(RequestFailedError, match="ERROR"):
         run.set_state("STOP")
     assert (run.state, device.state) == ("ERROR", "ERROR")
     run.reset()
@@ -130,7 +136,7 @@ def test_a_reset_that_fails_leaves_it_lost_and_can_be_repeated() -> None:
 
     device = Stubborn()
     run = engine(device)
-    with pytest.raises(ResetFailed):
+    with pytest.raises(ResetFailedError):
         run.reset()
     assert run.state == device.state == "ERROR"
     assert run.reset().state == device.state == "RUNNING"

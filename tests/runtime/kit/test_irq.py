@@ -13,7 +13,7 @@ import pytest
 from descriptors import opened, settled
 
 from vfio_migration.runtime.kit import interrupts as irq
-from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.contract import CommandError
 from vfio_migration.runtime.kit.interrupts import (
     ACTION_MASK,
     ACTION_TRIGGER,
@@ -226,7 +226,7 @@ def test_what_makes_no_sense_is_refused(
     flags: int, index: int, start: int, count: int, more: dict[str, object]
 ) -> None:
     all_ = Interrupts(intx=True, msi=2)
-    with pytest.raises(ServedError) as refusal:
+    with pytest.raises(CommandError) as refusal:
         all_.set(flags, index, start, count, **more)  # type: ignore[arg-type]
     assert refusal.value.occasion == "argument_invalid"
 
@@ -236,7 +236,7 @@ def test_only_event_descriptors_are_taken(events: list[int]) -> None:
     end, other = os.pipe()
     before = settled()
     for bad in (end, other, 9999):
-        with pytest.raises(ServedError):
+        with pytest.raises(CommandError):
             all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=[events[0], bad])
     assert not all_.armed(MSI)
     assert opened() == before
@@ -274,7 +274,7 @@ def test_what_kinds_there_are() -> None:
     assert [all_.count(index) for index in range(irq.INDEXES)] == [1, 4, 0, 1, 0]
     assert all_.flags(INTX) == 7
     assert all_.flags(MSI) == 9
-    with pytest.raises(ServedError):
+    with pytest.raises(CommandError):
         all_.flags(5)
 
 
@@ -288,7 +288,7 @@ def test_a_file_called_eventfd_is_none(tmp_path: Path) -> None:
     ]
     all_ = Interrupts(msi=1)
     for fd in fds:
-        with pytest.raises(ServedError):
+        with pytest.raises(CommandError):
             all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 1, fds=[fd])
         os.close(fd)
 

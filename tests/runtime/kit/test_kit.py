@@ -14,12 +14,12 @@ from noting_device import Noting
 from sample_device import DELAY, JOB, Sample, drive_sample
 
 from vfio_migration.model import Spec, load
-from vfio_migration.runtime import ArcError, Engine, RequestFailed
-from vfio_migration.runtime.kit.contract import ServedError
-from vfio_migration.runtime.kit.guest_memory import NotPermitted
+from vfio_migration.runtime import ArcError, Engine, RequestFailedError
+from vfio_migration.runtime.kit.contract import CommandError
+from vfio_migration.runtime.kit.guest_memory import NotPermittedError
 from vfio_migration.runtime.kit.interrupts import ACTION_TRIGGER, DATA_EVENTFD, INTX, MSI, MSIX
 from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
-from vfio_migration.runtime.kit.state_stream import StreamRefused
+from vfio_migration.runtime.kit.state_stream import StreamRefusedError
 from vfio_migration.runtime.testing.suite import (
     Clock,
     Setup,
@@ -73,9 +73,9 @@ def test_dma_is_impossible_where_it_is_not_permitted(spec: Spec) -> None:
         trial.ask(state)
         assert isinstance(trial.device, Sample)
         before, memory = trial.world(), trial.device.memory
-        with pytest.raises(NotPermitted, match="start_dma"):
+        with pytest.raises(NotPermittedError, match="start_dma"):
             memory.write(0, b"x")
-        with pytest.raises(NotPermitted, match="start_dma"):
+        with pytest.raises(NotPermittedError, match="start_dma"):
             memory.read(0, 1)
         assert trial.world() == before
         trial.close()
@@ -141,7 +141,7 @@ def test_registers_cannot_be_written_while_it_stands_still() -> None:
     device = Sample()
     run = engine(device)
     run.set_state("STOP")
-    with pytest.raises(ServedError) as refusal:
+    with pytest.raises(CommandError) as refusal:
         device.regions[0].write(0, bytes(4))
     assert refusal.value.errno == "EBUSY"
     device.regions[7].write(4, b"\6\0")
@@ -167,7 +167,7 @@ def test_interrupts_take_the_way_the_guest_wants() -> None:
     device.config.write(msix + 2, b"\0\x80")
     device.interrupt(3)
     assert device.interrupts.pending(MSIX) == (3,)
-    with pytest.raises(ServedError):
+    with pytest.raises(CommandError):
         device.interrupts.set(DATA_EVENTFD, INTX, 0, 1)
 
 
@@ -277,7 +277,7 @@ def test_an_older_version_is_loaded_if_the_device_says_so() -> None:
     third = Newer()
     carry(new, third)
     assert third.seen == 3
-    with pytest.raises(ServedError, match="version 3 of the state; this device loads 1"):
+    with pytest.raises(CommandError, match="version 3 of the state; this device loads 1"):
         carry(third, Counter())
 
 
@@ -292,7 +292,7 @@ def test_whatever_load_raises_the_stream_is_refused(error: type[Exception]) -> N
             super().load(state, version)
 
     source, target = Counter(), Picky()
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         carry(source, target)
     assert isinstance(failure.value.__cause__, ArcError)
     assert failure.value.situation.state == target.state == "RESUMING"
@@ -320,11 +320,11 @@ def test_a_device_with_other_memory_or_registers_is_refused() -> None:
         express = True
 
     for other, why in ((More(), "memories"), (Sample(), "device")):
-        with pytest.raises(ServedError, match=why):
+        with pytest.raises(CommandError, match=why):
             carry(Counter(), other)
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         carry(Counter(), Express())
-    assert isinstance(failure.value.__cause__, StreamRefused)
+    assert isinstance(failure.value.__cause__, StreamRefusedError)
 
 
 def test_plain_memory_is_found_by_name() -> None:
@@ -354,7 +354,7 @@ def test_a_ninth_state_is_run_by_the_same_device(ninth_state: Spec) -> None:
     run = engine(device)
     run.set_state("STOP_P2P")
     assert (device.state, device.may("start_dma")) == ("STOP_P2P", False)
-    with pytest.raises(ServedError):
+    with pytest.raises(CommandError):
         device.regions[0].write(0, bytes(4))
 
 

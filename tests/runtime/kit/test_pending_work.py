@@ -14,7 +14,7 @@ import pytest
 from sample_device import DELAY, JOB, Sample
 
 from vfio_migration.model import Spec
-from vfio_migration.runtime import Engine, RequestFailed
+from vfio_migration.runtime import Engine, RequestFailedError
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.devices.memory import contents
 from vfio_migration.runtime.kit.own_state import KIT, WORK
@@ -343,7 +343,7 @@ def test_pending_work_that_makes_no_sense_is_refused_with_the_stream(
 ) -> None:
     stream = changed(Doorbell(), [(WORK, section)] if section else [(WORK, b"\1")])
     target = Doorbell()
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         loaded(target, stream)
     assert why in str(failure.value.__cause__)
     assert "pending work" in str(failure.value.__cause__)
@@ -353,13 +353,13 @@ def test_pending_work_that_makes_no_sense_is_refused_with_the_stream(
 def test_a_stream_cannot_have_the_shipped_devices_do_just_anything() -> None:
     source = MemoryDevice(size=4096)
     stream = changed(source, [(WORK, row(method=b"change", arguments=b"[9]"))])
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         loaded(MemoryDevice(size=4096), stream)
     assert "`deferrable` of MemoryDevice does not name it" in str(failure.value.__cause__)
 
 
 def test_a_stream_without_what_every_stream_has_is_still_refused() -> None:
     stream = changed(Doorbell(), [(KIT, b"")])
-    with pytest.raises(RequestFailed) as failure:
+    with pytest.raises(RequestFailedError) as failure:
         loaded(Doorbell(), stream)
     assert "section 0 is not in the stream" in str(failure.value.__cause__)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.kit.contract import ServedError
+from vfio_migration.runtime.kit.contract import CommandError
 from vfio_migration.runtime.kit.region import Area, CallbackRegion, Memory, MemoryRegion, Region
 
 
@@ -73,13 +73,13 @@ def test_areas_can_be_mapped_and_are_the_same_memory() -> None:
 def test_ranges_are_checked() -> None:
     region = MemoryRegion(Memory(4096))
     for offset, size in ((0, 4097), (4096, 1), (-1, 1), (1 << 64, 1), (0, -1)):
-        with pytest.raises(ServedError) as refusal:
+        with pytest.raises(CommandError) as refusal:
             region.read(offset, size)
         assert refusal.value.occasion == "argument_invalid"
-    with pytest.raises(ServedError):
+    with pytest.raises(CommandError):
         region.write(4095, b"ab")
     assert region.read(4096, 0) == b""
-    with pytest.raises(ServedError):
+    with pytest.raises(CommandError):
         Region().read(0, 1)
     region.close()
 
@@ -92,7 +92,7 @@ def test_a_shut_gate_refuses_writes_alone() -> None:
     )
     region.write(5, b"abc")
     may = False
-    with pytest.raises(ServedError) as refusal:
+    with pytest.raises(CommandError) as refusal:
         region.write(5, b"xyz")
     assert refusal.value.errno == "EBUSY"
     assert region.read(5, 3) == b"abc"

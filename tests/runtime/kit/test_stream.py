@@ -17,7 +17,7 @@ from vfio_migration.runtime.kit.state_stream import (
     MAGIC,
     SECTION,
     StreamReader,
-    StreamRefused,
+    StreamRefusedError,
     StreamWriter,
 )
 from vfio_migration.runtime.kit.tracked_memory import TrackedMemory
@@ -80,7 +80,7 @@ def refused(stream: bytes) -> bool:
     try:
         sink.write(stream)
         sink.judge()
-    except StreamRefused:
+    except StreamRefusedError:
         return True
     return False
 
@@ -90,7 +90,7 @@ def test_every_cut_is_refused_and_can_be_made_good() -> None:
     for cut in range(len(stream)):
         sink = reader(memory())
         sink.write(stream[:cut])
-        with pytest.raises(StreamRefused, match="incomplete"):
+        with pytest.raises(StreamRefusedError, match="incomplete"):
             sink.judge()
         if cut % 97 == 0:
             sink.write(stream[cut:])
@@ -176,12 +176,12 @@ def test_bounds_are_kept() -> None:
         frame(HELLO, b"{}", 0),
         MAGIC[:-1] + b"\x02" + frame(HELLO, b"{}", 0),
     ):
-        with pytest.raises(StreamRefused):
+        with pytest.raises(StreamRefusedError):
             reader(memory()).write(bad)
     for bad in (hello + frame(SECTION, b"", 1, length=format_.MAX_SECTION),):
         sink = reader(memory())
         sink.write(bad)
-        with pytest.raises(StreamRefused, match="incomplete"):
+        with pytest.raises(StreamRefusedError, match="incomplete"):
             sink.judge()
 
 
@@ -192,7 +192,7 @@ def test_the_sections_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> N
     # One that comes again takes the place of the one before.
     sink.write(hello + frame(SECTION, bytes(60), 1) + frame(SECTION, bytes(80), 2))
     sink.write(frame(SECTION, bytes(20), 3, block=1))
-    with pytest.raises(StreamRefused, match="sections of 101 bytes"):
+    with pytest.raises(StreamRefusedError, match="sections of 101 bytes"):
         sink.write(frame(SECTION, bytes(81), 4))
 
 
@@ -200,11 +200,11 @@ def test_a_fault_stays() -> None:
     sink = reader(memory())
     stream = bytearray(whole())
     stream[40] ^= 1
-    with pytest.raises(StreamRefused) as first:
+    with pytest.raises(StreamRefusedError) as first:
         sink.write(bytes(stream))
     sink.write(b"")
     for act in (lambda: sink.write(b"more"), sink.judge):
-        with pytest.raises(StreamRefused, match=str(first.value)):
+        with pytest.raises(StreamRefusedError, match=str(first.value)):
             act()
 
 
@@ -217,14 +217,14 @@ def test_memory_that_was_never_sent_is_missed() -> None:
     source = Forgetful("ram", memoryview(bytearray(3 * 4096)))
     sink = reader(memory())
     sink.write(drain(writer(source)))
-    with pytest.raises(StreamRefused, match="4096 bytes of ram"):
+    with pytest.raises(StreamRefusedError, match="4096 bytes of ram"):
         sink.judge()
 
 
 def test_a_section_that_was_never_sent_is_missed() -> None:
     sink = reader()
     sink.write(drain(StreamWriter(HELLO_SAYS, (), lambda: [(0, b"")])))
-    with pytest.raises(StreamRefused, match="section 1"):
+    with pytest.raises(StreamRefusedError, match="section 1"):
         sink.judge()
 
 
@@ -272,7 +272,7 @@ def test_a_device_that_runs_on_after_the_end_gets_another_end() -> None:
     assert drain(session, still=False) == b""
     source.write(4096, b"late")
     sink.write(drain(session, still=False))
-    with pytest.raises(StreamRefused, match="incomplete"):
+    with pytest.raises(StreamRefusedError, match="incomplete"):
         sink.judge()
     sink.write(drain(session))
     sink.judge()
@@ -380,7 +380,7 @@ def test_what_could_not_be_taken_in_is_no_state(monkeypatch: pytest.MonkeyPatch)
     head = len(MAGIC) + FRAME.size + len(json.dumps(HELLO_SAYS, separators=(",", ":")))
     for loading in (looks, takes):
         for rest in (stream[head:], stream):
-            with pytest.raises(StreamRefused):
+            with pytest.raises(StreamRefusedError):
                 loading.write(rest)
-            with pytest.raises(StreamRefused):
+            with pytest.raises(StreamRefusedError):
                 loading.judge()

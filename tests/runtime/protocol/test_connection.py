@@ -9,7 +9,7 @@ from protocol_support import HEADER, HOSTILE, RESET, VERSION, agreed, pair, raw,
 
 import vfio_migration.runtime.protocol as vp
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime.protocol import CannotSend, Connection, Limits
+from vfio_migration.runtime.protocol import CannotSendError, Connection, Limits
 from vfio_migration.runtime.protocol.inbound import _ANSWERS
 
 
@@ -113,7 +113,7 @@ def test_a_client_that_is_refused_learns_why() -> None:
     client.send_version()
     [reply] = client.receive(answer(22, 1, 0))
     assert (reply.errno, reply.code, client.agreed) == ("EINVAL", 22, None)
-    with pytest.raises(CannotSend, match="before VERSION"):
+    with pytest.raises(CannotSendError, match="before VERSION"):
         client.send_command(vp.DeviceReset())
 
 
@@ -223,9 +223,9 @@ def test_one_reply_to_each_command() -> None:
     one, two = server.receive(RESET + RESET)  # the same id twice, as the text allows
     assert server.unanswered == 2
     server.send_reply(one, vp.DeviceResetReply())
-    with pytest.raises(CannotSend, match="answered already"):
+    with pytest.raises(CannotSendError, match="answered already"):
         server.send_reply(one, vp.DeviceResetReply())
-    with pytest.raises(CannotSend, match="answered already"):
+    with pytest.raises(CannotSendError, match="answered already"):
         server.send_error(one, "EIO")
     assert bytes(server.send_error(two, 5)) == answer(5, 13)
     assert server.unanswered == 0
@@ -245,7 +245,7 @@ def test_no_reply_to_who_wants_none() -> None:
 def test_a_reply_fits_its_command(message: vp.Message) -> None:
     server = agreed()
     [command] = server.receive(RESET)
-    with pytest.raises(CannotSend, match="no reply to command 13"):
+    with pytest.raises(CannotSendError, match="no reply to command 13"):
         server.send_reply(command, message)
 
 
@@ -253,7 +253,7 @@ def test_a_reply_fits_its_command(message: vp.Message) -> None:
 def test_an_error_says_which(errno: int) -> None:
     server = agreed()
     [command] = server.receive(RESET)
-    with pytest.raises(CannotSend, match="no errno"):
+    with pytest.raises(CannotSendError, match="no errno"):
         server.send_error(command, errno)
     with pytest.raises(ValueError, match="no errno"):
         server.send_error(command, "ENOSUCH")
@@ -272,7 +272,7 @@ def test_long_data_goes_out_as_the_object_it_is() -> None:
 def test_no_more_goes_out_than_one_message_may_carry() -> None:
     server = agreed(Limits(max_data_xfer_size=4096))
     [command] = server.receive(wire(vp.DeviceFeature.asking(8, get=True, room=8192)))
-    with pytest.raises(CannotSend, match="too many"):
+    with pytest.raises(CannotSendError, match="too many"):
         server.send_reply(command, vp.DeviceFeatureReply.got(command.message, bytes(4097)))
     assert server.send_error(command, "E2BIG") is not None
 
@@ -391,7 +391,7 @@ def test_no_more_commands_wait_than_the_table_allows() -> None:
         assert server.may_send
         server.send_command(vp.DmaRead(0, 4))
     assert not server.may_send
-    with pytest.raises(CannotSend, match="too many"):
+    with pytest.raises(CannotSendError, match="too many"):
         server.send_command(vp.DmaRead(0, 4))
     server.receive(answer(5, 11, 3))
     assert server.send_command(vp.DmaRead(0, 4)).id == 16
@@ -419,25 +419,25 @@ def test_what_the_server_may_not_send(message: vp.Message, why: str) -> None:
     server = Connection("server")
     [command] = server.receive(raw(1, b'\0\0\0\0{"capabilities":{"max_data_xfer_size":4096}}\0'))
     server.version_reply(command)
-    with pytest.raises(CannotSend, match=why):
+    with pytest.raises(CannotSendError, match=why):
         server.send_command(message)
     assert server.waiting == 0
 
 
 def test_what_the_client_may_not_send() -> None:
     _, client = pair(Limits(write_multiple=False))
-    with pytest.raises(CannotSend, match="after VERSION"):
+    with pytest.raises(CannotSendError, match="after VERSION"):
         client.send_version()
-    with pytest.raises(CannotSend, match="not agreed on"):
+    with pytest.raises(CannotSendError, match="not agreed on"):
         client.send_command(vp.RegionWriteMulti.of())
-    with pytest.raises(CannotSend, match="no command of the client"):
+    with pytest.raises(CannotSendError, match="no command of the client"):
         client.send_command(vp.DmaRead(0, 4))
-    with pytest.raises(CannotSend, match="descriptors"):
+    with pytest.raises(CannotSendError, match="descriptors"):
         client.send_command(vp.DeviceReset(), fds=(0,))
-    with pytest.raises(CannotSend, match="descriptors"):
+    with pytest.raises(CannotSendError, match="descriptors"):
         client.send_command(vp.DmaMap.asking(0, 4096, flags=3), fds=(0, 0))
     client.close()
-    with pytest.raises(CannotSend, match="closed"):
+    with pytest.raises(CannotSendError, match="closed"):
         client.send_command(vp.DeviceReset())
 
 
@@ -454,9 +454,9 @@ def test_commands_of_the_server_go_over_the_twin_and_nowhere_else() -> None:
     assert reply.fds == (1000,)
     assert reply.message.capabilities.twin_socket == vp.TwinSocket(True, 0)
     ours, theirs = server.twin(), client.twin()
-    with pytest.raises(CannotSend, match="other socket"):
+    with pytest.raises(CannotSendError, match="other socket"):
         server.send_command(vp.DmaRead(0, 4))
-    with pytest.raises(CannotSend, match="other socket"):
+    with pytest.raises(CannotSendError, match="other socket"):
         theirs.send_command(vp.DeviceReset())
     sent = bytes(ours.send_command(vp.DmaRead(0, 4)))
     assert fault(client, sent).occasion == "wrong_direction"
@@ -469,9 +469,9 @@ def test_commands_of_the_server_go_over_the_twin_and_nowhere_else() -> None:
 def test_no_twin_unless_agreed_on() -> None:
     server, client = pair()
     for connection in (server, client, Connection("server")):
-        with pytest.raises(CannotSend, match="no twin socket"):
+        with pytest.raises(CannotSendError, match="no twin socket"):
             connection.twin()
     server = Connection("server")
     [command] = server.receive(VERSION)
-    with pytest.raises(CannotSend, match="has not asked"):
+    with pytest.raises(CannotSendError, match="has not asked"):
         server.version_reply(command, twin_fd=0)

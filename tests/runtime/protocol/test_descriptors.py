@@ -22,7 +22,7 @@ from protocol_support import (
 )
 
 import vfio_migration.runtime.protocol as vp
-from vfio_migration.runtime.protocol import CannotSend, Connection, Limits
+from vfio_migration.runtime.protocol import CannotSendError, Connection, Limits
 
 MAP = wire(vp.DmaMap.asking(0, 4096, flags=3))
 INFO = wire(vp.DeviceGetInfo())
@@ -240,11 +240,11 @@ def test_no_more_are_sent_than_the_peer_takes() -> None:
     server.version_reply(command)
     [command] = server.receive(wire(vp.DeviceGetRegionIoFds(4096, 0, 0, 0)))
     parts = vp.DeviceGetRegionIoFdsReply(0, (vp.SubRegion(0, 4, 0, 0),))
-    with pytest.raises(CannotSend, match="takes 2"):
+    with pytest.raises(CannotSendError, match="takes 2"):
         server.send_reply(command, parts, (0, 1, 2))
     assert server.send_reply(command, parts, (0, 1)).fds == (0, 1)
     [command] = server.receive(raw(13))
-    with pytest.raises(CannotSend, match="takes 0"):
+    with pytest.raises(CannotSendError, match="takes 0"):
         server.send_reply(command, vp.DeviceResetReply(), (0,))
 
 
@@ -253,7 +253,7 @@ def test_a_client_that_takes_none() -> None:
     [command] = server.receive(raw(1, b'\0\0\0\0{"capabilities":{"max_msg_fds":0}}\0'))
     server.version_reply(command)
     [command] = server.receive(wire(vp.DeviceGetRegionInfo.asking(0)))
-    with pytest.raises(CannotSend):
+    with pytest.raises(CannotSendError):
         server.send_reply(command, vp.DeviceGetRegionInfoReply(0, 7, 4096, 0), (0,))
 
 

@@ -12,7 +12,7 @@ from protocol_support import HEADER
 
 import vfio_migration.runtime.protocol as vp
 from vfio_migration.model.wire import load_wire
-from vfio_migration.runtime.protocol import Connection, Malformed, Message
+from vfio_migration.runtime.protocol import Connection, MalformedError, Message
 from vfio_migration.runtime.protocol import layout as protocol_layout
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the examples are little-endian")
@@ -179,7 +179,7 @@ def test_no_other_size_is_taken(name: str) -> None:
     least = kind.layout.size
     for cut in range(least):
         if (kind, cut) != (vp.DmaWriteReply, 12):
-            with pytest.raises(Malformed) as caught:
+            with pytest.raises(MalformedError) as caught:
                 kind.parse(payload[:cut])
             assert caught.value.occasion == "size_wrong"
     row = load_wire().command(kind.number)
@@ -188,7 +188,7 @@ def test_no_other_size_is_taken(name: str) -> None:
     if padded or (row.request_padding is not None and not kind.is_reply):
         assert kind.parse(payload + b"\xff") == kind.parse(payload)
     elif kind not in (vp.DeviceFeature, vp.DeviceFeatureReply, vp.Version, vp.VersionReply):
-        with pytest.raises(Malformed) as caught:
+        with pytest.raises(MalformedError) as caught:
             kind.parse(payload + b"\0")
         assert caught.value.errno == "EINVAL"
 

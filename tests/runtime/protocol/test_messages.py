@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocol_support import DATA, MESSAGE, U64, plain
 
 import vfio_migration.runtime.protocol as vp
-from vfio_migration.runtime.protocol import Malformed, Message
+from vfio_migration.runtime.protocol import MalformedError, Message
 
 KINDS = sorted(MESSAGE, key=lambda kind: kind.__name__)
 
@@ -36,7 +36,7 @@ def test_there_and_back(kind: type[Message], data: st.DataObject) -> None:
 def test_any_bytes_are_read_or_refused(kind: type[Message], payload: bytes) -> None:
     try:
         message = kind.parse(payload)
-    except Malformed as caught:
+    except MalformedError as caught:
         fault = caught
     else:
         kind.parse(message.pack())
@@ -79,14 +79,14 @@ SIZED = (
 def test_argsz_has_room_for_the_fixed_part(kind: type[Message], least: int) -> None:
     rest = b"\0" * (kind.layout.size - 4)
     kind.parse(struct.pack("=I", least) + rest)
-    with pytest.raises(Malformed, match=f"argsz {least - 1} is below {least}") as caught:
+    with pytest.raises(MalformedError, match=f"argsz {least - 1} is below {least}") as caught:
         kind.parse(struct.pack("=I", least - 1) + rest)
     assert (caught.value.occasion, caught.value.errno) == ("argument_invalid", "EINVAL")
 
 
 def test_migration_data_needs_room_for_all_that_is_asked_for() -> None:
     assert vp.MigDataRead.parse(struct.pack("=II", 108, 100)).size == 100
-    with pytest.raises(Malformed, match="argsz 107 is below 108"):
+    with pytest.raises(MalformedError, match="argsz 107 is below 108"):
         vp.MigDataRead.parse(struct.pack("=II", 107, 100))
 
 
@@ -111,13 +111,15 @@ def test_every_form_of_set_irqs(action: int) -> None:
 @pytest.mark.parametrize("flags", [f for f in range(128) if f not in
     {data | action for data in (1, 2, 4) for action in (8, 16, 32)}] + [0x80000021])  # fmt: skip
 def test_one_data_and_one_action(flags: int) -> None:
-    with pytest.raises(Malformed, match=r"1 of data_|1 of action_|no flag has the value") as caught:
+    with pytest.raises(
+        MalformedError, match=r"1 of data_|1 of action_|no flag has the value"
+    ) as caught:
         vp.DeviceSetIrqs.parse(irqs(flags, 0))
     assert caught.value.occasion == "flags_unknown"
 
 
 def test_fewer_descriptors_than_interrupts_are_refused() -> None:
-    with pytest.raises(Malformed, match="2 descriptors for 3 interrupts") as caught:
+    with pytest.raises(MalformedError, match="2 descriptors for 3 interrupts") as caught:
         vp.DeviceSetIrqs.parse(irqs(0x24, 3), (3, 4))
     assert caught.value.occasion == "argument_invalid"
 
@@ -152,7 +154,7 @@ def test_set_irqs_without_booleans_may_be_padded() -> None:
     ],
 )
 def test_data_of_set_irqs_as_long_as_it_has_to_be(payload: bytes) -> None:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedError) as caught:
         vp.DeviceSetIrqs.parse(payload)
     assert caught.value.occasion == "size_wrong"
 
@@ -180,14 +182,14 @@ def test_counts_are_those_of_the_data(count: int) -> None:
         (vp.RegionWrite, access),
         (vp.DmaWrite, memory),
     ):
-        with pytest.raises(Malformed) as caught:
+        with pytest.raises(MalformedError) as caught:
             kind.parse(payload)
         assert caught.value.occasion == "size_wrong"
 
 
 def test_a_count_of_64_bits_is_not_cut_off() -> None:
     payload = struct.pack("=QQ", 0, 2**32 + 4) + b"1234"
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         vp.DmaWrite.parse(payload)
     assert vp.DmaRead.parse(struct.pack("=QQ", 0, 2**63)).count == 2**63
 
@@ -200,11 +202,11 @@ def test_single_writes() -> None:
     with pytest.raises(ValueError, match="9 bytes"):
         vp.RegionWriteMulti.of(vp.SingleWrite(0, 0, bytes(9)))
     nine = struct.pack("=QQII8s", 1, 0, 0, 9, b"")
-    with pytest.raises(Malformed, match="9 bytes") as caught:
+    with pytest.raises(MalformedError, match="9 bytes") as caught:
         vp.RegionWriteMulti.parse(nine)
     assert caught.value.occasion == "argument_invalid"
     for count in (0, 2, 2**64 - 1):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             vp.RegionWriteMulti.parse(struct.pack("=QQII8s", count, 0, 0, 8, b""))
 
 
@@ -232,7 +234,7 @@ def region(chain: bytes, *, first: int = 32, flags: int = 8, argsz: int | None =
     ],
 )
 def test_chains_that_lead_astray(payload: bytes) -> None:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedError) as caught:
         vp.DeviceGetRegionInfoReply.parse(payload)
     assert caught.value.errno == "EINVAL"
 
@@ -260,7 +262,7 @@ def test_longer_entries_of_io_fds_are_taken() -> None:
     assert reply.sub_regions == (vp.SubRegion(1, 2, 3, 0, 5, 7),) * 2
     for count in (0, 1000, 2**32 - 1):
         bad = struct.pack("=IIII", 16 + 96, 0, 4, count) + entry * 2
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             vp.DeviceGetRegionIoFdsReply.parse(bad)
 
 
@@ -282,14 +284,14 @@ def test_data_of_features_there_and_back(
     ):
         assert type(data).parse(data.pack()) == data
         for bad in (data.pack()[:-1], data.pack() + b"\0", b""):
-            with pytest.raises(Malformed) as caught:
+            with pytest.raises(MalformedError) as caught:
                 type(data).parse(bad)
             assert caught.value.occasion == "size_wrong"
 
 
 def test_ranges_as_many_as_are_there() -> None:
     for count in (0, 2, 2**32 - 1):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             vp.DmaLoggingControl.parse(struct.pack("=QIIQQ", 4096, count, 0, 0, 0))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfio_migration.runtime import protocol as vp
-from vfio_migration.runtime.protocol.faults import Malformed
+from vfio_migration.runtime.protocol.faults import MalformedError
 
 Case = tuple[vp.Message, vp.Message, int]
 """A command, a reply to it, and how long a payload the command allows."""
@@ -57,7 +57,7 @@ def test_padding_up_to_what_was_asked_for_is_not_looked_at(case: Case, padding: 
     kind: Any = type(reply)
     whole = payload + padding
     if len(whole) > room:
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             kind.answering(command, whole)
         return
     assert kind.answering(command, whole) == kind.answering(command, payload) == reply
@@ -73,5 +73,5 @@ def test_a_reply_that_says_more_of_itself_than_there_is_makes_no_sense(
     short = payload[: max(0, len(payload) - cut)]
     if isinstance(reply, vp.DeviceGetRegionInfoReply | vp.DeviceGetRegionIoFdsReply):
         return  # argsz says then how much room to ask with
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         kind.answering(command, short)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from protocol_support import CAPABILITIES, U64
 
-from vfio_migration.runtime.protocol import Capabilities, Limits, Malformed, TwinSocket
+from vfio_migration.runtime.protocol import Capabilities, Limits, MalformedError, TwinSocket
 
 CAPS = Capabilities(max_msg_fds=8)
 
@@ -99,18 +99,18 @@ BOMBS = {
 def test_refused(name: str) -> None:
     assert len(BOMBS[name]) <= 4096
     start = time.perf_counter()
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedError) as caught:
         Capabilities.parse(BOMBS[name])
     assert time.perf_counter() - start < 30
     assert (caught.value.occasion, caught.value.errno) == ("version_incompatible", "EINVAL")
 
 
 def test_too_long_is_refused_unread() -> None:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedError) as caught:
         Capabilities.parse(b'{"a":"' + b"x" * (1 << 20) + b'"}')
     assert (caught.value.occasion, caught.value.errno) == ("over_bound", "E2BIG")
     assert Capabilities.parse(b"{}".ljust(4096)) == Capabilities()
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         Capabilities.parse(b"{}".ljust(4097))
 
 
@@ -122,7 +122,7 @@ def test_no_depth_is_too_much_for_a_small_stack_even_if_recursion_is_not_limited
         for data in (b"[" * 4000, b'{"a":' * 680, b"[" * 256 + b"]" * 256):
             try:
                 Capabilities.parse(data)
-            except Malformed as error:
+            except MalformedError as error:
                 errors.append(error)
 
     limit, stack = sys.getrecursionlimit(), threading.stack_size(256 * 1024)
@@ -146,13 +146,13 @@ def test_who_calls_from_deep_down_is_safe_too() -> None:
         return Capabilities.parse(b'{"x":' + b"[" * 200 + b"]" * 200 + b"}")
 
     depth = len(inspect.stack(0))
-    with contextlib.suppress(Malformed):
+    with contextlib.suppress(MalformedError):
         assert descend(sys.getrecursionlimit() - depth - 60) == Capabilities()
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
-    with contextlib.suppress(Malformed):
+    with contextlib.suppress(MalformedError):
         Capabilities.parse(data)
 
 
@@ -169,7 +169,7 @@ def test_any_json(said: dict[str, object]) -> None:
     data = json.dumps({"capabilities": said}).encode()
     try:
         found = Capabilities.parse(data)
-    except Malformed:
+    except MalformedError:
         return
     assert found is not None
     for name in Capabilities.__dataclass_fields__:

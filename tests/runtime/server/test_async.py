@@ -12,7 +12,7 @@ import time
 
 import pytest
 from edu_client import BUFFER, dma, dma_done, until
-from raw_client import Client, Refused
+from raw_client import Client, RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.async_server import AsyncServer
@@ -58,7 +58,7 @@ def test_states_data_and_dma(tmp_path) -> None:
         with Client(path) as client:
             assert client.state == 4
             client.set_state(2)
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 client.set_state(0)
             assert client.read(0, 0, 4) == struct.pack("<I", 0x010000ED)
 

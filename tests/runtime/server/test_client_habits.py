@@ -14,7 +14,7 @@ import raw_client as raw
 from descriptors import settled
 from edu_client import descriptors, eventfd, until
 from peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, shared_file
-from raw_client import Refused
+from raw_client import RefusedError
 
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
@@ -98,7 +98,7 @@ def test_a_command_too_long_by_far_is_refused_and_changes_nothing(serve, command
     with served.client() as client:
         client.dma_map(1 << 20, PAGE)
         client.set_state(3)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.ask(command, commands()[command] + bytes(PADDING + 1))
         assert refused.value.errno == errno.E2BIG
         assert client.state == 3
@@ -108,7 +108,7 @@ def test_a_command_too_long_by_far_is_refused_and_changes_nothing(serve, command
 @pytest.mark.parametrize("command", [one for one in commands() if one != raw.RESET])
 def test_a_command_shorter_than_its_structure_is_refused(serve, command) -> None:
     with serve().client() as client:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.ask(command, commands()[command][:-1])
         assert refused.value.errno == errno.EINVAL
         assert client.state == 2
@@ -131,7 +131,7 @@ def test_migration_data_with_padding_is_taken_up_to_its_size(serve) -> None:
 def test_migration_data_shorter_than_its_size_is_refused(serve) -> None:
     with serve().client() as client:
         client.set_state(4)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.ask(raw.MIG_WRITE, struct.pack("=II", 108, 100) + bytes(99))
         assert refused.value.errno == errno.EINVAL
 
@@ -223,7 +223,7 @@ def test_descriptors_over_the_limit_still_end_the_connection(serve) -> None:
     before = len(settled())
     with served.client() as client:
         ident = client.send(*next(iter(commands().items())), fds=[memory] * 17)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.reply(ident)
         assert refused.value.errno == errno.EINVAL
         with pytest.raises(EOFError):

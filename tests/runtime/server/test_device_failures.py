@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from raw_client import Refused
+from raw_client import RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.failures import Failures
@@ -46,7 +46,7 @@ def log(caplog: pytest.LogCaptureFixture):
 
 def test_a_failed_arc_says_what_the_device_raised_and_in_which_hook(serve, log) -> None:
     served = serve(Failing())
-    with served.client() as client, pytest.raises(Refused):
+    with served.client() as client, pytest.raises(RefusedError):
         client.set_state(1)
     [failed] = [row for row in log("transition") if row["outcome"] == "failed"]
     assert failed["what"] == "RUNNING_P2P -> STOP"
@@ -64,7 +64,7 @@ def test_a_refused_load_says_what_the_device_raised(serve, log) -> None:
     with served.client() as client:
         client.set_state(4)
         client.mig_write(stream)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(1)
     [failed] = [row for row in log("transition") if row["outcome"] == "failed"]
     assert failed["cause"] == "OverflowError: too long a state"
@@ -74,7 +74,7 @@ def test_what_a_guest_can_have_fail_is_logged_once_and_then_counted(serve, log) 
     served = serve(Failing())
     with served.client() as client:
         for _ in range(50):
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 client.read(0, 0, 4)
     with served.client():
         first, *rest = log("device_failed")
@@ -90,9 +90,9 @@ def test_a_traceback_is_logged_at_debug_level_only(serve, caplog, level, shown) 
     caplog.set_level(level)
     served = serve(Failing())
     with served.client() as client:
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.read(0, 0, 4)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(1)
     with served.client():
         found = {row.event for row in caplog.records if row.exc_info and hasattr(row, "event")}

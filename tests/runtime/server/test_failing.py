@@ -12,7 +12,7 @@ import time
 
 import pytest
 from edu_client import BUFFER, dma, until
-from raw_client import DMA_READ, HEADER, REGION_READ, Client, Refused
+from raw_client import DMA_READ, HEADER, REGION_READ, Client, RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.async_server import AsyncServer
@@ -110,7 +110,7 @@ def test_a_client_that_cannot_be_accepted_waits_quietly(serve, caplog) -> None:
     assert 1 <= len(said) <= 6
 
 
-class Speechless(Exception):  # noqa: N818 - reads as what it is
+class SpeechlessError(Exception):
     def __str__(self) -> str:
         raise ValueError("no words for it")
 
@@ -119,17 +119,17 @@ class Mute(Edu):
     """Fails without being able to say why."""
 
     def stop(self) -> None:
-        raise Speechless
+        raise SpeechlessError
 
     def load(self, state: bytes, version: int) -> None:
-        raise Speechless
+        raise SpeechlessError
 
 
 def test_a_failure_without_words_does_not_end_the_log(serve, caplog) -> None:
     caplog.set_level("INFO")
     served = serve(Mute())
     with served.client() as client:
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(1)
         assert client.state == 0
         client.reset()
@@ -141,7 +141,7 @@ def test_a_failure_without_words_does_not_end_the_log(serve, caplog) -> None:
         for row in caplog.records
         if getattr(row, "event", None) in ("transition", "reset")
     ]
-    assert ("transition", "RUNNING_P2P -> STOP", "Speechless") in said
+    assert ("transition", "RUNNING_P2P -> STOP", "SpeechlessError") in said
     assert said[-2:] == [("reset", "ERROR", None), ("transition", "RUNNING -> RUNNING_P2P", None)]
 
 
@@ -155,7 +155,7 @@ def test_a_load_that_fails_without_words_is_a_refused_stream(serve, caplog) -> N
     with served.client() as client:
         client.set_state(4)
         client.mig_write(stream)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.set_state(2)
         assert (refused.value.errno, client.state) == (22, 4)
 

@@ -15,7 +15,7 @@ import struct
 import pytest
 import raw_client as raw
 from edu_client import eventfd
-from raw_client import HEADER, PROBE, SET, Refused
+from raw_client import HEADER, PROBE, SET, RefusedError
 
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.files import descriptor_kinds
@@ -105,7 +105,7 @@ class Standing:
     def refuses(self, command: int, payload: bytes) -> None:
         """The command is refused with EINVAL and has changed nothing."""
         before = self.look()
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             self.client.ask(command, payload)
         assert refused.value.errno == errno.EINVAL, payload.hex(" ")
         assert self.look() == before, payload.hex(" ")
@@ -197,7 +197,7 @@ def test_a_message_that_is_neither_command_nor_reply_is_refused(standing) -> Non
     for kind in range(2, 16):
         for bit in (0, *BITS[5:]):
             ident = standing.client.send(*dma_unmap(2), flags=kind | bit)
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 standing.client.reply(ident)
             assert refused.value.errno == errno.EINVAL
     for bit in (0, *BITS[4:]):
@@ -246,7 +246,7 @@ def test_a_map_cannot_be_mapped_and_read_at_once_and_must_be_accessible(
     standing, memory, flags: int
 ) -> None:
     before = standing.look()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         standing.client.dma_map(1 << 20, PAGE, fd=memory, flags=flags)
     assert (refused.value.errno, standing.look()) == (errno.EINVAL, before)
 
@@ -262,6 +262,6 @@ def test_file_access_is_never_direct_and_refuses_what_can_only_be_mapped(
     assert guarded[1 << 21]
     monkeypatch.setattr(descriptor_kinds, "kind_of", lambda _fd: descriptor_kinds.DEVICE)
     standing.served.device.memory.device_memory = True
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         standing.client.dma_map(1 << 22, PAGE, fd=memory, flags=3 | 8)
     assert refused.value.errno == errno.EOPNOTSUPP

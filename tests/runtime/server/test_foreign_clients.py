@@ -24,7 +24,7 @@ from peer_habits.clients import (
     SpdkClient,
     shared_file,
 )
-from raw_client import Refused
+from raw_client import RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.devices.memory import MAILBOX
@@ -65,7 +65,7 @@ def test_the_sample_client_of_the_c_library_identifies_a_device(serve) -> None:
         said = json.loads(client.version_reply[4:-1])["capabilities"]
         assert client.version_reply[-1:] == b"\0"
         assert said["max_msg_fds"] > 0
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.read(0xDEADBEEF, 0, 4)
         assert refused.value.errno == errno.EINVAL
         _, _, regions, interrupts = client.info(16, 16)

@@ -24,7 +24,7 @@ import raw_client as raw
 from awaited import wait_for
 from edu_client import BUFFER, FLAGS_OFF, FLAGS_ON, dma, dma_done, eventfd, signalled, until
 from foreign_files import LingeringSockets, fuse_file
-from raw_client import Client, Refused
+from raw_client import Client, RefusedError
 
 PAGE = 4096
 RUNNING = 2
@@ -104,7 +104,7 @@ def opened(path: str, flags: int = os.O_RDWR) -> Iterator[int]:
 def test_a_map_of_dev_zero_is_refused_at_any_offset(path: Path) -> None:
     with opened("/dev/zero") as zero, Client(path) as client:
         for offset in (0, PAGE, 1 << 20):
-            with pytest.raises(Refused, match="Invalid argument"):
+            with pytest.raises(RefusedError, match="Invalid argument"):
                 client.dma_map(0, 2 * PAGE, fd=zero, offset=offset)
         client.memory = bytearray(PAGE)
         client.dma_map(0, PAGE)
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_memory_is_refused(path: Path, name: str) -> None:
         suppress(OSError),  # this user may not open it
         opened(name) as fd,
         Client(path) as client,
-        pytest.raises(Refused, match="Invalid argument"),
+        pytest.raises(RefusedError, match="Invalid argument"),
     ):
         client.dma_map(0, PAGE, fd=fd)
     serves_an_honest_client(path)
@@ -134,7 +134,7 @@ def test_a_folder_and_a_descriptor_of_a_place_are_refused(path: Path, tmp_path: 
         Client(path) as client,
     ):
         for fd in (folder, place):
-            with pytest.raises(Refused, match="Invalid argument"):
+            with pytest.raises(RefusedError, match="Invalid argument"):
                 client.dma_map(0, PAGE, fd=fd)
     serves_an_honest_client(path)
 
@@ -185,14 +185,14 @@ def test_a_file_of_a_clients_own_file_system_neither_ends_nor_stops_the_server(
     """Its blocks are as large as those of hugetlbfs, and it answers nothing it is asked."""
     with fuse_file(tmp_path / "fuse", *silent) as fd:
         with Client(path) as client:
-            with pytest.raises(Refused, match="Invalid argument"):
+            with pytest.raises(RefusedError, match="Invalid argument"):
                 client.dma_map(0, PAGE, fd=fd)
-            with pytest.raises(Refused, match="Invalid argument"):
+            with pytest.raises(RefusedError, match="Invalid argument"):
                 client.ask(raw.SET_IRQS, struct.pack("=5I", 20, FLAGS_ON, 0, 0, 1), fds=[fd])
             assert client.state == 2
         serves_an_honest_client(path)
         for _ in range(3):
-            with Client(path) as client, suppress(Refused):
+            with Client(path) as client, suppress(RefusedError):
                 client.ask(raw.GET_INFO, struct.pack("=4I", 16, 0, 0, 0), fds=[fd])
         serves_an_honest_client(path)
 
@@ -205,7 +205,7 @@ def test_sigterm_ends_a_server_whose_client_sent_a_file_that_cannot_be_closed(
         fuse_file(tmp_path / "fuse", "FLUSH") as fd,
         Client(tmp_path / "edu.sock") as client,
     ):
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.dma_map(0, PAGE, fd=fd)
         server.send_signal(signal.SIGTERM)
         assert server.wait(ENDS_WITHIN_S) == 0

@@ -18,7 +18,7 @@ from edu_client import (
     dma_done,
     until,
 )
-from raw_client import GET, SET, Client, Refused
+from raw_client import GET, SET, Client, RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Limits
@@ -102,7 +102,7 @@ def test_what_moves_the_device_waits_until_the_transfer_is_over(serve) -> None:
 
 
 def test_a_client_that_waits_for_what_cannot_be_done_is_not_kept_waiting(serve) -> None:
-    served = serve(Edu(dma_seconds=0), hurry=0.1, patience=120.0)
+    served = serve(Edu(dma_seconds=0), hurry=0.1, timeout_s=120.0)
     with served.client() as client:
         client.memory = bytearray(8192)
         client.dma_map(0, 4096)
@@ -190,7 +190,7 @@ def test_what_is_wrong_on_the_twin_socket_is_answered_there(serve) -> None:
         Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False) as twin,
     ):
         for _ in range(3):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 twin.ask(raw.GET_INFO, struct.pack("=4I", 16, 0, 0, 0))
             assert refused.value.errno == errno.EINVAL
         assert client.state == 2
@@ -222,17 +222,17 @@ def test_written_pages_are_logged_and_reported(serve) -> None:
         client.memory = bytearray(1 << 16)
         client.dma_map(0, 1 << 16)
         ask = struct.pack("=QQQ", 0, 1 << 16, 4096)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.feature(GET | 8, ask)
         client.feature(SET | 6, struct.pack("=QIIQQ", 4096, 1, 0, 0, 1 << 16))
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.feature(SET | 6, struct.pack("=QII", 4096, 0, 0))
         dma(client, BUFFER, 0x3000, 1, from_device=True)
         until(lambda: dma_done(client))
         assert client.feature(GET | 8, ask) == ask + struct.pack("=Q", 1 << 3)
         assert client.feature(GET | 8, ask) == ask + struct.pack("=Q", 0)
         client.feature(SET | 7)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.feature(GET | 8, ask)
 
 
@@ -259,7 +259,7 @@ def test_the_longest_report_is_sent_and_a_longer_one_refused(serve, caplog, limi
         most = (limit - 24) * 8 * 4096
         ask = struct.pack("=QQQ", 0, most, 4096)
         assert len(client.feature(GET | 8, ask, room=limit)) == limit
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.feature(GET | 8, struct.pack("=QQQ", 0, most + 1, 4096), room=2 << 20)
         assert refused.value.errno == errno.E2BIG
     assert not [row for row in caplog.records if row.exc_info]
@@ -289,7 +289,7 @@ def test_maps_that_make_no_sense_are_refused(serve) -> None:
             (errno.ENOENT, lambda: client.dma_unmap(0, 4096)),
             (errno.EINVAL, lambda: client.dma_unmap(0, 8192, 2)),
         ):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 act()
             assert refused.value.errno == expected
         client.dma_unmap(0, 0, 2)

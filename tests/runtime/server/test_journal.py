@@ -12,7 +12,7 @@ import pytest
 
 from vfio_migration.model import load
 from vfio_migration.runtime.engine.engine import Engine
-from vfio_migration.runtime.engine.errors import ArcError, RequestFailed
+from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server import log as journals
 from vfio_migration.runtime.server.log import LOGGER, Journal
@@ -109,7 +109,7 @@ def test_a_line_bears_the_time_at_which_it_happened(lines: Lines) -> None:
 def test_what_failed_is_said_at_once_behind_what_came_before(lines: Lines) -> None:
     journal, device = Journal(), Failing()
     engine = engine_with(journal, device)
-    with pytest.raises(RequestFailed):
+    with pytest.raises(RequestFailedError):
         engine.set_state("STOP")
     said = [row for row in lines.records if row.event == "transition"]
     assert [row.fields["outcome"] for row in said] == ["completed", "failed"]

@@ -15,7 +15,7 @@ from edu_client import (
     eventfd,
     rss,
 )
-from raw_client import HEADER, Refused
+from raw_client import HEADER, RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu
 
@@ -96,7 +96,7 @@ def test_a_device_with_a_mistake_is_answered_for(serve, caplog) -> None:
             raise LookupError("a mistake")
 
     with serve(Mistaken()).client() as client:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.read(0, 0, 4)
         assert refused.value.errno == errno.EREMOTEIO
         assert client.state == 2

@@ -13,7 +13,7 @@ import pytest
 import raw_client as raw
 from descriptors import settled
 from edu_client import BUFFER, dma, dma_done, until
-from raw_client import SET, Client, Refused
+from raw_client import SET, Client, RefusedError
 
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu
@@ -92,7 +92,7 @@ class Flood:
         for number in range(len(self._messages)):
             try:
                 self.client.reply(self.idents[0] + number & 0xFFFF)
-            except Refused as refused:
+            except RefusedError as refused:
                 found.append(refused.errno)
             else:
                 found.append(0)
@@ -113,7 +113,7 @@ def eventfds() -> Iterator[list[int]]:
 def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
     serve, most, stopped_reading, eventfds, name: str
 ) -> None:
-    served = serve(Edu(dma_seconds=0), patience=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
     said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
     with served.client(capabilities=said) as client:
         twin = Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False)
@@ -146,7 +146,7 @@ def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
     serve, most, eventfds, name: str
 ) -> None:
     """And not later: nobody waits for the deadline. Then all that was put off is done."""
-    served = serve(Edu(dma_seconds=0), patience=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
     with served.client() as client:
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 100, from_device=False)
@@ -161,7 +161,7 @@ def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
 
 
 def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most) -> None:
-    served = serve(Edu(dma_seconds=0), patience=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
     with served.client() as client:
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 5, from_device=False)
@@ -182,7 +182,7 @@ def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most
 
 def test_a_flood_of_faults_on_the_twin_is_not_kept(serve, most, stopped_reading) -> None:
     """They are answered, past what is put off, until the client does not read the answers."""
-    served = serve(Edu(dma_seconds=0), patience=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
     said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
     with served.client(capabilities=said) as client:
         twin = Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False)
@@ -192,7 +192,7 @@ def test_a_flood_of_faults_on_the_twin_is_not_kept(serve, most, stopped_reading)
         flood = Flood(client, "commands", [])
         assert stopped_reading.wait(60)
         for _ in range(3):
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 twin.ask(raw.GET_INFO, struct.pack("=4I", 16, 0, 0, 0))
         wrong = raw.HEADER.pack(1, raw.GET_INFO, 16, 0, 0)
         twin.sock.setblocking(False)

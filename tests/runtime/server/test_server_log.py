@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from raw_client import Refused
+from raw_client import RefusedError
 from server_process import ServerProcess, full_pipe
 
 from vfio_migration.model.conformance.log import LogConformance
 from vfio_migration.runtime.engine.engine import Engine
-from vfio_migration.runtime.engine.errors import ArcError, RequestFailed, RequestRefused
+from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.kit.state_stream import MAX_HELLO, StreamWriter
 from vfio_migration.runtime.server import background_writer
@@ -222,7 +222,7 @@ def test_a_request_that_is_refused_again_and_again_is_one_line_and_a_count(serve
     served = serve()
     with served.client() as client:
         for number in range(500):
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 client.set_state(100 + number)
     with served.client() as client:
         assert client.state == 2
@@ -242,10 +242,10 @@ def test_a_long_name_in_a_stream_is_not_logged_whole_each_time_it_is_refused(tmp
         with served.client() as client:
             for state in (STOP, RESUMING):
                 client.set_state(state)
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 client.mig_write(data)
             for _ in range(200):
-                with pytest.raises(Refused):
+                with pytest.raises(RefusedError):
                     client.set_state(STOP)
         with served.client() as client:
             assert client.state == RESUMING
@@ -266,10 +266,10 @@ def test_a_request_whose_arc_fails_and_that_changes_nothing_is_counted_too(lines
     journal, device = Journal(clock := Clock()), Failing()
     engine = Engine(device.spec, device.capabilities, device, observers=[journal])
     for _ in range(count + 1):
-        with pytest.raises(RequestFailed):
+        with pytest.raises(RequestFailedError):
             engine.set_state("STOP")
     clock.now += INTERVAL_S
-    with pytest.raises(RequestFailed):
+    with pytest.raises(RequestFailedError):
         engine.set_state("STOP")
     journal.flush()
     device.close()
@@ -287,7 +287,7 @@ def test_a_log_with_lines_left_out_is_no_run_that_breaks_the_table(lines, serve)
         for turn in range(6):
             served.device.fails = turn % 2 == 1
             for state in (1, 2, 99, 1, 1, 2, 5, 2):
-                with contextlib.suppress(Refused):
+                with contextlib.suppress(RefusedError):
                     client.set_state(state)
             for _ in range(300 * (turn == 4)):
                 client.set_state(1)
@@ -332,10 +332,10 @@ def test_a_refusal_is_said_again_after_an_interval(lines) -> None:
     journal, device = Journal(clock := Clock()), Edu()
     engine = Engine(device.spec, device.capabilities, device, observers=[journal])
     for _ in range(3):
-        with pytest.raises(RequestRefused):
+        with pytest.raises(RequestRefusedError):
             engine.set_state(77)
     clock.now += INTERVAL_S
-    with pytest.raises(RequestRefused):
+    with pytest.raises(RequestRefusedError):
         engine.set_state(78)
     journal.flush()
     device.close()

@@ -20,7 +20,7 @@ from edu_client import (
     signalled,
     until,
 )
-from raw_client import GET, Refused
+from raw_client import GET, RefusedError
 
 from vfio_migration.runtime.kit.devices import Edu
 
@@ -33,16 +33,16 @@ def test_the_version_is_agreed_within_the_size_of_the_request(serve) -> None:
         assert client.agreed == {"max_dma_maps": 2}
         client.dma_map(0, 4096)
         client.dma_map(4096, 4096)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.dma_map(8192, 4096)
         assert refused.value.errno == errno.ENOSPC
         client.dma_unmap(0, 4096)
         client.dma_map(8192, 4096)
     with served.client(version=False) as client:
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.ask(raw.GET_INFO, struct.pack("=IIII", 16, 0, 0, 0))
         client.ask(raw.VERSION, struct.pack("=HH", 0, 0))
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.ask(raw.VERSION, struct.pack("=HH", 0, 0))
         assert client.state == 2
 
@@ -135,10 +135,10 @@ def test_the_device_and_its_regions_are_described(serve) -> None:
             (raw.REGION_READ, struct.pack("=QII", 1 << 20, 0, 4)),
             (raw.REGION_READ, struct.pack("=QII", (1 << 64) - 1, 7, 4)),
         ):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.ask(command, payload)
             assert refused.value.errno == errno.EINVAL
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.ask(raw.REGION_READ, struct.pack("=QII", 0, 0, (1 << 20) + 1))
         assert refused.value.errno == errno.E2BIG
 
@@ -152,7 +152,7 @@ def test_several_writes_in_one_message_are_all_done_or_none(serve) -> None:
 
         assert multi((BUFFER, b"one"), (BUFFER + 8, b"eighteen")) == struct.pack("=Q", 2)
         assert client.read(0, BUFFER, 16) == b"one\0\0\0\0\0eighteen"
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             multi((BUFFER, b"two"), (1 << 20, b"x"))
         assert client.read(0, BUFFER, 3) == b"one"
         client.set_state(1)
@@ -222,7 +222,7 @@ def test_interrupts_arrive_and_are_dropped_with_their_client(serve) -> None:
         second = eventfd()
         client.set_irqs(FLAGS_ON, 0, 0, 1, [second])
         assert signalled(second) == 1
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.set_irqs(FLAGS_ON, 0, 1, 1, [second])
         assert refused.value.errno == errno.EINVAL
     os.close(first)

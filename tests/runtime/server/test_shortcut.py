@@ -12,7 +12,7 @@ import time
 import pytest
 import raw_client as raw
 from edu_client import until
-from raw_client import GET, PROBE, SET, Refused
+from raw_client import GET, PROBE, SET, RefusedError
 
 from vfio_migration.runtime import ArcError
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
@@ -84,7 +84,7 @@ def test_each_way_of_asking_has_its_own_answer(serve, warm) -> None:
             struct.pack("=II", 16, GET | 2 | 1 << 19),
             struct.pack("=I", 16),
         ) * 2:
-            with pytest.raises(Refused):
+            with pytest.raises(RefusedError):
                 client.ask(raw.FEATURE, body)
         for _ in range(3):
             assert client.ask(raw.FEATURE, STATE + b"more")[8:] == struct.pack("=Ii", 2, -1)
@@ -99,7 +99,7 @@ def test_what_the_table_refuses_is_refused_again(serve) -> None:
         client.set_state(6)
         client.set_state(3)
         for _ in range(3):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.set_state(6)  # known, but not from here
             assert refused.value.errno == errno.EINVAL
             assert client.state == 3
@@ -125,7 +125,7 @@ def test_a_device_that_fails_is_answered_for(serve, caplog) -> None:
             (LookupError("a mistake"), errno.EIO, 0),
         ):
             device.fault = fault
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.set_state(1)
             assert refused.value.errno == number
             assert client.state == state
@@ -209,7 +209,7 @@ def test_a_stream_is_read_to_its_end_and_no_further(serve, seen, size) -> None:
             taken = len(seen)
             client.set_state(2)
             for _ in range(2):
-                with pytest.raises(Refused) as refused:
+                with pytest.raises(RefusedError) as refused:
                     client.mig_read(size)
                 assert refused.value.errno == errno.EINVAL
         assert len(seen) - taken <= 1, "nothing but the change of state was new"

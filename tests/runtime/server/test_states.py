@@ -9,10 +9,10 @@ import os
 import struct
 
 import pytest
-from raw_client import GET, PROBE, SET, Refused
+from raw_client import GET, PROBE, SET, RefusedError
 
 from vfio_migration.model import load
-from vfio_migration.runtime import Engine, RequestFailed, RequestRefused
+from vfio_migration.runtime import Engine, RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.kit.devices import Edu
 
 SPEC = load()
@@ -31,7 +31,7 @@ def bring(client, engine, state: str) -> None:
     client.reset()
     if state == "ERROR":
         engine.device.broken = True
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(VALUES["STOP"])
         engine.device.broken = False
     else:
@@ -71,13 +71,13 @@ def test_each_transition_answers_as_engine_and_linux(serve, linux_paths, flags, 
                 where = f"{flags}: {start} -> {target}: linux {linux}"
                 assert (None if route.refused else list(route.path)) == linux, where
                 if route.refused is not None:
-                    with pytest.raises(Refused) as refused:
+                    with pytest.raises(RefusedError) as refused:
                         client.set_state(VALUES[target])
                     assert refused.value.errno == number_of(route.refused.errno), where
                     assert client.state == VALUES[start], where
                 elif start == "RESUMING" and route.path:
                     # Nothing was written: the stream is judged, and the device stays.
-                    with pytest.raises(Refused) as refused:
+                    with pytest.raises(RefusedError) as refused:
                         client.set_state(VALUES[target])
                     assert refused.value.errno == errno.EINVAL, where
                     assert client.state == VALUES[start], where
@@ -87,7 +87,7 @@ def test_each_transition_answers_as_engine_and_linux(serve, linux_paths, flags, 
                 assert served.engine.state == NAMES[client.state]
             bring(client, served.engine, start)
             for value in OTHERS:
-                with pytest.raises(Refused) as refused:
+                with pytest.raises(RefusedError) as refused:
                     client.set_state(value)
                 assert refused.value.errno == errno.EINVAL, (start, value)
                 assert client.state == VALUES[start]
@@ -107,11 +107,11 @@ def test_the_socket_and_a_bare_engine_say_the_same(serve, flags, quiet) -> None:
                 expected = answer = 0
                 try:
                     beside.set_state(value)
-                except (RequestRefused, RequestFailed) as error:
+                except (RequestRefusedError, RequestFailedError) as error:
                     expected = error.number
                 try:
                     client.set_state(value)
-                except Refused as error:
+                except RefusedError as error:
                     answer = error.errno
                 assert answer == expected
             assert client.state == VALUES[beside.state]
@@ -155,12 +155,12 @@ def test_features_answer_as_linux_does(serve, feature) -> None:
             got = 0
             try:
                 client.feature(method | feature, data)
-            except Refused as error:
+            except RefusedError as error:
                 got = error.errno
             assert errno.errorcode.get(got, 0) == expected, hex(method)
         # Both methods at once are legal with PROBE alone.
         for flags in (GET | SET | feature, (1 << 19) | GET | feature, feature):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.feature(flags, data)
             assert refused.value.errno == errno.EINVAL
 
@@ -193,7 +193,7 @@ def test_a_reply_is_no_longer_than_its_client_allows(serve, feature, known) -> N
             client.reset()
             client.feature(SET | 7)
         for room in range(len(data)):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.feature(SET | feature, data, room=room)
             assert refused.value.errno == errno.EINVAL
         assert client.state == 2
@@ -204,7 +204,7 @@ def test_a_reply_is_no_longer_than_its_client_allows(serve, feature, known) -> N
 def test_both_methods_are_probed_where_both_exist(serve) -> None:
     with serve().client() as client:
         client.feature(PROBE | GET | SET | 2, room=0)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.feature(PROBE | GET | SET | 1)
 
 
@@ -212,7 +212,7 @@ def test_both_methods_are_probed_where_both_exist(serve) -> None:
 def test_other_features_do_not_exist(serve, feature) -> None:
     with serve().client() as client:
         for method in METHODS:
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.feature(method | feature)
             assert refused.value.errno == errno.ENOTTY
 
@@ -263,7 +263,7 @@ def test_a_stream_that_is_wrong_is_refused_and_can_be_mended(serve, quiet) -> No
         stream = read_all(client, 65536)
         client.set_state(VALUES["RESUMING"])
         client.mig_write(stream[:-1])
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             client.set_state(VALUES["STOP"])
         assert refused.value.errno == errno.EINVAL
         assert client.state == VALUES["RESUMING"]
@@ -286,7 +286,7 @@ def test_migration_data_flows_only_where_the_table_says_so(serve, flags, quiet) 
                 if way == transfer:
                     act()
                 else:
-                    with pytest.raises(Refused) as refused:
+                    with pytest.raises(RefusedError) as refused:
                         act()
                     assert refused.value.errno == errno.EINVAL, (row.name, way)
 
@@ -302,7 +302,7 @@ def test_the_next_client_finds_the_state_and_gets_full_service(serve, flags, qui
             assert client.state == row.value, row.name
             assert not served.device.memory.maps
             client.dma_map(0, 4096)
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(RefusedError):
                 client.set_state(VALUES["RUNNING"])
             client.reset()
             assert client.state == VALUES["RUNNING"]
@@ -335,7 +335,7 @@ def test_counters_and_the_data_size(serve) -> None:
         client.set_state(VALUES["STOP_COPY"])
         stream = read_all(client, 4096)
         assert size // 2 <= len(stream) <= 2 * size
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.set_state(VALUES["PRE_COPY"])
         counts = served.server.counters.snapshot()
         assert counts["transitions"]["RUNNING -> RUNNING_P2P"] == {"completed": 1}

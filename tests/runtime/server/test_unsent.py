@@ -20,12 +20,12 @@ import pytest
 import raw_client as raw
 from descriptors import opened
 from edu_client import until
-from raw_client import GET, PROBE, SET, Client, Refused
+from raw_client import GET, PROBE, SET, Client, RefusedError
 
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.state_stream import MAGIC
-from vfio_migration.runtime.protocol.faults import CannotSend
+from vfio_migration.runtime.protocol.faults import CannotSendError
 from vfio_migration.runtime.protocol.outbound import Outbound
 from vfio_migration.runtime.server.async_server import AsyncServer
 from vfio_migration.runtime.server.server import Server
@@ -231,7 +231,7 @@ def test_a_client_that_dies_before_its_reply_leaves_takes_nothing_from_the_next_
         client.send(sample.command, sample.payload)
     with served.client() as client:
         if sample.again is not None:
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RefusedError) as refused:
                 client.ask(sample.command, sample.payload)
             assert refused.value.errno == sample.again
         elif sample.reads:
@@ -353,13 +353,13 @@ def test_a_reply_that_cannot_be_sent_takes_nothing(
 
     def fail(self, command, message, fds=()):
         if command.number == raw.MIG_READ and message.size == 777:
-            raise CannotSend("a mistake of ours")
+            raise CannotSendError("a mistake of ours")
         return send_reply(self, command, message, fds)
 
     monkeypatch.setattr(Outbound, "send_reply", fail)
     with served.client() as client:
         client.set_state(STOP_COPY)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             client.mig_read(777)
         assert drain(client) == whole
     assert "cannot be sent" in caplog.text

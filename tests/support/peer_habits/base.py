@@ -56,7 +56,7 @@ _NEXT = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a failure of the server
+class RefusalError(Exception):
     """The command is answered with an error."""
 
     def __init__(self, number: int) -> None:
@@ -123,18 +123,18 @@ class Peer:
     def probe(self, feature: int, methods: int) -> None:
         """Refuse a PROBE, or not."""
         if feature not in _METHODS or methods & ~_METHODS[feature]:
-            raise Refusal(errno.ENOTTY)
+            raise RefusalError(errno.ENOTTY)
 
     def start_logging(self) -> None:
         """DMA_LOGGING_START."""
         if self.logging:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
         self.logging = True
 
     # --- what a habit may change: states and streams ---
 
     def arc(self, to: int) -> None:
-        """Take one arc; raise `Refusal` if it fails, and then nothing has changed."""
+        """Take one arc; raise `RefusalError` if it fails, and then nothing has changed."""
         if self.state == RESUMING:
             self.judge(bytes(self._written))
         whole = len(self.held).to_bytes(8, "big") + bytes(self.held)
@@ -151,13 +151,13 @@ class Peer:
     def judge(self, stream: bytes) -> None:
         """Take over a stream that has ended, or refuse it."""
         if len(stream) < 8 or int.from_bytes(stream[:8], "big") != len(stream) - 8:
-            raise Refusal(errno.EBADMSG)
+            raise RefusalError(errno.EBADMSG)
         self.held[:] = stream[8:]
 
     def read(self, size: int) -> bytes:
         """MIG_DATA_READ: return up to `size` bytes."""
         if self.state not in (PRE_COPY, STOP_COPY) or size > self.max_transfer:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
         data, self._left = self._left[:size], self._left[size:]
         return data
 
@@ -168,7 +168,7 @@ class Peer:
     def write(self, data: bytes) -> None:
         """MIG_DATA_WRITE."""
         if self.state != RESUMING or len(data) > self.max_transfer:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
         self._written += data
 
     def reset(self) -> None:
@@ -179,7 +179,7 @@ class Peer:
     # --- the commands ---
 
     def answer(self, command: int, payload: bytes) -> bytes:
-        """Return the payload of the reply; raise `Refusal` for an error."""
+        """Return the payload of the reply; raise `RefusalError` for an error."""
         if command == VERSION:
             self.hears(payload[4:])
             return struct.pack("=HH", 0, 0) + self.said() + b"\0"
@@ -189,7 +189,7 @@ class Peer:
         if command == REGION_INFO:
             index = struct.unpack_from("=I", payload, 8)[0]
             if index:
-                raise Refusal(errno.EINVAL)
+                raise RefusalError(errno.EINVAL)
             return struct.pack("=IIIIQQ", 32, 3, index, 0, len(self.held), 0)
         if command == IRQ_INFO:
             return struct.pack("=IIII", 16, 1, struct.unpack_from("=I", payload, 8)[0], 1)
@@ -215,7 +215,7 @@ class Peer:
             return payload
         if command in (DMA_MAP, SET_IRQS):
             return b""
-        raise Refusal(errno.ENOSYS)
+        raise RefusalError(errno.ENOSYS)
 
     def _feature(self, payload: bytes) -> bytes:
         _argsz, flags = struct.unpack_from("=II", payload)
@@ -224,7 +224,7 @@ class Peer:
             self.probe(feature, methods)
             return payload
         if methods not in (GET, SET) or not methods & _METHODS.get(feature, 0):
-            raise Refusal(errno.ENOTTY)
+            raise RefusalError(errno.ENOTTY)
         if feature == MIGRATION:
             data = struct.pack("=Q", self.offers)
         elif feature == DEVICE_STATE and methods == GET:
@@ -245,11 +245,11 @@ class Peer:
 
     def _request(self, target: int) -> None:
         if target == PRE_COPY and not self.offers & OFFERS_PRE_COPY:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
         while self.state != target:
             step = _NEXT.get(self.state, {}).get(target)
             if step is None:
-                raise Refusal(errno.EINVAL)
+                raise RefusalError(errno.EINVAL)
             self.arc(step)
 
 
@@ -284,7 +284,7 @@ def _serve(sock: socket.socket, peer: Peer, seen: object) -> bool:
         try:
             payload, kind, number = peer.answer(command, asked), REPLY, 0
             negotiated |= command == VERSION
-        except Refusal as refusal:
+        except RefusalError as refusal:
             payload = peer.error_payload(command, asked)
             kind, number = peer.error_reply(refusal.number)
         if flags & NO_REPLY:

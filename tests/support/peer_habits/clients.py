@@ -1,7 +1,7 @@
 """The message sequences of clients that we did not write, spoken to a server over a real socket.
 
 Each client has the habits that its docstring names, with the file and the function they stand in.
-A step returns what the server answered; an error raises `raw_client.Refused`.
+A step returns what the server answered; an error raises `raw_client.RefusedError`.
 """
 
 from __future__ import annotations

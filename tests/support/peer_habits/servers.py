@@ -33,7 +33,7 @@ from peer_habits.base import (
     STOP,
     STOP_COPY,
     Peer,
-    Refusal,
+    RefusalError,
 )
 
 # --- replies ---
@@ -119,7 +119,7 @@ class RefusesMostWhileStopped(Peer):
         super().admits(command)
         answered = (REGION_READ, REGION_WRITE, FEATURE, MIG_READ)
         if self.state in (STOP, STOP_COPY) and command not in answered:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
 
 
 class NeverSaysWhatItIs(Peer):
@@ -128,7 +128,7 @@ class NeverSaysWhatItIs(Peer):
     def admits(self, command: int) -> None:
         super().admits(command)
         if command == GET_INFO:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
 
 
 class RefusesRegionsWhileCopying(Peer):
@@ -140,7 +140,7 @@ class RefusesRegionsWhileCopying(Peer):
     def admits(self, command: int) -> None:
         super().admits(command)
         if self.state == STOP_COPY and command in (REGION_READ, REGION_WRITE):
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
 
 
 class WantsNul(Peer):
@@ -152,7 +152,7 @@ class WantsNul(Peer):
     def hears(self, data: bytes) -> None:
         super().hears(data)
         if data and not data.endswith(b"\0"):
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
 
 
 class CallsUnknownFeatureInvalid(Peer):
@@ -164,8 +164,8 @@ class CallsUnknownFeatureInvalid(Peer):
     def probe(self, feature: int, methods: int) -> None:
         try:
             super().probe(feature, methods)
-        except Refusal:
-            raise Refusal(errno.EINVAL) from None
+        except RefusalError:
+            raise RefusalError(errno.EINVAL) from None
 
 
 class StartsLoggingTwice(Peer):
@@ -187,7 +187,7 @@ class RefusesToUnmap(Peer):
     def admits(self, command: int) -> None:
         super().admits(command)
         if command == DMA_UNMAP:
-            raise Refusal(errno.EINVAL)
+            raise RefusalError(errno.EINVAL)
 
 
 class RefusesToSayItsState(Peer):
@@ -197,7 +197,7 @@ class RefusesToSayItsState(Peer):
         if command == FEATURE:
             flags = struct.unpack_from("=I", payload, 4)[0]
             if flags & GET and flags & 0xFFFF == DEVICE_STATE:
-                raise Refusal(errno.EINVAL)
+                raise RefusalError(errno.EINVAL)
         return super().answer(command, payload)
 
 
@@ -214,11 +214,11 @@ class HidesItsStateOnceRead(Peer):
         if command == FEATURE and self.hidden:
             flags = struct.unpack_from("=I", payload, 4)[0]
             if flags & GET and flags & 0xFFFF == DEVICE_STATE:
-                raise Refusal(errno.EINVAL)
+                raise RefusalError(errno.EINVAL)
         return super().answer(command, payload)
 
     def read(self, size: int) -> bytes:
-        raise Refusal(errno.EIO)
+        raise RefusalError(errno.EIO)
 
 
 # --- connections ---
@@ -291,7 +291,7 @@ class PreCopyArcFails(Peer):
 
     def arc(self, to: int) -> None:
         if to == PRE_COPY:
-            raise Refusal(errno.EIO)
+            raise RefusalError(errno.EIO)
         super().arc(to)
 
 
@@ -303,7 +303,7 @@ class PreCopyReadsFail(Peer):
 
     def read(self, size: int) -> bytes:
         if self.state == PRE_COPY:
-            raise Refusal(errno.EIO)
+            raise RefusalError(errno.EIO)
         return super().read(size)
 
 
@@ -318,7 +318,7 @@ class PreCopyFailsPartWay(Peer):
     def read(self, size: int) -> bytes:
         if self.state == PRE_COPY:
             if self.answered:
-                raise Refusal(errno.EIO)
+                raise RefusalError(errno.EIO)
             self.answered += 1
         return super().read(size)
 
@@ -328,7 +328,7 @@ class NeverStops(Peer):
 
     def arc(self, to: int) -> None:
         if (self.state, to) == (RUNNING, STOP):
-            raise Refusal(errno.EIO)
+            raise RefusalError(errno.EIO)
         super().arc(to)
 
 
@@ -340,7 +340,7 @@ class LeavesPreCopyByRunning(Peer):
 
     def arc(self, to: int) -> None:
         if (self.state, to) == (PRE_COPY, STOP_COPY):
-            raise Refusal(errno.EIO)
+            raise RefusalError(errno.EIO)
         super().arc(to)
 
 
@@ -377,7 +377,7 @@ class RefusesWrites(JudgesNothing):
     """
 
     def write(self, data: bytes) -> None:
-        raise Refusal(errno.EINVAL)
+        raise RefusalError(errno.EINVAL)
 
 
 class LeavesWritesUnanswered(JudgesNothing):
@@ -391,7 +391,7 @@ class RefusesEveryStream(Peer):
     """RESUMING -> STOP is EBADMSG. The text allows it: it is the moment of judgement."""
 
     def judge(self, stream: bytes) -> None:
-        raise Refusal(errno.EBADMSG)
+        raise RefusalError(errno.EBADMSG)
 
 
 class DoesNotStart(Peer):
@@ -399,7 +399,7 @@ class DoesNotStart(Peer):
 
     def arc(self, to: int) -> None:
         if (self.state, to) == (STOP, RUNNING):
-            raise Refusal(errno.EIO)
+            raise RefusalError(errno.EIO)
         super().arc(to)
 
 
