@@ -90,7 +90,8 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 MIGRATE = """
 import os, sys
 from pathlib import Path
-from vfio_migration.runtime.coordinator import Coordinator, Settings, process
+from vfio_migration.runtime.coordinator import Coordinator, Settings
+from vfio_migration.runtime.transport import peer_process as process
 
 if "no-pidfs" in sys.argv:
     process._number = lambda _pidfd: 0
@@ -336,7 +337,7 @@ def test_a_relay_that_breaks_in_the_middle(relayed):
 
 RECOVER = """
 import sys
-from vfio_migration.runtime.coordinator import process
+from vfio_migration.runtime.transport import peer_process as process
 from vfio_migration.runtime.coordinator.recover import recover
 
 if "no-pidfs" in sys.argv:
