@@ -13,7 +13,7 @@ import weakref
 from dataclasses import replace
 
 import pytest
-from runtime_support import ScriptedDevice, bring, rig
+from engine_support import ScriptedDevice, bring, rig
 
 from vfio_migration.model import Spec, SpecError, UnknownNameError, load
 from vfio_migration.runtime import (

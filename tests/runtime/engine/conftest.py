@@ -1,4 +1,4 @@
-"""Puts `runtime_support`, which these tests share, where they can import it."""
+"""Puts `engine_support`, which these tests share, where they can import it."""
 
 from __future__ import annotations
 

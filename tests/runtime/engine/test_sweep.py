@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from runtime_support import WAYS, Oracle, at, bring, paired, rig, sweep
+from engine_support import WAYS, Oracle, at, bring, paired, rig, sweep
 
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from runtime_support import Oracle, rig, sweep
+from engine_support import Oracle, rig, sweep
 
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import Recorder, RequestRefusedError, Situation

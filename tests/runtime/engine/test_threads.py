@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from runtime_support import Oracle, ScriptedDevice, paired, rig
+from engine_support import Oracle, ScriptedDevice, paired, rig
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from runtime_support import ScriptedDevice, bring, paired, rig
+from engine_support import ScriptedDevice, bring, paired, rig
 
 from vfio_migration.model import Spec, Trace
 from vfio_migration.runtime import (

@@ -7,7 +7,7 @@ import inspect
 import pickle
 
 import pytest
-from runtime_support import bring, rig
+from engine_support import bring, rig
 
 import vfio_migration.runtime as runtime
 from vfio_migration.model import Spec, SpecError, UnknownNameError

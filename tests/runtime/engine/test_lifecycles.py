@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from engine_support import WAYS, Oracle, Way, paired, rig
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,7 +16,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from runtime_support import WAYS, Oracle, Way, paired, rig
 
 from vfio_migration.model import load
 from vfio_migration.runtime import (
