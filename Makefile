@@ -120,6 +120,7 @@ format: setup ## put imports and layout right
 .PHONY: docs
 docs: setup ## write the generated files anew: diagrams, tables, README's outputs
 	@$(BIN)/python -m vfio_migration.diagrams.generate
+	@$(BIN)/python tools/rooms_picture.py
 	@$(BIN)/python -m vfio_migration.verifier.findings
 	@$(BIN)/python tests/support/groups_page.py
 	@$(BIN)/python tests/support/checks_page.py
