@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vfio_migration.cli.files import refuse
 
 if TYPE_CHECKING:
-    from vfio_migration.model import Spec
+    from vfio_migration.diagrams import Format
+    from vfio_migration.model import Machine, Spec
+
+PICTURE_FORMATS: Final[tuple[Format, ...]] = ("svg", "png", "pdf", "dot", "mmd", "json")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", re.ASCII)
+_UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def spec_option(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +80,51 @@ def read_state(text: str) -> str | int:
         return text
 
 
+def present_state(machine: Machine, given: str | int) -> str:
+    """Return the state a device is in; raise `SpecError` if such a device is never there."""
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.errors import Mistake
+
+    spec = machine.spec
+    if isinstance(given, int):
+        names = [row.name for row in spec.states if row.value == given]
+        if not names:
+            known = ", ".join(f"{row.value} {row.name}" for row in spec.states)
+            raise SpecError(
+                [Mistake("FROM", given, "is the value of no state", f"there are {known}")]
+            )
+        given = names[0]
+    state = spec.state(given)
+    if not machine.supports(state.name):
+        requires = ",".join(state.requires)
+        problem = f"is no state of a device with only {','.join(machine.names)}"
+        raise SpecError([Mistake("FROM", state.name, problem, f"it requires {requires}")])
+    return state.name
+
+
+def picture_format(output: str | None, given: Format | None) -> Format:
+    """Return the format that was asked for, or that the ending of a file says."""
+    if output is None:
+        return given or "dot"
+    suffix = Path(output).suffix.lstrip(".").lower()
+    found = next((name for name in PICTURE_FORMATS if name == suffix), None)
+    if given is not None:
+        # A PNG that is called x.svg opens nowhere; an ending that says nothing is another matter.
+        if found not in (None, given):
+            hint = f"leave it out, or end the name in .{given}"
+            refuse("--format", given, f"contradicts the name of the file, {output}", hint)
+        return given
+    if found is None:
+        endings = " ".join(f".{name}" for name in PICTURE_FORMATS)
+        refuse(
+            "--output",
+            output,
+            "does not say by its ending which format it is",
+            f"end it in one of {endings}, or give --format",
+        )
+    return found
+
+
 def seconds(text: str) -> float:
     """Read a number of seconds; argparse reports what is none."""
     try:
@@ -78,6 +134,33 @@ def seconds(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
     return value
+
+
+def duration(text: str) -> float:
+    """Read a time, as 300ms or 1.5s; return it in seconds."""
+    found = _TIME.fullmatch(text)
+    value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no time; 300ms and 1.5s are")
+    return value
+
+
+def byte_rate(text: str) -> int:
+    """Read a number of bytes per second, as 500M or 1.5G/s."""
+    found = _RATE.fullmatch(text)
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= value < 1 << 60:
+        raise argparse.ArgumentTypeError(f"{text} is no rate; 500M and 200000 are")
+    return int(value)
+
+
+def byte_size(text: str) -> int:
+    """Read a number of bytes, as 64G or 200000."""
+    found = _SIZE.fullmatch(text)
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= value < 1 << 60:
+        raise argparse.ArgumentTypeError(f"{text} is no size; 64G and 200000 are")
+    return int(value)
 
 
 def processes(text: str) -> int:

@@ -12,7 +12,6 @@ own becomes one by a program of two lines:
 from __future__ import annotations
 
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,23 +41,3 @@ def edu() -> int:
 def memory() -> int:
     """Serve a large memory that changes at a set rate."""
     return run("memory")
-
-
-def installed(device: str) -> Path | None:
-    """Return the program for a device that was installed with this package, if there is one."""
-    program = Path(sysconfig.get_path("scripts"), f"vfio-user-{device}")
-    return program if program.exists() else None
-
-
-def description(device: str, summary: str, program: str | Path) -> dict[str, object]:
-    """Return the JSON file that describes a backend.
-
-    The specification has no schema of its own yet and points at the one of vhost-user, whose keys
-    these are. It lists no types of devices: the type is the name of the device.
-    """
-    return {
-        "description": summary,
-        "type": device,
-        "binary": str(program),
-        "tags": ["vfio-migration"],
-    }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO, TypeAlias
 
-from vfio_migration.cli.main import one_line
+from vfio_migration.cli.output import one_line
 from vfio_migration.runtime.server.background_writer import BackgroundWriter
 
 if TYPE_CHECKING:

@@ -16,9 +16,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-YES, NO, WRONG_INPUT, UNKNOWN = 0, 1, 2, 3
-FULL = (errno.EMFILE, errno.ENFILE)
-"""No more files can be opened, by this process or by anybody."""
+from vfio_migration.cli.output import (
+    FULL,
+    INTERRUPTED,
+    WRONG_INPUT,
+    YES,
+    advised,
+    complain,
+    emit,
+)
 
 _EPILOG = """\
 exit status:
@@ -101,9 +107,9 @@ def parser() -> Parser:
         recover,
         save,
         generate,
-        completion,
     ):
         module.add(commands)
+    completion.add(commands, parser)
     return top
 
 
@@ -138,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads the output may have stalled: what is left of it is not waited for.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         telling.say(sys.stderr, ["vfio-migration: interrupted"])
-        return 130
+        return INTERRUPTED
     return status
 
 
@@ -217,27 +223,6 @@ def _emit_error(message: str, mistakes: list[dict[str, object]], *, events: bool
         emit({"error": {"message": message, "mistakes": mistakes}})
 
 
-def advised(message: str) -> str:
-    """Add the way out to a complaint that no more files can be opened."""
-    import resource
-
-    if os.strerror(errno.EMFILE) not in message or os.strerror(errno.ENFILE) in message:
-        return message
-    if "ulimit -n" in message:
-        return message
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return f"{message}; raise the limit (ulimit -n), which is {limit}"
-
-
-def complain(message: str, who: str = "vfio-migration") -> None:
-    """Say what is wrong, if anybody can be told."""
-    try:
-        print(printable(f"{who}: error: {advised(message)}"), file=sys.stderr)
-    except OSError:
-        # Nobody can be told; the status still tells. The interpreter's flush is to succeed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
 def missing_extra(error: ImportError) -> str | None:
     """Return how to install what an import lacks, or None if no extra brings it."""
     extras = {
@@ -255,32 +240,6 @@ def missing_extra(error: ImportError) -> str | None:
         f"this command needs {error.name}, which is not installed; "
         f"run: pip install 'vfio-migration[{extra}]'"
     )
-
-
-def emit(data: object) -> None:
-    """Print one JSON object, in ASCII if it has what the standard output cannot encode."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    print(text if encodable(text) == text else json.dumps(data, indent=2))
-
-
-def printable(text: str) -> str:
-    """Escape what is no text, for a name may come from anywhere; lines stay lines."""
-    return encodable("\n".join(map(one_line, text.split("\n"))))
-
-
-def one_line(text: str) -> str:
-    """Escape what is no text, or would end the line."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-def encodable(text: str) -> str:
-    """Escape what the standard output cannot encode: a lone surrogate, at least."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _data(mistake: Any) -> dict[str, object]:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from vfio_migration.cli import arguments as options
-from vfio_migration.cli.main import UNKNOWN
+from vfio_migration.cli.output import UNKNOWN
 from vfio_migration.runtime.server.log import say
 from vfio_migration.runtime.server.log_writer import ServerLog
 from vfio_migration.runtime.transport import service_notify

@@ -140,7 +140,7 @@ _FINDINGS = 1000
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; 0 if every step is allowed, 1 if one is not."""
-    from vfio_migration.cli.main import NO, YES, emit, encodable, one_line
+    from vfio_migration.cli.output import NO, YES, emit, encodable, one_line
 
     spec = options.read_spec(arguments.spec)
     flags = options.read_flags(arguments.flags)

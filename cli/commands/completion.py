@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 _HELP = """\
@@ -16,23 +17,28 @@ examples:
 _SHELLS = ("bash", "zsh", "tcsh")
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser."""
+def add(commands: Any, whole: Callable[[], argparse.ArgumentParser]) -> None:
+    """Add the command to the parser.
+
+    Args:
+        commands: The subparsers of the whole.
+        whole: Makes the parser of the whole command line, which is completed.
+    """
     parser = commands.add_parser(
         "completion", help="print a shell completion script", description=_HELP
     )
     parser.add_argument("shell", metavar="SHELL", choices=_SHELLS, help="bash, zsh or tcsh")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, whole=whole)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the script."""
     import shtab
 
-    from vfio_migration.cli.main import YES, parser
+    from vfio_migration.cli.output import YES
     from vfio_migration.model import load
 
-    whole = parser()
+    whole = arguments.whole()
     states = " ".join(row.name for row in load().states)
     for command in _subparsers(whole):
         for action in command._actions:

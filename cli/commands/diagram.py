@@ -31,8 +31,6 @@ examples:
   vfio-migration diagram --format mmd              # Mermaid text to standard output
 """
 
-_FORMATS: tuple[Format, ...] = ("svg", "png", "pdf", "dot", "mmd", "json")
-
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -45,7 +43,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=_FORMATS,
+        choices=options.PICTURE_FORMATS,
         help="the format, where the name of the file does not say; it may not say another",
     )
     parser.add_argument(
@@ -74,13 +72,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture; 0 if it is written."""
-    from vfio_migration.cli.commands.route import present_state
-
     files.keep_apart(
         {"--output": arguments.output}, {"SPEC": arguments.spec, "--trace": arguments.trace}
     )
     spec = options.read_spec(arguments.spec)
-    chosen = format_of(arguments.output, arguments.format)
+    chosen = options.picture_format(arguments.output, arguments.format)
     flags = options.read_flags(arguments.flags)
     if arguments.devices is not None and arguments.migration is None:
         refuse(
@@ -99,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     route = None
     if arguments.route is not None:
         from_, to = (options.read_state(text) for text in arguments.route)
-        route = machine.route(present_state(machine, from_), to)
+        route = machine.route(options.present_state(machine, from_), to)
     from vfio_migration.diagrams import machine_graph
 
     try:
@@ -128,7 +124,7 @@ def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | Non
 
 
 def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespace) -> int:
-    from vfio_migration.cli.main import YES, printable
+    from vfio_migration.cli.output import YES, printable
     from vfio_migration.diagrams import render
 
     data = render(picture, chosen, theme=arguments.theme)
@@ -145,28 +141,6 @@ def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespa
     files.write_whole("--output", Path(arguments.output), data)
     print(printable(f"{arguments.output}: {picture.title}".replace("\n", ", ")))
     return YES
-
-
-def format_of(output: str | None, given: Format | None) -> Format:
-    """Return the format that was asked for, or that the ending of a file says."""
-    if output is None:
-        return given or "dot"
-    suffix = Path(output).suffix.lstrip(".").lower()
-    found = next((name for name in _FORMATS if name == suffix), None)
-    if given is not None:
-        # A PNG that is called x.svg opens nowhere; an ending that says nothing is another matter.
-        if found not in (None, given):
-            hint = f"leave it out, or end the name in .{given}"
-            refuse("--format", given, f"contradicts the name of the file, {output}", hint)
-        return given
-    if found is None:
-        refuse(
-            "--output",
-            output,
-            "does not say by its ending which format it is",
-            f"end it in one of {' '.join('.' + name for name in _FORMATS)}, or give --format",
-        )
-    return found
 
 
 def _read_trace(spec: Spec, path: str) -> Trace:

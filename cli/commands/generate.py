@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
 
 def run_promela(arguments: argparse.Namespace) -> int:
     """Write the model; 0 if it was written."""
-    from vfio_migration.cli.main import YES
+    from vfio_migration.cli.output import YES
     from vfio_migration.model.plan import load_plans
     from vfio_migration.verifier import Encoding
     from vfio_migration.verifier.report.promela import promela

@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Mutate; 0 if nothing survives, 1 if anything does, 3 if a solver gave up on the rest."""
-    from vfio_migration.cli.main import NO, UNKNOWN, YES, emit
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, emit
 
     spec = options.read_spec(arguments.spec)
     from vfio_migration.verifier.mutants_page import survey_lines, to_data
@@ -110,7 +110,7 @@ def _check_against(names: list[str] | None) -> None:
 
 
 def _list(spec: Spec, arguments: argparse.Namespace) -> None:
-    from vfio_migration.cli.main import emit
+    from vfio_migration.cli.output import emit
     from vfio_migration.verifier.mutation.edits import KINDS, mutants
 
     made = mutants(spec, arguments.only)

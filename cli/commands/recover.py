@@ -6,9 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import arguments as options
-from vfio_migration.cli import files
+from vfio_migration.cli import coordinating, files
 from vfio_migration.cli import journal_option as journals
-from vfio_migration.cli.commands import migrate
 
 if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
@@ -53,7 +52,7 @@ def add(commands: Any) -> None:
         choices=("source", "destination"),
         help="this side is to run, whatever the journal says; the other is given up",
     )
-    migrate.common(parser)
+    coordinating.common_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -65,12 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
     spec = options.read_spec(arguments.spec)
     sockets = arguments.sockets
     if len(sockets) > 1 and len(sockets) % 2:
-        return migrate.wrong(arguments, f"{sockets[-1]}: has no DST: give SRC DST [SRC DST ...]")
+        return coordinating.wrong(
+            arguments, f"{sockets[-1]}: has no DST: give SRC DST [SRC DST ...]"
+        )
     twice = next((one for one in sockets if sockets.count(one) > 1), None)
     if twice is not None:
-        return migrate.wrong(arguments, migrate.TWICE.format(twice))
+        return coordinating.wrong(arguments, coordinating.TWICE.format(twice))
     if arguments.keep == "destination" and len(sockets) == 1 and not journals.stands(arguments):
-        return migrate.wrong(arguments, "--keep destination: which one is not known: give SRC DST")
+        return coordinating.wrong(
+            arguments, "--keep destination: which one is not known: give SRC DST"
+        )
     journal = journals.to_read(arguments)
     files.keep_apart(
         {"--record": arguments.record},
@@ -84,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(watches: list[Watch], printer: Printer) -> None:
         from vfio_migration.cli import event_printer as telling
-        from vfio_migration.cli.main import FULL
+        from vfio_migration.cli.output import FULL
         from vfio_migration.runtime.coordinator import MigrationFailedError
         from vfio_migration.runtime.coordinator.journal import NotWrittenError
 
@@ -118,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
             for problem in settled.problems:
                 printer.line(f"  {problem}")
 
-    return migrate.attempt(arguments, spec, work, lambda: [_AGAIN])
+    return coordinating.attempt(arguments, spec, work, lambda: [_AGAIN])
 
 
 _AGAIN = "run it again; nothing is lost by that"

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay; 0 if the engine does what the trace says, 1 if it differs."""
-    from vfio_migration.cli.main import NO, YES, emit, encodable, one_line
+    from vfio_migration.cli.output import NO, YES, emit, encodable, one_line
     from vfio_migration.verifier.report.replay import replay
 
     spec = options.read_spec(arguments.spec)

@@ -39,11 +39,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer on standard output; 0 if the request is accepted, 1 if it is refused."""
-    from vfio_migration.cli.main import NO, YES, emit, printable
+    from vfio_migration.cli.output import NO, YES, emit, printable
 
     spec = options.read_spec(arguments.spec)
     machine = spec.machine(options.read_flags(arguments.flags))
-    from_ = present_state(machine, options.read_state(arguments.from_))
+    from_ = options.present_state(machine, options.read_state(arguments.from_))
     if arguments.to is None:
         routes = machine.options(from_)
         if arguments.json:
@@ -63,28 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(printable("\n".join(_told(machine, route))))
     return YES if route.refused is None else NO
-
-
-def present_state(machine: Machine, given: str | int) -> str:
-    """Return the state a device is in; raise `SpecError` if such a device is never there."""
-    from vfio_migration.model import SpecError
-    from vfio_migration.model.errors import Mistake
-
-    spec = machine.spec
-    if isinstance(given, int):
-        names = [row.name for row in spec.states if row.value == given]
-        if not names:
-            known = ", ".join(f"{row.value} {row.name}" for row in spec.states)
-            raise SpecError(
-                [Mistake("FROM", given, "is the value of no state", f"there are {known}")]
-            )
-        given = names[0]
-    state = spec.state(given)
-    if not machine.supports(state.name):
-        requires = ",".join(state.requires)
-        problem = f"is no state of a device with only {','.join(machine.names)}"
-        raise SpecError([Mistake("FROM", state.name, problem, f"it requires {requires}")])
-    return state.name
 
 
 def _data(machine: Machine, route: Route) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import arguments as options
-from vfio_migration.cli import files
-from vfio_migration.cli.commands import migrate
+from vfio_migration.cli import coordinating, files
 from vfio_migration.model.advice import command, operand
 
 if TYPE_CHECKING:
@@ -72,18 +71,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--no-pre-copy", action="store_true", help="stop the devices first and save them then"
     )
-    migrate.bounds(parser)
-    migrate.asserting(parser)
-    migrate.common(parser, journal=False)
+    coordinating.bound_options(parser)
+    coordinating.assertion_options(parser)
+    coordinating.common_options(parser, journal=False)
     parser.set_defaults(run=save)
     parser = commands.add_parser(
         "restore", help="restore devices from a file", description=_RESTORE
     )
     parser.add_argument("file", metavar="FILE", help="the file")
     parser.add_argument("sockets", metavar="DST", nargs="+", help="the socket of each device")
-    migrate.bounds(parser, streams=False)
-    migrate.asserting(parser)
-    migrate.common(parser, journal=False)
+    coordinating.bound_options(parser, streams=False)
+    coordinating.assertion_options(parser)
+    coordinating.common_options(parser, journal=False)
     parser.set_defaults(run=restore)
 
 
@@ -94,7 +93,7 @@ def save(arguments: argparse.Namespace) -> int:
 
     *sources, path = arguments.paths
     if not sources:
-        return migrate.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
+        return coordinating.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
     files.keep_apart({"FILE": path, "--record": arguments.record}, {"--spec": arguments.spec})
 
     def work(common: dict[str, Any]) -> Saved:
@@ -108,7 +107,7 @@ def save(arguments: argparse.Namespace) -> int:
             asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         saver = Saver(sources, settings=settings, **common)
-        with migrate.obeying(saver.cancel):
+        with coordinating.obeying(saver.cancel):
             return saver.run(path, then=arguments.then, replace=arguments.replace)
 
     hints = [f"run: {_recover(one)}" for one in sources]
@@ -147,7 +146,7 @@ def restore(arguments: argparse.Namespace) -> int:
             asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         restorer = Restorer(arguments.sockets, settings=settings, **common)
-        with migrate.obeying(restorer.cancel):
+        with coordinating.obeying(restorer.cancel):
             return restorer.run(arguments.file)
 
     hints = ["the file is as it was; restore into the devices again before they are used"]
@@ -176,4 +175,4 @@ def _run(
         result = work({"spec": spec, "report": tell, "watches": watches})
         tell(Event("saved", {**result.to_data(), "hints": list(on)}))
 
-    return migrate.attempt(arguments, spec, saving, lambda: again, outcomes)
+    return coordinating.attempt(arguments, spec, saving, lambda: again, outcomes)

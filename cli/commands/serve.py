@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import arguments as options
@@ -117,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         log.end()
     if complaint is not None:
         from vfio_migration.cli import event_printer as telling
-        from vfio_migration.cli.main import advised
+        from vfio_migration.cli.output import advised
 
         telling.say(sys.stderr, [f"vfio-migration: error: {advised(complaint)}"])
     return status
@@ -125,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, log: ServerLog) -> tuple[int, str | None]:
     """Serve; return the exit status, and what is wrong with the input."""
-    from vfio_migration.cli.main import WRONG_INPUT, YES
+    from vfio_migration.cli.output import WRONG_INPUT, YES
     from vfio_migration.cli.stopping import Stopper
     from vfio_migration.runtime.server.server import Server
     from vfio_migration.runtime.transport import listening, service_notify
@@ -203,19 +205,38 @@ def _status(
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from vfio_migration.cli import backend
-    from vfio_migration.cli.main import WRONG_INPUT, YES, complain, emit
+    from vfio_migration.cli.output import WRONG_INPUT, YES, complain, emit
 
     name, summary = devices.summary(arguments)
-    program = arguments.binary or backend.installed(name)
+    program = arguments.binary or _installed(name)
     if program is None:
         complain(
             f"--describe: no program is installed that serves {name} and nothing else; "
             "name it by --binary, or write one that calls vfio_migration.cli.backend.run"
         )
         return WRONG_INPUT
-    emit(backend.description(name, summary, program))
+    emit(_description(name, summary, program))
     return YES
+
+
+def _installed(device: str) -> Path | None:
+    """Return the program for a device that was installed with this package, if there is one."""
+    program = Path(sysconfig.get_path("scripts"), f"vfio-user-{device}")
+    return program if program.exists() else None
+
+
+def _description(device: str, summary: str, program: str | Path) -> dict[str, object]:
+    """Return the JSON file that describes a backend.
+
+    The specification has no schema of its own yet and points at the one of vhost-user, whose keys
+    these are. It lists no types of devices: the type is the name of the device.
+    """
+    return {
+        "description": summary,
+        "type": device,
+        "binary": str(program),
+        "tags": ["vfio-migration"],
+    }
 
 
 def _log(form: str, level: str) -> ServerLog:

@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask each server; return the exit status."""
-    from vfio_migration.cli.main import NO, UNKNOWN, WRONG_INPUT, YES, emit, printable
+    from vfio_migration.cli.output import NO, UNKNOWN, WRONG_INPUT, YES, emit, printable
 
     servers = [
         _ask(path, arguments.timeout, connect=arguments.connect) for path in arguments.sockets

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables."""
-    from vfio_migration.cli.main import YES
+    from vfio_migration.cli.output import YES
 
     spec = options.read_spec(arguments.spec)
     from vfio_migration.diagrams import tables

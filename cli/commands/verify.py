@@ -108,7 +108,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify; 0 if all is proved, 1 if anything is violated, 3 if anything is unknown."""
-    from vfio_migration.cli.main import NO, UNKNOWN, YES, emit
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, emit
     from vfio_migration.cli.progress import Progress
 
     files.keep_apart(
@@ -173,7 +173,7 @@ def _claims(path: str | None) -> tuple[Obligation, ...]:
 
 
 def _list(chosen: Sequence[Obligation], json: bool) -> None:
-    from vfio_migration.cli.main import emit
+    from vfio_migration.cli.output import emit
 
     if not json:
         print("\n".join(f"{o.id:<4} {o.statement}\n     over {o.ranges_over}" for o in chosen))

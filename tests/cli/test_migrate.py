@@ -303,10 +303,10 @@ def test_wrong_values(cli, option, value, says):
     [("500M", 500 << 20), ("1.5G", 3 << 29), ("2k", 2048), ("7MB/s", 7 << 20), ("3KiB", 3072)],
 )
 def test_right_values(value, bytes_):
-    from vfio_migration.cli.commands.migrate import _rate, _time
+    from vfio_migration.cli.arguments import byte_rate, duration
 
-    assert _rate(value) == bytes_
-    assert (_time("300ms"), _time("1.5s"), _time("2s")) == (0.3, 1.5, 2.0)
+    assert byte_rate(value) == bytes_
+    assert (duration("300ms"), duration("1.5s"), duration("2s")) == (0.3, 1.5, 2.0)
 
 
 def test_a_picture_without_a_dry_run(pair: Lab, cli):

@@ -34,7 +34,7 @@ class Watcher:
 def test_a_source_that_is_killed(lab: Lab, serve, cli, monkeypatch):
     one, two = serve("s0", "memory,size=4M"), serve("s1", "memory,size=4M")
     watcher = Watcher(one.kill)
-    monkeypatch.setattr("vfio_migration.cli.commands.migrate.recording_of", lambda *_: watcher)
+    monkeypatch.setattr("vfio_migration.cli.coordinating.recording_of", lambda *_: watcher)
     ran = cli("save", "s0", "s1", "a.save", "-q")
     assert ran.status == 1
     first, *hints = ran.err.splitlines()
@@ -51,7 +51,7 @@ def test_a_destination_that_is_killed(lab: Lab, serve, cli, monkeypatch):
     assert cli("save", "s0", "s1", "a.save").status == 0
     one, two = serve("d0", "memory,size=4M"), serve("d1", "memory,size=4M")
     watcher = Watcher(one.kill)
-    monkeypatch.setattr("vfio_migration.cli.commands.migrate.recording_of", lambda *_: watcher)
+    monkeypatch.setattr("vfio_migration.cli.coordinating.recording_of", lambda *_: watcher)
     ran = cli("restore", "a.save", "d0", "d1", "-q")
     assert ran.status == 1
     first, *hints = ran.err.splitlines()
