@@ -6,6 +6,7 @@ other ends, has its own mounts, and is the one that may wait for ever for a file
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -36,6 +37,9 @@ from fuse_daemon import exiting
 
 ROWS: Final = {row.name: row for row in CATALOGUE}
 _MAX_BYTES: Final = 1 << 16
+_BURST: Final = 20
+_PAUSE_S: Final = 0.001
+"""Changes are made so many at a time, with a pause after them, in which the server gets on."""
 _END: Final = '["end"]'
 _MS_PRIVATE: Final = 1 << 18 | 1 << 14
 
@@ -55,6 +59,7 @@ class Workshop:
     def __init__(self, folder: Path, names: Sequence[str] = tuple(ROWS)) -> None:
         self.fds: dict[str, int] = {}
         self.missing: dict[str, str] = {}
+        self._of: dict[Use, list[str]] = {}
         self._names = [name for name in ROWS if name in names]
         folder.mkdir(exist_ok=True)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -84,6 +89,8 @@ class Workshop:
                 self.fds[name] = fds[0]
             else:
                 self.missing[name] = data.decode()
+        for use in Use:
+            self._of[use] = [name for name in self.fds if ROWS[name].use is use]
 
     def clear(self) -> None:
         """Let them go. What waits for an answer gets one."""
@@ -104,7 +111,7 @@ class Workshop:
 
     def of(self, use: Use) -> list[str]:
         """Return the names of those there are for a use."""
-        return [name for name in self.fds if ROWS[name].use is use]
+        return self._of[use]
 
     def _ask(self, *words: Any) -> None:
         self._control.send(json.dumps(words).encode())
@@ -161,8 +168,9 @@ def _make(control: socket.socket, place: Place, row: Row) -> int | None:
 def _serve(control: socket.socket, place: Place) -> None:
     made: dict[str, int] = {}
     changing: tuple[str, str] | None = None
-    while True:
-        if changing is not None and not select.select([control], [], [], 0)[0]:
+    for turn in itertools.count():
+        pause_s = 0 if turn % _BURST else _PAUSE_S
+        if changing is not None and not select.select([control], [], [], pause_s)[0]:
             change, name = changing
             if change == "unmount":
                 place.unmount()

@@ -262,9 +262,10 @@ def _speak(client: Attacker, hostile: Hostile, manner: str) -> None:
                 return
         return
     cut = chance.choice((1, 3, 7, 15, 100)) if manner == "cuts small" else ROOM
-    count = 20 if manner == "cuts small" else chance.choice((1, 10, 100, 300, 600))
+    most = hostile.longest
+    count = 20 if manner == "cuts small" else chance.choice((1, 10, most // 6, most // 2, most))
     while count > 0:
-        batch = [hostile.message() for _ in range(min(count, chance.choice((1, 8, 64))))]
+        batch = [hostile.message() for _ in range(min(count, chance.choice((1, 8, 64, 256))))]
         count -= len(batch)
         if not client.say(batch, cut=cut):
             return

@@ -10,7 +10,7 @@ import json
 import random
 import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import raw_client as raw
 from descriptor_catalogue import Use
@@ -18,6 +18,7 @@ from descriptor_changes import FOR
 from descriptor_workshop import ROWS, Workshop
 from raw_client import GET, HEADER, PROBE, SET
 
+_One = TypeVar("_One")
 MIB = 1 << 20
 COMMANDS = (*range(1, 14), 15, 16, 17, 18)
 FEATURES = (1, 2, 6, 7, 8, 9, 12)
@@ -27,8 +28,27 @@ EDGES = (
 )
 WIDE_EDGES = (*EDGES, 1 << 32, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 4096, (1 << 64) - 1)
 STATES = range(8)
+SHORT = 600
+"""So many messages a client sends at most without anything special, in a test of some thousands."""
 # Registers of edu and of memory, and what an edu is told to do by them.
 REGISTERS = (0x00, 0x04, 0x08, 0x10, 0x18, 0x20, 0x24, 0x60, 0x64, 0x80, 0x88, 0x90, 0x98, 0x40000)
+
+
+class Chance(random.Random):
+    """A source of chance whose choices take a quarter of the time, and are as even as makes sense.
+
+    Most of what a test process does is to choose; the bias is less than one in 2**20.
+    """
+
+    def choice(self, among: Sequence[_One]) -> _One:
+        """Return one of them."""
+        return among[int(self.random() * len(among))]
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        """Return a number from 0 or `start` on that is below the last argument."""
+        assert step == 1, "nobody needs steps"
+        low, high = (0, start) if stop is None else (start, stop)
+        return low + int(self.random() * (high - low))
 
 
 class Said(NamedTuple):
@@ -46,10 +66,14 @@ class Hostile:
         chance: Where everything comes from.
         workshop: Where descriptors to be sent along are made.
         stream: An honest migration stream, to be spoiled.
+        longest: How many messages a client sends at most, unless it has something special to do.
     """
 
-    def __init__(self, chance: random.Random, workshop: Workshop, stream: bytes) -> None:
+    def __init__(
+        self, chance: Chance, workshop: Workshop, stream: bytes, *, longest: int = SHORT
+    ) -> None:
         self.chance = chance
+        self.longest = longest
         self.workshop = workshop
         self.stream = stream
         self._at = 0  # how much of the stream was written
@@ -100,11 +124,11 @@ class Hostile:
         elif how < 0.90:
             body = self._spoiled(body)
         elif how < 0.94:
-            fds = self._some(chance.choice((1, 2, 15, 16)))
+            fds = self._some(chance.choice((1, 1, 1, 2, 2, 2, 15, 16)))
         elif how < 0.97:
             # A reply to a command the server may be waiting with, or to none.
             return Said(self._reply(chance.randrange(20), chance.choice((11, 12)), body), fds)
-        elif how < 0.998:
+        elif how < 1 - 1 / self.longest:
             body = struct.pack("=QQ", 0, 0) + chance.randbytes(chance.randrange(64))
             number = chance.choice(COMMANDS)
         else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import socket
 import time
 from collections.abc import Iterator
@@ -19,15 +18,18 @@ from typing import NamedTuple
 import pytest
 from descriptor_workshop import Workshop, workshop
 from hostile_clients import attack
-from hostile_messages import Hostile
+from hostile_messages import SHORT, Chance, Hostile
 from hostile_server import Stderr, Watched
 from samples import sample_where
 
 # `make hostile` says how many messages; the seed can be given to see a failure again.
 MESSAGES = int(os.environ.get("VFIO_MIGRATION_HOSTILE", "15000"))
 SEED = int(os.environ.get("VFIO_MIGRATION_SEED", "1"))
-PART = 4000
-"""After so many messages the server is looked at, and the descriptors are made anew."""
+LARGE = MESSAGES >= 100_000
+PART, LONGEST = (40_000, 10 * SHORT) if LARGE else (4000, SHORT)
+"""After so many messages the server is looked at, and the descriptors are made anew; and so many
+messages a client sends at most, so that there are some thirty clients in between. Of a million,
+most are to be messages, and not the beginnings and ends of clients."""
 WITH_DESCRIPTORS = 8
 """One honest client in so many maps memory and has an interrupt sent."""
 MIN_CLIENTS = 20
@@ -114,8 +116,8 @@ def _attack(situation: str, wanted: int, watched: Watched, control: Watched, sho
         part += 1
         if part > 1:
             shop.make()
-        chance = random.Random(f"{SEED} {situation} {part}")
-        hostile = Hostile(chance, shop, watched.stream[:300_000])
+        chance = Chance(f"{SEED} {situation} {part}")
+        hostile = Hostile(chance, shop, watched.stream[:300_000], longest=LONGEST)
         until = sent + min(PART, max(wanted - taken, 100))
         try:
             while sent < until or clients < MIN_CLIENTS:
