@@ -141,6 +141,7 @@ _TAKEN = ("mro", "name", "value")
 
 
 def _axes(table: PlainTable) -> None:
+    table.unique("activities", ".role", _role, 'give one of them role = "none"')
     table.refer_all("operations", "may", "activities", "activity")
     table.refer_all("sessions", "grows_while", "activities", "activity")
     table.refer_all("session_effects", "from", "sessions", "session")
@@ -156,6 +157,12 @@ def _axes(table: PlainTable) -> None:
                 "to judge",
                 "remove it",
             )
+
+
+def _role(row: Mapping[str, object]) -> str | None:
+    """Return the role of an activity, if no other may have it."""
+    role = text_of(row, "role")
+    return None if role == "none" else role
 
 
 def _one_each(table: PlainTable, section: str, key: str, wanted: Collection[str]) -> None:

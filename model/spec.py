@@ -40,6 +40,9 @@ Condition = Literal[
 ]
 """What a row of `[[requests]]` can ask about a request; `Machine.route` asks it."""
 
+Role = Literal["none", "guest_dma", "peer_dma", "accept_peer_dma", "interrupt", "state_change"]
+"""What an activity is to the code, whatever a table calls it; "none" is nothing it knows of."""
+
 EventName = Literal["arc_failed", "arc_failed_for_good", "reset", "disconnect"]
 """What may move a device besides an arc."""
 
@@ -81,9 +84,13 @@ class Profile(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity(Row):
-    """Something a device may do in some states and not in others."""
+    """Something a device may do in some states and not in others.
+
+    `role` is how the code asks for it; of each role but "none" a table has one activity at most.
+    """
 
     name: str
+    role: Role
     summary: str
     source: str
 
@@ -314,6 +321,15 @@ class Spec(Row):
     def permits(self, state: str, activity: str) -> bool:
         """Say whether a device may do `activity` while it is in `state`."""
         return activity in self.operation(self.state(state).operation).may
+
+    def activity(self, role: Role) -> str | None:
+        """Return what the table calls the activity with a role, or None if it has none."""
+        return next((row.name for row in self.activities if row.role == role), None)
+
+    def permits_role(self, state: str, role: Role) -> bool:
+        """Say whether a device may do the activity with a role while it is in `state`."""
+        activity = self.activity(role)
+        return activity is not None and self.permits(state, activity)
 
     def stream_end(self, state: str) -> StreamEnd | None:
         """Return how the stream ends in `state`, or None where nothing is read."""

@@ -443,6 +443,10 @@ class Endpoint:
         """Say whether the table permits an activity in the state it was last known to be in."""
         return self.state is not None and self._spec.permits(self.state, activity)
 
+    def may_change(self) -> bool:
+        """Say whether the device may change its own state where it was last known to be."""
+        return self.state is not None and self._spec.permits_role(self.state, "state_change")
+
     def end_is_final(self) -> bool:
         """Say whether its stream, in that state, ends for good; see [[stream_ends]]."""
         end = None if self.state is None else self._spec.stream_end(self.state)

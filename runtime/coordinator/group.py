@@ -20,9 +20,6 @@ from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError, StepFailedError
 from vfio_migration.runtime.coordinator.events import Event, Report
 
-CHANGE: Final = "change_state"
-"""The activity of the table without which a device stands still."""
-
 _TRIES: Final = 3
 """How often a way back is tried: an arc that failed once may be taken the next time."""
 _BETWEEN: Final = 0.05
@@ -51,9 +48,10 @@ _AWAY: Final = _Way(1, back=True, resets=True)
 
 def check_table(spec: Spec) -> None:
     """See that a table has what every coordinator goes by; raise `CannotMigrateError` if not."""
-    if CHANGE not in {row.name for row in spec.activities}:
+    if spec.activity("state_change") is None:
         raise CannotMigrateError(
-            f"{spec.name}: has no activity {CHANGE}, by which it is told who stands still"
+            f'{spec.name}: has no activity with role = "state_change", without which nobody knows '
+            "in which states a device is stopped; give it to a row of [[activities]]"
         )
 
 
@@ -125,7 +123,7 @@ class Group:
                 self._phase(step, phase, left, _AWAY)
             except StepFailedError:
                 for device in self._moving(phase, left):
-                    if device.may(CHANGE) or device.transfers() != "read":
+                    if device.may_change() or device.transfers() != "read":
                         self._reset_alone(device)
                 left = [device for device in left if device.state is not None]
                 with contextlib.suppress(StepFailedError):
@@ -134,7 +132,7 @@ class Group:
         for device in left:
             with contextlib.suppress(ClientError):  # then its state is not known
                 device.look()
-        return [device for device in among if device.state is None or device.may(CHANGE)]
+        return [device for device in among if device.state is None or device.may_change()]
 
     def verify(self, among: Sequence[Endpoint]) -> None:
         """See that devices stand where they were led: none has ended its session by itself.

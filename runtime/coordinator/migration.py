@@ -42,7 +42,7 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailedError,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
-from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table, names
+from vfio_migration.runtime.coordinator.group import Group, check_table, names
 from vfio_migration.runtime.coordinator.journal import Entry, Ledger, NotWrittenError, unsettled
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
 from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
@@ -437,7 +437,7 @@ class Coordinator:
             if step.side == "destination":
                 self._look_again()
         destinations = self._endpoints["destination"]
-        if self._stopped_at is not None and all(one.may(CHANGE) for one in destinations):
+        if self._stopped_at is not None and all(one.may_change() for one in destinations):
             self._moves_again()
             self._won = True
             self._resume("destination")
@@ -453,7 +453,7 @@ class Coordinator:
         destinations = self._endpoints["destination"]
         if self._stopped_at is None or self._ran_at is not None:
             return
-        if all(one.may(CHANGE) for one in destinations):
+        if all(one.may_change() for one in destinations):
             self._ran_at = time.monotonic()
             downtime = self._ran_at - self._stopped_at
             self._tell(Event("running", {"side": "destination", "downtime": round(downtime, 6)}))
@@ -495,7 +495,7 @@ class Coordinator:
         stands_still = [
             device
             for device, move in moves
-            if move.to is not None and not self._spec.permits(move.to, CHANGE)
+            if move.to is not None and not self._spec.permits_role(move.to, "state_change")
         ]
         if stands_still and self._stopped_at is None:
             self._stopped_at = time.monotonic()

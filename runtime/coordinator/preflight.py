@@ -12,7 +12,7 @@ from vfio_migration.model.plan import Migration, Plans, exceeds, standing
 from vfio_migration.runtime.client import ClientError, PeerDisconnectedError, RefusedError
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Shape, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
-from vfio_migration.runtime.coordinator.group import CHANGE, names
+from vfio_migration.runtime.coordinator.group import names
 
 
 def check(
@@ -122,7 +122,7 @@ def is_put_away(device: Endpoint, spec: Spec) -> bool:
     Such a device can be migrated to. One that failed, or whose session is still open, cannot.
     """
     failed = device.state == spec.event("arc_failed_for_good").to
-    return not (failed or device.may(CHANGE)) and device.transfers() == "none"
+    return not (failed or device.may_change()) and device.transfers() == "none"
 
 
 def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans) -> None:
@@ -179,7 +179,7 @@ def compare(label: str, wanted: Shape, device: Endpoint) -> None:
     try:
         differences = wanted.differences(device.shape())
     except RefusedError as refusal:
-        if device.may(CHANGE) or device.transfers() != "none":
+        if device.may_change() or device.transfers() != "none":
             raise
         raise NotSeenError from refusal
     if differences:

@@ -26,7 +26,7 @@ from vfio_migration.runtime.coordinator.errors import (
     is_denied,
 )
 from vfio_migration.runtime.coordinator.events import Report, ignore, report_asserted
-from vfio_migration.runtime.coordinator.group import CHANGE, check_table
+from vfio_migration.runtime.coordinator.group import check_table
 from vfio_migration.runtime.coordinator.journal import Entry, Ledger
 from vfio_migration.runtime.coordinator.settle import Settled, Settler
 
@@ -273,11 +273,11 @@ def _guess(
                 raise CannotMigrateError(said, _HINTS) from error
     sources, destinations = endpoints["source"], endpoints.get("destination", ())
     entries = _entries(pairs)
-    runs = [device.may(CHANGE) for device in destinations]
-    handed_over = not any(device.may(CHANGE) or device.transfers() != "none" for device in sources)
+    runs = [device.may_change() for device in destinations]
+    handed_over = not any(device.may_change() or device.transfers() != "none" for device in sources)
     if handed_over and runs and all(runs):
         return Settled("destination", "it runs, the source stands still: nothing to do")
-    running = all(device.may(CHANGE) and device.transfers() == "none" for device in sources)
+    running = all(device.may_change() and device.transfers() == "none" for device in sources)
     quiesced = any(device.state != _initial(device) for device in sources)
     if running and not quiesced and not any(_moves(device) for device in destinations):
         still = ", the destination stands still" if destinations else ""
@@ -286,7 +286,7 @@ def _guess(
     # have run since, and stand still for another reason. One that is being loaded is no source.
     loaded = any(device.transfers() == "write" for device in sources)
     # Of a source that stands still only a destination that does not run says that it may go on.
-    unseen = not destinations and not all(device.may(CHANGE) for device in sources)
+    unseen = not destinations and not all(device.may_change() for device in sources)
     if not (handed_over or loaded or unseen or any(runs)):
         return Ledger(None, _first(plans), entries, "source")
     raise CannotMigrateError(
@@ -306,7 +306,7 @@ def _initial(device: Endpoint) -> str:
 
 def _moves(device: Endpoint) -> bool:
     """Say whether a device runs, or is in the middle of being moved."""
-    return device.may(CHANGE) or device.transfers() != "none"
+    return device.may_change() or device.transfers() != "none"
 
 
 _HINTS: Final = (

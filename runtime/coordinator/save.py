@@ -44,7 +44,7 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailedError,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
-from vfio_migration.runtime.coordinator.group import CHANGE, Group, check_table
+from vfio_migration.runtime.coordinator.group import Group, check_table
 from vfio_migration.runtime.coordinator.journal import unsettled
 from vfio_migration.runtime.coordinator.pump import WRITES
 from vfio_migration.runtime.coordinator.settings import Settings
@@ -396,7 +396,7 @@ class Saver(Half):
                     except (StepFailedError, RefusedError) as error:
                         self._start_over(migration, error)
                         raise
-                    still = not any(one.may(CHANGE) for one in self.endpoints)
+                    still = not any(one.may_change() for one in self.endpoints)
                     if still and step.side == self.side:
                         stopped = stopped or time.monotonic()
                         deadline = stopped + self.settings.max_downtime
@@ -444,7 +444,7 @@ class Saver(Half):
         raise _StartOverError(error.why) from error
 
     def _may_run(self) -> bool:
-        return bool(self.hung()) or any(one.may(CHANGE) for one in self.endpoints)
+        return bool(self.hung()) or any(one.may_change() for one in self.endpoints)
 
     def _not_as_asked(
         self, path: Path, then: Literal["stop", "run"], problems: Sequence[str]
@@ -559,7 +559,7 @@ class Restorer(Half):
             if not self.cancelled.is_set():
                 self.haste.expire_at(math.inf)  # each has all its time again
             problems = self.lead("retire", away=True)
-            still = [one for one in self.endpoints if one.state and not one.may(CHANGE)]
+            still = [one for one in self.endpoints if one.state and not one.may_change()]
             hints = [
                 f"{one.label}: stands still; restore into it again before it is used"
                 for one in still

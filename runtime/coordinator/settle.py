@@ -29,7 +29,7 @@ from vfio_migration.runtime.coordinator.errors import (
     is_denied,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report
-from vfio_migration.runtime.coordinator.group import CHANGE, Group, names
+from vfio_migration.runtime.coordinator.group import Group, names
 from vfio_migration.runtime.coordinator.journal import Entry, Ledger
 from vfio_migration.runtime.coordinator.preflight import is_put_away
 from vfio_migration.runtime.transport.peer_process import Process
@@ -260,9 +260,9 @@ class Settler:
                 loose = [
                     device
                     for device in group.endpoints
-                    if device.state is None or device.may(CHANGE)
+                    if device.state is None or device.may_change()
                 ]
-                if running := [device for device in loose if device.may(CHANGE)]:
+                if running := [device for device in loose if device.may_change()]:
                     raise StepFailedError(
                         f"{names(running)}: runs and cannot be stopped",
                         [device.label for device in running],
@@ -398,7 +398,7 @@ class Settler:
             group, step = self._groups[side], MigrationStep(side=side, plan=plan)
             if side == "destination":
                 group.put_away(step, self._there(side))
-                loose = [one for one in group.endpoints if one.state is None or one.may(CHANGE)]
+                loose = [one for one in group.endpoints if one.state is None or one.may_change()]
                 continue
             if side in self._given_up:
                 continue  # whoever asks does not want it to run
@@ -408,7 +408,7 @@ class Settler:
                 problems.append(failure.why)
         # A source that could not be led all the way back may run all the same.
         sources = self._endpoints["source"]
-        whole = self._is_alive("source") is True and all(one.may(CHANGE) for one in sources)
+        whole = self._is_alive("source") is True and all(one.may_change() for one in sources)
         outcome: Outcome = "source" if whole and was != "destination" else "lost"
         if outcome == "source":
             why = f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
@@ -442,7 +442,7 @@ class Settler:
         """Say where the devices are left once the state is lost, and what to do with them."""
         advice = []
         for device in self._endpoints.get("destination", ()):
-            if device.state is None or device.may(CHANGE):
+            if device.state is None or device.may_change():
                 continue
             where = f"stands still in {device.state}"
             if not is_put_away(device, self._spec):
@@ -466,7 +466,7 @@ class Settler:
                 advice.append(f"{device.label}: {seen}, for that one has a blank device; {_ANEW}")
             elif device.state is None:
                 advice.append(f"start the server of {device.label} anew: it is blank; {_ANEW}")
-            elif device.may(CHANGE):
+            elif device.may_change():
                 blank = device.label in self._cleared or not self._served[device]
                 what = f"and is blank; {_ANEW}" if blank else "with what it held, without the rest"
                 advice.append(f"{device.label}: runs {what}")
@@ -496,7 +496,7 @@ class Settler:
                 f"{device.label}: not known to stand still; once it can be reached, recover again"
                 for device in owed
             ]
-        running = any(device.may(CHANGE) for device in settled.loose)
+        running = any(device.may_change() for device in settled.loose)
         if not owed and not running and (problem := self._ledger.end()):
             settled.problems.append(problem)
         fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}

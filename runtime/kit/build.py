@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from vfio_migration.runtime.kit import own_state as kit_state
 from vfio_migration.runtime.kit.config_space import ConfigRegion, ConfigSpace, MsixRegion
 from vfio_migration.runtime.kit.interrupts import MSIX
-from vfio_migration.runtime.kit.lifecycle import CHANGE
 from vfio_migration.runtime.kit.region import (
     CONFIG_INDEX,
     PEER_NAME,
@@ -138,7 +137,7 @@ def _config(device: PciDevice) -> ConfigSpace:
 
 def _bar(device: PciDevice, built: Built, number: int, bar: Bar) -> Region:
     def changeable() -> bool:
-        return device.may(CHANGE)
+        return device.permits("state_change")
 
     name = f"bar{number}"
     if bar.memory and bar.areas:

@@ -21,14 +21,11 @@ import bisect
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
+from vfio_migration.model.spec import Role
 from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.kit.dirty_log import DirtyLog
 from vfio_migration.runtime.kit.guest_map import GuardedCopy, GuestMap, as_peer, with_file
 from vfio_migration.runtime.protocol.layout import WIRE
-
-GUEST_DMA: Final = "start_dma"
-PEER_DMA: Final = "start_p2p_dma"
-"""The activities of the table that an access is, to memory of the guest and to a peer."""
 
 MAX_MAPS: Final = WIRE.bound("dma_maps")
 """How many maps a client may have, if nothing else is said."""
@@ -66,15 +63,15 @@ class NotPermittedError(Exception):
     Nothing has been done. That it was tried is a mistake in the device.
 
     Attributes:
-        activity: What it tried, as the table calls it.
+        role: The role of the activity it tried.
     """
 
-    def __init__(self, activity: str) -> None:
-        super().__init__(activity)
-        self.activity = activity
+    def __init__(self, role: Role) -> None:
+        super().__init__(role)
+        self.role = role
 
     def __str__(self) -> str:
-        return f"the present state does not permit {self.activity}"
+        return f"the present state does not permit {self.role}"
 
 
 class Reach(Protocol):
@@ -89,7 +86,7 @@ class Reach(Protocol):
         ...
 
 
-def _always(_activity: str) -> bool:
+def _always(_role: Role) -> bool:
     return True
 
 
@@ -98,7 +95,7 @@ class GuestMemory:
 
     Args:
         max_maps: How many maps a client may have.
-        gate: Says whether the device may do what is named, one of the activities of the table.
+        gate: Says whether the device may do the activity with a role.
 
     Attributes:
         log: DMA logging.
@@ -110,7 +107,7 @@ class GuestMemory:
             access to what such a device takes away ends this process (SIGBUS).
     """
 
-    def __init__(self, *, max_maps: int = MAX_MAPS, gate: Callable[[str], bool] = _always) -> None:
+    def __init__(self, *, max_maps: int = MAX_MAPS, gate: Callable[[Role], bool] = _always) -> None:
         self.log = DirtyLog()
         self.reach: Reach | None = None
         self.abandoned = False
@@ -241,10 +238,10 @@ class GuestMemory:
 
     # --- for the device ---
 
-    def activity(self, iova: int, size: int) -> str:
-        """Return which activity of the table an access to this range is."""
+    def role(self, iova: int, size: int) -> Role:
+        """Return the role of the activity that an access to this range is."""
         peer = any(row.peer for row in self._overlapping(iova, size))
-        return PEER_DMA if peer else GUEST_DMA
+        return "peer_dma" if peer else "guest_dma"
 
     def permitted(self, iova: int, size: int) -> bool:
         """Say whether the device may access this range now.
@@ -254,7 +251,7 @@ class GuestMemory:
         """
         if self.abandoned and not self._is_mapped(iova, size):
             return False
-        return self._gate(self.activity(iova, size))
+        return self._gate(self.role(iova, size))
 
     def read(self, iova: int, size: int) -> bytes:
         """Read memory of the guest.
@@ -304,9 +301,9 @@ class GuestMemory:
     # --- inside ---
 
     def _enter(self, iova: int, size: int) -> None:
-        activity = self.activity(iova, size)
-        if not self._gate(activity):
-            raise NotPermittedError(activity)
+        role = self.role(iova, size)
+        if not self._gate(role):
+            raise NotPermittedError(role)
 
     def _overlapping(self, iova: int, size: int) -> Iterator[GuestMap]:
         place = max(0, bisect.bisect_right(self._starts, iova) - 1)

@@ -47,9 +47,6 @@ ACTION_MASK: Final = int(IrqSetFlags.ACTION_MASK)
 ACTION_UNMASK: Final = int(IrqSetFlags.ACTION_UNMASK)
 ACTION_TRIGGER: Final = int(IrqSetFlags.ACTION_TRIGGER)
 
-ACTIVITY: Final = "raise_interrupt"
-"""The activity of the table that each of them is."""
-
 _DATA: Final = (DATA_NONE, DATA_BOOL, DATA_EVENTFD)
 _COUNT: Final = re.compile(rb"^eventfd-count: *([0-9a-f]+)$", re.MULTILINE)
 _ACTIONS: Final = (ACTION_MASK, ACTION_UNMASK, ACTION_TRIGGER)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from vfio_migration.model import Arc, Spec
-from vfio_migration.model.spec import Effect, StreamEnd
+from vfio_migration.model.spec import Effect, Role, StreamEnd
 from vfio_migration.runtime.engine.errors import ArcError, words
 from vfio_migration.runtime.engine.program import Situation
 from vfio_migration.runtime.kit.contract import CommandError, Part, PrecopyInfo
@@ -30,12 +30,12 @@ from vfio_migration.runtime.kit.tracked_memory import TrackedMemory
 
 _logger: Final = logging.getLogger("vfio_migration.runtime.kit.pci_device")
 
-CHANGE: Final = "change_state"
-PEER: Final = "start_p2p_dma"
-"""Activities of the table whose coming and going a device may want to know of."""
-
-# Which activity's going and coming calls which hooks, in the order in which they go.
-_HOOKS: Final = ((PEER, "quiesce", "resume"), (CHANGE, "stop", "start"))
+# By the role of an activity: the hooks called when a device loses and gains it, in the order in
+# which activities are lost.
+_HOOKS: Final[tuple[tuple[Role, str, str], ...]] = (
+    ("peer_dma", "quiesce", "resume"),
+    ("state_change", "stop", "start"),
+)
 
 
 class Host(Protocol):
@@ -125,12 +125,18 @@ class Lifecycle:
         states = host.spec.states
         self._may = {row.name: frozenset(host.spec.operation(row.operation).may) for row in states}
         self._ends = {row.name: host.spec.stream_end(row.name) for row in states}
+        roles = {row.name: row.role for row in host.spec.activities}
+        self._roles = {
+            state: frozenset(roles[activity] for activity in may if activity in roles)
+            for state, may in self._may.items()
+        }
         self._told = {
-            state: {row[0] for row in _HOOKS if row[0] in may} for state, may in self._may.items()
+            state: {row[0] for row in _HOOKS if row[0] in found}
+            for state, found in self._roles.items()
         }
         self.state = host.spec.initial
         self.timers: Timers[Work] = Timers(clock, lambda work: work.size)
-        self._on: set[str] = set()
+        self._on: set[Role] = set()
         self._writer: StreamWriter | None = None
         self._reader: StreamReader | None = None
 
@@ -141,6 +147,10 @@ class Lifecycle:
     def may(self, activity: str) -> bool:
         """Say whether the table permits an activity in the present state."""
         return activity in self._may[self.state]
+
+    def permits(self, role: Role) -> bool:
+        """Say whether the table permits the activity with a role in the present state."""
+        return role in self._roles[self.state]
 
     # --- the engine ---
 
@@ -238,16 +248,16 @@ class Lifecycle:
             self.timers.settle()
             self._host.interrupts.flush()
             return
-        done: list[tuple[str, str, str]] = []
+        done: list[tuple[Role, str, str]] = []
         try:
             for row in _HOOKS:
-                if row[0] in self._on and row[0] not in self._may[to]:
+                if row[0] in self._on and row[0] not in self._roles[to]:
                     self._tell(row)
                     done.append(row)
             self.state = to
             self.timers.settle()
             for row in reversed(_HOOKS):
-                if row[0] not in self._on and self.may(row[0]):
+                if row[0] not in self._on and self.permits(row[0]):
                     self._tell(row)
                     done.append(row)
         except ArcError as error:
@@ -261,17 +271,17 @@ class Lifecycle:
             raise
         self._host.interrupts.flush()
 
-    def _undo(self, done: Sequence[tuple[str, str, str]]) -> None:
+    def _undo(self, done: Sequence[tuple[Role, str, str]]) -> None:
         for row in reversed(done):
             self._tell(row)
         self.timers.settle()
 
-    def _tell(self, row: tuple[str, str, str]) -> None:
+    def _tell(self, row: tuple[Role, str, str]) -> None:
         """Call the hook whose turn it is. It has been told, unless it says that it is back."""
-        activity, off, on = row
-        turn = {activity}
+        role, off, on = row
+        turn = {role}
         try:
-            getattr(self._host, off if activity in self._on else on)()
+            getattr(self._host, off if role in self._on else on)()
         except ArcError as error:
             if not error.for_good:
                 turn = set()
@@ -291,9 +301,9 @@ class Lifecycle:
 
     def _off_all(self) -> None:
         """Tell the device that it may do nothing any more; whatever it says to that."""
-        for activity, off, _ in _HOOKS:
-            if activity in self._on:
-                self._on.discard(activity)
+        for role, off, _ in _HOOKS:
+            if role in self._on:
+                self._on.discard(role)
                 try:
                     getattr(self._host, off)()
                 except Exception as error:

@@ -44,7 +44,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from vfio_migration.model import Arc, Spec, load
-from vfio_migration.model.spec import Effect
+from vfio_migration.model.spec import Effect, Role
 from vfio_migration.runtime.engine.errors import ArcError
 from vfio_migration.runtime.engine.program import Situation
 from vfio_migration.runtime.kit import build as kit_build
@@ -61,9 +61,8 @@ from vfio_migration.runtime.kit.guest_memory import (
     GuestMemory,
     NotPermittedError,
 )
-from vfio_migration.runtime.kit.interrupts import ACTIVITY as RAISE_INTERRUPT
 from vfio_migration.runtime.kit.interrupts import INTX, MSI, MSIX, Interrupts
-from vfio_migration.runtime.kit.lifecycle import CHANGE, Lifecycle
+from vfio_migration.runtime.kit.lifecycle import Lifecycle
 from vfio_migration.runtime.kit.pending_work import Plain, UnsavableWorkError, Work
 from vfio_migration.runtime.kit.region import Area, Region
 from vfio_migration.runtime.kit.timers import Timer
@@ -161,7 +160,7 @@ class PciDevice:
         self.capabilities = ",".join(self.spec.machine(capabilities).names)
         self.clock = clock
         self.memory = self.dma = GuestMemory(
-            max_maps=max_maps, gate=lambda what: self._kit.may(what)
+            max_maps=max_maps, gate=lambda role: self._kit.permits(role)
         )
         self.interrupts = Interrupts(
             intx=self.intx,
@@ -169,7 +168,7 @@ class PciDevice:
             msix=self.msix,
             err=True,
             req=True,
-            gate=lambda: self._kit.may(RAISE_INTERRUPT),
+            gate=lambda: self._kit.permits("interrupt"),
         )
         try:
             built = kit_build.build(self)
@@ -250,6 +249,13 @@ class PciDevice:
         if activity not in self._kit_activities:
             raise kit_definition.unknown_activity(type(self).__name__, activity, self.spec)
         return self._kit.may(activity)
+
+    def permits(self, role: Role) -> bool:
+        """Say whether the table permits the activity with a role in the present state.
+
+        Unlike `may` this does not depend on what a table calls its activities.
+        """
+        return self._kit.permits(role)
 
     def later(
         self,
@@ -452,6 +458,6 @@ class PciDevice:
         """Return what is done, and what says whether it may be done now."""
         work = functools.partial(getattr(self, row.method), *row.arguments)
         if row.needs is None:
-            return work, lambda: self._kit.may(CHANGE)
+            return work, lambda: self._kit.permits("state_change")
         needs = functools.partial(getattr(self, row.needs), *row.arguments)
-        return work, lambda: self._kit.may(CHANGE) and needs()
+        return work, lambda: self._kit.permits("state_change") and needs()

@@ -19,7 +19,6 @@ from vfio_migration.runtime.engine.errors import (
     ResetFailedError,
 )
 from vfio_migration.runtime.kit.contract import DeviceContract
-from vfio_migration.runtime.kit.lifecycle import CHANGE
 from vfio_migration.runtime.testing.foreign_streams import check_foreign_states
 from vfio_migration.runtime.testing.guest import GUEST_AT, GUEST_SIZE
 from vfio_migration.runtime.testing.lives import check_descriptors, check_lives_that_differ
@@ -67,7 +66,7 @@ def check_every_arc(setup: Setup) -> None:
             except RequestFailedError as failure:
                 promise("D9", False, fails(failure))
             # The one that stayed behind runs for as long, and what was held back is done by now.
-            if setup.spec.permits(arc.to, CHANGE):
+            if setup.spec.permits_role(arc.to, "state_change"):
                 twin.settle(1.0)
             for one in (trial, twin):
                 one.settle(1.0)

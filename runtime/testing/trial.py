@@ -18,9 +18,6 @@ from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import RequestFailedError, errno_number
 from vfio_migration.runtime.engine.records import Record
 from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
-from vfio_migration.runtime.kit.guest_memory import PEER_DMA
-from vfio_migration.runtime.kit.interrupts import ACTIVITY as RAISE_INTERRUPT
-from vfio_migration.runtime.kit.lifecycle import CHANGE
 from vfio_migration.runtime.testing.guest import Clock, Drive, Guest, Hears, fuzz
 from vfio_migration.runtime.testing.observe import Seen, look, unlike
 from vfio_migration.runtime.testing.wording import in_hook, in_words, said
@@ -115,7 +112,8 @@ class Setup:
         """Return a state without a session in which the device stands still."""
         return self.states(
             lambda row: (
-                self.transfer(row.name) == "none" and not self.spec.permits(row.name, CHANGE)
+                self.transfer(row.name) == "none"
+                and not self.spec.permits_role(row.name, "state_change")
             )
         )[0]
 
@@ -368,21 +366,21 @@ class Trial:
         state = self.engine.state
         self.settle(1.0)
         after, came = self.world(), self.guest.interrupts()
-        permits = {row.name for row in self.spec.activities if self.spec.permits(state, row.name)}
-        if "start_dma" not in permits:
+        permits = {row.role for row in self.spec.activities if self.spec.permits(state, row.name)}
+        if "guest_dma" not in permits:
             self.hold("D3", before["memory"] == after["memory"], f"DMA was done in {self.where}")
-        if PEER_DMA not in permits:
+        if "peer_dma" not in permits:
             self.hold("D4", before["peer"] == after["peer"], f"DMA to a peer in {self.where}")
-        if RAISE_INTERRUPT not in permits:
+        if "interrupt" not in permits:
             self.hold("D3", not came, f"interrupts raised in {self.where}: {came}")
-        if CHANGE not in permits:
+        if "state_change" not in permits:
             now = self.observe()
             changed = unlike(seen, now, "first", "then")
             self.hold("D5", not changed, f"changed in {self.where}: {changed}")
 
     def poke(self) -> None:
         """Do what a driver does in a state in which the device may change nothing."""
-        if not self.spec.permits(self.engine.state, CHANGE):
+        if not self.spec.permits_role(self.engine.state, "state_change"):
             seen = self.observe()
             with self.guest.watching(self.device) as changed:
                 self.begin()

@@ -62,7 +62,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
             for bit, name in enumerate(["BASE", *optional])
         ],
         "profiles": [{"name": "all", "universe": ["BASE", *optional], **SOURCE}],
-        "activities": [{"name": "work", **SOURCE}],
+        "activities": [{"name": "work", "role": "state_change", **SOURCE}],
         "operations": [
             {"name": name, "may": ["work"], "off_grid": name == "broken", **SOURCE}
             for name in columns

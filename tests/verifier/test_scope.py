@@ -32,7 +32,7 @@ def test_an_activity_that_is_named_nowhere_is_missed():
     (verdict,) = verify(spec_of(data), only=["T8"]).verdicts
     assert verdict.outcome == "violated"
     assert verdict.example is not None
-    assert "raise_interrupt" in verdict.example.text
+    assert 'the role "interrupt"' in verdict.example.text
 
 
 def test_the_engine_runs_a_table_that_takes_requests_for_absent_states_lightly():

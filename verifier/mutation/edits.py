@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from vfio_migration.model import Arc, Refusal, Spec
-from vfio_migration.model.spec import Effect, Transfer
+from vfio_migration.model.spec import Effect, Role, Transfer
 
 _SECTIONS = tuple(field.name for field in dataclasses.fields(Spec) if field.type != "str")
 _NO_SUMMARY = ("session_effects", "refusals", "requests")
@@ -380,6 +380,12 @@ KINDS: tuple[Kind, ...] = (
         "a permitted activity added or removed",
         "operations.may",
         _toggling("operations", "may", "activities"),
+    ),
+    _kind(
+        "role",
+        "the role of an activity changed",
+        "activities.role",
+        _setting("activities", "role", lambda _: get_args(Role)),
     ),
     _kind(
         "off-grid", "`off_grid` flipped", "operations.off_grid", _flipping("operations", "off_grid")

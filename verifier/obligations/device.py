@@ -7,11 +7,12 @@ searched, shortest first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import z3
 
+from vfio_migration.model.spec import Role
 from vfio_migration.verifier.obligations.listings import listings
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
 from vfio_migration.verifier.solver.explain import Model, asked_trace, decided
@@ -28,14 +29,14 @@ Promise = Callable[[DeviceSystem], tuple[Bad, Bad]]
 
 
 def _inductive(
-    promise: Promise, lemmas: Sequence[str], witness: int, about: Callable[[str], bool] | None
+    promise: Promise, lemmas: Sequence[str], witness: int, about: Collection[Role] | None
 ) -> tuple[
     Callable[[Encoding], Iterable[Query]],
     Callable[[Encoding], Iterable[Query]],
 ]:
     """Make the queries of a promise: induction under lemmas, a witness of so many events.
 
-    `about` says which activities it is about, where it is about what specifications forbid.
+    `about` are the roles of the activities it speaks of, if of what specifications forbid.
     """
 
     def queries(encoding: Encoding) -> Iterator[Query]:
@@ -53,6 +54,9 @@ def _inductive(
 
     return queries, search
 
+
+_STARTED: tuple[Role, ...] = ("guest_dma", "interrupt")
+_TO_PEERS: tuple[Role, ...] = ("peer_dma",)
 
 # --- the promises ---
 
@@ -82,28 +86,29 @@ def _d2(system: DeviceSystem) -> tuple[Bad, Bad]:
     return bad, premise
 
 
-def _conduct(system: DeviceSystem, state: Term, activities: set[str]) -> dict[str, Formula]:
-    """Per activity of interest: the state is one where a specification forbids it."""
+def _conduct(system: DeviceSystem, state: Term, roles: Collection[Role]) -> dict[str, Formula]:
+    """Per activity with a role of interest: the state is one where a specification forbids it."""
     names = set(system.encoding.names)
     return {
-        activity: any_of(
+        row.name: any_of(
             [
                 system.encoding.one_of(state, sorted(names & set(conduct.states)))
                 for listing in listings()
                 for conduct in listing.conduct
-                if activity in conduct.forbids
+                if row.role in conduct.forbids
             ]
         )
-        for activity in sorted(activities & set(system.activities))
+        for row in sorted(system.encoding.spec.activities, key=lambda row: row.name)
+        if row.role in roles
     }
 
 
-def _unnamed(encoding: Encoding, about: Callable[[str], bool]) -> str:
-    """Which names specifications use of such activities, where they forbid them, a table lacks."""
+def _unnamed(encoding: Encoding, about: Collection[Role]) -> str:
+    """What specifications forbid of these roles, and in which states, that a table lacks."""
     rows = [row for listing in listings() for row in listing.conduct]
-    names = {
-        "activity": [name for row in rows for name in row.forbids if about(name)],
-        "state": [name for row in rows if any(map(about, row.forbids)) for name in row.states],
+    names: dict[str, list[str]] = {
+        "role": [role for row in rows for role in row.forbids if role in about],
+        "state": [name for row in rows if set(about) & set(row.forbids) for name in row.states],
     }
     return lacking(encoding.spec, "specifications speak", names)
 
@@ -121,14 +126,12 @@ def _still(system: DeviceSystem, state: Term) -> Formula:
     return system.encoding.one_of(state, sorted(listed.union(final)))
 
 
-def _forbidden(kinds: Callable[[str], bool]) -> Promise:
+def _forbidden(roles: Collection[Role]) -> Promise:
     """The device does something a specification forbids in its state."""
 
     def promise(system: DeviceSystem) -> tuple[Bad, Bad]:
-        wanted = {name for name in system.activities if kinds(name)}
-
         def forbids(state: Term) -> dict[str, Formula]:
-            return _conduct(system, state, wanted)
+            return _conduct(system, state, roles)
 
         def bad(now: Situation, event: Term, _then: Situation) -> Formula:
             activity = system.chosen_activity(_moment(event))
@@ -149,14 +152,6 @@ def _forbidden(kinds: Callable[[str], bool]) -> Promise:
         return bad, premise
 
     return promise
-
-
-def _starts(activity: str) -> bool:
-    return activity not in ("start_p2p_dma", CHANGE)
-
-
-def _reaches_peers(activity: str) -> bool:
-    return activity == "start_p2p_dma"
 
 
 def _moment(event: Term) -> str:
@@ -377,7 +372,7 @@ def _obligation(
     promise: Promise,
     lemmas: Sequence[str],
     witness: int,
-    about: Callable[[str], bool] | None = None,
+    about: Collection[Role] | None = None,
 ) -> Obligation:
     queries, search = _inductive(promise, lemmas, witness, about)
     return Obligation(id_, statement, _EVERY_RUN, "induction", why, queries, search)
@@ -404,19 +399,19 @@ DEVICE: tuple[Obligation, ...] = (
         "D3",
         "A stopped device starts no DMA and raises no interrupt.",
         "Guest memory copied after the stop would otherwise change behind the copy.",
-        _forbidden(_starts),
+        _forbidden(_STARTED),
         (),
         3,
-        _starts,
+        _STARTED,
     ),
     _obligation(
         "D4",
         "No peer-to-peer DMA starts while the device is quiesced or stopped.",
         "A peer that is stopped already could not answer it.",
-        _forbidden(_reaches_peers),
+        _forbidden(_TO_PEERS),
         (),
         3,
-        _reaches_peers,
+        _TO_PEERS,
     ),
     _obligation(
         "D5",
@@ -426,7 +421,7 @@ DEVICE: tuple[Obligation, ...] = (
         _d5,
         (),
         4,
-        lambda name: name == CHANGE,
+        (CHANGE,),
     ),
     _obligation(
         "D6",

@@ -129,7 +129,7 @@ def _unquiesced(encoding: Encoding) -> list[str]:
         for row in spec.capabilities
         if (words := [word for word in encoding.machines if not word & row.value])
         and not any(
-            spec.permits(state.name, ACCEPTS) and not spec.permits(state.name, STARTS)
+            spec.permits_role(state.name, ACCEPTS) and not spec.permits_role(state.name, STARTS)
             for word in words
             for state in encoding.machines[word].states
         )

@@ -16,7 +16,6 @@ from vfio_migration.model.plan import Phase, Plan
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Query
-from vfio_migration.verifier.systems.group import may
 from vfio_migration.verifier.systems.handover import followed
 from vfio_migration.verifier.systems.plan import Discipline, Sets, Where
 from vfio_migration.verifier.systems.plan_runs import run_to, showing, taken
@@ -171,7 +170,8 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
     spec = encoding.spec
     one, other = encoding.variable("one"), encoding.variable("other")
     theirs = z3.BitVec("other_flags", encoding.flags.size())
-    acts = any_of([may(encoding, one, row.name) for row in spec.activities])
+    acting = [row.name for row in spec.states if spec.operation(row.operation).may]
+    acts = encoding.one_of(one, acting)
     loading = [r.name for r in spec.states if spec.session(r.session).transfer == "write"]
     loads = encoding.one_of(other, loading)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import z3
 
+from vfio_migration.model.spec import Role
 from vfio_migration.verifier.obligations.listings import Allowed, Listing, listings
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.solver.explain import Model, pair, request_example, step_example
@@ -284,21 +285,22 @@ def _listed_conduct(encoding: Encoding, listing: Listing) -> Iterator[Query]:
     """
     spec = encoding.spec
     state = encoding.variable("state")
-    kept_from: dict[str, tuple[str, str]] = {}
+    kept_from: dict[str, tuple[Role, str]] = {}
     for conduct in listing.conduct:
         for name in sorted(set(conduct.states) & set(encoding.names)):
-            # An activity the table does not even name is one that it permits nowhere.
-            for activity in conduct.permits:
-                if not spec.permits(name, activity):
-                    kept_from.setdefault(name, (activity, conduct.source))
+            # A role that no activity of the table has is one that it permits nowhere.
+            for role in conduct.permits:
+                if not spec.permits_role(name, role):
+                    kept_from.setdefault(name, (role, conduct.source))
 
     def explain(model: Model) -> Example:
         assert model is not None
         name = encoding.read_state(model, state) or "?"
-        activity, source = kept_from[name]
-        text = f"a device in {name} may not {activity}, but may by {source}"
-        if activity not in {row.name for row in spec.activities}:
-            speaks = lacking(spec, "the latter speaks", {"activity": [activity]})
+        role, source = kept_from[name]
+        activity = spec.activity(role)
+        text = f"a device in {name} may not {activity or role}, but may by {source}"
+        if activity is None:
+            speaks = lacking(spec, "the latter speaks", {"role": [role]})
             text += f"; {speaks}"
         return Example(text, None, f"states[{encoding.names.index(name)}]")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from vfio_migration.model.spec import Role
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -20,11 +22,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
-    """What a device in any of these states must not do, and what it may."""
+    """What a device in any of these states must not do, and what it may, as roles of activities."""
 
     states: tuple[str, ...]
-    forbids: tuple[str, ...]
-    permits: tuple[str, ...]
+    forbids: tuple[Role, ...]
+    permits: tuple[Role, ...]
     source: str
 
 

@@ -104,11 +104,11 @@ class _Text:
 
     def _definitions(self) -> Iterator[str]:
         spec = self.spec
-        starts = [row.name for row in spec.states if spec.permits(row.name, STARTS)]
+        starts = [row.name for row in spec.states if spec.permits_role(row.name, STARTS)]
         stopped = [
             row.name
             for row in spec.states
-            if not spec.permits(row.name, ACCEPTS) and row.name != self.discipline.lost
+            if not spec.permits_role(row.name, ACCEPTS) and row.name != self.discipline.lost
         ]
         yield ""
         yield f"#define N {self.size}"

@@ -13,8 +13,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from vfio_migration.model import Spec, SpecError
 from vfio_migration.model.errors import Mistake
 
-_SECTIONS = {"state": "states", "capability": "capabilities", "activity": "activities"}
-_NO_SUCH = re.compile(r"is no (state|capability|activity) of this table")
+_SECTIONS = {
+    "state": ("states", "states", "name"),
+    "capability": ("capabilities", "capabilities", "name"),
+    "activity": ("activities", "activities", "name"),
+    "role": ("roles", "activities", "role"),
+}
+"""Per kind of name: its plural, the section that declares it, and the key it stands under."""
+_NO_SUCH = re.compile(r"is no (state|capability|activity|role) of this table")
 
 
 def lacking(spec: Spec, speaker: str, names: Mapping[str, Iterable[str]]) -> str:
@@ -23,16 +29,17 @@ def lacking(spec: Spec, speaker: str, names: Mapping[str, Iterable[str]]) -> str
     Args:
         spec: The table.
         speaker: Who speaks of them.
-        names: Per kind ("state", "capability", "activity"), the names that are spoken of.
+        names: Per kind ("state", "capability", "activity", "role"), the names that are spoken of.
     """
     parts, sections = [], []
     for kind, wanted in names.items():
-        known = {row.name for row in getattr(spec, _SECTIONS[kind])}
+        plural, section, key = _SECTIONS[kind]
+        known = {getattr(row, key) for row in getattr(spec, section)}
         missing = [name for name in dict.fromkeys(wanted) if name not in known]
         if missing:
             listed = ", ".join(f'"{name}"' for name in missing)
-            parts.append(f"the {kind if len(missing) == 1 else _SECTIONS[kind]} {listed}")
-            sections.append(f"[[{_SECTIONS[kind]}]]")
+            parts.append(f"the {kind if len(missing) == 1 else plural} {listed}")
+            sections.append(f"[[{section}]]")
     if not parts:
         return ""
     return (

@@ -9,18 +9,19 @@ read from the rows of the table.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 import z3
 
 from vfio_migration.model import Event as EventRow
 from vfio_migration.model import Step, Trace
-from vfio_migration.model.spec import EventName
+from vfio_migration.model.spec import EventName, Role
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, refusal_half_way
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
 
-CHANGE = "change_state"
+CHANGE: Final[Role] = "state_change"
 """What specifications forbid a stopped device: to change its own state (see listings.toml)."""
 
 _FAILURES: tuple[EventName, ...] = ("arc_failed", "arc_failed_for_good")
@@ -206,13 +207,13 @@ class DeviceSystem(System):
     def changing(self) -> set[str]:
         """The activities by which a device changes its own state.
 
-        By the name that specifications have for it: what the table says a session grows by is what
-        is to be proved right. Only a table with names of its own is taken at its word.
+        By their role, not by what the table says a session grows by: that is what is to be proved.
         """
-        if CHANGE in self.activities:
-            return {CHANGE}
-        sessions = self.encoding.spec.sessions
-        return {row.grows_while for row in sessions if row.grows_while and row.transfer == "read"}
+        return self.with_role([CHANGE])
+
+    def with_role(self, roles: Collection[Role]) -> set[str]:
+        """The activities with one of these roles, by name."""
+        return {row.name for row in self.encoding.spec.activities if row.role in roles}
 
     def _answers(self, state: Term, asked: Term) -> dict[str, Formula]:
         """How a request is decided: the rows of [[requests]], the first that holds.

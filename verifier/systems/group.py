@@ -21,6 +21,7 @@ import z3
 
 from vfio_migration.model import Step, Trace
 from vfio_migration.model.plan import Limit
+from vfio_migration.model.spec import Role
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.system import Event, Situation, System, Term
@@ -28,10 +29,10 @@ from vfio_migration.verifier.systems.plan import ACCEPTS, STARTS, Discipline, Se
 from vfio_migration.verifier.systems.plan_runs import begins, failed, taken
 
 
-def may(encoding: Encoding, state: Term, activity: str) -> Formula:
-    """A device in this state may do this."""
+def may(encoding: Encoding, state: Term, role: Role) -> Formula:
+    """A device in this state may do the activity with this role."""
     spec = encoding.spec
-    names = [row.name for row in spec.states if spec.permits(row.name, activity)]
+    names = [row.name for row in spec.states if spec.permits_role(row.name, role)]
     return encoding.one_of(state, names)
 
 

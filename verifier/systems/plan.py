@@ -11,14 +11,17 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
 
 from vfio_migration.model import Machine, Mistake, SpecError
 from vfio_migration.model.plan import Phase, Plan, Plans, applying, default_plans, exceeds, standing
 from vfio_migration.model.plan import step as step_of
+from vfio_migration.model.spec import Role
 from vfio_migration.verifier.solver.encoding import Encoding
 
-STARTS, ACCEPTS = "start_p2p_dma", "accept_p2p_dma"
-"""The two activities that meet, by their names in [[activities]]."""
+STARTS: Final[Role] = "peer_dma"
+ACCEPTS: Final[Role] = "accept_peer_dma"
+"""The roles of the two activities that meet."""
 
 Sets = dict[int, frozenset[str]]
 """Per capability set, states a device may stand in."""
@@ -61,11 +64,10 @@ class Discipline:
                 without these it would seem that no device ever accepts what another starts.
         """
         plans = encoding.once("plans", lambda: default_plans(encoding.spec))
-        known = [row.name for row in encoding.spec.activities]
-        unknown = [name for name in (STARTS, ACCEPTS) if name not in known]
+        unknown = [role for role in (STARTS, ACCEPTS) if encoding.spec.activity(role) is None]
         if unknown:
-            problem = "is no activity of this table"
-            raise SpecError([Mistake("family G", name, problem, None) for name in unknown])
+            problem = "is no role of this table"
+            raise SpecError([Mistake("family G", role, problem, None) for role in unknown])
         return plans
 
     @classmethod
@@ -213,8 +215,8 @@ def shortest_meeting(discipline: Discipline, size: int) -> int | None:
     Every group the plan is for is tried. None if it never happens.
     """
     spec = discipline.encoding.spec
-    starts = {row.name for row in spec.states if spec.permits(row.name, STARTS)}
-    stopped = {row.name for row in spec.states if not spec.permits(row.name, ACCEPTS)}
+    starts = {row.name for row in spec.states if spec.permits_role(row.name, STARTS)}
+    stopped = {row.name for row in spec.states if not spec.permits_role(row.name, ACCEPTS)}
     stopped.discard(discipline.lost or "")
 
     def unsafe(where: Where) -> bool:

@@ -138,15 +138,15 @@ def test_which_destination_is_kept_has_to_be_known(pair: Lab):
     assert pair.running == {"d0"}
 
 
-def test_a_table_by_which_nobody_knows_who_stands_still(pair: Lab):
-    rows = [row for row in SPEC.activities if row.name != "change_state"]
+def test_a_table_that_does_not_say_in_which_states_a_device_is_stopped(pair: Lab):
+    rows = [row for row in SPEC.activities if row.role != "state_change"]
     spec = dataclasses.replace(SPEC, activities=tuple(rows))
     for act in (
         lambda: Coordinator(pair.pairs, spec=spec),
         lambda: Saver(["s0"], spec=spec),
         lambda: recover([("s0", "d0")], spec=spec),
     ):
-        with pytest.raises(CannotMigrateError, match="has no activity change_state"):
+        with pytest.raises(CannotMigrateError, match='has no activity with role = "state_change"'):
             act()
 
 

@@ -154,7 +154,7 @@ class DmaWhileStopped(Sample):
 class PeerDmaWhileQuiesced(Sample):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.memory.activity = lambda iova, size: "start_dma"  # type: ignore[method-assign]
+        self.memory.role = lambda iova, size: "guest_dma"  # type: ignore[method-assign]
 
 
 @breaks("D3")

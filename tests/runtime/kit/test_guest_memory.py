@@ -112,19 +112,19 @@ def test_permissions_are_kept() -> None:
         memory.read(0, 1)
 
 
-def test_the_gate_is_asked_first_and_names_the_activity() -> None:
+def test_the_gate_is_asked_first_and_names_the_role() -> None:
     asked: list[str] = []
     memory = GuestMemory(gate=lambda what: asked.append(what) is not None)
     memory.map(0, PAGE)
     memory.add_peer_window(PAGE, PAGE)
     memory.map(PAGE, PAGE)
     for act in (memory.read, memory.views):
-        with pytest.raises(NotPermittedError, match="start_dma"):
+        with pytest.raises(NotPermittedError, match="guest_dma"):
             act(0, 4)
-    with pytest.raises(NotPermittedError, match="start_p2p_dma"):
+    with pytest.raises(NotPermittedError, match="peer_dma"):
         memory.write(PAGE - 1, b"both")
     assert not memory.permitted(0, 4)
-    assert asked == ["start_dma", "start_dma", "start_p2p_dma", "start_dma"]
+    assert asked == ["guest_dma", "guest_dma", "peer_dma", "guest_dma"]
 
 
 def test_a_peer_is_known_by_its_descriptor_or_its_window() -> None:
@@ -136,8 +136,8 @@ def test_a_peer_is_known_by_its_descriptor_or_its_window() -> None:
     memory.map(3 * PAGE, PAGE)
     memory.add_peer_window(3 * PAGE, 10)
     assert [row.peer for row in memory.maps] == [False, True, False, True]
-    assert memory.activity(0, PAGE) == "start_dma"
-    assert memory.activity(0, PAGE + 1) == "start_p2p_dma"
+    assert memory.role(0, PAGE) == "guest_dma"
+    assert memory.role(0, PAGE + 1) == "peer_dma"
     memory.unmap_all()
     os.close(plain)
     region.close()

@@ -73,9 +73,9 @@ def test_dma_is_impossible_where_it_is_not_permitted(spec: Spec) -> None:
         trial.ask(state)
         assert isinstance(trial.device, Sample)
         before, memory = trial.world(), trial.device.memory
-        with pytest.raises(NotPermittedError, match="start_dma"):
+        with pytest.raises(NotPermittedError, match="guest_dma"):
             memory.write(0, b"x")
-        with pytest.raises(NotPermittedError, match="start_dma"):
+        with pytest.raises(NotPermittedError, match="guest_dma"):
             memory.read(0, 1)
         assert trial.world() == before
         trial.close()
