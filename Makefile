@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHONS := 3.11 3.12 3.13
 ROOMS := model runtime verifier diagrams cli
+# What is run from the repository and is not installed.
+SCRIPTS := tools examples
 # How many processes share the tests, each file whole in one of them. 0: none but pytest's own,
 # which is what --pdb and -s need.
 WORKERS ?= 2
@@ -27,7 +29,7 @@ help: ## list what can be made
 
 .PHONY: demo
 demo: setup ## prove the table, draw it into out/, and say what was found
-	@$(BIN)/python -m vfio_migration.cli.demo
+	@$(BIN)/python examples/demo.py
 
 ##@ Check
 .PHONY: test
@@ -42,9 +44,10 @@ lint: setup ## ruff: mistakes and format
 		echo 'make format puts this right.'; exit 1; }
 
 .PHONY: types
-types: setup ## mypy --strict, room by room
+types: setup ## mypy --strict, room by room, then tools and examples
 	@echo '== mypy'
-	@$(BIN)/python -m mypy --no-error-summary >$(VENV)/log 2>&1 || \
+	@{ $(BIN)/python -m mypy --no-error-summary && \
+		$(BIN)/python -m mypy --no-error-summary $(SCRIPTS); } >$(VENV)/log 2>&1 || \
 		{ sed 's#^build/__editable__[^/]*/vfio_migration/##' $(VENV)/log; exit 1; }
 
 .PHONY: rooms
@@ -119,13 +122,13 @@ format: setup ## put imports and layout right
 
 .PHONY: docs
 docs: setup ## write the generated files anew: diagrams, tables, README's outputs
-	@$(BIN)/python -m vfio_migration.diagrams.generate
+	@$(BIN)/python tools/pictures.py
 	@$(BIN)/python tools/rooms_picture.py
-	@$(BIN)/python -m vfio_migration.verifier.findings
-	@$(BIN)/python tests/support/groups_page.py
-	@$(BIN)/python tests/support/checks_page.py
-	@$(BIN)/python -m vfio_migration.verifier.mutants_page
-	@$(BIN)/python tests/repository/readme_outputs.py
+	@$(BIN)/python tools/findings_page.py
+	@$(BIN)/python tools/groups_page.py
+	@$(BIN)/python tools/checks_page.py
+	@$(BIN)/python tools/mutants_page.py
+	@$(BIN)/python tools/readme_outputs.py
 
 .PHONY: wheel
 wheel: setup ## build the wheel into dist/

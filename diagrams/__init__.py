@@ -13,7 +13,7 @@ into text; `tables` writes a whole table out for a manual. Pictures in SVG, PNG,
 the extra "diagrams", which is imported only when one is drawn; without it they raise
 `MissingDependencyError`. JSON, Mermaid, text and tables need nothing.
 
-`python -m vfio_migration.diagrams.generate` keeps the committed pictures and tables up to date.
+`python tools/pictures.py` keeps the committed pictures and tables up to date.
 """
 
 from vfio_migration.diagrams.drawing.palette import Theme

@@ -70,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.output import NO, UNKNOWN, YES, emit
 
     spec = options.read_spec(arguments.spec)
-    from vfio_migration.verifier.mutants_page import survey_lines, to_data
     from vfio_migration.verifier.mutation.mutate import TIMEOUT, check_kinds, mutate
+    from vfio_migration.verifier.mutation.text import survey_lines, to_data
 
     check_kinds(arguments.only)
     _check_against(arguments.against)

@@ -20,10 +20,10 @@ from pathlib import Path
 import peers
 import pytest
 from fleet import servers
+from workload import Workload
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, Settings
-from vfio_migration.runtime.coordinator.workload import Workload
 from vfio_migration.runtime.kit.devices import memory
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -329,7 +329,7 @@ def test_a_table_of_ones_own(ninth_state: Spec, tmp_path: Path, capsys):
 
 
 def test_the_checks_and_the_example_of_the_page_are_what_the_program_has() -> None:
-    """If not: `python tests/support/checks_page.py`."""
+    """If not: `python tools/checks_page.py`."""
     page = PAGE.read_text("utf-8")
     assert checks_page.written(page) == page
 

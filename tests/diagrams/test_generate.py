@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pictures
 import pytest
 
-from vfio_migration.diagrams import generate
 from vfio_migration.model import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,17 +14,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def files():
-    return generate.generate(load())
+    return pictures.generate(load())
 
 
 @pytest.fixture
 def docs(files, tmp_path):
-    generate.write(files, tmp_path)
+    pictures.write(files, tmp_path)
     return tmp_path
 
 
 def check(docs: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    status = generate.main(["--check", "--output", str(docs)])
+    status = pictures.main(["--check", "--output", str(docs)])
     return status, capsys.readouterr().out
 
 
@@ -129,7 +129,7 @@ def test_writing_repairs_all_of_it(docs, files, capsys):
     (docs / "diagrams/old.svg").write_text("stray")
     (docs / "diagrams/vfio-v2-stop_copy.svg").write_text("cut")
     (docs / "by-hand.md").write_text("not ours")
-    assert generate.main(["--output", str(docs)]) == 0
+    assert pictures.main(["--output", str(docs)]) == 0
     assert capsys.readouterr().out == f"14 files written to {docs}\n"
     assert check(docs, capsys) == (0, "")
     assert (docs / "by-hand.md").read_text() == "not ours"

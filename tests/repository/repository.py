@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from clean_run import ROOT, clean_environment, run, script
+
+__all__ = ["ROOT", "clean_environment", "files", "pyproject", "rooms", "run", "script"]
 NOT_OURS = {"build", "dist", "out", "__pycache__"}
 
 
@@ -41,29 +41,3 @@ def files(folder: Path = ROOT) -> Iterator[Path]:
             and (not name.startswith(".") or name == ".ci")
         )
         yield from (Path(place) / name for name in sorted(names))
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment without what a calling `make` or pytest put there."""
-    unwanted = ("MAKE", "MFLAGS", "PYTEST", "COLUMNS", "PYTHONPATH", "VIRTUAL_ENV", "VENV")
-    return {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
-
-
-def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return what it said, both streams in one text."""
-    options = {"cwd": ROOT, "env": clean_environment()} | options
-    return subprocess.run(
-        [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-        **options,
-    )
-
-
-def script(name: str) -> Path:
-    """Return the path of a command installed beside the running Python."""
-    return Path(sys.executable).with_name(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import findings_page as module
 import pytest
 from edits import ROOT
 
 from vfio_migration.model import SpecError, load
-from vfio_migration.verifier import findings as module
 from vfio_migration.verifier import obligations, verify
 
 

@@ -12,7 +12,7 @@ PAGE = groups_page.PAGE.read_text("utf-8")
 
 
 def test_the_plans_and_promises_are_those_of_the_tables():
-    """If not: `python tests/support/groups_page.py`."""
+    """If not: `python tools/groups_page.py`."""
     assert groups_page.put(PAGE, groups_page.sections()) == PAGE
 
 

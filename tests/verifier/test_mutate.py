@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import z3
+from mutants_page import PAGE, differences, page
 
 from vfio_migration.model import Spec, SpecError, from_data, load
 from vfio_migration.model.spec import Arc, Row
 from vfio_migration.runtime.engine.program import Program
 from vfio_migration.verifier import Encoding, Example, Obligation, Query, obligations, verify
-from vfio_migration.verifier.mutants_page import PAGE, differences, page
 from vfio_migration.verifier.mutation import mutate as module
 from vfio_migration.verifier.mutation.edits import KINDS, LABELS, Mutant, mutants
 from vfio_migration.verifier.mutation.equivalence import equivalent
@@ -372,7 +372,7 @@ def rows_of_kinds(text: str) -> list[str]:
 
 
 def test_the_page_is_up_to_date(survey: Survey):
-    """Made anew by `python -m vfio_migration.verifier.mutants_page`."""
+    """Made anew by `python tools/mutants_page.py`."""
     shown = (ROOT / "docs" / PAGE).read_text("utf-8")
     if survey.tried != FAMILY_T:
         assert "".join(differences(page(survey), ROOT / "docs" / PAGE)) == ""

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from fleet import servers
 from samples import sample_where
+from workload import Workload
 
 from vfio_migration.model import load
 from vfio_migration.model.plan import Move, Phase, Plans, default_plans
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator, Event, Summary
-from vfio_migration.runtime.coordinator.workload import Workload
 from vfio_migration.runtime.kit.devices import edu, memory
 
 MIB = 1 << 20

@@ -1,6 +1,6 @@
 """What the proofs found in the specifications, and the list of what is proved: two pages of docs.
 
-`python -m vfio_migration.verifier.findings` writes docs/findings.md and docs/obligations.md; with
+`python tools/findings_page.py` writes docs/findings.md and docs/obligations.md; with
 `--check` it compares what is there, byte for byte. Neither page holds a time or a date.
 """
 
@@ -12,7 +12,6 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from vfio_migration.verifier.prove import Report, verify
 from vfio_migration.verifier.report.text import variant_lines
 from vfio_migration.verifier.solver.obligation import Verdict
 
-_MADE = "<!-- Made by `python -m vfio_migration.verifier.findings` from {}; do not edit. -->"
+_MADE = "<!-- Made by `python tools/findings_page.py` from {}; do not edit. -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Finding:
 
 def findings() -> tuple[Finding, ...]:
     """Return every finding, in the order of the page."""
-    text = (resources.files("vfio_migration.verifier") / "findings.toml").read_text("utf-8")
+    text = Path(__file__).with_name("findings.toml").read_text("utf-8")
     return tuple(
         Finding(
             id=row["id"],
@@ -67,7 +66,7 @@ def findings_page(report: Report) -> str:
 
 def _findings(report: Report) -> Iterator[str]:
     verdicts = {verdict.id: verdict for verdict in report.verdicts}
-    yield _MADE.format("verifier/findings.toml and the verdicts")
+    yield _MADE.format("tools/findings.toml and the verdicts")
     yield ""
     yield "# Findings"
     yield ""

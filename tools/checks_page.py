@@ -1,6 +1,6 @@
 """What of docs/recording.md is written by a program: the checks and the example's answer.
 
-    python tests/support/checks_page.py
+    python tools/checks_page.py
 
 A test holds both to what they are made of.
 """
@@ -19,7 +19,7 @@ from vfio_migration.model import load
 from vfio_migration.model.conformance.grades import load_grades
 from vfio_migration.model.wire import load_wire
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/recording.md"
 _ANSWERS = {"logging_on": "logging_twice", "logging_off": "report_without_logging"}
 _TITLES = {

@@ -10,13 +10,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vfio_migration.cli import demo_migration
+import live_migration
+
 from vfio_migration.cli.main import main as command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; 0 if every step succeeds."""
-    parser = argparse.ArgumentParser(prog="python -m vfio_migration.cli.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python examples/demo.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"), help="where the pictures go")
     out: Path = parser.parse_args(arguments).out
     out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print("\n== migrate ==\n", flush=True)
     record = out / "migration.jsonl"
-    status |= demo_migration.migrate(record)
+    status |= live_migration.migrate(record)
     status |= command(["check-trace", str(record)])
     return status
 

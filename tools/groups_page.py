@@ -1,7 +1,7 @@
 """What of docs/groups.md is written by a program.
 
-    python tests/support/groups_page.py            the plans and the promises, from their tables
-    python tests/support/groups_page.py --measure  the figures too, with spin; takes some minutes
+    python tools/groups_page.py            the plans and the promises, from their tables
+    python tools/groups_page.py --measure  the figures too, with spin; takes some minutes
 
 A test holds the first to their tables. The figures are of the machine they name, and stay as they
 are until somebody measures again.
@@ -19,8 +19,12 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    from vfio_migration.model.plan import MigrationStep, Move
+
+ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/groups.md"
 SIZES = range(2, 9)
 ROUNDS = 5
@@ -72,15 +76,15 @@ def _plans() -> Iterator[str]:
     yield ""
 
 
-def _begins(move) -> str:
+def _begins(move: Move) -> str:
     return f"{_who(move)} in {move.to}"
 
 
-def _move(move) -> str:
+def _move(move: Move) -> str:
     return f"{_who(move)}: " + (f"SET_STATE {move.to}" if move.to else str(move.event))
 
 
-def _who(move) -> str:
+def _who(move: Move) -> str:
     said = [
         f"{word} {' and '.join(names)}"
         for word, names in (("with", move.needs), ("without", move.lacks))
@@ -123,7 +127,7 @@ def _handovers() -> Iterator[str]:
     yield ""
 
 
-def _step(step) -> str:
+def _step(step: MigrationStep) -> str:
     if step.transfer is not None:
         return f"transfer: {step.transfer}"
     phases = f" ({', '.join(step.phases)})" if step.phases else ""
@@ -235,6 +239,7 @@ def _machine() -> str:
 
 
 def main() -> None:
+    """Write the parts into the page."""
     parts = sections()
     if "--measure" in sys.argv[1:]:
         parts["figures"] = measured()

@@ -68,12 +68,13 @@ def _wait(path: Path) -> None:
 
 
 def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path) -> int:
+    from workload import Workload
+
     from vfio_migration.cli import event_printer as telling
     from vfio_migration.runtime.client import Client
     from vfio_migration.runtime.client.recording import Recording
     from vfio_migration.runtime.coordinator import Coordinator, Settings
     from vfio_migration.runtime.coordinator.journal import beside
-    from vfio_migration.runtime.coordinator.workload import Workload
 
     with contextlib.ExitStack() as stack:
         recording = stack.enter_context(Recording(record))
@@ -106,8 +107,9 @@ def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path
 
 
 def _check(work: object, there: Sequence[object]) -> int:
+    from workload import Workload
+
     from vfio_migration.runtime.client import Client
-    from vfio_migration.runtime.coordinator.workload import Workload
     from vfio_migration.runtime.kit.devices import memory
 
     assert isinstance(work, Workload)

@@ -1,6 +1,6 @@
-"""What became of the mutants of a table, for people and for programs; and a page of docs.
+"""Writes the page on the mutants of the table.
 
-`python -m vfio_migration.verifier.mutants_page` writes docs/mutants.md; with `--check` it compares
+`python tools/mutants_page.py` writes docs/mutants.md; with `--check` it compares
 what is there, byte for byte. The page holds no time and no date.
 """
 
@@ -11,76 +11,14 @@ import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vfio_migration.model import load
 from vfio_migration.verifier.mutation.edits import KINDS
 from vfio_migration.verifier.mutation.mutate import LOAD, OUTCOMES, Fate, Survey, mutate
+from vfio_migration.verifier.mutation.text import FAILURES
 from vfio_migration.verifier.obligations.catalogue import obligations
 
 PAGE = "mutants.md"
-
-_FAILURES = {
-    "survived": "survived: no promise speaks of these edits",
-    "broken": "broken: the verifier failed on these, which is a fault of ours",
-    "unknown": "unknown: a solver gave up on these",
-}
-
-
-def to_data(survey: Survey) -> dict[str, Any]:
-    """Return a survey as one plain object, the shape of `mutate --json`."""
-    return {
-        "mutants": len(survey.fates),
-        "killed": len(survey.of("killed")),
-        "equivalent": len(survey.of("equivalent")),
-        "survivors": [_fate_data(fate) for fate in survey.of("survived")],
-        "kills": survey.kills,
-        "unknown": [_fate_data(fate) for fate in survey.of("unknown")],
-        "broken": [_fate_data(fate) for fate in survey.of("broken")],
-        "equivalents": [_fate_data(fate) for fate in survey.of("equivalent")],
-        "kinds": survey.by_kind(),
-        "violations": survey.violations if survey.full else None,
-        "spec": survey.spec.name,
-        "seconds": round(survey.seconds, 6),
-    }
-
-
-def _fate_data(fate: Fate) -> dict[str, Any]:
-    data = {"id": fate.id, "kind": fate.kind, "sentence": fate.sentence}
-    return data if fate.reason is None else data | {"reason": fate.reason}
-
-
-def survey_lines(survey: Survey) -> Iterator[str]:
-    """Tell a survey: kinds by outcomes, who killed how many, and what was not caught."""
-    shown = [o for o in OUTCOMES if o in ("killed", "equivalent", "survived") or survey.of(o)]
-    widths = [max(9, len(outcome)) for outcome in shown]
-    yield f"{'':18}mutants" + "".join(
-        f"  {outcome:>{width}}" for outcome, width in zip(shown, widths, strict=True)
-    )
-    for kind, counts in survey.by_kind().items():
-        cells = [
-            f"  {counts[outcome] or '.':>{width}}"
-            for outcome, width in zip(shown, widths, strict=True)
-        ]
-        yield f"{kind:18}{sum(counts.values()):7}{''.join(cells)}"
-    yield ""
-    killers = [f"{name} {count}" for name, count in survey.kills.items() if count]
-    yield f"killed first by: {', '.join(killers) or 'none'}"
-    if survey.full:
-        found = [f"{name} {count}" for name, count in survey.violations.items()]
-        yield f"violated by: {', '.join(found)}"
-    for outcome in OUTCOMES:
-        fates = survey.of(outcome)
-        if outcome in _FAILURES and fates:
-            yield ""
-            yield f"{_FAILURES[outcome]}:"
-            yield from (
-                f"  {fate.sentence}" + (f" ({fate.reason})" if fate.reason else "")
-                for fate in fates
-            )
-    yield ""
-    counted = ", ".join(f"{len(survey.of(o))} {o}" for o in shown)
-    yield f"{len(survey.fates)} mutants: {counted} in {survey.seconds:.1f} s"
 
 
 def page(survey: Survey) -> str:
@@ -89,7 +27,7 @@ def page(survey: Survey) -> str:
 
 
 def _page(survey: Survey) -> Iterator[str]:
-    yield "<!-- Made by `python -m vfio_migration.verifier.mutants_page`; do not edit. -->"
+    yield "<!-- Made by `python tools/mutants_page.py`; do not edit. -->"
     yield "# Mutants"
     yield ""
     yield (
@@ -100,8 +38,8 @@ def _page(survey: Survey) -> Iterator[str]:
     )
     yield ""
     counted = [(outcome, len(survey.of(outcome))) for outcome in OUTCOMES]
-    told = ", ".join(f"**{count}** {o}" for o, count in counted if count or o == "survived")
-    yield f"**{len(survey.fates)}** mutants of {survey.spec.title}: {told}."
+    listed = ", ".join(f"**{count}** {o}" for o, count in counted if count or o == "survived")
+    yield f"**{len(survey.fates)}** mutants of {survey.spec.title}: {listed}."
     yield ""
     yield "## By kind of edit"
     yield ""
@@ -144,8 +82,8 @@ def _page(survey: Survey) -> Iterator[str]:
         by_load,
     )
     for outcome in OUTCOMES:
-        if outcome in _FAILURES:
-            title = _FAILURES[outcome]
+        if outcome in FAILURES:
+            title = FAILURES[outcome]
             yield from _listed(title[0].upper() + title[1:], "", survey.of(outcome))
 
 
@@ -160,7 +98,7 @@ def _listed(title: str, words: str, fates: Sequence[Fate]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or compare it; 1 if it differs."""
     parser = argparse.ArgumentParser(
-        prog="python -m vfio_migration.verifier.mutants_page",
+        prog="python tools/mutants_page.py",
         description="Write docs/mutants.md, or check it.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing, compare")

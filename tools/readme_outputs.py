@@ -20,7 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
-from repository import ROOT, run, script
+from clean_run import ROOT, run, script
 
 README = ROOT / "README.md"
 NOT_RUN = ("make test",)
@@ -62,7 +62,7 @@ def real_output(block: Block) -> str:
     words = shlex.split(block.command)
     with tempfile.TemporaryDirectory() as elsewhere:
         if words == ["make", "demo"]:  # without make, which might want to set up what is running
-            result = run(sys.executable, "-m", "vfio_migration.cli.demo")
+            result = run(sys.executable, "examples/demo.py")
         elif words[0] == "make":
             result = run(*words)
         else:

@@ -1,6 +1,6 @@
 """Writes the committed pictures and tables, or checks that they are what would be written.
 
-    python -m vfio_migration.diagrams.generate [--check] [--output docs]
+    python tools/pictures.py [--check] [--output docs]
 
 `--check` compares byte for byte, prints what differs, and fails on any file that is missing, cut
 short or of no table any more. It writes nothing.
@@ -100,7 +100,7 @@ def _strays(files: dict[str, bytes], output: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 1 if a check found a difference."""
     parser = argparse.ArgumentParser(
-        prog="python -m vfio_migration.diagrams.generate",
+        prog="python tools/pictures.py",
         description="Write the pictures and tables of the docs, or check them.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
@@ -118,8 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{text}\n")
     if found:
         sys.stdout.write(
-            f"{len(found)} of the generated files differ; "
-            "run python -m vfio_migration.diagrams.generate\n"
+            f"{len(found)} of the generated files differ; run python tools/pictures.py\n"
         )
     return 1 if found else 0
 
