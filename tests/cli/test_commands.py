@@ -156,6 +156,7 @@ def test_whoever_prints_events_prints_what_is_wrong_as_one(arguments):
 # --- verify ---
 
 
+@pytest.mark.exhaustive  # in `make test` the demo does it, for README (test_readme.py)
 def test_verify_proves_the_table_and_publishes_the_finding():
     done = run("verify")
     assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ def differences(found: Comparison) -> dict[tuple[str, str], tuple[set[Any], set[
     return {(title, now.state): runs for (title, now), runs in found.differences.items()}
 
 
-@pytest.mark.parametrize("word", sample_where(TRIED, lambda word: word in (1, 7)))
+@pytest.mark.parametrize("word", sample(TRIED, 2))
 def test_the_engine_does_what_the_relation_allows_and_nothing_else(spec: Spec, word: int):
     found = compare(spec, word)
     assert differences(found) == {}

@@ -7,14 +7,22 @@ import dataclasses
 import findings_page as module
 import pytest
 from edits import ROOT
+from samples import sample
 
 from vfio_migration.model import SpecError, load
 from vfio_migration.verifier import obligations, verify
 
+NAMED = [
+    name
+    for name in (obligation.id for obligation in obligations())
+    if any(name in finding.decided_by for finding in module.findings())
+]
 
-@pytest.fixture(scope="module")
-def report():
-    return verify(load())
+
+@pytest.fixture(scope="module", params=sample([NAMED, None], 2), ids=["named", "all"])
+def report(request):
+    """Verdicts on the obligations that decide a finding, and on all."""
+    return verify(load(), only=request.param)
 
 
 def test_the_findings_page_is_as_it_would_be_made(report):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 from container_support import DYING
+from samples import sample
 
 from vfio_migration.runtime.files.atomic_file import PREFIX
 
-BOTH = [False, True]
+# Whether a file is there already, and whether the new one has a name while it is written.
+WAYS = sample(itertools.product([False, True], repeat=2), apart=3, spread=True)
 
 
 def lives(folder: Path, kind: str, old: bool, nameless: bool) -> list[dict[str, Any]]:
@@ -27,8 +30,7 @@ def lives(folder: Path, kind: str, old: bool, nameless: bool) -> list[dict[str, 
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("nameless", BOTH)
-@pytest.mark.parametrize("old", BOTH)
+@pytest.mark.parametrize(("old", "nameless"), WAYS)
 def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
     old: bool, nameless: bool, tmp_path: Path
 ) -> None:
@@ -53,8 +55,7 @@ def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
             assert len(life["left"]) <= 1
 
 
-@pytest.mark.parametrize("nameless", BOTH)
-@pytest.mark.parametrize("old", BOTH)
+@pytest.mark.parametrize(("old", "nameless"), WAYS)
 def test_a_file_that_may_not_grow_leaves_nothing(old: bool, nameless: bool, tmp_path: Path) -> None:
     """The limit for the size of files, at every byte."""
     *failed, done = lives(tmp_path, "limit", old, nameless)

@@ -34,6 +34,7 @@ from vfio_migration.runtime.testing.suite import (
 )
 
 SIZE = 1 << 16
+BOTH = "STOP_COPY,P2P,PRE_COPY"
 
 
 def drive_memory(device: DeviceContract, guest: Guest, rng: random.Random) -> None:
@@ -50,9 +51,21 @@ def drive_memory(device: DeviceContract, guest: Guest, rng: random.Random) -> No
 Small = functools.partial(MemoryDevice, size=SIZE, rate=PAGE * 100)
 Mappable = functools.partial(Small, mappable=True)
 
-TestMemory = device_test_suite(Small, drive=drive_memory, examples=15, steps=20)
+# The widest set and the narrowest are the sample.
+TestMemory = device_test_suite(
+    Small, drive=drive_memory, capabilities=["STOP_COPY", BOTH], examples=15, steps=20
+)
+TestMemoryWithOneOption = pytest.mark.exhaustive(
+    device_test_suite(
+        Small,
+        drive=drive_memory,
+        capabilities=["STOP_COPY,P2P", "STOP_COPY,PRE_COPY"],
+        examples=15,
+        steps=20,
+    )
+)
 TestMappable = device_test_suite(
-    Mappable, drive=drive_memory, capabilities=["STOP_COPY,P2P,PRE_COPY"], examples=5, steps=20
+    Mappable, drive=drive_memory, capabilities=[BOTH], examples=5, steps=20
 )
 
 
