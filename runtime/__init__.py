@@ -28,7 +28,8 @@ from vfio_migration.runtime.engine.errors import (
     answer_to,
 )
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.engine.records import Observer, Record, Recorder
+from vfio_migration.runtime.engine.recorder import Recorder
+from vfio_migration.runtime.engine.records import Observer, Record
 
 __all__ = [
     "ANSWERS",

@@ -30,12 +30,11 @@ class Device(Protocol):
             session: The number of the data session concerned: the one to open, to keep or to close.
                 None if there is none.
             effect: What the arc does to that session ([[session_effects]] of the table). An arc
-            that
-                closes a session closes it last, after everything that can fail; one that opens a
-                session and fails has opened nothing, and its number may be offered again.
+                that closes a session closes it last, after everything that can fail; one that opens
+                a session and fails has opened nothing, and its number may be offered again.
 
         Raises:
-            ArcError: The arc failed. With `for_good=False` the device promises that it is back in
+            ArcError: The arc failed. With `for_good=False` the device answers for being back in
                 `arc.from_`, its session as it was; with `for_good=True` that it is in no legal
                 state.
             BaseException: Anything else means that nobody knows what the device did: as
@@ -56,10 +55,10 @@ class Device(Protocol):
 
 
 class DisconnectingDevice(Device, Protocol):
-    """A device that wants to know when its client goes away."""
+    """A device that is notified when its client disconnects."""
 
     def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
-        """The client is gone; come to `to`, which by the table is where the device is already.
+        """The client disconnected; come to `to`, where the device is already by the table.
 
         Whatever this raises, the device is then treated as failed for good.
 

@@ -141,7 +141,7 @@ class ResetFailedError(DeviceFailedError):
 
 
 class DisconnectFailedError(DeviceFailedError):
-    """The device failed when told that its client went away.
+    """The device failed when it was notified that its client had disconnected.
 
     What the client had is gone all the same.
     """

@@ -12,7 +12,7 @@ from vfio_migration.diagrams import Pair
 from vfio_migration.model import load
 from vfio_migration.runtime import Engine
 from vfio_migration.runtime.engine.callbacks import NullDevice
-from vfio_migration.runtime.engine.records import Recorder
+from vfio_migration.runtime.engine.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA: dict[str, Any] = tomllib.loads((ROOT / "model/group_plan.toml").read_text("utf-8"))
