@@ -22,6 +22,8 @@ from hostile_messages import SHORT, Chance, Hostile
 from hostile_server import Stderr, Watched
 from samples import sample_where
 
+from vfio_migration.runtime.transport.descriptor_receiver import MAX_LEFT
+
 # `make hostile` says how many messages; the seed can be given to see a failure again.
 MESSAGES = int(os.environ.get("VFIO_MIGRATION_HOSTILE", "15000"))
 SEED = int(os.environ.get("VFIO_MIGRATION_SEED", "1"))
@@ -32,6 +34,9 @@ messages a client sends at most, so that there are some thirty clients in betwee
 most are to be messages, and not the beginnings and ends of clients."""
 WITH_DESCRIPTORS = 8
 """One honest client in so many maps memory and has an interrupt sent."""
+MANY_LEFT = MAX_LEFT - 3
+"""And after so many clients whose descriptors keep a process of the server from ending: where
+`MAX_LEFT` are left, an honest client that sends descriptors is disconnected (docs/serving.md)."""
 MIN_CLIENTS = 20
 """As many each server has at least, however many messages one of them sends."""
 
@@ -120,13 +125,12 @@ def _attack(situation: str, wanted: int, watched: Watched, control: Watched, sho
         hostile = Hostile(chance, shop, watched.stream[:300_000], longest=LONGEST)
         until = sent + min(PART, max(wanted - taken, 100))
         try:
-            while sent < until or clients < MIN_CLIENTS:
+            while watched.processes() < MANY_LEFT and (sent < until or clients < MIN_CLIENTS):
                 client = attack(watched.path, hostile)
                 sent += client.messages
                 answers += client.answers
                 clients += 1
                 watched.prober.probe(descriptors=clients % WITH_DESCRIPTORS == 0)
-                watched.processes()
             control.prober.probe(descriptors=True)
             shop.clear()
             now = watched.check()
