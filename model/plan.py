@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vfio_migration.model.errors import Mistake, lookup
+from vfio_migration.model.errors import Mistake, SpecError, lookup
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.plan_checks import check_places, check_plans
 from vfio_migration.model.spec import Row, Spec
@@ -162,14 +162,30 @@ class Handover(Row):
     summary: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss(Row):
+    """What is done when no handover is left: nobody holds the whole state any more.
+
+    Attributes:
+        winner: The side of which runs what is left.
+        steps: What to do; a device that does not follow is passed over.
+        summary: Why.
+    """
+
+    winner: Side
+    steps: tuple[MigrationStep, ...]
+    summary: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plans(Row):
-    """All plans, migrations and handovers, in the order of the file."""
+    """All plans, migrations and handovers, in the order of the file, and what follows the last."""
 
     plans: tuple[Plan, ...]
     assertions: tuple[Assertion, ...] = ()
     migrations: tuple[Migration, ...] = ()
     handovers: tuple[Handover, ...] = ()
+    loss: Loss | None = None
 
     def plan(self, name: str) -> Plan:
         """Return the plan called `name`; raise `UnknownNameError` if there is none."""
@@ -182,6 +198,38 @@ class Plans(Row):
     def assertion(self, name: str) -> Assertion:
         """Return the assertion called `name`; raise `UnknownNameError` as `plan` does."""
         return lookup("assertion", {row.name: row for row in self.assertions}, name)
+
+    def choose(self, name: str | None = None, *, pre_copy: bool = True) -> Migration:
+        """Return the migration to follow: that of a name, else the first that will do.
+
+        Args:
+            name: Its name; None for the first of the file.
+            pre_copy: Whether state may be transferred while the sources run.
+
+        Raises:
+            UnknownNameError: None has this name.
+            SpecError: The file has none that will do.
+        """
+        if name is not None:
+            return self.migration(name)
+        for row in self.migrations:
+            if pre_copy or all(step.transfer != "passes" for step in row.steps):
+                return row
+        without = "" if pre_copy else " that transfers nothing while the source runs"
+        raise SpecError([Mistake("migrations", None, f"has no row{without}", "add one")])
+
+    def leads(self, side: Side, winner: Side) -> tuple[MigrationStep, ...]:
+        """Return what is done with a side that holds its state if `winner` is to run.
+
+        Raises:
+            SpecError: No handover says so.
+        """
+        for row in self.handovers:
+            steps = tuple(step for step in row.steps if step.side == side)
+            if row.winner == winner and steps:
+                return steps
+        problem = f'has no row with winner = "{winner}" and a step of the {side}'
+        raise SpecError([Mistake("handovers", None, problem, "add one")])
 
     def takes_back(self, holder: Holder) -> tuple[MigrationStep, ...]:
         """Return what is done when a migration is given up and the source, which lives, goes on."""

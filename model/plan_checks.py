@@ -40,7 +40,9 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
     migrations = list(_rows(data.get("migrations"), "migrations"))
     mistakes += _unique(migrations)
     mistakes += _fallbacks(migrations)
-    for at, row in migrations + list(_rows(data.get("handovers"), "handovers")):
+    handovers = list(_rows(data.get("handovers"), "handovers"))
+    loss = list(_rows([data.get("loss")], ""))
+    for at, row in migrations + handovers + [("loss", row) for _, row in loss]:
         if row.get("steps") == []:
             mistakes.append(Mistake(f"{at}.steps", None, "has no rows", "add a step"))
         if row.get("holders") == []:

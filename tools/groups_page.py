@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,14 +117,20 @@ def _handovers() -> Iterator[str]:
     yield ""
     yield "| | Who is to run | If the journal says | Steps | Why |"
     yield "|---|---|---|---|---|"
-    for index, row in enumerate(default_plans(load()).handovers):
+    plans = default_plans(load())
+    for index, row in enumerate(plans.handovers):
         winner = f"{row.winner}{', though devices of it failed' if row.failed else ''}"
-        steps = "; ".join(
-            (f"write down {step.holder}, " if step.holder else "") + _step(step)
-            for step in row.steps
-        )
-        yield f"| {index} | {winner} | {' or '.join(row.holders)} | {steps} | {row.summary} |"
+        holders = " or ".join(row.holders)
+        yield f"| {index} | {winner} | {holders} | {_steps(row.steps)} | {row.summary} |"
+    if (loss := plans.loss) is not None:
+        yield f"| else | {loss.winner} | whatever | {_steps(loss.steps)} | {loss.summary} |"
     yield ""
+
+
+def _steps(steps: Iterable[MigrationStep]) -> str:
+    return "; ".join(
+        (f"write down {step.holder}, " if step.holder else "") + _step(step) for step in steps
+    )
 
 
 def _step(step: MigrationStep) -> str:

@@ -162,7 +162,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
     codec(arguments.compress)  # an absent library is said now, not in the middle
     return Settings(
-        migration="offline" if arguments.no_pre_copy else "live",
+        pre_copy=not arguments.no_pre_copy,
         downtime=arguments.downtime,
         max_passes=arguments.max_passes,
         if_slow=arguments.if_slow,
@@ -208,7 +208,7 @@ def _dry_run(
         for one, two in found
     ]
     try:
-        view = migration_view(spec, group, settings.migration, asserted=settings.asserted)
+        view = migration_view(spec, group, coordinator.migration, asserted=settings.asserted)
     except PlanError as error:
         raise CannotMigrateError(str(error), refused=True) from error
     if arguments.output is not None:

@@ -98,7 +98,7 @@ def save(arguments: argparse.Namespace) -> int:
 
     def work(common: dict[str, Any]) -> Saved:
         settings = Settings(
-            migration="offline" if arguments.no_pre_copy else "live",
+            pre_copy=not arguments.no_pre_copy,
             codec=arguments.compress,
             timeout_s=arguments.timeout_s,
             max_downtime=arguments.max_downtime,

@@ -104,7 +104,7 @@ def unnamed(group: Sequence[Capabilities]) -> list[Pair]:
 def migration_view(
     spec: Spec,
     devices: Sequence[Pair],
-    migration: str | Migration = "live",
+    migration: str | Migration | None = None,
     plans: Plans | None = None,
     *,
     asserted: Collection[str] = (),
@@ -114,7 +114,7 @@ def migration_view(
     Args:
         spec: The table.
         devices: The group, at least one device.
-        migration: The migration, or its name.
+        migration: The migration, or its name; by default the first of the plans.
         plans: The plans it is made of; by default those that come with the package.
         asserted: The names of the assertions that the operator answers for.
 
@@ -125,7 +125,7 @@ def migration_view(
     if not devices:
         raise PlanError("a group of no devices has nothing to migrate")
     plans = load_plans(spec) if plans is None else plans
-    chosen = plans.migration(migration) if isinstance(migration, str) else migration
+    chosen = migration if isinstance(migration, Migration) else plans.choose(migration)
     return _Walk(spec, plans, chosen, devices, asserted).view()
 
 

@@ -141,6 +141,9 @@ class Coordinator:
         for name in self._settings.asserted:
             self._plans.assertion(name)
         self._hooks = hooks or Hooks()
+        self._migration = self._plans.choose(
+            self._settings.migration, pre_copy=self._settings.pre_copy
+        )
         self._report = report
         self._journal = journal
         self._cancelled = threading.Event()
@@ -192,10 +195,14 @@ class Coordinator:
             CannotMigrateError: They cannot.
             PeerDisconnectedError: A server that was there is not any more.
         """
-        migration = self._plans.migration(self._settings.migration)
         self._unseen = preflight.check(
-            self._endpoints, migration, self._spec, self._plans, self._settings.asserted
+            self._endpoints, self._migration, self._spec, self._plans, self._settings.asserted
         )
+
+    @property
+    def migration(self) -> Migration:
+        """The row of [[migrations]] that is followed."""
+        return self._migration
 
     def survey(self) -> list[tuple[Endpoint, Endpoint]]:
         """Look at all devices, change nothing, hang up; return both ends of each. As `check`."""
@@ -248,7 +255,7 @@ class Coordinator:
                 device.close()
 
     def _migrate(self) -> Summary:
-        migration = self._plans.migration(self._settings.migration)
+        migration = self._migration
         begun = time.monotonic()
         self._expire_before_stop(begun)
         # Before the first word is said, so that whoever is killed leaves no question open.
@@ -460,7 +467,7 @@ class Coordinator:
 
     def _overhead(self, step: MigrationStep) -> float:
         """Say how long the requests take while the devices stand still: as long as those before."""
-        steps = self._plans.migration(self._settings.migration).steps
+        steps = self._migration.steps
         coming = sum(len(self._plans.phases(one)) for one in steps[steps.index(step) :])
         return coming * sum(self._took) / len(self._took) if self._took else 0.0
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vfio_migration.model import Spec, load
-from vfio_migration.model.plan import Migration, MigrationStep, Plans, default_plans
+from vfio_migration.model.plan import Migration, Plans, default_plans
 from vfio_migration.runtime.client import (
     ClientError,
     PeerDisconnectedError,
@@ -222,7 +222,7 @@ class Half:
     @property
     def migration(self) -> Migration:
         """The row that is followed."""
-        return self.plans.migration(self.settings.migration)
+        return self.plans.choose(self.settings.migration, pre_copy=self.settings.pre_copy)
 
     def look(self) -> None:
         """See that these devices can take this half; raise `CannotMigrateError` if not."""
@@ -250,9 +250,16 @@ class Half:
                 raise MigrationFailedError(why, "source", hints, cancelled=True) from error
             raise CannotMigrateError(str(error)) from error
 
-    def lead(self, plan: str, *, away: bool = False) -> list[str]:
-        """Lead the devices through a plan, as far as they follow; return what went wrong."""
-        step = MigrationStep(side=self.side, plan=plan)
+    def lead(self, winner: Side) -> list[str]:
+        """Bring the devices to run or to stand still, as a handover to a side does.
+
+        Args:
+            winner: The side that is to run: if it is not this one, they are to stand still.
+
+        Returns:
+            What went wrong: they are led as far as they follow.
+        """
+        steps, away = self.plans.leads(self.side, winner), winner != self.side
         problems: list[str] = []
         for device, process in zip(self.endpoints, self._processes, strict=True):
             try:
@@ -281,11 +288,12 @@ class Half:
         self.haste.end()  # who answers is waited for on the way back
         there = [device for device in self.endpoints if device.state is not None]
         try:
-            if away:
-                loose = self.group.put_away(step, there)
-                problems += [f"{one.label}: is not known to stand still" for one in loose]
-            else:
-                self.group.bring(step, there)
+            for step in steps:
+                if away:
+                    loose = self.group.put_away(step, there)
+                    problems += [f"{one.label}: is not known to stand still" for one in loose]
+                else:
+                    self.group.bring(step, there)
         except StepFailedError as failure:
             problems.append(failure.why)
         return problems
@@ -413,7 +421,7 @@ class Saver(Half):
         except (CoordinatorError, ClientError, OSError) as error:
             raise self._back(error) from error
         self.too_late()
-        problems = self.lead("retire", away=True) if then == "stop" else self.lead("recover")
+        problems = self.lead("destination" if then == "stop" else "source")
         for problem in problems:
             self.report(Event("failed", {"device": None, "why": problem}))
         if problems and (then == "run" or self._may_run()):
@@ -437,8 +445,8 @@ class Saver(Half):
         try:
             if any(device.look() == failed for device in self.endpoints):
                 return
-            step = MigrationStep(side=self.side, plan="recover")
-            self.group.bring(step, self.endpoints)
+            for step in self.plans.leads(self.side, winner=self.side):
+                self.group.bring(step, self.endpoints)
         except (ClientError, StepFailedError):
             return
         raise _StartOverError(error.why) from error
@@ -464,7 +472,7 @@ class Saver(Half):
         """Let the devices run again; return what is to be raised."""
         if not self.cancelled.is_set():
             self.haste.expire_at(math.inf)  # each has all its time again
-        problems = self.lead("recover")
+        problems = self.lead("source")
         outcome: Outcome = "lost" if problems else "source"
         if self.hung() or self.untold:
             outcome = "undecided"
@@ -558,7 +566,7 @@ class Restorer(Half):
         except (CoordinatorError, ClientError, CannotReadError) as error:
             if not self.cancelled.is_set():
                 self.haste.expire_at(math.inf)  # each has all its time again
-            problems = self.lead("retire", away=True)
+            problems = self.lead("source")
             still = [one for one in self.endpoints if one.state and not one.may_change()]
             hints = [
                 f"{one.label}: stands still; restore into it again before it is used"

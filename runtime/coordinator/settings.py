@@ -25,7 +25,8 @@ class Settings:
     """How to migrate.
 
     Attributes:
-        migration: The row of [[migrations]] to follow.
+        migration: The name of the row of [[migrations]] to follow; None for the first that will do.
+        pre_copy: Whether state may be transferred while the sources run, where no row is named.
         downtime: For how many seconds the devices may stand still. Pre-copy ends once that is
             expected to do.
         max_passes: After how many passes of each device pre-copy ends all the same. What is left
@@ -48,7 +49,8 @@ class Settings:
         asserted: What the operator answers for: names of rows of [[assertions]].
     """
 
-    migration: str = "live"
+    migration: str | None = None
+    pre_copy: bool = True
     downtime: float = 0.3
     max_passes: int = 30
     if_slow: Literal["stop", "cancel"] = "stop"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.model import Spec
-from vfio_migration.model.plan import Handover, Holder, MigrationStep, Plans, deciding
+from vfio_migration.model.plan import Handover, Holder, Plans, deciding
 from vfio_migration.runtime.client import (
     ClientError,
     PeerDisconnectedError,
@@ -384,36 +384,42 @@ class Settler:
         )
 
     def _lost(self, problems: list[str]) -> Settled:
-        """Nobody holds the whole state: let what is left run at the source, and nowhere else."""
+        """Nobody holds the whole state: take the steps of [loss]."""
         problems += [str(error) for error in self._gone.values()]
-        # From here on the destination holds nothing, whatever it was loaded with.
         was = self._ledger.holder
-        self._ledger.hold("source")
         why = self._why_lost(was)
+        loss = self._plans.loss
+        if loss is None:
+            return self._done(Settled("lost", why, problems, advice=self._advice()))
         self._report(Event("recovering", {"winner": None, "why": why}))
         loose: list[Endpoint] = []
-        for side, plan in (("destination", "retire"), ("source", "recover")):
-            if side not in self._endpoints:
+        for step in loss.steps:
+            assert step.side is not None
+            if step.holder is not None:
+                self._ledger.hold(step.holder)
+            if step.side not in self._endpoints:
                 continue
-            group, step = self._groups[side], MigrationStep(side=side, plan=plan)
-            if side == "destination":
-                group.put_away(step, self._there(side))
+            group = self._groups[step.side]
+            if step.side != loss.winner:
+                group.put_away(step, self._there(step.side))
                 loose = [one for one in group.endpoints if one.state is None or one.may_change()]
-                continue
-            if side in self._given_up:
-                continue  # whoever asks does not want it to run
-            try:
-                group.bring(step, self._there(side))
-            except StepFailedError as failure:
-                problems.append(failure.why)
-        # A source that could not be led all the way back may run all the same.
-        sources = self._endpoints["source"]
-        whole = self._is_alive("source") is True and all(one.may_change() for one in sources)
-        outcome: Outcome = "source" if whole and was != "destination" else "lost"
-        if outcome == "source":
-            why = f"the source runs, and is left in {', '.join(str(one.state) for one in sources)}"
-            return self._done(Settled(outcome, why, problems, loose))
-        return self._done(Settled(outcome, why, problems, loose, advice=self._advice()))
+            elif step.side not in self._given_up:  # else whoever asks does not want it to run
+                try:
+                    group.bring(step, self._there(step.side))
+                except StepFailedError as failure:
+                    problems.append(failure.why)
+        # It could not be led all the way back, and may run all the same.
+        winners = self._endpoints.get(loss.winner, ())
+        runs = self._is_alive(loss.winner) is True and all(one.may_change() for one in winners)
+        held = any(
+            row.winner == loss.winner and was in row.holders and not (row.undoes or row.failed)
+            for row in self._plans.handovers
+        )
+        if runs and held:
+            states = ", ".join(str(one.state) for one in winners)
+            why = f"the {loss.winner} runs, and is left in {states}"
+            return self._done(Settled(loss.winner, why, problems, loose))
+        return self._done(Settled("lost", why, problems, loose, advice=self._advice()))
 
     def _why_lost(self, holder: Holder) -> str:
         """Say who of those that held the state does so no more."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from plan_texts import GOOD, STEPS, mistakes
 
-from vfio_migration.model import Spec, UnknownNameError
+from vfio_migration.model import Spec, SpecError, UnknownNameError
 from vfio_migration.model.plan import (
     FIRST_HOLDER,
     Holder,
+    Side,
     deciding,
     default_plans,
     loads_plans,
@@ -206,3 +209,45 @@ def test_each_holder_has_its_rows_and_its_step(spec: Spec):
         # Nobody starts before the journal says that it may have run.
         said = {"source", "destination"} if row.holders == ("destination",) else set()
         assert row.winner in said | {step.holder for step in row.steps}
+
+
+def test_the_migration_to_follow_is_the_first_that_will_do(spec: Spec):
+    plans = default_plans(spec)
+    assert plans.choose() is plans.migrations[0]
+    assert plans.choose(pre_copy=False).name == "offline"
+    assert plans.choose("offline").name == "offline"
+    only_live = replace(plans, migrations=plans.migrations[:1])
+    with pytest.raises(SpecError, match="has no row that transfers nothing while the source runs"):
+        only_live.choose(pre_copy=False)
+    with pytest.raises(SpecError, match="migrations: has no row; add one"):
+        replace(plans, migrations=()).choose()
+
+
+@pytest.mark.parametrize(
+    ("side", "winner", "plan"),
+    [
+        ("source", "source", "recover"),
+        ("source", "destination", "retire"),
+        ("destination", "source", "retire"),
+    ],
+)
+def test_handovers_say_what_becomes_of_a_side(spec: Spec, side: Side, winner: Side, plan: str):
+    plans = default_plans(spec)
+    assert [step.plan for step in plans.leads(side, winner)] == [plan]
+    says = f'no row with winner = "{winner}" and a step of the {side}'
+    with pytest.raises(SpecError, match=says):
+        replace(plans, handovers=()).leads(side, winner)
+
+
+def test_the_steps_of_a_loss_are_checked_as_all_others(spec: Spec):
+    loss = """
+    [loss]
+    winner = "source"
+    summary = "Nothing is left."
+    steps = [{ side = "source", plan = "thre" }]
+    """
+    assert mistakes(spec, GOOD + loss) == [
+        'loss.steps[0].plan: "thre": is no plan of this file; did you mean "there"?'
+    ]
+    [empty] = mistakes(spec, GOOD + loss.replace('{ side = "source", plan = "thre" }', ""))
+    assert empty == "loss.steps: has no rows; add a step"
