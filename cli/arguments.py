@@ -13,6 +13,7 @@ from vfio_migration.cli.files import refuse
 if TYPE_CHECKING:
     from vfio_migration.diagrams import Format
     from vfio_migration.model import Machine, Spec
+    from vfio_migration.model.plan import Plans
 
 PICTURE_FORMATS: Final[tuple[Format, ...]] = ("svg", "png", "pdf", "dot", "mmd", "json")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
@@ -27,6 +28,24 @@ def spec_option(parser: argparse.ArgumentParser) -> None:
         "--spec",
         metavar="FILE",
         help="a table of your own instead of the VFIO v2 table that comes with the package",
+    )
+
+
+def plans_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--plans FILE`."""
+    parser.add_argument(
+        "--plans",
+        metavar="FILE",
+        help="plans of your own instead of those that come with the package",
+    )
+
+
+def wire_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--wire FILE`."""
+    parser.add_argument(
+        "--wire",
+        metavar="FILE",
+        help="a table of the connection of your own instead of the one that comes with the package",
     )
 
 
@@ -60,6 +79,13 @@ def read_spec(path: str | None) -> Spec:
     from vfio_migration.model import load
 
     return load(path)
+
+
+def read_plans(spec: Spec, path: str | None) -> Plans | None:
+    """Load the plans for a table; None stands for those that come with the package."""
+    from vfio_migration.model.plan import load_plans
+
+    return None if path is None else load_plans(spec, path)
 
 
 def read_flags(flags: str | None) -> str | int | None:

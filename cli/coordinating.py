@@ -106,6 +106,7 @@ def common_options(parser: argparse.ArgumentParser, *, journal: bool = True) -> 
         help="how long a server may take to answer (30s)",
     )
     options.spec_option(parser)
+    options.plans_option(parser)
     parser.set_defaults(events=True)
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the outcome")
     parser.add_argument(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vfio_migration.model.errors import lookup
+from vfio_migration.model.errors import Mistake, SpecError, lookup
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.spec import Row, Transfer
 
@@ -382,8 +382,29 @@ def load_wire(path: str | Path | None = None) -> Wire:
     return _default() if path is None else wire_from(parse(read_bytes(path), str(path)), str(path))
 
 
+def use(path: str | Path) -> Wire:
+    """Make a file the table of the connection in this process, for all that is imported after.
+
+    The messages are made of the table when `vfio_migration.runtime.protocol` is imported.
+
+    Raises:
+        SpecError: As `load_wire`, or another table is in use already.
+    """
+    if _default.cache_info().currsize:
+        problem = "comes too late: another table of the connection is in use in this process"
+        raise SpecError([Mistake("wire", str(path), problem, "choose it before anything else")])
+    _chosen.append(load_wire(path))
+    return _default()
+
+
+_chosen: list[Wire] = []
+"""What `use` was given."""
+
+
 @functools.cache
 def _default() -> Wire:
+    if _chosen:
+        return _chosen[-1]
     text = pkgutil.get_data("vfio_migration.model", DEFAULT)
     assert text is not None, "the package is installed without its table"
     return wire_from(parse(text, DEFAULT), DEFAULT)

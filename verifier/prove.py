@@ -18,6 +18,8 @@ import z3
 
 from vfio_migration.model import RoutingRule, Spec, SpecError
 from vfio_migration.model.errors import Mistake, closest, did_you_mean
+from vfio_migration.model.plan import Plans
+from vfio_migration.model.wire import Wire
 from vfio_migration.verifier.obligations.catalogue import obligations
 from vfio_migration.verifier.obligations.table import variant_query
 from vfio_migration.verifier.solver import smtlib, workers
@@ -135,6 +137,8 @@ def _family(obligation: Obligation) -> str:
 def verify(
     spec: Spec,
     *,
+    plans: Plans | None = None,
+    wire: Wire | None = None,
     profile: str | None = None,
     only: Sequence[str] | None = None,
     claims: Sequence[Obligation] = (),
@@ -149,6 +153,8 @@ def verify(
 
     Args:
         spec: The table.
+        plans: The plans for groups; by default those that come with the package.
+        wire: The table of the connection; by default the one that comes with the package.
         profile: Whose capability sets to cover; by default those of all profiles.
         only: Identifiers or families; all by default.
         claims: Obligations of the user's own, decided after the built-in ones.
@@ -167,6 +173,8 @@ def verify(
     rules = [rule for rule in spec.routing if not rule.in_force]
     run = _Run(
         spec=spec,
+        plans=plans,
+        wire=wire,
         profile=profile,
         chosen=chosen,
         claims=frozenset(claim.id for claim in claims),
@@ -219,6 +227,8 @@ class _Run:
     """One call of `verify`. Its tasks are the obligations, then the rules that are not in force."""
 
     spec: Spec
+    plans: Plans | None
+    wire: Wire | None
     profile: str | None
     chosen: tuple[Obligation, ...]
     claims: frozenset[str]
@@ -267,7 +277,7 @@ class _Run:
 
     def work(self, unit: workers.Unit) -> Iterator[_Found | Variant]:
         """Do tasks that share an encoding and its solvers."""
-        encoding = Encoding(self.spec, self.profile)
+        encoding = Encoding(self.spec, self.profile, plans=self.plans, wire=self.wire)
         solving = (
             Solving(self.timeout)
             if self.second is None

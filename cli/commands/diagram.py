@@ -60,6 +60,7 @@ def add(commands: Any) -> None:
     what.add_argument(
         "--migration", metavar="NAME", help="draw what each device of a group does in a migration"
     )
+    options.plans_option(parser)
     options.flags_option(parser)
     parser.add_argument(
         "--devices",
@@ -73,18 +74,17 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture; 0 if it is written."""
     files.keep_apart(
-        {"--output": arguments.output}, {"SPEC": arguments.spec, "--trace": arguments.trace}
+        {"--output": arguments.output},
+        {"SPEC": arguments.spec, "--trace": arguments.trace, "--plans": arguments.plans},
     )
     spec = options.read_spec(arguments.spec)
     chosen = options.picture_format(arguments.output, arguments.format)
     flags = options.read_flags(arguments.flags)
-    if arguments.devices is not None and arguments.migration is None:
-        refuse(
-            "--devices",
-            arguments.devices,
-            "says nothing without a migration",
-            "add --migration live",
-        )
+    for option in ("devices", "plans"):
+        given = getattr(arguments, option)
+        if given is not None and arguments.migration is None:
+            problem = "says nothing without a migration"
+            refuse(f"--{option}", given, problem, "add --migration live")
     if arguments.migration is not None:
         return _draw(_migration(spec, arguments, flags), chosen, arguments)
     trace: Trace | None = None
@@ -117,7 +117,8 @@ def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | Non
             refuse("--flags", arguments.flags, "is said by --devices already", hint)
         group = [options.read_flags(part) for part in arguments.devices.split(":")]
     try:
-        return migration_view(spec, unnamed(group), arguments.migration)
+        plans = options.read_plans(spec, arguments.plans)
+        return migration_view(spec, unnamed(group), arguments.migration, plans)
     except PlanError as error:
         place, value = ("--devices", arguments.devices) if arguments.devices else ("--flags", flags)
         refuse(place, value, str(error))

@@ -44,11 +44,7 @@ def add(commands: Any) -> None:
     promela.add_argument(
         "--failing", action="store_true", help="let any arc that is taken fail for good"
     )
-    promela.add_argument(
-        "--plans",
-        metavar="FILE",
-        help="plans of your own instead of those that come with the package",
-    )
+    options.plans_option(promela)
     options.flags_option(promela)
     options.spec_option(promela)
     promela.add_argument("-o", "--output", metavar="FILE", help="where to write it")
@@ -68,8 +64,7 @@ def run_promela(arguments: argparse.Namespace) -> int:
     )
     spec = options.read_spec(arguments.spec)
     plans = load_plans(spec, arguments.plans)
-    encoding = Encoding(spec).widest()
-    encoding.once("plans", lambda: plans)
+    encoding = Encoding(spec, plans=plans).widest()
     named = arguments.plan or next((row.name for row in plans.plans if row.sound), None)
     plan = plans.plan(named) if named is not None else plans.plans[0]
     words = None

@@ -15,6 +15,7 @@ from vfio_migration.model.advice import command, operand
 if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
     from vfio_migration.model import Spec
+    from vfio_migration.model.plan import Plans
     from vfio_migration.runtime.client.core import Watch
     from vfio_migration.runtime.coordinator import Settings
 
@@ -113,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.runtime.coordinator import Coordinator
 
     spec = options.read_spec(arguments.spec)
+    plans = options.read_plans(spec, arguments.plans)
     sockets = arguments.sockets
     if len(sockets) % 2:
         return coordinating.wrong(
@@ -124,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     journal = journals.to_write(arguments)
     files.keep_apart(
         {"--journal": journal, "--record": arguments.record, "--output": arguments.output},
-        {"--spec": arguments.spec},
+        {"--spec": arguments.spec, "--plans": arguments.plans},
     )
     settings = _settings(arguments)
 
@@ -134,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         coordinator = Coordinator(
             pairs,
             spec=spec,
+            plans=plans,
             settings=settings,
             report=telling.teller(printer, arguments),
             watches=watches,
@@ -143,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
             coordinator.run()
 
     def dry(watches: list[Watch], _printer: Printer) -> None:
-        _dry_run(arguments, spec, pairs, settings, watches)
+        _dry_run(arguments, spec, plans, pairs, settings, watches)
 
     def again() -> list[str]:
         if not journals.stands(arguments):
@@ -179,6 +182,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _dry_run(
     arguments: argparse.Namespace,
     spec: Spec,
+    plans: Plans | None,
     pairs: list[tuple[str, str]],
     settings: Settings,
     watches: list[Watch],
@@ -191,7 +195,7 @@ def _dry_run(
     from vfio_migration.runtime.client import PeerDisconnectedError
     from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 
-    coordinator = Coordinator(pairs, spec=spec, settings=settings, watches=watches)
+    coordinator = Coordinator(pairs, spec=spec, plans=plans, settings=settings, watches=watches)
     try:
         found = coordinator.survey()
     except PeerDisconnectedError as error:
@@ -208,7 +212,7 @@ def _dry_run(
         for one, two in found
     ]
     try:
-        view = migration_view(spec, group, coordinator.migration, asserted=settings.asserted)
+        view = migration_view(spec, group, coordinator.migration, plans, asserted=settings.asserted)
     except PlanError as error:
         raise CannotMigrateError(str(error), refused=True) from error
     if arguments.output is not None:

@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.runtime.coordinator.recover import recover
 
     spec = options.read_spec(arguments.spec)
+    plans = options.read_plans(spec, arguments.plans)
     sockets = arguments.sockets
     if len(sockets) > 1 and len(sockets) % 2:
         return coordinating.wrong(
@@ -77,7 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
     journal = journals.to_read(arguments)
     files.keep_apart(
         {"--record": arguments.record},
-        {"--spec": arguments.spec, "--journal": journal or beside(sockets[0])},
+        {
+            "--spec": arguments.spec,
+            "--plans": arguments.plans,
+            "--journal": journal or beside(sockets[0]),
+        },
     )
     pairs = (
         [(sockets[0], None)]
@@ -104,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
                 journal=journal,
                 keep=arguments.keep,
                 spec=spec,
+                plans=plans,
                 report=report,
                 watches=watches,
                 timeout_s=arguments.timeout_s,

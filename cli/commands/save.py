@@ -94,7 +94,10 @@ def save(arguments: argparse.Namespace) -> int:
     *sources, path = arguments.paths
     if not sources:
         return coordinating.wrong(arguments, f"{path}: give SRC [SRC ...] FILE")
-    files.keep_apart({"FILE": path, "--record": arguments.record}, {"--spec": arguments.spec})
+    files.keep_apart(
+        {"FILE": path, "--record": arguments.record},
+        {"--spec": arguments.spec, "--plans": arguments.plans},
+    )
 
     def work(common: dict[str, Any]) -> Saved:
         settings = Settings(
@@ -136,7 +139,8 @@ def restore(arguments: argparse.Namespace) -> int:
     from vfio_migration.runtime.coordinator.save import Restorer
 
     files.keep_apart(
-        {"--record": arguments.record}, {"FILE": arguments.file, "--spec": arguments.spec}
+        {"--record": arguments.record},
+        {"FILE": arguments.file, "--spec": arguments.spec, "--plans": arguments.plans},
     )
 
     def work(common: dict[str, Any]) -> Saved:
@@ -166,13 +170,14 @@ def _run(
     on: Sequence[str] = (),
 ) -> int:
     spec = options.read_spec(arguments.spec)
+    plans = options.read_plans(spec, arguments.plans)
 
     def saving(watches: list[Watch], printer: Printer) -> None:
         from vfio_migration.cli import event_printer as telling
         from vfio_migration.runtime.coordinator import Event
 
         tell = telling.teller(printer, arguments, done)
-        result = work({"spec": spec, "report": tell, "watches": watches})
+        result = work({"spec": spec, "plans": plans, "report": tell, "watches": watches})
         tell(Event("saved", {**result.to_data(), "hints": list(on)}))
 
     return coordinating.attempt(arguments, spec, saving, lambda: again, outcomes)

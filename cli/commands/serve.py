@@ -65,6 +65,7 @@ def add(commands: Any) -> None:
     )
     options.flags_option(parser)
     options.spec_option(parser)
+    options.wire_option(parser)
     parser.add_argument(
         "--idle-timeout",
         metavar="SECONDS",
@@ -110,6 +111,10 @@ def _descriptor(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve; 0 when told to stop."""
+    if arguments.wire is not None:
+        from vfio_migration.model import wire
+
+        wire.use(arguments.wire)
     if arguments.describe:
         return _describe(arguments)
     log = _log(arguments.log_format, arguments.log_level)

@@ -57,6 +57,8 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="the profile whose capability sets are covered; by default those of all",
     )
+    options.plans_option(parser)
+    options.wire_option(parser)
     parser.add_argument(
         "--claims",
         metavar="FILE",
@@ -110,13 +112,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify; 0 if all is proved, 1 if anything is violated, 3 if anything is unknown."""
     from vfio_migration.cli.output import NO, UNKNOWN, YES, emit
     from vfio_migration.cli.progress import Progress
+    from vfio_migration.model.wire import load_wire
 
     files.keep_apart(
         {"--junit": arguments.junit, "--sarif": arguments.sarif},
-        {"SPEC": arguments.spec, "--claims": arguments.claims},
+        {
+            "SPEC": arguments.spec,
+            "--plans": arguments.plans,
+            "--wire": arguments.wire,
+            "--claims": arguments.claims,
+        },
     )
     spec = options.read_spec(arguments.spec)
     spec.profile(arguments.profile)
+    plans = options.read_plans(spec, arguments.plans)
+    wire = load_wire(arguments.wire)
     from vfio_migration.verifier import select, verify
     from vfio_migration.verifier.report.text import to_data
     from vfio_migration.verifier.solver.workers import processors
@@ -146,6 +156,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         report = verify(
             spec,
+            plans=plans,
+            wire=wire,
             profile=arguments.profile,
             only=arguments.only,
             claims=claims,
@@ -211,7 +223,9 @@ def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
     profile = arguments.profile or ",".join(row.name for row in spec.profiles)
     words = ["verify", *([operand(arguments.spec)] if arguments.spec else [])]
     words += ["--profile", profile] if arguments.profile else []
-    words += ["--claims", operand(arguments.claims)] if arguments.claims else []
+    for option in ("plans", "wire", "claims"):
+        given = getattr(arguments, option)
+        words += [f"--{option}", operand(given)] if given else []
     sets = (",".join(spec.names(flags)) for flags in _sets(spec, arguments.profile))
     return Origin(spec.name, profile, "; ".join(sets), command(*words))
 

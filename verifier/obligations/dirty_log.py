@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import z3
 
-from vfio_migration.model.wire import load_wire
 from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
@@ -63,8 +62,7 @@ class DmaLogSystem(System):
             "told": z3.BoolSort(),
             "carried": z3.BoolSort(),
         }
-        wire = encoding.once("wire", load_wire)
-        self.forgets = {row.forgets for row in wire.features if row.logging == "needs"}
+        self.forgets = {row.forgets for row in encoding.wire.features if row.logging == "needs"}
 
     @functools.cached_property
     def facts(self) -> Formula:

@@ -121,19 +121,17 @@ def _refuted(encoding: Encoding, plan: Plan, *, failing: bool = False) -> Iterat
 # --- G3: devices that cannot be quiesced ---
 
 
-def _unquiesced(encoding: Encoding) -> list[str]:
-    """The capabilities without which a device that accepts DMA from its peers also starts it."""
+def _unquiesced(encoding: Encoding) -> set[int]:
+    """The capability sets of devices that start DMA to their peers wherever they accept it."""
     spec = encoding.spec
-    return [
-        row.name
-        for row in spec.capabilities
-        if (words := [word for word in encoding.machines if not word & row.value])
-        and not any(
+    return {
+        word
+        for word, machine in encoding.machines.items()
+        if not any(
             spec.permits_role(state.name, ACCEPTS) and not spec.permits_role(state.name, STARTS)
-            for word in words
-            for state in encoding.machines[word].states
+            for state in machine.states
         )
-    ]
+    }
 
 
 def _g3(encoding: Encoding) -> Iterator[Query]:
@@ -143,9 +141,13 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
     started, starts, runs = (may(encoding, term, STARTS) for term in (here, there, peer))
     plans = Discipline.marked(encoding, sound=True, after=False)
     limited = {limit.lacks for plan in plans for limit in plan.limits}
-    for name in sorted(limited.union(_unquiesced(encoding))):
-        bit = encoding.spec.capability(name).value
-        without = z3.And(encoding.universe, encoding.flags & bit == 0)
+    unquiesced = _unquiesced(encoding)
+    bits = {row.name: row.value for row in encoding.spec.capabilities}
+    lacking = {name: {word for word in encoding.machines if not word & bits[name]} for name in bits}
+    needed = {name for name, words in lacking.items() if words and words <= unquiesced}
+    for name in sorted(limited | needed):
+        words = sorted(lacking[name] & unquiesced)
+        without = any_of([encoding.flags == word for word in words])
         alike = z3.And(without, encoding.supported(peer))
         two = z3.And(
             without,

@@ -70,7 +70,14 @@ def _speaks_of(encoding: Encoding, listing: Listing) -> Formula:
     lacks = [
         _bit(encoding, name) == 0 for name in listing.without if _bit(encoding, name) is not None
     ]
-    return z3.And(encoding.universe, *lacks)
+    return z3.And(encoding.universe, _names_all(encoding, listing), *lacks)
+
+
+def _names_all(encoding: Encoding, listing: Listing) -> Formula:
+    """The listing names every capability of the set: on what another one changes it is silent."""
+    known = listing.numbers.capabilities
+    others = [row.value for row in encoding.spec.capabilities if row.name not in known]
+    return z3.And([encoding.flags & value == 0 for value in others])
 
 
 def _bit(encoding: Encoding, capability: str) -> Term | None:
@@ -205,7 +212,10 @@ def _listed_numbers(encoding: Encoding, listing: Listing) -> Iterator[Query]:
 
 
 def _listed_sets(encoding: Encoding, listing: Listing) -> Iterator[Query]:
-    """The profile has the listed capability sets and no others, each with the listed states."""
+    """Of the capabilities the listing names, the profile has the listed sets and no others.
+
+    Each of them has the listed states.
+    """
     spec = encoding.spec
     known = {row.name: encoding.flags & row.value != 0 for row in spec.capabilities}
     sets = [allowed for allowed in listing.sets if known.keys() >= set(allowed.capabilities)]
@@ -215,6 +225,7 @@ def _listed_sets(encoding: Encoding, listing: Listing) -> Iterator[Query]:
     there = any_of(
         [encoding.flags == int(flags.value) for flags in spec.capability_sets(listing.profile)]
     )
+    there = z3.And(there, _names_all(encoding, listing))
     chosen = [
         z3.And(
             [

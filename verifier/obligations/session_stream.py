@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import z3
 
-from vfio_migration.model.wire import load_wire
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.system import Bad, Event, Lemma, Situation, System, Term
@@ -79,8 +78,7 @@ class SegmentationSystem(_SourceSystem):
         origins = ("held_number", "held_at", "kept_number", "kept_at")
         numbers = dict.fromkeys((*counts, *origins), z3.IntSort())
         self.sorts = {"source": encoding.state_sort} | numbers
-        wire = encoding.once("wire", load_wire)
-        self.forgets = {row.forgets for row in wire.commands if row.transfer == "read"}
+        self.forgets = {row.forgets for row in encoding.wire.commands if row.transfer == "read"}
 
     @classmethod
     def of(cls, encoding: Encoding) -> SegmentationSystem:

@@ -20,7 +20,9 @@ import z3
 
 from vfio_migration.model import Machine, Profile, RoutingRule, Spec, Step, Trace
 from vfio_migration.model.machine import lines
+from vfio_migration.model.plan import Plans, default_plans
 from vfio_migration.model.spec import Condition
+from vfio_migration.model.wire import Wire, load_wire
 
 Made = TypeVar("Made")
 Term: TypeAlias = z3.BitVecRef
@@ -42,11 +44,22 @@ class Encoding:
     Attributes:
         spec: The table.
         profile: The profile, by name.
+        wire: The table of the connection.
         machines: The table restricted to each capability set, by flags word.
         flags: The capability set the solver chooses.
     """
 
-    def __init__(self, spec: Spec, profile: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        profile: str | None = None,
+        *,
+        plans: Plans | None = None,
+        wire: Wire | None = None,
+    ) -> None:
+        """Encode a table, with plans and a table of the connection other than the package's."""
+        self._plans = plans
+        self.wire = load_wire() if wire is None else wire
         self._of(spec, [row.name for row in scope(spec, profile)])
 
     def widest(self) -> Encoding:
@@ -54,6 +67,7 @@ class Encoding:
 
         def make() -> Encoding:
             encoding = Encoding.__new__(Encoding)
+            encoding._plans, encoding.wire = self._plans, self.wire
             encoding._of(self.spec, [row.name for row in self.spec.profiles])
             return self if encoding.machines.keys() == self.machines.keys() else encoding
 
@@ -78,6 +92,15 @@ class Encoding:
             for name in self.names
             for line in lines(spec, name)
         )
+
+    @functools.cached_property
+    def plans(self) -> Plans:
+        """The plans for groups of devices of this table.
+
+        Raises:
+            SpecError: The table lacks names that the plans of the package use.
+        """
+        return default_plans(self.spec) if self._plans is None else self._plans
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """Return what was made under this name before, or make it: systems are dear to build."""

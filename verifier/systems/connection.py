@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import z3
 
 from vfio_migration.model import Event as EventRow
-from vfio_migration.model.wire import Wire, load_wire
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
@@ -57,9 +56,9 @@ class ConnectionSystem(System):
         "disconnect",
     )
 
-    def __init__(self, encoding: Encoding, wire: Wire) -> None:
+    def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
-        self.wire = wire
+        self.wire = wire = encoding.wire
         self.answers = Answers(encoding, wire)
         self.device = self.answers.device
         self.options = sorted({row.needs for row in wire.commands if row.needs is not None})
@@ -74,8 +73,7 @@ class ConnectionSystem(System):
     @classmethod
     def of(cls, encoding: Encoding) -> ConnectionSystem:
         """The system of this encoding, made once; so is the wire it is about."""
-        wire = encoding.once("wire", load_wire)
-        return encoding.once(cls.__name__, lambda: cls(encoding, wire))
+        return encoding.once(cls.__name__, lambda: cls(encoding))
 
     @property
     def facts(self) -> Formula:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from vfio_migration.model import Machine, Mistake, SpecError
-from vfio_migration.model.plan import Phase, Plan, Plans, applying, default_plans, exceeds, standing
+from vfio_migration.model.plan import Phase, Plan, Plans, applying, exceeds, standing
 from vfio_migration.model.plan import step as step_of
 from vfio_migration.model.spec import Role
 from vfio_migration.verifier.solver.encoding import Encoding
@@ -63,7 +63,7 @@ class Discipline:
             SpecError: If the table lacks names that the plans use, or the activities that meet:
                 without these it would seem that no device ever accepts what another starts.
         """
-        plans = encoding.once("plans", lambda: default_plans(encoding.spec))
+        plans = encoding.plans
         unknown = [role for role in (STARTS, ACCEPTS) if encoding.spec.activity(role) is None]
         if unknown:
             problem = "is no role of this table"
