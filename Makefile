@@ -189,7 +189,7 @@ $(VENV)/pins: requirements/dev.txt $(VENV)/where
 
 .PHONY: package-files
 $(VENV)/files: package-files $(VENV)/where
-	@find $(ROOMS) -type f ! -path '*/__pycache__/*' ! -name '.*' | LC_ALL=C sort >$@.new
+	@find src $(ROOMS) -type f ! -path '*/__pycache__/*' ! -name '.*' | LC_ALL=C sort >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(VENV)/installed: $(VENV)/pins $(VENV)/files pyproject.toml

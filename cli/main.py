@@ -82,6 +82,7 @@ def parser() -> Parser:
         save,
         serve,
         status,
+        table,
         tables,
         verify,
     )
@@ -100,6 +101,7 @@ def parser() -> Parser:
         replay,
         check_trace,
         diagram,
+        table,
         tables,
         serve,
         status,
@@ -171,6 +173,7 @@ def _null(mode: int) -> int:
 def _answer(arguments: Sequence[str] | None) -> int:
     """Run the command; say what is wrong with its input."""
     from vfio_migration.model import SpecError
+    from vfio_migration.model.extras import explanation
 
     try:
         top = parser()
@@ -187,10 +190,10 @@ def _answer(arguments: Sequence[str] | None) -> int:
         message, mistakes = str(error), [_data(mistake) for mistake in error.mistakes]
     except ImportError as error:
         # Only what an extra brings may be absent; anything else is a fault of ours and shows.
-        extra = missing_extra(error)
-        if extra is None:
+        problem = explanation(error)
+        if problem is None:
             raise
-        message, mistakes = extra, []
+        message, mistakes = problem, []
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -221,25 +224,6 @@ def _emit_error(message: str, mistakes: list[dict[str, object]], *, events: bool
         print(json.dumps(error | {"mistakes": mistakes}))
     else:
         emit({"error": {"message": message, "mistakes": mistakes}})
-
-
-def missing_extra(error: ImportError) -> str | None:
-    """Return how to install what an import lacks, or None if no extra brings it."""
-    extras = {
-        "z3": "verify",
-        "cvc5": "cvc5",
-        "graphviz": "diagrams",
-        "pygraphviz": "diagrams",
-        "networkx": "graph",
-        "zstandard": "compress",
-    }
-    extra = extras.get((error.name or "").partition(".")[0])
-    if extra is None:
-        return None
-    return (
-        f"this command needs {error.name}, which is not installed; "
-        f"run: pip install 'vfio-migration[{extra}]'"
-    )
 
 
 def _data(mistake: Any) -> dict[str, object]:

@@ -11,13 +11,12 @@ what each device of a group does in a migration; `render` turns either into a fi
 `FORMATS`, `to_text` a plan into text for a terminal, `to_dot`, `to_mermaid` and `to_json` a graph
 into text; `tables` writes a whole table out for a manual. Pictures in SVG, PNG, PDF and DOT need
 the extra "diagrams", which is imported only when one is drawn; without it they raise
-`MissingDependencyError`. JSON, Mermaid, text and tables need nothing.
+`MissingExtraError`. JSON, Mermaid, text and tables need nothing.
 
 `python tools/pictures.py` keeps the committed pictures and tables up to date.
 """
 
 from vfio_migration.diagrams.drawing.palette import Theme
-from vfio_migration.diagrams.errors import MissingDependencyError
 from vfio_migration.diagrams.machine.dot import to_dot
 from vfio_migration.diagrams.machine.extract import machine_graph, trace_graphs
 from vfio_migration.diagrams.machine.graph import Edge, Graph, Heading, LegendEntry, Mark, Node
@@ -37,7 +36,6 @@ __all__ = [
     "Heading",
     "LegendEntry",
     "Mark",
-    "MissingDependencyError",
     "Node",
     "Pair",
     "PlanError",

@@ -14,13 +14,13 @@ from typing import Literal, get_args
 from vfio_migration.diagrams.drawing import svg
 from vfio_migration.diagrams.drawing.palette import Theme
 from vfio_migration.diagrams.drawing.printable import printable
-from vfio_migration.diagrams.errors import needs
 from vfio_migration.diagrams.machine.dot import draw
 from vfio_migration.diagrams.machine.graph import Graph
 from vfio_migration.diagrams.plain import to_json, to_mermaid
 from vfio_migration.diagrams.plan.dot import draw_plan
 from vfio_migration.diagrams.plan.mermaid import plan_to_mermaid
 from vfio_migration.diagrams.plan.view import PlanView
+from vfio_migration.model.extras import from_extra
 
 Format = Literal["svg", "png", "pdf", "dot", "mmd", "json"]
 
@@ -44,7 +44,7 @@ def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "au
             cannot and are light.
 
     Raises:
-        MissingDependencyError: If the packages of the extra "diagrams" are not installed.
+        MissingExtraError: If the packages of the extra "diagrams" are not installed.
         ValueError: If the format is none of `FORMATS`.
     """
     picture = printable(picture)
@@ -73,7 +73,7 @@ _graphviz = threading.Lock()
 
 
 def _draw(dot: str, format: Literal["svg", "png", "pdf"]) -> bytes:  # noqa: A002
-    with needs("pygraphviz"):
+    with from_extra():
         import pygraphviz
     with _graphviz, _without_font_warnings():
         drawing = pygraphviz.AGraph(string=dot)

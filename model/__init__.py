@@ -6,6 +6,7 @@ other. `digraph` hands a machine to networkx, which is imported only then.
 """
 
 from vfio_migration.model.errors import Mistake, SpecError, UnknownNameError
+from vfio_migration.model.extras import MissingExtraError
 from vfio_migration.model.graph import digraph
 from vfio_migration.model.load import from_data, load, loads
 from vfio_migration.model.machine import Machine, Refused, Route
@@ -35,6 +36,7 @@ __all__ = [
     "CapabilitySet",
     "Event",
     "Machine",
+    "MissingExtraError",
     "Mistake",
     "Operation",
     "Profile",

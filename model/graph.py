@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfio_migration.model.extras import from_extra
 from vfio_migration.model.machine import Machine
 
 if TYPE_CHECKING:
@@ -20,14 +21,10 @@ def digraph(machine: Machine) -> networkx.DiGraph[str]:
     leads to.
 
     Raises:
-        ImportError: If networkx is not installed.
+        MissingExtraError: If networkx is not installed.
     """
-    try:
+    with from_extra():
         import networkx
-    except ImportError as error:
-        raise ImportError(
-            "a graph needs networkx: pip install 'vfio-migration[graph]'", name="networkx"
-        ) from error
 
     spec = machine.spec
     graph: networkx.DiGraph[str] = networkx.DiGraph(name=spec.name, capabilities=machine.names)

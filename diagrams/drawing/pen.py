@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from vfio_migration.diagrams.drawing.palette import STYLES, Palette
 from vfio_migration.diagrams.drawing.shapes import Box, Line, Point, Text
-from vfio_migration.diagrams.errors import needs
 from vfio_migration.diagrams.machine.graph import EdgeKind, Emphasis
+from vfio_migration.model.extras import from_extra
 
 if TYPE_CHECKING:
     from graphviz import Digraph
@@ -23,10 +23,10 @@ _FADED = "48"  # the alpha of what is off the route
 
 
 class Pen:
-    """Writes one page. Raises `MissingDependencyError` without the graphviz package."""
+    """Writes one page. Raises `MissingExtraError` without the graphviz package."""
 
     def __init__(self, name: str, width: float, height: float, palette: Palette) -> None:
-        with needs("graphviz"):
+        with from_extra():
             import graphviz
         self.graphviz = graphviz
         self.width = width

@@ -34,12 +34,12 @@ CAPTION_SIZE = 10
 
 
 def to_dot(graph: Graph, theme: Theme = "light") -> str:
-    """Return the DOT text; raise `MissingDependencyError` without the graphviz package."""
+    """Return the DOT text; raise `MissingExtraError` without the graphviz package."""
     return draw(graph, theme).dot
 
 
 def draw(graph: Graph, theme: Theme = "light") -> Drawing:
-    """Return a graph, drawn. Raises `MissingDependencyError` without the graphviz package."""
+    """Return a graph, drawn. Raises `MissingExtraError` without the graphviz package."""
     layout = lay_out(graph)
     ids = {node.name: identifier(node.name, node.value) for node in graph.nodes}
     return Drawing(

@@ -33,7 +33,7 @@ _SHADE = "59"  # the alpha of the downtime, which lies over the lanes
 
 
 def draw_plan(view: PlanView, theme: Theme = "light") -> Drawing:
-    """Return a plan, drawn. Raises `MissingDependencyError` without the graphviz package."""
+    """Return a plan, drawn. Raises `MissingExtraError` without the graphviz package."""
     layout = lay_out_plan(view)
     writer = _Writer(view, layout, PALETTES[theme])
     return Drawing(

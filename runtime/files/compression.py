@@ -1,7 +1,7 @@
 """The codecs of a saved stream: each block is compressed by itself.
 
 A codec is asked for by name. Only this module knows a compression library, and imports it when its
-codec is asked for: `pip install 'vfio-migration[compress]'` brings the one for "zstd".
+codec is asked for: the extra "compress" brings the one for "zstd".
 
 What is decompressed may come from a stranger. The size it must have is said beforehand; a block
 that would have another is refused, and no more memory is used than for that size.
@@ -12,6 +12,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from vfio_migration.model.extras import from_extra
 
 NAMES: Final = ("none", "zlib", "zstd")
 """The codecs there are."""
@@ -50,7 +52,7 @@ def codec(name: str) -> Codec:
 
     Raises:
         ValueError: There is none of this name.
-        ImportError: Its library is not installed; `name` of the error says which.
+        MissingExtraError: Its library is not installed; the message says how to get it.
     """
     makers: dict[str, Callable[[], Codec]] = {"none": _None, "zlib": _Zlib, "zstd": _Zstd}
     if name not in makers:
@@ -109,7 +111,8 @@ class _Zstd:
     _LEVEL: Final = 3
 
     def __init__(self) -> None:
-        import zstandard
+        with from_extra():
+            import zstandard
 
         self._frame = zstandard.get_frame_parameters
         self._error = zstandard.ZstdError

@@ -9,7 +9,7 @@ state to another one in all ways the table allows, damages streams, and has hypo
 nobody thought of. Each test says which promise it is about (docs/obligations.md): D of one device,
 S of streams. A device that breaks one fails with the number and what happened.
 
-Hypothesis is needed for the last of these only: `pip install 'vfio-migration[testing]'`.
+Hypothesis is needed for the last of these only: the extra "testing" brings it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from vfio_migration.model import Spec, load
+from vfio_migration.model.extras import from_extra
 from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.testing.checks import CHECKS, Check
 from vfio_migration.runtime.testing.guest import (
@@ -158,10 +159,10 @@ def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> No
     """Have hypothesis drive a device at random, and shrink what breaks a promise.
 
     Raises:
-        ImportError: Hypothesis is not installed.
+        MissingExtraError: Hypothesis is not installed.
         ObligationViolatedError: The device breaks a promise; hypothesis prints how.
     """
-    try:
+    with from_extra():
         from hypothesis import HealthCheck, settings
         from hypothesis import strategies as st
         from hypothesis.stateful import (
@@ -170,11 +171,6 @@ def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> No
             rule,
             run_state_machine_as_test,
         )
-    except ImportError as error:
-        raise ImportError(
-            "the random walks need hypothesis, which is not installed: "
-            "pip install 'vfio-migration[testing]'"
-        ) from error
 
     from vfio_migration.runtime.testing.random_walk import Walk
 

@@ -13,6 +13,7 @@ from edits import BROKEN, ROOT, broken, to_toml
 from samples import sample
 
 from vfio_migration.cli.main import main, parser
+from vfio_migration.model.extras import install_command
 
 BAD = sorted(path for path in (ROOT / "tests/data/bad_tables").glob("*.toml"))
 NINTH = ROOT / "tests/data/ninth_state.toml"
@@ -404,4 +405,4 @@ def test_an_absent_extra_is_named_with_the_way_to_get_it(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("vfio_migration.verifier")]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["verify"]) == 2
-    assert "pip install 'vfio-migration[verify]'" in capsys.readouterr().err
+    assert install_command("verify") in capsys.readouterr().err

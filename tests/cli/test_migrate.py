@@ -15,6 +15,7 @@ from edits import ROOT
 from lab import ALWAYS, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model import load
+from vfio_migration.model.extras import install_command
 
 NINTH = ROOT / "tests/data/ninth_state.toml"
 JUDGED = ("RESUMING", "STOP")
@@ -316,10 +317,7 @@ def test_a_picture_without_a_dry_run(pair: Lab, cli):
 
 def test_a_codec_that_is_not_installed(pair: Lab, cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    why = (
-        "this command needs zstandard, which is not installed; "
-        "run: pip install 'vfio-migration[compress]'"
-    )
+    why = f"zstandard is not installed; run: {install_command('compress')}"
     says(cli("migrate", "s0", "d0", "--compress", "zstd"), 2, why)
     assert pair.running == {"s0", "d0"}
     assert files() == ["d0", "s0"]

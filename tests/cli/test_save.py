@@ -17,6 +17,7 @@ from lab import ALWAYS, FaultyMemory, Lab
 from test_migrate import as_documented
 
 from vfio_migration.model import load
+from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.container import ContainerReader
 from vfio_migration.runtime.kit.devices.memory import contents
 
@@ -257,10 +258,7 @@ def test_a_codec_that_is_not_installed(lab: Lab, cli, monkeypatch, command):
     lab.arcs.clear()
     monkeypatch.setitem(sys.modules, "zstandard", None)
     paths = ["s0", "b.save", "--compress", "zstd"] if command == "save" else ["a.save", "d0"]
-    why = (
-        "this command needs zstandard, which is not installed; "
-        "run: pip install 'vfio-migration[compress]'"
-    )
+    why = f"zstandard is not installed; run: {install_command('compress')}"
     says(cli(command, *paths), 2, why)
     assert lab.arcs == []
     assert files() == ["a.save", "d0", "s0"]

@@ -17,7 +17,6 @@ import pytest
 
 from vfio_migration.diagrams import (
     FORMATS,
-    MissingDependencyError,
     machine_graph,
     render,
     tables,
@@ -28,6 +27,7 @@ from vfio_migration.diagrams import (
 from vfio_migration.diagrams.drawing.palette import DARK, LIGHT, STYLES
 from vfio_migration.diagrams.machine.layout import lay_out
 from vfio_migration.model import Trace
+from vfio_migration.model.extras import MissingExtraError, install_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -293,11 +293,11 @@ def test_a_picture_fits_a_manual(machine):
 def test_missing_package_is_one_clear_line(whole, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     graph = machine_graph(whole)
-    with pytest.raises(MissingDependencyError) as caught:
+    with pytest.raises(MissingExtraError) as caught:
         render(graph, "svg")
     assert isinstance(caught.value, ImportError)
     assert caught.value.name == package
-    assert str(caught.value).endswith("pip install 'vfio-migration[diagrams]'")
+    assert str(caught.value).endswith(install_command("diagrams"))
     assert "\n" not in str(caught.value)
 
 

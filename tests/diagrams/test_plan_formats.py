@@ -19,7 +19,6 @@ from plan_walk import mixtures, pairs
 
 from vfio_migration.diagrams import (
     FORMATS,
-    MissingDependencyError,
     Pair,
     migration_view,
     render,
@@ -27,6 +26,7 @@ from vfio_migration.diagrams import (
 )
 from vfio_migration.diagrams.drawing.palette import DARK, LIGHT
 from vfio_migration.diagrams.plan.layout import lay_out_plan
+from vfio_migration.model.extras import MissingExtraError, install_command
 
 SVG = "{http://www.w3.org/2000/svg}"
 GROUPS = [(1,), *mixtures(2), (1, 3, 3, 3, 7, 7, 7, 7)]
@@ -288,5 +288,5 @@ def test_text_needs_no_graphviz(mixed, package, monkeypatch):
     assert to_text(mixed)
     assert render(mixed, "mmd")
     assert render(mixed, "json")
-    with pytest.raises(MissingDependencyError, match=r"pip install 'vfio-migration\[diagrams\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("diagrams"))):
         render(mixed, "svg")

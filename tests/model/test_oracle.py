@@ -12,6 +12,7 @@ import networkx
 import pytest
 
 from vfio_migration.model import Machine, Spec, digraph
+from vfio_migration.model.extras import install_command
 
 SAVING = {"PRE_COPY", "PRE_COPY_P2P", "STOP_COPY"}
 REFUSED = {("STOP_COPY", "PRE_COPY"), ("STOP_COPY", "PRE_COPY_P2P")}
@@ -133,5 +134,5 @@ def test_without_networkx_the_error_says_how_to_get_it(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError) as caught:
         digraph(spec.machine())
-    assert str(caught.value) == "a graph needs networkx: pip install 'vfio-migration[graph]'"
+    assert str(caught.value) == f"networkx is not installed; run: {install_command('graph')}"
     assert caught.value.name == "networkx"

@@ -11,7 +11,9 @@ from typing import Any
 
 from clean_run import ROOT, clean_environment, run, script
 
-__all__ = ["ROOT", "clean_environment", "files", "pyproject", "rooms", "run", "script"]
+__all__ = ["FACE", "ROOT", "clean_environment", "files", "pyproject", "rooms", "run", "script"]
+FACE = ROOT / "src" / "vfio_migration"
+"""What `import vfio_migration` is, beside the rooms."""
 NOT_OURS = {"build", "dist", "out", "__pycache__"}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from repository import ROOT, clean_environment, pyproject, rooms
+from repository import FACE, ROOT, clean_environment, pyproject, rooms
 
 # Per contract: an import that must break this contract, and all it breaks. It is planted in a file,
 # or in the __init__ of a folder.
@@ -93,6 +93,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     for name, folder in rooms().items():
         copy = place / name.replace(".", "/")
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(FACE / "__init__.py", place / "vfio_migration")
     planted = {contract: (room, text) for contract, (room, text, _) in PLANTED.items()}
     result = subprocess.run(
         [
@@ -153,5 +154,5 @@ def test_a_room_imports_no_other_package(room: str) -> None:
 
 def test_the_list_of_rooms_is_complete() -> None:
     assert set(OUTSIDE) == {folder.name for folder in rooms().values()}
-    assert pyproject()["tool"]["importlinter"]["root_packages"] == list(rooms())
-    assert pyproject()["tool"]["mypy"]["packages"] == list(rooms())
+    assert pyproject()["tool"]["importlinter"]["root_packages"] == ["vfio_migration"]
+    assert pyproject()["tool"]["mypy"]["packages"] == ["vfio_migration"]

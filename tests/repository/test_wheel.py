@@ -17,10 +17,15 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from repository import ROOT, pyproject, rooms, run
+from repository import FACE, ROOT, pyproject, rooms, run
 
 # Imported by nothing that the core installs.
 EXTRAS_ONLY = ("z3", "cvc5", "graphviz", "pygraphviz", "networkx", "hypothesis", "zstandard")
+
+
+def packages() -> dict[str, Path]:
+    """The rooms and what is above them."""
+    return {"vfio_migration": FACE, **rooms()}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in rooms().values():
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(folder, sources / folder.name, ignore=ignored)
+    shutil.copytree(FACE, sources / FACE.relative_to(ROOT), ignore=ignored)
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     result = run(sys.executable, "-c", build, built, cwd=sources)
     assert result.returncode == 0, result.stdout
@@ -86,7 +92,7 @@ def link(dependency: Distribution, site_packages: Path) -> None:
 def test_it_holds_every_file_of_every_room(contents: set[str]) -> None:
     expected = {
         f"{name.replace('.', '/')}/{path.relative_to(folder)}"
-        for name, folder in rooms().items()
+        for name, folder in packages().items()
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
@@ -94,7 +100,7 @@ def test_it_holds_every_file_of_every_room(contents: set[str]) -> None:
         "list a new folder in [tool.setuptools] packages, a new kind of file in package-data"
     )
     assert "vfio_migration/model/vfio_v2.toml" in contents
-    assert {f"{name.replace('.', '/')}/py.typed" for name in rooms()} <= contents
+    assert {f"{name.replace('.', '/')}/py.typed" for name in packages()} <= contents
 
 
 def test_it_puts_one_name_into_site_packages(contents: set[str]) -> None:
@@ -116,7 +122,7 @@ def test_the_core_works_without_extras(installed: Path) -> None:
 import importlib.util, sys
 present = [name for name in {EXTRAS_ONLY} if importlib.util.find_spec(name)]
 assert not present, present
-import vfio_migration.model, vfio_migration.runtime
+import vfio_migration, vfio_migration.model, vfio_migration.runtime
 from vfio_migration.model import load
 from vfio_migration.runtime import Engine, NullDevice
 spec = load()
@@ -160,7 +166,7 @@ def test_a_command_names_the_extra_it_lacks(
 ) -> None:
     result = run(installed / "vfio-migration", *arguments, cwd=installed)
     assert result.returncode == 2
-    assert f"pip install 'vfio-migration[{extra}]'" in result.stdout
+    assert f"{installed}/python -m pip install 'vfio-migration[{extra}] @ file://" in result.stdout
     assert "Traceback" not in result.stdout
 
 
@@ -176,12 +182,12 @@ print(sorted(set(sys.modules) & set(sys.argv[1:])))
 
 
 def test_the_packages_are_listed_once_each() -> None:
-    packages = pyproject()["tool"]["setuptools"]["packages"]
-    assert len(packages) == len(set(packages))
-    assert set(rooms()) <= set(packages)
+    listed = pyproject()["tool"]["setuptools"]["packages"]
+    assert len(listed) == len(set(listed))
+    assert set(rooms()) <= set(listed)
     folders = {
         ".".join((name, *path.parent.relative_to(folder).parts))
-        for name, folder in rooms().items()
+        for name, folder in packages().items()
         for path in folder.rglob("*.py")
     }
-    assert set(packages) == folders
+    assert set(listed) == folders

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.cli.main import missing_extra
+from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.compression import NAMES, BadDataError, codec
 
 COMPRESSING = [name for name in NAMES if name != "none"]
@@ -139,7 +139,4 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert codec("zlib").name == "zlib"
     with pytest.raises(ImportError) as caught:
         codec("zstd")
-    assert missing_extra(caught.value) == (
-        "this command needs zstandard, which is not installed; "
-        "run: pip install 'vfio-migration[compress]'"
-    )
+    assert str(caught.value) == (f"zstandard is not installed; run: {install_command('compress')}")

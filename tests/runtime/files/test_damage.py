@@ -24,7 +24,7 @@ from container_support import (
 )
 from descriptors import opened, settled
 
-from vfio_migration.cli.main import missing_extra
+from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
     MAX_HEADER,
@@ -431,4 +431,4 @@ def test_without_the_library_the_header_is_read(
         assert reader.header.codec == "zstd"
         with pytest.raises(ImportError) as caught:
             reader.blocks(0)
-    assert "pip install 'vfio-migration[compress]'" in str(missing_extra(caught.value))
+    assert install_command("compress") in str(caught.value)

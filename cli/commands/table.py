@@ -1,0 +1,44 @@
+"""`vfio-migration table`: the built-in tables themselves, to be copied and changed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import resources
+from typing import Any, Final
+
+_HELP = """\
+Print a built-in table byte for byte: what is proved, drawn, run and migrated. A copy that was
+changed is given to the other commands, as SPEC or --spec, --plans and --wire.
+
+examples:
+  vfio-migration table > mine.toml
+  vfio-migration table --plans > my_plans.toml
+"""
+
+TABLES: Final = {
+    "machine": ("vfio_v2.toml", "the states, arcs, refusals and rules of one device (the default)"),
+    "plans": ("group_plan.toml", "the plans for groups of devices, migrations and handovers"),
+    "wire": ("wire.toml", "what the vfio-user connection promises: commands, features, answers"),
+    "conformance": ("conformance.toml", "what check-trace holds a recorded run against"),
+}
+"""Each built-in table by its option: the file in `model`, and what stands in it."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("table", help="print a built-in table", description=_HELP)
+    which = parser.add_mutually_exclusive_group()
+    for name, (_, what) in TABLES.items():
+        which.add_argument(f"--{name}", dest="table", action="store_const", const=name, help=what)
+    parser.set_defaults(run=run, table="machine")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table."""
+    from vfio_migration.cli.output import YES
+
+    file, _ = TABLES[arguments.table]
+    sys.stdout.flush()
+    sys.stdout.buffer.write((resources.files("vfio_migration.model") / file).read_bytes())
+    return YES

@@ -1,0 +1,50 @@
+"""`vfio-migration table`: the built-in tables, byte for byte."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vfio_migration.cli.commands.table import TABLES
+from vfio_migration.cli.main import main
+
+MODEL = Path(__file__).resolve().parents[2] / "model"
+
+
+def printed(*options: str) -> bytes:
+    words = [sys.executable, "-m", "vfio_migration", "table", *options]
+    return subprocess.run(words, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_printed_byte_for_byte(name: str) -> None:
+    assert printed(f"--{name}") == (MODEL / TABLES[name][0]).read_bytes()
+
+
+def test_without_an_option_it_is_the_table_of_the_machine() -> None:
+    assert printed() == (MODEL / "vfio_v2.toml").read_bytes()
+
+
+def test_every_table_of_the_model_can_be_printed() -> None:
+    assert {file for file, _ in TABLES.values()} == {path.name for path in MODEL.glob("*.toml")}
+
+
+def test_two_tables_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["table", "--wire", "--plans"])
+    assert caught.value.code == 2
+    assert "not allowed with argument --wire" in capsys.readouterr().err
+
+
+def test_a_copy_is_read_as_the_table_it_is_a_copy_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "mine.toml"
+    copy.write_bytes(printed())
+    assert main(["route", "PRE_COPY", "STOP_COPY", "--spec", str(copy)]) == 0
+    of_the_copy = capsys.readouterr().out
+    assert main(["route", "PRE_COPY", "STOP_COPY"]) == 0
+    assert capsys.readouterr().out == of_the_copy
