@@ -57,12 +57,13 @@ class Situation(NamedTuple):
     squatted: bool = False
 
 
+# Small ones between the large ones, so that the processes of ARGS="-n 4" have as much to do each.
 SITUATIONS = {
     "edu": Situation("edu", 26),
-    "memory": Situation("memory", 26),
-    "async": Situation("async", 26),
     "log that nobody reads": Situation("edu", 6, "full pipe"),
+    "memory": Situation("memory", 26),
     "log whose reader is gone": Situation("memory", 4, "no reader"),
+    "async": Situation("async", 26),
     "log on a full disk": Situation("edu", 4, "full disk"),
     "closed stdio": Situation("edu", 4, "closed"),
     "squatted locks": Situation("memory", 4, squatted=True),
