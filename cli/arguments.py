@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 from pathlib import Path
@@ -75,10 +76,14 @@ def json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_spec(path: str | None) -> Spec:
-    """Load the table a command is about."""
+    """Load the table a command is about: a file, or a form that `history.toml` lists."""
     from vfio_migration.model import load
 
-    return load(path)
+    if path is None or os.sep in path:
+        return load(path)
+    from vfio_migration.model.history import named
+
+    return named(path) or load(path)
 
 
 def read_plans(spec: Spec, path: str | None) -> Plans | None:

@@ -73,6 +73,7 @@ def parser() -> Parser:
         check_trace,
         completion,
         diagram,
+        diff,
         generate,
         migrate,
         mutate,
@@ -97,6 +98,7 @@ def parser() -> Parser:
     for module in (
         route,
         verify,
+        diff,
         mutate,
         replay,
         check_trace,

@@ -338,7 +338,7 @@ class Spec(Row):
             return None
         grows = row.grows_while is not None and self.permits(state, row.grows_while)
         kind = "temporary" if grows else "final"
-        return next(end for end in self.stream_ends if end.kind == kind)
+        return next((end for end in self.stream_ends if end.kind == kind), None)
 
     # --- the grid ---
 

@@ -1,0 +1,101 @@
+"""`vfio-migration diff` as a user runs it: what it prints, what status it exits with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from edits import apply, table_data, to_toml
+
+from vfio_migration.cli.main import main
+from vfio_migration.verifier.comparison import report
+
+MAIL_COLUMNS = 72
+
+
+@pytest.fixture
+def lenient(tmp_path: Path) -> str:
+    """A table that accepts STOP_COPY -> PRE_COPY_P2P, which the specification refuses."""
+    arc = {"from": "STOP_COPY", "to": "PRE_COPY_P2P", "summary": "An arc.", "source": "a test"}
+    edit = {"remove": {"refusals": [["STOP_COPY", "PRE_COPY_P2P"]]}, "add": {"arcs": [arc]}}
+    path = tmp_path / "lenient.toml"
+    path.write_text(to_toml(apply(edit, table_data())), "utf-8")
+    return str(path)
+
+
+def test_a_compatible_change_exits_with_0_and_names_the_warnings(capsys) -> None:
+    assert main(["diff", "linux-5.18-without-p2p", "builtin"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "linux-5.18-without-p2p to builtin: compatible by (3) and (5); (1), (4) fail"
+
+
+def test_an_incompatible_change_exits_with_1_and_shows_how(capsys, lenient: str) -> None:
+    assert main(["diff", "builtin", lenient]) == 1
+    out = capsys.readouterr().out
+    assert "  - refusal STOP_COPY -> PRE_COPY_P2P\n" in out
+    assert (
+        "  2. SET_STATE PRE_COPY_P2P\n"
+        "       NEW: in PRE_COPY_P2P, session kept\n"
+        "       OLD: refused (EINVAL)\n"
+        "  Live engines of both tables did this.\n"
+    ) in out
+
+
+def test_the_definitions_that_decide_can_be_named(capsys, lenient: str) -> None:
+    assert main(["diff", "builtin", lenient, "--require", "3"]) == 0
+    assert main(["diff", "linux-6.1", "builtin", "--require", "1", "(6)"]) == 1
+    assert main(["diff", "linux-6.1", "builtin", "--require", "7"]) == 2
+    assert '--require: "7": is no definition; there are 1, 2' in capsys.readouterr().err
+
+
+def test_the_shape_of_the_json(capsys, lenient: str) -> None:
+    assert main(["diff", "builtin", lenient, "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["compatible"] is False
+    assert data["changes"][0].keys() == {"what", "kind", "name", "old", "new", "flags"}
+    assert [step["action"] for step in data["distinguishing"]] == [
+        "SET_STATE STOP_COPY",
+        "SET_STATE PRE_COPY_P2P",
+    ]
+    rows = {row["id"]: row for row in data["definitions"]}
+    assert rows["3"]["verdict"] == "holds"
+    assert rows["5"] | {"verdict": "fails", "decides": True, "live_engines": "agree"} == rows["5"]
+    assert rows["5"]["fails_for"] == [["STOP_COPY", "P2P", "PRE_COPY"]]
+
+
+def test_json_of_a_compatible_change_distinguishes_nothing(capsys) -> None:
+    assert main(["diff", "linux-6.1", "linux-6.2", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["compatible"], data["distinguishing"]) == (True, None)
+
+
+@pytest.mark.parametrize("tables", [("linux-5.18-without-p2p", "builtin"), ("builtin", "LENIENT")])
+def test_mail_fits_into_72_columns_and_says_the_outcome_first(capsys, tables, lenient) -> None:
+    old, new = (lenient if name == "LENIENT" else name for name in tables)
+    main(["diff", old, new, "--format", "mail"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[1:])) <= MAIL_COLUMNS
+    assert "compatible by (3) and (5)" in " ".join(lines[:4])
+
+
+def test_markdown_has_a_row_for_each_definition(capsys) -> None:
+    main(["diff", "linux-6.1", "builtin", "--format", "md"])
+    out = capsys.readouterr().out
+    assert [line[:4] for line in out.splitlines() if line.startswith("| (")] == [
+        f"| ({number}" for number in range(1, 7)
+    ]
+    assert out.count("```") % 2 == 0
+
+
+def test_engines_that_disagree_with_the_search_exit_with_3(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(report, "confirm", lambda _decision: "they do otherwise")
+    assert main(["diff", "builtin", "builtin"]) == 3
+    assert "builtin to builtin: unknown" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_table_exits_with_2(capsys, tmp_path: Path) -> None:
+    assert main(["diff", "builtin", str(tmp_path / "absent.toml")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["diff", "builtin", str(tmp_path / "absent.toml"), "--json"]) == 2
+    assert "error" in json.loads(capsys.readouterr().out)

@@ -1,0 +1,47 @@
+"""Tables of history: each is the table without some capabilities, and does what the table does."""
+
+from __future__ import annotations
+
+import pytest
+
+from vfio_migration.model import Spec, load
+from vfio_migration.model.history import Form, forms, named
+from vfio_migration.model.machine import decisions
+
+FORMS = {form.name: form for form in forms()}
+
+
+def table(form: Form) -> Spec:
+    spec = named(form.name)
+    assert spec is not None
+    return spec
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_form_has_the_capabilities_of_its_row(form: Form) -> None:
+    assert tuple(row.name for row in table(form).capabilities) == form.universe
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_form_routes_every_request_as_the_table_does(form: Form) -> None:
+    spec = table(form)
+    for profile in spec.profiles:
+        for flags in spec.capability_sets(profile.name):
+            small, whole = spec.machine(flags), load().machine(spec.names(flags))
+            known = {row.name for row in spec.states}
+            assert decisions(small).keys() == {k for k in decisions(whole) if k[1] in known}
+            for key, route in decisions(small).items():
+                other = decisions(whole)[key]
+                assert (route.path, route.refused) == (other.path, other.refused)
+
+
+@pytest.mark.parametrize(("name", "cells"), [("linux-6.1", 72), ("linux-6.2", 256)])
+def test_a_form_has_as_many_cells_as_the_kernel_of_its_time(name: str, cells: int) -> None:
+    spec = table(FORMS[name])
+    # The vfio-user profile is no set of the kernel's.
+    sets = spec.capability_sets(spec.profiles[0].name)
+    assert len(sets) * len(spec.states) ** 2 == cells
+
+
+def test_a_name_that_no_form_has_stands_for_no_table() -> None:
+    assert named("linux-4.0") is None
