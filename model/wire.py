@@ -152,15 +152,15 @@ class Option(Row):
 class Holding(Row):
     """Something a client can make the server keep, and how much of it.
 
-    At its `limit` the server refuses more, reads nothing until there is room again, drops what it
-    keeps, if that is only kept to be quick, or keeps less detail and says more than is true, where
-    that does no harm. What belongs to the connection ends with it; what belongs to the client is
-    dropped as the disconnect row of the migration table says.
+    At its `limit` the server refuses more, reads nothing until there is room again, or keeps less
+    detail and says more than is true, where that does no harm. What belongs to the connection ends
+    with it; what belongs to the client is dropped as the disconnect row of the migration table
+    says.
     """
 
     name: str
     limit: str | None = None
-    full: Literal["refused", "waits", "dropped", "widened"]
+    full: Literal["refused", "waits", "widened"]
     belongs_to: Literal["client", "connection"]
     summary: str
     source: str

@@ -204,7 +204,6 @@ _NEEDED = {
         "put_off_fds",
         "log_chunks",
         "read_ahead",
-        "known_commands",
     ),
 }
 

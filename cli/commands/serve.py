@@ -145,7 +145,7 @@ def _run(arguments: argparse.Namespace, log: ServerLog) -> tuple[int, str | None
         idle = arguments.idle_timeout
         with Server(device, idle_timeout=idle, watchdog=watchdog) as server:
             stopper = Stopper(server.stop, device, log)
-            signal.signal(signal.SIGUSR1, lambda _number, _frame: server.tell())
+            signal.signal(signal.SIGUSR1, lambda _number, _frame: server.log_counters())
             signal.signal(signal.SIGUSR2, lambda _number, _frame: server.end_client())
             with _socket(arguments) as sock:
                 _serve(server, sock, arguments)

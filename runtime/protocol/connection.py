@@ -7,7 +7,8 @@ as it is, in that order. Nothing here blocks, and nothing the peer sends raises.
 Three things its owner has to know:
 
 - Views in messages. Data of a message is not copied. After `receive(bytes)` it stays as it is;
-  after `buffer_updated` it is part of the buffer, and good until the next `get_buffer`.
+  after `buffer_updated` it is part of the buffer, and good until the next `get_buffer`, or for ever
+  if `keep_messages` is called before that.
 - Descriptors. An event owns those in its `fds`. The connection closes those that no event got: of
   messages it refuses, and in `close()` of messages that never came to an end.
 - What the peer can make it hold: one message no longer than `largest`, what was read beyond it (no
@@ -66,6 +67,7 @@ class Connection(Outbound):
         self._view = memoryview(self._buffer)
         self._fresh = self._view
         self._start = self._end = 0
+        self._is_shown = False  # a message that was handed out may be part of the buffer
         self._partial = bytearray()
 
     def twin(self) -> Connection:
@@ -85,11 +87,6 @@ class Connection(Outbound):
         deliver it closes, and says no more of it than MSG_CTRUNC.
         """
         return self.own.max_msg_fds + 1
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether all that was read has been taken: no message has begun, nothing is over."""
-        return not (self._partial or self._end > self._start or self._fds or self.closed)
 
     @property
     def missing(self) -> int:
@@ -171,13 +168,22 @@ class Connection(Outbound):
         end = self._end + nbytes
         events, self._start = self._take(self._view, self._start, end, fds)
         self._end = end
+        self._is_shown = self._is_shown or bool(events)
         return events
+
+    def keep_messages(self) -> None:
+        """Have the messages of all events so far stay as they are: read on into another buffer."""
+        if self._is_shown:
+            self._partial = bytearray(self._view[self._start : self._end])
+            self._start = self._end = 0
+            self._buffer = bytearray()
 
     def _make_room(self, size: int) -> None:
         """Get a buffer for a message of `size`; a second one, if need be, is for any message."""
         self._buffer = bytearray(READ_AHEAD if size <= READ_AHEAD else self.largest)
         self._view = memoryview(self._buffer)
         self._fresh = self._view[:READ_AHEAD]
+        self._is_shown = False
 
     def close(self) -> None:
         """End the connection: close the descriptors it has. Of events it has given it has none."""

@@ -87,7 +87,7 @@ class AsyncServer(Closing):
                 if visit.turn(wait=False):
                     await asyncio.sleep(0)  # others have their turn too
                 elif not visit.over:
-                    await self._ready(visit.link.watched, visit.until())
+                    await self._ready(visit.sockets.watched, visit.until())
 
     async def _ready(self, wanted: Mapping[int, int], until: float | None) -> None:
         """Wait until a descriptor is ready, somebody calls `stop`, or it is `until`."""

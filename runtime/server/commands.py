@@ -174,9 +174,9 @@ class Serving:
         try:
             return self._handlers[command.number](message, command.fds)
         except Exception as error:  # noqa: BLE001 - what it says is logged there
-            return self.refusal(error, command.number)
+            return self._refusal(error, command.number)
 
-    def refusal(self, error: Exception, number: int) -> str:
+    def _refusal(self, error: Exception, number: int) -> str:
         """Return the name of the errno that says what a command raised; log what is a mistake."""
         if isinstance(error, CommandError):
             return _errno(error)
@@ -349,8 +349,8 @@ class Serving:
         if self._transfers[state] != self._rows[number].transfer:
             raise CommandError(f"in {state} nothing goes this way", occasion="out_of_session")
 
-    def stream(self, size: int) -> Sequence[Data]:
-        """Do what MIG_DATA_READ asks for. Raises what `refusal` takes."""
+    def _stream(self, size: int) -> Sequence[Data]:
+        """Read the stream of the device: first what was read before and did not leave."""
         self._check_transfer(MigDataRead.number)
         unsent = self.features.unsent
         if not len(unsent):
@@ -364,14 +364,12 @@ class Serving:
                 raise
         return pieces
 
-    def stream_lost(self) -> Lost | None:
-        """Return what to call if the reply with what `stream` returned last does not leave."""
-        if self._rows[MigDataRead.number].forgets != "when_sent":
-            return None
-        return functools.partial(self.features.unsent.give_back, self.engine.session)
-
     def _migration_read(self, message: MigDataRead, _fds: Sequence[int]) -> Answered:
-        return Answered(Streamed(self.stream(message.size)), lost=self.stream_lost())
+        pieces = self._stream(message.size)
+        if self._rows[message.number].forgets != "when_sent":
+            return Answered(Streamed(pieces))
+        give_back = functools.partial(self.features.unsent.give_back, self.engine.session)
+        return Answered(Streamed(pieces), lost=give_back)
 
     def _feature(self, message: DeviceFeature, _fds: Sequence[int]) -> Message | Answered:
         reply = self.features.answer(message)

@@ -10,41 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Any
 
-from vfio_migration.runtime.engine.errors import words
+from vfio_migration.runtime.server.error_fields import error_fields
 from vfio_migration.runtime.server.log import LOGGER, say
 from vfio_migration.runtime.server.repeats import Repeats
-
-
-def described(error: BaseException, device: object = None) -> dict[str, str]:
-    """Return the fields of the log that say what a device raised.
-
-    Args:
-        error: The exception.
-        device: The device: the line that is named is the innermost one in a method of it.
-    """
-    fields = {"error": type(error).__name__, "why": words(error)}
-    where = _where(error, device)
-    if where is not None:
-        fields["at"] = where
-    cause = error.__cause__
-    if cause is not None:
-        fields["cause"] = f"{type(cause).__name__}: {words(cause)}"
-    return fields
-
-
-def _where(error: BaseException, device: object) -> str | None:
-    found = None
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        if device is None or found is None or frame.f_locals.get("self") is device:
-            code = frame.f_code
-            found = f"{code.co_qualname} ({PurePath(code.co_filename).name} line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return found
 
 
 class Failures:
@@ -65,7 +35,7 @@ class Failures:
         Args:
             where: In which command or hook.
             error: What it raised.
-            device: As for `described`.
+            device: As for `error_fields`.
             fields: What else is to be said.
         """
         left_out = self._repeats.admit((where, type(error)))
@@ -78,7 +48,7 @@ class Failures:
             level=logging.ERROR,
             traceback_of=error if LOGGER.isEnabledFor(logging.DEBUG) else None,
             where=where,
-            **described(error, device),
+            **error_fields(error, device),
             **fields,
         )
 

@@ -7,8 +7,7 @@ is the order of the checks here.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -62,11 +61,6 @@ class Features:
         self._flags = FeatureMigration(flags).pack()
         self._states = {
             name: FeatureDeviceState(value).pack() for name, value in self._values.items()
-        }
-        # What follows from the state of the device alone, by state.
-        self._by_state: dict[str, Mapping[str, Data]] = {
-            "MIGRATION": dict.fromkeys(self._values, self._flags),
-            "MIG_DEVICE_STATE": self._states,
         }
         self._get: dict[str, Callable[[DeviceFeature], Data]] = {
             "MIGRATION": lambda _message: self._flags,
@@ -131,26 +125,6 @@ class Features:
             return None
         row = _ROWS[message.index]
         return self._gives_back[row.name](reply.data) if row.forgets == "when_sent" else None
-
-    def by_state(self, message: DeviceFeature) -> Mapping[str, Data] | None:
-        """Return the data of the reply in each state, if it follows from the state alone.
-
-        Args:
-            message: A command that `answer` has answered.
-        """
-        if message.probe or not message.get:
-            return None
-        return self._by_state.get(_ROWS[message.index].name)
-
-    def move(self, message: DeviceFeature) -> Callable[[], object] | None:
-        """Return what moves the device as the command asks, if that is all it asks for.
-
-        Args:
-            message: A command that `answer` has answered; the reply repeats it.
-        """
-        if message.probe or not message.set or not _ROWS[message.index].moves:
-            return None
-        return functools.partial(self._engine.set_state, _target(message.data))
 
     def _move(self, data: Data) -> Data:
         self._engine.set_state(_target(data))

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from vfio_migration.runtime.engine.errors import words
 from vfio_migration.runtime.engine.program import Situation
 from vfio_migration.runtime.engine.records import Record
+from vfio_migration.runtime.server.error_fields import error_fields
 from vfio_migration.runtime.server.repeats import Repeats
 from vfio_migration.runtime.transport.counters import what
 
@@ -227,11 +228,7 @@ def _fields(record: Record, begun: int | None) -> dict[str, Any]:
         fields["target"] = record.target
     if record.error is not None:
         if _is_raised(record):
-            from vfio_migration.runtime.server.failures import (
-                described,  # which logs by this module
-            )
-
-            fields |= described(record.error, record.engine.device)
+            fields |= error_fields(record.error, record.engine.device)
         else:
             fields["why"] = words(record.error)
     return fields

@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -27,12 +27,11 @@ from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.server.commands import Serving
 from vfio_migration.runtime.server.log import Journal, say
 from vfio_migration.runtime.server.session import HURRY, TIMEOUT_S, Session
+from vfio_migration.runtime.server.sockets import ClientSockets, drain, milliseconds
 from vfio_migration.runtime.transport.channel import (
-    LONG,
+    MAX_WAIT_S,
     DisconnectedError,
-    Link,
     StoppedError,
-    milliseconds,
     peer_of,
 )
 from vfio_migration.runtime.transport.closing import Closing
@@ -113,9 +112,8 @@ class Server(Closing):
         self.watchdog = watchdog
         self._to_end: Visitor | None = None
         self._rests_until = 0.0
-        self._tell = False
+        self._is_log_due = False
         self._stopping = False
-        self._urges: list[str] = []
         self._receiver = DescriptorReceiver(devices=device.memory.device_memory)
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -134,23 +132,18 @@ class Server(Closing):
         return self._stopping
 
     @property
-    def urges(self) -> Sequence[object]:
-        """Is empty, unless `stop` or `tell` was called and `look_after` was not, since then."""
-        return self._urges
-
-    @property
     def wake(self) -> int:
-        """A descriptor that can be read once `stop` or `tell` was called."""
+        """A descriptor that can be read once `stop`, `end_client` or `log_counters` was called."""
         return self._wake
 
-    def link(self, sock: socket.socket, connection: Connection) -> Link:
+    def sockets_of(self, sock: socket.socket, connection: Connection) -> ClientSockets:
         """Make the sockets of a client."""
-        return Link(
+        return ClientSockets(
             sock,
             connection,
             self.counters,
             self._wake,
-            self._woken,
+            self.client_ends,
             self.watchdog,
             receiver=self._receiver,
         )
@@ -158,7 +151,7 @@ class Server(Closing):
     def stop(self) -> None:
         """Make `serve` return. May be called from any thread and from a signal handler."""
         self._stopping = True
-        self._rouse()
+        self._wake_up()
 
     def end_client(self) -> None:
         """Disconnect the present client, if there is one. May be called as `stop`.
@@ -167,7 +160,7 @@ class Server(Closing):
         kept. The client may come back, behind those who wait.
         """
         self._to_end = self.client
-        self._rouse()
+        self._wake_up()
 
     def client_ends(self) -> str:
         """Say why the present client is to end, or nothing if it is not."""
@@ -177,10 +170,10 @@ class Server(Closing):
             return "disconnected by the operator"
         return ""
 
-    def tell(self) -> None:
+    def log_counters(self) -> None:
         """Log the counters soon. May be called as `stop`."""
-        self._tell = True
-        self._rouse()
+        self._is_log_due = True
+        self._wake_up()
 
     def close(self) -> None:
         """Give back what the server itself holds."""
@@ -207,7 +200,7 @@ class Server(Closing):
             else:
                 ready = waits.poll(milliseconds(due))
             if any(fd == self._wake for fd, _ in ready):
-                self._woken()
+                drain(self._wake)
             if self.is_stopping() or not any(fd == listener.fileno() for fd, _ in ready):
                 continue
             try:
@@ -233,15 +226,9 @@ class Server(Closing):
 
     # --- time ---
 
-    def _rouse(self) -> None:
-        self._urges.append("look")
+    def _wake_up(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._waker, b"\0")
-
-    def _woken(self) -> str:
-        with contextlib.suppress(OSError):
-            os.read(self._wake, 4096)
-        return self.client_ends()
 
     def due(self) -> float | None:
         """When the device is to be looked after, whatever comes; None: no matter when."""
@@ -252,7 +239,7 @@ class Server(Closing):
         try:
             due = self._device.deadline()
             # What is too far off to be waited for, or no time at all, is asked about again.
-            if due is not None and not due < (far := time.monotonic() + LONG):
+            if due is not None and not due < (far := time.monotonic() + MAX_WAIT_S):
                 due = far
         except Exception as error:  # noqa: BLE001 - is logged there
             self.serving.failures.report("deadline", error, self._device)
@@ -272,11 +259,9 @@ class Server(Closing):
         if self.watchdog is not None:
             self.watchdog.feed()
         self.journal.write()
-        if self._urges:
-            self._urges.clear()
-            if self._tell:
-                self._tell = False
-                say("counters", **self.counters.snapshot())
+        if self._is_log_due:
+            self._is_log_due = False
+            say("counters", **self.counters.snapshot())
         due = self.due()
         if due is not None and due <= time.monotonic():
             try:
@@ -284,11 +269,6 @@ class Server(Closing):
             except Exception as error:  # noqa: BLE001 - is logged there
                 self.serving.failures.report("tick", error, self._device)
                 self._rest()
-
-    def settle(self) -> bool:
-        """Log what a command has done; say whether the device wants nothing to be done for it."""
-        self.journal.write()
-        return self.due() is None
 
     def _rest(self) -> float:
         self._rests_until = time.monotonic() + REST
@@ -300,7 +280,7 @@ class Visit:
 
     Attributes:
         over: The client is gone or broke the protocol, or the server is to end.
-        link: Its sockets.
+        sockets: Its sockets.
     """
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
@@ -316,16 +296,15 @@ class Visit:
         self._why = "the server is to end"
         say("connected", client=self._number, pid=server.client.pid, state=serving.stands)
         connection = Connection("server", server.limits)
-        self.link = server.link(sock, connection)
+        self.sockets = server.sockets_of(sock, connection)
         self._session = Session(
             serving,
             connection,
-            self.link,
+            self.sockets,
             counters,
             timeout_s=server.timeout_s,
             hurry=server.hurry,
         )
-        self.link.attend(self._session.shortcuts.known, server.urges, server.settle)
 
     def __enter__(self) -> Self:
         return self
@@ -337,7 +316,7 @@ class Visit:
         trace: TracebackType | None,
     ) -> None:
         self._session.close()
-        self.link.close()
+        self.sockets.close()
         self._serving.client_gone()
         self._serving.failures.flush()
         self._server.client = None
@@ -361,20 +340,20 @@ class Visit:
                 self.over, self._why = True, why
             elif self._is_idle():
                 self.over, self._why = True, f"idle for {server.idle_timeout:g} s"
-            elif not (session.idle or self.link.congested):
-                self.link.push()  # what came first is done first
+            elif not (session.idle or self.sockets.congested):
+                self.sockets.flush()  # what came first is done first
             else:
-                session.feed(self.link.read(self.until() if wait else 0.0))
+                session.feed(self.sockets.read(self.until() if wait else 0.0))
         except (DisconnectedError, StoppedError) as error:
             self.over, self._why = True, str(error)
         except Exception:
             self.over, self._why = True, "a mistake in the server"
             _logger.exception("serving client %d failed", self._number)
-        return not session.idle and not self.link.congested
+        return not session.idle and not self.sockets.congested
 
     def until(self) -> float | None:
         """Until when there is nothing to do, as far as is known; None: no matter when."""
-        if not (self._session.idle or self.link.congested):
+        if not (self._session.idle or self.sockets.congested):
             return 0.0
         wakes, timeout = self._server.wakes(), self._server.idle_timeout
         if timeout is None:
@@ -389,6 +368,6 @@ class Visit:
             return False
         moved = self._counters.bytes_in + self._counters.bytes_out
         now = time.monotonic()
-        if moved != self._moved or not (self._session.idle or self.link.congested):
+        if moved != self._moved or not (self._session.idle or self.sockets.congested):
             self._moved, self._idle_since = moved, now
         return now - self._idle_since >= timeout

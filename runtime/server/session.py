@@ -51,7 +51,6 @@ from vfio_migration.runtime.protocol.messages.catalogue import (
 )
 from vfio_migration.runtime.protocol.messages.shapes import Message
 from vfio_migration.runtime.server.commands import Answered, Serving
-from vfio_migration.runtime.server.known_commands import Shortcuts
 from vfio_migration.runtime.transport.counters import Counters
 
 _logger: Final = logging.getLogger(__name__)
@@ -135,8 +134,8 @@ class Port(Protocol):
         """
         ...
 
-    def heed(self) -> None:
-        """See to it that nobody waits for us to end; raise as `wait`."""
+    def check_end(self) -> None:
+        """Raise `ConnectionError` if the server, or this client, is to end."""
         ...
 
     def make_twin(self) -> int | None:
@@ -160,7 +159,6 @@ class Session:
     Attributes:
         over: Nothing more is to be said.
         why: Why it is, if it ended in here.
-        shortcuts: What it has said before.
     """
 
     def __init__(
@@ -180,7 +178,6 @@ class Session:
         self._dma = connection  # or that of the twin socket
         self._port = port
         self._counters = counters
-        self.shortcuts = Shortcuts(serving, counters)
         self._timeout_s, self._hurry = timeout_s, hurry
         self._inbox: deque[Event] = deque()
         self._put_off: deque[Event] = deque()
@@ -276,8 +273,6 @@ class Session:
                     outgoing = self._connection.send_error(command, answer)
                 else:
                     outgoing = self._reply(command, answer)
-                    if outgoing is not None:
-                        self.shortcuts.learn(command, outgoing)
             # Before the reply: a client that asks then finds itself counted.
             self._counters.served(command.number, time.perf_counter_ns() - begun, errno)
             if outgoing is not None:
@@ -400,7 +395,7 @@ class Session:
                 raise _os_error("ETIMEDOUT", "the reply stands behind more than can be put off")
             try:
                 if self._inbox and not full and not self._port.congested:
-                    self._port.heed()
+                    self._port.check_end()
                     self._handle(self._inbox.popleft())
                 else:
                     self.feed(self._port.wait(until, full=full))

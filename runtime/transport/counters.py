@@ -68,20 +68,12 @@ class Counters:
 
     def served(self, number: int, nanoseconds: int, errno: str | None) -> None:
         """Count a command that was served, or refused with an errno."""
-        self.times(number).add(nanoseconds)
+        times = self._commands.get(number)
+        if times is None:
+            times = self._commands[number] = Times()
+        times.add(nanoseconds)
         if errno is not None:
-            self.refused(errno)
-
-    def times(self, number: int) -> Times:
-        """Return where a command is counted, for who does that by himself."""
-        row = self._commands.get(number)
-        if row is None:
-            row = self._commands[number] = Times()
-        return row
-
-    def refused(self, errno: str) -> None:
-        """Count an errno that was answered."""
-        self._errors[errno] += 1
+            self._errors[errno] += 1
 
     def fault(self, fault: ProtocolFault) -> None:
         """Count a message that broke the protocol."""

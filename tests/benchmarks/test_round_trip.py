@@ -16,17 +16,37 @@ import statistics
 
 import peers
 import pytest
-from peers import Driver, get_state, hello, running, serving, set_state
+from peers import (
+    Driver,
+    Exchange,
+    get_state,
+    hello,
+    region_read,
+    region_write,
+    running,
+    serving,
+    set_state,
+)
 
 TARGET = 1.6
 ROUNDS = 25
 TURNS = 2_000
 
-COMMANDS = {
-    "DEVICE_FEATURE GET": [get_state()],
-    "SET_STATE, one arc": [set_state(5), set_state(2)],
-    "SET_STATE, two arcs": [set_state(1), set_state(2)],
+REGISTER, MEMORY = 0, 2
+"""The regions that are accessed: registers, and memory that the device has in one piece."""
+LIVENESS = 0x04
+"""The register of `edu` that can be read and written and does nothing."""
+
+COMMANDS: dict[str, tuple[str, list[Exchange]]] = {
+    "REGION_READ of 4 bytes, edu": ("edu", [region_read(REGISTER, LIVENESS, 4)]),
+    "REGION_WRITE of 4 bytes, edu": ("edu", [region_write(REGISTER, LIVENESS, b"live")]),
+    "REGION_READ of 4 bytes, memory": ("memory", [region_read(MEMORY, 0, 4)]),
+    "REGION_WRITE of 4 bytes, memory": ("memory", [region_write(MEMORY, 0, b"data")]),
+    "DEVICE_FEATURE GET": ("edu", [get_state()]),
+    "SET_STATE, one arc": ("edu", [set_state(5), set_state(2)]),
+    "SET_STATE, two arcs": ("edu", [set_state(1), set_state(2)]),
 }
+"""By name, the device and the commands that are sent to it in turn."""
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +60,13 @@ def built(tmp_path_factory):
 @pytest.mark.parametrize("apart", [False, True], ids=["shared", "apart"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
-    messages = COMMANDS[name]
+    device, messages = COMMANDS[name]
     (message, reply), *_ = messages
     ours, theirs = tmp_path / "ours.sock", tmp_path / "theirs.sock"
     echo = [built / "echo", theirs, str(len(message)), str(reply)]
     there, here = peers.processors(apart)
     with (
-        running(serving(ours), ours, there),
+        running(serving(ours, "--device", device), ours, there),
         running(echo, theirs, there),
         Driver(built, ours, here) as us,
         Driver(built, theirs, here) as them,

@@ -254,7 +254,7 @@ class FakePort:
             connection, buffered = self.twin, False
         return _receive(connection, what, self._world.give(count), buffered)
 
-    def heed(self) -> None:
+    def check_end(self) -> None:
         pass
 
     def make_twin(self) -> int | None:

@@ -18,7 +18,18 @@ from typing import Any
 
 import pytest
 from awaited import wait_for
-from raw_client import FEATURE, GET, HEADER, MIG_READ, MIG_WRITE, RESET, SET, VERSION
+from raw_client import (
+    FEATURE,
+    GET,
+    HEADER,
+    MIG_READ,
+    MIG_WRITE,
+    REGION_READ,
+    REGION_WRITE,
+    RESET,
+    SET,
+    VERSION,
+)
 
 SOURCES = Path(__file__).parents[1] / "benchmarks" / "peers"
 COMPILERS = ("cc", "gcc", "clang")
@@ -167,6 +178,18 @@ def set_state(value: int) -> Exchange:
     """DEVICE_FEATURE SET of the state."""
     body = struct.pack("=IIIi", 16, SET | 2, value, -1)
     return HEADER.pack(2, FEATURE, 32, 0, 0) + body, 32
+
+
+def region_read(region: int, offset: int, size: int) -> Exchange:
+    """REGION_READ."""
+    body = struct.pack("=QII", offset, region, size)
+    return HEADER.pack(6, REGION_READ, 32, 0, 0) + body, 32 + size
+
+
+def region_write(region: int, offset: int, data: bytes) -> Exchange:
+    """REGION_WRITE."""
+    body = struct.pack("=QII", offset, region, len(data)) + data
+    return HEADER.pack(7, REGION_WRITE, 32 + len(data), 0, 0) + body, 32
 
 
 def read_data(size: int) -> Exchange:

@@ -118,3 +118,20 @@ def test_a_message_read_into_the_buffer_is_not_copied_out_of_it() -> None:
     [command] = server.buffer_updated(len(message))
     buffer[len(message) - 1] = ord("9")
     assert bytes(command.message.data) == b"12345679"
+
+
+@pytest.mark.parametrize("cut", [0, 5, 20, 38])
+def test_messages_that_are_kept_stay_as_they_are(cut: int) -> None:
+    """Whatever is read after them, and wherever the next message was cut."""
+    server = agreed()
+
+    def read(data: bytes) -> list[vp.Event]:
+        server.get_buffer()[: len(data)] = data
+        return server.buffer_updated(len(data))
+
+    first, second = (wire(vp.RegionWrite(0, 0, data)) for data in (b"12345678", b"abcdefgh"))
+    events = read(first + second[:cut])
+    server.keep_messages()
+    events += read(second[cut:])
+    read(wire(vp.RegionWrite(0, 0, bytes(8))))
+    assert bytes(events[0].message.data) == b"12345678"

@@ -19,13 +19,15 @@ from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server import session
 from vfio_migration.runtime.server.session import Held, Session
-from vfio_migration.runtime.transport.channel import Link
+from vfio_migration.runtime.server.sockets import ClientSockets
 
 WIRE = load_wire()
 LIMITS = {name: WIRE.bound(f"put_off_{name}") for name in Held._fields}
 STOP, RUNNING = 1, 2
 MIB = 1 << 20
 LONG = 60.0
+OPENED_BY_CHANNEL = 1
+"""What `queued` opens for a channel once a long message comes in pieces: its fdinfo."""
 
 
 @pytest.fixture
@@ -48,14 +50,14 @@ def most(monkeypatch) -> Iterator[dict[str, int]]:
 def stopped_reading(monkeypatch) -> threading.Event:
     """Is set once the server waits without reading more commands."""
     event = threading.Event()
-    wait = Link.wait
+    wait = ClientSockets.wait
 
     def watched(self, until, *, full=False):
         if full:
             event.set()
         return wait(self, until, full=full)
 
-    monkeypatch.setattr(Link, "wait", watched)
+    monkeypatch.setattr(ClientSockets, "wait", watched)
     return event
 
 
@@ -138,7 +140,7 @@ def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
         assert dma_done(client)
         assert client.read(0, BUFFER, 5) == b"guest"
         twin.close()
-        assert len(settled()) <= before
+        assert len(settled()) <= before + OPENED_BY_CHANNEL
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -157,7 +159,7 @@ def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
         assert answers[0] == 0
         assert LIMITS[name] * 3 // 4 < most[name] <= LIMITS[name]
         assert client.state == STOP
-        assert len(settled()) <= before
+        assert len(settled()) <= before + OPENED_BY_CHANNEL
 
 
 def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most) -> None:

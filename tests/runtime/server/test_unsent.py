@@ -29,7 +29,7 @@ from vfio_migration.runtime.protocol.faults import CannotSendError
 from vfio_migration.runtime.protocol.outbound import Outbound
 from vfio_migration.runtime.server.async_server import AsyncServer
 from vfio_migration.runtime.server.server import Server
-from vfio_migration.runtime.transport import channel as link
+from vfio_migration.runtime.transport import channel
 
 WIRE: Final = load_wire()
 NO_REPLY: Final = 0x10
@@ -274,7 +274,7 @@ def test_what_a_dying_client_was_not_sent_the_next_one_reads(
     taken: int,
 ) -> None:  # fmt: skip
     """Of many replies the first has left in part at most; `taken` bytes of it the client has."""
-    monkeypatch.setattr(link, "_BUFFER", 4096)  # the socket holds less than one reply
+    monkeypatch.setattr(channel, "_BUFFER_BYTES", 4096)  # the socket holds less than one reply
     served, size = host(kind, memory_device()), 100_000
     start = b""
     with served.client() as client:
@@ -298,7 +298,7 @@ def test_replies_that_left_are_not_sent_again(
     host: Callable[..., Host], whole: bytes, monkeypatch, kind: str
 ) -> None:
     """Two of five have been received, the others wait."""
-    monkeypatch.setattr(link, "_BUFFER", 4096)
+    monkeypatch.setattr(channel, "_BUFFER_BYTES", 4096)
     served, size = host(kind, memory_device()), 100_000
     with served.client() as client:
         client.set_state(STOP_COPY)
@@ -312,7 +312,7 @@ def test_replies_that_left_are_not_sent_again(
 def test_a_stream_that_came_back_is_read_in_pieces_of_any_size(
     host: Callable[..., Host], whole: bytes, monkeypatch, kind: str
 ) -> None:
-    monkeypatch.setattr(link, "_BUFFER", 4096)
+    monkeypatch.setattr(channel, "_BUFFER_BYTES", 4096)
     served = host(kind, memory_device())
     for size in (100_000, 70_000, 3):
         with served.client() as client:
