@@ -121,14 +121,14 @@ format: setup ## put imports and layout right
 	@$(BIN)/ruff format --quiet .
 
 .PHONY: docs
-docs: setup ## write the generated files anew: diagrams, tables, README's outputs
+docs: setup ## write the generated files anew: diagrams, tables, what pages show
 	@$(BIN)/python tools/pictures.py
 	@$(BIN)/python tools/rooms_picture.py
 	@$(BIN)/python tools/findings_page.py
 	@$(BIN)/python tools/groups_page.py
 	@$(BIN)/python tools/checks_page.py
 	@$(BIN)/python tools/mutants_page.py
-	@$(BIN)/python tools/readme_outputs.py
+	@$(BIN)/python tools/shown.py
 
 .PHONY: wheel
 wheel: setup ## build the wheel into dist/

@@ -8,12 +8,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-import readme_outputs
+import shown
 from repository import ROOT, files, script
 
 from vfio_migration.cli.main import parser
 
 PAGES = [path for path in files() if path.suffix == ".md" and "tests" not in path.parts]
+MAX_README_LINES = 150
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -72,27 +73,45 @@ def test_a_command_exists(page: str, command: str) -> None:
 
 
 def test_the_two_front_doors_are_shown() -> None:
-    shown = [command for page, command in commands() if page == "README.md"]
-    assert shown[:2] == ["make demo", "make test"]
+    front = [command for page, command in commands() if page == "README.md"]
+    assert front[:2] == ["make demo", "make test"]
 
 
-def output_blocks() -> list[readme_outputs.Block]:
-    return readme_outputs.blocks(readme_outputs.README.read_text("utf-8"))
+def output_blocks() -> list[shown.Block]:
+    return [block for page in shown.PAGES for block in shown.blocks(page.read_text("utf-8"))]
 
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in output_blocks() if block.command not in readme_outputs.NOT_RUN],
+    [block for block in output_blocks() if block.command not in shown.NOT_RUN],
     ids=lambda block: block.command,
 )
-def test_an_output_is_what_the_command_prints(block: readme_outputs.Block) -> None:
-    real = readme_outputs.comparable(readme_outputs.real_output(block))
-    assert readme_outputs.comparable(block.text) == real, "make docs writes it anew"
+def test_an_output_is_what_the_command_prints(block: shown.Block) -> None:
+    real = shown.comparable(shown.real_output(block))
+    assert shown.comparable(block.text) == real, "make docs writes it anew"
 
 
 def test_every_marked_output_is_found() -> None:
-    markers = readme_outputs.README.read_text("utf-8").count("<!-- output")
+    markers = sum(page.read_text("utf-8").count("<!-- output") for page in PAGES)
     assert len(output_blocks()) == markers > 2
+
+
+@pytest.mark.parametrize("page", shown.PAGES, ids=name)
+def test_a_program_is_shown_as_it_is(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert shown.with_files(text) == text, "make docs writes it anew"
+
+
+def test_every_example_is_shown() -> None:
+    listed = {path.name for path in (ROOT / "examples").glob("*.py")}
+    text = (ROOT / "docs" / "examples.md").read_text("utf-8")
+    of_the_demo = {"demo.py", "live_migration.py", "workload.py"}
+    assert set(re.findall(r"<!-- file: examples/(\S+) -->", text)) == listed - of_the_demo
+    assert all(f"../examples/{one}" in text for one in of_the_demo)
+
+
+def test_the_readme_can_be_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= MAX_README_LINES
 
 
 def test_the_output_of_make_test_has_its_headings() -> None:
@@ -101,14 +120,14 @@ def test_the_output_of_make_test_has_its_headings() -> None:
 
 
 def test_a_wrong_output_would_be_noticed() -> None:
-    block = readme_outputs.Block("vfio-migration route RUNNING STOP", 0, "")
-    real = readme_outputs.real_output(block)
-    same = readme_outputs.comparable
+    block = shown.Block("vfio-migration route RUNNING STOP", 0, "")
+    real = shown.real_output(block)
+    same = shown.comparable
     assert same(real) == same(real.rstrip() + "\n\n")
     assert same(real) != same(real.replace("STOP", "STOPPED"))
     assert same("proved in 0.43 s\n") == same("proved in 12.1 s\n")
     with pytest.raises(RuntimeError, match="exit status 0, not 1"):
-        readme_outputs.real_output(readme_outputs.Block(block.command, 1, ""))
+        shown.real_output(shown.Block(block.command, 1, ""))
 
 
 @pytest.mark.parametrize("page", [path for path in PAGES if fenced(path, "pycon")], ids=name)

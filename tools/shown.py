@@ -1,10 +1,15 @@
-"""The outputs shown in README.md: run again, compared by the tests, written anew by `make docs`.
+"""What pages show of the repository, outputs and programs: `make docs` writes it anew.
 
-A block of output is marked by the comment before it, which names the command:
+A block is marked by the comment before it, which names the command or the file:
 
     <!-- output: vfio-migration route RUNNING STOP -->
     ```text
     RUNNING -> RUNNING_P2P -> STOP
+    ```
+
+    <!-- file: examples/counter.py -->
+    ```python
+    ...
     ```
 
 `<!-- output (exit 1): ... -->` is for a command whose answer is no. Durations may differ from run
@@ -19,15 +24,19 @@ import shlex
 import sys
 import tempfile
 from dataclasses import dataclass
+from typing import Final
 
 from clean_run import ROOT, run, script
 
-README = ROOT / "README.md"
+PAGES: Final = tuple(ROOT / name for name in ("README.md", "docs/demo.md", "docs/examples.md"))
 NOT_RUN = ("make test",)
 BLOCK = re.compile(
     r"<!-- output(?: \(exit (?P<exit>\d)\))?: (?P<command>[^\n]+?) -->\n"
     r"```(?P<language>\w*)\n(?P<text>.*?)```\n",
     re.DOTALL,
+)
+FILE = re.compile(
+    r"<!-- file: (?P<file>\S+) -->\n```(?P<language>\w*)\n(?P<text>.*?)```\n", re.DOTALL
 )
 DURATION = re.compile(r" *\b\d+(?:\.\d+)?(?= ?(?:ms|s|seconds?)\b)")
 # What a live migration measures: sizes and rates, passes, and counts on the lines that count.
@@ -45,11 +54,11 @@ class Block:
     text: str
 
 
-def blocks(readme: str) -> list[Block]:
+def blocks(page: str) -> list[Block]:
     """Return the marked blocks, in order."""
     return [
         Block(found["command"], int(found["exit"] or 0), found["text"])
-        for found in BLOCK.finditer(readme)
+        for found in BLOCK.finditer(page)
     ]
 
 
@@ -86,8 +95,18 @@ def comparable(text: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def filled(readme: str) -> str:
-    """Return README with every block's output as it is now; one that only ran longer is kept."""
+def with_files(page: str) -> str:
+    """Return a page with the programs that it shows as they are now."""
+
+    def fill(found: re.Match[str]) -> str:
+        text = (ROOT / found["file"]).read_text("utf-8")
+        return f"<!-- file: {found['file']} -->\n```{found['language']}\n{text}```\n"
+
+    return FILE.sub(fill, page)
+
+
+def filled(page: str) -> str:
+    """Return a page with every block's output as it is now; one that only ran longer is kept."""
 
     def fill(found: re.Match[str]) -> str:
         block = Block(found["command"], int(found["exit"] or 0), found["text"])
@@ -99,8 +118,9 @@ def filled(readme: str) -> str:
         head = found[0][: found.start("text") - found.start()]
         return f"{head}{output.rstrip()}\n```\n"
 
-    return BLOCK.sub(fill, readme)
+    return BLOCK.sub(fill, with_files(page))
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text("utf-8")), "utf-8")
+    for path in PAGES:
+        path.write_text(filled(path.read_text("utf-8")), "utf-8")
