@@ -238,7 +238,7 @@ class TextTeller:
             yield f"  {'no pre-copy':<12} {fields['fell_back']}"
         if fields["asserted"]:
             yield f"  {'on trust':<12} {', '.join(fields['asserted'])}"
-        for one in fields["loose"]:
+        for one in fields["not_stopped"]:
             yield f"  not known to stand still: {one}"
 
     def _saved(self, fields: dict[str, Any]) -> Iterable[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
     from vfio_migration.runtime.client.core import Watch
     from vfio_migration.runtime.coordinator import Event
-    from vfio_migration.runtime.coordinator.settle import Settled
+    from vfio_migration.runtime.coordinator.finish import Finished
 
 _HELP = """\
 Bring the devices of a migration that was killed, or could not be brought to its end, back to
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             tell(event)
 
         try:
-            settled = recover(
+            finished = recover(
                 pairs,
                 journal=journal,
                 keep=arguments.keep,
@@ -119,12 +119,12 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             why = f"the journal cannot be written: {error}"
             raise MigrationFailedError(why, "undecided", [_AGAIN]) from error
-        if settled.outcome in ("lost", "undecided"):
-            more = [_AGAIN] if settled.outcome == "undecided" else settled.advice
-            raise MigrationFailedError(settled.why, settled.outcome, [*settled.problems, *more])
-        _tell(settled, tell, told=told)
+        if finished.outcome in ("lost", "undecided"):
+            more = [_AGAIN] if finished.outcome == "undecided" else finished.advice
+            raise MigrationFailedError(finished.why, finished.outcome, [*finished.problems, *more])
+        _tell(finished, tell, told=told)
         if not arguments.json:
-            for problem in settled.problems:
+            for problem in finished.problems:
                 printer.line(f"  {problem}")
 
     return coordinating.attempt(arguments, spec, work, lambda: [_AGAIN])
@@ -133,10 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
 _AGAIN = "run it again; nothing is lost by that"
 
 
-def _tell(settled: Settled, tell: Any, *, told: bool) -> None:
+def _tell(finished: Finished, tell: Any, *, told: bool) -> None:
     """Tell who runs, if nothing had to be done about it."""
     from vfio_migration.runtime.coordinator import Event
 
     if not told:
-        fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
+        fields = {"outcome": finished.outcome, "why": finished.why, "problems": finished.problems}
         tell(Event("won", fields))

@@ -28,7 +28,7 @@ from vfio_migration.runtime.transport.peer_process import NOBODY, Ear, Process, 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
 
-GRACE: Final = 1.0
+GRACE_S: Final = 1.0
 """How many seconds a server has to answer once somebody wished that all be given up."""
 
 _LIMITS: Final = Limits(twin_socket=False)
@@ -39,7 +39,7 @@ _CONFIG: Final = 7
 """The index of PCI configuration space (VFIO_PCI_CONFIG_REGION_INDEX)."""
 _IDS: Final = struct.Struct("<HH")
 """Vendor and device, with which configuration space begins."""
-_MOST: Final = 64
+MAX_PARTS: Final = 64
 """No PCI device has as many regions or types of interrupts: who says so is not asked further."""
 
 
@@ -94,7 +94,7 @@ def _ids(ids: tuple[int, int] | None) -> str:
     return "unknown" if ids is None else f"{ids[0]:04x}:{ids[1]:04x}"
 
 
-class Haste:
+class CancelDeadline:
     """Somebody wishes that it be given up: nobody is waited for much longer, as a `Client` asks it.
 
     A server that hangs would have everybody wait for as long as a busy one may take. Whoever does
@@ -106,7 +106,7 @@ class Haste:
         self._deadline = math.inf
 
     def expire_at(self, deadline: float) -> None:
-        """Wait for nobody beyond `GRACE` after this time of `time.monotonic`; infinity is none.
+        """Wait for nobody beyond `GRACE_S` after this time of `time.monotonic`; infinity is none.
 
         A server that answers each request just in time would otherwise take as long as there are
         requests.
@@ -126,26 +126,26 @@ class Haste:
         """Return by when a wait that began then has to end."""
         since = self._since
         wished = math.inf if since is None else max(begun, since)
-        return min(wished, self._deadline) + GRACE
+        return min(wished, self._deadline) + GRACE_S
 
 
-class _Hearing(Client):
+class _IdentifyingClient(Client):
     """A client that hears who answers it.
 
     Attributes:
-        speaker: Who sent the first message; None if it is not known.
+        sender: Who sent the first message; None if it is not known.
     """
 
     def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
-        self.speaker: Process | None = None
-        self._ear: Ear | None = Ear(sock)
+        self.sender: Process | None = None
+        self._detector: Ear | None = Ear(sock)
         return super()._start(sock)
 
     def _step(self, line: Line, ready: int) -> None:
-        if self._ear is not None:
-            self.speaker = self._ear.hear()
-            if self.speaker is not None:
-                self._ear = None
+        if self._detector is not None:
+            self.sender = self._detector.hear()
+            if self.sender is not None:
+                self._detector = None
         super()._step(line, ready)
 
 
@@ -177,7 +177,7 @@ class Endpoint:
         client: Client | None = None,
         timeout_s: float,
         watches: Iterable[Watch] = (),
-        hurry: Haste | None = None,
+        hurry: CancelDeadline | None = None,
     ) -> None:
         self.where = str(where)
         self.side: Side = side
@@ -189,7 +189,7 @@ class Endpoint:
         self._ours = client is None
         self._timeout_s = timeout_s
         self._watches = tuple(watches)
-        self._hurry = hurry
+        self._cancel_deadline = hurry
         self._listener = NOBODY if client is None else Process.of(client.pid)
         # Who serves on this very connection, by what was found out of it.
         self._known: list[Process] = []
@@ -230,7 +230,7 @@ class Endpoint:
         if self._sock is None:
             self._known.clear()
             self.reached = False
-            self._sock = connected(self.where, self.where, self._timeout_s, self._hurry)
+            self._sock = connected(self.where, self.where, self._timeout_s, self._cancel_deadline)
             self._listener = Process.listening(self._sock)
             self.reached = True
         return self._listener
@@ -246,10 +246,10 @@ class Endpoint:
         """
         if not self._ours or self._client is None:
             return None
-        speaks = self._client.speaker if isinstance(self._client, _Hearing) else None
+        sender = self._client.sender if isinstance(self._client, _IdentifyingClient) else None
         self._client.close()
         self.connect()
-        return speaks or self._listener
+        return sender or self._listener
 
     def note(self) -> Process:
         """Connect and return who listens there, as who serves on this connection. As `connect`."""
@@ -273,17 +273,17 @@ class Endpoint:
         Raises:
             ClientError: It does not answer.
         """
-        speaks = self._speaker
-        if speaks is None:
-            speaks = self._listener  # the connection is somebody else's
-        elif speaks.is_same(self._listener) is not True:
+        sender = self._sender
+        if sender is None:
+            sender = self._listener  # the connection is somebody else's
+        elif sender.is_same(self._listener) is not True:
             assert self._client is not None
             self._client.close()
             self.connect()
-            again = self._speaker
-            speaks = again if again is not None and speaks.is_same(again) else NOBODY
-        self._known.append(speaks)
-        return speaks
+            again = self._sender
+            sender = again if again is not None and sender.is_same(again) else NOBODY
+        self._known.append(sender)
+        return sender
 
     def is_served_by(self, process: Process | None) -> bool | None:
         """Say whether that is who serves there now; None if it cannot be told.
@@ -294,18 +294,18 @@ class Endpoint:
         Raises:
             ClientError: It does not answer.
         """
-        speaks = self._speaker
+        sender = self._sender
         if process is None or process in self._known:
             return True
-        same = None if speaks is None else process.is_same(speaks)
+        same = None if sender is None else process.is_same(sender)
         # One who listened may have had another answer all the time.
         return None if same is False and process.is_same(self._listener) is not False else same
 
     @property
-    def _speaker(self) -> Process | None:
+    def _sender(self) -> Process | None:
         """Who answered on this connection; None if nobody listened to that. Raises as `client`."""
         client = self.client
-        return client.speaker if isinstance(client, _Hearing) else None
+        return client.sender if isinstance(client, _IdentifyingClient) else None
 
     @property
     def client(self) -> Client:
@@ -318,7 +318,7 @@ class Endpoint:
             self.connect()
             self._client = self._negotiated(self._timeout_s)
         if not self._ours and self._client.hurry is None:
-            self._client.hurry = self._hurry
+            self._client.hurry = self._cancel_deadline
         if self._client.over is not None:
             raise copy.copy(self._client.over)
         return self._client
@@ -327,14 +327,14 @@ class Endpoint:
         """Agree on a version over the socket that is connected. Raises as `client`."""
         assert self._sock is not None
         sock, self._sock = self._sock, None
-        return _Hearing(
+        return _IdentifyingClient(
             sock,
             name=self.where,
             spec=self._spec,
             timeout_s=timeout_s,
             limits=_LIMITS,
             watches=self._watches,
-            hurry=self._hurry,
+            hurry=self._cancel_deadline,
         )
 
     def close(self) -> None:
@@ -344,11 +344,11 @@ class Endpoint:
         self._watched = None
         if self._sock is not None:
             with contextlib.suppress(ClientError):
-                self._negotiated(min(self._timeout_s, GRACE)).close()
+                self._negotiated(min(self._timeout_s, GRACE_S)).close()
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None
-        elif self._client is not None and self._client.hurry is self._hurry:
+        elif self._client is not None and self._client.hurry is self._cancel_deadline:
             self._client.hurry = None
 
     # --- what it is ---
@@ -391,11 +391,11 @@ class Endpoint:
         client = self.client
         about = client.info()
         regions = []
-        for index in range(min(about.num_regions, _MOST)):
+        for index in range(min(about.num_regions, MAX_PARTS)):
             info = client.region_info(index)
             info.close()
             regions.append(info.size)
-        irqs = [client.irq_info(index).count for index in range(min(about.num_irqs, _MOST))]
+        irqs = [client.irq_info(index).count for index in range(min(about.num_irqs, MAX_PARTS))]
         ids = None
         if len(regions) > _CONFIG and regions[_CONFIG] >= _IDS.size:
             ids = _IDS.unpack(self._config_space(_IDS.size))

@@ -20,9 +20,9 @@ from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError, StepFailedError
 from vfio_migration.runtime.coordinator.events import Event, Report
 
-_TRIES: Final = 3
+MAX_TRIES: Final = 3
 """How often a way back is tried: an arc that failed once may be taken the next time."""
-_BETWEEN: Final = 0.05
+RETRY_AFTER_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class _Way:
 
 
 _ON: Final = _Way(1, back=False)
-_BACK: Final = _Way(_TRIES, back=True)
+_BACK: Final = _Way(MAX_TRIES, back=True)
 _AWAY: Final = _Way(1, back=True, resets=True)
 
 
@@ -154,7 +154,7 @@ class Group:
         try:
             if self._has_no_maps(device):
                 device.client.reset()
-                self._tell(device, "reset", before, device.look())
+                self._report_moved(device, "reset", before, device.look())
         except ClientError as error:
             with contextlib.suppress(ClientError):  # then its state is not known
                 device.look()
@@ -223,11 +223,13 @@ class Group:
                 self._failed(device, move, error, failures, way)
             else:
                 before, device.state = device.state, self._leads(move)
-                self._tell(device, "SET_STATE" if move.to else "reset", before, device.state)
+                self._report_moved(
+                    device, "SET_STATE" if move.to else "reset", before, device.state
+                )
         if not failures:
             return
         if way.tries > 1 and all(device.state is not None for device, _ in failures):
-            time.sleep(_BETWEEN)
+            time.sleep(RETRY_AFTER_S)
             again = {id(device) for device, _ in failures}
             left = [row for row in moves if id(row[0]) in again]
             self._round(where, left, replace(way, tries=way.tries - 1))
@@ -268,6 +270,8 @@ class Group:
             self._report(Event("failed", fields))
         failures.append((device, why))
 
-    def _tell(self, device: Endpoint, how: str, before: str | None, after: str | None) -> None:
+    def _report_moved(
+        self, device: Endpoint, how: str, before: str | None, after: str | None
+    ) -> None:
         fields = {"device": device.label, "side": self.side, "how": how}
         self._report(Event("moved", {**fields, "from": before, "to": after}))

@@ -41,7 +41,7 @@ FORMAT: Final = 2
 _FORMATS: Final = (1, FORMAT)
 """What is read; a reader refuses another."""
 
-_LONGEST: Final = 1 << 20
+MAX_JOURNAL_BYTES: Final = 1 << 20
 """How many bytes the part that does not change has at most."""
 _BLOCK: Final = 4096
 _SLOTS: Final = 4
@@ -80,7 +80,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Ledger:
+class Journal:
     """A journal.
 
     Attributes:
@@ -114,14 +114,14 @@ class Ledger:
             return
         for one in self.sockets:
             if (other := claims.claimed(one)) is not None:
-                raise unsettled(one, other)
+                raise unfinished(one, other)
         try:
             self._replace(new=True)
             self._written = True
             claims.claim(self.sockets, self.path)
         except FileExistsError as error:
             self.end()
-            raise unsettled(self.entries[0].source, self.path) from error
+            raise unfinished(self.entries[0].source, self.path) from error
         except (OSError, ValueError) as error:
             self.end()
             everywhere = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
@@ -264,7 +264,7 @@ class Ledger:
     def _replace(self, *, new: bool) -> None:
         assert self.path is not None
         fixed = json.dumps(self.to_data(), indent=1).encode() + b"\n\0"
-        if len(fixed) > _LONGEST:
+        if len(fixed) > MAX_JOURNAL_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -333,7 +333,7 @@ def _slots(text: bytes) -> tuple[bytes, list[str]]:
 beside = claims.beside
 
 
-def unsettled(socket: str, journal: Path) -> CannotMigrateError:
+def unfinished(socket: str, journal: Path) -> CannotMigrateError:
     """Return why a device is not touched that an earlier migration left behind."""
     with contextlib.suppress(OSError):
         if kind := kind_of(journal.stat().st_mode):
@@ -369,7 +369,7 @@ def _folder() -> str:
     return os.path.realpath(".")
 
 
-def read(path: Path) -> Ledger | None:
+def read(path: Path) -> Journal | None:
     """Read a journal; None if there is none.
 
     What it says is done to devices, so it is believed only if it belongs to this user or to root,
@@ -381,7 +381,7 @@ def read(path: Path) -> Ledger | None:
     """
     try:
         with open(_open_trusted(path), "rb") as file:
-            text = file.read(_LONGEST + _SLOTS * _BLOCK)
+            text = file.read(MAX_JOURNAL_BYTES + _SLOTS * _BLOCK)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -402,7 +402,7 @@ def read(path: Path) -> Ledger | None:
         )
         if form in _FORMATS and holder in _HOLDERS and entries:
             folder = _text(data.get("folder", _folder()))
-            found = Ledger(path, _text(data["migration"]), entries, _HOLDERS[holder], folder, True)
+            found = Journal(path, _text(data["migration"]), entries, _HOLDERS[holder], folder, True)
             found.asserted = tuple(_text(one) for one in data.get("asserted", []))
             found._resume(fixed, len(holders), len(text))
             try:

@@ -33,7 +33,7 @@ from vfio_migration.runtime.client import Client, ClientError, PeerDisconnectedE
 from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
-from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Side
+from vfio_migration.runtime.coordinator.endpoint import CancelDeadline, Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import (
     CancelledError,
     CannotMigrateError,
@@ -42,10 +42,10 @@ from vfio_migration.runtime.coordinator.errors import (
     StepFailedError,
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
+from vfio_migration.runtime.coordinator.finish import KEEP, Finished, Finisher
 from vfio_migration.runtime.coordinator.group import Group, check_table, names
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger, NotWrittenError, unsettled
+from vfio_migration.runtime.coordinator.journal import Entry, Journal, NotWrittenError, unfinished
 from vfio_migration.runtime.coordinator.settings import Hooks, Settings
-from vfio_migration.runtime.coordinator.settle import KEEP, Settled, Settler
 from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
 
 _logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Summary:
             stood still, included.
         last_pass: How many bytes were transferred while the devices stood still.
         expected_downtime: What was expected before they were stopped; None if nobody could know.
-        loose: The sources that are not known to stand still, and why, if any.
+        not_stopped: The sources that are not known to stand still, and why, if any.
         asserted: What the operator answered for: names of rows of [[assertions]].
         fell_back: Why the devices were stopped before anything was transferred, though they were to
             run meanwhile; None if all went as it was to.
@@ -84,7 +84,7 @@ class Summary:
     passes: int
     last_pass: int
     expected_downtime: float | None
-    loose: tuple[str, ...] = ()
+    not_stopped: tuple[str, ...] = ()
     asserted: tuple[str, ...] = ()
     fell_back: str | None = None
 
@@ -99,7 +99,7 @@ class Summary:
             "passes": self.passes,
             "last_pass": self.last_pass,
             "expected_downtime": self.expected_downtime,
-            "loose": list(self.loose),
+            "not_stopped": list(self.not_stopped),
             "asserted": list(self.asserted),
             "fell_back": self.fell_back,
         }
@@ -145,10 +145,10 @@ class Coordinator:
             self._settings.migration, pre_copy=self._settings.pre_copy
         )
         self._report = report
-        self._journal = journal
+        self._journal_path = journal
         self._cancelled = threading.Event()
-        self._haste = Haste()
-        self._settling = False
+        self._cancel_deadline = CancelDeadline()
+        self._finishing = False
 
         def end(where: str | Path, side: Side) -> Endpoint:
             return Endpoint(
@@ -158,18 +158,20 @@ class Coordinator:
                 client=(clients or {}).get(str(where)),
                 timeout_s=self._settings.timeout_s,
                 watches=watches,
-                hurry=self._haste,
+                hurry=self._cancel_deadline,
             )
 
         watches = tuple(watches)
         self._endpoints = _endpoints(pairs, end)
         self._groups = {
-            side: Group(side, group, self._spec, self._plans, self._tell, self._before_phase)
+            side: Group(
+                side, group, self._spec, self._plans, self._report_event, self._before_phase
+            )
             for side, group in self._endpoints.items()
         }
         self._transfer = self._new_transfer()
         self._fell_back: str | None = None
-        self._ledger: Ledger | None = None
+        self._journal: Journal | None = None
         self._stopped_at: float | None = None
         self._ran_at: float | None = None
         self._won = False  # every destination runs: no way back, and none is needed
@@ -182,11 +184,11 @@ class Coordinator:
     def cancel(self) -> None:
         """Give the migration up, if it is not too late. May be called from a signal handler.
 
-        A server that is just asked for something has `GRACE` seconds more to answer.
+        A server that is just asked for something has `GRACE_S` seconds more to answer.
         """
         self._cancelled.set()
-        if self._settling or not self.is_late:
-            self._haste.begin()
+        if self._finishing or not self.is_late:
+            self._cancel_deadline.begin()
 
     def check(self) -> None:
         """See whether these devices can be migrated, and together.
@@ -223,11 +225,11 @@ class Coordinator:
         sockets = [one.where for side in self._endpoints.values() for one in side]
         claims.check_names(sockets)  # they may not have been there before
         with claims.locked(sockets):
-            if self._journal is not None:
+            if self._journal_path is not None:
                 # No server is bothered for a device that is not touched.
-                for one in Ledger.named(sockets):
+                for one in Journal.named(sockets):
                     if (journal := claims.claimed(one)) is not None:
-                        raise unsettled(one, journal)
+                        raise unfinished(one, journal)
             try:
                 return self._migrate()
             finally:
@@ -236,7 +238,7 @@ class Coordinator:
     @property
     def is_late(self) -> bool:
         """Whether it is too late to cancel: the destination runs, or may."""
-        return self._ledger is not None and self._ledger.holder == "destination"
+        return self._journal is not None and self._journal.holder == "destination"
 
     # --- inside ---
 
@@ -244,7 +246,7 @@ class Coordinator:
         return Transfer(
             list(zip(self._endpoints["source"], self._endpoints["destination"], strict=True)),
             self._settings,
-            self._tell,
+            self._report_event,
             self._cancelled,
         )
 
@@ -260,20 +262,20 @@ class Coordinator:
         self._expire_before_stop(begun)
         # Before the first word is said, so that whoever is killed leaves no question open.
         try:
-            self._ledger = ledger = Ledger(
-                self._journal,
+            self._journal = journal = Journal(
+                self._journal_path,
                 migration.name,
                 self._entries(),
                 asserted=self._settings.asserted,
             )
-            ledger.begin()
+            journal.begin()
             try:
                 self.check()
-                self._identify(ledger)
+                self._identify(journal)
             except PeerDisconnectedError as error:
                 raise self._give_up(error) from error
             except BaseException:
-                ledger.end()
+                journal.end()
                 raise
         except CannotMigrateError as error:
             if not self._cancelled.is_set():
@@ -281,17 +283,17 @@ class Coordinator:
             hints = ["nothing was begun"]
             why = f"cancelled; {error.why}"
             raise MigrationFailedError(why, "source", hints, cancelled=True) from error
-        self._tell(Event("plan", self._planned(migration.name)))
-        report_asserted(self._settings.asserted, self._plans, self._tell)
+        self._report_event(Event("plan", self._planned(migration.name)))
+        report_asserted(self._settings.asserted, self._plans, self._report_event)
         try:
-            loose = self._follow(migration, ledger)
+            not_stopped = self._follow(migration, journal)
             # The sources stand still, and hold the state until it is known that it has arrived.
             self._verify("destination")
         except Exception as error:
             # Whatever it was, a mistake of ours or of a hook: no device is left half-way.
             raise self._give_up(error) from error
-        if not loose and (problem := ledger.end()):
-            self._tell(Event("failed", {"device": None, "why": problem}))
+        if not not_stopped and (problem := journal.end()):
+            self._report_event(Event("failed", {"device": None, "why": problem}))
         streams = self._transfer.streams
         self._resume("destination")
         summary = Summary(
@@ -303,39 +305,39 @@ class Coordinator:
             passes=max(streams, key=lambda one: one.bytes).passes,
             last_pass=sum(one.pass_bytes for one in streams),
             expected_downtime=self._expected,
-            loose=tuple(one.label for one in loose),
+            not_stopped=tuple(one.label for one in not_stopped),
             asserted=self._settings.asserted,
             fell_back=self._fell_back,
         )
-        self._tell(Event("summary", summary.to_data()))
+        self._report_event(Event("summary", summary.to_data()))
         return summary
 
     def _follow(
-        self, migration: Migration, ledger: Ledger, *, prepared: bool = False
+        self, migration: Migration, journal: Journal, *, prepared: bool = False
     ) -> list[Endpoint]:
         """Take the steps of a migration; return the sources not known to stand still.
 
         Args:
             migration: The row.
-            ledger: The journal.
+            journal: The journal.
             prepared: The destinations are ready to be loaded.
         """
-        loose: list[Endpoint] = []
+        not_stopped: list[Endpoint] = []
         for step in migration.steps:
-            self._check_cancelled(ledger)
+            self._check_cancelled(journal)
             prepared = prepared and step.side == "destination"
             if prepared:
                 continue
             if step.holder is not None:
                 self._check_delivered(migration, step.holder)
-                ledger.hold(step.holder)
+                journal.hold(step.holder)
                 if self.is_late:
-                    self._haste.end()
+                    self._cancel_deadline.end()
                 else:
                     # One that has ended its session meanwhile could be led on, and would run blank.
                     self._verify("destination")
             if self._won:
-                loose = self._retire(step)
+                not_stopped = self._retire(step)
                 continue
             try:
                 self._take(step)
@@ -344,9 +346,9 @@ class Coordinator:
                     raise
                 assert migration.fallback is not None
                 fallback = self._plans.migration(migration.fallback)
-                prepared = self._start_over(fallback, ledger, error)
-                return self._follow(fallback, ledger, prepared=prepared)
-        return loose
+                prepared = self._start_over(fallback, journal, error)
+                return self._follow(fallback, journal, prepared=prepared)
+        return not_stopped
 
     def _may_start_over(
         self, migration: Migration, step: MigrationStep, error: StepFailedError | RefusedError
@@ -374,7 +376,7 @@ class Coordinator:
         return any(one.bytes for one in self._transfer.streams)
 
     def _start_over(
-        self, fallback: Migration, ledger: Ledger, error: StepFailedError | RefusedError
+        self, fallback: Migration, journal: Journal, error: StepFailedError | RefusedError
     ) -> bool:
         """Bring all back to where they were, to follow the fallback.
 
@@ -386,18 +388,20 @@ class Coordinator:
         """
         prepared = not self._has_transferred
         self._stopped_at = self._ran_at = None  # it will be another downtime
-        self._haste.expire_at(math.inf)
+        self._cancel_deadline.expire_at(math.inf)
         self._fell_back = _why(error)
-        self._tell(Event("falls_back", {"migration": fallback.name, "why": self._fell_back}))
-        for step in self._plans.takes_back(ledger.holder):
+        self._report_event(
+            Event("falls_back", {"migration": fallback.name, "why": self._fell_back})
+        )
+        for step in self._plans.takes_back(journal.holder):
             assert step.side is not None
             group = self._groups[step.side]
             if step.side == "source":
                 group.bring(step, group.endpoints)
-            elif not prepared and (loose := group.put_away(step, group.endpoints)):
+            elif not prepared and (not_stopped := group.put_away(step, group.endpoints)):
                 raise StepFailedError(
-                    f"{self._fell_back}; and then {names(loose)}: not known to stand still",
-                    [device.label for device in loose],
+                    f"{self._fell_back}; and then {names(not_stopped)}: not known to stand still",
+                    [device.label for device in not_stopped],
                 )
         self._resume("source")
         self._transfer = self._new_transfer()
@@ -408,9 +412,9 @@ class Coordinator:
         if holder != FIRST_HOLDER and not self._transfer.delivered:
             raise StepFailedError(_NOT_DELIVERED.format(migration.name))
 
-    def _check_cancelled(self, ledger: Ledger) -> None:
+    def _check_cancelled(self, journal: Journal) -> None:
         # Too late is it once the journal says that the destination may run.
-        if ledger.holder == "destination":
+        if journal.holder == "destination":
             return
         if self._cancelled.is_set():
             raise CancelledError("cancelled")
@@ -421,7 +425,9 @@ class Coordinator:
 
         Pre-copy ends by itself before that.
         """
-        self._haste.expire_at(begun + self._settings.max_pre_copy + self._settings.timeout_s)
+        self._cancel_deadline.expire_at(
+            begun + self._settings.max_pre_copy + self._settings.timeout_s
+        )
 
     @property
     def _deadline(self) -> float:
@@ -433,7 +439,7 @@ class Coordinator:
         if step.transfer == "passes":
             self._expire_before_stop(time.monotonic())
             self._expected = self._transfer.passes(self._overhead(step))
-            self._haste.expire_at(math.inf)
+            self._cancel_deadline.expire_at(math.inf)
         elif step.transfer == "rest":
             self._transfer.rest(self._deadline)
         elif step.side is not None:
@@ -463,7 +469,9 @@ class Coordinator:
         if all(one.may_change() for one in destinations):
             self._ran_at = time.monotonic()
             downtime = self._ran_at - self._stopped_at
-            self._tell(Event("running", {"side": "destination", "downtime": round(downtime, 6)}))
+            self._report_event(
+                Event("running", {"side": "destination", "downtime": round(downtime, 6)})
+            )
 
     def _overhead(self, step: MigrationStep) -> float:
         """Say how long the requests take while the devices stand still: as long as those before."""
@@ -478,9 +486,11 @@ class Coordinator:
     def _retire(self, step: MigrationStep) -> list[Endpoint]:
         assert step.side is not None
         group = self._groups[step.side]
-        loose = group.put_away(step, group.endpoints)
-        self._tell(Event("retired", {"loose": [device.label for device in loose]}))
-        return loose
+        not_stopped = group.put_away(step, group.endpoints)
+        self._report_event(
+            Event("retired", {"not_stopped": [device.label for device in not_stopped]})
+        )
+        return not_stopped
 
     def _before_phase(self, side: Side, moves: Sequence[tuple[Endpoint, Move]]) -> None:
         """Hold the guest before a source gives anything up; begin to count the downtime."""
@@ -506,8 +516,8 @@ class Coordinator:
         ]
         if stands_still and self._stopped_at is None:
             self._stopped_at = time.monotonic()
-            self._haste.expire_at(self._deadline)
-            self._tell(Event("stopped", {"side": "source", "expected": self._expected}))
+            self._cancel_deadline.expire_at(self._deadline)
+            self._report_event(Event("stopped", {"side": "source", "expected": self._expected}))
 
     def _resume(self, side: Side) -> None:
         if self._paused:
@@ -516,8 +526,8 @@ class Coordinator:
 
     def _give_up(self, error: Exception) -> MigrationFailedError:
         """Settle what was begun; return what is to be raised."""
-        assert self._ledger is not None
-        self._settling = True
+        assert self._journal is not None
+        self._finishing = True
         gave_up = isinstance(error, CancelledError)
         cancelled = gave_up or (self._cancelled.is_set() and not self.is_late)
         why = _why(error)
@@ -525,38 +535,42 @@ class Coordinator:
             why = f"cancelled; {why}"
         if not cancelled:
             # Who runs is not decided by who is slow to answer: each has all its time again.
-            self._haste.expire_at(math.inf)
-            self._tell(Event("failed", {"device": None, "why": why}))
+            self._cancel_deadline.expire_at(math.inf)
+            self._report_event(Event("failed", {"device": None, "why": why}))
         try:
-            settled = Settler(
+            finished = Finisher(
                 self._endpoints,
-                self._ledger,
+                self._journal,
                 self._spec,
                 self._plans,
-                self._tell,
-                haste=self._haste,
-            ).settle()
+                self._report_event,
+                cancel_deadline=self._cancel_deadline,
+            ).finish()
         except OSError as worse:
-            settled = Settled("undecided", _why(worse))
-        if settled.outcome in ("source", "destination"):
-            self._resume("source" if settled.outcome == "source" else "destination")
+            finished = Finished("undecided", _why(worse))
+        if finished.outcome in ("source", "destination"):
+            self._resume("source" if finished.outcome == "source" else "destination")
         ways_out = error.hints if isinstance(error, CoordinatorError) else ()
-        hints = [settled.why, *(one for one in settled.problems if one != why), *ways_out]
-        hints += settled.advice
-        if settled.untold:
+        hints = [finished.why, *(one for one in finished.problems if one != why), *ways_out]
+        hints += finished.advice
+        if finished.unidentified:
             hints.append(f"run: {self._recovery()} {KEEP}")
-        elif settled.outcome == "undecided" or settled.loose or self._ledger.stands:
-            late = f"{names(settled.loose)}: not known to stand still; " if settled.loose else ""
+        elif finished.outcome == "undecided" or finished.not_stopped or self._journal.stands:
+            late = (
+                f"{names(finished.not_stopped)}: not known to stand still; "
+                if finished.not_stopped
+                else ""
+            )
             hints.append(f"{late}once it can be reached run: {self._recovery()}")
-        return MigrationFailedError(why, settled.outcome, hints, cancelled=cancelled)
+        return MigrationFailedError(why, finished.outcome, hints, cancelled=cancelled)
 
     def _recovery(self) -> str:
         """Return the command that recovers this migration."""
-        assert self._ledger is not None
-        names = [name for one in self._ledger.entries for name in (one.source, one.destination)]
+        assert self._journal is not None
+        names = [name for one in self._journal.entries for name in (one.source, one.destination)]
         words = [operand(name) for name in names]
-        if self._journal is not None and self._journal != claims.beside(names[0]):
-            words += ["--journal", operand(self._journal)]
+        if self._journal_path is not None and self._journal_path != claims.beside(names[0]):
+            words += ["--journal", operand(self._journal_path)]
         return command("recover", *words)
 
     def _entries(self) -> tuple[Entry, ...]:
@@ -570,16 +584,16 @@ class Coordinator:
         except ClientError as error:
             raise CannotMigrateError(str(error)) from error
 
-    def _identify(self, ledger: Ledger) -> None:
+    def _identify(self, journal: Journal) -> None:
         """Write down who serves the devices, where that is not who listens."""
         try:
-            ledger.amend(
+            journal.amend(
                 tuple(
                     replace(
                         entry, source_process=one.identify(), destination_process=two.identify()
                     )
                     for entry, one, two in zip(
-                        ledger.entries,
+                        journal.entries,
                         self._endpoints["source"],
                         self._endpoints["destination"],
                         strict=True,
@@ -609,7 +623,7 @@ class Coordinator:
             ],
         }
 
-    def _tell(self, event: Event) -> None:
+    def _report_event(self, event: Event) -> None:
         try:
             self._report(event)
         except Exception:

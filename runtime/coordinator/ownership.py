@@ -25,7 +25,7 @@ from vfio_migration.runtime.coordinator.errors import CannotMigrateError, NotTru
 from vfio_migration.runtime.files import lock_file, trusted_path
 from vfio_migration.runtime.files.lock_file import LockedError
 
-_LONGEST: Final = 4095
+MAX_PATH_BYTES: Final = 4095
 """How many bytes a path has at most (PATH_MAX, less its NUL)."""
 _SHOWN: Final = 200
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -80,8 +80,8 @@ def _no_path(name: str) -> str | None:
         return "it has characters that no file name has"
     if not size:
         return "it is empty"
-    if size > _LONGEST:
-        return f"it is {size} bytes long, and {_LONGEST} are the most"
+    if size > MAX_PATH_BYTES:
+        return f"it is {size} bytes long, and {MAX_PATH_BYTES} are the most"
     return "it has a NUL in it" if "\0" in name else None
 
 

@@ -26,9 +26,9 @@ from vfio_migration.runtime.coordinator.errors import (
     is_denied,
 )
 from vfio_migration.runtime.coordinator.events import Report, ignore, report_asserted
+from vfio_migration.runtime.coordinator.finish import Finished, Finisher
 from vfio_migration.runtime.coordinator.group import check_table
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger
-from vfio_migration.runtime.coordinator.settle import Settled, Settler
+from vfio_migration.runtime.coordinator.journal import Entry, Journal
 
 _ASKED: Final = "--keep {}: it runs because that was asked for; what it holds is not known here"
 _GUESSED: Final = (
@@ -48,7 +48,7 @@ def recover(
     report: Report = ignore,
     watches: Iterable[Watch] = (),
     timeout_s: float = TIMEOUT_S,
-) -> Settled:
+) -> Finished:
     """Bring devices back to exactly one running side.
 
     Args:
@@ -84,8 +84,8 @@ def recover(
         held = {os.path.realpath(name) for name in named}
         others = [] if found is None else found.sockets
         with claims.locked(one for one in others if os.path.realpath(one) not in held):
-            settler = _Settling(pairs, spec, plans, report, tuple(watches), timeout_s, keep)
-            return settler.settle(where, found)
+            finisher = _Recovery(pairs, spec, plans, report, tuple(watches), timeout_s, keep)
+            return finisher.finish(where, found)
 
 
 def _claimed(named: Sequence[str]) -> Path | None:
@@ -103,7 +103,7 @@ def _claimed(named: Sequence[str]) -> Path | None:
     return next(iter(found.values()), None)
 
 
-def _read(where: Path | None, keep: Side | None, named: Sequence[str]) -> Ledger | None:
+def _read(where: Path | None, keep: Side | None, named: Sequence[str]) -> Journal | None:
     if where is None:
         return None
     try:
@@ -122,7 +122,7 @@ def _read(where: Path | None, keep: Side | None, named: Sequence[str]) -> Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class _Settling:
+class _Recovery:
     """What was asked for, once the journal has been read."""
 
     pairs: Sequence[tuple[str, str | None]]
@@ -133,7 +133,7 @@ class _Settling:
     timeout_s: float
     keep: Side | None
 
-    def settle(self, where: Path | None, found: Ledger | None) -> Settled:
+    def finish(self, where: Path | None, found: Journal | None) -> Finished:
         entries = _entries(self.pairs) if found is None else _here(found)
         endpoints = _endpoints(entries, self.spec, self.timeout_s, self.watches)
         if self.keep == "destination" and "destination" not in endpoints:
@@ -146,21 +146,21 @@ class _Settling:
                 asked, before = _ASKED.format(self.keep), entries
                 written = where is not None and where.exists()
                 path = where if written else None
-                ledger = Ledger(path, _first(self.plans), _forget(entries), self.keep)
-                ledger.asserted = () if found is None else found.asserted
-                ledger.takes_over(written)
+                journal = Journal(path, _first(self.plans), _forget(entries), self.keep)
+                journal.asserted = () if found is None else found.asserted
+                journal.takes_over(written)
             elif found is None:
                 guess = _guess(self.pairs, endpoints, self.plans)
-                if isinstance(guess, Settled):
+                if isinstance(guess, Finished):
                     return guess
-                asked, ledger = _GUESSED.format(_places(endpoints)), guess
+                asked, journal = _GUESSED.format(_places(endpoints)), guess
             else:
-                ledger = found
-            report_asserted(ledger.asserted, self.plans, self.report)
+                journal = found
+            report_asserted(journal.asserted, self.plans, self.report)
             given_up = () if self.keep is None else (_OTHER[self.keep],)
-            return Settler(
+            return Finisher(
                 endpoints,
-                ledger,
+                journal,
                 self.spec,
                 self.plans,
                 self.report,
@@ -168,7 +168,7 @@ class _Settling:
                 asked=asked,
                 before=before,
                 final=True,
-            ).settle()
+            ).finish()
         finally:
             for group in endpoints.values():
                 for device in group:
@@ -193,7 +193,7 @@ def _check_permitted(devices: Iterable[Endpoint]) -> None:
                 raise CannotMigrateError(f"{error}, and its device may run", [hint]) from error
 
 
-def _here(found: Ledger) -> tuple[Entry, ...]:
+def _here(found: Journal) -> tuple[Entry, ...]:
     """Return the entries of a journal by names that lead to the sockets from this folder."""
     return tuple(
         replace(one, source=found.here(one.source), destination=found.here(one.destination))
@@ -228,7 +228,9 @@ def _endpoints(
     return found
 
 
-def _check_named(pairs: Sequence[tuple[str, str | None]], found: Ledger, keep: Side | None) -> None:
+def _check_named(
+    pairs: Sequence[tuple[str, str | None]], found: Journal, keep: Side | None
+) -> None:
     """Raise `CannotMigrateError` if the caller and the journal name different devices."""
 
     def refuse(why: str) -> NoReturn:
@@ -251,7 +253,7 @@ def _guess(
     pairs: Sequence[tuple[str, str | None]],
     endpoints: dict[Side, Sequence[Endpoint]],
     plans: Plans,
-) -> Ledger | Settled:
+) -> Journal | Finished:
     """Say who holds the state, from where the devices stand; only if there is no doubt.
 
     If one side runs and the other stands still already, there is nothing to do.
@@ -276,19 +278,19 @@ def _guess(
     runs = [device.may_change() for device in destinations]
     handed_over = not any(device.may_change() or device.transfers() != "none" for device in sources)
     if handed_over and runs and all(runs):
-        return Settled("destination", "it runs, the source stands still: nothing to do")
+        return Finished("destination", "it runs, the source stands still: nothing to do")
     running = all(device.may_change() and device.transfers() == "none" for device in sources)
     quiesced = any(device.state != _initial(device) for device in sources)
     if running and not quiesced and not any(_moves(device) for device in destinations):
         still = ", the destination stands still" if destinations else ""
-        return Settled("source", f"it runs{still}: nothing to do")
+        return Finished("source", f"it runs{still}: nothing to do")
     # A source that has handed its state over holds what has been for some time: its destination may
     # have run since, and stand still for another reason. One that is being loaded is no source.
     loaded = any(device.transfers() == "write" for device in sources)
     # Of a source that stands still only a destination that does not run says that it may go on.
     unseen = not destinations and not all(device.may_change() for device in sources)
     if not (handed_over or loaded or unseen or any(runs)):
-        return Ledger(None, _first(plans), entries, "source")
+        return Journal(None, _first(plans), entries, "source")
     raise CannotMigrateError(
         "there is no journal of a migration, and it cannot be told who is to run: "
         f"{_places(endpoints)}",

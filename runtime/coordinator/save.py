@@ -34,7 +34,7 @@ from vfio_migration.runtime.client.core import Watch
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
-from vfio_migration.runtime.coordinator.endpoint import Endpoint, Haste, Shape, Side
+from vfio_migration.runtime.coordinator.endpoint import CancelDeadline, Endpoint, Shape, Side
 from vfio_migration.runtime.coordinator.errors import (
     CancelledError,
     CannotMigrateError,
@@ -45,7 +45,7 @@ from vfio_migration.runtime.coordinator.errors import (
 )
 from vfio_migration.runtime.coordinator.events import Event, Report, ignore, report_asserted
 from vfio_migration.runtime.coordinator.group import Group, check_table
-from vfio_migration.runtime.coordinator.journal import unsettled
+from vfio_migration.runtime.coordinator.journal import unfinished
 from vfio_migration.runtime.coordinator.pump import WRITES
 from vfio_migration.runtime.coordinator.settings import Settings
 from vfio_migration.runtime.coordinator.transfer import Transfer, check_downtime
@@ -56,7 +56,7 @@ from vfio_migration.runtime.protocol.messages.catalogue import MigDataWrite
 from vfio_migration.runtime.transport.peer_process import Process
 
 _BLOCK: Final = 1 << 20
-_TELL: Final = 0.1
+_REPORT_EVERY_S: Final = 0.1
 _KEPT_FREE: Final = 16
 """Which part of the room that a file system has is left free by a save, if nobody says more."""
 _SMALL_FILE: Final = 64 << 20
@@ -185,8 +185,8 @@ class Half:
         self.settings = settings or Settings()
         self.report = report
         self.cancelled = threading.Event()
-        self.haste = Haste()
-        self.untold = False  # whether somebody cannot be told from one with a blank device
+        self.cancel_deadline = CancelDeadline()
+        self.unidentified = False  # whether somebody cannot be told from one with a blank device
         self._late = False
         # Devices that have not said yet whether they are of the kind that was saved.
         self._unseen: list[tuple[str, Shape, Endpoint]] = []
@@ -198,7 +198,7 @@ class Half:
                 self.spec,
                 timeout_s=self.settings.timeout_s,
                 watches=watches,
-                hurry=self.haste,
+                hurry=self.cancel_deadline,
             )
             for one in sockets
         ]
@@ -208,16 +208,16 @@ class Half:
     def cancel(self) -> None:
         """Give it up, if it is not too late. May be called from a signal handler.
 
-        A server that is just asked for something has `GRACE` seconds more to answer.
+        A server that is just asked for something has `GRACE_S` seconds more to answer.
         """
         self.cancelled.set()
         if not self._late:
-            self.haste.begin()
+            self.cancel_deadline.begin()
 
     def too_late(self) -> None:
         """From now on it cannot be given up any more."""
         self._late = True
-        self.haste.end()
+        self.cancel_deadline.end()
 
     @property
     def migration(self) -> Migration:
@@ -228,7 +228,7 @@ class Half:
         """See that these devices can take this half; raise `CannotMigrateError` if not."""
         for device in self.endpoints:
             if (journal := claims.claimed(device.where)) is not None:
-                raise unsettled(device.label, journal)
+                raise unfinished(device.label, journal)
         try:
             for device in self.endpoints:
                 device.connect()
@@ -276,7 +276,7 @@ class Half:
                 problems.append(f"{why}: where the device stands is not known")
             else:
                 if same is None:
-                    self.untold = True
+                    self.unidentified = True
                     problems.append(
                         f"{device.label}: it cannot be told whether its server is the one that was "
                         "there, or one with a blank device"
@@ -285,13 +285,13 @@ class Half:
                     problems.append(f"{device.label}: was served anew, and what it held is lost")
                 elif device.state == self.spec.event("arc_failed_for_good").to and not away:
                     problems.append(f"{device.label}: has failed, and what it held is lost")
-        self.haste.end()  # who answers is waited for on the way back
+        self.cancel_deadline.end()  # who answers is waited for on the way back
         there = [device for device in self.endpoints if device.state is not None]
         try:
             for step in steps:
                 if away:
-                    loose = self.group.put_away(step, there)
-                    problems += [f"{one.label}: is not known to stand still" for one in loose]
+                    not_stopped = self.group.put_away(step, there)
+                    problems += [f"{one.label}: is not known to stand still" for one in not_stopped]
                 else:
                     self.group.bring(step, there)
         except StepFailedError as failure:
@@ -375,7 +375,7 @@ class Saver(Half):
     ) -> Saved:
         begun = time.monotonic()
         # Pre-copy ends by itself before that; each answer by then.
-        self.haste.expire_at(begun + self.settings.max_pre_copy + self.settings.timeout_s)
+        self.cancel_deadline.expire_at(begun + self.settings.max_pre_copy + self.settings.timeout_s)
         stopped: float | None = None
         deadline = math.inf
         transfer: Transfer | None = None
@@ -408,7 +408,7 @@ class Saver(Half):
                     if still and step.side == self.side:
                         stopped = stopped or time.monotonic()
                         deadline = stopped + self.settings.max_downtime
-                        self.haste.expire_at(deadline)
+                        self.cancel_deadline.expire_at(deadline)
                 if not transfer.delivered:
                     raise StepFailedError(
                         f"migration {migration.name}: has no step that transfers the rest"
@@ -459,7 +459,7 @@ class Saver(Half):
     ) -> MigrationFailedError:
         """Return what is to be raised if all is in the file, but the devices did not follow."""
         outcome: Outcome = "lost"
-        if then == "stop" or self.hung() or self.untold:
+        if then == "stop" or self.hung() or self.unidentified:
             outcome = "undecided"
         does = "run on" if then == "run" else "stand still"
         return MigrationFailedError(
@@ -471,10 +471,10 @@ class Saver(Half):
     def _back(self, error: Exception) -> MigrationFailedError:
         """Let the devices run again; return what is to be raised."""
         if not self.cancelled.is_set():
-            self.haste.expire_at(math.inf)  # each has all its time again
+            self.cancel_deadline.expire_at(math.inf)  # each has all its time again
         problems = self.lead("source")
         outcome: Outcome = "lost" if problems else "source"
-        if self.hung() or self.untold:
+        if self.hung() or self.unidentified:
             outcome = "undecided"
         hints = ["no file was written", *problems]
         return MigrationFailedError(
@@ -545,7 +545,7 @@ class Restorer(Half):
     def _restore(self, reader: ContainerReader, size: int) -> Saved:
         begun = time.monotonic()
         deadline = begun + self.settings.max_downtime
-        self.haste.expire_at(deadline)
+        self.cancel_deadline.expire_at(deadline)
         try:
             for step in self.migration.steps:
                 if step.transfer == "rest":
@@ -565,7 +565,7 @@ class Restorer(Half):
                         preflight.compare(label, wanted, device)
         except (CoordinatorError, ClientError, CannotReadError) as error:
             if not self.cancelled.is_set():
-                self.haste.expire_at(math.inf)  # each has all its time again
+                self.cancel_deadline.expire_at(math.inf)  # each has all its time again
             problems = self.lead("source")
             still = [one for one in self.endpoints if one.state and not one.may_change()]
             hints = [
@@ -588,7 +588,7 @@ class Restorer(Half):
     def _load(self, reader: ContainerReader, size: int, deadline: float) -> None:
         """Write every stream to its device."""
         bandwidth = Bandwidth(self.settings.bandwidth)
-        done, told = 0, 0.0
+        done, reported = 0, 0.0
         for number, device in enumerate(self.endpoints):
             client = device.client
             writes: deque[Pending[None]] = deque()
@@ -604,8 +604,8 @@ class Restorer(Half):
                     if self.cancelled.is_set():
                         raise CancelledError("cancelled")
                     check_downtime(deadline, self.settings)
-                if time.monotonic() - told > _TELL:
-                    told = time.monotonic()
+                if time.monotonic() - reported > _REPORT_EVERY_S:
+                    reported = time.monotonic()
                     fields = {"device": device.label, "bytes": done, "of": size}
                     self.report(Event("restoring", fields))
             for pending in writes:

@@ -35,7 +35,7 @@ from vfio_migration.runtime.coordinator.pump import End, Meter, Stream
 from vfio_migration.runtime.coordinator.settings import Settings
 from vfio_migration.runtime.files.compression import codec
 
-_TELL: Final = 0.1
+_REPORT_EVERY_S: Final = 0.1
 """How often progress is told, in seconds."""
 _REST: Final = 0.02
 """How long a device is left alone that had nothing to stream."""
@@ -43,7 +43,7 @@ _STALLED: Final = 4
 """After how many passes that brought nothing pre-copy is given up."""
 _MORE: Final = "allow a longer downtime, give it more bandwidth, or stop them all the same"
 _LEAST_PASS: Final = 1 << 16
-_LONGEST_PASS: Final = 10.0
+MAX_PASS_S: Final = 10.0
 """After how many seconds a pass ends of a device that cannot say how much it has, or for which that
 has not become less with what was read."""
 _LEAST_FALL: Final = 1 / 8
@@ -135,9 +135,7 @@ class _Worker(threading.Thread):
         bound = max(bound, _LEAST_PASS)
         while True:
             before = stream.pass_bytes if goes_on else 0
-            ended = stream.run(
-                bound - before, self._stop_all, seconds=_LONGEST_PASS, goes_on=goes_on
-            )
+            ended = stream.run(bound - before, self._stop_all, seconds=MAX_PASS_S, goes_on=goes_on)
             was, left = left, stream.source.left()
             if ended or self._stop_all.is_set() or stream.pass_bytes >= bound:
                 return ended, left
@@ -219,7 +217,7 @@ class Transfer:
         try:
             self._begin(workers)
             while True:
-                news.wait(_TELL)
+                news.wait(_REPORT_EVERY_S)
                 news.clear()
                 expected = self._progress("passes", workers)
                 if stop.is_set():
@@ -265,7 +263,7 @@ class Transfer:
         try:
             self._begin(workers)
             while not all(one.done for one in workers):
-                news.wait(_TELL)
+                news.wait(_REPORT_EVERY_S)
                 news.clear()
                 self._progress("rest", workers)
                 check_downtime(deadline, self._settings)
@@ -331,7 +329,7 @@ class Transfer:
         left = sum(known) if len(known) == len(workers) else None
         expected = left / rate + self._overhead if left is not None and rate > 0 else None
         now = time.monotonic()
-        if now - self._told < _TELL and not all(one.done for one in workers):
+        if now - self._told < _REPORT_EVERY_S and not all(one.done for one in workers):
             return expected
         self._told = now
         self._report(
@@ -361,22 +359,24 @@ class Transfer:
 def _all_of(errors: Sequence[BaseException]) -> BaseException:
     """Return one error that names every device that failed, each with what it answered."""
     # What is wrong with the devices is to be said; what else there is comes along.
-    told = [one for one in errors if isinstance(one, ClientError | CoordinatorError)]
-    said = {one.why if isinstance(one, CoordinatorError) else str(one): one for one in told}
-    found = next(iter(told), errors[0])
+    reported = [one for one in errors if isinstance(one, ClientError | CoordinatorError)]
+    said = {one.why if isinstance(one, CoordinatorError) else str(one): one for one in reported}
+    found = next(iter(reported), errors[0])
     if len(said) > 1:
         peers = [
             peer
             for one in said.values()
             for peer in ([one.peer] if isinstance(one, ClientError) else getattr(one, "peers", ()))
         ]
-        hints = [hint for one in told if isinstance(one, CoordinatorError) for hint in one.hints]
+        hints = [
+            hint for one in reported if isinstance(one, CoordinatorError) for hint in one.hints
+        ]
         found = StepFailedError(
             "; ".join(said), list(dict.fromkeys(peers)), list(dict.fromkeys(hints))
         )
-        found.__cause__ = told[0]
+        found.__cause__ = reported[0]
     for one in errors:
-        if one is not found and one not in told:
+        if one is not found and one not in reported:
             found.add_note(f"and besides: {type(one).__name__}: {one}")
     return found
 

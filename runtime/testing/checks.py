@@ -40,7 +40,7 @@ from vfio_migration.runtime.testing.stream_checks import (
     check_sessions_do_not_mix,
     check_strangers,
 )
-from vfio_migration.runtime.testing.trial import TRIES, Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, promise
 from vfio_migration.runtime.testing.wording import fails, in_hook, said, standing
 
 Check = Callable[[Setup], None]
@@ -222,7 +222,7 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
     trial.drive()
     leave(trial, arc)
     failure = None
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         before, seen = trial.engine.situation, trial.observe()
         with _made_to_fail(trial.device, hook, ArcError(_MADE_TO_FAIL, for_good=for_good)) as calls:
             try:

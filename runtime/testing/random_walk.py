@@ -6,7 +6,7 @@ import random
 
 from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.testing.observe import not_arrived
-from vfio_migration.runtime.testing.trial import TRIES, Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, promise
 from vfio_migration.runtime.testing.wording import fails, standing
 
 
@@ -36,7 +36,7 @@ class Walk:
         transfer = self.setup.transfer(before.state)
         whole = self._intact and self._written == len(self.setup.good_stream())
         # What is under way is done by a driver: the state as it stands is what is saved.
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_TRIES)):
             try:
                 after = engine.set_state(target)
             except RequestRefusedError:

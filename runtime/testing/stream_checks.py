@@ -20,7 +20,7 @@ from vfio_migration.runtime.testing.steps import (
     resumed,
     settle_alike,
 )
-from vfio_migration.runtime.testing.trial import TRIES, Setup, Trial, is_errno, promise
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, is_errno, promise
 from vfio_migration.runtime.testing.wording import fails, standing
 
 
@@ -229,7 +229,7 @@ def _refused(setup: Setup, stream: bytes, what: str, rest: bytes | None = None) 
 def refused_there(trial: Trial, what: str) -> None:
     """Try to leave a state in which a bad stream was written: that has to fail, again and again."""
     judge = trial.engine.state
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         try:
             trial.engine.set_state(trial.spec.initial)
         except RequestFailedError as failure:

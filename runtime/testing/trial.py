@@ -28,7 +28,7 @@ _UNROUND: Final = 1.0003
 _TICK: Final = 2.0**-30
 """Time passes in multiples of this, so that no clock of a trial is ever rounded: what passes
 between two moments is the same for a source and a destination, whatever the time is with either."""
-TRIES: Final = 4
+MAX_TRIES: Final = 4
 """How often what fails by the device's own doing is tried again."""
 _ENDLESS: Final = 16
 """How many times what was said to be left is read before it is given up."""
@@ -228,7 +228,7 @@ class Trial:
         Raises:
             RequestFailedError: It fails again and again.
         """
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_TRIES)):
             try:
                 self.engine.set_state(target)
             except RequestFailedError as failure:
@@ -291,7 +291,7 @@ class Trial:
         device is stopped. A read that fails is made again, and has lost nothing.
         """
         end, error = self.spec.stream_end(self.engine.state), None
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             try:
                 return b"".join(bytes(part) for part in self.device.stream_read(size))
             except CommandError as refusal:

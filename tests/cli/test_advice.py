@@ -19,7 +19,7 @@ from vfio_migration.model.advice import command, operand
 from vfio_migration.model.trace import Step
 from vfio_migration.runtime.coordinator import Coordinator
 from vfio_migration.runtime.coordinator import ownership as claims
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.verifier.report.text import see_again
 from vfio_migration.verifier.solver.obligation import Example, Verdict
 
@@ -59,8 +59,8 @@ def same(word: str, name: str) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_recovers_a_journal_is_safe_to_copy(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ledger = Ledger(Path(name), "live", (Entry(name, f"{name}2", None, None),))
-    found = understood(ledger.recovery("--keep", "source"))
+    journal = Journal(Path(name), "live", (Entry(name, f"{name}2", None, None),))
+    found = understood(journal.recovery("--keep", "source"))
     assert same(found.sockets[0], name)
     assert same(found.sockets[1], f"{name}2")
     assert same(found.journal, name)
@@ -71,7 +71,7 @@ def test_what_recovers_a_journal_is_safe_to_copy(name, tmp_path, monkeypatch):
 def test_what_a_failed_migration_advises_is_safe_to_copy(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     coordinator = Coordinator([(name, f"{name}2")], journal=Path(name))
-    coordinator._ledger = Ledger(None, "live", (Entry(name, f"{name}2", None, None),))
+    coordinator._journal = Journal(None, "live", (Entry(name, f"{name}2", None, None),))
     found = understood(coordinator._recovery())
     assert same(found.sockets[0], name)
     assert same(found.sockets[1], f"{name}2")

@@ -22,7 +22,7 @@ from hostile_values import PciPeer, serving
 from recorded_runs import Log, running
 
 from vfio_migration.model import load
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.transport.peer_process import Process
 
 HELD = bytes(range(200))
@@ -87,7 +87,7 @@ def holds(ran: Ran, about: str) -> None:
 def journal() -> dict[str, Any]:
     """The journal of a migration of `s` to `d`, as it would be."""
     served = Process.of(os.getpid())
-    data = Ledger(None, "live", (Entry("s", "d", served, served),)).to_data()
+    data = Journal(None, "live", (Entry("s", "d", served, served),)).to_data()
     return {**data, "asserted": ["no_peer_dma"]}
 
 

@@ -375,7 +375,7 @@ def left(situations: set[World]) -> set[World]:
     return {replace(world, **nobody, **gone) for world in situations if not world.spoilt}
 
 
-def unsettled(crossing: Crossing, world: World) -> str | None:
+def unfinished(crossing: Crossing, world: World) -> str | None:
     """What is wrong with how a recovery from here ends."""
     winner, ended = crossing.settle(world)
     able = [side for side in SIDES if crossing.whole(world, side)]

@@ -108,7 +108,7 @@ def has_done_its_part(name: str, run: dict) -> bool:
     said = run["said"]
     if said is None or said["outcome"] not in ("done", "source", "destination"):
         return False
-    if any(f"/{name}" in word for word in (*said.get("loose", ()), *said.get("hints", ()))):
+    if any(f"/{name}" in word for word in (*said.get("not_stopped", ()), *said.get("hints", ()))):
         return False  # it was missed
     mine = Counter(what for what, peer, _, _ in run["seen"] if peer == name)
     return mine["reply"] > 0 and mine["reply"] == mine["command"]
@@ -213,9 +213,11 @@ def _check_words(order: Order, migration: dict, fired: bool) -> None:
     if said is None:
         return
     if not fired:
-        assert said == {"outcome": "done", "loose": []}
+        assert said == {"outcome": "done", "not_stopped": []}
         return
-    words = " ".join(map(str, (said.get("why"), *said.get("hints", ()), *said.get("loose", ()))))
+    words = " ".join(
+        map(str, (said.get("why"), *said.get("hints", ()), *said.get("not_stopped", ())))
+    )
     assert any(f"/{name}:" in words or words.endswith(f"/{name}") for name in order["victims"]), (
         "the message does not say who is gone"
     )

@@ -391,16 +391,16 @@ class Rig:
             return {"outcome": failure.outcome, "why": failure.why, "hints": failure.hints}
         except CannotMigrateError as refusal:
             return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}
-        return {"outcome": "done", "loose": summary.loose}
+        return {"outcome": "done", "not_stopped": summary.not_stopped}
 
     def _recover(self, killer: Killer) -> dict:
         try:
-            settled = recover(
+            finished = recover(
                 self.pairs, spec=SPEC, plans=PLANS, watches=[killer], timeout_s=self._timeout_s
             )
         except CannotMigrateError as refusal:
             return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}
-        return {"outcome": settled.outcome, "why": settled.why, "hints": settled.problems}
+        return {"outcome": finished.outcome, "why": finished.why, "hints": finished.problems}
 
     # --- what is left ---
 

@@ -10,9 +10,9 @@ from typing import Any
 from vfio_migration.model import load
 from vfio_migration.runtime import ArcError, Record
 from vfio_migration.runtime.coordinator import Coordinator, Event, MigrationFailedError, Settings
+from vfio_migration.runtime.coordinator.finish import Finished
 from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
-from vfio_migration.runtime.coordinator.settle import Settled
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.server.server import Server
 from vfio_migration.runtime.transport.listening import listening
@@ -180,7 +180,7 @@ class Lab:
             return failure
         raise AssertionError("it succeeded")
 
-    def recover(self, **options) -> Settled:
+    def recover(self, **options) -> Finished:
         """Recover."""
         options = {"timeout_s": 20.0, "spec": SPEC, **options}
         return recover(self.pairs, report=self.events.append, **options)

@@ -52,10 +52,11 @@ _STATE: Final = struct.Struct("<QQQQQQQd")
 _U64: Final = struct.Struct("<Q")
 _STAMP: Final = struct.Struct("<QQ")
 _WORD: Final = (1 << 64) - 1
-_LONGEST_TICK: Final = 0.01
-_MOST: Final = 1 << 13
-"""How many seconds' worth of changes, and how many pages, are changed at once at most, so that a
-client does not wait for milliseconds. What is more is not made up for."""
+MAX_TICK_S: Final = 0.01
+"""The longest time, in seconds, of which the changes are made at once."""
+MAX_TICKED_PAGES: Final = 1 << 13
+"""How many pages are changed at once at most, so that a client does not wait for milliseconds. What
+is more is not made up for."""
 
 
 class MemoryDevice(PciDevice):
@@ -147,11 +148,11 @@ class MemoryDevice(PciDevice):
 
     def _change(self) -> None:
         now = self.clock()
-        self._debt += min(now - self._since, _LONGEST_TICK) * self.rate / PAGE
+        self._debt += min(now - self._since, MAX_TICK_S) * self.rate / PAGE
         self._since = now
         count = int(self._debt)
         self._debt -= count
-        self.change(min(count, _MOST))
+        self.change(min(count, MAX_TICKED_PAGES))
         if self.peer:
             self._stamp()
         self._arm()

@@ -87,7 +87,7 @@ def test_of_a_source_that_is_retired(lab: Lab, times: int):
     """It stands still either way, and is not reset: it holds the state until the other runs."""
     lab.serve("s0", faults={("STOP_COPY", "STOP"): (times, False)})
     lab.serve("d0")
-    assert lab.coordinator().run().loose == ()
+    assert lab.coordinator().run().not_stopped == ()
     assert lab.states == {"s0": "STOP" if times == 1 else "STOP_COPY", "d0": "RUNNING"}
     assert lab.hosts["s0"].whole
     assert lab.hosts["d0"].whole
@@ -97,7 +97,7 @@ def test_of_a_source_that_is_retired(lab: Lab, times: int):
 def test_of_a_source_that_fails_for_good_when_it_is_retired(lab: Lab):
     lab.serve("s0", faults={("STOP_COPY", "STOP"): FOR_GOOD})
     lab.serve("d0")
-    assert lab.coordinator().run().loose == ()
+    assert lab.coordinator().run().not_stopped == ()
     assert lab.states == {"s0": "ERROR", "d0": "RUNNING"}
     assert lab.hosts["d0"].whole
 
@@ -120,8 +120,8 @@ def test_of_a_destination_before_it_is_loaded(lab: Lab, arc, how):
         assert lab.states == {"s0": "RUNNING", "d0": arc[0]}
         assert Path("s0.migration").exists()
         lab.hosts["d0"].device.faults.clear()
-        settled = lab.recover()
-        assert (settled.outcome, settled.why, settled.problems) == ("source", SOURCE, [])
+        finished = lab.recover()
+        assert (finished.outcome, finished.why, finished.problems) == ("source", SOURCE, [])
     else:
         assert failure.hints == (SOURCE,)
     assert lab.states == {"s0": "RUNNING", "d0": "ERROR" if how is FOR_GOOD else "STOP"}

@@ -47,7 +47,7 @@ def test_two_devices_without_p2p_are_moved_if_somebody_answers_for_it(lab: Lab, 
 
 def test_it_is_in_the_journal_and_recover_says_that_it_goes_by_it(lab: Lab):
     without_p2p(lab)
-    read: list[journals.Ledger | None] = []
+    read: list[journals.Journal | None] = []
 
     def pause() -> None:
         read.append(journals.read(Path("s0.migration")))
@@ -57,9 +57,9 @@ def test_it_is_in_the_journal_and_recover_says_that_it_goes_by_it(lab: Lab):
     assert read[0] is not None
     assert read[0].asserted == ASSERTED
     lab.events.clear()
-    settled = lab.recover(journal=Path("left"))
+    finished = lab.recover(journal=Path("left"))
     assert [one.fields["name"] for one in lab.events if one.name == "asserted"] == ["no_peer_dma"]
-    assert settled.outcome == "source"
+    assert finished.outcome == "source"
     assert lab.running == {"s0", "s1"}
 
 

@@ -22,7 +22,7 @@ from vfio_migration.runtime.coordinator import (
 )
 from vfio_migration.runtime.coordinator import save as saving_module
 from vfio_migration.runtime.coordinator import transfer as transfer_module
-from vfio_migration.runtime.coordinator.endpoint import GRACE, Haste
+from vfio_migration.runtime.coordinator.endpoint import GRACE_S, CancelDeadline
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 HELD = bytes(range(200))
@@ -261,8 +261,8 @@ def test_answers_that_come_late_and_always_in_time_have_one_deadline_in_all() ->
 
 
 def test_a_deadline_is_the_same_for_each_that_is_waited_for() -> None:
-    haste = Haste()
+    haste = CancelDeadline()
     haste.expire_at(100.0)
-    assert haste(0.0) == haste(99.0) == haste(500.0) == 100.0 + GRACE
+    assert haste(0.0) == haste(99.0) == haste(500.0) == 100.0 + GRACE_S
     haste.end()
     assert haste(0.0) == float("inf")

@@ -9,7 +9,7 @@ from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Hooks, MigrationFailedError
-from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.coordinator import journal as journals
 
 LOADED, _, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
 
@@ -38,7 +38,7 @@ class Cancels:
 
     def __call__(self, _exchange) -> None:
         if self._seen == self._number:
-            found = ledger.read(Path("s0.migration"))
+            found = journals.read(Path("s0.migration"))
             self.tried = True
             self.late = found is None or found.holder == "destination"
             self._coordinator.cancel()

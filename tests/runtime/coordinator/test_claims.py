@@ -104,8 +104,8 @@ def test_what_is_not_settled_is_not_begun_again(pair: Lab, at):
     with pytest.raises(CannotMigrateError, match=UNSETTLED):
         Restorer(["d0"], spec=SPEC).run("file")
     assert {name: pair.states[name] for name in before} == before
-    settled = recover([("s0", "d0")], spec=SPEC)
-    winner = "d0" if settled.outcome == "destination" else "s0"
+    finished = recover([("s0", "d0")], spec=SPEC)
+    winner = "d0" if finished.outcome == "destination" else "s0"
     assert pair.running == {winner, "s1", "d1"}
     assert pair.hosts[winner].whole
     assert not list(Path().glob("*.migration"))
@@ -119,8 +119,8 @@ def test_a_recovery_from_another_folder_goes_by_the_journal(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(CannotMigrateError, match="is no source of the migration"):
         recover([("s0", "d0")], spec=SPEC, journal=here / "s0.migration")
-    settled = recover([(str(here / "s0"), str(here / "d0"))], spec=SPEC)
-    assert settled.outcome == "destination"
+    finished = recover([(str(here / "s0"), str(here / "d0"))], spec=SPEC)
+    assert finished.outcome == "destination"
     assert pair.running == {"d0"}
     assert not list(here.glob("*.migration"))
 

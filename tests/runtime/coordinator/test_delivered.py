@@ -55,21 +55,21 @@ Coordinator(
 
 KILLED_ONCE_DELIVERED = """
 import os, signal, sys
-from vfio_migration.runtime.coordinator import Coordinator, Settings, ledger
+from vfio_migration.runtime.coordinator import Coordinator, Settings, journal
 
 source, destination = sys.argv[1:]
-hold = ledger.Ledger.hold
+hold = journal.Journal.hold
 
-def hold_and_die(journal, holder):
-    hold(journal, holder)
+def hold_and_die(written, holder):
+    hold(written, holder)
     if holder == "delivered":
         os.kill(os.getpid(), signal.SIGKILL)
 
-ledger.Ledger.hold = hold_and_die
+journal.Journal.hold = hold_and_die
 Coordinator(
     [(source, destination)],
     settings=Settings(migration="offline"),
-    journal=ledger.beside(source),
+    journal=journal.beside(source),
 ).run()
 """
 """A coordinator that is killed when the journal says that the destination was given the state."""
@@ -118,8 +118,8 @@ def test_after_a_coordinator_killed_before_all_was_delivered_the_source_runs(
         journal = read(beside(a.path))
         assert journal is not None
         assert journal.holder == "source"
-        settled = recover([(a.path, b.path)])
-        assert settled.outcome == "source"
+        finished = recover([(a.path, b.path)])
+        assert finished.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
         assert not beside(a.path).exists()
@@ -381,14 +381,14 @@ def test_a_journal_of_before_is_read_as_one_that_knows_of_no_delivery(
         beside(a.path).write_text(json.dumps(data))
         if source == "is gone":
             a.kill()
-        settled = recover([(a.path, b.path)])
+        finished = recover([(a.path, b.path)])
         assert b.state == STOP
         if source == "lives":
-            assert settled.outcome == "source"
+            assert finished.outcome == "source"
             assert a.state == RUNNING
             assert a.held == held
         else:
-            assert settled.outcome == "lost"
+            assert finished.outcome == "lost"
 
 
 # --- what is said ---
@@ -398,13 +398,13 @@ def test_a_server_that_answers_and_does_not_say_its_state_is_not_called_lost(
     tmp_path: Path,
 ) -> None:
     with pair(tmp_path, (habits.RefusesToSayItsState,), ACCEPTS) as (a, b, held):
-        settled = recover([(a.path, b.path)], keep="source")
-        assert settled.outcome == "undecided"
-        assert settled.why == (
+        finished = recover([(a.path, b.path)], keep="source")
+        assert finished.outcome == "undecided"
+        assert finished.why == (
             f"{a.path}: its server answers, and does not say where the device stands: it may still "
             "hold the state"
         )
-        assert settled.advice == []
+        assert finished.advice == []
         assert b.state == RUNNING  # nothing was done
         assert a.held == held
 
@@ -412,9 +412,9 @@ def test_a_server_that_answers_and_does_not_say_its_state_is_not_called_lost(
 @pytest.mark.parametrize("keep", ["source", "destination"])
 def test_keep_claims_nothing_of_what_the_side_holds(tmp_path: Path, keep: str) -> None:
     with pair(tmp_path, (), ACCEPTS) as (a, b, _held):
-        settled = recover([(a.path, b.path)], keep=keep)  # type: ignore[arg-type]
-        assert settled.outcome == keep
-        assert settled.why == (
+        finished = recover([(a.path, b.path)], keep=keep)  # type: ignore[arg-type]
+        assert finished.outcome == keep
+        assert finished.why == (
             f"--keep {keep}: it runs because that was asked for; what it holds is not known here"
         )
 
@@ -428,11 +428,11 @@ def test_keep_says_so_if_the_server_was_started_after_the_migration_began(
         assert subprocess.run(words, timeout=60).returncode == -9
         servers = [restarted(tmp_path, a, "a"), restarted(tmp_path, b, "b")]
         try:
-            settled = recover([(a.path, b.path)], keep=keep)  # type: ignore[arg-type]
+            finished = recover([(a.path, b.path)], keep=keep)  # type: ignore[arg-type]
             kept = servers[keep == "destination"]
-            assert settled.outcome == "lost"
-            assert "holds the whole state" not in settled.why
-            assert settled.advice[0].startswith(
+            assert finished.outcome == "lost"
+            assert "holds the whole state" not in finished.why
+            assert finished.advice[0].startswith(
                 f"{kept.path}: its server was started after the migration began, so its device is "
                 "blank"
             )

@@ -18,7 +18,7 @@ from lab import SPEC, Lab
 from vfio_migration.cli import main as command_line
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.errors import NotTrustedError
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Saver
 from vfio_migration.runtime.files import trusted_path
@@ -60,9 +60,9 @@ def pair(lab: Lab) -> Lab:
 def plant(name: str = "s0.migration") -> Path:
     """Leave a journal by which the source s1 has handed its state over, and is to be stopped."""
     entries = (Entry("s0", "d0", None, None), Entry("s1", "", None, None))
-    ledger = Ledger(Path(name), "live", entries)
-    ledger.holder = "destination"
-    ledger._replace(new=True)
+    journal = Journal(Path(name), "live", entries)
+    journal.holder = "destination"
+    journal._replace(new=True)
     return Path(name)
 
 
@@ -133,8 +133,8 @@ def test_what_is_no_file_is_no_journal_and_is_not_opened(pair: Lab, kind: str) -
 
 def test_a_journal_of_our_own_is_followed_wherever_it_stands(pair: Lab) -> None:
     plant()
-    settled = recover([("s0", "d0")], spec=SPEC, keep="source")
-    assert settled.outcome == "source"
+    finished = recover([("s0", "d0")], spec=SPEC, keep="source")
+    assert finished.outcome == "source"
     assert not Path("s0.migration").exists()
 
 

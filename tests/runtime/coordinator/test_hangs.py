@@ -49,8 +49,8 @@ def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: 
     assert (again.outcome, again.why) == ("undecided", why)
     assert not lab.hosts["d0"].runs
     event.set()
-    settled = lab.recover()
-    assert (settled.outcome, settled.why, settled.problems) == ("source", SOURCE, [])
+    finished = lab.recover()
+    assert (finished.outcome, finished.why, finished.problems) == ("source", SOURCE, [])
     assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
     assert lab.hosts["s0"].whole
     assert not Path("s0.migration").exists()
@@ -59,12 +59,12 @@ def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: 
 def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
     event = hanging(lab, "s0", ("STOP_COPY", "STOP"))
     summary = lab.coordinator(timeout_s=SHORT).run()
-    assert summary.loose == ("s0",)
+    assert summary.not_stopped == ("s0",)
     assert lab.states == {"s0": "STOP_COPY", "d0": "RUNNING"}
     assert Path("s0.migration").exists()
     event.set()
-    settled = lab.recover()
-    assert (settled.outcome, settled.why) == ("destination", TAKEN)
+    finished = lab.recover()
+    assert (finished.outcome, finished.why) == ("destination", TAKEN)
     assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
     assert lab.hosts["d0"].whole
     assert not Path("s0.migration").exists()
@@ -115,8 +115,8 @@ def test_a_destination_that_hangs_can_be_given_up(lab: Lab):
     """Somebody who knows better says that it is gone, and is believed."""
     event = hanging(lab, "d0", ("STOP", "RUNNING_P2P"))
     assert lab.fail(timeout_s=SHORT).outcome == "undecided"
-    settled = lab.recover(keep="source", timeout_s=SHORT)
-    assert settled.outcome == "source"
+    finished = lab.recover(keep="source", timeout_s=SHORT)
+    assert finished.outcome == "source"
     assert lab.hosts["s0"].state == "RUNNING"
     assert lab.hosts["s0"].whole
     assert not Path("s0.migration").exists()

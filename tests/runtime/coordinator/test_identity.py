@@ -19,7 +19,7 @@ from samples import sample, sample_where
 
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import MigrationFailedError
-from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Saver
 from vfio_migration.runtime.transport.peer_process import NOBODY, Process
@@ -128,9 +128,9 @@ def left_behind(pair: tuple[str, str], at: str, *more: str) -> None:
 def test_a_server_behind_a_socket_of_its_manager(manager: Manager, at: str, winner: str):
     """It is the one that answers that has the device: it is still there, and that is known."""
     left_behind(manager.pair, at)
-    settled = recover([manager.pair])
-    assert settled.outcome == ("source" if winner == "s0" else "destination")
-    assert settled.problems == []
+    finished = recover([manager.pair])
+    assert finished.outcome == ("source" if winner == "s0" else "destination")
+    assert finished.problems == []
     loser = "d0" if winner == "s0" else "s0"
     assert manager.states() == {winner: "RUNNING", loser: "STOP"}
     assert manager.whole(winner)
@@ -158,8 +158,8 @@ def test_a_server_that_its_manager_started_anew(
     left_behind(manager.pair, at)
     manager.kill(killed)
     manager.start(killed)
-    settled = recover([manager.pair])
-    assert settled.outcome == outcome
+    finished = recover([manager.pair])
+    assert finished.outcome == outcome
     winner = "d0" if outcome == "destination" else "s0"
     assert {name for name, state in manager.states().items() if state == "RUNNING"} == {winner}
     assert manager.whole(winner) == (outcome != "lost")
@@ -241,18 +241,20 @@ def test_who_is_behind_a_relay_cannot_be_told(relayed, at: str):
     """So whoever asks has to say which side is to run; until then nobody is moved."""
     lab, pair = relayed
     left_behind(pair, at)
-    found = ledger.read(Path("s0-relay.migration"))
+    found = journals.read(Path("s0-relay.migration"))
     assert found is not None
     assert found.entries[0].source_process == NOBODY
     before = lab.states
     lab.arcs.clear()
-    settled = recover([pair])
-    assert settled.outcome == "undecided"
-    assert UNTOLD in settled.why
-    assert settled.problems[-1] == ("say which side is to run: --keep source or --keep destination")
+    finished = recover([pair])
+    assert finished.outcome == "undecided"
+    assert UNTOLD in finished.why
+    assert finished.problems[-1] == (
+        "say which side is to run: --keep source or --keep destination"
+    )
     assert (lab.states, lab.arcs) == (before, [])
-    settled = recover([pair], keep="source")
-    assert settled.outcome == "source"
+    finished = recover([pair], keep="source")
+    assert finished.outcome == "source"
     assert lab.running == {"s0"}
     assert lab.hosts["s0"].whole
     assert not Path("s0-relay.migration").exists()
@@ -385,7 +387,7 @@ def test_servers_in_another_namespace(servers, tmp_path: Path, anew: str | None,
     pair = str(tmp_path / "s0"), str(tmp_path / "d0")
     words = [*INSIDE, sys.executable, "-c", MIGRATE, *pair, LOADED, *more]
     assert subprocess.run(words, check=False, timeout=60).returncode == 9
-    found = ledger.read(Path(f"{pair[0]}.migration"))
+    found = journals.read(Path(f"{pair[0]}.migration"))
     assert found is not None
     assert found.entries[0].source_process.pid == 0
     if anew:

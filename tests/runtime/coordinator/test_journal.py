@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from lab import SPEC, Lab
 
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
-from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator import ownership as claims
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 from vfio_migration.runtime.transport.peer_process import Process
@@ -43,9 +43,9 @@ def test_a_journal_is_read_as_it_was_written(tmp_path_factory, names, processes,
     ]
     path = tmp_path_factory.mktemp("journal") / "journal"
     with contextlib.chdir(tmp_path_factory.mktemp("sockets")):
-        written = Ledger(path, migration, tuple(entries), holder)
+        written = Journal(path, migration, tuple(entries), holder)
         written.begin()
-    found = ledger.read(path)
+    found = journals.read(path)
     assert found is not None
     assert found.folder == written.folder
     assert (found.path, found.migration, found.entries, found.holder) == (
@@ -65,7 +65,7 @@ def test_no_file_makes_a_reader_fall_over(tmp_path_factory, content: bytes):
     path = tmp_path_factory.mktemp("journal") / "journal"
     path.write_bytes(content)
     with pytest.raises(CannotMigrateError):
-        ledger.read(path)
+        journals.read(path)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ ENTRY = Entry("s", "d", Process(2, 3), Process(4, 5))
 
 def test_a_journal_is_there_once(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
-    first, second = (Ledger(path, "live", (ENTRY,)) for _ in range(2))
+    first, second = (Journal(path, "live", (ENTRY,)) for _ in range(2))
     first.begin()
     with pytest.raises(CannotMigrateError, match="was not brought to its end"):
         second.begin()
@@ -97,7 +97,7 @@ def test_of_many_who_begin_at_once_one_does(tmp_path: Path, elsewhere: Path):
     def begin() -> None:
         ready.wait()
         try:
-            Ledger(path, "live", (ENTRY,)).begin()
+            Journal(path, "live", (ENTRY,)).begin()
         except CannotMigrateError:
             done.append(False)
         else:
@@ -116,14 +116,14 @@ def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
     """Somebody who reads while it is replaced finds one or the other."""
     path = tmp_path / "journal"
     entries = [replace(ENTRY, source=f"s{at}", destination=f"d{at}") for at in range(50)]
-    journal = Ledger(path, "live", tuple(entries))
+    journal = Journal(path, "live", tuple(entries))
     journal.begin()
     stop = threading.Event()
     found: set[str] = set()
 
     def look() -> None:
         while not stop.is_set():
-            read = ledger.read(path)
+            read = journals.read(path)
             assert read is not None
             found.add(read.holder)
 
@@ -135,12 +135,12 @@ def test_a_journal_is_whole_at_any_time(tmp_path: Path, elsewhere: Path):
     stop.set()
     thread.join()
     assert found <= {"source", "delivered", "destination"}
-    assert ledger.read(path).holder == "source"
+    assert journals.read(path).holder == "source"
 
 
 def test_what_does_not_change_is_not_written(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
-    journal = Ledger(path, "live", (ENTRY,))
+    journal = Journal(path, "live", (ENTRY,))
     journal.begin()
     before = path.read_bytes()
     journal.hold("source")
@@ -159,24 +159,24 @@ def test_a_journal_does_not_grow(tmp_path: Path, elsewhere: Path, count: int):
     """All the room it can need is there from the beginning, and none of it is taken twice."""
     entries = [replace(ENTRY, source=f"s{at}", destination=f"d{at}") for at in range(count)]
     path = tmp_path / "journal"
-    journal = Ledger(path, "live", tuple(entries))
+    journal = Journal(path, "live", tuple(entries))
     journal.begin()
     before = blocks(path)
     assert before[2] * 512 >= before[1]
     for at in range(4):
         holder = ("delivered", "destination", "source")[at % 3]
         if at % 2:  # whoever recovers goes on where the last one ended
-            journal = ledger.read(path)
+            journal = journals.read(path)
         journal.hold(holder)
-        assert ledger.read(path).holder == holder
+        assert journals.read(path).holder == holder
         assert blocks(path) == before
     # A fifth time is more than was foreseen: then it is replaced, and begins anew.
     journal.hold("destination")
-    assert ledger.read(path).holder == "destination"
+    assert journals.read(path).holder == "destination"
     assert blocks(path)[0] != before[0]
     assert blocks(path)[1:] == before[1:]
     journal.hold("delivered")
-    assert ledger.read(path).holder == "delivered"
+    assert journals.read(path).holder == "delivered"
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC], ids=["not known", "full"])
@@ -186,9 +186,9 @@ def test_a_file_system_that_sets_no_room_aside(
     def fallocate(*_words: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(ledger.os, "posix_fallocate", fallocate)
+    monkeypatch.setattr(journals.os, "posix_fallocate", fallocate)
     path = tmp_path / "journal"
-    journal = Ledger(path, "live", (ENTRY,))
+    journal = Journal(path, "live", (ENTRY,))
     if number == errno.ENOSPC:
         with pytest.raises(CannotMigrateError, match="cannot be written: No space left on device"):
             journal.begin()
@@ -198,14 +198,14 @@ def test_a_file_system_that_sets_no_room_aside(
     before = blocks(path)
     assert before[2] * 512 >= before[1]
     journal.hold("delivered")
-    assert ledger.read(path).holder == "delivered"
+    assert journals.read(path).holder == "delivered"
     assert blocks(path) == before
 
 
 def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
     """The power fails in the middle of a write: what was said before holds, and is gone on from."""
     path = tmp_path / "journal"
-    journal = Ledger(path, "live", (ENTRY,))
+    journal = Journal(path, "live", (ENTRY,))
     journal.begin()
     journal.hold("delivered")
     before = path.read_bytes()
@@ -215,35 +215,35 @@ def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
     for end in range(changed[0], changed[-1] + 1):
         for torn in (after[:end] + before[end:], before[:end] + after[end:]):
             path.write_bytes(torn)
-            found = ledger.read(path)
+            found = journals.read(path)
             assert found.holder == ("destination" if torn == after else "delivered")
     path.write_bytes(after[: changed[-1]] + before[changed[-1] :])
-    found = ledger.read(path)
+    found = journals.read(path)
     found.hold("destination")
     assert path.read_bytes() == after
 
 
 def test_the_slots_of_another_journal_do_not_count(tmp_path: Path, elsewhere: Path):
     path, other = tmp_path / "journal", tmp_path / "other"
-    Ledger(path, "live", (ENTRY,)).begin()
-    Ledger(other, "live", (replace(ENTRY, source="t", destination="e"),)).begin()
-    found = ledger.read(other)
+    Journal(path, "live", (ENTRY,)).begin()
+    Journal(other, "live", (replace(ENTRY, source="t", destination="e"),)).begin()
+    found = journals.read(other)
     found.hold("destination")
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(mine[:4096] + theirs[4096:])
-    assert ledger.read(path).holder == "source"
+    assert journals.read(path).holder == "source"
 
 
 def test_a_journal_that_somebody_took_away_is_written_anew(tmp_path: Path, elsewhere: Path):
     path = tmp_path / "journal"
-    journal = Ledger(path, "live", (ENTRY,))
+    journal = Journal(path, "live", (ENTRY,))
     journal.begin()
     path.unlink()
     journal.hold("delivered")
-    assert ledger.read(path).holder == "delivered"
+    assert journals.read(path).holder == "delivered"
     path.write_text("precious")
     journal.hold("destination")
-    assert ledger.read(path).holder == "destination"
+    assert journals.read(path).holder == "destination"
 
 
 FULL = """
@@ -302,7 +302,7 @@ print(lab.fail().outcome)"""
 
 
 def test_a_journal_in_memory():
-    journal = Ledger(None, "live", (ENTRY,))
+    journal = Journal(None, "live", (ENTRY,))
     journal.begin()
     journal.hold("delivered")
     assert journal.holder == "delivered"
@@ -316,7 +316,7 @@ def test_a_journal_in_memory():
 def journal(lab: Lab, **changes) -> Path:
     """Write a journal of a migration that has begun, changed."""
     coordinator = lab.coordinator()
-    data = Ledger(None, "live", coordinator._entries()).to_data()
+    data = Journal(None, "live", coordinator._entries()).to_data()
     coordinator._hang_up()
     device = data["devices"][0]
     for key, value in changes.items():

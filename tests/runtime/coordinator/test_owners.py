@@ -78,10 +78,10 @@ def test_an_interrupt(two: Lab, at: int):
         assert two.running == {"s0", "d0"}
         return
     assert Path("s0.migration").exists()
-    settled = two.recover()
-    assert settled.outcome in ("source", "destination")
+    finished = two.recover()
+    assert finished.outcome in ("source", "destination")
     (winner,) = two.running
-    assert winner == settled.outcome[0] + "0"
+    assert winner == finished.outcome[0] + "0"
     assert two.hosts[winner].whole
     assert not Path("s0.migration").exists()
 

@@ -15,7 +15,7 @@ from lab import SPEC, FaultyEdu, Lab
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError
-from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator.recover import recover
 
 SOURCE = default_plans(SPEC).handovers[2].summary
@@ -87,22 +87,22 @@ def test_without_a_journal_in_every_combination_of_states(two: Lab):
             assert two.states == {"s0": source, "d0": destination}
             assert two.arcs == []
             continue
-        settled = two.recover()
-        assert settled.outcome == expected, (source, destination)
-        assert settled.problems == []
+        finished = two.recover()
+        assert finished.outcome == expected, (source, destination)
+        assert finished.problems == []
         assert list(Path().glob("*migration*")) == []
         ended = expected == "destination"  # it may be on its way to somewhere else by now
         if ended or (source == "RUNNING" and destination in ("STOP", ERROR)):
             other = "source" if ended else "destination"
-            assert settled.why == f"it runs, the {other} stands still: nothing to do"
+            assert finished.why == f"it runs, the {other} stands still: nothing to do"
             assert two.states == {"s0": source, "d0": destination}
             assert two.arcs == []
             continue
         if (source, destination) in (("RUNNING", "STOP"), ("RUNNING", ERROR)):
-            assert settled.why == "it runs, the destination stands still: nothing to do"
+            assert finished.why == "it runs, the destination stands still: nothing to do"
             assert two.arcs == []
         else:
-            assert settled.why == guessed(f"s0 in {source}, d0 in {destination}")
+            assert finished.why == guessed(f"s0 in {source}, d0 in {destination}")
         assert two.states["s0"] == "RUNNING"
         assert not two.hosts["d0"].runs
         assert two.hosts["s0"].whole
@@ -119,9 +119,9 @@ def test_keep_in_every_combination_of_states(two: Lab, keep: str):
         failed = (source if keep == "source" else destination) == ERROR
         # One that is still being loaded holds nothing: it must refuse to leave for STOP.
         empty = (source if keep == "source" else destination) == "RESUMING"
-        settled = two.recover(keep=keep)
-        case = (source, destination, settled)
-        assert settled.outcome == ("lost" if failed or empty else keep), case
+        finished = two.recover(keep=keep)
+        case = (source, destination, finished)
+        assert finished.outcome == ("lost" if failed or empty else keep), case
         if not empty:
             assert not two.hosts[loser].runs, case
             assert two.hosts[winner].state == "RUNNING", case
@@ -138,10 +138,10 @@ def test_keep_has_the_last_word(two: Lab, keep: str, holder: str):
     coordinator._hang_up()
     put(two, "s0", "STOP_COPY")
     put(two, "d0", "RUNNING")
-    journal = ledger.Ledger(Path("s0.migration"), "live", entries, holder)
+    journal = journals.Journal(Path("s0.migration"), "live", entries, holder)
     journal.begin()
-    settled = two.recover(keep=keep)
-    assert settled.outcome == keep
+    finished = two.recover(keep=keep)
+    assert finished.outcome == keep
     assert two.running == {"s0" if keep == "source" else "d0"}
     assert not Path("s0.migration").exists()
 
@@ -151,8 +151,8 @@ def test_keep_the_side_that_is_there(two: Lab, there: str):
     """The other one is gone, and will not come back."""
     gone = "d0" if there == "s0" else "s0"
     two.hosts[gone].stop()
-    settled = two.recover(keep="source" if there == "s0" else "destination")
-    assert settled.outcome == ("source" if there == "s0" else "destination")
+    finished = two.recover(keep="source" if there == "s0" else "destination")
+    assert finished.outcome == ("source" if there == "s0" else "destination")
     assert two.hosts[there].state == "RUNNING"
     two.hosts[gone].device.close()
     lone = two.hosts[there]
@@ -189,11 +189,11 @@ def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Lab):
 
 def test_keep_the_side_that_is_gone(two: Lab):
     two.hosts["d0"].stop()
-    settled = two.recover(keep="destination")
-    assert settled.outcome == "lost"
-    assert settled.why == "d0: is to run, and cannot be reached any more"
-    assert settled.problems[0] == "d0: nobody serves there: No such file or directory"
-    assert settled.advice == ["if the source still holds the state: recover with --keep source"]
+    finished = two.recover(keep="destination")
+    assert finished.outcome == "lost"
+    assert finished.why == "d0: is to run, and cannot be reached any more"
+    assert finished.problems[0] == "d0: nobody serves there: No such file or directory"
+    assert finished.advice == ["if the source still holds the state: recover with --keep source"]
     # The source was given up by whoever asked. Better it runs than nobody.
     assert two.hosts["s0"].state == "RUNNING"
     two.hosts["d0"].device.close()
@@ -223,8 +223,8 @@ def test_a_source_alone(two: Lab):
         recover([("s0", None)], spec=SPEC)
     assert two.hosts["s0"].state == "STOP_COPY"
     put(two, "s0", "PRE_COPY")
-    settled = recover([("s0", None)], spec=SPEC)
-    assert (settled.outcome, settled.why) == ("source", guessed("s0 in PRE_COPY"))
+    finished = recover([("s0", None)], spec=SPEC)
+    assert (finished.outcome, finished.why) == ("source", guessed("s0 in PRE_COPY"))
     assert two.hosts["s0"].state == "RUNNING"
     assert two.hosts["s0"].whole
 
@@ -236,7 +236,7 @@ def journal(two: Lab, **changes) -> None:
     coordinator = two.coordinator()
     entries = coordinator._entries()
     coordinator._hang_up()
-    data = ledger.Ledger(None, "live", entries).to_data()
+    data = journals.Journal(None, "live", entries).to_data()
     Path("s0.migration").write_text(json.dumps({**data, **changes}))
 
 
@@ -312,7 +312,7 @@ def test_a_recovery_that_cannot_write(two: Lab, monkeypatch):
     def fsync(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ledger.os, "fsync", fsync)
+    monkeypatch.setattr(journals.os, "fsync", fsync)
     with pytest.raises(OSError, match=r"s0\.migration: No space left on device"):
         two.recover()
     assert two.arcs == []

@@ -11,7 +11,7 @@ from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 from vfio_migration.model import UnknownNameError
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
-from vfio_migration.runtime.coordinator import journal as ledger
+from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.protocol.messages.features import (
     DeviceFeature,
     DeviceFeatureReply,
@@ -340,7 +340,7 @@ def test_what_the_journal_says(lab: Lab):
     said = []
 
     def watch(exchange) -> None:
-        found = ledger.read(Path("s0.migration"))
+        found = journals.read(Path("s0.migration"))
         holder = None if found is None else found.holder
         if not said or said[-1][0] != holder:
             said.append((holder, exchange.peer, lab.states))

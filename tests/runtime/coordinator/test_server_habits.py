@@ -98,8 +98,8 @@ def test_a_migration_given_up_half_way_is_recovered(
         for path, state in ((a.path, "STOP_COPY"), (b.path, "RESUMING")):
             with Client(path) as client:
                 client.set_state(state)
-        settled = recover([(a.path, b.path)])
-        assert settled.outcome == "source"
+        finished = recover([(a.path, b.path)])
+        assert finished.outcome == "source"
         assert a.state == RUNNING
         assert a.held == held
 
@@ -218,8 +218,8 @@ def test_a_coordinator_killed_in_the_stream_leaves_the_state_to_the_source(
         command = [sys.executable, "-m", "vfio_migration.cli.main", "migrate", a.path, b.path]
         killed = subprocess.run([*command, *options], capture_output=True, check=False)
         assert killed.returncode == -signal.SIGKILL
-        settled = recover([(a.path, b.path)])
-        assert settled.outcome == "source"
+        finished = recover([(a.path, b.path)])
+        assert finished.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
 

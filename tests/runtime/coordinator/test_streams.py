@@ -294,9 +294,9 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, full: Sequence[int]) -> None:
         self.writes, self.full = 0, full
-        from vfio_migration.runtime.coordinator import journal as ledger
+        from vfio_migration.runtime.coordinator import journal as journals
 
-        real = ledger.os.fsync
+        real = journals.os.fsync
 
         def fsync(fd: int) -> None:
             if not Path(f"/proc/self/fd/{fd}").resolve().is_dir():
@@ -305,7 +305,7 @@ class Disk:
                     raise OSError(28, "No space left on device")
             real(fd)
 
-        monkeypatch.setattr(ledger.os, "fsync", fsync)
+        monkeypatch.setattr(journals.os, "fsync", fsync)
 
 
 FULL = "s0.migration: the journal cannot be written: No space left on device"

@@ -23,11 +23,11 @@ from vfio_migration.runtime.coordinator import (
     MigrationFailedError,
     Settings,
 )
-from vfio_migration.runtime.coordinator.endpoint import GRACE
+from vfio_migration.runtime.coordinator.endpoint import GRACE_S
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
-# What is given up ends after some `GRACE`, and long before a server has had its time to answer.
+# What is given up ends after some `GRACE_S`, and long before a server has had its time to answer.
 PATIENT = Settings(timeout_s=120.0)
 SOON = PATIENT.timeout_s / 2
 
@@ -110,7 +110,7 @@ def test_when_it_is_too_late_everybody_has_time(lab: Lab):
     def late() -> None:
         assert gate.reached.wait(60)
         coordinator.cancel()
-        time.sleep(GRACE + 0.5)
+        time.sleep(GRACE_S + 0.5)
         gate.set()
 
     thread = threading.Thread(target=late)
@@ -121,7 +121,7 @@ def test_when_it_is_too_late_everybody_has_time(lab: Lab):
 
 
 def test_who_answers_may_take_long_on_the_way_back(lab: Lab):
-    gate = threading.Timer(GRACE + 0.7, lambda: slow.set())
+    gate = threading.Timer(GRACE_S + 0.7, lambda: slow.set())
     slow = threading.Event()
     lab.serve("s0", gate={("PRE_COPY", "RUNNING"): slow, ("RUNNING_P2P", "RUNNING"): slow})
     lab.serve("d0")
@@ -249,8 +249,8 @@ def streaming(
         time.sleep(0.3)
         yield names, process
         os.kill(servers[hangs].pid, signal.SIGCONT)
-        settled = recover([(names[0], names[1])])
-        assert settled.outcome == "source"
+        finished = recover([(names[0], names[1])])
+        assert finished.outcome == "source"
         for name, state in zip(names, ("RUNNING", "STOP"), strict=True):
             with Client(Path(name)) as client:
                 assert client.state() == state

@@ -21,7 +21,7 @@ from vfio_migration.runtime.client import (
     RefusedError,
     TimedOutError,
 )
-from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Haste, Side
+from vfio_migration.runtime.coordinator.endpoint import SIDES, CancelDeadline, Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import (
     CannotMigrateError,
     Outcome,
@@ -30,7 +30,7 @@ from vfio_migration.runtime.coordinator.errors import (
 )
 from vfio_migration.runtime.coordinator.events import Event, Report
 from vfio_migration.runtime.coordinator.group import Group, names
-from vfio_migration.runtime.coordinator.journal import Entry, Ledger
+from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.coordinator.preflight import is_put_away
 from vfio_migration.runtime.transport.peer_process import Process
 
@@ -45,19 +45,20 @@ One that is killed closes its sockets a moment before it is gone, and in that mo
 there and not to answer.
 """
 
-_LOOK_S: Final = 0.005
+_LOOK_AGAIN_AFTER_S: Final = 0.005
 
 
 @dataclass(slots=True)
-class Settled:
+class Finished:
     """What came of it.
 
     Attributes:
         outcome: Who runs.
         why: Why, in the words of the row that decided.
         problems: What did not go as the row says.
-        loose: The devices of the other side that are not known to stand still.
-        untold: Nothing was done, for nobody can tell whether these are served by who served them.
+        not_stopped: The devices of the other side that are not known to stand still.
+        unidentified: The devices of which it is not known whether they are served by the same
+            process as before; nothing was done then.
         advice: What to do, if some of the state is lost: where the devices stand, and what of it
             can be used again.
     """
@@ -65,17 +66,17 @@ class Settled:
     outcome: Outcome
     why: str
     problems: list[str] = field(default_factory=list)
-    loose: list[Endpoint] = field(default_factory=list)
-    untold: list[Endpoint] = field(default_factory=list)
+    not_stopped: list[Endpoint] = field(default_factory=list)
+    unidentified: list[Endpoint] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
 
-class Settler:
+class Finisher:
     """Settles one migration.
 
     Args:
         endpoints: The devices of each side, in the order of the journal.
-        ledger: The journal.
+        journal: The journal.
         spec: The table.
         plans: The plans and handovers.
         report: Is told.
@@ -85,13 +86,13 @@ class Settler:
         before: Who served each device when the migration began, as far as a journal says that goes
             by somebody's word instead.
         final: Nobody will ask again: a device whose process is gone is owed nothing more.
-        haste: Ends once it is known who answers: these are waited for on their way back.
+        cancel_deadline: Ends once it is known who answers: these are waited for on their way back.
     """
 
     def __init__(
         self,
         endpoints: dict[Side, Sequence[Endpoint]],
-        ledger: Ledger,
+        journal: Journal,
         spec: Spec,
         plans: Plans,
         report: Report,
@@ -100,18 +101,18 @@ class Settler:
         asked: str | None = None,
         before: Sequence[Entry] = (),
         final: bool = False,
-        haste: Haste | None = None,
+        cancel_deadline: CancelDeadline | None = None,
     ) -> None:
         self._endpoints = endpoints
-        self._ledger = ledger
+        self._journal = journal
         self._spec = spec
         self._plans = plans
-        self._told = report
+        self._report_to = report
         self._given_up = tuple(given_up)
         self._asked = asked
         self._before = tuple(before)
         self._final = final
-        self._haste = haste
+        self._cancel_deadline = cancel_deadline
         self._skipped: set[int] = set()
         self._cleared: set[str] = set()  # by their labels
         self._groups = {
@@ -125,7 +126,7 @@ class Settler:
         # Whether each is served by who served it when the migration began; None: it cannot be told.
         self._served: dict[Endpoint, bool | None] = {}
 
-    def settle(self) -> Settled:
+    def finish(self) -> Finished:
         """Do it. The journal is removed once nothing more can be owed to it.
 
         Raises:
@@ -133,12 +134,12 @@ class Settler:
         """
         problems: list[str] = []
         self._look()
-        if self._haste is not None:
-            self._haste.end()
+        if self._cancel_deadline is not None:
+            self._cancel_deadline.end()
         while True:
             row = next(self._rows(), None)
-            if untold := self._matters(row):
-                return self._untold(untold, problems)
+            if unidentified := self._matters(row):
+                return self._unidentified(unidentified, problems)
             if row is None:
                 if hung := self._missed():
                     return self._undecided(hung, "it may still hold the state", problems)
@@ -151,7 +152,7 @@ class Settler:
             blank = self._begun_anew(row.winner)
             outcome: Outcome = "lost" if failed or blank else row.winner
             try:
-                loose = self._carry_out(row)
+                not_stopped = self._carry_out(row)
             except StepFailedError as failure:
                 problems.append(failure.why)
                 self._skipped.add(id(row))
@@ -160,14 +161,14 @@ class Settler:
             advice = [f"{names(failed)}: cleared by a reset; {_ANEW}"] if failed else []
             if blank:
                 advice.append(f"{names(blank)}: {_BLANK}; {_ANEW}")
-            return self._done(Settled(outcome, why, problems, loose, advice=advice))
+            return self._done(Finished(outcome, why, problems, not_stopped, advice=advice))
 
     # --- inside ---
 
     def _report(self, event: Event) -> None:
         if event.name == "moved" and event.fields["how"] == "reset":
             self._cleared.add(event.fields["device"])
-        self._told(event)
+        self._report_to(event)
 
     def _look(self) -> None:
         """See who is there, whether it is who it was, and where each device stands."""
@@ -185,7 +186,7 @@ class Settler:
         deadline = time.monotonic() + ENDING_S
         for device, process in ending:
             while process.is_there() and time.monotonic() < deadline:
-                time.sleep(_LOOK_S)
+                time.sleep(_LOOK_AGAIN_AFTER_S)
             self._look_at(device, process)
 
     def _look_at(self, device: Endpoint, process: Process | None) -> None:
@@ -238,17 +239,17 @@ class Settler:
             for side in SIDES
         }
         alive = {side: self._is_alive(side) is True or side in also for side in SIDES}
-        for row in deciding(self._plans, self._spec, self._ledger.holder, states, alive):
+        for row in deciding(self._plans, self._spec, self._journal.holder, states, alive):
             if id(row) not in self._skipped:
                 yield row
 
     def _carry_out(self, row: Handover) -> list[Endpoint]:
         """Take the steps of a row; raise `StepFailedError` if the winner does not follow."""
-        loose: list[Endpoint] = []
+        not_stopped: list[Endpoint] = []
         for step in row.steps:
             assert step.side is not None
             if step.holder is not None:
-                self._ledger.hold(step.holder)
+                self._journal.hold(step.holder)
             if step.side not in self._endpoints:
                 continue
             group, there = self._groups[step.side], self._there(step.side)
@@ -257,17 +258,17 @@ class Settler:
                 self._verify(there)
             else:
                 group.put_away(step, there)
-                loose = [
+                not_stopped = [
                     device
                     for device in group.endpoints
                     if device.state is None or device.may_change()
                 ]
-                if running := [device for device in loose if device.may_change()]:
+                if running := [device for device in not_stopped if device.may_change()]:
                     raise StepFailedError(
                         f"{names(running)}: runs and cannot be stopped",
                         [device.label for device in running],
                     )
-        return loose
+        return not_stopped
 
     def _verify(self, devices: Sequence[Endpoint]) -> None:
         """See that devices are where they were led."""
@@ -347,18 +348,18 @@ class Settler:
             return not ended
         return there
 
-    def _untold(self, devices: Sequence[Endpoint], problems: list[str]) -> Settled:
+    def _unidentified(self, devices: Sequence[Endpoint], problems: list[str]) -> Finished:
         """Ask: whether a device holds what it held nobody can see from outside."""
         asked = [device for device in devices if self._served[device] is None]
-        return Settled(
+        return Finished(
             "undecided",
             f"{names(asked)}: it cannot be told whether the server that answers is the one that "
             "was there, or one with a blank device",
             [*problems, *map(str, self._gone.values()), f"say which side is to run: {KEEP}"],
-            untold=asked,
+            unidentified=asked,
         )
 
-    def _undecided(self, hung: Sequence[Endpoint], what: str, problems: list[str]) -> Settled:
+    def _undecided(self, hung: Sequence[Endpoint], what: str, problems: list[str]) -> Finished:
         silent = [device for device in hung if device in self._silent]
         mute = [device for device in hung if device not in self._silent]
         seen = all(
@@ -376,33 +377,35 @@ class Settler:
             )
             if devices
         ]
-        return Settled(
+        return Finished(
             "undecided",
             "; ".join(said),
             [*problems, *map(str, self._gone.values())],
             list(hung),
         )
 
-    def _lost(self, problems: list[str]) -> Settled:
+    def _lost(self, problems: list[str]) -> Finished:
         """Nobody holds the whole state: take the steps of [loss]."""
         problems += [str(error) for error in self._gone.values()]
-        was = self._ledger.holder
+        was = self._journal.holder
         why = self._why_lost(was)
         loss = self._plans.loss
         if loss is None:
-            return self._done(Settled("lost", why, problems, advice=self._advice()))
+            return self._done(Finished("lost", why, problems, advice=self._advice()))
         self._report(Event("recovering", {"winner": None, "why": why}))
-        loose: list[Endpoint] = []
+        not_stopped: list[Endpoint] = []
         for step in loss.steps:
             assert step.side is not None
             if step.holder is not None:
-                self._ledger.hold(step.holder)
+                self._journal.hold(step.holder)
             if step.side not in self._endpoints:
                 continue
             group = self._groups[step.side]
             if step.side != loss.winner:
                 group.put_away(step, self._there(step.side))
-                loose = [one for one in group.endpoints if one.state is None or one.may_change()]
+                not_stopped = [
+                    one for one in group.endpoints if one.state is None or one.may_change()
+                ]
             elif step.side not in self._given_up:  # else whoever asks does not want it to run
                 try:
                     group.bring(step, self._there(step.side))
@@ -418,8 +421,8 @@ class Settler:
         if runs and held:
             states = ", ".join(str(one.state) for one in winners)
             why = f"the {loss.winner} runs, and is left in {states}"
-            return self._done(Settled(loss.winner, why, problems, loose))
-        return self._done(Settled("lost", why, problems, loose, advice=self._advice()))
+            return self._done(Finished(loss.winner, why, problems, not_stopped))
+        return self._done(Finished("lost", why, problems, not_stopped, advice=self._advice()))
 
     def _why_lost(self, holder: Holder) -> str:
         """Say who of those that held the state does so no more."""
@@ -479,7 +482,7 @@ class Settler:
         return advice
 
     def _process(self, side: Side, index: int) -> Process | None:
-        entry = self._ledger.entries[index]
+        entry = self._journal.entries[index]
         return entry.source_process if side == "source" else entry.destination_process
 
     def _owed(self, side: Side, index: int, device: Endpoint) -> bool:
@@ -489,8 +492,8 @@ class Settler:
         gone = side in self._given_up or self._is_there(side, index) is False
         return not (self._final and gone)
 
-    def _done(self, settled: Settled) -> Settled:
-        settled.problems = list(dict.fromkeys(settled.problems))  # each row tried may have met it
+    def _done(self, finished: Finished) -> Finished:
+        finished.problems = list(dict.fromkeys(finished.problems))  # each row tried may have met it
         owed = [
             device
             for side, group in self._endpoints.items()
@@ -498,16 +501,16 @@ class Settler:
             if self._owed(side, index, device)
         ]
         if self._final:
-            settled.problems += [
+            finished.problems += [
                 f"{device.label}: not known to stand still; once it can be reached, recover again"
                 for device in owed
             ]
-        running = any(device.may_change() for device in settled.loose)
-        if not owed and not running and (problem := self._ledger.end()):
-            settled.problems.append(problem)
-        fields = {"outcome": settled.outcome, "why": settled.why, "problems": settled.problems}
+        running = any(device.may_change() for device in finished.not_stopped)
+        if not owed and not running and (problem := self._journal.end()):
+            finished.problems.append(problem)
+        fields = {"outcome": finished.outcome, "why": finished.why, "problems": finished.problems}
         self._report(Event("won", fields))
-        return settled
+        return finished
 
 
 def _answered(error: ClientError | CannotMigrateError) -> bool:
