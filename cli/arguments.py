@@ -204,6 +204,6 @@ def processes(text: str) -> int:
 def ignores(number: int) -> bool:
     """Say whether a signal was ignored when this process was started, as `nohup` and `&` have it.
 
-    It then stays ignored: whoever started the process has asked for it.
+    It then stays ignored, as the parent process has asked for.
     """
     return signal.getsignal(number) is signal.SIG_IGN

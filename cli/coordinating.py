@@ -1,4 +1,4 @@
-"""What the commands that move devices share: options, signals, the recording, the last words.
+"""What the commands that move devices share: options, signals, the recording, the last message.
 
 `migrate`, `recover`, `save` and `restore` each run a coordinator, and mean the same by the same
 option and by the same exit status.
@@ -22,7 +22,7 @@ from vfio_migration.cli.output import (
     UNKNOWN,
     WRONG_INPUT,
     YES,
-    advised,
+    with_advice,
 )
 from vfio_migration.model.errors import why
 
@@ -122,17 +122,17 @@ def attempt(
     outcomes: Mapping[str, str] | None = None,
     pairs: Iterable[tuple[str, str]] = (),
 ) -> int:
-    """Do something with a coordinator; say last of all what went wrong; return the exit status.
+    """Run a coordinator; print last of all what went wrong; return the exit status.
 
     Args:
-        arguments: Say how to tell of it, and whether it is recorded.
+        arguments: How events are printed, and whether they are recorded.
         spec: The table.
-        work: What is done. It is given who watches and where to print.
-        again: Says what to do after it was interrupted and settled nothing.
+        work: What is done. It is given the observers of messages and where to print.
+        again: Returns what to do after it was interrupted, with no outcome.
         outcomes: What an outcome means to the user.
         pairs: Which destination is given the state of which source, for the recording.
     """
-    from vfio_migration.cli import event_printer as telling
+    from vfio_migration.cli import event_printer
     from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError
 
     status, begun = YES, time.monotonic()
@@ -142,21 +142,22 @@ def attempt(
             for source, destination in pairs:
                 recording.pair(source, destination)
         try:
-            with telling.printer(arguments) as printer:
+            with event_printer.printer(arguments) as printer:
                 work([] if recording is None else [recording], printer)
         except CannotMigrateError as error:
-            _say(arguments, error.why, error.hints, begun=begun)
+            _print_error(arguments, error.why, error.hints, begun=begun)
             status = NO if error.refused else WRONG_INPUT
         except MigrationFailedError as error:
             outcome = error.outcome
             meant = {**_OUTCOMES, **(outcomes or {})}[outcome]
-            _say(arguments, error.why, error.hints, outcome, meant, begun=begun)
+            _print_error(arguments, error.why, error.hints, outcome, meant, begun=begun)
             status = {"destination": YES, "undecided": UNKNOWN}.get(outcome, NO)
             if error.cancelled and outcome == "source":
                 status = INTERRUPTED
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient reads this, too
-            _say(
+            # A further Ctrl-C does not cut the message off.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _print_error(
                 arguments,
                 "interrupted: it may not have come to its end",
                 again(),
@@ -167,11 +168,11 @@ def attempt(
             if error.errno not in FULL:
                 raise
             hints = again()
-            _say(arguments, error.strerror or str(error), hints, begun=begun)
+            _print_error(arguments, error.strerror or str(error), hints, begun=begun)
             status = UNKNOWN if hints else WRONG_INPUT
     if recording is not None and recording.error is not None:
         why = f"vfio-migration: the recording is not complete: {recording.error}"
-        telling.say(sys.stderr, [why])
+        event_printer.print_last(sys.stderr, [why])
     return status
 
 
@@ -193,7 +194,7 @@ def recording_of(
 
 
 @contextlib.contextmanager
-def obeying(cancel: Callable[[], object]) -> Iterator[None]:
+def cancelled_by_signals(cancel: Callable[[], object]) -> Iterator[None]:
     """Give up on SIGINT and SIGTERM, if it is not too late; a further SIGINT does not wait.
 
     SIGINT stays ignored if it was: the shell has put this process into the background.
@@ -217,11 +218,11 @@ def obeying(cancel: Callable[[], object]) -> Iterator[None]:
 
 def wrong(arguments: argparse.Namespace, message: str) -> int:
     """Complain about what was asked for; return the exit status."""
-    _say(arguments, message, ())
+    _print_error(arguments, message, ())
     return WRONG_INPUT
 
 
-def _say(
+def _print_error(
     arguments: argparse.Namespace,
     why: str,
     hints: Sequence[str],
@@ -230,21 +231,21 @@ def _say(
     *,
     begun: float | None = None,
 ) -> None:
-    from vfio_migration.cli import event_printer as telling
+    from vfio_migration.cli import event_printer
 
-    why = advised(why)
+    why = with_advice(why)
     if arguments.json:
         import json
 
         now = 0.0 if begun is None else round(time.monotonic() - begun, 6)
         said = {"event": "error", "time": now, "message": why, "hints": list(hints)}
-        telling.say(sys.stdout, [json.dumps({**said, "outcome": outcome})])
+        event_printer.print_last(sys.stdout, [json.dumps({**said, "outcome": outcome})])
         return
     what = "" if meant is None else f" ({meant})"
-    telling.say(
+    event_printer.print_last(
         sys.stderr,
         [
-            f"vfio-migration: error: {telling.shortened(why)}{what}",
+            f"vfio-migration: error: {event_printer.shortened(why)}{what}",
             *(f"  {hint}" for hint in hints),
         ],
     )

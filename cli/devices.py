@@ -137,9 +137,9 @@ def _module(where: str, name: str) -> Any:
         if f"{where}.".startswith(f"{missing}."):
             hint = "it is looked for in the current folder and where Python has its packages"
             _refuse(name, f"there is no module {missing}", hint)
-        _refuse(name, f"cannot be imported: {_said(error)}", None)
+        _refuse(name, f"cannot be imported: {_described(error)}", None)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any of them is said
-        _refuse(name, f"cannot be imported: {_said(error)}", None)
+        _refuse(name, f"cannot be imported: {_described(error)}", None)
 
 
 def _members() -> list[str]:
@@ -275,18 +275,20 @@ def _made(device: str, kind: Callable[..., Any], given: Mapping[str, Any]) -> De
         raise  # the table or the flags, and no option of the device
     except ValueError as error:
         _refuse(
-            device, str(error) if ":" not in device else f"cannot be made: {_said(error)}", None
+            device,
+            str(error) if ":" not in device else f"cannot be made: {_described(error)}",
+            None,
         )
     except OSError as error:  # of the memory that it asks for
-        _refuse(device, f"cannot be made: {error.strerror or _said(error)}", None)
+        _refuse(device, f"cannot be made: {error.strerror or _described(error)}", None)
     except Exception as error:
         if ":" not in device:
             raise
-        _refuse(device, f"cannot be made: {_said(error)}", None)
+        _refuse(device, f"cannot be made: {_described(error)}", None)
     return made
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     """Return what an exception is, what it says, and which line raised it."""
     from vfio_migration.runtime.engine.errors import words
 

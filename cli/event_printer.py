@@ -1,4 +1,4 @@
-"""Says what a migration is doing, without ever holding it up.
+"""Prints the events of a migration, without ever holding it up.
 
 What is printed goes through a queue to a thread of its own. A terminal that was stopped, a pipe
 that nobody reads and a reader that has gone away cost lines, not downtime.
@@ -24,8 +24,8 @@ _Item: TypeAlias = tuple[str | None, Sequence[str]]
 """A line that stays, if there is one, and the lines below it."""
 _TIMEOUT_S: Final = 2.0
 """How long, in seconds, is waited at the end for a reader that is slow."""
-_LONGEST: Final = 1500
-"""How many characters of a sentence are shown."""
+_MAX_SENTENCE_CHARS: Final = 1500
+"""How many characters of a sentence are shown at most."""
 _PLAIN: Final = ("plan", "summary", "saved")
 _UP: Final = "\x1b[{}A"
 _ERASE: Final = "\x1b[J"
@@ -92,7 +92,7 @@ class Printer:
             return 80
 
 
-class JsonTeller:
+class JsonReporter:
     """One JSON object a line for each event."""
 
     def __init__(self, printer: Printer) -> None:
@@ -100,17 +100,17 @@ class JsonTeller:
         self._begun = time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        """Tell of an event."""
+        """Print an event."""
         self._printer.line(json.dumps(event.to_data(self._begun)))
 
 
-class TextTeller:
+class TextReporter:
     """Lines for people: what happened stays, how far it is changes in place.
 
     Args:
         printer: Where to.
         quiet: Only what is worth knowing afterwards.
-        done: What was done with the devices, where `saved` tells of it.
+        done: What was done with the devices, for the event `saved`.
     """
 
     def __init__(self, printer: Printer, *, quiet: bool = False, done: str = "saved") -> None:
@@ -118,9 +118,9 @@ class TextTeller:
         self._quiet = quiet
         self._done = done
         self._begun = time.monotonic()
-        self._told = self._begun
+        self._shown_at = self._begun
         self._because = ""
-        self._tells: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
+        self._formatters: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
             "plan": self._plan,
             "phase": self._phase,
             "moved": self._moved,
@@ -138,16 +138,16 @@ class TextTeller:
         }
 
     def __call__(self, event: Event) -> None:
-        """Tell of an event."""
+        """Print an event."""
         if event.name in ("progress", "restoring"):
             self._progress(event)
             return
-        tell = self._tells.get(event.name)
-        if tell is None or (
+        lines_of = self._formatters.get(event.name)
+        if lines_of is None or (
             self._quiet and event.name not in ("failed", "refuses", "won", *_PLAIN[1:])
         ):
             return
-        for line in tell(event.fields):
+        for line in lines_of(event.fields):
             stamp = "" if event.name in _PLAIN else f"{self._at(event):>8}  "
             self._printer.line(stamp + line)
 
@@ -271,8 +271,8 @@ class TextTeller:
             line = self._line(fields)
         if self._printer.live:
             self._printer.status([*self._table(fields), line])
-        elif event.time - self._told >= 1:
-            self._told = event.time
+        elif event.time - self._shown_at >= 1:
+            self._shown_at = event.time
             self._printer.line(f"{self._at(event):>8}  {line}")
 
     def _table(self, fields: dict[str, Any]) -> Iterable[str]:
@@ -315,21 +315,23 @@ def seconds(value: float) -> str:
 
 def shortened(text: str) -> str:
     """Return a sentence that fits onto a screen: a file may hold names as long as it likes."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} ... {text[-300:]}"
+    if len(text) <= _MAX_SENTENCE_CHARS:
+        return text
+    return f"{text[: _MAX_SENTENCE_CHARS - 300]} ... {text[-300:]}"
 
 
-def teller(printer: Printer, arguments: Any, done: str = "saved") -> JsonTeller | TextTeller:
-    """Return what tells of events the way that was asked for."""
+def reporter(printer: Printer, arguments: Any, done: str = "saved") -> JsonReporter | TextReporter:
+    """Return what prints events the way that was asked for."""
     if arguments.json:
-        return JsonTeller(printer)
-    return TextTeller(printer, quiet=arguments.quiet, done=done)
+        return JsonReporter(printer)
+    return TextReporter(printer, quiet=arguments.quiet, done=done)
 
 
-def say(file: TextIO | None, lines: Iterable[str]) -> None:
+def print_last(file: TextIO | None, lines: Iterable[str]) -> None:
     """Print lines that come last. Who does not read them changes no exit status.
 
     Args:
-        file: Where to; None if whoever started this program has closed it.
+        file: Where to; None if it was closed when this program was started.
         lines: The lines.
     """
     if file is None:

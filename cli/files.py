@@ -16,7 +16,7 @@ from vfio_migration.model.errors import why
 if TYPE_CHECKING:
     from vfio_migration.model import Trace
 
-LARGEST: Final = 1 << 24
+MAX_TRACE_BYTES: Final = 1 << 24
 """How many bytes a trace may have, which is read as a whole."""
 
 
@@ -52,7 +52,7 @@ def _same(one: str, two: str) -> bool:
     except FileNotFoundError:
         return os.path.realpath(one) == os.path.realpath(two)
     except (OSError, ValueError):
-        return False  # whoever opens it says what is wrong
+        return False  # an error that is reported when it is opened
     # A terminal, a pipe and /dev/null are read and written at once without harm.
     return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
 
@@ -119,19 +119,19 @@ def read_trace(option: str, path: str) -> Trace:
 
 
 def _read(option: str, path: str) -> bytes:
-    if path == "-" and sys.stdin is None:  # whoever started us closed it
+    if path == "-" and sys.stdin is None:  # closed when this process was started
         refuse(option, path, "cannot be read: standard input is closed")
     try:
         if path == "-":
-            text = sys.stdin.buffer.read(LARGEST + 1)
+            text = sys.stdin.buffer.read(MAX_TRACE_BYTES + 1)
         else:
             with Path(path).open("rb") as file:
-                text = file.read(LARGEST + 1)
+                text = file.read(MAX_TRACE_BYTES + 1)
     except (OSError, ValueError) as error:
         # A ValueError is what a path with a NUL in it gives.
         refuse(option, path, f"cannot be read: {why(error)}")
-    if len(text) > LARGEST:
-        refuse(option, path, f"is longer than {LARGEST} bytes, the most a trace may have")
+    if len(text) > MAX_TRACE_BYTES:
+        refuse(option, path, f"is longer than {MAX_TRACE_BYTES} bytes, the most a trace may have")
     return text
 
 

@@ -65,7 +65,7 @@ def _check_way(arguments: argparse.Namespace, where: Path) -> None:
     except PermissionError as error:
         _wrong(arguments, where, f"cannot be a journal: {why(error)}", "name another file")
     except (OSError, ValueError):
-        return  # whoever opens it says what is wrong
+        return  # an error that is reported when it is opened
 
 
 def _file(arguments: argparse.Namespace, where: Path) -> None:

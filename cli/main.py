@@ -21,9 +21,9 @@ from vfio_migration.cli.output import (
     INTERRUPTED,
     WRONG_INPUT,
     YES,
-    advised,
-    complain,
-    emit,
+    print_error,
+    print_json,
+    with_advice,
 )
 
 _EPILOG = """\
@@ -48,16 +48,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments and exit with 2."""
+        """Report what is wrong with the arguments and exit with 2."""
         self.refuse(message, events=bool(self.get_default("events")))
 
     def refuse(self, message: str, *, events: bool) -> NoReturn:
         """Do the same, for a command that prints events or one that does not."""
         if "--json" in sys.argv[1:]:
-            _emit_error(message, [], events=events)
+            _print_error_object(message, [], events=events)
         else:
             self.print_usage(sys.stderr)
-            complain(message, self.prog)
+            print_error(message, self.prog)
         raise SystemExit(WRONG_INPUT)
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -134,31 +134,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return YES
     except OSError as error:
         if error.errno in FULL:  # of what is imported before the arguments are known
-            complain(error.strerror or str(error))
+            print_error(error.strerror or str(error))
             return WRONG_INPUT
         # Only the standard output is written without a check of its own: its disk is full.
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename:
             raise
-        complain(f"the output cannot be written: {error}")
+        print_error(f"the output cannot be written: {error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG_INPUT
     except KeyboardInterrupt:
-        from vfio_migration.cli import event_printer as telling
+        from vfio_migration.cli import event_printer
 
-        # Whoever reads the output may have stalled: what is left of it is not waited for.
+        # The reader of the output may have stalled: what is left of it is not waited for.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        telling.say(sys.stderr, ["vfio-migration: interrupted"])
+        event_printer.print_last(sys.stderr, ["vfio-migration: interrupted"])
         return INTERRUPTED
     return status
 
 
 def _fill_in() -> None:
-    """Put /dev/null where whoever started us has closed a standard stream.
+    """Put /dev/null where a standard stream was closed when this process was started.
 
     Its number would go to the next file that is opened, a journal, say, and what a library writes
     to "standard error" would end there.
     """
-    if sys.stdin is None:  # it stays None: who reads it is told that it is closed
+    if sys.stdin is None:  # it stays None: a command that reads it reports that it is closed
         _null(os.O_RDONLY)
     if sys.stdout is None:
         sys.stdout = open(_null(os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115
@@ -173,7 +173,7 @@ def _null(mode: int) -> int:
 
 
 def _answer(arguments: Sequence[str] | None) -> int:
-    """Run the command; say what is wrong with its input."""
+    """Run the command; report what is wrong with its input."""
     from vfio_migration.model import SpecError
     from vfio_migration.model.extras import explanation
 
@@ -202,17 +202,17 @@ def _answer(arguments: Sequence[str] | None) -> int:
         message, mistakes = error.strerror or str(error), []
     if getattr(chosen, "json", False):
         try:
-            _emit_error(message, mistakes, events="events" in chosen)
+            _print_error_object(message, mistakes, events="events" in chosen)
             sys.stdout.flush()
         except BrokenPipeError:
-            # A reader that has gone does not make the input right.
+            # A reader that has closed its end does not make the input right.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
-        complain(message)
+        print_error(message)
     return WRONG_INPUT
 
 
-def _emit_error(message: str, mistakes: list[dict[str, object]], *, events: bool) -> None:
+def _print_error_object(message: str, mistakes: list[dict[str, object]], *, events: bool) -> None:
     """Print a complaint as the command prints everything else.
 
     Args:
@@ -220,12 +220,12 @@ def _emit_error(message: str, mistakes: list[dict[str, object]], *, events: bool
         mistakes: The same, one by one.
         events: The command prints one object a line for each event.
     """
-    message = advised(message)
+    message = with_advice(message)
     if events:
         error = {"event": "error", "time": 0.0, "message": message, "hints": [], "outcome": None}
         print(json.dumps(error | {"mistakes": mistakes}))
     else:
-        emit({"error": {"message": message, "mistakes": mistakes}})
+        print_json({"error": {"message": message, "mistakes": mistakes}})
 
 
 def _data(mistake: Any) -> dict[str, object]:

@@ -18,7 +18,7 @@ FULL: Final = (errno.EMFILE, errno.ENFILE)
 """No more files can be opened, by this process or by anybody."""
 
 
-def advised(message: str) -> str:
+def with_advice(message: str) -> str:
     """Add the way out to a complaint that no more files can be opened."""
     import resource
 
@@ -30,16 +30,16 @@ def advised(message: str) -> str:
     return f"{message}; raise the limit (ulimit -n), which is {limit}"
 
 
-def complain(message: str, who: str = "vfio-migration") -> None:
-    """Say what is wrong, if anybody can be told."""
+def print_error(message: str, who: str = "vfio-migration") -> None:
+    """Print an error, if standard error can be written."""
     try:
-        print(printable(f"{who}: error: {advised(message)}"), file=sys.stderr)
+        print(printable(f"{who}: error: {with_advice(message)}"), file=sys.stderr)
     except OSError:
-        # Nobody can be told; the status still tells. The interpreter's flush is to succeed.
+        # The exit status still reports it. The flush of the interpreter at exit is to succeed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def emit(data: object) -> None:
+def print_json(data: object) -> None:
     """Print one JSON object, in ASCII if it has what the standard output cannot encode."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     print(text if encodable(text) == text else json.dumps(data, indent=2))

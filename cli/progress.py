@@ -1,4 +1,4 @@
-"""One line on the terminal that says what a long command is doing."""
+"""One line on the terminal that shows what a long command is doing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How a server ends when it is told to, whatever its client, its device or its log does.
+"""How a server ends when it is asked to, whatever its client, its device or its log does.
 
-SIGTERM and SIGINT ask the loop that serves to end. A thread of its own hears of the signal too,
+SIGTERM and SIGINT ask the loop that serves to end. A thread of its own is woken by the signal too,
 before the thread that serves does, and ends the process if that does not happen: a callback of the
 device may hang, and the client's command with it. The kernel then drops what the process had. Only
 a callback in C that keeps the interpreter's lock holds this thread up as well.
@@ -59,7 +59,7 @@ class Stopper:
     def dismiss(self) -> None:
         """Let signals end the process the way the kernel does, if none has come yet.
 
-        If one has, the deadline holds until the process is gone: threads of the device may keep
+        If one has, the deadline holds until the process has ended: threads of the device may keep
         it, too.
         """
         if self._asked:
@@ -90,7 +90,7 @@ class Stopper:
                 self._ask()
 
     def _ask(self) -> None:
-        """Ask the server to end; from either thread, whichever hears of the signal first."""
+        """Ask the server to end; from either thread, whichever gets the signal first."""
         self._asked = True
         self._stop()
         service_notify.notify(service_notify.STOPPING)

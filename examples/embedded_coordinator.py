@@ -1,4 +1,4 @@
-"""The coordinator in a program of one's own: moves a device, and says what it takes.
+"""The coordinator in a program of one's own: moves a device, and prints what it takes.
 
     vfio-migration serve a.sock &
     vfio-migration serve b.sock &

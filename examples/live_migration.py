@@ -70,7 +70,7 @@ def _wait(path: Path) -> None:
 def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path) -> int:
     from workload import Workload
 
-    from vfio_migration.cli import event_printer as telling
+    from vfio_migration.cli import event_printer
     from vfio_migration.runtime.client import Client
     from vfio_migration.runtime.client.recording import Recording
     from vfio_migration.runtime.coordinator import Coordinator, Settings
@@ -90,14 +90,14 @@ def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path
         arguments = argparse.Namespace(json=False, quiet=False)
         with work.running():
             time.sleep(_WARM_UP)
-            with telling.printer(arguments) as printer:
+            with event_printer.printer(arguments) as printer:
                 Coordinator(
                     list(zip(sources, destinations, strict=True)),
                     settings=Settings(downtime=0.05),
                     hooks=work.hooks,
                     clients=clients,
                     journal=beside(str(sources[0])),
-                    report=telling.teller(printer, arguments),
+                    report=event_printer.reporter(printer, arguments),
                 ).run()
             time.sleep(_WARM_UP)
         for client in there:

@@ -161,7 +161,7 @@ class Workload:
                 try:
                     self._transfer(index)
                 except ClientError as error:
-                    # The connection was lost with its server; whoever migrates says so.
+                    # The connection was lost with its server; the coordinator reports it.
                     self.error = error
                     self._held.set()
                     return

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vfio_migration.cli import arguments as options
-from vfio_migration.cli.files import LARGEST
+from vfio_migration.cli.files import MAX_TRACE_BYTES
 from vfio_migration.model.errors import why
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ _FINDINGS = 1000
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; 0 if every step is allowed, 1 if one is not."""
-    from vfio_migration.cli.output import NO, YES, emit, encodable, one_line
+    from vfio_migration.cli.output import NO, YES, encodable, one_line, print_json
 
     spec = options.read_spec(arguments.spec)
     flags = options.read_flags(arguments.flags)
@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _open(arguments.file) as file:
         result = check(file, spec, capabilities, name)
     if arguments.json:
-        emit(_data(result, spec, strict=arguments.strict))
+        print_json(_data(result, spec, strict=arguments.strict))
     else:
         for line in _told(name, result, spec, strict=arguments.strict):
             print(encodable(one_line(line)))
@@ -239,9 +239,11 @@ def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
     begins = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if begins not in (b"", b"{") or (head is not None and "steps" not in head):
         raise _no_run()
-    rest = file.read(LARGEST + 1 - len(first))
-    if len(first) + len(rest) > LARGEST:
-        raise _wrong(_FILE, None, f"is longer than {LARGEST} bytes, the most a trace may have")
+    rest = file.read(MAX_TRACE_BYTES + 1 - len(first))
+    if len(first) + len(rest) > MAX_TRACE_BYTES:
+        raise _wrong(
+            _FILE, None, f"is longer than {MAX_TRACE_BYTES} bytes, the most a trace may have"
+        )
     return rest
 
 

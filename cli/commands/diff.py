@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare; 0 if NEW is compatible, 1 if not, 3 if live engines contradict the search."""
-    from vfio_migration.cli.output import NO, UNKNOWN, YES, emit, printable
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json, printable
 
     # An answer in JSON is one object, and so is a complaint.
     arguments.json = arguments.json or arguments.format == "json"
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     require = [definition(name).id for name in arguments.require or ()]
     comparison = compare(old, new, (arguments.old, arguments.new), require)
     if arguments.json:
-        emit(to_data(comparison))
+        print_json(to_data(comparison))
     else:
         print(printable("\n".join(FORMATS[arguments.format](comparison))))
     return {True: YES, False: NO, None: UNKNOWN}[comparison.compatible]

@@ -68,16 +68,16 @@ def run_promela(arguments: argparse.Namespace) -> int:
     named = arguments.plan or next((row.name for row in plans.plans if row.sound), None)
     plan = plans.plan(named) if named is not None else plans.plans[0]
     words = None
-    told = ["vfio-migration generate promela", f"--plan {plan.name}"]
-    told.append(f"--devices {arguments.devices}")
+    command_line = ["vfio-migration generate promela", f"--plan {plan.name}"]
+    command_line.append(f"--devices {arguments.devices}")
     if arguments.flags is not None:
         word = int(spec.capability_set(options.read_flags(arguments.flags)).value)
         words = [word]
-        told.append(f"--flags {encoding.set_name(word)}")
+        command_line.append(f"--flags {encoding.set_name(word)}")
     if arguments.failing:
-        told.append("--failing")
+        command_line.append("--failing")
     discipline = Discipline(encoding, plan, failing=arguments.failing, words=words)
-    _write(promela(discipline, arguments.devices, " ".join(told)), arguments.output)
+    _write(promela(discipline, arguments.devices, " ".join(command_line)), arguments.output)
     return YES
 
 

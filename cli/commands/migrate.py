@@ -131,18 +131,18 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
 
     def work(watches: list[Watch], printer: Printer) -> None:
-        from vfio_migration.cli import event_printer as telling
+        from vfio_migration.cli import event_printer
 
         coordinator = Coordinator(
             pairs,
             spec=spec,
             plans=plans,
             settings=settings,
-            report=telling.teller(printer, arguments),
+            report=event_printer.reporter(printer, arguments),
             watches=watches,
             journal=journal,
         )
-        with coordinating.obeying(coordinator.cancel):
+        with coordinating.cancelled_by_signals(coordinator.cancel):
             coordinator.run()
 
     def dry(watches: list[Watch], _printer: Printer) -> None:

@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Mutate; 0 if nothing survives, 1 if anything does, 3 if a solver gave up on the rest."""
-    from vfio_migration.cli.output import NO, UNKNOWN, YES, emit
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json
 
     spec = options.read_spec(arguments.spec)
     from vfio_migration.verifier.mutation.mutate import TIMEOUT, check_kinds, mutate
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=_progress if sys.stderr.isatty() else lambda _done, _all: None,
     )
     if arguments.json:
-        emit(to_data(survey))
+        print_json(to_data(survey))
     else:
         print(f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}\n")
         print("\n".join(survey_lines(survey)))
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_against(names: list[str] | None) -> None:
-    """Say what is wrong with --against; whoever reads such names calls them --only."""
+    """Report what is wrong with --against; the reader of such names calls them --only."""
     from dataclasses import replace
 
     from vfio_migration.model import SpecError
@@ -110,13 +110,13 @@ def _check_against(names: list[str] | None) -> None:
 
 
 def _list(spec: Spec, arguments: argparse.Namespace) -> None:
-    from vfio_migration.cli.output import emit
+    from vfio_migration.cli.output import print_json
     from vfio_migration.verifier.mutation.edits import KINDS, mutants
 
     made = mutants(spec, arguments.only)
     if arguments.json:
         titles = {kind.name: kind.title for kind in KINDS}
-        emit(
+        print_json(
             {
                 "kinds": {kind: titles[kind] for kind in dict.fromkeys(m.kind for m in made)},
                 "mutants": [{"id": m.id, "kind": m.kind, "sentence": m.sentence} for m in made],

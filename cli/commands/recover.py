@@ -91,17 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def work(watches: list[Watch], printer: Printer) -> None:
-        from vfio_migration.cli import event_printer as telling
+        from vfio_migration.cli import event_printer
         from vfio_migration.cli.output import FULL
         from vfio_migration.runtime.coordinator import MigrationFailedError
         from vfio_migration.runtime.coordinator.journal import NotWrittenError
 
-        tell, told = telling.teller(printer, arguments), False
+        report_event, reported = event_printer.reporter(printer, arguments), False
 
         def report(event: Event) -> None:
-            nonlocal told
-            told = told or event.name == "won"
-            tell(event)
+            nonlocal reported
+            reported = reported or event.name == "won"
+            report_event(event)
 
         try:
             finished = recover(
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         if finished.outcome in ("lost", "undecided"):
             more = [_AGAIN] if finished.outcome == "undecided" else finished.advice
             raise MigrationFailedError(finished.why, finished.outcome, [*finished.problems, *more])
-        _tell(finished, tell, told=told)
+        _report_outcome(finished, report_event, reported=reported)
         if not arguments.json:
             for problem in finished.problems:
                 printer.line(f"  {problem}")
@@ -133,10 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
 _AGAIN = "run it again; nothing is lost by that"
 
 
-def _tell(finished: Finished, tell: Any, *, told: bool) -> None:
-    """Tell who runs, if nothing had to be done about it."""
+def _report_outcome(finished: Finished, report_event: Any, *, reported: bool) -> None:
+    """Report who runs, if nothing had to be done about it."""
     from vfio_migration.runtime.coordinator import Event
 
-    if not told:
+    if not reported:
         fields = {"outcome": finished.outcome, "why": finished.why, "problems": finished.problems}
-        tell(Event("won", fields))
+        report_event(Event("won", fields))

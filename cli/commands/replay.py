@@ -40,15 +40,15 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay; 0 if the engine does what the trace says, 1 if it differs."""
-    from vfio_migration.cli.output import NO, YES, emit, encodable, one_line
+    from vfio_migration.cli.output import NO, YES, encodable, one_line, print_json
     from vfio_migration.verifier.report.replay import replay
 
     spec = options.read_spec(arguments.spec)
     result = replay(files.read_trace("TRACE", arguments.trace), spec)
     if arguments.json:
-        emit(_data(result))
+        print_json(_data(result))
     else:
-        print("\n".join(encodable(one_line(line)) for line in _told(result)))
+        print("\n".join(encodable(one_line(line)) for line in _lines(result)))
     return YES if result.agrees else NO
 
 
@@ -84,7 +84,7 @@ def _data(result: Replay) -> dict[str, Any]:
 _WORDS = {"same": "ok", "differs": "differs", "skipped": "-", "not compared": ""}
 
 
-def _told(result: Replay) -> Iterator[str]:
+def _lines(result: Replay) -> Iterator[str]:
     trace, difference = result.trace, result.difference
     several = len(trace.start) > 1
     if trace.title:

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer on standard output; 0 if the request is accepted, 1 if it is refused."""
-    from vfio_migration.cli.output import NO, YES, emit, printable
+    from vfio_migration.cli.output import NO, YES, print_json, printable
 
     spec = options.read_spec(arguments.spec)
     machine = spec.machine(options.read_flags(arguments.flags))
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to is None:
         routes = machine.options(from_)
         if arguments.json:
-            emit(
+            print_json(
                 {
                     "from": from_,
                     "flags": list(machine.names),
@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         return YES
     route = machine.route(from_, options.read_state(arguments.to))
     if arguments.json:
-        emit(_data(machine, route))
+        print_json(_data(machine, route))
     else:
-        print(printable("\n".join(_told(machine, route))))
+        print(printable("\n".join(_lines(machine, route))))
     return YES if route.refused is None else NO
 
 
@@ -83,7 +83,7 @@ def _data(machine: Machine, route: Route) -> dict[str, Any]:
     }
 
 
-def _told(machine: Machine, route: Route) -> Iterator[str]:
+def _lines(machine: Machine, route: Route) -> Iterator[str]:
     yield f"{route}   (capabilities {','.join(machine.names)})"
     if route.refused is not None:
         yield f"  why: {route.refused.reason}"

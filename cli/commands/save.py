@@ -110,7 +110,7 @@ def save(arguments: argparse.Namespace) -> int:
             asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         saver = Saver(sources, settings=settings, **common)
-        with coordinating.obeying(saver.cancel):
+        with coordinating.cancelled_by_signals(saver.cancel):
             return saver.run(path, then=arguments.then, replace=arguments.replace)
 
     hints = [f"run: {_recover(one)}" for one in sources]
@@ -150,7 +150,7 @@ def restore(arguments: argparse.Namespace) -> int:
             asserted=tuple(dict.fromkeys(arguments.asserted)),
         )
         restorer = Restorer(arguments.sockets, settings=settings, **common)
-        with coordinating.obeying(restorer.cancel):
+        with coordinating.cancelled_by_signals(restorer.cancel):
             return restorer.run(arguments.file)
 
     hints = ["the file is as it was; restore into the devices again before they are used"]
@@ -173,11 +173,11 @@ def _run(
     plans = options.read_plans(spec, arguments.plans)
 
     def saving(watches: list[Watch], printer: Printer) -> None:
-        from vfio_migration.cli import event_printer as telling
+        from vfio_migration.cli import event_printer
         from vfio_migration.runtime.coordinator import Event
 
-        tell = telling.teller(printer, arguments, done)
-        result = work({"spec": spec, "plans": plans, "report": tell, "watches": watches})
-        tell(Event("saved", {**result.to_data(), "hints": list(on)}))
+        report_event = event_printer.reporter(printer, arguments, done)
+        result = work({"spec": spec, "plans": plans, "report": report_event, "watches": watches})
+        report_event(Event("saved", {**result.to_data(), "hints": list(on)}))
 
     return coordinating.attempt(arguments, spec, saving, lambda: again, outcomes)

@@ -110,7 +110,7 @@ def _descriptor(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve; 0 when told to stop."""
+    """Serve; 0 when stopped by a signal."""
     if arguments.wire is not None:
         from vfio_migration.model import wire
 
@@ -123,10 +123,10 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         log.end()
     if complaint is not None:
-        from vfio_migration.cli import event_printer as telling
-        from vfio_migration.cli.output import advised
+        from vfio_migration.cli import event_printer
+        from vfio_migration.cli.output import with_advice
 
-        telling.say(sys.stderr, [f"vfio-migration: error: {advised(complaint)}"])
+        event_printer.print_last(sys.stderr, [f"vfio-migration: error: {with_advice(complaint)}"])
     return status
 
 
@@ -210,17 +210,17 @@ def _status(
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from vfio_migration.cli.output import WRONG_INPUT, YES, complain, emit
+    from vfio_migration.cli.output import WRONG_INPUT, YES, print_error, print_json
 
     name, summary = devices.summary(arguments)
     program = arguments.binary or _installed(name)
     if program is None:
-        complain(
+        print_error(
             f"--describe: no program is installed that serves {name} and nothing else; "
             "name it by --binary, or write one that calls vfio_migration.cli.backend.run"
         )
         return WRONG_INPUT
-    emit(_description(name, summary, program))
+    print_json(_description(name, summary, program))
     return YES
 
 

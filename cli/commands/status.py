@@ -60,13 +60,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask each server; return the exit status."""
-    from vfio_migration.cli.output import NO, UNKNOWN, WRONG_INPUT, YES, emit, printable
+    from vfio_migration.cli.output import NO, UNKNOWN, WRONG_INPUT, YES, print_json, printable
 
     servers = [
         _ask(path, arguments.timeout, connect=arguments.connect) for path in arguments.sockets
     ]
     if arguments.json:
-        emit({"servers": servers})
+        print_json({"servers": servers})
     else:
         for server in servers:
             print(printable("\n".join(_lines(server))))

@@ -110,7 +110,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify; 0 if all is proved, 1 if anything is violated, 3 if anything is unknown."""
-    from vfio_migration.cli.output import NO, UNKNOWN, YES, emit
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json
     from vfio_migration.cli.progress import Progress
     from vfio_migration.model.wire import load_wire
 
@@ -170,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     report, context = _write(arguments, report, chosen, export)
     if arguments.json:
-        emit(to_data(report))
+        print_json(to_data(report))
     else:
         _summary(report, context, arguments.quiet)
     return {"proved": YES, "violated": NO, "unknown": UNKNOWN}[report.outcome]
@@ -185,13 +185,13 @@ def _claims(path: str | None) -> tuple[Obligation, ...]:
 
 
 def _list(chosen: Sequence[Obligation], json: bool) -> None:
-    from vfio_migration.cli.output import emit
+    from vfio_migration.cli.output import print_json
 
     if not json:
         print("\n".join(f"{o.id:<4} {o.statement}\n     over {o.ranges_over}" for o in chosen))
         return
     names = ("id", "statement", "ranges_over", "method", "why")
-    emit({"obligations": [{name: getattr(o, name) for name in names} for o in chosen]})
+    print_json({"obligations": [{name: getattr(o, name) for name in names} for o in chosen]})
 
 
 # --- files ---
@@ -332,13 +332,13 @@ def _summary(report: Report, context: Context, quiet: bool) -> None:
     counts = dict.fromkeys(("proved", "violated", "unknown"), 0)
     for verdict in report.verdicts:
         counts[verdict.outcome] += 1
-    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     by = {
         "z3": "",
         "cvc5": ", decided by cvc5; z3 tells the examples",
         "both": ", decided by z3 and cvc5",
     }[report.solver]
-    line = f"{report.outcome}: {told} in {report.seconds:.2f} s{by}"
+    line = f"{report.outcome}: {counted} in {report.seconds:.2f} s{by}"
     print(("" if quiet else "\n") + _coloured(line, report.outcome))
 
 

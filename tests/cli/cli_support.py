@@ -18,7 +18,7 @@ from typing import Any
 
 import fleet
 
-from vfio_migration.cli import event_printer as telling
+from vfio_migration.cli import event_printer
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client
 
@@ -235,5 +235,5 @@ def _run(
     if not override:
         _give_up_override()
     if timeout_s is not None:
-        telling._TIMEOUT_S = timeout_s
+        event_printer._TIMEOUT_S = timeout_s
     raise SystemExit(main(arguments))

@@ -1,4 +1,4 @@
-"""What is told while a migration goes on: to terminals, pipes and files, whoever reads them or not.
+"""What is printed while a migration goes on: to terminals, pipes and files, whoever reads them or not.
 
 And how it ends if it is interrupted.
 """
@@ -429,17 +429,17 @@ def test_figures_are_for_people():
 
 
 def test_an_event_that_is_not_known_is_passed_over():
-    from vfio_migration.cli.event_printer import TextTeller
+    from vfio_migration.cli.event_printer import TextReporter
 
-    assert printed(live=False, work=lambda one: TextTeller(one)(Event("new", {"a": 1}))) == ""
+    assert printed(live=False, work=lambda one: TextReporter(one)(Event("new", {"a": 1}))) == ""
 
 
 def test_who_runs_is_said_once():
-    from vfio_migration.cli.event_printer import TextTeller
+    from vfio_migration.cli.event_printer import TextReporter
 
     why = "the source runs, and is left in RUNNING"
     won = Event("won", {"outcome": "source", "why": why, "problems": []})
-    assert printed(live=False, work=lambda one: TextTeller(one)(won)).endswith(f" s  {why}\n")
+    assert printed(live=False, work=lambda one: TextReporter(one)(won)).endswith(f" s  {why}\n")
 
 
 def test_the_sentence_of_the_row_is_the_one_that_is_told(spec):
