@@ -1,4 +1,4 @@
-"""What is printed while a migration goes on: to terminals, pipes and files, whoever reads them or not.
+"""What is printed while a migration goes on: to terminals, pipes and files, read or not.
 
 And how it ends if it is interrupted.
 """
