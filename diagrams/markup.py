@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vfio_migration.diagrams.tables import Section
+from dataclasses import dataclass
 
 NOTICE = "Made by vfio-migration tables. Do not edit this: edit the table, and make it anew."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One table, with its heading and a sentence before it.
+
+    Attributes:
+        title: The heading.
+        text: What the table shows.
+        header: The names of its columns.
+        rows: Its cells. Names stand in backquotes.
+        depth: 1 for a section, 2 for one inside it.
+    """
+
+    title: str
+    text: str
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    depth: int = 1
 
 
 def markdown(title: str, sections: Iterable[Section], intro: str = "") -> str:

@@ -7,7 +7,8 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from vfio_migration.diagrams.machine.graph import Edge, EdgeKind, Graph, Node
+from vfio_migration.diagrams.drawing.kinds import EdgeKind
+from vfio_migration.diagrams.machine.graph import Edge, Graph, Node
 from vfio_migration.diagrams.plan.view import PlanView
 
 JSON_FORMAT = 1

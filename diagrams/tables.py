@@ -7,10 +7,10 @@ own but backquotes around names, so that Markdown and reStructuredText say the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vfio_migration.diagrams import markup
+from vfio_migration.diagrams.markup import Section
 from vfio_migration.model import Machine, Spec
 
 TableFormat = Literal["md", "rst"]
@@ -20,25 +20,6 @@ TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 
 NONE = "\N{EM DASH}"
 STAYS = "stays"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """One table, with its heading and a sentence before it.
-
-    Attributes:
-        title: The heading.
-        text: What the table shows.
-        header: The names of its columns.
-        rows: Its cells. Names stand in backquotes.
-        depth: 1 for a section, 2 for one inside it.
-    """
-
-    title: str
-    text: str
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    depth: int = 1
 
 
 def tables(spec: Spec, format: TableFormat = "md") -> str:  # noqa: A002
@@ -133,7 +114,7 @@ def _states(spec: Spec) -> Section:
 
 def _operations(spec: Spec) -> Section:
     text = "What a device may do in a state follows from the operation of the state. " + " ".join(
-        f"{_code(row.name)}: {row.summary}" for row in spec.activities
+        f"{_code(row.name)} (role {_code(row.role)}): {row.summary}" for row in spec.activities
     )
     return _table(
         "What a device may do",

@@ -21,7 +21,6 @@ from vfio_migration.model.spec import (
     Arc,
     CapabilitySet,
     Condition,
-    Direction,
     RequestRule,
     RoutingRule,
     Spec,
@@ -266,7 +265,7 @@ def lines(spec: Spec, start: str) -> Iterator[tuple[Arc, ...]]:
 
 def onward(spec: Spec, first: Arc) -> Iterator[Arc]:
     """Yield the arcs that go on from `first` in its direction, one after the other."""
-    direction = step_on_grid(spec, first.from_, first.to)
+    direction = spec.direction(first.from_, first.to)
     here = first
     while direction is not None:
         following = spec.arcs_by_direction.get((here.to, direction), ())
@@ -274,20 +273,6 @@ def onward(spec: Spec, first: Arc) -> Iterator[Arc]:
             return
         here = following[0]
         yield here
-
-
-def step_on_grid(spec: Spec, from_: str, to: str) -> Direction | None:
-    """Return the direction of a step along one axis of the grid, or None if it is not one.
-
-    Any distance along one axis counts: how far the next place is depends on the capability set.
-    """
-    here, there = spec.position(from_), spec.position(to)
-    if here is None or there is None:
-        return None
-    dx, dy = there[0] - here[0], there[1] - here[1]
-    if (dx == 0) == (dy == 0):
-        return None
-    return (dx > 0) - (dx < 0), (dy > 0) - (dy < 0)
 
 
 def contracted_arcs(spec: Spec, supported: frozenset[str]) -> tuple[Arc, ...]:
@@ -360,5 +345,4 @@ __all__ = [
     "contracted_arcs",
     "decisions",
     "lines",
-    "step_on_grid",
 ]

@@ -347,6 +347,19 @@ class Spec(Row):
         self.state(state)
         return self._positions[state]
 
+    def direction(self, from_: str, to: str) -> Direction | None:
+        """Return the direction of a step along one axis of the grid, or None if it is not one.
+
+        Any distance along one axis counts: how far the next place is depends on the capability set.
+        """
+        here, there = self.position(from_), self.position(to)
+        if here is None or there is None:
+            return None
+        dx, dy = there[0] - here[0], there[1] - here[1]
+        if (dx == 0) == (dy == 0):
+            return None
+        return (dx > 0) - (dx < 0), (dy > 0) - (dy < 0)
+
     # --- capability sets ---
 
     @functools.cached_property
@@ -458,11 +471,9 @@ class Spec(Row):
     @functools.cached_property
     def arcs_by_direction(self) -> Mapping[tuple[str, Direction], tuple[Arc, ...]]:
         """The arcs that leave a state in a direction of the grid, in the order of the table."""
-        from vfio_migration.model.machine import step_on_grid
-
         found: dict[tuple[str, Direction], list[Arc]] = {}
         for arc in self.arcs:
-            direction = step_on_grid(self, arc.from_, arc.to)
+            direction = self.direction(arc.from_, arc.to)
             if direction is not None:
                 found.setdefault((arc.from_, direction), []).append(arc)
         return {key: tuple(arcs) for key, arcs in found.items()}

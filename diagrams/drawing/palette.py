@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vfio_migration.diagrams.machine.graph import EdgeKind
-from vfio_migration.diagrams.plan.view import Liveness
+from vfio_migration.diagrams.drawing.kinds import EdgeKind, Liveness
 
 Theme = Literal["auto", "light", "dark"]
 """How a picture is coloured. "auto" follows the reader's setting where the format can (SVG)."""

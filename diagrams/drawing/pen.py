@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfio_migration.diagrams.drawing.kinds import EdgeKind, Emphasis
 from vfio_migration.diagrams.drawing.palette import STYLES, Palette
 from vfio_migration.diagrams.drawing.shapes import Box, Line, Point, Text
-from vfio_migration.diagrams.machine.graph import EdgeKind, Emphasis
 from vfio_migration.model.extras import from_extra
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
+from vfio_migration.diagrams.drawing.kinds import Emphasis
 from vfio_migration.diagrams.drawing.palette import PALETTES, STYLES, Palette, Theme
 from vfio_migration.diagrams.drawing.pen import Pen, classes
 from vfio_migration.diagrams.drawing.shapes import Box, Line
 from vfio_migration.diagrams.drawing.svg import Drawing, Group
-from vfio_migration.diagrams.machine.graph import Edge, Emphasis, Graph
+from vfio_migration.diagrams.machine.graph import Edge, Graph
 from vfio_migration.diagrams.machine.layout import (
     Layout,
     PlacedEdge,

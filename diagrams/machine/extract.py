@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from vfio_migration.diagrams.drawing.kinds import EdgeKind
 from vfio_migration.diagrams.machine.graph import (
     KIND_TEXT,
     Edge,
-    EdgeKind,
     Graph,
     Heading,
     LegendEntry,

@@ -9,19 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-EdgeKind = Literal["moves", "opens", "keeps", "closes", "refused", "fails", "event"]
-"""What an edge stands for.
-
-An arc is one of the first four, by its effect on the data session ("moves" has none). "refused" is
-a request that never sets out. The last two are events of the table: "fails" takes the device off
-the grid, "event" puts it back on.
-"""
+from vfio_migration.diagrams.drawing.kinds import EdgeKind, Emphasis
 
 ARC_KINDS: tuple[EdgeKind, ...] = ("moves", "opens", "keeps", "closes")
 """The kinds that are arcs of the machine."""
-
-Emphasis = Literal["normal", "strong", "dim", "alarm"]
-"""How much a node or edge stands out: on the route or run, beside it, or where it goes wrong."""
 
 LegendKind = Literal[
     "moves",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
+from vfio_migration.diagrams.drawing.kinds import Liveness
 from vfio_migration.diagrams.drawing.palette import PALETTES, STYLES, Palette, Theme
 from vfio_migration.diagrams.drawing.pen import FONT, Pen, classes, number
 from vfio_migration.diagrams.drawing.shapes import Box, Line
@@ -24,7 +25,7 @@ from vfio_migration.diagrams.plan.layout import (
     lay_out_plan,
 )
 from vfio_migration.diagrams.plan.text import render as plan_text
-from vfio_migration.diagrams.plan.view import Liveness, PlanView, Standing
+from vfio_migration.diagrams.plan.view import PlanView, Standing
 
 if TYPE_CHECKING:
     from graphviz import Digraph

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from vfio_migration.diagrams.drawing.kinds import Liveness
 from vfio_migration.diagrams.machine.extract import EFFECT_KIND
 from vfio_migration.diagrams.machine.graph import Heading
 from vfio_migration.diagrams.plan.view import (
@@ -23,7 +24,6 @@ from vfio_migration.diagrams.plan.view import (
     Hop,
     Idle,
     Lane,
-    Liveness,
     PlanView,
     Stage,
     Standing,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from vfio_migration.diagrams.machine.graph import KIND_TEXT, EdgeKind
+from vfio_migration.diagrams.drawing.kinds import EdgeKind
+from vfio_migration.diagrams.machine.graph import KIND_TEXT
 from vfio_migration.diagrams.plan.view import PlanView, Standing, people
 
 SampleKind = EdgeKind | Literal["session", "flow", "downtime", "no_return"]

@@ -7,16 +7,14 @@ It is frozen, holds plain values only, and keeps the order of the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-from vfio_migration.diagrams.machine.graph import EdgeKind, Heading
+from vfio_migration.diagrams.drawing.kinds import EdgeKind, Liveness
+from vfio_migration.diagrams.machine.graph import Heading
 from vfio_migration.model.plan import Holder, Side
 
 SIDES: tuple[Side, ...] = get_args(Side)
 """The two sides, the one that is copied first."""
-
-Liveness = Literal["all", "some", "none", "off_grid"]
-"""How many of the table's activities a state permits; "off_grid" is a device that has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

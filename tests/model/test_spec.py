@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import specs, tables
 
 from vfio_migration.model import Machine, Spec, SpecError, digraph, from_data, load
-from vfio_migration.model.machine import contracted_arcs, lines, step_on_grid
+from vfio_migration.model.machine import contracted_arcs, lines
 
 # --- round trips ----------------------------------------------------------------------------------
 
@@ -92,8 +92,8 @@ def test_contraction_joins_along_straight_lines_only(spec: Spec) -> None:
             steps = list(itertools.pairwise(stops))
             assert written.issuperset(steps)
             if arc.via:
-                assert len({step_on_grid(spec, *step) for step in steps}) == 1
-                assert step_on_grid(spec, arc.from_, arc.to) == step_on_grid(spec, *steps[0])
+                assert len({spec.direction(*step) for step in steps}) == 1
+                assert spec.direction(arc.from_, arc.to) == spec.direction(*steps[0])
             else:
                 assert arc in spec.arcs
 

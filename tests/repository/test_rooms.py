@@ -38,6 +38,11 @@ PLANTED = {
         "def later() -> None:\n    from vfio_migration.cli.commands import migrate",
         {"cli-commands"},
     ),
+    "diagrams-wings": (
+        "diagrams/drawing",
+        "import vfio_migration.diagrams.machine.graph",
+        {"diagrams-wings"},
+    ),
     "verifier-wings": (
         "verifier/solver",
         "import vfio_migration.verifier.systems.plan",

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import z3
 from vfio_migration.model import SpecError
 from vfio_migration.model.errors import Mistake
 from vfio_migration.runtime.files import trusted_path
-from vfio_migration.runtime.files.atomic_file import new_mode
+from vfio_migration.runtime.files.atomic_folder import write_folder
 from vfio_migration.verifier.solver.obligation import Obligation, Query
 
 INDEX = "INDEX.json"
@@ -218,35 +216,13 @@ def write(folder: Path, documents: Iterable[Document], origin: Origin) -> None:
         "command": f"{origin.command} --smtlib DIR",
         "queries": [{k: v for k, v in asdict(row).items() if k != "text"} for row in rows],
     }
+    texts = {row.file: row.text for row in rows}
+    texts[INDEX] = json.dumps(index, indent=1) + "\n"
+    texts[README] = _readme(rows, origin)
     try:
-        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
-        try:
-            for row in rows:
-                (new / row.file).parent.mkdir(exist_ok=True)
-                (new / row.file).write_text(row.text, "utf-8")
-            (new / INDEX).write_text(json.dumps(index, indent=1) + "\n", "utf-8")
-            (new / README).write_text(_readme(rows, origin), "utf-8")
-            new.chmod(new_mode(0o777))
-            _exchange(new, folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+        write_folder(folder, texts)
     except OSError as error:
         _refuse(folder, f"cannot be written: {error.strerror}")
-
-
-def _exchange(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`; what was there before goes, or stays if that fails."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
 
 
 def _readme(rows: Sequence[Document], origin: Origin) -> str:

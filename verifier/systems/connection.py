@@ -22,6 +22,7 @@ from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
 from vfio_migration.verifier.systems.connection_answers import BOOL, INT, Answers, Choose, Message
+from vfio_migration.verifier.systems.connection_trace import traced
 
 _PUT_OFF = ("put_off_commands", "put_off_data", "put_off_fds")
 """The holdings that a command which is put off adds to."""
@@ -368,7 +369,5 @@ class ConnectionSystem(System):
     # --- back from z3 ---
 
     def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run as a trace."""
-        from vfio_migration.verifier.systems.connection_story import tell
-
-        return tell(self, model, run, events)
+        """Return a run as a trace."""
+        return traced(self.answers, model, run, events)

@@ -1,29 +1,25 @@
-"""Telling a run of a connection: who sent what, and what it came to."""
+"""A run of a connection as a trace: who sent what, and how it was answered."""
 
 from __future__ import annotations
 
 import errno as errno_module
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import z3
 
 from vfio_migration.model import Step, Trace
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Situation, Term
-
-if TYPE_CHECKING:
-    from vfio_migration.verifier.systems.connection import ConnectionSystem
-    from vfio_migration.verifier.systems.connection_answers import Message
+from vfio_migration.verifier.systems.connection_answers import Answers, Message
 
 
-class _Story:
+class _Run:
     """One run, read from a model."""
 
-    def __init__(self, system: ConnectionSystem, model: z3.ModelRef) -> None:
-        self.system = system
-        self.encoding = system.encoding
-        self.wire = system.wire
+    def __init__(self, answers: Answers, model: z3.ModelRef) -> None:
+        self.answers = answers
+        self.encoding = answers.encoding
+        self.wire = answers.wire
         self.model = model
         self.word = self.encoding.read_flags(model)
         self.sessions = 0
@@ -43,7 +39,7 @@ class _Story:
 
     def steps(self, moment: int, name: str, now: Situation, then: Situation) -> Iterator[Step]:
         here, there = self.state(now["state"]), self.state(then["state"])
-        message = self.system.answers.message(moment)
+        message = self.answers.message(moment)
         if name == "disconnect":
             self._close(then)
             yield Step(kind="disconnect", state=there, session=self.session)
@@ -51,8 +47,8 @@ class _Story:
             if left:
                 yield self.note(there, f"the server still keeps {' and '.join(left)}")
         elif name in ("connect", "deliver", "ask", "answered", "put_off", "taken_up"):
-            yield self.note(here, self._said(name, message))
-        elif self.holds(self.system.answers.sets(message)):
+            yield self.note(here, self._passed(name, message))
+        elif self.holds(self.answers.sets(message)):
             yield from self._request(moment, name, now, then, message)
         elif name == "served" and self._does(message) == "reset":
             self._close(then)
@@ -60,7 +56,7 @@ class _Story:
         else:
             yield self.note(there, f"{self.sent(message)}: {self._outcome(moment, name, now)}")
 
-    def _said(self, name: str, message: Message) -> str:
+    def _passed(self, name: str, message: Message) -> str:
         if name == "ask":
             return f"the server sends {self.command(message)} for {self.value(message.count)} bytes"
         if name == "put_off":
@@ -91,7 +87,7 @@ class _Story:
     def sent(self, message: Message) -> str:
         """What the client sent, in a few words: the command and what is not usual about it."""
         words = [self.command(message)]
-        if self.holds(self.system.answers.is_type(message, "reply")):
+        if self.holds(self.answers.is_type(message, "reply")):
             words = ["a reply"]
         elif self._does(message) == "feature":
             methods = [
@@ -118,20 +114,20 @@ class _Story:
 
     def _odd(self, message: Message) -> list[str]:
         """What is wrong with a message beside its command, size and descriptors."""
-        answers, does = self.system.answers, self._does(message)
+        answers, does = self.answers, self._does(message)
         known = [answers.is_type(message, name) for name in ("command", "reply")]
-        said = {
+        found = {
             f"type {self.value(message.type)}": not any(map(self.holds, known)),
             "a version the server lacks": does == "negotiate" and self.holds(message.incompatible),
             "an unknown flag": self.holds(z3.And(message.odd, answers.looks_at_flags(message))),
             "an argument out of range": self.holds(message.invalid),
         }
-        return [text for text, holds in said.items() if holds]
+        return [text for text, holds in found.items() if holds]
 
     def _outcome(self, moment: int, name: str, now: Situation) -> str:
         if name != "refused":
             return name
-        verdict = self.value(self.system.answers.verdict(now, self.system.answers.message(moment)))
+        verdict = self.value(self.answers.verdict(now, self.answers.message(moment)))
         row = self.wire.answers[verdict - 1]
         ending = ", and the server closes" if row.outcome == "closes" else ""
         return f"refused ({row.errno}): {row.reason}{ending}"
@@ -163,7 +159,7 @@ class _Story:
             yield Step(kind="arc", from_=here, to=step, state=step, session=self.session)
             here = step
         if name == "refused":
-            errno = self._errno(self.system.answers.errno(now, moment))
+            errno = self._errno(self.answers.errno(now, moment))
             yield Step(kind="refused", to=target, state=there, session=self.session, errno=errno)
         elif name == "failed":
             onward = machine.next_step(here, asked) or asked
@@ -175,7 +171,7 @@ class _Story:
                 to=onward,
                 state=there,
                 session=self.session,
-                errno=self._errno(self.system.answers.failure(moment)),
+                errno=self._errno(self.answers.failure(moment)),
             )
 
     def _no_state(self) -> int:
@@ -191,19 +187,19 @@ class _Story:
             self.session = None
 
 
-def tell(
-    system: ConnectionSystem, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+def traced(
+    answers: Answers, model: z3.ModelRef, situations: Sequence[Situation], events: Sequence[str]
 ) -> Example:
-    """Tell a run as a trace."""
-    story = _Story(system, model)
+    """Return a run as a trace."""
+    run = _Run(answers, model)
     steps = tuple(
         step
         for moment, name in enumerate(events)
-        for step in story.steps(moment, name, run[moment], run[moment + 1])
+        for step in run.steps(moment, name, situations[moment], situations[moment + 1])
     )
-    encoding = system.encoding
-    names = encoding.spec.names(encoding.spec.capability_type(story.word))
-    start = story.state(run[0]["state"])
+    encoding = answers.encoding
+    names = encoding.spec.names(encoding.spec.capability_type(run.word))
+    start = run.state(situations[0]["state"])
     text = f"{len(events)} events from {start}: {'; '.join(str(step) for step in steps)}"
     text += f" (capabilities {','.join(names)})"
     return Example(
