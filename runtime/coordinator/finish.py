@@ -255,7 +255,7 @@ class Finisher:
             group, there = self._groups[step.side], self._there(step.side)
             if step.side == row.winner:
                 group.bring(step, there)
-                self._verify(there)
+                group.verify(there)
             else:
                 group.put_away(step, there)
                 not_stopped = [
@@ -269,19 +269,6 @@ class Finisher:
                         [device.label for device in running],
                     )
         return not_stopped
-
-    def _verify(self, devices: Sequence[Endpoint]) -> None:
-        """See that devices are where they were led."""
-        for device in devices:
-            led = device.state
-            try:
-                now = device.look()
-            except ClientError as error:
-                raise StepFailedError(str(error), [device.label]) from error
-            if now != led:
-                raise StepFailedError(
-                    f"{device.label}: was led to {led} and is in {now}", [device.label]
-                )
 
     def _failed(self, side: Side) -> list[Endpoint]:
         """Return the devices of a side that failed for good: what they held is gone."""

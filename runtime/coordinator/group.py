@@ -138,14 +138,17 @@ class Group:
         """See that devices stand where they were led: none has ended its session by itself.
 
         Raises:
-            StepFailedError: One of them does not.
-            ClientError: One does not say where it stands.
+            StepFailedError: One of them does not, or does not say where it stands.
         """
         for device in among:
             led = device.state
-            if device.look() != led:
+            try:
+                state = device.look()
+            except ClientError as error:
+                raise StepFailedError(str(error), [device.label]) from error
+            if state != led:
                 raise StepFailedError(
-                    f"{device.label}: was led to {led} and is in {device.state}", [device.label]
+                    f"{device.label}: was led to {led} and is in {state}", [device.label]
                 )
 
     def _reset_alone(self, device: Endpoint) -> None:

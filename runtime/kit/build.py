@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from vfio_migration.model.spec import Role
 from vfio_migration.runtime.kit import own_state as kit_state
-from vfio_migration.runtime.kit.config_space import ConfigRegion, ConfigSpace, MsixRegion
-from vfio_migration.runtime.kit.interrupts import MSIX
+from vfio_migration.runtime.kit.config_space import ConfigRegion, ConfigSpace, Identity, MsixRegion
+from vfio_migration.runtime.kit.interrupts import MSIX, Interrupts
 from vfio_migration.runtime.kit.region import (
     CONFIG_INDEX,
     PEER_NAME,
@@ -20,9 +22,6 @@ from vfio_migration.runtime.kit.region import (
     Region,
 )
 from vfio_migration.runtime.kit.tracked_memory import TrackedMemory
-
-if TYPE_CHECKING:
-    from vfio_migration.runtime.kit.pci_device import PciDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,36 @@ class Bar:
     mappable: bool = True
     is64: bool = False
     prefetchable: bool = False
+
+
+class Declaring(Protocol):
+    """What is asked of a device to build it, and what its regions call; see `PciDevice`."""
+
+    identity: Identity
+    bars: Mapping[int, Bar]
+    private: Mapping[str, int]
+    intx: bool
+    msi: int
+    msix: int
+    msix_bar: int
+    express: bool
+    interrupts: Interrupts
+
+    def permits(self, role: Role, /) -> bool:
+        """Say whether the table permits an activity of this role now."""
+        ...
+
+    def config_written(self, offset: int, size: int, /) -> None:
+        """Take note that configuration space was written."""
+        ...
+
+    def bar_read(self, bar: int, offset: int, size: int, /) -> int:
+        """Read a register."""
+        ...
+
+    def bar_write(self, bar: int, offset: int, value: int, size: int, /) -> None:
+        """Write a register."""
+        ...
 
 
 @dataclass(slots=True)
@@ -89,7 +118,7 @@ class Built:
         return made
 
 
-def build(device: PciDevice) -> Built:
+def build(device: Declaring) -> Built:
     """Build what a device declares.
 
     Raises:
@@ -118,7 +147,7 @@ def build(device: PciDevice) -> Built:
     return built
 
 
-def _config(device: PciDevice) -> ConfigSpace:
+def _config(device: Declaring) -> ConfigSpace:
     config = ConfigSpace(device.identity, express=device.express)
     config.set_interrupt_pin(int(device.intx))
     for number, bar in device.bars.items():
@@ -135,7 +164,7 @@ def _config(device: PciDevice) -> ConfigSpace:
     return config
 
 
-def _bar(device: PciDevice, built: Built, number: int, bar: Bar) -> Region:
+def _bar(device: Declaring, built: Built, number: int, bar: Bar) -> Region:
     def changeable() -> bool:
         return device.permits("state_change")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from vfio_migration.runtime.kit.contract import Part
+from vfio_migration.runtime.kit.errors import Part
 from vfio_migration.runtime.kit.region import Memory, MemoryRegion, Region
 
 COMMAND: Final = 0x04

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from vfio_migration.runtime.kit.contract import CommandError, Part
+from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.protocol.layout import WIRE
 
 MAX_BITMAP: Final = WIRE.limit("max_data_xfer_size").value - 24

@@ -23,7 +23,7 @@ from typing import Final
 
 from vfio_migration.runtime.files import descriptor_kinds
 from vfio_migration.runtime.files.descriptor_kinds import DEVICE, FILE, MEMORY
-from vfio_migration.runtime.kit.contract import CommandError, Part
+from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.kit.region import PEER_NAME
 
 _TMPFS: Final = 0x01021994

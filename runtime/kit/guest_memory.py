@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from vfio_migration.model.spec import Role
-from vfio_migration.runtime.kit.contract import CommandError, Part
 from vfio_migration.runtime.kit.dirty_log import DirtyLog
+from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.kit.guest_map import GuardedCopy, GuestMap, as_peer, with_file
 from vfio_migration.runtime.protocol.layout import WIRE
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfio_migration.runtime.files import descriptor_kinds
-from vfio_migration.runtime.kit.contract import CommandError, Part
+from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.kit.event_signal import event_signal
 from vfio_migration.runtime.protocol.layout import WIRE, IrqInfoFlags, IrqSetFlags
 

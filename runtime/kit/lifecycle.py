@@ -15,7 +15,7 @@ from vfio_migration.model import Arc, Spec
 from vfio_migration.model.spec import Effect, Role, StreamEnd
 from vfio_migration.runtime.engine.errors import ArcError, words
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.kit.contract import CommandError, Part, PrecopyInfo
+from vfio_migration.runtime.kit.errors import CommandError, Part, PrecopyInfo
 from vfio_migration.runtime.kit.guest_memory import GuestMemory
 from vfio_migration.runtime.kit.interrupts import Interrupts
 from vfio_migration.runtime.kit.pending_work import Work

@@ -8,14 +8,13 @@ And what a stream says of who saved it: a device takes over the state only of on
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
 
-from vfio_migration.runtime.kit.interrupts import INDEXES
+from vfio_migration.runtime.kit.config_space import ConfigSpace, Identity
+from vfio_migration.runtime.kit.interrupts import INDEXES, Interrupts
 from vfio_migration.runtime.kit.state_stream import StreamRefusedError
-
-if TYPE_CHECKING:
-    from vfio_migration.runtime.kit.pci_device import PciDevice
+from vfio_migration.runtime.kit.tracked_memory import TrackedMemory
 
 KIT: Final = 0
 DEVICE: Final = 1
@@ -30,8 +29,20 @@ _PENDING: Final = struct.Struct("<BH")
 _LAYOUT: Final = 1
 
 
-def hello(device: PciDevice) -> dict[str, Any]:
-    """Return who a device is, for the first frame of a stream."""
+class Saved(Protocol):
+    """What is asked of a device to save it, and to load it; see `PciDevice`."""
+
+    name: str
+    identity: Identity
+    version: int
+    loads: Collection[int]
+    memories: Sequence[TrackedMemory]
+    config: ConfigSpace
+    interrupts: Interrupts
+
+
+def header(device: Saved) -> dict[str, Any]:
+    """Return which device is saved, for the first frame of a stream."""
     return {
         "device": device.name or type(device).__name__,
         "version": device.version,
@@ -40,22 +51,22 @@ def hello(device: PciDevice) -> dict[str, Any]:
     }
 
 
-def check(device: PciDevice, said: object) -> None:
+def check(device: Saved, found: object) -> None:
     """Hold what a stream says of who saved it against who is to load it.
 
     Raises:
         StreamRefusedError: It is another kind of device, or a version that this one does not load.
     """
-    mine = hello(device)
-    if not isinstance(said, Mapping):
+    mine = header(device)
+    if not isinstance(found, Mapping):
         raise StreamRefusedError("the first frame does not say who saved this")
     for key in ("device", "id", "memories"):
-        if said.get(key) != mine[key]:
-            raise StreamRefusedError(f"{key}: {said.get(key)!r}; this device has {mine[key]!r}")
-    check_version(device, said.get("version"))
+        if found.get(key) != mine[key]:
+            raise StreamRefusedError(f"{key}: {found.get(key)!r}; this device has {mine[key]!r}")
+    check_version(device, found.get("version"))
 
 
-def check_version(device: PciDevice, found: object) -> None:
+def check_version(device: Saved, found: object) -> None:
     """Raise `StreamRefusedError` for a version of the state that a device does not load."""
     known = sorted({device.version, *device.loads})
     if type(found) is not int or found not in known:
@@ -63,7 +74,7 @@ def check_version(device: PciDevice, found: object) -> None:
         raise StreamRefusedError(f"version {found!r} of the state; this device loads {listed}")
 
 
-def pack(device: PciDevice) -> bytes:
+def pack(device: Saved) -> bytes:
     """Return the state that the kit saves."""
     irq = device.interrupts
     pending = [(index, vector) for index in range(INDEXES) for vector in irq.pending(index)]
@@ -76,7 +87,7 @@ def version(state: bytes) -> int:
     return int(_HEAD.unpack_from(state)[1])
 
 
-def unpack(device: PciDevice, state: bytes) -> None:
+def unpack(device: Saved, state: bytes) -> None:
     """Take over what `pack` returned.
 
     Raises:

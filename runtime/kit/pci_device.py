@@ -53,8 +53,8 @@ from vfio_migration.runtime.kit import own_state as kit_state
 from vfio_migration.runtime.kit import pending_work
 from vfio_migration.runtime.kit.build import Bar
 from vfio_migration.runtime.kit.config_space import Identity
-from vfio_migration.runtime.kit.contract import CommandError, Part, PrecopyInfo
 from vfio_migration.runtime.kit.definition import DeviceDefinitionError
+from vfio_migration.runtime.kit.errors import CommandError, Part, PrecopyInfo
 from vfio_migration.runtime.kit.guest_memory import (
     MAX_MAPS,
     DmaFaultError,
@@ -426,7 +426,7 @@ class PciDevice:
 
     def kit_hello(self) -> Mapping[str, Any]:
         """Say who saves."""
-        return kit_state.hello(self)
+        return kit_state.header(self)
 
     def kit_check(self, said: object, /) -> None:
         """Raise `StreamRefusedError` if who saved is another kind of device."""

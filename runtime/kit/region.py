@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfio_migration.runtime.kit.contract import CommandError, Part
+from vfio_migration.runtime.kit.errors import CommandError, Part
 
 ROM_INDEX: Final = 6
 CONFIG_INDEX: Final = 7

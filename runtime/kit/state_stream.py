@@ -37,14 +37,14 @@ from typing import Any, Final
 from vfio_migration.model import json_text
 from vfio_migration.runtime.engine.errors import ArcError
 from vfio_migration.runtime.files.checksum import crc32, crc32_of_memory
-from vfio_migration.runtime.kit.contract import Part, PrecopyInfo
+from vfio_migration.runtime.kit.errors import Part, PrecopyInfo
 from vfio_migration.runtime.kit.tracked_memory import Left, TrackedMemory
 
 MAGIC: Final = b"VFIOMIG\x01"
 """The last byte is the version of the format."""
 
 FRAME: Final = struct.Struct("<BBHIQII")
-HELLO, MEMORY, SECTION, END = 1, 2, 3, 4
+HEADER, MEMORY, SECTION, END = 1, 2, 3, 4
 
 MAX_RUN: Final = 1 << 20
 """How many bytes of memory one frame holds at most."""
@@ -70,13 +70,13 @@ class StreamWriter:
     """One saving session: what is streamed, and how far.
 
     Args:
-        hello: Who saves; anything JSON can hold.
+        header: Who saves; anything JSON can hold.
         memories: What is streamed by pages.
         sections: Returns the rest of the state, by number; asked once the device stands still.
     """
 
     def __init__(
-        self, hello: Mapping[str, Any], memories: Sequence[TrackedMemory], sections: Sections
+        self, header: Mapping[str, Any], memories: Sequence[TrackedMemory], sections: Sections
     ) -> None:
         self._memories = memories
         self._sections = sections
@@ -89,7 +89,7 @@ class StreamWriter:
         for memory in memories:
             memory.begin()
         self._put(MAGIC)
-        self._frame(HELLO, 0, 0, _text(hello))
+        self._frame(HEADER, 0, 0, _text(header))
 
     def close(self) -> None:
         """End the session."""
@@ -202,18 +202,18 @@ class StreamWriter:
 
 
 def stream_length(
-    hello: Mapping[str, Any], memories: Sequence[TrackedMemory], sections: Sections
+    header: Mapping[str, Any], memories: Sequence[TrackedMemory], sections: Sections
 ) -> int:
     """Return how long the stream is that a session would have if it were opened now."""
     memory = sum(
         memory.size + FRAME.size * -(-memory.size // memory.run_size(MAX_RUN))
         for memory in memories
     )
-    return len(MAGIC) + FRAME.size + len(_text(hello)) + memory + _ending(sections())
+    return len(MAGIC) + FRAME.size + len(_text(header)) + memory + _ending(sections())
 
 
-def _text(hello: Mapping[str, Any]) -> bytes:
-    return json.dumps(hello, sort_keys=True, separators=(",", ":")).encode()
+def _text(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _framed(left: Left) -> int:
@@ -339,10 +339,10 @@ class StreamReader:
         where = f"frame {self._frames}"
         if reserved or sequence != self._frames & 0xFFFFFFFF:
             raise StreamRefusedError(f"{where}: is damaged, or others are missing before it")
-        if (self._frames == 0) != (kind == HELLO):
+        if (self._frames == 0) != (kind == HEADER):
             raise StreamRefusedError(f"{where}: kind {kind} is out of place")
         bound = {
-            HELLO: MAX_HELLO,
+            HEADER: MAX_HELLO,
             MEMORY: MAX_RUN,
             SECTION: MAX_SECTION,
             END: _DIGEST,
@@ -399,8 +399,8 @@ class StreamReader:
             return
         content, self._content = bytes(self._content), bytearray()
         self._digest.update(content)
-        if kind == HELLO:
-            self._hello(content)
+        if kind == HEADER:
+            self._header(content)
         elif kind == SECTION:
             self._sections[block] = content
         else:
@@ -408,7 +408,7 @@ class StreamReader:
                 raise StreamRefusedError(f"{where}: the stream before it was damaged")
             self._ended = True
 
-    def _hello(self, content: bytes) -> None:
+    def _header(self, content: bytes) -> None:
         try:
             said: object = json_text.parse(content)
         except json_text.JsonError as error:

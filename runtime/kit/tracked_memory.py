@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vfio_migration.runtime.kit.contract import Part
+from vfio_migration.runtime.kit.errors import Part
 
 PAGE_SIZE: Final = 4096
 

@@ -22,7 +22,8 @@ from vfio_migration.model.wire import Command as Row
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import EngineError, answer_to
 from vfio_migration.runtime.engine.records import Observer
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.contract import DeviceContract
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import INDEXES
 from vfio_migration.runtime.kit.region import CONFIG_INDEX, Region
 from vfio_migration.runtime.protocol.events import Command, Lost

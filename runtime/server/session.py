@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from vfio_migration.runtime.engine.errors import answer_to, errno_name, errno_number
-from vfio_migration.runtime.kit.contract import Part
+from vfio_migration.runtime.kit.errors import Part
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
 from vfio_migration.runtime.protocol.faults import CannotSendError

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.kit.own_state import DEVICE, KIT, WORK
-from vfio_migration.runtime.kit.state_stream import END, FRAME, HELLO, MAGIC, MEMORY, SECTION
+from vfio_migration.runtime.kit.state_stream import END, FRAME, HEADER, MAGIC, MEMORY, SECTION
 from vfio_migration.runtime.testing.steps import as_new
 from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, promise
 from vfio_migration.runtime.testing.wording import in_hook, said
@@ -152,19 +152,19 @@ def _with(rows: list[Frame], kind: int, block: int, content: bytes) -> list[Fram
 
 def _other_devices(setup: Setup, rows: list[Frame]) -> Iterator[tuple[str, list[Frame]]]:
     """Yield streams that say they are of something else."""
-    hello: dict[str, Any] = json.loads(rows[0].content)
+    header: dict[str, Any] = json.loads(rows[0].content)
 
     def saying(**more: Any) -> list[Frame]:
-        return _with(rows, HELLO, 0, json.dumps(hello | more).encode())
+        return _with(rows, HEADER, 0, json.dumps(header | more).encode())
 
     yield "a device of another name", saying(device="another device")
     yield "a device with another identity", saying(id=[0xFFFE, 0xFFFE])
-    yield "a device with other memories", saying(memories=[*hello["memories"], ["more", 4096]])
+    yield "a device with other memories", saying(memories=[*header["memories"], ["more", 4096]])
     with setup.trial() as trial:
         loads = [int(one) for one in getattr(trial.device, "loads", ())]
-    unknown = 1 + max([int(hello["version"]), *loads])
+    unknown = 1 + max([int(header["version"]), *loads])
     yield f"version {unknown} of the device", saying(version=unknown)
-    yield "a device that does not say who it is", _with(rows, HELLO, 0, b"[]")
+    yield "a device that does not say who it is", _with(rows, HEADER, 0, b"[]")
 
 
 def _other_lengths(rows: list[Frame]) -> Iterator[tuple[str, list[Frame]]]:

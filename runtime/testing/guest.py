@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
 from vfio_migration.runtime.kit.config_space import BARS, CAP_MSI, CAP_MSIX, COMMAND
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.contract import DeviceContract
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import (
     ACTION_TRIGGER,
     ACTION_UNMASK,

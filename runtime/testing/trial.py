@@ -17,7 +17,8 @@ from vfio_migration.model import Machine, Spec, State
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import RequestFailedError, errno_number
 from vfio_migration.runtime.engine.records import Record
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.contract import DeviceContract
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.testing.guest import Clock, Drive, Guest, Hears, fuzz
 from vfio_migration.runtime.testing.observe import Seen, look, unlike
 from vfio_migration.runtime.testing.wording import in_hook, in_words, said

@@ -8,8 +8,8 @@ from typing import Final
 
 from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError, words
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.kit.contract import CommandError
 from vfio_migration.runtime.kit.definition import CALLBACKS
+from vfio_migration.runtime.kit.errors import CommandError
 
 PROMISES: Final = {
     "D1": "A data session is open exactly in the states that stream",

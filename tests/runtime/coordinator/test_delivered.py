@@ -6,19 +6,16 @@ offline, so that all of the state is what is transferred last.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import herds
 import pytest
 from peer_habits import servers as habits
 from peer_habits.base import RESUMING, RUNNING, STOP, STOP_COPY, Peer
-from peer_habits.running import Running, running
+from peer_habits.running import SIZE, Running, pair, running
 from raw_client import DMA_UNMAP, RESET
 
 from vfio_migration.model import load
@@ -29,7 +26,6 @@ from vfio_migration.runtime.coordinator.journal import beside, read
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
-SIZE = 10_000
 OFFLINE = Settings(migration="offline")
 ACCEPTS = (habits.JudgesNothing,)
 KILLED_AT = """
@@ -73,19 +69,6 @@ Coordinator(
 ).run()
 """
 """A coordinator that is killed when the journal says that the destination was given the state."""
-
-
-@contextlib.contextmanager
-def pair(
-    folder: Path, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
-) -> Iterator[tuple[Running, Running, bytes]]:
-    """A source that holds something and a blank destination."""
-    held = os.urandom(SIZE)
-    with (
-        running(folder, "a", *source, held=held) as a,
-        running(folder, "b", *destination, held=bytes(SIZE)) as b,
-    ):
-        yield a, b, held
 
 
 def fails(a: Running, b: Running, **more: object) -> MigrationFailedError:

@@ -5,18 +5,15 @@ Who has which habit stands in `peer_habits.servers`.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from peer_habits import servers as habits
 from peer_habits.base import RUNNING, STOP, Peer
-from peer_habits.running import Running, running
+from peer_habits.running import SIZE, pair, running
 
 from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
@@ -25,7 +22,6 @@ from vfio_migration.runtime.coordinator.journal import beside
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
-SIZE = 10_000
 HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
     (),
     (habits.PadsReads,),
@@ -54,19 +50,6 @@ HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
 
 def named(these: tuple[type[Peer], ...]) -> str:
     return "-".join(one.__name__ for one in these) or "none"
-
-
-@contextlib.contextmanager
-def pair(
-    folder: Path, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
-) -> Iterator[tuple[Running, Running, bytes]]:
-    """A source that holds something and a blank destination."""
-    held = os.urandom(SIZE)
-    with (
-        running(folder, "a", *source, held=held) as a,
-        running(folder, "b", *destination, held=bytes(SIZE)) as b,
-    ):
-        yield a, b, held
 
 
 @pytest.mark.parametrize("these", HARMLESS, ids=named)

@@ -12,8 +12,8 @@ from bad_devices import breaks
 from sample_device import STATE, Sample
 
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.kit.contract import CommandError, Part
-from vfio_migration.runtime.kit.own_state import check_version, hello
+from vfio_migration.runtime.kit.errors import CommandError, Part
+from vfio_migration.runtime.kit.own_state import check_version, header
 from vfio_migration.runtime.kit.state_stream import StreamRefusedError
 from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.checks import Check
@@ -129,7 +129,7 @@ class TakesAnyVersion(Sample):
 @breaks("S4")
 class TakesAnyIdentity(Sample):
     def kit_check(self, said: Any, /) -> None:
-        mine = hello(self)
+        mine = header(self)
         if not isinstance(said, dict) or said.get("device") != mine["device"]:
             raise StreamRefusedError("not of this kind")
         if said.get("memories") != mine["memories"]:

@@ -9,7 +9,7 @@ from bad_devices import breaks
 from sample_device import DELAY, STATE, Sample
 
 from vfio_migration.model import Arc
-from vfio_migration.runtime.kit.contract import Part, PrecopyInfo
+from vfio_migration.runtime.kit.errors import Part, PrecopyInfo
 from vfio_migration.runtime.kit.own_state import WORK
 from vfio_migration.runtime.kit.pci_device import Bar
 from vfio_migration.runtime.kit.state_stream import StreamReader, StreamWriter

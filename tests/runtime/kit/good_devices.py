@@ -9,7 +9,8 @@ from typing import Any
 from sample_device import COUNT, Sample
 
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract, Part
+from vfio_migration.runtime.kit.contract import DeviceContract
+from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.kit.pci_device import Area, Bar, DmaFaultError, Identity, PciDevice
 from vfio_migration.runtime.testing.suite import (
     GUEST_AT,

@@ -7,7 +7,8 @@ import random
 import struct
 from typing import Any
 
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.contract import DeviceContract
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.guest_memory import DmaFaultError
 from vfio_migration.runtime.kit.pci_device import Area, Bar, Identity, PciDevice
 from vfio_migration.runtime.testing.suite import GUEST_SIZE, PEER_AT, PEER_SIZE, Guest

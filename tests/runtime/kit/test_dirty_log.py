@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit import dirty_log
-from vfio_migration.runtime.kit.contract import CommandError
 from vfio_migration.runtime.kit.dirty_log import MAX_BITMAP, DirtyLog
+from vfio_migration.runtime.kit.errors import CommandError
 
 SPACE = 1 << 19
 BASE = 0xFFFF_FFFF_FFF0_0000  # near the end of all addresses, where sums go wrong

@@ -13,7 +13,7 @@ from vfio_migration.runtime.kit import state_stream as format_
 from vfio_migration.runtime.kit.state_stream import StreamWriter, stream_length
 from vfio_migration.runtime.kit.tracked_memory import PAGE_SIZE, TrackedMemory
 
-HELLO: Final = {"device": "x"}
+HEADER: Final = {"device": "x"}
 PAGES: Final = 5
 SECTIONS: Final = [(0, b"registers"), (1, b"")]
 
@@ -23,7 +23,7 @@ def memory(size: int = PAGES * PAGE_SIZE, *, tracked: bool = True) -> TrackedMem
 
 
 def writer(*memories: TrackedMemory) -> StreamWriter:
-    return StreamWriter(HELLO, memories, lambda: SECTIONS)
+    return StreamWriter(HEADER, memories, lambda: SECTIONS)
 
 
 def read(source: StreamWriter, size: int, *, still: bool) -> int:
@@ -81,7 +81,7 @@ def test_what_is_left_is_what_is_read_until_the_end(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(format_, "MAX_RUN", pages * PAGE_SIZE)
         memories = [memory(size) for size in parts]
-        assert stream_length(HELLO, memories, lambda: SECTIONS) == writer(*memories).left()
+        assert stream_length(HEADER, memories, lambda: SECTIONS) == writer(*memories).left()
         source = writer(*memories)
         for size in reads[: len(reads) // 2]:
             read(source, size, still=False)

@@ -11,7 +11,7 @@ import pytest
 from descriptors import opened, settled
 
 from vfio_migration.runtime.kit import guest_memory
-from vfio_migration.runtime.kit.contract import CommandError
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.guest_memory import DmaFaultError, GuestMemory, NotPermittedError
 from vfio_migration.runtime.kit.region import PEER_NAME, Memory
 from vfio_migration.runtime.protocol.layout import WIRE

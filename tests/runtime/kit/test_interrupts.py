@@ -13,7 +13,7 @@ import pytest
 from descriptors import opened, settled
 
 from vfio_migration.runtime.kit import interrupts as irq
-from vfio_migration.runtime.kit.contract import CommandError
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import (
     ACTION_MASK,
     ACTION_TRIGGER,

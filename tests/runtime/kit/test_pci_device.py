@@ -15,7 +15,7 @@ from sample_device import DELAY, JOB, Sample, drive_sample
 
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import ArcError, Engine, RequestFailedError
-from vfio_migration.runtime.kit.contract import CommandError
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.guest_memory import NotPermittedError
 from vfio_migration.runtime.kit.interrupts import ACTION_TRIGGER, DATA_EVENTFD, INTX, MSI, MSIX
 from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.runtime.kit.contract import CommandError
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.region import Area, CallbackRegion, Memory, MemoryRegion, Region
 
 

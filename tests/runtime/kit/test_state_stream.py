@@ -13,7 +13,7 @@ from vfio_migration.runtime.kit import state_stream as format_
 from vfio_migration.runtime.kit.state_stream import (
     END,
     FRAME,
-    HELLO,
+    HEADER,
     MAGIC,
     SECTION,
     StreamReader,
@@ -159,26 +159,26 @@ def frame(kind: int, content: bytes, number: int, **more: int) -> bytes:
 
 
 def test_bounds_are_kept() -> None:
-    hello = MAGIC + frame(HELLO, b"{}", 0)
+    header = MAGIC + frame(HEADER, b"{}", 0)
     deep = b"[" * 50_000
     for bad in (
-        MAGIC + frame(HELLO, b"", 0, length=format_.MAX_HELLO + 1),
-        MAGIC + frame(HELLO, deep, 0),
-        MAGIC + frame(HELLO, b"\xff{", 0),
-        hello + frame(SECTION, b"", 1, length=format_.MAX_SECTION + 1),
-        hello + frame(SECTION, b"", 1, block=2),
-        hello + frame(format_.MEMORY, b"x", 1, block=1),
-        hello + frame(format_.MEMORY, b"x", 1, position=3 * 4096),
-        hello + frame(format_.MEMORY, b"x", 1, position=(1 << 64) - 1),
-        hello + frame(END, b"short", 1),
-        hello + frame(99, b"", 1),
-        hello + frame(HELLO, b"{}", 1),
-        frame(HELLO, b"{}", 0),
-        MAGIC[:-1] + b"\x02" + frame(HELLO, b"{}", 0),
+        MAGIC + frame(HEADER, b"", 0, length=format_.MAX_HELLO + 1),
+        MAGIC + frame(HEADER, deep, 0),
+        MAGIC + frame(HEADER, b"\xff{", 0),
+        header + frame(SECTION, b"", 1, length=format_.MAX_SECTION + 1),
+        header + frame(SECTION, b"", 1, block=2),
+        header + frame(format_.MEMORY, b"x", 1, block=1),
+        header + frame(format_.MEMORY, b"x", 1, position=3 * 4096),
+        header + frame(format_.MEMORY, b"x", 1, position=(1 << 64) - 1),
+        header + frame(END, b"short", 1),
+        header + frame(99, b"", 1),
+        header + frame(HEADER, b"{}", 1),
+        frame(HEADER, b"{}", 0),
+        MAGIC[:-1] + b"\x02" + frame(HEADER, b"{}", 0),
     ):
         with pytest.raises(StreamRefusedError):
             reader(memory()).write(bad)
-    for bad in (hello + frame(SECTION, b"", 1, length=format_.MAX_SECTION),):
+    for bad in (header + frame(SECTION, b"", 1, length=format_.MAX_SECTION),):
         sink = reader(memory())
         sink.write(bad)
         with pytest.raises(StreamRefusedError, match="incomplete"):
@@ -187,10 +187,10 @@ def test_bounds_are_kept() -> None:
 
 def test_the_sections_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(format_, "MAX_SECTION", 100)
-    hello = MAGIC + frame(HELLO, b"{}", 0)
+    header = MAGIC + frame(HEADER, b"{}", 0)
     sink = reader(memory())
     # One that comes again takes the place of the one before.
-    sink.write(hello + frame(SECTION, bytes(60), 1) + frame(SECTION, bytes(80), 2))
+    sink.write(header + frame(SECTION, bytes(60), 1) + frame(SECTION, bytes(80), 2))
     sink.write(frame(SECTION, bytes(20), 3, block=1))
     with pytest.raises(StreamRefusedError, match="sections of 101 bytes"):
         sink.write(frame(SECTION, bytes(81), 4))

@@ -15,6 +15,9 @@ from raw_client import GET, Client
 
 from peer_habits.base import DEVICE_STATE, Peer
 
+SIZE = 10_000
+"""How many bytes a device holds, unless a test says otherwise."""
+
 _SUPPORT = Path(__file__).parents[1]
 
 
@@ -87,7 +90,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, name: str, *habits: type[Peer], held: bytes = bytes(10_000)
+    folder: Path, name: str, *habits: type[Peer], held: bytes = bytes(SIZE)
 ) -> Iterator[Running]:
     """Run a server with habits, whose device holds `held`; its socket is `folder / name`."""
     server = Running(folder / name, habits, held)
@@ -96,3 +99,16 @@ def running(
     finally:
         server.kill()
         server._seen.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def pair(
+    folder: Path, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
+) -> Iterator[tuple[Running, Running, bytes]]:
+    """Run a source that holds something and a blank destination; yield both, and what it holds."""
+    held = os.urandom(SIZE)
+    with (
+        running(folder, "a", *source, held=held) as a,
+        running(folder, "b", *destination, held=bytes(SIZE)) as b,
+    ):
+        yield a, b, held

@@ -8,7 +8,7 @@ from typing import Any
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.kit.devices.edu import (
     BUFFER,
@@ -25,6 +25,7 @@ from vfio_migration.runtime.kit.devices.edu import (
     REG_STATUS,
     STATUS_IRQ,
 )
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import ACTION_TRIGGER, DATA_EVENTFD, MSI
 from vfio_migration.runtime.kit.region import Memory
 from vfio_migration.runtime.testing.suite import GUEST_SIZE, PEER_AT, PEER_SIZE, Clock, Guest

@@ -10,7 +10,7 @@ import pytest
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine
-from vfio_migration.runtime.kit.contract import CommandError, DeviceContract
+from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.devices import MemoryDevice
 from vfio_migration.runtime.kit.devices.memory import (
     MAILBOX,
@@ -24,6 +24,7 @@ from vfio_migration.runtime.kit.devices.memory import (
     REG_STAMP,
     contents,
 )
+from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.testing.suite import (
     GUEST_AT,
     PEER_AT,
