@@ -128,7 +128,7 @@ def present_state(machine: Machine, given: str | int) -> str:
     state = spec.state(given)
     if not machine.supports(state.name):
         requires = ",".join(state.requires)
-        problem = f"is no state of a device with only {','.join(machine.names)}"
+        problem = f"is not a state of a device with only {','.join(machine.names)}"
         raise SpecError([Mistake("FROM", state.name, problem, f"it requires {requires}")])
     return state.name
 
@@ -163,7 +163,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
     return value
 
 
@@ -172,7 +172,7 @@ def duration(text: str) -> float:
     found = _TIME.fullmatch(text)
     value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no time; 300ms and 1.5s are")
+        raise argparse.ArgumentTypeError(f"{text} is not a time; 300ms and 1.5s are")
     return value
 
 
@@ -181,7 +181,7 @@ def byte_rate(text: str) -> int:
     found = _RATE.fullmatch(text)
     value = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not 1 <= value < 1 << 60:
-        raise argparse.ArgumentTypeError(f"{text} is no rate; 500M and 200000 are")
+        raise argparse.ArgumentTypeError(f"{text} is not a rate; 500M and 200000 are")
     return int(value)
 
 
@@ -190,14 +190,14 @@ def byte_size(text: str) -> int:
     found = _SIZE.fullmatch(text)
     value = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not 1 <= value < 1 << 60:
-        raise argparse.ArgumentTypeError(f"{text} is no size; 64G and 200000 are")
+        raise argparse.ArgumentTypeError(f"{text} is not a size; 64G and 200000 are")
     return int(value)
 
 
 def processes(text: str) -> int:
     """Read a number of processes; argparse reports what is none."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
-        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes")
     return int(text)
 
 

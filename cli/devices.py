@@ -1,7 +1,7 @@
 """What `serve --device` names: a device of the package, or a class of one's own.
 
 A class is imported as `python -m` would import it, from the current folder too. Whatever is wrong
-with it (a module that does not import, a name that is no device, an argument that is missing) is
+with it (a module that does not import, a name that is not a device, an argument that is missing) is
 wrong input: one message that names the place, and no traceback.
 """
 
@@ -49,7 +49,7 @@ def make(arguments: argparse.Namespace) -> DeviceContract:
         known = ", ".join(DEVICES)
         own = "of your own is named as package.module:Class"
         hint = f"did you mean {near}?" if near else f"there are {known}; one {own}"
-        _refuse(name, "is no device", hint)
+        _refuse(name, "is not a device", hint)
     spec = options.read_spec(arguments.spec)
     chosen = _chosen(name, words, dict.fromkeys(OPTIONS[name], _number))
     given = {"spec": spec, "capabilities": options.read_flags(arguments.flags)}
@@ -94,7 +94,7 @@ def _own(arguments: argparse.Namespace, name: str, words: list[str]) -> DeviceCo
     device = _made(arguments.device, kind, given)
     lacking = [key for key in _members() if not hasattr(device, key)]
     if lacking:
-        _refuse(name, f"is no device: it has no {', '.join(lacking)}", _DERIVE)
+        _refuse(name, f"is not a device: it has no {', '.join(lacking)}", _DERIVE)
     return device
 
 
@@ -107,7 +107,7 @@ def _class(name: str) -> Callable[..., Any]:
 
     where, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*where.split("."), *attribute.split("."))):
-        _refuse(name, "is no package.module:Class", "mypackage.nic:Nic is")
+        _refuse(name, "is not a package.module:Class", "mypackage.nic:Nic is")
     found: Any = _module(where, name)
     for part in attribute.split("."):
         inside, found = found, getattr(found, part, None)
@@ -118,10 +118,10 @@ def _class(name: str) -> Callable[..., Any]:
             hint = f"did you mean {near}?" if near else f"it has {own}" if own else None
             _refuse(name, f"{where} has no {attribute}", hint)
     if not callable(found):
-        _refuse(name, f"is no device but {type(found).__name__}", "name a class of devices")
+        _refuse(name, f"is not a device but {type(found).__name__}", "name a class of devices")
     if isinstance(found, type) and not _fits(found):
         lacking = [key for key in _methods() if not hasattr(found, key)]
-        _refuse(name, f"is no device: it has no {', '.join(lacking)}", _DERIVE)
+        _refuse(name, f"is not a device: it has no {', '.join(lacking)}", _DERIVE)
     made: Callable[..., Any] = found
     return made
 
@@ -216,7 +216,7 @@ def _chosen(
             near = closest(key, readers)
             there = f"there are {', '.join(readers)}" if readers else "it takes nothing"
             _refuse(
-                key, f"is nothing that {device} takes", f"did you mean {near}?" if near else there
+                key, f"is not an option of {device}", f"did you mean {near}?" if near else there
             )
         if key in chosen:
             _refuse(key, "is said twice", "say it once")
@@ -227,7 +227,7 @@ def _chosen(
 def _number(key: str, text: str) -> int:
     value = _integer(text)
     if value is None:
-        _refuse(text, "is no number", "64M and 0x1000 are", place=f"--device {key}")
+        _refuse(text, "is not a number", "64M and 0x1000 are", place=f"--device {key}")
     return value
 
 
@@ -244,7 +244,7 @@ def _float(key: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        _refuse(text, "is no number", "0.5 is", place=f"--device {key}")
+        _refuse(text, "is not a number", "0.5 is", place=f"--device {key}")
 
 
 def _switch(key: str, text: str) -> bool:

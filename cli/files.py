@@ -87,7 +87,7 @@ def writable(option: str, path: str | None, *, folder: bool = False) -> None:
         if is_folder and not folder:
             refuse(option, path, "cannot be written: it is a folder")
         if there is not None and folder and not is_folder:
-            refuse(option, path, "is no folder")
+            refuse(option, path, "is not a folder")
         # A file is replaced, for which its folder is written to; a pipe or a device is written to.
         replaced = there is None or stat.S_ISREG(there.st_mode)
         name = "." if replaced and not found.is_magic else found.name

@@ -55,7 +55,9 @@ def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "au
             to_mermaid(picture) if isinstance(picture, Graph) else plan_to_mermaid(picture)
         ).encode()
     if format not in FORMATS:
-        raise ValueError(f"{format!r} is no format of a picture: it is one of {', '.join(FORMATS)}")
+        raise ValueError(
+            f"{format!r} is not a format of a picture: it is one of {', '.join(FORMATS)}"
+        )
     drawing = draw(picture, theme) if isinstance(picture, Graph) else draw_plan(picture, theme)
     if format == "dot":
         return drawing.dot.encode()

@@ -30,7 +30,7 @@ def tables(spec: Spec, format: TableFormat = "md") -> str:  # noqa: A002
     """
     if format not in TABLE_FORMATS:
         known = ", ".join(TABLE_FORMATS)
-        raise ValueError(f"{format!r} is no format of a document: it is one of {known}")
+        raise ValueError(f"{format!r} is not a format of a document: it is one of {known}")
     write = markup.markdown if format == "md" else markup.restructured_text
     return write(spec.title, sections(spec), _intro(spec))
 

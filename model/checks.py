@@ -103,7 +103,7 @@ def names(table: PlainTable, may_be_empty: Collection[str], repeated: Collection
                 table.report(
                     f"{section}[{index}].name",
                     name,
-                    "is no name",
+                    "is not a name",
                     "a name is a letter, then letters, digits, _ and -",
                 )
         if table.data.get(section) == [] and section not in may_be_empty:
@@ -310,7 +310,7 @@ def errnos(table: PlainTable, section: str) -> None:
         name = text_of(row, "errno")
         if name is not None and name.strip() and name not in known:
             hint = did_you_mean(closest(name, known)) or 'write its name, as in "EINVAL"'
-            table.report(f"{section}[{index}].errno", name, "is no errno of this system", hint)
+            table.report(f"{section}[{index}].errno", name, "is not an errno of this system", hint)
 
 
 def _requests(table: PlainTable) -> None:

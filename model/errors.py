@@ -78,7 +78,7 @@ class UnknownNameError(SpecError, KeyError):
         self.suggestion = suggestion
         self.known = tuple(known)
         hint = did_you_mean(suggestion) or it_has(self.known)
-        super().__init__([Mistake(kind, name, f"is no {kind} of this table", hint)])
+        super().__init__([Mistake(kind, name, f"there is no such {kind} in this table", hint)])
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.kind, self.name, self.suggestion, self.known)

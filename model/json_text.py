@@ -2,8 +2,9 @@
 
 Python's own reader takes more than JSON has: NaN and Infinity, numbers that overflow to infinity,
 and a key that stands twice in one object, of which only the last counts. Two readers of such a text
-need not agree on what it says, and a time that is no number passes every comparison. So each reader
-of this package (recordings, logs, traces, journals, headers, status answers) reads by this one.
+need not agree on what it says, and a time that is not a number passes every comparison. So each
+reader of this package (recordings, logs, traces, journals, headers, status answers) reads by this
+one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MAX_SHOWN: Final = 60
 
 
 class JsonError(ValueError):
-    """A text is no JSON, or is JSON that cannot be taken at its word.
+    """A text is not valid JSON, or is JSON that cannot be taken at its word.
 
     Attributes:
         problem: What is wrong, to be read after the place.
@@ -59,9 +60,9 @@ def parse(text: str | bytes, *, finite: bool = True) -> Any:
         )
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise JsonError(f"is no JSON: {error.msg}", place) from None
+        raise JsonError(f"is not valid JSON: {error.msg}", place) from None
     except UnicodeDecodeError as error:
-        raise JsonError("is no JSON: it is not UTF-8", f"byte {error.start}") from None
+        raise JsonError("is not valid JSON: it is not UTF-8", f"byte {error.start}") from None
     except RecursionError:
         raise JsonError("is nested too deeply") from None
     except _RefusedValueError as error:
@@ -83,7 +84,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> None:
-    raise _RefusedValueError(f"{name} is no number that JSON has")
+    raise _RefusedValueError(f"{name} is not a number that JSON has")
 
 
 def _finite(text: str) -> float:

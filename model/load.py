@@ -1,8 +1,8 @@
 """Reading a table from a file, and refusing a bad one with all its mistakes at once.
 
-There are three kinds of mistake. The file is no TOML: then there is nothing else to say. A row has
-the wrong shape: pydantic finds these, and they are put into the words of the format here. The rows
-contradict each other: `vfio_migration.model.checks` finds these. The last two are reported
+There are three kinds of mistake. The file is not valid TOML: then there is nothing else to say. A
+row has the wrong shape: pydantic finds these, and they are put into the words of the format here.
+The rows contradict each other: `vfio_migration.model.checks` finds these. The last two are reported
 together.
 """
 
@@ -413,12 +413,12 @@ def _not_toml(error: Exception, text: str) -> Mistake:
     # Before Python 3.14 the position is in the message only.
     found = re.fullmatch(_AT, str(error), re.DOTALL)
     if found is None:
-        return Mistake("file", None, f"is no TOML: {error}", None)
+        return Mistake("file", None, f"is not valid TOML: {error}", None)
     words, line, column = found.groups()
     if line is None:
-        problem = "is no TOML: something is not closed or not complete"
+        problem = "is not valid TOML: something is not closed or not complete"
         return Mistake("end of file", None, problem, "look for a missing ], }, quote or value")
-    problem = f"is no TOML: {_TOML_WORDS.get(words) or _dotted(words)}"
+    problem = f"is not valid TOML: {_TOML_WORDS.get(words) or _dotted(words)}"
     wrong = text.replace("\r\n", "\n").split("\n")[int(line) - 1].strip()
     hint = f"the line reads: {cut(escaped(wrong, quotes=False))}" if wrong else None
     return Mistake(f"line {line}, column {column}", None, problem, hint)
@@ -440,7 +440,9 @@ def _not_utf8(error: UnicodeError) -> Mistake:
         return Mistake(
             f"line {line}",
             None,
-            f"is no TOML: byte 0x{byte:02X} at offset {error.start} is not UTF-8",
+            f"is not valid TOML: byte 0x{byte:02X} at offset {error.start} is not UTF-8",
             "save the file as UTF-8",
         )
-    return Mistake("file", None, "is no TOML: it holds characters that UTF-8 cannot write", None)
+    return Mistake(
+        "file", None, "is not valid TOML: it holds characters that UTF-8 cannot write", None
+    )

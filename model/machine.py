@@ -140,12 +140,12 @@ class Machine:
             to: The state asked for: its name, its value on the wire, or the row itself.
 
         Raises:
-            UnknownNameError: If `from_` or a target given by name is no state of the table.
+            UnknownNameError: If `from_` or a target given by name is not a state of the table.
             SpecError: If this capability set lacks `from_`: no device can be there.
         """
         self.spec.state(from_)
         if from_ not in self._supported:
-            problem = f"is no state of a device with {','.join(self.names)}"
+            problem = f"is not a state of a device with {','.join(self.names)}"
             hint = f"it requires {','.join(self.spec.state(from_).requires)}"
             raise SpecError([Mistake("from", from_, problem, hint)])
         if isinstance(to, int):

@@ -61,7 +61,7 @@ def _fallbacks(migrations: list[tuple[str, Data]]) -> Iterator[Mistake]:
         if name is not None and not last.get(name, False):
             names = [one for one, is_last in last.items() if is_last and one is not None]
             hint = did_you_mean(closest(name, names)) or it_has(names)
-            problem = "is no migration of this file that has no fallback itself"
+            problem = "is not a migration of this file that has no fallback itself"
             yield Mistake(f"{at}.fallback", name, problem, hint)
 
 
@@ -69,7 +69,7 @@ def _asserted(at: str, name: str | None, names: list[str]) -> Iterator[Mistake]:
     """What is wrong with the assertion that a limit names."""
     if name is not None and name not in names:
         hint = did_you_mean(closest(name, names)) or it_has(names)
-        yield Mistake(at, name, "is no assertion of this file", hint)
+        yield Mistake(at, name, "there is no such assertion in this file", hint)
 
 
 def _step(
@@ -90,7 +90,7 @@ def _step(
         return
     if name not in names:
         hint = did_you_mean(closest(name, names)) or it_has(names)
-        yield Mistake(f"{at}.plan", name, "is no plan of this file", hint)
+        yield Mistake(f"{at}.plan", name, "there is no such plan in this file", hint)
         return
     plan = next(row for _, row in plans if row.get("name") == name)
     if plan.get("sound") is False:
@@ -110,7 +110,7 @@ def _phases_named(at: str, step: Data, plan: Data) -> Iterator[Mistake]:
             continue
         if phase not in known:
             hint = did_you_mean(closest(phase, known)) or it_has(known)
-            yield Mistake(place, phase, f"is no phase of plan {plan['name']}", hint)
+            yield Mistake(place, phase, f"is not a phase of plan {plan['name']}", hint)
         elif known.index(phase) <= last:
             problem = "does not come after the one before it"
             yield Mistake(place, phase, problem, f"the plan goes {', '.join(known)}")
@@ -146,7 +146,7 @@ def _begins(
         place = f"{at}.after[{index}]"
         if isinstance(name, str) and name not in names:
             hint = did_you_mean(closest(name, names)) or it_has(names)
-            yield Mistake(place, name, "is no plan of this file", hint)
+            yield Mistake(place, name, "there is no such plan in this file", hint)
         elif name in open_ended:
             # Where such a plan may be left depends on where others may be: the chain must end.
             hint = "name the plans with before that lead there"
@@ -187,7 +187,7 @@ def _placed(at: str, rows: list[tuple[str, Data]], spec: Spec) -> Iterator[Mista
             yield Mistake(at, None, f"has no row for a device with {listed}", hint)
         elif (to := text_of(meant[0][1], "to")) in states and not machine.supports(str(to)):
             requires = ", ".join(f'"{name}"' for name in spec.state(str(to)).requires)
-            problem = f"is no state of a device with {listed}"
+            problem = f"is not a state of a device with {listed}"
             yield Mistake(f"{meant[0][0]}.to", to, problem, f"needs = [{requires}] leaves it out")
 
 
@@ -208,7 +208,7 @@ def _move(place: str, move: Data, spec: Spec) -> Iterator[Mistake]:
     event = text_of(move, "event")
     if event is not None and event != "reset":
         yield Mistake(
-            f"{place}.event", event, "is no event that a manager brings about", "reset is one"
+            f"{place}.event", event, "is not an event that a manager brings about", "reset is one"
         )
 
 
@@ -229,7 +229,7 @@ def _known(place: str, kind: str, name: object, spec: Spec) -> Iterator[Mistake]
     }[kind]
     if isinstance(name, str) and name not in known:
         hint = did_you_mean(closest(name, known)) or it_has(known)
-        yield Mistake(place, name, f"is no {kind} of this table", hint)
+        yield Mistake(place, name, f"there is no such {kind} in this table", hint)
 
 
 def _unique(rows: list[tuple[str, Data]]) -> Iterator[Mistake]:
@@ -241,7 +241,7 @@ def _unique(rows: list[tuple[str, Data]]) -> Iterator[Mistake]:
             continue
         if not NAME.fullmatch(name):
             hint = "a name is a letter, then letters, digits, _ and -"
-            yield Mistake(f"{place}.name", name, "is no name", hint)
+            yield Mistake(f"{place}.name", name, "is not a name", hint)
         elif seen.setdefault(name, place) != place:
             problem = f"stands already in {seen[name]}"
             yield Mistake(f"{place}.name", name, problem, "give it another")

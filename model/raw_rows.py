@@ -109,7 +109,7 @@ class PlainTable:
         for (section, kind, value), places in self.unknown.items():
             known = [name for name in self.names[section] if name is not None]
             hint = did_you_mean(closest(value, known)) or it_has(known)
-            problem = f"is no {kind} of this table"
+            problem = f"there is no such {kind} in this table"
             if len(places) > 2:
                 problem += f", but {len(places)} places name it"
                 places = places[:1]

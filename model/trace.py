@@ -132,7 +132,7 @@ class Trace:
         version = top.take("format")
         if type(version) is not int or version != FORMAT:
             hint = f"this version reads {FORMAT}"
-            raise _wrong("format", version, "is no trace format that is known", hint)
+            raise _wrong("format", version, "is not a trace format that is known", hint)
         spec, title = top.text("spec"), top.text("title", "")
         capabilities = tuple(
             tuple(_texts(f"capabilities[{device}]", names))
@@ -165,7 +165,7 @@ def _step(place: str, data: object, devices: int) -> Step:
     kinds = get_args(StepKind)
     if kind not in kinds:
         hint = did_you_mean(closest(kind, kinds)) or f"take one of {', '.join(kinds)}"
-        raise _wrong(f"{place}.kind", kind, "is no kind of step", hint)
+        raise _wrong(f"{place}.kind", kind, "is not a kind of step", hint)
     to = row.take("to", None)
     if to is not None and (isinstance(to, bool) or not isinstance(to, str | int)):
         raise _wrong(f"{place}.to", to, "is neither a state nor a number")
@@ -182,7 +182,7 @@ def _step(place: str, data: object, devices: int) -> Step:
     row.done()
     if not 0 <= step.device < devices:
         hint = f"the trace has {devices}, counted from 0"
-        raise _wrong(f"{place}.device", step.device, "is no device of this trace", hint)
+        raise _wrong(f"{place}.device", step.device, "is not a device of this trace", hint)
     return step
 
 

@@ -116,7 +116,7 @@ def _choices(table: PlainTable) -> None:
             if isinstance(name, str) and name.strip() and name not in known[word]:
                 place = f"choices[{index}].among[{position}]"
                 hint = did_you_mean(closest(name, known[word])) or it_has(known[word])
-                table.report(place, name, f"is no flag of {word}", hint)
+                table.report(place, name, f"is not a flag of {word}", hint)
         least, most = number_of(row, "least"), number_of(row, "most")
         if least is not None and most is not None and not least <= most <= len(among):
             place, problem = f"choices[{index}].most", f"is not between {least} and {len(among)}"

@@ -125,7 +125,7 @@ def _decides(finding: Finding, name: str, verdicts: dict[str, Verdict], spec: Sp
         if key in [getattr(row, field, None) for field in ("name", "when", "kind")]:
             said = getattr(row, "summary", None) or getattr(row, "reason", None) or ""
             return f"the row {key} of `[[{section}]]`: {said}"
-    raise SpecError([Mistake(place, name, "is no row of the table", None)])
+    raise SpecError([Mistake(place, name, "is not a row of the table", None)])
 
 
 def obligations_page() -> str:

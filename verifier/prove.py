@@ -120,7 +120,9 @@ def select(only: Sequence[str] | None, claims: Sequence[Obligation] = ()) -> tup
         if not any(_matches(name, obligation) for obligation in known):
             names = [obligation.id for obligation in known]
             hint = did_you_mean(closest(name, names)) or f"there are {', '.join(names)}"
-            raise SpecError([Mistake("--only", name, "is no obligation or family", hint)])
+            raise SpecError(
+                [Mistake("--only", name, "there is no such obligation or family", hint)]
+            )
     return tuple(
         obligation for obligation in known if any(_matches(name, obligation) for name in only)
     )

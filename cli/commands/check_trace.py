@@ -292,7 +292,7 @@ def _recording(
     version = head.get("format")
     if type(version) is not int or version != FORMAT:
         hint = f"this version reads {FORMAT}"
-        raise _wrong("line 1: format", version, "is no format of recordings that is known", hint)
+        raise _wrong("line 1: format", version, "is not a format of recordings that is known", hint)
     if head.get("spec") != spec.name:
         hint = f"the table read is {spec.name}; name the right one with --spec"
         raise _wrong("line 1: spec", head.get("spec"), "is the name of another table", hint)
@@ -385,7 +385,7 @@ def _each(
                 result.lines -= 1
                 result.cut = True
                 return
-            raise _wrong(f"line {result.lines}", None, "is damaged: it is no JSON object")
+            raise _wrong(f"line {result.lines}", None, "is damaged: it is not a JSON object")
         try:
             found = observe(data)
         except SpecError as error:

@@ -105,7 +105,7 @@ def add(commands: Any) -> None:
 
 def _count(text: str) -> int:
     if not (re.fullmatch("[0-9]{1,7}", text) and 0 < int(text) < 1 << 20):
-        raise argparse.ArgumentTypeError(f"{text} is no number of passes; 30 is")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of passes; 30 is")
     return int(text)
 
 

@@ -105,7 +105,7 @@ def add(commands: Any) -> None:
 
 def _descriptor(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text} is no descriptor")
+        raise argparse.ArgumentTypeError(f"{text} is not a descriptor")
     return int(text)
 
 

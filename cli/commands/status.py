@@ -84,7 +84,7 @@ def _ask(path: str, timeout: float, *, connect: bool) -> dict[str, Any]:
 
     try:
         if not status.is_socket(path):
-            return _none(path, "wrong", "is no socket")
+            return _none(path, "wrong", "is not a socket")
         found = status.read(path, timeout)
     except FileNotFoundError:
         return _none(path, "absent", "nobody serves there: there is no such socket")

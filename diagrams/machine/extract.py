@@ -2,7 +2,7 @@
 
 This is the only module of the pictures that reads the table. What is drawn over the machine (a
 route, a run) changes the emphasis of what is there; it adds an edge only for a step the machine has
-none for: a refusal that is no row of the table, a reset from a state on the grid.
+none for: a refusal that is not a row of the table, a reset from a state on the grid.
 """
 
 from __future__ import annotations
@@ -206,14 +206,14 @@ def _off_grid(machine: Machine, state: str) -> bool:
 
 def _with_route(machine: Machine, graph: Graph, route: Route) -> Graph:
     if not machine.supports(route.from_):
-        raise ValueError(f"{route.from_} is no state of {machine!r}")
+        raise ValueError(f"{route.from_} is not a state of {machine!r}")
     graph = replace(graph, title=f"{graph.title}\n{route.from_} → {route.to}")
     if route.refused is not None:
         return _with_refusal(machine, graph, route, route.refused)
     steps = {}
     for number, arc in enumerate(route.arcs, 1):
         if machine.arc(arc.from_, arc.to) is None:
-            raise ValueError(f"{arc} is no arc of {machine!r}")
+            raise ValueError(f"{arc} is not an arc of {machine!r}")
         steps[arc.from_, arc.to] = Mark(label=str(number))
     visited = {route.from_, *route.path}
     if route.arcs:
@@ -344,7 +344,9 @@ def _take(machine: Machine, edges: list[Edge], step: Step, here: str, label: str
         pair = (step.from_, step.to)
         found = [edge.is_arc and (edge.from_, edge.to) == pair for edge in edges]
         if not any(found):
-            raise ValueError(f"step {label}: {step.from_} -> {step.to} is no arc of {machine!r}")
+            raise ValueError(
+                f"step {label}: {step.from_} -> {step.to} is not an arc of {machine!r}"
+            )
         edges = [
             _marked(edge, mark) if hit else edge for edge, hit in zip(edges, found, strict=True)
         ]

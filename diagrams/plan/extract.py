@@ -176,7 +176,9 @@ class _Walk:
         state = self.spec.initial if state is None else self.spec.state(state).name
         if not machine.supports(state):
             names = ",".join(machine.names)
-            raise PlanError(f"{device.label(side)}: {state} is no state of a device with {names}")
+            raise PlanError(
+                f"{device.label(side)}: {state} is not a state of a device with {names}"
+            )
         return state
 
     def view(self) -> PlanView:

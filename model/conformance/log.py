@@ -121,7 +121,7 @@ class LogConformance:
             return
         from_, arrow, to = what.partition(" -> ")
         if not arrow:
-            raise _wrong("what", what, "is no step from one state to another", None)
+            raise _wrong("what", what, "is not a step from one state to another", None)
         self._state({"what": from_}, "what")
         if event == "transition":
             self._must_be_over(f"arc {what}")
@@ -160,7 +160,7 @@ class LogConformance:
         known = [row.name for row in self.spec.states]
         if name not in known:
             hint = did_you_mean(closest(name, known)) or it_has(known)
-            raise _wrong(key, name, "is no state of this table", hint)
+            raise _wrong(key, name, "there is no such state in this table", hint)
         return name
 
 
@@ -174,7 +174,7 @@ def _text(data: Mapping[str, Any], key: str, problem: str = "is not a string") -
 def _session(data: Mapping[str, Any]) -> int | None:
     value = data.get("session")
     if value is not None and (type(value) is not int or value < 0):
-        raise _wrong("session", value, "is no number of a session", None)
+        raise _wrong("session", value, "is not a number of a session", None)
     return value
 
 

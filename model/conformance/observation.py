@@ -160,7 +160,7 @@ def _crc(data: Mapping[str, Any]) -> int | None:
     try:
         return int(text, 16) & 0xFFFFFFFF
     except ValueError:
-        raise _wrong("crc", text, "is no CRC-32 in hexadecimal digits", None) from None
+        raise _wrong("crc", text, "is not a CRC-32 in hexadecimal digits", None) from None
 
 
 def _name_or_number(data: Mapping[str, Any], key: str) -> str | int | None:
@@ -176,7 +176,7 @@ def _state(data: Mapping[str, Any], spec: Spec) -> str | int | None:
         known = [row.name for row in spec.states]
         if value not in known:
             hint = did_you_mean(closest(value, known)) or it_has(known)
-            raise _wrong("state", value, "is no state of this table", hint)
+            raise _wrong("state", value, "there is no such state in this table", hint)
     return value
 
 
@@ -187,7 +187,7 @@ def _methods(data: Mapping[str, Any]) -> tuple[str, ...]:
     for word in words:
         if word not in METHODS:
             hint = did_you_mean(closest(word, METHODS)) or it_has(METHODS)
-            raise _wrong("method", word, "is no method of a feature", hint)
+            raise _wrong("method", word, "is not a method of a feature", hint)
     return words
 
 
@@ -197,7 +197,7 @@ def _flags(data: Mapping[str, Any]) -> tuple[str, ...] | int | None:
     if isinstance(value, list):
         for name in value:
             if not isinstance(name, str):
-                raise _wrong("flags", name, "is no name of a capability", None)
+                raise _wrong("flags", name, "is not a name of a capability", None)
         return tuple(value)
     return _number(data, "flags")
 

@@ -93,7 +93,7 @@ def _arc(device: _Device, step: Step, asked: Route | None) -> None:
     if asked is not None:
         path = asked.arcs[device.taken]
         if (from_, to) != (path.from_, path.to):
-            reason = f"it is no step on the path of the request: {asked}"
+            reason = f"it is not a step on the path of the request: {asked}"
             raise FirstViolationError(
                 str(step), Because(reason, f"[[arcs]] {path}", path.source), [f"arc {path}"]
             )
@@ -147,7 +147,7 @@ def _check_names(trace: Trace, spec: Spec) -> None:
     def state(place: str, name: str | int | None) -> None:
         if isinstance(name, str) and name not in known:
             hint = did_you_mean(closest(name, known)) or it_has(known)
-            mistakes.append(Mistake(place, name, "is no state of this table", hint))
+            mistakes.append(Mistake(place, name, "there is no such state in this table", hint))
 
     for device, names in enumerate(trace.capabilities):
         try:
@@ -161,7 +161,7 @@ def _check_names(trace: Trace, spec: Spec) -> None:
         start = trace.start[device]
         state(f"start[{device}]", start)
         if start in known and not machine.supports(start):
-            problem = f"is no state of a device with {','.join(machine.names)}"
+            problem = f"is not a state of a device with {','.join(machine.names)}"
             mistakes.append(Mistake(f"start[{device}]", start, problem, None))
     for index, step in enumerate(trace.steps):
         for key, name in (("from", step.from_), ("to", step.to), ("state", step.state)):

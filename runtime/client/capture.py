@@ -83,7 +83,7 @@ class Capture:
         payload = message[HEADER_SIZE:]
         count = data.get("descriptors", 0)
         if type(count) is not int or count < 0:
-            raise _wrong("descriptors", count, "is no number of descriptors")
+            raise _wrong("descriptors", count, "is not a number of descriptors")
         kind = flags & TYPE_MASK
         if kind == TYPE_COMMAND and not flags & ERROR:
             yield from self._command(sender, ident, number, flags, payload, count)

@@ -148,10 +148,10 @@ class Side:
             sock = socket.socket(fileno=fd)
         except OSError as error:
             os.close(fd)
-            raise PeerProtocolError(self.name, "the twin socket is no socket") from error
+            raise PeerProtocolError(self.name, "the twin socket is not a socket") from error
         if sock.type != socket.SOCK_STREAM:
             sock.close()
-            raise PeerProtocolError(self.name, "the twin socket is no stream")
+            raise PeerProtocolError(self.name, "the twin socket is not a stream")
         assert self._core.twin is not None
         self._lines.append(Line(sock, self._core.twin, self.counters, self._core, self._receiver))
 

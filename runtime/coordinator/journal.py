@@ -377,7 +377,7 @@ def read(path: Path) -> Journal | None:
 
     Raises:
         NotTrustedError: Somebody else may have written it.
-        CannotMigrateError: It cannot be read, or is no journal of this version.
+        CannotMigrateError: It cannot be read, or is not a journal of this version.
     """
     try:
         with open(_open_trusted(path), "rb") as file:
@@ -413,7 +413,7 @@ def read(path: Path) -> Journal | None:
         problem = f"format {form} and holder {holder} are not known here"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CannotMigrateError(
-            f"{path}: this is no journal of a migration, or it is damaged", [_KEEP]
+            f"{path}: this is not a journal of a migration, or it is damaged", [_KEEP]
         ) from error
     raise CannotMigrateError(f"{path}: {problem}", [_KEEP])
 

@@ -266,7 +266,7 @@ def errno_name(code: str | int) -> str:
     """Return the name of an errno given by name or number; raise `ValueError` if there is none."""
     name = errno_module.errorcode.get(code) if isinstance(code, int) else code
     if name not in _NUMBERS:
-        raise ValueError(f"{code!r} is no errno of this system")
+        raise ValueError(f"{code!r} is not an errno of this system")
     return name
 
 

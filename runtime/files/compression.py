@@ -56,7 +56,7 @@ def codec(name: str) -> Codec:
     """
     makers: dict[str, Callable[[], Codec]] = {"none": _None, "zlib": _Zlib, "zstd": _Zstd}
     if name not in makers:
-        raise ValueError(f"{name!r}: is no codec; there are {', '.join(NAMES)}")
+        raise ValueError(f"{name!r}: is not a codec; there are {', '.join(NAMES)}")
     return makers[name]()
 
 

@@ -177,7 +177,7 @@ def _number(value: object, low: int, high: int) -> bool:
 
 def _name(value: object) -> Iterator[_Complaint]:
     if not isinstance(value, str) or not value.strip():
-        yield "", f"{value!r:.80} is no name", "say what the device is called, or leave it out"
+        yield "", f"{value!r:.80} is not a name", "say what the device is called, or leave it out"
     elif len(value) > _MAX_NAME:
         yield "", f"a name of {len(value)} characters", f"at most {_MAX_NAME} can be saved"
 
@@ -221,7 +221,7 @@ def _private(value: object) -> Iterator[_Complaint]:
     for name, size in value.items():
         place = f"[{name!r:.80}]"
         if not isinstance(name, str) or not name.strip() or "\0" in name or len(name) > _MAX_NAME:
-            yield place, "this is no name", f"it is text of 1 to {_MAX_NAME} characters"
+            yield place, "this is not a name", f"it is text of 1 to {_MAX_NAME} characters"
         elif not _number(size, 1, _MAX_BAR_64):
             yield place, f"size {size!r:.40} is out of range", f"it is 1 to {_MAX_BAR_64:#x} bytes"
 

@@ -81,7 +81,7 @@ class Outbound(Inbound):
         """
         row = _ROWS[message.number]
         if message.is_reply or not self._mine(row):
-            raise CannotSendError(f"{type(message).__name__} is no command of the {self.role}")
+            raise CannotSendError(f"{type(message).__name__} is not a command of the {self.role}")
         if not self._goes_here(row):
             raise CannotSendError(f"{row.name} goes over the other socket")
         if row.before_version != (self.agreed is None):
@@ -182,7 +182,7 @@ class Outbound(Inbound):
         """
         number = errno_number(errno) if isinstance(errno, str) else errno
         if not 0 < number <= 0xFFFFFFFF:
-            raise CannotSendError(f"{errno!r} is no errno")
+            raise CannotSendError(f"{errno!r} is not an errno")
         if command.no_reply:
             return None
         self._answered(command)

@@ -41,7 +41,7 @@ def listening(path: str | Path) -> Iterator[socket.socket]:
     A socket at which nobody listens any more is replaced.
 
     Raises:
-        CannotListenError: Somebody does, or it is no socket, or it cannot be made.
+        CannotListenError: Somebody does, or it is not a socket, or it cannot be made.
     """
     path = Path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -154,7 +154,7 @@ def _make_way(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise CannotListenError(f"{path}: is there and is no socket; it is left as it is")
+        raise CannotListenError(f"{path}: is there and is not a socket; it is left as it is")
     # Of another type, so that a server that listens there does not even notice: some end when a
     # client hangs up before it has negotiated a version.
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -191,7 +191,7 @@ def test_the_relay_says_who_ended_the_connection(tmp_path: Path) -> None:
         ),
         (
             {"from": "client", "message": message(1, 13, 0).hex(), "descriptors": -1},
-            "descriptors: -1: is no number of descriptors",
+            "descriptors: -1: is not a number of descriptors",
         ),
     ],
 )

@@ -232,12 +232,12 @@ def test_a_line_that_is_cut_off_is_left_out(run: Path, log: Path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 4: is damaged: it is no JSON object"),
-        ("[]", "line 4: is damaged: it is no JSON object"),
+        ("{", "line 4: is damaged: it is not a JSON object"),
+        ("[]", "line 4: is damaged: it is not a JSON object"),
         ('{"what": "gone"}', "line 4: device: is missing"),
         ('{"what": "going"}', 'line 4: what: "going": is nothing a recording tells of'),
-        ('{"time": NaN, "what": "note"}', "line 4, column 10: NaN is no number that JSON has"),
-        ('{"time": -Infinity, "what": "note"}', "line 4, column 10: -Infinity is no number"),
+        ('{"time": NaN, "what": "note"}', "line 4, column 10: NaN is not a number that JSON has"),
+        ('{"time": -Infinity, "what": "note"}', "line 4, column 10: -Infinity is not a number"),
         ('{"time": 1e999, "what": "note"}', "line 4, column 10: 1e999 is too large a number"),
         (
             '{"what": "note", "what": "gone"}',
@@ -279,7 +279,10 @@ def test_a_log_in_which_a_key_stands_twice_is_refused_with_file_and_line(log, ca
         ("", "/file: is empty"),
         ("hello\n", "line 1: is not how a run begins; give a recording (migrate"),
         ("{}\n", "line 1: is not how a run begins"),
-        ('{"kind": "recording", "format": 2}\n', "line 1: format: 2: is no format of recordings"),
+        (
+            '{"kind": "recording", "format": 2}\n',
+            "line 1: format: 2: is not a format of recordings",
+        ),
         (
             '{"kind": "recording", "format": 1, "spec": "mine"}\n',
             'line 1: spec: "mine": is the name of another table; the table read is vfio-v2',

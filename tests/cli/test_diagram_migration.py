@@ -38,7 +38,7 @@ def test_devices_are_said_as_flags_are(capsys):
     [
         (
             ["--migration", "life"],
-            'migration: "life": is no migration of this table; did you mean "live"?',
+            'migration: "life": there is no such migration in this table; did you mean "live"?',
         ),
         (
             ["--migration", "live", "--devices", "1:5"],

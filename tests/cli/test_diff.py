@@ -46,7 +46,7 @@ def test_the_definitions_that_decide_can_be_named(capsys, lenient: str) -> None:
     assert main(["diff", "builtin", lenient, "--require", "3"]) == 0
     assert main(["diff", "linux-6.1", "builtin", "--require", "1", "(6)"]) == 1
     assert main(["diff", "linux-6.1", "builtin", "--require", "7"]) == 2
-    assert '--require: "7": is no definition; there are 1, 2' in capsys.readouterr().err
+    assert '--require: "7": is not a definition; there are 1, 2' in capsys.readouterr().err
 
 
 def test_the_shape_of_the_json(capsys, lenient: str) -> None:

@@ -74,7 +74,7 @@ def test_no_output_replaces_an_input(pair: Lab, cli, number):
     ran = cli(*words, option, named(file, "hard"))
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith(f"vfio-migration: error: {option}: ")
-    assert " is the same file as " in ran.err or "is no journal" in ran.err
+    assert " is the same file as " in ran.err or "is not a journal" in ran.err
     assert ran.err.count("\n") == 1
     assert {name: Path(name).read_bytes() for name in before} == before
     assert pair.states == {"s0": "RUNNING", "d0": "RUNNING"}
@@ -121,7 +121,7 @@ def test_what_is_read_as_a_trace(lab: Lab, cli, command):
     ):
         says(cli(*command, file), 2, f'{place}: "{file}": {problem}')
     Path("bytes").write_bytes(b'{"\xff"}')
-    says(cli(*command, "bytes"), 2, "byte 2: is no JSON: it is not UTF-8")
+    says(cli(*command, "bytes"), 2, "byte 2: is not valid JSON: it is not UTF-8")
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,11 @@ def test_a_table_of_ones_own(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--plan", "sav"], 'plan: "sav": is no plan of this table; did you mean "save"?'),
-        (["--devices", "0"], "--devices: 0: is no size of a group; take 1 to 32"),
+        (
+            ["--plan", "sav"],
+            'plan: "sav": there is no such plan in this table; did you mean "save"?',
+        ),
+        (["--devices", "0"], "--devices: 0: is not a size of a group; take 1 to 32"),
         (
             ["--devices", "2", "--flags", "1"],
             '--flags: "STOP_COPY": are devices of which 2 lack P2P',

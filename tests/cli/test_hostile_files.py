@@ -126,7 +126,7 @@ def test_a_journal_with_a_pid_that_no_process_has_is_refused(cli: Callable[..., 
     write_journal(put(journal(), ("devices", 0, "source_process", "pid"), 1 << 40))
     ran = cli("recover", "s", "d")
     assert ran.status == 2
-    assert "s.migration: this is no journal of a migration, or it is damaged" in ran.err
+    assert "s.migration: this is not a journal of a migration, or it is damaged" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_socket_of_a_name_that_none_can_have(cli, keep):
 def test_a_file_that_is_no_journal_is_not_removed(pair: Lab, cli):
     """With `--keep` a journal that cannot be read is given up; a recording is not, by mistake."""
     Path("run.jsonl").write_text('{"kind": "recording"}\n')
-    why = "run.jsonl: this is no journal of a migration, or it is damaged"
+    why = "run.jsonl: this is not a journal of a migration, or it is damaged"
     hint = "  leave --journal out, or remove it yourself"
     says(cli("recover", "s0", "d0", "--keep", "source", "--journal", "run.jsonl"), 2, why, hint)
     assert Path("run.jsonl").read_text() == '{"kind": "recording"}\n'

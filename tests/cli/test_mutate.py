@@ -85,9 +85,9 @@ def test_the_mutants_are_listed(capsys):
     ("arguments", "says"),
     [
         (["--only", "arc-remove"], 'did you mean "arc-removed"?'),
-        (["--against", "T99"], "is no obligation or family"),
-        (["--jobs", "0"], "is no number of processes"),
-        (["--timeout", "soon"], "is no number of seconds"),
+        (["--against", "T99"], "there is no such obligation or family"),
+        (["--jobs", "0"], "is not a number of processes"),
+        (["--timeout", "soon"], "is not a number of seconds"),
         (["no_such_table.toml"], "cannot be read"),
     ],
 )
@@ -105,7 +105,9 @@ def test_a_table_that_is_not_proved_is_wrong_input(capsys, tmp_path):
     path.write_text(to_toml(broken(BROKEN / "t2-silent-neighbours.toml")[1]), "utf-8")
     assert main(["mutate", str(path), "--against", "T"]) == 2
     err = capsys.readouterr().err
-    assert "is no table to mutate: T2 is violated of it; run `vfio-migration verify` first" in err
+    assert (
+        "is not a table to mutate: T2 is violated of it; run `vfio-migration verify` first" in err
+    )
 
 
 def test_a_solver_that_gives_up_exits_with_3(capsys):
@@ -130,4 +132,6 @@ def test_progress_is_shown_on_a_terminal_only():
 
 def test_a_wrong_name_is_found_where_it_was_given(capsys):
     assert main(["mutate", "--against", "T99"]) == 2
-    assert capsys.readouterr().err.startswith('vfio-migration: error: --against: "T99": is no ')
+    assert capsys.readouterr().err.startswith(
+        'vfio-migration: error: --against: "T99": there is no '
+    )

@@ -87,7 +87,7 @@ def test_what_is_no_descriptor_is_refused(capsys, given):
     with pytest.raises(SystemExit) as stop:
         main(["serve", "--fd", given])
     assert stop.value.code == 2
-    assert "is no descriptor" in capsys.readouterr().err
+    assert "is not a descriptor" in capsys.readouterr().err
 
 
 def test_the_table_itself_is_not_too_large():

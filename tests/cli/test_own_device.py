@@ -100,10 +100,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ),
         ("own_nic:Nci", '"own_nic:Nci": own_nic has no Nci; did you mean Nic?'),
         ("own_nic:Other", '"own_nic:Other": own_nic has no Other; it has Nic, Plain, Positional'),
-        ("own_nic:NUMBER", '"own_nic:NUMBER": is no device but int; name a class of devices'),
-        ("own_nic:NoDevice", f'"own_nic:NoDevice": is no device: it has no {METHODS}; {DERIVE}'),
-        ("own_nic:", '"own_nic:": is no package.module:Class; mypackage.nic:Nic is'),
-        (":Nic", '":Nic": is no package.module:Class; mypackage.nic:Nic is'),
+        ("own_nic:NUMBER", '"own_nic:NUMBER": is not a device but int; name a class of devices'),
+        ("own_nic:NoDevice", f'"own_nic:NoDevice": is not a device: it has no {METHODS}; {DERIVE}'),
+        ("own_nic:", '"own_nic:": is not a package.module:Class; mypackage.nic:Nic is'),
+        (":Nic", '":Nic": is not a package.module:Class; mypackage.nic:Nic is'),
         (
             "own_nic:Nic",
             '"own_nic:Nic": needs queues; give it: --device own_nic:Nic,queues=VALUE',
@@ -113,14 +113,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             '"own_nic:Nic,queues=9": cannot be made: RuntimeError: too many queues '
             "({here}/own_nic.py line 14)",
         ),
-        ("own_nic:Nic,queus=1", '"queus": is nothing that own_nic:Nic takes; did you mean queues?'),
+        ("own_nic:Nic,queus=1", '"queus": is not an option of own_nic:Nic; did you mean queues?'),
         (
             "own_nic:Positional",
             '"own_nic:Positional": takes queues by position only; let it be given by name',
         ),
         (
             "own_nic:Nic,spec=1",
-            '"spec": is nothing that own_nic:Nic takes; there are queues, label, fast, max_maps',
+            '"spec": is not an option of own_nic:Nic; there are queues, label, fast, max_maps',
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_what_is_wrong_with_a_class_is_one_line_and_no_traceback(cli, here, devi
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("queues=x", '--device queues: "x": is no number; 64M and 0x1000 are'),
+        ("queues=x", '--device queues: "x": is not a number; 64M and 0x1000 are'),
         ("queues=1,fast=2", '--device fast: "2": is neither yes nor no'),
     ],
 )
@@ -145,7 +145,7 @@ def test_an_option_is_read_as_its_parameter_is_annotated(cli, here, word, says) 
 def test_what_a_function_makes_is_held_to_be_a_device(cli, here) -> None:
     ran = cli("serve", "x", "--device", "own_nic:make")
     assert ran.status == 2
-    assert '"own_nic:make": is no device: it has no capabilities, close,' in ran.err
+    assert '"own_nic:make": is not a device: it has no capabilities, close,' in ran.err
 
 
 def test_flags_are_refused_of_a_class_that_does_not_take_them(cli, here) -> None:

@@ -315,8 +315,8 @@ def test_sockets_that_make_no_pairs(cli):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "this is no journal of a migration, or it is damaged"),
-        ("{}", "this is no journal of a migration, or it is damaged"),
+        ("", "this is not a journal of a migration, or it is damaged"),
+        ("{}", "this is not a journal of a migration, or it is damaged"),
         ('{"format": 2, "holder": "source", "devices": []}', "format 2 and holder source"),
     ],
 )

@@ -149,14 +149,14 @@ def test_a_counterexample_is_replayed_on_its_own_table(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "line 1, column 2: is no JSON"),
+        ("{", "line 1, column 2: is not valid JSON"),
         ("[]", "trace: []: is not an object"),
         (Trace(spec="mine", capabilities=((),), start=("X",), steps=()).to_json(), "another table"),
         (
             Trace(
                 spec="vfio-v2", capabilities=(("STOP_COPY",),), start=("STOPP",), steps=()
             ).to_json(),
-            'start[0]: "STOPP": is no state of this table; did you mean "STOP"?',
+            'start[0]: "STOPP": there is no such state in this table; did you mean "STOP"?',
         ),
     ],
 )

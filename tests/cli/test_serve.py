@@ -121,11 +121,11 @@ def test_a_live_socket_and_any_other_file_are_left_alone(start, tmp_path) -> Non
         assert client.state == 2
     file = tmp_path / "file"
     file.write_text("precious")
-    assert "is no socket" in fails(file)
+    assert "is not a socket" in fails(file)
     assert file.read_text() == "precious"
     link = tmp_path / "link"
     link.symlink_to(served.path)
-    assert "is no socket" in fails(link)
+    assert "is not a socket" in fails(link)
     assert "No such file" in fails(tmp_path / "nowhere" / "edu.sock")
     assert "AF_UNIX path too long" in fails(tmp_path / ("x" * 200))
 

@@ -12,7 +12,7 @@ from cli_support import until
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.kit.devices import memory
 
-NUMBER = "is no number; 64M and 0x1000 are"
+NUMBER = "is not a number; 64M and 0x1000 are"
 MEMORY = "there are size, rate, seed"
 
 
@@ -21,14 +21,14 @@ MEMORY = "there are size, rate, seed"
     [
         (
             "",
-            '--device: "": is no device; there are edu, memory; one of your own is named as '
+            '--device: "": is not a device; there are edu, memory; one of your own is named as '
             "package.module:Class",
         ),
-        ("memori", '--device: "memori": is no device; did you mean memory?'),
-        ("memory,", f'--device: "": is nothing that memory takes; {MEMORY}'),
-        ("memory,zzz=1", f'--device: "zzz": is nothing that memory takes; {MEMORY}'),
-        ("memory,siz=4M", '--device: "siz": is nothing that memory takes; did you mean size?'),
-        ("edu,size=1", '--device: "size": is nothing that edu takes; there are dma_mask'),
+        ("memori", '--device: "memori": is not a device; did you mean memory?'),
+        ("memory,", f'--device: "": is not an option of memory; {MEMORY}'),
+        ("memory,zzz=1", f'--device: "zzz": is not an option of memory; {MEMORY}'),
+        ("memory,siz=4M", '--device: "siz": is not an option of memory; did you mean size?'),
+        ("edu,size=1", '--device: "size": is not an option of edu; there are dma_mask'),
         ("memory,size", f'--device size: "": {NUMBER}'),
         ("memory,size=", f'--device size: "": {NUMBER}'),
         ("memory,size=M", f'--device size: "M": {NUMBER}'),

@@ -119,9 +119,9 @@ def test_nothing_to_do(whole):
 
 def test_a_route_of_another_machine_is_not_drawn(spec, whole):
     route = whole.route("RUNNING", "STOP")
-    with pytest.raises(ValueError, match="RUNNING -> RUNNING_P2P is no arc"):
+    with pytest.raises(ValueError, match="RUNNING -> RUNNING_P2P is not an arc"):
         machine_graph(spec.machine("STOP_COPY"), route)
-    with pytest.raises(ValueError, match="PRE_COPY is no state"):
+    with pytest.raises(ValueError, match="PRE_COPY is not a state"):
         machine_graph(spec.machine("STOP_COPY"), whole.route("PRE_COPY", "STOP"))
 
 
@@ -188,7 +188,7 @@ def test_devices_are_told_apart(spec, whole, run):
 
 def test_a_run_that_does_not_fit_is_refused(whole, run):
     leap = Step(kind="arc", from_="RUNNING", to="RESUMING", state="RESUMING")
-    with pytest.raises(ValueError, match="step 1: RUNNING -> RESUMING is no arc"):
+    with pytest.raises(ValueError, match="step 1: RUNNING -> RESUMING is not an arc"):
         machine_graph(whole, trace=replace(run, steps=(leap,)))
     with pytest.raises(ValueError, match="no device 3"):
         machine_graph(whole, trace=run, device=3)

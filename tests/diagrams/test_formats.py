@@ -95,7 +95,7 @@ def test_mermaid_begins_as_mermaid_wants_it(graph):
 
 
 def test_an_unknown_format_is_refused(graph):
-    with pytest.raises(ValueError, match="'gif' is no format of a picture"):
+    with pytest.raises(ValueError, match="'gif' is not a format of a picture"):
         render(graph, "gif")
 
 

@@ -192,7 +192,7 @@ def test_two_states_at_one_place_stand_side_by_side(spec):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=specs(), choice=st.integers(0, 1 << 16))
 def test_any_table_is_readable(table, choice):
-    """Arcs between any two places: what is no step on the grid finds its way around."""
+    """Arcs between any two places: what is not a step on the grid finds its way around."""
     sets = table.capability_sets()
     machine = table.machine(sets[choice % len(sets)])
     start = machine.states[choice % len(machine.states)].name

@@ -165,7 +165,7 @@ def test_capabilities_are_those_of_the_first_profile_if_none_are_given(spec):
         ),
         (
             [Pair("/a", "/b", 1, source_state="PRE_COPY")],
-            "/a: PRE_COPY is no state of a device with STOP_COPY",
+            "/a: PRE_COPY is not a state of a device with STOP_COPY",
         ),
         (
             [Pair("/a", "/b", 7, source_state="ERROR")],

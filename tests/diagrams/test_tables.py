@@ -149,7 +149,9 @@ def test_rst_is_valid(spec, ninth_state):
 
 
 def test_an_unknown_format_is_refused(spec):
-    with pytest.raises(ValueError, match="'tex' is no format of a document: it is one of md, rst"):
+    with pytest.raises(
+        ValueError, match="'tex' is not a format of a document: it is one of md, rst"
+    ):
         tables(spec, "tex")
 
 

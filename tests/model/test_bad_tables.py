@@ -153,7 +153,7 @@ def test_errors_survive_pickling(error: SpecError) -> None:
 
 def test_unknown_name_lists_what_there_is_when_nothing_is_near(spec: Spec) -> None:
     with pytest.raises(
-        UnknownNameError, match='"XYZZY": is no state of this table; it has ERROR, STOP'
+        UnknownNameError, match='"XYZZY": there is no such state in this table; it has ERROR, STOP'
     ):
         spec.state("XYZZY")
     with pytest.raises(UnknownNameError, match='did you mean "RUNNING"') as caught:

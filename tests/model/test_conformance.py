@@ -412,7 +412,7 @@ def test_a_ninth_state_is_followed_as_it_stands(ninth_state: Spec) -> None:
         assert first_wrong(good.lines, ninth_state) is None, start
         if route.refused is not None:
             assert first_wrong(Script().get(start).set(new).lines, ninth_state), start
-    with pytest.raises(Exception, match="is no state of this table"):
+    with pytest.raises(Exception, match="there is no such state in this table"):
         Observation.of(Script().get(new).lines[-1], SPEC)
 
 
@@ -429,12 +429,15 @@ def test_a_ninth_state_is_followed_as_it_stands(ninth_state: Spec) -> None:
         ({"what": "reply", "device": "a"}, "id: is missing"),
         ({"what": "reply", "device": "a", "id": True}, "id: true: is not a whole number"),
         ({"what": "reply", "device": "a", "id": 1}, "command: is missing"),
-        ({"state": "STOPP"}, 'state: "STOPP": is no state of this table; did you mean "STOP"?'),
+        (
+            {"state": "STOPP"},
+            'state: "STOPP": there is no such state in this table; did you mean "STOP"?',
+        ),
         ({"state": []}, "state: []: is neither a name nor a number"),
         ({"size": -1}, "size: -1: is below zero"),
         ({"size": "1"}, 'size: "1": is not a whole number'),
-        ({"method": "GOT"}, 'method: "GOT": is no method of a feature; did you mean "GET"?'),
-        ({"flags": [1]}, "flags: 1: is no name of a capability"),
+        ({"method": "GOT"}, 'method: "GOT": is not a method of a feature; did you mean "GET"?'),
+        ({"flags": [1]}, "flags: 1: is not a name of a capability"),
         ({"errno": []}, "errno: []: is neither a name nor a number"),
         ({"malformed": 5}, "malformed: 5: is not a string"),
         ({"no_reply": 1}, "no_reply: 1: is not true or false"),

@@ -173,11 +173,14 @@ def test_a_log_may_begin_in_the_middle() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (told("transition", "RUNNING -> STOPP", state="STOP"), 'what: "STOPP": is no state'),
-        (told("transition", "RUNNING", state="STOP"), "is no step from one state to another"),
+        (
+            told("transition", "RUNNING -> STOPP", state="STOP"),
+            'what: "STOPP": there is no such state',
+        ),
+        (told("transition", "RUNNING", state="STOP"), "is not a step from one state to another"),
         (told("transition", "RUNNING -> STOP", "refused", state="STOP"), "is nothing a transition"),
         (told("transition", "RUNNING -> STOP"), "state: is missing"),
-        (told("transition", "RUNNING -> STOP", state="STOP", session="1"), "is no number"),
+        (told("transition", "RUNNING -> STOP", state="STOP", session="1"), "is not a number"),
         (told("request", "RUNNING -> ?", "refused", state="RUNNING", target=None), "target"),
         (SERVING | {"spec": "mine"}, 'spec: "mine": is the name of another table'),
         ({"event": "reset"}, "outcome: is missing"),
@@ -382,7 +385,7 @@ def test_the_first_step_that_is_wrong_is_named() -> None:
     number, wrong = check_trace(other, SPEC)
     assert (number, wrong.device) == (4, "device 0")
     assert wrong.reason == (
-        "it is no step on the path of the request: RUNNING -> RUNNING_P2P -> STOP -> STOP_COPY"
+        "it is not a step on the path of the request: RUNNING -> RUNNING_P2P -> STOP -> STOP_COPY"
     )
     assert wrong.allowed == ("arc STOP -> STOP_COPY",)
 
@@ -432,7 +435,7 @@ def test_a_counterexample_is_allowed_by_its_own_table(path: Path) -> None:
         ({"start": ("STOPP",)}, 'start[0]: "STOPP"'),
         (
             {"capabilities": (("STOP_COPY",),), "start": ("PRE_COPY",)},
-            "is no state of a device with",
+            "is not a state of a device with",
         ),
         ({"steps": (Step(kind="arc", state="STOP"),)}, "steps[0].to: is missing"),
         ({"steps": (Step(kind="note", state="X"),)}, 'steps[0].state: "X"'),

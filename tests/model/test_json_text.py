@@ -14,9 +14,9 @@ from vfio_migration.runtime import Engine, NullDevice, Recorder
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": NaN}', "line 1, column 7: NaN is no number that JSON has"),
-        ('{"a":\n [Infinity]}', "line 2, column 3: Infinity is no number that JSON has"),
-        ('{"a": -Infinity}', "line 1, column 7: -Infinity is no number that JSON has"),
+        ('{"a": NaN}', "line 1, column 7: NaN is not a number that JSON has"),
+        ('{"a":\n [Infinity]}', "line 2, column 3: Infinity is not a number that JSON has"),
+        ('{"a": -Infinity}', "line 1, column 7: -Infinity is not a number that JSON has"),
         ('{"a": 1e999}', "line 1, column 7: 1e999 is too large a number"),
         ('{"a": 1,\n "a": 2}', "line 2, column 2: the key 'a' stands there twice"),
         ('{"b": {"a": 1, "\\u0061": 2}}', "line 1, column 16: the key 'a' stands there twice"),
@@ -24,8 +24,8 @@ from vfio_migration.runtime import Engine, NullDevice, Recorder
         ('{"a": ":", "b,": "{", "b,": 0}', "line 1, column 23: the key 'b,' stands there twice"),
         ("9" * 5000, "has a number that is too long to read"),
         ("[" * 100_000, "is nested too deeply"),
-        ("{", "line 1, column 2: is no JSON"),
-        (b"\xff{}", "byte 0: is no JSON: it is not UTF-8"),
+        ("{", "line 1, column 2: is not valid JSON"),
+        (b"\xff{}", "byte 0: is not valid JSON: it is not UTF-8"),
     ],
 )
 def test_a_text_that_cannot_be_taken_at_its_word_is_refused_with_its_place(text, message):

@@ -55,7 +55,8 @@ WRONG_STEPS = [
     (
         'plan = "there", phases',
         'plan = "thre", phases',
-        'migrations[0].steps[0].plan: "thre": is no plan of this file; did you mean "there"?',
+        'migrations[0].steps[0].plan: "thre": there is no such plan in this file; did you '
+        'mean "there"?',
     ),
     (
         'plan = "there", phases',
@@ -66,7 +67,7 @@ WRONG_STEPS = [
     (
         'phases = ["go"]',
         'phases = ["got"]',
-        'migrations[0].steps[0].phases[0]: "got": is no phase of plan there; did you mean "go"?',
+        'migrations[0].steps[0].phases[0]: "got": is not a phase of plan there; did you mean "go"?',
     ),
     (
         'plan = "there", phases = ["go"]',
@@ -140,7 +141,8 @@ WRONG_STEPS = [
     (
         'name = "over"',
         'name = "over there"',
-        'migrations[0].name: "over there": is no name; a name is a letter, then letters, digits, '
+        'migrations[0].name: "over there": is not a name; a name is a letter, then '
+        "letters, digits, "
         "_ and -",
     ),
     (
@@ -247,7 +249,7 @@ def test_the_steps_of_a_loss_are_checked_as_all_others(spec: Spec):
     steps = [{ side = "source", plan = "thre" }]
     """
     assert mistakes(spec, GOOD + loss) == [
-        'loss.steps[0].plan: "thre": is no plan of this file; did you mean "there"?'
+        'loss.steps[0].plan: "thre": there is no such plan in this file; did you mean "there"?'
     ]
     [empty] = mistakes(spec, GOOD + loss.replace('{ side = "source", plan = "thre" }', ""))
     assert empty == "loss.steps: has no rows; add a step"

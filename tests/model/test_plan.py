@@ -75,24 +75,28 @@ WRONG = [
     (
         '"STOP"',
         '"STOPP"',
-        'plans[0].phases[0].moves[0].to: "STOPP": is no state of this table; did you mean "STOP"?',
+        'plans[0].phases[0].moves[0].to: "STOPP": there is no such state in this table; '
+        'did you mean "STOP"?',
     ),
     (
         '{ to = "STOP" }',
         '{ needs = ["P2"], to = "STOP" }',
-        'plans[0].phases[0].moves[0].needs[0]: "P2": is no capability of this table; did '
+        'plans[0].phases[0].moves[0].needs[0]: "P2": there is no such capability in this '
+        "table; did "
         'you mean "P2P"?',
     ),
     (
         '{ to = "STOP" }',
         '{ lacks = ["fly"], to = "STOP" }',
-        'plans[0].phases[0].moves[0].lacks[0]: "fly": is no capability of this table; it '
+        'plans[0].phases[0].moves[0].lacks[0]: "fly": there is no such capability in this '
+        "table; it "
         "has STOP_COPY, P2P, PRE_COPY",
     ),
     (
         '{ to = "STOP" }',
         '{ may = "start_p2p", to = "STOP" }',
-        'plans[0].phases[0].moves[0].may: "start_p2p": is no activity of this table; did '
+        'plans[0].phases[0].moves[0].may: "start_p2p": there is no such activity in this '
+        "table; did "
         'you mean "start_p2p_dma"?',
     ),
     (
@@ -108,7 +112,7 @@ WRONG = [
     (
         '{ to = "STOP" }',
         '{ event = "rest" }, { to = "STOP" }',
-        'plans[0].phases[0].moves[0].event: "rest": is no event that a manager brings '
+        'plans[0].phases[0].moves[0].event: "rest": is not an event that a manager brings '
         "about; reset is one",
     ),
     (
@@ -136,7 +140,7 @@ WRONG = [
     (
         'before = [{ to = "RUNNING" }]',
         'after = ["thre"]',
-        'plans[0].after[0]: "thre": is no plan of this file; did you mean "there"?',
+        'plans[0].after[0]: "thre": there is no such plan in this file; did you mean "there"?',
     ),
     (
         '[{ to = "RUNNING" }]',
@@ -147,7 +151,7 @@ WRONG = [
     (
         '[{ to = "RUNNING" }]',
         '[{ to = "PRE_COPY" }]',
-        'plans[0].before[0].to: "PRE_COPY": is no state of a device with STOP_COPY; '
+        'plans[0].before[0].to: "PRE_COPY": is not a state of a device with STOP_COPY; '
         'needs = ["STOP_COPY", "PRE_COPY"] leaves it out',
     ),
     (
@@ -178,7 +182,7 @@ WRONG = [
     (
         'name = "there"',
         'name = "over there"',
-        'plans[0].name: "over there": is no name; a name is a letter, then letters, '
+        'plans[0].name: "over there": is not a name; a name is a letter, then letters, '
         "digits, _ and -",
     ),
     (
@@ -189,7 +193,8 @@ WRONG = [
     (
         "sound = true",
         'sound = true\nlimits = [{ lacks = "P3P", count = 1 }]',
-        'plans[0].limits[0].lacks: "P3P": is no capability of this table; did you mean "P2P"?',
+        'plans[0].limits[0].lacks: "P3P": there is no such capability in this table; did '
+        'you mean "P2P"?',
     ),
     (
         'source = "made up"',
@@ -337,6 +342,8 @@ def test_the_plans_fit_a_table_with_a_ninth_state(ninth_state: Spec):
 
 def test_a_table_that_lacks_what_the_plans_name_is_told_so():
     small = load(ROOT / "tests/data/small.toml")
-    with pytest.raises(SpecError, match='"P2P": is no capability of this table') as caught:
+    with pytest.raises(
+        SpecError, match='"P2P": there is no such capability in this table'
+    ) as caught:
         default_plans(small)
     assert caught.value.origin == "group_plan.toml"

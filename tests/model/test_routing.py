@@ -43,7 +43,7 @@ def test_every_cell_is_what_linux_answers(spec: Spec, linux_paths: dict[str, Any
                 cell = f"{flags}: {from_} -> {to}"
                 if not machine.supports(from_):
                     # No device can be there. Linux answers, but its caller never asks.
-                    with pytest.raises(SpecError, match="is no state of a device with"):
+                    with pytest.raises(SpecError, match="is not a state of a device with"):
                         machine.route(from_, to)
                     continue
                 route = machine.route(from_, to)
@@ -295,7 +295,8 @@ def test_a_machine_is_made_once_for_each_set(spec: Spec) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("STOP_COPY,P3P", 'capability: "P3P": is no capability of this table; did you mean "P2P"?'),
+        ("STOP_COPY,P3P", 'capability: "P3P": there is no such capability in this table; '
+        'did you mean "P2P"?'),
         ("P2P", 'flags: "P2P": lacks STOP_COPY, which every device that migrates must have; '
          "add STOP_COPY"),
         ("", 'flags: "": lacks STOP_COPY, which every device that migrates must have; '
@@ -330,5 +331,6 @@ def test_a_state_of_no_device_is_refused_as_a_start(spec: Spec) -> None:
     with pytest.raises(SpecError) as caught:
         spec.machine(1).route("PRE_COPY", "STOP")
     assert str(caught.value) == (
-        'from: "PRE_COPY": is no state of a device with STOP_COPY; it requires STOP_COPY,PRE_COPY'
+        'from: "PRE_COPY": is not a state of a device with STOP_COPY; it requires '
+        "STOP_COPY,PRE_COPY"
     )

@@ -71,9 +71,12 @@ def without(key: str, step: int | None = None):
         (3, "trace: 3: is not an object"),
         ([], "trace: []: is not an object"),
         ({}, "format: is missing"),
-        (edit(format=2), "format: 2: is no trace format that is known; this version reads 1"),
-        (edit(format=True), "format: true: is no trace format that is known; this version reads 1"),
-        (edit(format=None), "format: is no trace format that is known; this version reads 1"),
+        (edit(format=2), "format: 2: is not a trace format that is known; this version reads 1"),
+        (
+            edit(format=True),
+            "format: true: is not a trace format that is known; this version reads 1",
+        ),
+        (edit(format=None), "format: is not a trace format that is known; this version reads 1"),
         (edit(spec=3), "spec: 3: is not a string"),
         (without("spec"), "spec: is missing"),
         (without("steps") | {"step": []}, 'steps: is missing; is "step" meant to be it?'),
@@ -87,11 +90,11 @@ def without(key: str, step: int | None = None):
         (edit(steps=[1]), "steps[0]: 1: is not an object"),
         (
             edit_step(0, kind="requests"),
-            'steps[0].kind: "requests": is no kind of step; did you mean "request"?',
+            'steps[0].kind: "requests": is not a kind of step; did you mean "request"?',
         ),
         (
             edit_step(0, kind="xyzzy"),
-            'steps[0].kind: "xyzzy": is no kind of step; take one of request, arc, refused, '
+            'steps[0].kind: "xyzzy": is not a kind of step; take one of request, arc, refused, '
             "arc_failed, arc_failed_for_good, reset, disconnect, note",
         ),
         (without("kind", 0), "steps[0].kind: is missing"),
@@ -101,11 +104,11 @@ def without(key: str, step: int | None = None):
         (edit_step(1, device=True), "steps[1].device: true: is not a whole number"),
         (
             edit_step(1, device=2),
-            "steps[1].device: 2: is no device of this trace; the trace has 2, counted from 0",
+            "steps[1].device: 2: is not a device of this trace; the trace has 2, counted from 0",
         ),
         (
             edit_step(1, device=-1),
-            "steps[1].device: -1: is no device of this trace; the trace has 2, counted from 0",
+            "steps[1].device: -1: is not a device of this trace; the trace has 2, counted from 0",
         ),
         (edit_step(1, session=1.5), "steps[1].session: 1.5: is not a whole number"),
         (edit_step(1, to=[]), "steps[1].to: []: is neither a state nor a number"),
@@ -130,9 +133,9 @@ def test_what_is_no_trace(data: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1, column 1: is no JSON: Expecting value"),
-        ('{\n"format": }', "line 2, column 11: is no JSON: Expecting value"),
-        (b"\xff{}", "byte 0: is no JSON: it is not UTF-8"),
+        ("", "line 1, column 1: is not valid JSON: Expecting value"),
+        ('{\n"format": }', "line 2, column 11: is not valid JSON: Expecting value"),
+        (b"\xff{}", "byte 0: is not valid JSON: it is not UTF-8"),
         ("[" * 100_000, "trace: is nested too deeply to be a trace"),
         ('{"format": ' + "9" * 5000 + "}", "trace: has a number that is too long to read"),
     ],

@@ -208,18 +208,23 @@ EDITS = {
     "commands[1].number: 65536: does not fit 16 bits": ("commands", 1, "number", 65536),
     "commands[1].request: -1: does not fit": ("commands", 1, "request", -1),
     'commands[1].sender: "peer": is not allowed here': ("commands", 1, "sender", "peer"),
-    'commands[1].adds: "dma_map": is no holding of this table; did you mean "dma_maps"?': (
+    'commands[1].adds: "dma_map": there is no such holding in this table; did you mean': (
         "commands", 1, "adds", "dma_map"
     ),
-    'commands[9].request_bound: "max_xfer": is no limit': (
+    'commands[9].request_bound: "max_xfer": there is no such limit': (
         "commands", 9, "request_bound", "max_xfer"
     ),
-    'commands[13].needs: "write_many": is no option': ("commands", 13, "needs", "write_many"),
+    'commands[13].needs: "write_many": there is no such': ("commands", 13, "needs", "write_many"),
     "commands[1].request_bound: \"max_dma_maps\": bounds nothing": (
         "commands", 1, "request_bound", "max_dma_maps"
     ),
     'commands[12].does: "reset": stands already in commands[1]': ("commands", 1, "does", "reset"),
-    'answers[0].errno: "EINVALID": is no errno of this system': ("answers", 0, "errno", "EINVALID"),
+    'answers[0].errno: "EINVALID": is not an errno of this system': (
+        "answers",
+        0,
+        "errno",
+        "EINVALID",
+    ),
     'answers[1].when: "size_below_header": stands already in answers[0]': (
         "answers", 1, "when", "size_below_header"
     ),
@@ -232,10 +237,10 @@ EDITS = {
     ),
     "header[1].offset: 4: is not where the field before ends, at 2": ("header", 1, "offset", 4),
     "flags[1]: \"header -> command\": stands already in flags[0]": ("flags", 1, "name", "command"),
-    "flags[8].word: \"dma\": is no flags word of this table": ("flags", 8, "word", "dma"),
-    "words[1].command: \"MAP\": is no command of this table": ("words", 1, "command", "MAP"),
+    "flags[8].word: \"dma\": there is no such flags word": ("flags", 8, "word", "dma"),
+    "words[1].command: \"MAP\": there is no such command": ("words", 1, "command", "MAP"),
     "words: has no row with name = \"header\"": ("words", 0, "name", "head"),
-    "choices[0].among[1]: \"writable\": is no flag of dma_map; did you mean \"writeable\"?": (
+    "choices[0].among[1]: \"writable\": is not a flag of dma_map; did you mean \"writeable\"?": (
         "choices", 0, "among", ["readable", "writable"]
     ),
     "choices[0].most: 3: is not between 1 and 2": ("choices", 0, "most", 3),
@@ -312,5 +317,5 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path):
     with pytest.raises(SpecError, match="cannot be read"):
         load_wire(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("commands = [")
-    with pytest.raises(SpecError, match="is no TOML"):
+    with pytest.raises(SpecError, match="is not valid TOML"):
         load_wire(tmp_path / "bad.toml")

@@ -164,7 +164,9 @@ def test_a_claim_about_nothing_is_unknown(spec: Spec):
 
 
 def test_a_lemma_there_is_not_is_named():
-    with pytest.raises(SpecError, match=r'"one_session": is no lemma; did you mean "one-session"'):
+    with pytest.raises(
+        SpecError, match=r'"one_session": is not a lemma; did you mean "one-session"'
+    ):
         never("C1", "s", lambda *_: 0, lambda *_: 0, lemmas=["one_session"])  # type: ignore[arg-type,return-value]
 
 
@@ -200,10 +202,10 @@ def test_what_it_prints_does_not_disturb(tmp_path: Path, capsys):
 
 
 WRONG: dict[str, tuple[str | bytes, str]] = {
-    "syntax": ("x = 1\nclaims = (\n", "mine.py:2: is no Python: "),
-    "not utf-8": (b"x = '\xff'\n", "mine.py:1: is no Python: "),
+    "syntax": ("x = 1\nclaims = (\n", "mine.py:2: is not valid Python: "),
+    "not utf-8": (b"x = '\xff'\n", "mine.py:1: is not valid Python: "),
     "nul": (b"\0", "mine.py:"),
-    "deep": ("-" * 100_000 + "1", "mine.py:1: is no Python: "),
+    "deep": ("-" * 100_000 + "1", "mine.py:1: is not valid Python: "),
     "raises": (GOOD + "\nclaims = [1 / 0]", "mine.py:7: raises ZeroDivisionError: division by"),
     "raises without words": ("raise ValueError", "mine.py:1: raises ValueError; python "),
     "exits": ("import sys\nsys.exit(0)", "mine.py:2: raises SystemExit: 0; python "),
@@ -225,7 +227,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "twice": (GOOD + "claims = [one('C1'), one('C1')]", "mine.py:6: two claims have the id C1;"),
     "lemma": (
         GOOD + "claims = [never('C1', 's', step, step, lemmas=['x'])]",
-        'mine.py:6: raises lemmas of C1: "x": is no lemma; there are supported, under-way',
+        'mine.py:6: raises lemmas of C1: "x": is not a lemma; there are supported, under-way',
     ),
     "statement": (
         "from vfio_migration.verifier import Obligation\n"
@@ -240,7 +242,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "queries": (
         "from vfio_migration.verifier import Obligation\n"
         "claims = [Obligation('C1', 's', 'all', 'symbolic', 'why', [])]",
-        "mine.py:2: C1: its queries is no function; give a function from an Encoding",
+        "mine.py:2: C1: its queries is not a function; give a function from an Encoding",
     ),
 }
 

@@ -298,7 +298,7 @@ def test_a_solver_that_gives_up_has_killed_nothing(monkeypatch: pytest.MonkeyPat
 
 def test_a_table_that_is_not_proved_is_not_mutated():
     (wrong,) = [mutant for mutant in ALL if mutant.id == "arc-removed:arcs[3]"]
-    with pytest.raises(SpecError, match="is no table to mutate: T2 is violated of it"):
+    with pytest.raises(SpecError, match="is not a table to mutate: T2 is violated of it"):
         mutate(wrong.spec, jobs=1)
 
 

@@ -167,7 +167,7 @@ def test_flags_restrict_the_group():
 
 @pytest.mark.parametrize("size", [0, -1, MOST + 1])
 def test_a_group_of_no_size_is_refused(size: int):
-    with pytest.raises(SpecError, match="is no size of a group; take 1 to 32"):
+    with pytest.raises(SpecError, match="is not a size of a group; take 1 to 32"):
         text("save", size)
 
 

@@ -312,14 +312,26 @@ def test_an_example_that_is_no_run_has_no_second_opinion(spec: Spec):
     [
         ({"spec": "vfio-v3"}, 'spec: "vfio-v3": is the name of another table'),
         ({"start": (), "capabilities": (), "steps": ()}, "start: is empty"),
-        ({"start": ("RUNING",)}, 'start[0]: "RUNING": is no state of this table; did you mean'),
-        ({"capabilities": (("STOP_COPY", "P2PP"),)}, 'capabilities[0]: "P2PP": is no capability'),
+        (
+            {"start": ("RUNING",)},
+            'start[0]: "RUNING": there is no such state in this table; did you mean',
+        ),
+        (
+            {"capabilities": (("STOP_COPY", "P2PP"),)},
+            'capabilities[0]: "P2PP": there is no such capability',
+        ),
         ({"capabilities": ((),)}, "capabilities[0]: "),
-        ({"steps": (step("reset", "RUNING"),)}, 'steps[0].state: "RUNING": is no state'),
-        ({"steps": (step("request", "STOP", to="HALT"),)}, 'steps[0].to: "HALT": is no state'),
+        ({"steps": (step("reset", "RUNING"),)}, 'steps[0].state: "RUNING": there is no such state'),
+        (
+            {"steps": (step("request", "STOP", to="HALT"),)},
+            'steps[0].to: "HALT": there is no such state',
+        ),
         ({"steps": (step("request", "STOP"),)}, "steps[0].to: is missing from a request"),
-        ({"steps": (arc("RUNING", "STOP"),)}, 'steps[0].from: "RUNING": is no state'),
-        ({"steps": (step("arc_failed", "STOP", errno="EI0"),)}, 'steps[0].errno: "EI0": is no err'),
+        ({"steps": (arc("RUNING", "STOP"),)}, 'steps[0].from: "RUNING": there is no such state'),
+        (
+            {"steps": (step("arc_failed", "STOP", errno="EI0"),)},
+            'steps[0].errno: "EI0": is not an err',
+        ),
         ({"steps": (step("refused", "STOP", errno="errorcode"),)}, "steps[0].errno"),
     ],
 )

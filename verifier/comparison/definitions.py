@@ -101,7 +101,7 @@ def definition(name: str) -> Definition:
         if name.strip("()") == row.id:
             return row
     known = ", ".join(row.id for row in DEFINITIONS)
-    raise SpecError([Mistake("--require", name, "is no definition", f"there are {known}")])
+    raise SpecError([Mistake("--require", name, "is not a definition", f"there are {known}")])
 
 
 __all__ = ["DEFINITIONS", "Client", "Definition", "Failures", "definition"]

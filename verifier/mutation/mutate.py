@@ -181,7 +181,7 @@ def check_kinds(kinds: Sequence[str] | None) -> None:
     for name in kinds or ():
         if name not in known:
             hint = did_you_mean(closest(name, known)) or f"there are {', '.join(known)}"
-            raise SpecError([Mistake("--only", name, "is no kind of edit", hint)])
+            raise SpecError([Mistake("--only", name, "is not a kind of edit", hint)])
 
 
 # --- one mutant ---
@@ -245,7 +245,7 @@ class _Trial:
         for obligation in (*self.about_rows, *self.about_behaviour):
             verdict = decide(obligation, encoding, self._original)
             if verdict.outcome != "proved":
-                problem = f"is no table to mutate: {obligation.id} is {verdict.outcome} of it"
+                problem = f"is not a table to mutate: {obligation.id} is {verdict.outcome} of it"
                 raise SpecError(
                     [Mistake("table", spec.name, problem, "run `vfio-migration verify` first")]
                 )

@@ -76,7 +76,7 @@ def never(
     for name in lemmas:
         if isinstance(name, str) and name not in LEMMAS:
             hint = did_you_mean(closest(name, LEMMAS)) or f"there are {', '.join(LEMMAS)}"
-            raise SpecError([Mistake(f"lemmas of {id_}", name, "is no lemma", hint)])
+            raise SpecError([Mistake(f"lemmas of {id_}", name, "is not a lemma", hint)])
 
     def of(device: DeviceSystem, step: Step) -> Callable[[Situation, Term, Situation], Formula]:
         return lambda now, event, then: step(device, now, event, then)
@@ -149,11 +149,13 @@ class _File:
             self.tree = ast.parse(source, str(path))
             self.code = compile(source, str(path), "exec", dont_inherit=True)
         except SyntaxError as error:
-            self.wrong(f"is no Python: {error.msg}", "mend it there", error.lineno or 1)
+            self.wrong(f"is not valid Python: {error.msg}", "mend it there", error.lineno or 1)
         except (ValueError, RecursionError, MemoryError) as error:
             # The last two are what Python says of what is nested too deeply.
             self.wrong(
-                f"is no Python: {str(error) or 'it is nested too deeply'}", "mend it there", 1
+                f"is not valid Python: {str(error) or 'it is nested too deeply'}",
+                "mend it there",
+                1,
             )
 
     def wrong(self, problem: str, hint: str | None, line: int | None = None) -> NoReturn:
@@ -237,7 +239,7 @@ class _File:
         for name in ("queries", "search"):
             if not callable(getattr(item, name)) and (name, item.search) != ("search", None):
                 hint = "give a function from an Encoding to queries"
-                self.wrong(f"{item.id}: its {name} is no function", hint, line)
+                self.wrong(f"{item.id}: its {name} is not a function", hint, line)
 
     # --- what goes wrong later ---
 

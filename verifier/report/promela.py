@@ -47,7 +47,9 @@ def promela(discipline: Discipline, size: int, command: str = "") -> str:
         SpecError: If the plan is not for such a group.
     """
     if not 1 <= size <= MOST:
-        raise SpecError([Mistake("--devices", size, "is no size of a group", f"take 1 to {MOST}")])
+        raise SpecError(
+            [Mistake("--devices", size, "is not a size of a group", f"take 1 to {MOST}")]
+        )
     machines = [machine for _, machine in discipline.machines()]
     most_able = max(machines, key=lambda machine: len(machine.names))
     limit = exceeds(discipline.plan, [frozenset(most_able.names)] * size)

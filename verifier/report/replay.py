@@ -321,7 +321,7 @@ def _check(trace: Trace, spec: Spec) -> None:
     def state(place: str, name: str | int | None) -> None:
         if isinstance(name, str) and name not in known:
             hint = did_you_mean(closest(name, known)) or it_has(known)
-            wrong(place, name, "is no state of this table", hint)
+            wrong(place, name, "there is no such state in this table", hint)
 
     for device, names in enumerate(trace.capabilities):
         try:
@@ -339,7 +339,7 @@ def _check(trace: Trace, spec: Spec) -> None:
             wrong(f"{place}.to", None, "is missing from a request", "name the state asked for")
         if step.errno is not None and not _is_errno(step.errno):
             near = did_you_mean(closest(step.errno, errorcode.values()))
-            wrong(f"{place}.errno", step.errno, "is no errno of this system", near)
+            wrong(f"{place}.errno", step.errno, "is not an errno of this system", near)
     if mistakes:
         raise SpecError(mistakes)
 

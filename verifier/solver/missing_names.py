@@ -20,7 +20,7 @@ _SECTIONS = {
     "role": ("roles", "activities", "role"),
 }
 """Per kind of name: its plural, the section that declares it, and the key it stands under."""
-_NO_SUCH = re.compile(r"is no (state|capability|activity|role) of this table")
+_NO_SUCH = re.compile(r"there is no such (state|capability|activity|role) in this table")
 
 
 def lacking(spec: Spec, speaker: str, names: Mapping[str, Iterable[str]]) -> str:

@@ -165,7 +165,7 @@ def check_folder(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        _refuse(folder, "is no folder")
+        _refuse(folder, "is not a folder")
     found = {
         str(path.relative_to(folder))
         for path in folder.rglob("*")

@@ -66,7 +66,7 @@ class Discipline:
         plans = encoding.plans
         unknown = [role for role in (STARTS, ACCEPTS) if encoding.spec.activity(role) is None]
         if unknown:
-            problem = "is no role of this table"
+            problem = "there is no such role in this table"
             raise SpecError([Mistake("family G", role, problem, None) for role in unknown])
         return plans
 

@@ -91,7 +91,7 @@ def test_a_twin_socket_that_is_none(foreign, what) -> None:
         peer.hello({"twin_socket": {"supported": True, "fd_index": 0}}, fds=[fd])
         os.close(fd)
 
-    with pytest.raises(PeerProtocolError, match="the twin socket is no"):
+    with pytest.raises(PeerProtocolError, match="the twin socket is not a "):
         foreign(script)
 
 

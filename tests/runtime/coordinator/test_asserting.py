@@ -93,7 +93,9 @@ def test_only_what_the_table_names_can_be_asserted(lab: Lab):
         '[[plans]]\nname = "p"\nsound = true\nsummary = ""\nsource = ""\nbefore = [{to = "STOP"}]\n'
         f'{row}[[plans.phases]]\nname = "x"\nsummary = ""\nmoves = [{{to = "RUNNING"}}]\n'
     )
-    with pytest.raises(SpecError, match=r'limits\[0\].unless: "no_such": is no assertion'):
+    with pytest.raises(
+        SpecError, match=r'limits\[0\].unless: "no_such": there is no such assertion'
+    ):
         loads_plans(SPEC, text)
 
 

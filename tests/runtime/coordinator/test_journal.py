@@ -346,9 +346,9 @@ def pair(lab: Lab) -> Lab:
         ({"source": "\ud800"}, "is no path of a socket: it has characters that no file name has"),
         ({"destination": "d" * 100_000}, "bytes long, and 4095 are the most"),
         ({"folder": "a\0"}, "is no path of a socket"),
-        ({"folder": 7}, "this is no journal of a migration, or it is damaged"),
-        ({"migration": {}}, "this is no journal of a migration, or it is damaged"),
-        ({"source": ["s0"]}, "this is no journal of a migration, or it is damaged"),
+        ({"folder": 7}, "this is not a journal of a migration, or it is damaged"),
+        ({"migration": {}}, "this is not a journal of a migration, or it is damaged"),
+        ({"source": ["s0"]}, "this is not a journal of a migration, or it is damaged"),
     ],
 )
 def test_a_journal_that_names_no_devices_or_the_same(pair: Lab, changes, why: str):
@@ -389,7 +389,7 @@ def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
     """With `keep` a journal that cannot be read is given up; a recording is not, by mistake."""
     recording = Path("run.jsonl")
     recording.write_text('{"kind": "recording"}\n')
-    with pytest.raises(CannotMigrateError, match="this is no journal") as refusal:
+    with pytest.raises(CannotMigrateError, match="this is not a journal") as refusal:
         pair.recover(keep="source", journal=recording)
     assert refusal.value.hints == ("leave --journal out, or remove it yourself",)
     assert recording.exists()

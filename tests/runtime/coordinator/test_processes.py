@@ -120,7 +120,7 @@ def test_who_answers_is_heard_once(pidfs: bool):
 
 
 def test_who_is_gone_already_is_heard():
-    """The kernel then gives a number that is no descriptor."""
+    """The kernel then gives a number that is not a descriptor."""
 
     class Socket:
         def setsockopt(self, *_words) -> None:

@@ -249,7 +249,7 @@ def test_a_journal_that_is_damaged(two: Lab, text: str):
     with pytest.raises(CannotMigrateError) as refusal:
         two.recover()
     assert refusal.value.why == (
-        "s0.migration: this is no journal of a migration, or it is damaged"
+        "s0.migration: this is not a journal of a migration, or it is damaged"
     )
     assert refusal.value.hints == ("say which side is to run: --keep source or --keep destination",)
     assert two.arcs == []

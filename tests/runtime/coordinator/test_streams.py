@@ -159,7 +159,7 @@ def test_codecs(lab: Lab, codec: str):
 def test_a_codec_that_is_not_there(lab: Lab):
     lab.serve("s0")
     lab.serve("d0")
-    with pytest.raises(ValueError, match="'gzip': is no codec"):
+    with pytest.raises(ValueError, match="'gzip': is not a codec"):
         lab.coordinator(codec="gzip")
     assert lab.arcs == []
 

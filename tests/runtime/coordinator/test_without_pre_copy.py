@@ -176,5 +176,5 @@ def test_a_fallback_is_a_migration_without_one() -> None:
     assert plans.migration("live").fallback == "offline"
     assert plans.migration("offline").fallback is None
     text = '[[plans]]\n[[migrations]]\nname = "live"\nfallback = "live"\n'
-    with pytest.raises(SpecError, match=r'migrations\[0\].fallback: "live": is no migration of'):
+    with pytest.raises(SpecError, match=r'migrations\[0\].fallback: "live": is not a migration of'):
         loads_plans(SPEC, text)

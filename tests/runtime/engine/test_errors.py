@@ -143,7 +143,7 @@ GOLDEN = {
         UnknownNameError,
         Fault.CALLER,
         "EINVAL",
-        'state: "STOPP": is no state of this table; did you mean "STOP"?',
+        'state: "STOPP": there is no such state in this table; did you mean "STOP"?',
     ),
 }
 
@@ -199,7 +199,7 @@ def test_a_device_names_its_errno_by_name_or_number() -> None:
 
 @pytest.mark.parametrize("code", ["EBOGUS", "", "eio", "errorcode", 0, -5, 1 << 20])
 def test_an_errno_that_is_none_is_refused(code: str | int) -> None:
-    with pytest.raises(ValueError, match="is no errno of this system"):
+    with pytest.raises(ValueError, match="is not an errno of this system"):
         ArcError(errno=code)
 
 

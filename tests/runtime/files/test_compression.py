@@ -130,7 +130,7 @@ def test_a_bomb_does_not_go_off(name: str, honest: int, said: int, answer: str) 
 
 
 def test_an_unknown_codec_is_refused() -> None:
-    with pytest.raises(ValueError, match="'lz4': is no codec; there are none, zlib, zstd"):
+    with pytest.raises(ValueError, match="'lz4': is not a codec; there are none, zlib, zstd"):
         codec("lz4")
 
 

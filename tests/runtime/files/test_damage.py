@@ -244,7 +244,7 @@ def named(text: str) -> bytes:
     ("text", "said"),
     [
         (b"\xff", "header: 'utf-8' codec can't decode byte 0xff in position 0"),
-        (b"{", "header: is no JSON: Expecting property name"),
+        (b"{", "header: is not valid JSON: Expecting property name"),
         (b"[" * MAX_HEADER, "header: is nested too deeply"),
         (b"1" * 5000, "header: has a number that is too long to read"),
         (b"[]", "header: is no object"),
@@ -279,7 +279,7 @@ def named(text: str) -> bytes:
             named('{"codec":"none",DEVICES,"codec":"zlib"}'),
             "header: the key 'codec' stands there twice",
         ),
-        (named('{"codec":"none",DEVICES,"x":NaN}'), "header: NaN is no number that JSON has"),
+        (named('{"codec":"none",DEVICES,"x":NaN}'), "header: NaN is not a number that JSON has"),
         (named('{"codec":"none",DEVICES,"x":1e999}'), "header: 1e999 is too large a number"),
         (named('{"codec":"none",DEVICES,"x":"\\ud800"}'), "header: 'utf-8' codec can't encode"),
     ],

@@ -35,9 +35,9 @@ def define(**declared: Any) -> type[PciDevice]:
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
-        ({"name": ""}, "Odd.name: '' is no name"),
-        ({"name": " "}, "Odd.name: ' ' is no name"),
-        ({"name": None}, "Odd.name: None is no name"),
+        ({"name": ""}, "Odd.name: '' is not a name"),
+        ({"name": " "}, "Odd.name: ' ' is not a name"),
+        ({"name": None}, "Odd.name: None is not a name"),
         ({"name": "x" * 201}, "Odd.name: a name of 201 characters"),
         (
             {"identity": Identity(vendor=0x12345, device=1)},
@@ -65,7 +65,7 @@ def define(**declared: Any) -> type[PciDevice]:
         ({"bars": {0: Bar(1 << 41, is64=True)}}, "Odd.bars[0]: size 2199023255552 is out of range"),
         ({"bars": {5: Bar(4096, is64=True)}}, "Odd.bars[5]: it takes the next number too"),
         ({"bars": [Bar(4096)]}, "Odd.bars: list is no mapping"),
-        ({"private": {"": 1}}, "Odd.private['']: this is no name"),
+        ({"private": {"": 1}}, "Odd.private['']: this is not a name"),
         ({"private": {"a": 0}}, "Odd.private['a']: size 0 is out of range"),
         ({"msi": 3}, "Odd.msi: 3 vectors; it can be 0, 1, 2, 4, 8, 16, 32"),
         ({"msi": True}, "Odd.msi: True vectors"),
