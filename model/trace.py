@@ -91,7 +91,7 @@ class Trace:
         """What a device is called: by its number, where the run does not say."""
         return self.names[device] if self.names else f"device {device}"
 
-    def told(self, step: Step) -> str:
+    def describe(self, step: Step) -> str:
         """Say a step in one line, and of which device it is if there are several."""
         alone = len(self.start) == 1 or (step.kind == "note" and self.names)
         return str(step) if alone else f"{self.name(step.device)}: {step}"

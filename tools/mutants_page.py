@@ -31,10 +31,10 @@ def _page(survey: Survey) -> Iterator[str]:
     yield "# Mutants"
     yield ""
     yield (
-        "Would the promises notice a mistake in the table? `vfio-migration mutate` makes every "
-        "single edit of it and shows that each violates a promise, is no table that loads, or "
+        "Would the obligations notice a mistake in the table? `vfio-migration mutate` makes every "
+        "single edit of it and shows that each violates an obligation, is no table that loads, or "
         "changes nothing that anybody can tell. An edit that does none of these is a survivor: a "
-        "line of the table that no promise speaks of. There must be none."
+        "line of the table that no obligation speaks of. There must be none."
     )
     yield ""
     counted = [(outcome, len(survey.of(outcome))) for outcome in OUTCOMES]
@@ -60,7 +60,7 @@ def _page(survey: Survey) -> Iterator[str]:
         "later one may be violated as well. `vfio-migration mutate --full` counts all."
     )
     yield ""
-    yield "| obligation | kills first | promise |"
+    yield "| obligation | kills first | statement |"
     yield "|---|--:|---|"
     statements = {obligation.id: obligation.statement for obligation in obligations()}
     statements[LOAD] = (

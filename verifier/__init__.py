@@ -1,4 +1,4 @@
-"""The prover: the table becomes formulas, promises become queries, answers become verdicts.
+"""The prover: the table becomes formulas, obligations become queries, answers become verdicts.
 
 `verify` decides obligations about a `Spec` and returns a `Report`. What a claim of a user's own is
 made of (docs/own-claims.md) is exported here too. Importing this package needs z3,

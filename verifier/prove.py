@@ -193,7 +193,7 @@ def verify(
         results = run.here(total_timeout)
     found: dict[int, _Found] = {}
     variants: dict[int, Variant] = {}
-    told = 0
+    shown = 0
     # Closed at once, whatever happens here: that ends the children.
     with contextlib.closing(results):
         for index, result in results:
@@ -201,9 +201,9 @@ def verify(
                 variants[index] = run.variant_of(index, result)
                 continue
             found[index] = run.found_of(index, result)
-            while told in found:
-                progress(found[told].verdict)
-                told += 1
+            while shown in found:
+                progress(found[shown].verdict)
+                shown += 1
     in_order = [found[index] for index in sorted(found)]
     return Report(
         spec=spec,

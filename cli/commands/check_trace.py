@@ -39,7 +39,7 @@ exit status: 0 there is no violation (with --strict: and no house rule is broken
 2 wrong input: no such file, or a damaged line
 """
 
-_LONGEST = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 """How many bytes a line may have. `/dev/zero` is one line without an end."""
 _LONGEST_MESSAGE = 4 << 20
 """How many one of a capture may have: it holds a message of 1 MiB in hexadecimal digits."""
@@ -371,7 +371,7 @@ def _each(
     result: Result,
     observe: Callable[[dict[str, Any]], list[Finding]],
     first: bytes | None = None,
-    longest: int = _LONGEST,
+    longest: int = _MAX_LINE_BYTES,
 ) -> None:
     """Hold line after line."""
     from vfio_migration.model import SpecError
@@ -402,7 +402,7 @@ def _lines(file: BinaryIO, first: bytes | None, longest: int) -> Iterator[bytes]
         yield line
 
 
-def _line(file: BinaryIO, number: int, longest: int = _LONGEST) -> bytes:
+def _line(file: BinaryIO, number: int, longest: int = _MAX_LINE_BYTES) -> bytes:
     line = file.readline(longest + 1)
     if len(line) > longest:
         raise _wrong(f"line {number}", None, f"is longer than {longest} bytes")

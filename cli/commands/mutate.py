@@ -1,4 +1,4 @@
-"""`vfio-migration mutate`: show that the promises catch every single edit of a table."""
+"""`vfio-migration mutate`: show that the obligations catch every single edit of a table."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _HELP = """\
 Make every single edit of a table (an arc removed, added or redirected, a refusal dropped, a state
-moved on the grid, ...) and show for each that a promise is violated, or that nothing changed. An
-edit that no promise speaks of is a survivor, and a failure.
+moved on the grid, ...) and show for each that an obligation is violated, or that nothing changed.
+An edit that no obligation speaks of is a survivor, and a failure.
 
 examples:
   vfio-migration mutate

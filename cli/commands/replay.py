@@ -96,7 +96,7 @@ def _lines(result: Replay) -> Iterator[str]:
     for number, (step, comparison) in enumerate(zip(trace.steps, result.steps, strict=True), 1):
         session = "" if step.session is None else f" session {step.session}"
         where = f"[{step.state}{session}]"
-        yield f"{number:>3}. {_WORDS[comparison]:<8} {trace.told(step)}   {where}"
+        yield f"{number:>3}. {_WORDS[comparison]:<8} {trace.describe(step)}   {where}"
         if difference is not None and number == difference.step:
             yield f"{'':14}the engine: {difference.engine}"
     yield ""

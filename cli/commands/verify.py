@@ -323,7 +323,7 @@ def _summary(report: Report, context: Context, quiet: bool) -> None:
         if quiet and verdict.outcome == "unknown":
             _show(verdict)
         if verdict.outcome == "violated":
-            print("\n" + context.told(report, verdict))
+            print("\n" + context.described(report, verdict))
         if verdict.disagreements:
             print("\n" + "\n".join(disagreement_lines(verdict)))
     for variant in () if quiet else report.variants:

@@ -141,7 +141,7 @@ class Graph:
     Attributes:
         name: The name of the table.
         title: What the picture shows, in a few words.
-        subtitle: One sentence more: the path, the reason of a refusal, the promise a run breaks.
+        subtitle: One sentence more: the path, the reason of a refusal, the obligation a run breaks.
         capabilities: The capability set.
         columns: The operations that have states, left to right.
         rows: The sessions that have states, top to bottom.

@@ -73,14 +73,14 @@ class Examination:
     @property
     def held(self) -> Counter[str]:
         """How many answers of which kind were held against the tables."""
-        compared = self._bound.story.compared
+        compared = self._bound.stream_comparison.compared
         return self._house.held + Counter({"streams compared": compared} if compared else {})
 
     @property
     def unrestricted(self) -> Counter[str]:
         """How many of which kind were not."""
         notes = Counter({"notes": self._bound.notes} if self._bound.notes else {})
-        return self._house.unrestricted + notes + self._bound.story.skipped
+        return self._house.unrestricted + notes + self._bound.stream_comparison.skipped
 
     def observe(self, seen: Observation) -> list[Finding]:
         """Take an observation in; return what was found, the worst first."""

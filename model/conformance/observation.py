@@ -20,7 +20,7 @@ FORMAT: Final = 1
 KIND: Final = "recording"
 """What the first line of a recording says it is the beginning of."""
 
-LONGEST: Final = 1 << 20
+MAX_LINE_BYTES: Final = 1 << 20
 """How many bytes a line has at most."""
 
 What = Literal["connected", "command", "reply", "served", "gone", "device", "note"]

@@ -32,7 +32,7 @@ from vfio_migration.model.conformance.followed import (
 from vfio_migration.model.conformance.grades import HOUSE
 from vfio_migration.model.conformance.observation import Observation
 from vfio_migration.model.conformance.situations import Points, Rules, known_sets
-from vfio_migration.model.conformance.story import Story
+from vfio_migration.model.conformance.stream_comparison import StreamComparison
 from vfio_migration.model.spec import CapabilitySet, Spec
 from vfio_migration.model.wire import Command, Feature, Occasion, Wire, load_wire
 
@@ -158,7 +158,7 @@ class Conformance:
         unrestricted: How many of which kind neither table restricts.
         notes: How many lines were remarks of whoever recorded.
         judge: What the devices are held to.
-        story: What was read from which device, and written into which.
+        stream_comparison: What was read from which device, and written into which.
         remarks: What was found in the last line besides its violation: signs of a known defect, and
             what is wrong with a migration.
     """
@@ -179,7 +179,7 @@ class Conformance:
         self._given = capabilities is not None
         self._words = known_sets(spec, capabilities)
         self.judge = Judge(kind)
-        self.story = Story()
+        self.stream_comparison = StreamComparison()
         self.remarks: list[Violation] = []
         self._rules = Rules(spec)
         self._rows = {row.name: row for row in self.wire.commands}
@@ -205,7 +205,7 @@ class Conformance:
             self.notes += 1
             return None
         if seen.what == "device":
-            self.story.takes_part(seen.device, seen.pair)
+            self.stream_comparison.takes_part(seen.device, seen.pair)
         device = self._device(seen.device)
         if self._is_of_another(device, seen):
             return None
@@ -268,7 +268,7 @@ class Conformance:
                 device.shared = True
         other = device.shared or seen.connection != device.connection
         if other:
-            self.story.doubt(device.name)
+            self.stream_comparison.doubt(device.name)
             self.unrestricted["messages of several clients at a time"] += 1
         return other
 
@@ -307,7 +307,7 @@ class Conformance:
         if sent.logs:
             device.logs.append(sent)
         if seen.no_reply and sent.feeds:
-            self.story.doubt(device.name)  # whether it was taken nobody will know
+            self.stream_comparison.doubt(device.name)  # whether it was taken nobody will know
 
     def _replied(self, device: _Device, seen: Observation) -> None:
         sent = device.answered(seen) or self._unwanted(device, seen)
@@ -329,9 +329,9 @@ class Conformance:
             self._malformed(device, row, sent, seen)
         if row is not None and row.transfer == "write" and not sent.command.no_reply:
             done = seen.errno is None
-            self.story.wrote(device.name, sent.order, sent.command, accepted=done)
+            self.stream_comparison.wrote(device.name, sent.order, sent.command, accepted=done)
         if sent.late and row is not None and row.transfer == "read":
-            self.story.doubt(device.name)
+            self.stream_comparison.doubt(device.name)
         if sent.late:
             self.unrestricted["replies that others had overtaken"] += 1
         elif row is None:
@@ -346,7 +346,7 @@ class Conformance:
             self._settle(device, sent)
             device.forget_refusals()
             if seen.errno is None:
-                self.story.was_reset(device.name)
+                self.stream_comparison.was_reset(device.name)
             else:
                 self._sign(device, "reset_refused", _answered(sent.command, seen))
             device.followed.was_reset(seen.errno)
@@ -380,7 +380,7 @@ class Conformance:
     ) -> None:
         """A reply that does not fit its command says nothing else."""
         self.held["malformed replies"] += 1
-        self.story.doubt(device.name)
+        self.stream_comparison.doubt(device.name)
         named, source = seen.command, "docs/interop/vfio-user.rst: Header"
         if row is not None:
             named, source = row.name, row.source
@@ -410,8 +410,8 @@ class Conformance:
         """The client is gone: what it asked for last may have been done or not."""
         self.held["disconnections"] += 1
         if any(self._moves_data(one) for one in device.pending.values()):
-            self.story.doubt(device.name)
-        self.story.interrupted(device.name)
+            self.stream_comparison.doubt(device.name)
+        self.stream_comparison.interrupted(device.name)
         for one in device.changing:
             device.followed.points = self._during(device, device.followed.points, one)
         device.followed.client_gone()
@@ -447,7 +447,7 @@ class Conformance:
             raise FirstViolationError(step, because, [f"at most {asked} bytes"])
         final = got < asked and all(self._rules.ends_for_good(one.state) for one in inside)
         followed.was_read(asked, got)
-        self.story.was_read(device.name, sent.order, seen, final=final)
+        self.stream_comparison.was_read(device.name, sent.order, seen, final=final)
 
     def _transfer_failed(
         self, device: _Device, row: Command, command: Observation, seen: Observation
@@ -530,7 +530,7 @@ class Conformance:
             return
         device.forget_refusals()
         waiting = any(one.feeds for one in device.pending.values())
-        for found in self.story.moved(device.name, followed.fates, waiting=waiting):
+        for found in self.stream_comparison.moved(device.name, followed.fates, waiting=waiting):
             self._remark(device, found.check, step, found.reason, found.allowed, here)
 
     def _refused_again(self, device: _Device, here: Points, target: str | int, step: str) -> None:

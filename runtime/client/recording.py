@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from vfio_migration.model import Spec, SpecError, load
-from vfio_migration.model.conformance.observation import FORMAT, KIND, LONGEST
+from vfio_migration.model.conformance.observation import FORMAT, KIND, MAX_LINE_BYTES
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.core import Exchange, Watch
 from vfio_migration.runtime.files import trusted_path
@@ -58,7 +58,7 @@ from vfio_migration.runtime.protocol.messages.features import (
 from vfio_migration.runtime.protocol.messages.shapes import Message
 from vfio_migration.runtime.transport.closing import Closing
 
-_LONGEST: Final = 500
+_MAX_TEXT_BYTES: Final = 500
 """How much of a sentence is written: a peer may have had a part in it."""
 
 _FLAGS: Final = (
@@ -231,9 +231,9 @@ class Recording(Closing):
         if exchange.errno is not None:
             entry["errno"] = exchange.errno
         if exchange.malformed is not None:
-            entry["malformed"] = exchange.malformed[:_LONGEST]
+            entry["malformed"] = exchange.malformed[:_MAX_TEXT_BYTES]
         if exchange.why is not None:
-            entry["why"] = exchange.why[:_LONGEST]
+            entry["why"] = exchange.why[:_MAX_TEXT_BYTES]
         if exchange.by is not None:
             entry["by"] = exchange.by
         if (connection := self._connection(device, exchange)) > 1:
@@ -320,8 +320,8 @@ _encode: Final = json.JSONEncoder(default=str).encode
 
 def _line(entry: dict[str, Any]) -> bytes:
     line = _encode(entry).encode("ascii") + b"\n"
-    if len(line) > LONGEST:
-        raise ValueError(f"a line of {len(line)} bytes; {LONGEST} are the most")
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"a line of {len(line)} bytes; {MAX_LINE_BYTES} are the most")
     return line
 
 

@@ -37,7 +37,7 @@ def test_what_survives_is_told_and_exits_with_1(capsys):
     arguments = ["--only", "arc-removed", "--against", "T1", "--jobs", "1"]
     assert main(["mutate", *arguments]) == 1
     out = capsys.readouterr().out
-    assert "survived: no promise speaks of these edits:\n  arcs[0] RUNNING -> RUNNING_P2P" in out
+    assert "survived: no obligation speaks of these edits:\n  arcs[0] RUNNING -> RUNNING_P2P" in out
 
 
 def test_the_shape_of_the_json(capsys):

@@ -188,11 +188,11 @@ def test_devices_may_have_names_and_notes_then_say_whom_they_are_about() -> None
     named = dataclasses.replace(plain, names=("source", "destination"))
     assert Trace.from_json(named.to_json()) == named
     assert "names" not in plain.to_data()
-    assert [plain.told(step) for step in steps] == [
+    assert [plain.describe(step) for step in steps] == [
         "device 1: arc STOP -> RESUMING",
         "device 0: the journal says: both",
     ]
-    assert [named.told(step) for step in steps] == [
+    assert [named.describe(step) for step in steps] == [
         "destination: arc STOP -> RESUMING",
         "the journal says: both",
     ]

@@ -72,8 +72,10 @@ def test_nothing_depends_on_what_a_request_left_behind(system: DeviceSystem):
     def choose(name: str, sort: z3.SortRef) -> z3.ExprRef:
         return z3.Const(name, sort)
 
-    happenings = zip(system.happenings(one, choose), system.happenings(other, choose), strict=True)
-    solver.add(z3.Or([a.guard != b.guard for a, b in happenings]))
+    transitions = zip(
+        system.transitions(one, choose), system.transitions(other, choose), strict=True
+    )
+    solver.add(z3.Or([a.guard != b.guard for a, b in transitions]))
     assert solver.check() == z3.unsat
 
 

@@ -305,9 +305,9 @@ y = 2
 
 
 def test_a_row_of_another_table_is_just_named(spec: Spec):
-    assert rows.told(spec, "phases[3]") == "phases[3]"
-    assert rows.told(spec, "arcs[999]") == "arcs[999]"
-    assert rows.told(spec, "initial") == "initial"
+    assert rows.described(spec, "phases[3]") == "phases[3]"
+    assert rows.described(spec, "arcs[999]") == "arcs[999]"
+    assert rows.described(spec, "initial") == "initial"
 
 
 def test_rows_are_found_in_a_table_without_comments(spec: Spec):

@@ -16,7 +16,7 @@ from promela_reader import Model
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.verifier import Encoding
-from vfio_migration.verifier.report.promela import MOST, promela
+from vfio_migration.verifier.report.promela import MAX_DEVICES, promela
 from vfio_migration.verifier.systems.plan import Discipline
 
 GOLDEN = ROOT / "tests/data/promela"
@@ -165,7 +165,7 @@ def test_flags_restrict_the_group():
     assert Model(text("save", 1, words=[1])).begins()
 
 
-@pytest.mark.parametrize("size", [0, -1, MOST + 1])
+@pytest.mark.parametrize("size", [0, -1, MAX_DEVICES + 1])
 def test_a_group_of_no_size_is_refused(size: int):
     with pytest.raises(SpecError, match="is not a size of a group; take 1 to 32"):
         text("save", size)

@@ -182,14 +182,14 @@ Change = Callable[[dict[str, Event]], None]
 
 def _careless(system, change: Change, monkeypatch) -> None:
     """Let the system do what `change` makes of its events."""
-    inner = system.happenings
+    inner = system.transitions
 
-    def happenings(now, choose):
+    def transitions(now, choose):
         events = {event.name: event for event in inner(now, choose)}
         change(events, now)
         return list(events.values())
 
-    monkeypatch.setattr(system, "happenings", happenings)
+    monkeypatch.setattr(system, "happenings", transitions)
 
 
 def _edit(name: str, **updates):

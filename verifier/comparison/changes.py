@@ -78,10 +78,10 @@ def rows(old: Spec, new: Spec) -> Iterator[Change]:
         of_new: Mapping[object, Any] = {key(row): row for row in getattr(new, section)}
         for found, row in of_old.items():
             if found not in of_new:
-                yield Change(what, "removed", _called(row), _told(row), None)
+                yield Change(what, "removed", _called(row), _described(row), None)
         for found, row in of_new.items():
             if found not in of_old:
-                yield Change(what, "added", _called(row), None, _told(row))
+                yield Change(what, "added", _called(row), None, _described(row))
             else:
                 yield from _fields(what, of_old[found], row)
     order = [row.when for row in old.requests], [row.when for row in new.requests]
@@ -107,7 +107,7 @@ def _called(row: Any) -> str:
     return str(getattr(row, "name", None) or getattr(row, "when", None) or row.kind)
 
 
-def _told(row: Any) -> str:
+def _described(row: Any) -> str:
     parts = [
         f"{field.name} {_value(getattr(row, field.name))}"
         for field in fields(row)

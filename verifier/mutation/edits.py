@@ -116,8 +116,8 @@ def _change(
         if value == present:
             continue
         place = f"{section}[{index}].{key}"
-        sentence = f"{place} ({_title(row)}) {_told(present)} => {_told(value)}"
-        yield place, f"={_told(value)}", sentence, _put(spec, section, index, **{field: value})
+        sentence = f"{place} ({_title(row)}) {_shown(present)} => {_shown(value)}"
+        yield place, f"={_shown(value)}", sentence, _put(spec, section, index, **{field: value})
 
 
 def _toggle(spec: Spec, section: str, field: str, members: Sequence[str]) -> Iterator[Edit]:
@@ -158,7 +158,7 @@ def _title(row: Any) -> str:
     return str(title)
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "nothing" if value is None else str(value)

@@ -1,15 +1,15 @@
-"""Mutation of the table: is every single edit caught by a promise, or proved to change nothing?
+"""Mutation of the table: is every single edit caught by an obligation, or proved to change nothing?
 
 Each mutant (`vfio_migration.verifier.mutation.edits`) is a table with one edit. In this order:
 
 1. Family T, which is about the rows, is tried on it: in the order of the catalogue, T9 last, as it
    asks a question for every row. The first obligation that is violated has killed it.
 2. Its behaviour is compared with the original's, cell by cell. If they are equal, it is equivalent:
-   what promises about behaviour say of one they say of the other.
+   what obligations about behaviour say of one they say of the other.
 3. The other families are tried on it, in the order of the catalogue. The first obligation that is
    violated has killed it.
 4. If no file with this edit can be loaded, nobody can use it: "load" has killed it.
-5. Otherwise it has survived: there is an edit that no promise speaks of.
+5. Otherwise it has survived: there is an edit that no obligation speaks of.
 
 An exception of ours kills nothing: a mutant that no other obligation kills and that can be loaded
 is then "broken". A mutant that a solver gave up on, and nothing else kills, is "unknown". Both are
@@ -191,8 +191,8 @@ class _Remembering(Solving):
     """z3 at work on a mutant, or on the original before it.
 
     Queries that were answered before are not asked again. Neither are witnesses: whether the
-    premise of a promise still happens refutes nothing. No example is made: a kill is an answer of
-    the solver, and a run of a table that no file can hold may not be one that can be told.
+    premise of an obligation still happens refutes nothing. No example is made: a kill is an answer
+    of the solver, and a run of a table that no file can hold may not be one that can be told.
     """
 
     def __init__(self, timeout: float | None, known: Mapping[_Key, Answer]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from vfio_migration.verifier.mutation.mutate import OUTCOMES, Fate, Survey
 
 FAILURES: Final = {
-    "survived": "survived: no promise speaks of these edits",
+    "survived": "survived: no obligation speaks of these edits",
     "broken": "broken: the verifier failed on these, which is a fault of ours",
     "unknown": "unknown: a solver gave up on these",
 }

@@ -22,26 +22,26 @@ from vfio_migration.verifier.solver.system import Bad, Situation, Term
 from vfio_migration.verifier.systems.device import CHANGE, DeviceSystem
 
 DEPTH = 7
-"""How many events a search for a run that breaks a promise goes."""
+"""How many events a search for a run that breaks an obligation goes."""
 
-Promise = Callable[[DeviceSystem], tuple[Bad, Bad]]
+Formulas = Callable[[DeviceSystem], tuple[Bad, Bad]]
 """From the system to the step that must never happen and one that shows the premise happening."""
 
 
 def _inductive(
-    promise: Promise, lemmas: Sequence[str], witness: int, about: Collection[Role] | None
+    formulas: Formulas, lemmas: Sequence[str], witness: int, about: Collection[Role] | None
 ) -> tuple[
     Callable[[Encoding], Iterable[Query]],
     Callable[[Encoding], Iterable[Query]],
 ]:
-    """Make the queries of a promise: induction under lemmas, a witness of so many events.
+    """Make the queries of an obligation: induction under lemmas, a witness of so many events.
 
     `about` are the roles of the activities it speaks of, if of what specifications forbid.
     """
 
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = DeviceSystem.of(encoding)
-        bad, premise = promise(system)
+        bad, premise = formulas(system)
         held = system.lemma(*lemmas)
         yield from system.inductive(held)
         yield from system.never("broken", bad, held)
@@ -50,7 +50,7 @@ def _inductive(
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = DeviceSystem.of(encoding)
-        yield from system.bounded(promise(system)[0], DEPTH)
+        yield from system.bounded(formulas(system)[0], DEPTH)
 
     return queries, search
 
@@ -58,7 +58,7 @@ def _inductive(
 _STARTED: tuple[Role, ...] = ("guest_dma", "interrupt")
 _TO_PEERS: tuple[Role, ...] = ("peer_dma",)
 
-# --- the promises ---
+# --- the obligations ---
 
 
 def _d1(system: DeviceSystem) -> tuple[Bad, Bad]:
@@ -126,10 +126,10 @@ def _still(system: DeviceSystem, state: Term) -> Formula:
     return system.encoding.one_of(state, sorted(listed.union(final)))
 
 
-def _forbidden(roles: Collection[Role]) -> Promise:
+def _forbidden(roles: Collection[Role]) -> Formulas:
     """The device does something a specification forbids in its state."""
 
-    def promise(system: DeviceSystem) -> tuple[Bad, Bad]:
+    def formulas(system: DeviceSystem) -> tuple[Bad, Bad]:
         def forbids(state: Term) -> dict[str, Formula]:
             return _conduct(system, state, roles)
 
@@ -151,7 +151,7 @@ def _forbidden(roles: Collection[Role]) -> Promise:
 
         return bad, premise
 
-    return promise
+    return formulas
 
 
 def _moment(event: Term) -> str:
@@ -239,7 +239,7 @@ def _d11(system: DeviceSystem) -> tuple[Bad, Bad]:
     return bad, premise
 
 
-# --- promises of other shapes ---
+# --- obligations of other shapes ---
 
 
 def _d9(encoding: Encoding) -> Iterator[Query]:
@@ -369,12 +369,12 @@ def _obligation(
     id_: str,
     statement: str,
     why: str,
-    promise: Promise,
+    formulas: Formulas,
     lemmas: Sequence[str],
     witness: int,
     about: Collection[Role] | None = None,
 ) -> Obligation:
-    queries, search = _inductive(promise, lemmas, witness, about)
+    queries, search = _inductive(formulas, lemmas, witness, about)
     return Obligation(id_, statement, _EVERY_RUN, "induction", why, queries, search)
 
 

@@ -74,7 +74,7 @@ class DmaLogSystem(System):
         flags = ("marked", "unreported", "told", "carried")
         return z3.And(*(z3.Not(now[name]) for name in flags), _page_holds(now))
 
-    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+    def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """The device writes anywhere; the client asks for any range, and gets the reply or not."""
         number = z3.IntSort()
         written, low, high = (choose(name, number) for name in ("written", "low", "high"))
@@ -173,8 +173,10 @@ class DmaLogSystem(System):
             ),
         ]
 
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run with its numbers."""
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
+        """Return a run with its numbers."""
 
         def number(term: Term) -> int:
             return int(model.eval(term, model_completion=True).as_long())
@@ -252,7 +254,7 @@ def dma_logging() -> tuple[Queries, Queries]:
         order = [system.is_event(system.event(at), name) for at, name in enumerate(names)]
         covered = system.situation(2)["told"]
         yield system.happens("told-again", system.told_again, 4, *order, covered)
-        # The promise can be broken: by a logger that forgets too much, or too early.
+        # The obligation can be broken: by a logger that forgets too much, or too early.
         yield careless.happens("a-careless-logger-misses", careless.missed, 3)
         yield hasty.happens("a-hasty-logger-misses", hasty.missed, 4)
 

@@ -197,15 +197,15 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
                 z3.substitute(_among(encoding, other, stands), (encoding.flags, theirs)),
             )
             name = f"{plan.name}-{phase.name}"
-            told = functools.partial(explain, discipline, index)
-            yield Query(f"{name}-together", "claim", (*both, acts, loads), "unsat", told)
+            explained = functools.partial(explain, discipline, index)
+            yield Query(f"{name}-together", "claim", (*both, acts, loads), "unsat", explained)
             if plan in alone and _kind(encoding, plan) == "run" and index == 0:
                 yield Query(
-                    f"{name}-loads", "witness", (*both, loads), "sat", _told(encoding, other)
+                    f"{name}-loads", "witness", (*both, loads), "sat", _example(encoding, other)
                 )
 
 
-def _told(encoding: Encoding, state: Term) -> Callable[[Model], Example]:
+def _example(encoding: Encoding, state: Term) -> Callable[[Model], Example]:
     def explain(model: Model) -> Example:
         assert model is not None
         return Example(f"a device is being loaded in {encoding.read_state(model, state)}")
@@ -292,8 +292,8 @@ def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query
     goals = encoding.one_of(state, names)
     ends = z3.And(encoding.universe, _among(encoding, state, discipline.ends))
     why = f"the plan is over, and it is not in {' or '.join(names)}"
-    told = functools.partial(explain, len(plan.phases) - 1, True, why)
-    yield Query(f"{plan.name}-goal", "claim", (ends, z3.Not(goals)), "unsat", told)
+    explained = functools.partial(explain, len(plan.phases) - 1, True, why)
+    yield Query(f"{plan.name}-goal", "claim", (ends, z3.Not(goals)), "unsat", explained)
 
 
 def _begins(encoding: Encoding, plan: Plan, names: list[str]) -> Query:

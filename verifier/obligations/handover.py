@@ -225,7 +225,7 @@ class HandoverProof:
                 )
                 for word, machine in self.encoding.machines.items()
                 for device in sorted(stands[word], key=str)
-                for _, after in self.journey.happenings(spot, side, machine, device)
+                for _, after in self.journey.transitions(spot, side, machine, device)
             ]
         )
         moved = z3.And(now.there("mover"), then.there("mover"), moves)
@@ -258,7 +258,7 @@ class HandoverProof:
                 )
                 for word, machine in self.encoding.machines.items()
                 for device in sorted(journey.stands[spot][side][word], key=str)
-                for what, after in journey.happenings(spot, side, machine, device)
+                for what, after in journey.transitions(spot, side, machine, device)
                 if journey.tears(spot, what, device[0], after[0])
             ]
         )
@@ -338,7 +338,7 @@ class HandoverProof:
     # --- queries ---
 
     def queries(self) -> Iterator[Query]:
-        """The invariant holds at the start, survives everything, and implies what is promised."""
+        """The invariant holds at the start, survives everything, and implies the statement."""
         for start in self.journey.begun:
             wrong = z3.Not(self.invariant(start, self.now))
             yield self._step(f"{_name(start)}-begins", "a migration begins", self._start, wrong)
@@ -408,8 +408,8 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
         # A search decides this too: where nobody disturbs it, a migration is one run.
         name = f"migration-{migration}-arrives"
         known = z3.Bool(name) if arrives else z3.BoolVal(False)
-        yield Query(name, "claim", (known,), "sat", _saying(run))
-    # A run that breaks the promise says more than who does not get on: it is searched for first.
+        yield Query(name, "claim", (known,), "sat", _explained(run))
+    # A run that breaks the obligation says more than who does not get on: it is searched for first.
     yield from _arriving(journey, "step")
     yield from HandoverProof(journey).queries()
     judged = Example("every destination judges its stream")
@@ -420,7 +420,7 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
         "witness",
         (formula,),
         "sat",
-        _saying(accepted or judged),
+        _explained(accepted or judged),
         lacking="" if accepted else judged.text,
     )
     found = deciding_runs(journey)
@@ -433,16 +433,16 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
         # A search has found the run; the variable only gives the query a formula of its own.
         formula = z3.Bool(name) if index in found else z3.BoolVal(False)
         lacks = "" if index in found else never.text
-        told = _saying(found.get(index, never))
-        yield Query(name, "witness", (formula,), "sat", told, lacking=lacks)
+        explain = _explained(found.get(index, never))
+        yield Query(name, "witness", (formula,), "sat", explain, lacking=lacks)
 
 
 def handovers_search(encoding: Encoding) -> Iterator[Query]:
-    """The shortest run that breaks the promise, if there is one; then who does not get on."""
+    """The shortest run that breaks the obligation, if there is one; then who does not get on."""
     journey = Journey.of(encoding.widest())
     found = shortest(journey)
     if found is not None:
-        yield Query("run", "claim", (z3.Bool("a run breaks it"),), "unsat", _saying(found))
+        yield Query("run", "claim", (z3.Bool("a run breaks it"),), "unsat", _explained(found))
     yield from _arriving(journey, "claim")
 
 
@@ -454,9 +454,9 @@ def _arriving(journey: Journey, role: Literal["claim", "step"]) -> Iterator[Quer
         example = Example("it arrives" if lost is None else lost.text)
         if lost is not None and role == "claim":
             example = stranding(journey, lost)
-        yield Query(name, role, (known,), "sat", _saying(example))
+        yield Query(name, role, (known,), "sat", _explained(example))
 
 
-def _saying(example: Example) -> Callable[[Model], Example]:
+def _explained(example: Example) -> Callable[[Model], Example]:
     """Explain an answer that a search has found."""
     return lambda _model: example

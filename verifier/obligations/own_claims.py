@@ -110,7 +110,7 @@ def _witness(
             device.events[model.eval(device.event(moment), True).as_long()]
             for moment in range(last + 1)
         ]
-        return device.tell(model, run[: last + 2], fired)
+        return device.example_of(model, run[: last + 2], fired)
 
     formulas = device.run(depth, any_of(shown))
     return Query("premise", "witness", formulas, "sat", explain, shorter=tuple(shown))

@@ -61,8 +61,8 @@ def one_answer(encoding: Encoding) -> Iterator[Query]:
         "there is no path",
     )
     for name, outcome in (("refused", _REFUSED), ("success", _NOTHING), ("sets-out", _SETS_OUT)):
-        told = _explain(encoding, from_, to, "")
-        yield Query(name, "witness", (asked, answered == outcome), "sat", told)
+        explain = _explain(encoding, from_, to, "")
+        yield Query(name, "witness", (asked, answered == outcome), "sat", explain)
 
 
 def _explain(encoding: Encoding, from_: Term, to: Term, remark: str) -> Callable[[Model], Example]:
@@ -76,8 +76,8 @@ def _explain(encoding: Encoding, from_: Term, to: Term, remark: str) -> Callable
         unknown = max(row.value for row in spec.states) + 1
         target = encoding.read_state(model, to) or unknown
         route = decided(encoding, word, here, target)
-        told = route or f"{here} -> {target}: no row of [[requests]] decides"
-        text = f"{told} (capabilities {encoding.set_name(word)})"
+        answer = route or f"{here} -> {target}: no row of [[requests]] decides"
+        text = f"{answer} (capabilities {encoding.set_name(word)})"
         title = f"{text}: {remark}" if remark else text
         return Example(title, asked_trace(encoding, word, here, target, title))
 

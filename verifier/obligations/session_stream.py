@@ -35,8 +35,10 @@ class _SourceSystem(System):
         """In this state the client reads."""
         return self.device.streams(state, "read")
 
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run in one sentence per event."""
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
+        """Return a run, one sentence per event."""
         encoding = self.encoding
         parts = []
         for now, then, name in zip(run, run[1:], events, strict=False):
@@ -94,7 +96,7 @@ class SegmentationSystem(_SourceSystem):
             now["byte"] >= 0,
         )
 
-    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+    def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """The source moves, the client reads and writes pieces of any size, a reply is lost."""
         onward = choose("onward", self.encoding.state_sort)
         size = choose("size", z3.IntSort())
@@ -290,7 +292,7 @@ class EstimateSystem(_SourceSystem):
         ]
         return self.encoding.one_of(state, names)
 
-    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+    def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """The source moves, changes and announces; the client reads and opts in."""
         source = now["source"]
         onward = choose("onward", self.encoding.state_sort)

@@ -15,16 +15,19 @@ from vfio_migration.verifier.solver.system import Bad, Situation, Term
 from vfio_migration.verifier.systems.migration import MigrationSystem
 
 DEPTH = 10
-"""How many events a search for a run that breaks a promise goes: two arcs on each side to open the
+"""How many events a search for a run that breaks an obligation goes: two arcs on each side to open
+the
 sessions, a page that is streamed, read and written, an end, an arc onward, and a change."""
 
 
 def _about(
-    promise: Callable[[MigrationSystem], tuple[Bad, Bad]], lemmas: Sequence[str], run: Sequence[str]
+    formulas: Callable[[MigrationSystem], tuple[Bad, Bad]],
+    lemmas: Sequence[str],
+    run: Sequence[str],
 ) -> tuple[Callable[[Encoding], Iterable[Query]], Callable[[Encoding], Iterable[Query]]]:
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = MigrationSystem.of(encoding)
-        bad, premise = promise(system)
+        bad, premise = formulas(system)
         held = system.lemma(*lemmas)
         yield from system.inductive(held)
         yield from system.never("broken", bad, held)
@@ -34,7 +37,7 @@ def _about(
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = MigrationSystem.of(encoding)
-        yield from system.bounded(promise(system)[0], DEPTH)
+        yield from system.bounded(formulas(system)[0], DEPTH)
 
     return queries, search
 

@@ -352,7 +352,7 @@ TABLE: tuple[Obligation, ...] = (
         "Every supported state is reachable from the initial state.",
         "every supported state of every capability set",
         "symbolic",
-        "A state nobody can reach is a promise nobody can use.",
+        "A state that nobody can reach is of no use to anybody.",
         _t3,
     ),
     Obligation(

@@ -1,4 +1,4 @@
-"""Family W: what a vfio-user connection promises, whatever the client sends.
+"""Family W: what holds of a vfio-user connection, whatever the client sends.
 
 Each is proved by induction over `ConnectionSystem`, and so for connections of any length and any
 number of clients one after another. If an induction fails, runs from the start are searched,
@@ -25,7 +25,7 @@ from vfio_migration.verifier.systems.connection import ConnectionSystem
 from vfio_migration.verifier.systems.connection_answers import Message, number_of
 
 DEPTH = 5
-"""How many events a search for a run that breaks a promise goes."""
+"""How many events a search for a run that breaks an obligation goes."""
 
 _MESSAGES = ("served", "refused", "failed", "ignored")
 
@@ -66,7 +66,7 @@ _UNKNOWN: tuple[Occasion, ...] = (
 )
 """What makes a message one that no table has a meaning for."""
 
-Promise = Callable[[ConnectionSystem], tuple[Bad, Bad]]
+Formulas = Callable[[ConnectionSystem], tuple[Bad, Bad]]
 """From the system to the step that must never happen and one that shows the premise happening."""
 
 
@@ -77,13 +77,13 @@ def _listing() -> dict[str, Any]:
 
 
 def _about(
-    promise: Promise, lemmas: Sequence[str], witness: int
+    formulas: Formulas, lemmas: Sequence[str], witness: int
 ) -> tuple[Callable[[Encoding], Iterable[Query]], Callable[[Encoding], Iterable[Query]]]:
-    """Make the queries of a promise: induction under lemmas, a witness of so many events."""
+    """Make the queries of an obligation: induction under lemmas, a witness of so many events."""
 
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = ConnectionSystem.of(encoding)
-        bad, premise = promise(system)
+        bad, premise = formulas(system)
         held = system.lemma(*lemmas)
         yield from system.inductive(held)
         yield from system.never("broken", bad, held)
@@ -91,7 +91,7 @@ def _about(
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = ConnectionSystem.of(encoding)
-        yield from system.bounded(promise(system)[0], DEPTH)
+        yield from system.bounded(formulas(system)[0], DEPTH)
 
     return queries, search
 
@@ -107,7 +107,7 @@ def _careful(system: ConnectionSystem, now: Situation, message: Message) -> Form
     return z3.And([z3.Not(occasions[name]) for name in _SLIPS])
 
 
-# --- the promises ---
+# --- the obligations ---
 
 
 def _w1(system: ConnectionSystem) -> tuple[Bad, Bad]:

@@ -63,7 +63,7 @@ def _index(rows: Iterator[object], wanted: object) -> int | None:
     return next((index for index, row in enumerate(rows) if row == wanted), None)
 
 
-def told(spec: Spec, row: str) -> str:
+def described(spec: Spec, row: str) -> str:
     """A row with its title and source; just its place if it is none of this table's."""
     match = _ROW.fullmatch(row)
     rows = getattr(spec, match[1], ()) if match else ()

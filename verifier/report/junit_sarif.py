@@ -42,7 +42,7 @@ class Context:
         """The obligation a verdict is about."""
         return next(one for one in self.obligations if one.id == verdict.id)
 
-    def told(self, report: Report, verdict: Verdict) -> str:
+    def described(self, report: Report, verdict: Verdict) -> str:
         """A violation in words."""
         obligation = self.obligation(verdict)
         saved = self.saved.get(verdict.id)
@@ -89,7 +89,7 @@ def _case(suite: ET.Element, verdict: Verdict, report: Report, context: Context)
     if verdict.outcome == "violated":
         message = verdict.example.text if verdict.example else verdict.statement
         attributes = {"message": _xml(message), "type": "violated"}
-        ET.SubElement(case, "failure", attributes).text = _xml(context.told(report, verdict))
+        ET.SubElement(case, "failure", attributes).text = _xml(context.described(report, verdict))
     elif verdict.outcome == "unknown":
         kind = "disagreement" if verdict.disagreements else "unknown"
         attributes = {"message": _xml(verdict.reason or "unknown"), "type": kind}
@@ -142,7 +142,7 @@ def sarif(report: Report, context: Context) -> str:
             "ruleIndex": index[verdict.id],
             "kind": "fail",
             "level": "error",
-            "message": {"text": context.told(report, verdict)},
+            "message": {"text": context.described(report, verdict)},
             "locations": [_location(report, verdict, uri, text)],
             "partialFingerprints": {"obligation/v1": f"{report.spec.name}/{verdict.id}"},
             **_flow(verdict, uri),

@@ -16,7 +16,7 @@ from vfio_migration.model.errors import Mistake
 from vfio_migration.model.plan import Phase, exceeds
 from vfio_migration.verifier.systems.plan import ACCEPTS, STARTS, Discipline
 
-MOST = 32
+MAX_DEVICES = 32
 """The largest group that is written out; spin gives up long before."""
 
 # fmt: off
@@ -46,9 +46,9 @@ def promela(discipline: Discipline, size: int, command: str = "") -> str:
     Raises:
         SpecError: If the plan is not for such a group.
     """
-    if not 1 <= size <= MOST:
+    if not 1 <= size <= MAX_DEVICES:
         raise SpecError(
-            [Mistake("--devices", size, "is not a size of a group", f"take 1 to {MOST}")]
+            [Mistake("--devices", size, "is not a size of a group", f"take 1 to {MAX_DEVICES}")]
         )
     machines = [machine for _, machine in discipline.machines()]
     most_able = max(machines, key=lambda machine: len(machine.names))

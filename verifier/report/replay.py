@@ -196,19 +196,19 @@ def _run_device(trace: Trace, spec: Spec, device: int) -> Difference | None:
         if ahead is not None:
             # The trace goes on to something else while the engine was not done yet.
             number, step = operation.steps[0]
-            return Difference(number, _told(step), _told(ahead))
+            return Difference(number, _described(step), _described(ahead))
         try:
             found = _perform(engine, scripted, operation)
         except SpecError as error:
             number, step = operation.steps[0]
-            return Difference(number, _told(step), f"cannot decide: {error}")
+            return Difference(number, _described(step), f"cannot decide: {error}")
         count = len(operation.steps)
         for (number, step), did in itertools.zip_longest(operation.steps, found[:count]):
             if did is None:
-                return Difference(number, _told(step), f"stays in {_place(engine.situation)}")
+                return Difference(number, _described(step), f"stays in {_place(engine.situation)}")
             alike = not follows or sessions.same(step.session, did.session)
             if not (_same(step, did, spec) and alike):
-                return Difference(number, _told(step), _told(did))
+                return Difference(number, _described(step), _described(did))
         ahead = next(iter(found[count:]), None)
     return None
 
@@ -293,7 +293,7 @@ def _name(state: str | int, spec: Spec) -> str | int:
     return next((row.name for row in spec.states if row.value == state), state)
 
 
-def _told(step: Step) -> str:
+def _described(step: Step) -> str:
     return f"{step}, in {_place(Situation(step.state, step.session))}"
 
 

@@ -84,7 +84,7 @@ def violation(
     origin: str | None,
     saved: str | None = None,
 ) -> Iterator[str]:
-    """Tell a violation: the promise, the steps, why it matters, the row, how to see it again.
+    """Write a violation out: obligation, steps, why it matters, the row, how to see it again.
 
     Args:
         verdict: The verdict.
@@ -108,7 +108,7 @@ def violation(
     blamed = rows.blamed(spec, example)
     if blamed is not None:
         how, row = blamed
-        yield f"  {how}: {rows.told(spec, row)}"
+        yield f"  {how}: {rows.described(spec, row)}"
     opinion = second_opinion(example, spec)
     if opinion:
         yield f"  run again: {opinion}"
@@ -138,7 +138,7 @@ def steps(trace: Trace) -> Iterator[str]:
         state[step.device] = step.state
         session[step.device] = step.session
         changed = f"   [{', '.join(changes)}]" if changes else ""
-        yield f"{number:>{width}}. {trace.told(step)}{changed}"
+        yield f"{number:>{width}}. {trace.describe(step)}{changed}"
 
 
 def see_again(verdict: Verdict, origin: str | None, saved: str | None = None) -> str | None:

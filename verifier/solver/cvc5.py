@@ -51,21 +51,21 @@ class SecondSolver:
         # Told which answer to expect, cvc5 would answer another with an error.
         lines = (line for line in text.splitlines() if not line.startswith("(set-info :status"))
         parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, "\n".join(lines), "query")
-        said = []
+        output = []
         try:
             symbols = parser.getSymbolManager()
             while not (command := parser.nextCommand()).isNull():
-                said.append(str(command.invoke(solver, symbols)).strip())
+                output.append(str(command.invoke(solver, symbols)).strip())
         except RuntimeError as error:
             return Decision("unknown", f"it cannot read the query: {' '.join(str(error).split())}")
-        return _decision([line for line in said if line], timeout)
+        return _decision([line for line in output if line], timeout)
 
 
-def _decision(said: list[str], timeout: float | None) -> Decision:
+def _decision(output: list[str], timeout: float | None) -> Decision:
     """Make sense of what was printed: one answer, and nothing else."""
-    if said in (["sat"], ["unsat"]):
-        return Decision(said[0])
-    reason = "; ".join(said) or "it says nothing"
+    if output in (["sat"], ["unsat"]):
+        return Decision(output[0])
+    reason = "; ".join(output) or "it says nothing"
     if timeout is not None and "TIMEOUT" in reason:
         reason = f"timeout: {timeout:g} s"
     return Decision("unknown", reason)

@@ -71,11 +71,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Obligation:
-    """A promise the table must keep.
+    """What must hold of a table, and how it is proved.
 
     Attributes:
         id: Family letter and number, "T4".
-        statement: The promise, one English sentence.
+        statement: What must hold, one English sentence.
         ranges_over: What it is quantified over.
         method: How it is proved.
         why: Why a user should care that it holds.

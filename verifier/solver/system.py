@@ -91,12 +91,14 @@ class System(abc.ABC):
         """A run begins like this."""
 
     @abc.abstractmethod
-    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+    def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """What can happen in a situation; `choose` makes a value that the solver picks."""
 
     @abc.abstractmethod
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run that a model describes."""
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
+        """Return the run that a model describes."""
 
     # --- situations and steps ---
 
@@ -135,12 +137,12 @@ class System(abc.ABC):
             return z3.Const(f"{name}@{moment}", sort)
 
         cases = []
-        for happening in self.happenings(now, choose):
+        for transition in self.transitions(now, choose):
             changes = [
-                then[name] == happening.updates.get(name, term) for name, term in now.items()
+                then[name] == transition.updates.get(name, term) for name, term in now.items()
             ]
             cases.append(
-                z3.And(event == self._event_value(happening.name), happening.guard, *changes)
+                z3.And(event == self._event_value(transition.name), transition.guard, *changes)
             )
         return any_of(cases)
 
@@ -156,14 +158,14 @@ class System(abc.ABC):
                 "step",
                 (self.facts, self.start(begin), z3.Not(lemma.formula(begin))),
                 "unsat",
-                _says(f"a run can begin without: {lemma.words}"),
+                _explained(f"a run can begin without: {lemma.words}"),
             )
             yield Query(
                 f"keeps-{lemma.name}",
                 "step",
                 (self.facts, self.step(0), *held, z3.Not(lemma.formula(then))),
                 "unsat",
-                _says(f"an event can end: {lemma.words}"),
+                _explained(f"an event can end: {lemma.words}"),
             )
 
     def never(self, name: str, bad: Bad, lemmas: Sequence[Lemma] = ()) -> Iterator[Query]:
@@ -175,7 +177,7 @@ class System(abc.ABC):
             "step",
             (self.facts, self.step(0), *held, bad(now, self.event(0), then)),
             "unsat",
-            _says(f"the lemmas do not rule out {name}"),
+            _explained(f"the lemmas do not rule out {name}"),
         )
 
     def run(self, length: int, *conditions: Formula) -> tuple[Formula, ...]:
@@ -212,11 +214,11 @@ class System(abc.ABC):
                 self.events[model.eval(self.event(moment), model_completion=True).as_long()]
                 for moment in range(length)
             ]
-            return self.tell(model, run, fired)
+            return self.example_of(model, run, fired)
 
         return explain
 
 
-def _says(text: str) -> Callable[[z3.ModelRef | None], Example]:
+def _explained(text: str) -> Callable[[z3.ModelRef | None], Example]:
     """Explain an answer with a fixed sentence."""
     return lambda _model: Example(text)

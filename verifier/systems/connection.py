@@ -7,7 +7,7 @@ device moves as the migration table says. Here a request for a state is one step
 its target, or to where an arc failed.
 
 An occasion of `[[answers]]` without a row is not looked at, so that what it would have refused is
-served: that is how a table can break a promise.
+served: that is how a table can break an obligation.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ConnectionSystem(System):
         false = [z3.Not(term) for term in now.values() if term.sort() == BOOL]
         return z3.And(now["state"] == self.encoding.state(spec.initial), *zero, *false)
 
-    def happenings(self, now: Situation, choose: Choose) -> list[Event]:
+    def transitions(self, now: Situation, choose: Choose) -> list[Event]:
         """Everything the client can do to the server, and the server to the client."""
         message = Message.chosen(self.encoding, choose)
         verdict = self.answers.verdict(now, message)
@@ -368,6 +368,8 @@ class ConnectionSystem(System):
 
     # --- back from z3 ---
 
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
         """Return a run as a trace."""
         return traced(self.answers, model, run, events)

@@ -142,7 +142,7 @@ class DeviceSystem(System):
             now["origin"] == now["state"],
         )
 
-    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+    def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """Everything that can happen to the device or be done by it."""
         encoding = self.encoding
         state, target = now["state"], now["target"]
@@ -330,8 +330,10 @@ class DeviceSystem(System):
 
     # --- back from z3 ---
 
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run as a trace."""
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
+        """Return a run as a trace."""
         encoding = self.encoding
         word = encoding.read_flags(model)
 

@@ -242,7 +242,7 @@ class FiniteGroup(System):
             too_many = itertools.combinations(without, limit.count + 1) if self.size > 1 else ()
             yield from (z3.Not(z3.And(some)) for some in too_many)
 
-    def happenings(
+    def transitions(
         self,
         now: Situation,
         choose: Callable[[str, z3.SortRef], Term],  # noqa: ARG002 - nothing is chosen
@@ -281,8 +281,10 @@ class FiniteGroup(System):
             ]
         )
 
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run as a trace of all devices."""
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
+        """Return a run as a trace of all devices."""
         encoding = self.encoding
         spec = encoding.spec
 
@@ -313,11 +315,11 @@ class FiniteGroup(System):
             device = int(name[4:])
             here, there = state(moment, device), state(moment + 1, device)
             machine = spec.machine(capabilities[device])
-            told = failed if name.startswith("fail") else taken
-            steps.append(told(self.discipline, phase, machine, device, here, there))
+            step_of = failed if name.startswith("fail") else taken
+            steps.append(step_of(self.discipline, phase, machine, device, here, there))
         meeting = next(self._meetings(model, run[-1]), None)
         text = f"plan {self.discipline.plan.name}, {self.size} devices: "
-        text += "; ".join(map(trace.told, steps))
+        text += "; ".join(map(trace.describe, steps))
         if meeting is not None:
             one, other = meeting
             note = (

@@ -46,7 +46,7 @@ Device = tuple[str, bool | None]
 Stands = dict[Side, dict[int, frozenset[Device]]]
 """Per side and capability set, what a device that is alive may be."""
 
-Happening = Literal["arc", "fails", "reset", "loaded", "refuses", "given up"]
+Transition = Literal["arc", "fails", "reset", "loaded", "refuses", "given up"]
 """What a device does at a place; "given up": it does not follow, and is reset without its maps."""
 
 
@@ -211,9 +211,9 @@ class Journey:
             return side == place.row.winner
         return spot.holder != "destination" or side == "destination"
 
-    def happenings(
+    def transitions(
         self, spot: Spot, side: Side, machine: Machine, device: Device
-    ) -> list[tuple[Happening, Device]]:
+    ) -> list[tuple[Transition, Device]]:
         """What a device of a side may do next; none if it has nothing to do, or refuses to."""
         place = self.places[self._number(spot)]
         state, holds = device
@@ -230,7 +230,7 @@ class Journey:
             return []
         if move.event is not None:
             return [("reset", (to, False))]
-        found: list[tuple[Happening, Device]] = []
+        found: list[tuple[Transition, Device]] = []
         if holds is not None:  # whatever it was given: it may judge nothing
             found.append(("arc", (to, holds and to not in self.writing)))
         if holds and state in self.writing:
@@ -247,7 +247,7 @@ class Journey:
         move = applying(phase, machine, state) if phase is not None else None
         return None if move is None else step_of(move, machine, state)
 
-    def tears(self, spot: Spot, happening: Happening, before: str, after: str) -> bool:
+    def tears(self, spot: Spot, transition: Transition, before: str, after: str) -> bool:
         """Say whether a device gives up a session of whose stream part was transferred.
 
         The rest would be that of another session, and no device can make one state of the two. One
@@ -255,10 +255,10 @@ class Journey:
         """
         spec = self.spec
         streams = spec.session(spec.state(before).session).transfer != "none"
-        keeps = happening in ("fails", "refuses", "loaded")
+        keeps = transition in ("fails", "refuses", "loaded")
         if not (streams and self.places[self._number(spot)].midway) or keeps:
             return False
-        if happening == "arc":
+        if transition == "arc":
             return spec.effect(before, after) != "keeps"
         return True
 
@@ -456,7 +456,7 @@ class Journey:
         todo = list(reached)
         while todo:
             device = todo.pop()
-            for _, then in self.happenings(spot, side, self.encoding.machines[word], device):
+            for _, then in self.transitions(spot, side, self.encoding.machines[word], device):
                 if then not in reached:
                     reached.add(then)
                     todo.append(then)

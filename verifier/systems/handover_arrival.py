@@ -58,7 +58,7 @@ def _led(
     seen = set()
     while (spot, device) not in seen:
         seen.add((spot, device))
-        steps = journey.happenings(spot, side, machine, device)
+        steps = journey.transitions(spot, side, machine, device)
         done = [then for what, then in steps if what not in ("fails", "refuses")]
         if done:
             device = done[0]

@@ -1,4 +1,4 @@
-"""Migrations and recoveries of small groups, run by run: the shortest that breaks what G7 promises.
+"""Migrations and recoveries of small groups, run by run: the shortest that breaks what G7 states.
 
 The same places and the same devices as in the proof, but counted: one or two on each side. A run
 begins with a migration; then anything may happen that may happen, until something is amiss.
@@ -63,7 +63,7 @@ class _Amiss:
 
 
 def shortest(journey: Journey) -> Example | None:
-    """Search breadth first for a run that breaks the promise, smaller groups first.
+    """Search breadth first for a run that breaks the obligation, smaller groups first.
 
     Returns:
         A shortest run of the smallest groups that have one, or None.
@@ -76,7 +76,7 @@ def shortest(journey: Journey) -> Example | None:
 
 
 def shortest_of(journey: Journey, words: tuple[int, ...]) -> Example | None:
-    """Search for a run that breaks the promise with devices of these capability sets, each side."""
+    """Search for a run that breaks the obligation, each side with these capability sets."""
     return _Search(journey, words).run()
 
 
@@ -168,16 +168,16 @@ class _Search:
             onward = []
             for now in level:
                 if (amiss := self._amiss(now)) is not None:
-                    return self._told(now, None, None, amiss)
+                    return self._example(now, None, None, amiss)
                 for event, then, amiss in self._events(now):
                     if amiss is not None:
-                        return self._told(now, event, then, amiss)
+                        return self._example(now, event, then, amiss)
                     if event.row is not None and event.row not in self.decided:
                         text = f"so it ends as handover {event.row} says"
-                        self.decided[event.row] = self._told(now, event, then, _Amiss(text))
+                        self.decided[event.row] = self._example(now, event, then, _Amiss(text))
                     if self.accepted is None and event.who and self._accepts(now, event):
                         text = f"{_name(event.who)} accepted a stream that is not whole"
-                        self.accepted = self._told(now, event, then, _Amiss(text, event.who))
+                        self.accepted = self._example(now, event, then, _Amiss(text, event.who))
                     if then is not None and then not in self.before:
                         self.before[then] = now, event
                         onward.append(then)
@@ -243,12 +243,12 @@ class _Search:
         ]
         if not wrong:
             amiss = _Amiss("so it ends, and the destination runs")
-            return True, self._tell(events, moments, amiss)
+            return True, self._example_of(events, moments, amiss)
         side, index = wrong[0]
         device = now.crowd(side)[index] or ("", True)
         bare = "" if device[1] else ", which holds no state,"
         words = f"{place}: {_name(wrong[0])} in {device[0]}{bare} does not get on"
-        return False, self._tell(events, moments, _Amiss(words, wrong[0]))
+        return False, self._example_of(events, moments, _Amiss(words, wrong[0]))
 
     def _undisturbed_step(self, now: Now) -> tuple[_Event, Now] | None:
         """A step of a device that has one to take, or else to the next place; None if neither."""
@@ -303,7 +303,7 @@ class _Search:
         self, now: Now, side: Side, index: int, device: Device
     ) -> Iterator[tuple[_Event, Now, _Amiss | None]]:
         journey, machine = self.journey, self.machines[index]
-        for kind, then in journey.happenings(now.spot, side, machine, device):
+        for kind, then in journey.transitions(now.spot, side, machine, device):
             if kind == "loaded" and not self._kept(now.source[index]):
                 continue
             moved = _with(now, side, index, then)
@@ -421,12 +421,12 @@ class _Search:
 
     # --- telling ---
 
-    def _told(self, now: Now, event: _Event | None, then: Now | None, amiss: _Amiss) -> Example:
+    def _example(self, now: Now, event: _Event | None, then: Now | None, amiss: _Amiss) -> Example:
         events, moments = self._history(now)
         if event is not None:
             events.append(event)
             moments.append(then or now)
-        return self._tell(events, moments, amiss)
+        return self._example_of(events, moments, amiss)
 
     def _history(self, now: Now) -> tuple[list[_Event], list[Now]]:
         """What happened before a moment, and the moments up to it."""
@@ -437,7 +437,7 @@ class _Search:
             events.insert(0, earlier[1])
         return events, moments
 
-    def _tell(self, events: list[_Event], moments: list[Now], amiss: _Amiss) -> Example:
+    def _example_of(self, events: list[_Event], moments: list[Now], amiss: _Amiss) -> Example:
         spec, first = self.journey.spec, moments[0]
         everybody = [(side, index) for side in SIDES for index in range(len(self.words))]
         devices = [first.crowd(side)[index] for side, index in everybody]
@@ -458,7 +458,7 @@ class _Search:
         )
         place = self.journey.places[first.spot.place or 0]
         text = f"{place.program}, {len(self.words)} device{'s' * (len(self.words) > 1)} a side: "
-        text += "; ".join(map(trace.told, steps))
+        text += "; ".join(map(trace.describe, steps))
         return Example(text, replace(trace, title=text))
 
     def _number(self, who: Who) -> int:

@@ -155,7 +155,7 @@ class MigrationSystem(System):
             now["others"],
         )
 
-    def happenings(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
+    def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """Everything that source, client and destination can do, and what can happen to them."""
         encoding, device = self.encoding, self.device
         source, target = now["source"], now["target"]
@@ -376,8 +376,10 @@ class MigrationSystem(System):
 
     # --- back from z3 ---
 
-    def tell(self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]) -> Example:
-        """Tell a run as a trace of two devices: 0 the source, 1 the destination."""
+    def example_of(
+        self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
+    ) -> Example:
+        """Return a run as a trace of two devices: 0 the source, 1 the destination."""
         encoding = self.encoding
         words = [
             int(model.eval(flags, model_completion=True).as_long())

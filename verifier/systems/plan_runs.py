@@ -35,7 +35,7 @@ def run_to(
     while level:
         for now in level:
             if wanted(*now):
-                return _told(discipline, machines, _history(before, now))
+                return _trace_of(discipline, machines, _history(before, now))
         grown = []
         for now in level:
             for then in _onward(discipline, machines, now):
@@ -135,7 +135,9 @@ def _history(before: dict[Moment, Moment | None], now: Moment) -> list[Moment]:
     return moments
 
 
-def _told(discipline: Discipline, machines: Sequence[Machine], moments: Sequence[Moment]) -> Trace:
+def _trace_of(
+    discipline: Discipline, machines: Sequence[Machine], moments: Sequence[Moment]
+) -> Trace:
     steps = []
     for (phase, where), (later, there) in itertools.pairwise(moments):
         if later != phase:

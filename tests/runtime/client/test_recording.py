@@ -20,7 +20,7 @@ from recorded_runs import Log, lines_of, running
 
 from vfio_migration.cli.commands import check_trace
 from vfio_migration.model import Spec, load
-from vfio_migration.model.conformance.observation import LONGEST
+from vfio_migration.model.conformance.observation import MAX_LINE_BYTES
 from vfio_migration.runtime.client.core import Exchange
 from vfio_migration.runtime.client.recording import Recording
 from vfio_migration.runtime.kit.devices import Edu
@@ -264,7 +264,7 @@ LOOP.append(LOOP)
         (LOOP, ValueError),
         ({(1, 2): 3}, TypeError),
         (Mute(), ZeroDivisionError),
-        ("x" * LONGEST, ValueError),
+        ("x" * MAX_LINE_BYTES, ValueError),
         (10**5000, ValueError),
     ],
     ids=["circle", "key", "mute", "long", "number"],
@@ -283,11 +283,11 @@ def test_the_longest_line_is_read(tmp_path: Path) -> None:
     with Recording(tmp_path / "run", SPEC) as recording:
         recording.note(None, "phase", about="")
         size = (tmp_path / "run").read_bytes().splitlines(keepends=True)[1]
-        recording.note(None, "phase", about="x" * (LONGEST - len(size) - 20))
+        recording.note(None, "phase", about="x" * (MAX_LINE_BYTES - len(size) - 20))
     assert recording.error is None
     with (tmp_path / "run").open("rb") as file:
         assert check_trace.check(file, SPEC, None).lines == 3
-    assert check_trace._LONGEST == LONGEST
+    assert check_trace._MAX_LINE_BYTES == MAX_LINE_BYTES
 
 
 def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:

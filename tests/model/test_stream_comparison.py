@@ -12,7 +12,7 @@ from script import SPEC, Script, found_in, grades
 
 from vfio_migration.model.conformance.findings import Examination
 from vfio_migration.model.conformance.observation import Observation
-from vfio_migration.model.conformance.story import crc32_joined
+from vfio_migration.model.conformance.stream_comparison import crc32_joined
 
 A, B, C, D = cut(DATA, *CUTS)
 

@@ -1,4 +1,4 @@
-"""One migration as one story: what was read from a source, and what its destination was given.
+"""Compares what was read from a source with what its destination was given, for each migration.
 
 How a stream is cut into messages means nothing, so what was read and what was written are compared
 as wholes, when the destination ends its session with success: their lengths, and their CRC-32,
@@ -75,7 +75,7 @@ class Stream:
         return sum(one.size for one in self.pieces)
 
 
-class Story:
+class StreamComparison:
     """Which device was given what.
 
     Attributes:
