@@ -17,6 +17,8 @@ EXTRAS: Final = {
     "networkx": "graph",
     "hypothesis": "testing",
     "zstandard": "compress",
+    "tree_sitter": "import",
+    "tree_sitter_c": "import",
 }
 """The extra that brings a package, by the name under which the package is imported."""
 _NAME: Final = "vfio-migration"

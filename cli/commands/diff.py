@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import arguments as options
+
+if TYPE_CHECKING:
+    from vfio_migration.model import Spec
 
 _HELP = """\
 Compare the behaviour of two tables: rows that differ, requests whose path moved, arcs that drivers
@@ -13,11 +16,13 @@ have to take, and compatibility: whether a client or a driver that knows only OL
 device that follows NEW. Each "fails" comes with a shortest sequence that shows it, which has been
 run on live engines of both tables. The definitions (1) to (6) are in docs/compatibility.md.
 
-OLD and NEW are files, or names: builtin, linux-6.2, linux-6.1, linux-5.18-without-p2p, vfio-user.
+OLD and NEW are table files, sources that `import` reads, or names: builtin, linux-6.2, linux-6.1,
+linux-5.18-without-p2p, vfio-user.
 
 examples:
   vfio-migration diff builtin my_table.toml
   vfio-migration diff linux-6.1 builtin              # what Linux 6.2 changed
+  vfio-migration diff builtin ~/linux                # a source, as `import` reads it
   vfio-migration diff my_table.toml builtin          # new clients, old devices
   vfio-migration diff builtin my_table.toml --require 1 6
   vfio-migration diff builtin my_table.toml --format mail
@@ -57,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # An answer in JSON is one object, and so is a complaint.
     arguments.json = arguments.json or arguments.format == "json"
-    old, new = options.read_spec(arguments.old), options.read_spec(arguments.new)
+    old, new = _read(arguments.old), _read(arguments.new)
     from vfio_migration.verifier.comparison.definitions import definition
     from vfio_migration.verifier.comparison.report import FORMATS, compare, to_data
 
@@ -68,3 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(printable("\n".join(FORMATS[arguments.format](comparison))))
     return {True: YES, False: NO, None: UNKNOWN}[comparison.compatible]
+
+
+def _read(name: str) -> Spec:
+    """Load a table, or make one of a source."""
+    from vfio_migration.model import load
+    from vfio_migration.model.sources.read import is_source, read_spec
+
+    return read_spec(name, load()) if is_source(name) else options.read_spec(name)

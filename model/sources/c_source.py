@@ -1,0 +1,276 @@
+"""C, as far as the tables need it: arrays with designators, enumerators, and `#define`.
+
+Everything else is refused with its line: a range, a position without a designator, a directive or a
+macro inside a table, a table that stands twice or under a condition. A table must never be read as
+another one than a compiler would make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfio_migration.model.errors import SpecError
+from vfio_migration.model.load import read_bytes
+from vfio_migration.model.sources.facts import Place, wrong
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+_CONDITIONS = frozenset({"preproc_if", "preproc_ifdef", "preproc_elif", "preproc_else"})
+
+
+class CFile:
+    """One file of C.
+
+    Args:
+        path: The file.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from tree_sitter import Language, Parser
+        from tree_sitter_c import language
+
+        self.path = str(path)
+        self.text = read_bytes(path)
+        self.root = Parser(Language(language())).parse(self.text).root_node
+        self.macros = {
+            _text(name): self.place(node)
+            for node in _walk(self.root)
+            if node.type in ("preproc_def", "preproc_function_def")
+            and (name := node.child_by_field_name("name")) is not None
+        }
+
+    def place(self, node: Node) -> Place:
+        """Return where a node begins."""
+        return Place(self.path, node.start_point[0] + 1)
+
+    def refuse(self, node: Node, problem: str, hint: str | None = None) -> SpecError:
+        """Return an error about a node."""
+        return wrong(self.place(node), _text(node).split("\n")[0], problem, hint)
+
+    # --- arrays ---
+
+    def has_array(self, name: str) -> bool:
+        """Say whether the file initializes an array of this name."""
+        return any(True for _ in self._arrays(name))
+
+    def array(self, name: str) -> Node:
+        """Return the initializer of the constant array `name`.
+
+        Raises:
+            SpecError: There is none, there are two, or what it holds depends on a condition.
+        """
+        found = list(self._arrays(name))
+        if not found:
+            hint = "if it was renamed, or is made by a macro, it cannot be read"
+            raise wrong(self.path, name, "is an array that this file does not initialize", hint)
+        if len(found) > 1:
+            raise self.refuse(found[1], f"initializes {name} a second time", "leave one")
+        [declarator] = found
+        declaration = declarator.parent
+        assert declaration is not None
+        self.unconditional(declaration)
+        self._readable(declaration)
+        qualifiers = {_text(node) for node in declaration.children if node.type == "type_qualifier"}
+        if "const" not in qualifiers:
+            raise self.refuse(declaration, f"is not const, so {name} may be another at run time")
+        value = declarator.child_by_field_name("value")
+        if value is None or value.type != "initializer_list":
+            raise self.refuse(declarator, "is no list of cells")
+        return value
+
+    def _arrays(self, name: str) -> Iterator[Node]:
+        for node in _walk(self.root):
+            if node.type == "init_declarator":
+                inner = node.child_by_field_name("declarator")
+                depth = 0
+                while inner is not None and inner.type == "array_declarator":
+                    inner = inner.child_by_field_name("declarator")
+                    depth += 1
+                if depth and inner is not None and _text(inner) == name:
+                    yield node
+
+    def cells(self, initializer: Node) -> Iterator[tuple[str, Node, Place]]:
+        """Yield the cells of an initializer: the name that designates each, its value, its place.
+
+        Raises:
+            SpecError: A cell is written in another form, or stands twice.
+        """
+        seen: dict[str, Place] = {}
+        for node in initializer.named_children:
+            if node.type == "comment":
+                continue
+            if node.type != "initializer_pair":
+                raise self.refuse(node, "is no cell of the form [STATE] = VALUE")
+            name = self._designator(node)
+            value = node.child_by_field_name("value")
+            if value is None:
+                raise self.refuse(node, "is a cell without a value")
+            if name in seen:
+                raise self.refuse(node, f"writes {name} again, after {seen[name]}", "leave one")
+            seen[name] = self.place(node)
+            yield name, value, seen[name]
+
+    def _designator(self, pair: Node) -> str:
+        designators = pair.children_by_field_name("designator")
+        if len(designators) != 1 or designators[0].type != "subscript_designator":
+            raise self.refuse(pair, "is no cell of the form [STATE] = VALUE")
+        [inside] = designators[0].named_children or [designators[0]]
+        return self.identifier(inside)
+
+    def identifier(self, node: Node) -> str:
+        """Return a name that stands for a number.
+
+        Raises:
+            SpecError: It is none, or a macro of this file.
+        """
+        while node.type == "parenthesized_expression" and len(node.named_children) == 1:
+            node = node.named_children[0]
+        if node.type != "identifier":
+            raise self.refuse(node, "is no name of a state or capability")
+        name = _text(node)
+        if name in self.macros:
+            raise self.refuse(node, f"is a macro, defined at {self.macros[name]}")
+        return name
+
+    def alternatives(self, node: Node) -> Iterator[Node]:
+        """Yield the operands of A | B | C."""
+        while node.type == "parenthesized_expression" and len(node.named_children) == 1:
+            node = node.named_children[0]
+        operator = node.child_by_field_name("operator")
+        if node.type == "binary_expression" and operator is not None and _text(operator) == "|":
+            left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
+            assert left is not None
+            assert right is not None
+            yield from self.alternatives(left)
+            yield from self.alternatives(right)
+        else:
+            yield node
+
+    def bit(self, node: Node) -> str:
+        """Return the name that 1 << NAME shifts by.
+
+        Raises:
+            SpecError: It is written in another form.
+        """
+        while node.type == "parenthesized_expression" and len(node.named_children) == 1:
+            node = node.named_children[0]
+        left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
+        operator = node.child_by_field_name("operator")
+        if left is None or right is None or operator is None:
+            raise self.refuse(node, "is not of the form 1 << STATE")
+        if (_text(left), _text(operator)) != ("1", "<<"):
+            raise self.refuse(node, "is not of the form 1 << STATE")
+        return self.identifier(right)
+
+    @staticmethod
+    def is_all_zero(row: Node) -> bool:
+        """Say whether a row is { 0, 0, ... }."""
+        values = [node for node in row.named_children if node.type != "comment"]
+        return bool(values) and all(_text(node) == "0" for node in values)
+
+    # --- enumerators and macros ---
+
+    def enumerators(self, name: str) -> list[tuple[str, int, Place, bool]]:
+        """Return the enumerators of `enum name`: name, value, place, and if the value is written.
+
+        Raises:
+            SpecError: There is no such enum, or a value is no plain number.
+        """
+        found = [
+            node
+            for node in _walk(self.root)
+            if node.type == "enum_specifier"
+            and (tag := node.child_by_field_name("name")) is not None
+            and _text(tag) == name
+            and node.child_by_field_name("body") is not None
+        ]
+        if len(found) != 1:
+            problem = "is defined twice" if found else "is an enum that this file does not define"
+            raise wrong(self.path, name, problem)
+        self.unconditional(found[0])
+        self._readable(found[0])
+        body = found[0].child_by_field_name("body")
+        assert body is not None
+        listed: list[tuple[str, int, Place, bool]] = []
+        following = 0
+        for node in body.named_children:
+            if node.type == "comment":
+                continue
+            tag = node.child_by_field_name("name")
+            if node.type != "enumerator" or tag is None:
+                raise self.refuse(node, "is no enumerator")
+            value = node.child_by_field_name("value")
+            if value is not None:
+                following = self._number(value)
+            listed.append((self.identifier(tag), following, self.place(node), value is not None))
+            following += 1
+        return listed
+
+    def _number(self, node: Node) -> int:
+        try:
+            return int(_text(node), 0)
+        except ValueError:
+            raise self.refuse(node, "is no plain number") from None
+
+    def definitions(self, prefix: str) -> Iterator[tuple[str, Node, Place]]:
+        """Yield the macros whose name begins so: name, value, place."""
+        for node in _walk(self.root):
+            name = node.child_by_field_name("name")
+            if node.type == "preproc_def" and name is not None and _text(name).startswith(prefix):
+                value = node.child_by_field_name("value")
+                if value is not None:
+                    yield _text(name), value, self.place(node)
+
+    # --- what may not be ---
+
+    def unconditional(self, node: Node) -> None:
+        """Refuse what stands under #if, unless that is the guard of a header."""
+        above = node.parent
+        while above is not None:
+            if above.type in _CONDITIONS and not _is_guard(above):
+                at = self.place(above)
+                raise self.refuse(node, f"depends on the condition at {at}", "leave one form")
+            above = above.parent
+
+    def _readable(self, node: Node) -> None:
+        for inner in _walk(node):
+            if inner.type.startswith("preproc") or inner.is_error or inner.is_missing:
+                raise self.refuse(inner, "cannot be read here: a directive, a macro or a mistake")
+
+
+def _is_guard(node: Node) -> bool:
+    """Say whether `#ifndef X` is the guard of a header: it defines X first, and has no #else."""
+    name = node.child_by_field_name("name")
+    named = [child for child in node.named_children if child.type != "comment"]
+    if name is None or len(named) < 2 or named[1].type != "preproc_def":
+        return False
+    defined = named[1].child_by_field_name("name")
+    has_else = node.child_by_field_name("alternative") is not None
+    return defined is not None and _text(defined) == _text(name) and not has_else
+
+
+def text_of(node: Node) -> str:
+    """Return the text of a node."""
+    return _text(node)
+
+
+def _text(node: Node) -> str:
+    return (node.text or b"").decode("utf-8", "replace")
+
+
+def _walk(node: Node) -> Iterator[Node]:
+    """Yield a node and all below it, in the order of the text."""
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        yield here
+        waiting += reversed(here.children)
+
+
+__all__ = ["CFile", "text_of"]

@@ -1,0 +1,71 @@
+"""What was read from a source: each fact with the file and line where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vfio_migration.model.errors import Mistake, SpecError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of a file."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a next-step table.
+
+    Attributes:
+        next: The state to step to; the failed state stands for a refusal.
+        place: Where the cell is written.
+    """
+
+    next: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class NextSteps:
+    """A next-step table over all states, the failed one included.
+
+    Attributes:
+        cells: Per present state and target, the cell.
+        rows: Per present state, where its row begins.
+        required: Per state, the capabilities it requires and where that stands; None if the
+            source does not say.
+        skips: Smaller capability sets follow from the table by skipping states that they lack.
+    """
+
+    cells: Mapping[tuple[str, str], Cell]
+    rows: Mapping[str, Place]
+    required: Mapping[str, tuple[tuple[str, ...], Place]] | None
+    skips: bool
+
+
+@dataclass(frozen=True)
+class Header:
+    """The numbers of states and capabilities.
+
+    Attributes:
+        states: Per state its value.
+        capabilities: Per capability its value.
+    """
+
+    states: Mapping[str, tuple[int, Place]] = field(default_factory=dict)
+    capabilities: Mapping[str, tuple[int, Place]] = field(default_factory=dict)
+
+
+def wrong(place: Place | str, value: object, problem: str, hint: str | None = None) -> SpecError:
+    """Return an error that names a place in a source."""
+    return SpecError([Mistake(str(place), value, problem, hint)])
+
+
+__all__ = ["Cell", "Header", "NextSteps", "Place", "wrong"]

@@ -1,0 +1,66 @@
+"""`vfio-migration import` as a user runs it, and `diff` of a source."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import c_sources
+import pytest
+
+from vfio_migration.cli.main import main
+from vfio_migration.model import load, loads
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    text, numbers = c_sources.linux(load()), c_sources.header(load())
+    return c_sources.tree(tmp_path / "linux", text, "linux", numbers)
+
+
+def test_what_is_printed_is_a_table(capsys, tree: Path) -> None:
+    assert main(["import", str(tree)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# Made by `vfio-migration import`.")
+    assert c_sources.cells(loads(out)) == c_sources.cells(load())
+
+
+def test_json_is_the_data_of_the_table(capsys, tree: Path) -> None:
+    assert main(["import", str(tree / c_sources.PLACES["linux"]), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert len(data["arcs"]) == len(load().arcs)
+
+
+def test_a_source_is_compared_without_a_detour(capsys, tree: Path) -> None:
+    assert main(["diff", "builtin", str(tree)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("no change of behaviour in any row\n")
+    assert "fails" not in out
+
+
+def test_a_patch_that_no_table_can_express_exits_with_2_and_names_its_line(
+    capsys, tmp_path: Path
+) -> None:
+    steps = c_sources.cells(load()) | {("RUNNING", "STOP"): "RESUMING"}
+    path = tmp_path / "p.c"
+    path.write_text(c_sources.linux(load(), steps), "utf-8")
+    assert main(["import", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert "no table can say this: " in err
+    assert "RUNNING -> STOP" in err
+    assert "steps to RESUMING; in the base table it steps to RUNNING_P2P" in err
+
+
+def test_a_state_that_the_base_lacks_is_named_with_the_way_out(capsys, tmp_path: Path) -> None:
+    path = tmp_path / "p.c"
+    text = c_sources.linux(load()).replace("STATE_RUNNING_P2P", "STATE_QUIESCED")
+    path.write_text(text, "utf-8")
+    assert main(["import", str(path)]) == 2
+    assert "is no state of the base table; add it to a copy" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_way_to_get_it_is_named(capsys, monkeypatch, tree: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tree_sitter", None)
+    assert main(["import", str(tree)]) == 2
+    assert "[import]" in capsys.readouterr().err
