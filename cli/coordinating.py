@@ -29,7 +29,7 @@ from vfio_migration.model.errors import why
 if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
     from vfio_migration.model import Spec
-    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.client.core import ExchangeObserver
     from vfio_migration.runtime.client.recording import Recording
 
 TWICE = "{}: is named twice; each socket is one end of one device"
@@ -117,7 +117,7 @@ def common_options(parser: argparse.ArgumentParser, *, journal: bool = True) -> 
 def attempt(
     arguments: argparse.Namespace,
     spec: Spec,
-    work: Callable[[list[Watch], Printer], None],
+    work: Callable[[list[ExchangeObserver], Printer], None],
     again: Callable[[], list[str]],
     outcomes: Mapping[str, str] | None = None,
     pairs: Iterable[tuple[str, str]] = (),

@@ -22,8 +22,8 @@ from typing import Final, NoReturn
 
 from vfio_migration.cli import arguments as options
 from vfio_migration.cli.output import UNKNOWN
-from vfio_migration.runtime.server.log import say
-from vfio_migration.runtime.server.log_writer import ServerLog
+from vfio_migration.runtime.server.log import log_event
+from vfio_migration.runtime.server.log_writer import LogWriter
 from vfio_migration.runtime.transport import service_notify
 
 STOP_TIMEOUT_S: Final = 4.0
@@ -44,7 +44,7 @@ class Stopper:
         log: The log of the process.
     """
 
-    def __init__(self, stop: Callable[[], object], device: object, log: ServerLog) -> None:
+    def __init__(self, stop: Callable[[], object], device: object, log: LogWriter) -> None:
         self._stop, self._device, self._log = stop, device, log
         self._main = threading.get_ident()
         self._asked = False
@@ -104,7 +104,7 @@ class Stopper:
 
     def _say(self, why: str, status: int) -> None:
         at = self._where()
-        say("ended_by_force", level=logging.ERROR, why=why, at=at, status=status)
+        log_event("ended_by_force", level=logging.ERROR, why=why, at=at, status=status)
         self._log.end(_LOG_TIMEOUT_S)
 
     def _where(self) -> str:

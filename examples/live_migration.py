@@ -81,7 +81,7 @@ def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path
         for source, destination in zip(sources, destinations, strict=True):
             recording.pair(source.stem, destination.stem)
         clients = {
-            str(path): stack.enter_context(Client(path, name=path.stem, watches=[recording]))
+            str(path): stack.enter_context(Client(path, name=path.stem, observers=[recording]))
             for path in (*sources, *destinations)
         }
         here = [clients[str(path)] for path in sources]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
     from vfio_migration.model import Spec
     from vfio_migration.model.plan import Plans
-    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.client.core import ExchangeObserver
     from vfio_migration.runtime.coordinator import Settings
 
 _HELP = """\
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     settings = _settings(arguments)
 
-    def work(watches: list[Watch], printer: Printer) -> None:
+    def work(observers: list[ExchangeObserver], printer: Printer) -> None:
         from vfio_migration.cli import event_printer
 
         coordinator = Coordinator(
@@ -139,14 +139,14 @@ def run(arguments: argparse.Namespace) -> int:
             plans=plans,
             settings=settings,
             report=event_printer.reporter(printer, arguments),
-            watches=watches,
+            observers=observers,
             journal=journal,
         )
         with coordinating.cancelled_by_signals(coordinator.cancel):
             coordinator.run()
 
-    def dry(watches: list[Watch], _printer: Printer) -> None:
-        _dry_run(arguments, spec, plans, pairs, settings, watches)
+    def dry(observers: list[ExchangeObserver], _printer: Printer) -> None:
+        _dry_run(arguments, spec, plans, pairs, settings, observers)
 
     def again() -> list[str]:
         if not journals.stands(arguments):
@@ -185,7 +185,7 @@ def _dry_run(
     plans: Plans | None,
     pairs: list[tuple[str, str]],
     settings: Settings,
-    watches: list[Watch],
+    observers: list[ExchangeObserver],
 ) -> None:
     """Say what would be done with these devices, and draw it if that is asked for."""
     from pathlib import Path
@@ -195,7 +195,7 @@ def _dry_run(
     from vfio_migration.runtime.client import PeerDisconnectedError
     from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 
-    coordinator = Coordinator(pairs, spec=spec, plans=plans, settings=settings, watches=watches)
+    coordinator = Coordinator(pairs, spec=spec, plans=plans, settings=settings, observers=observers)
     try:
         found = coordinator.survey()
     except PeerDisconnectedError as error:

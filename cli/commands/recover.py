@@ -11,7 +11,7 @@ from vfio_migration.cli import journal_option as journals
 
 if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
-    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.client.core import ExchangeObserver
     from vfio_migration.runtime.coordinator import Event
     from vfio_migration.runtime.coordinator.finish import Finished
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         else list(zip(sockets[::2], sockets[1::2], strict=True))
     )
 
-    def work(watches: list[Watch], printer: Printer) -> None:
+    def work(observers: list[ExchangeObserver], printer: Printer) -> None:
         from vfio_migration.cli import event_printer
         from vfio_migration.cli.output import FULL
         from vfio_migration.runtime.coordinator import MigrationFailedError
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
                 spec=spec,
                 plans=plans,
                 report=report,
-                watches=watches,
+                observers=observers,
                 timeout_s=arguments.timeout_s,
             )
         except OSError as error:

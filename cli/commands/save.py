@@ -12,7 +12,7 @@ from vfio_migration.model.advice import command, operand
 
 if TYPE_CHECKING:
     from vfio_migration.cli.event_printer import Printer
-    from vfio_migration.runtime.client.core import Watch
+    from vfio_migration.runtime.client.core import ExchangeObserver
     from vfio_migration.runtime.coordinator.save import Saved
 
 _SAVE = """\
@@ -172,12 +172,14 @@ def _run(
     spec = options.read_spec(arguments.spec)
     plans = options.read_plans(spec, arguments.plans)
 
-    def saving(watches: list[Watch], printer: Printer) -> None:
+    def saving(observers: list[ExchangeObserver], printer: Printer) -> None:
         from vfio_migration.cli import event_printer
         from vfio_migration.runtime.coordinator import Event
 
         report_event = event_printer.reporter(printer, arguments, done)
-        result = work({"spec": spec, "plans": plans, "report": report_event, "watches": watches})
+        result = work(
+            {"spec": spec, "plans": plans, "report": report_event, "observers": observers}
+        )
         report_event(Event("saved", {**result.to_data(), "hints": list(on)}))
 
     return coordinating.attempt(arguments, spec, saving, lambda: again, outcomes)

@@ -16,7 +16,7 @@ from vfio_migration.cli import arguments as options
 from vfio_migration.cli import devices
 
 if TYPE_CHECKING:
-    from vfio_migration.runtime.server.log_writer import ServerLog
+    from vfio_migration.runtime.server.log_writer import LogWriter
     from vfio_migration.runtime.server.server import Server
 
 _HELP = """\
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _run(arguments: argparse.Namespace, log: ServerLog) -> tuple[int, str | None]:
+def _run(arguments: argparse.Namespace, log: LogWriter) -> tuple[int, str | None]:
     """Serve; return the exit status, and what is wrong with the input."""
     from vfio_migration.cli.output import WRONG_INPUT, YES
     from vfio_migration.cli.stopping import Stopper
@@ -174,10 +174,10 @@ def _socket(arguments: argparse.Namespace) -> AbstractContextManager[socket.sock
 
 
 def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -> None:
-    from vfio_migration.runtime.server.log import say
+    from vfio_migration.runtime.server.log import log_event
     from vfio_migration.runtime.transport import listening, service_notify
 
-    say(
+    log_event(
         "serving",
         device=arguments.device,
         socket=sock.getsockname() or f"descriptor {sock.fileno()}",
@@ -193,8 +193,8 @@ def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -
         else:
             server.serve_client(sock.dup())
     finally:
-        say("counters", **server.counters.snapshot())
-        say("stopped", state=server.engine.state)
+        log_event("counters", **server.counters.snapshot())
+        log_event("stopped", state=server.engine.state)
 
 
 def _status(
@@ -244,13 +244,13 @@ def _description(device: str, summary: str, program: str | Path) -> dict[str, ob
     }
 
 
-def _log(form: str, level: str) -> ServerLog:
+def _log(form: str, level: str) -> LogWriter:
     import logging
 
     from vfio_migration.runtime.server.log import JsonLines, Text
-    from vfio_migration.runtime.server.log_writer import ServerLog
+    from vfio_migration.runtime.server.log_writer import LogWriter
 
-    log = ServerLog(sys.stderr.fileno(), JsonLines() if form == "json" else Text())
+    log = LogWriter(sys.stderr.fileno(), JsonLines() if form == "json" else Text())
     root = logging.getLogger()
     root.handlers[:] = [log]
     root.setLevel(level.upper())

@@ -1,4 +1,4 @@
-"""A vfio-user client for programs that run asyncio: what is said is `Client`'s, waiting is not.
+"""A vfio-user client for programs that run asyncio: the calls are those of `Client`.
 
     async with AsyncClient("/run/edu.sock") as client:
         await client.set_state("STOP_COPY")
@@ -31,7 +31,14 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call, RegionInfo
-from vfio_migration.runtime.client.common import AGAIN, Side, busy, described, dial, no_version
+from vfio_migration.runtime.client.common import (
+    RETRY_S,
+    BaseClient,
+    connect_now,
+    described,
+    no_version,
+    too_many_wait,
+)
 from vfio_migration.runtime.client.core import Pending
 from vfio_migration.runtime.client.errors import (
     ClientError,
@@ -39,7 +46,7 @@ from vfio_migration.runtime.client.errors import (
     RefusedError,
     TimedOutError,
 )
-from vfio_migration.runtime.client.socket import Line
+from vfio_migration.runtime.client.socket import ClientSocket
 from vfio_migration.runtime.protocol.events import Outgoing
 
 P = ParamSpec("P")
@@ -84,10 +91,10 @@ def _does(
     return described(method, make)
 
 
-class AsyncClient(Side):
+class AsyncClient(BaseClient):
     """A connection to a server. `open`, or entering it as a context, makes it.
 
-    The arguments are those of `Side`.
+    The arguments are those of `BaseClient`.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -127,20 +134,20 @@ class AsyncClient(Side):
     async def _connected(self, path: str | Path) -> socket.socket:
         loop = asyncio.get_running_loop()
         until = loop.time() + self.timeout_s
-        while (sock := dial(path, self.name)) is None:
+        while (sock := connect_now(path, self.name)) is None:
             if loop.time() >= until:
-                raise busy(self.name)
-            await asyncio.sleep(AGAIN)
+                raise too_many_wait(self.name)
+            await asyncio.sleep(RETRY_S)
         return sock
 
     # --- the connection ---
 
     def close(self) -> None:
         """Hang up. The server keeps the state of the device and drops maps and interrupts."""
-        if self._foreign():
+        if self._is_forked_copy():
             # What the loop waits with is shared with the parent, and stays as it is.
-            for line in self._lines:
-                line.close()
+            for sock in self._sockets:
+                sock.close()
             return
         if self._loop is None and isinstance(self._where, socket.socket):
             self._where.close()  # it was never opened
@@ -189,7 +196,7 @@ class AsyncClient(Side):
         assert self._loop is not None
         waiter = self._loop.create_future()
         pending.then(lambda: None if waiter.done() else waiter.set_result(None))
-        timer = self._loop.call_later(timeout_s, lambda: self._end(self._late(pending)))
+        timer = self._loop.call_later(timeout_s, lambda: self._end(self._timed_out(pending)))
         try:
             await waiter
         finally:
@@ -212,34 +219,34 @@ class AsyncClient(Side):
         """Have the loop look at what the sockets are to be looked at for."""
         if self._core.over is not None:
             return
-        for line in self._lines:
-            self._watch_for(line, line.wants)
+        for sock in self._sockets:
+            self._watch_for(sock, sock.wants)
 
-    def _watch_for(self, line: Line, wants: int) -> None:
-        had = self._watched.get(line.fd, 0)
+    def _watch_for(self, sock: ClientSocket, wants: int) -> None:
+        had = self._watched.get(sock.fd, 0)
         if wants == had:
             return
         assert self._loop is not None
-        self._watched[line.fd] = wants
+        self._watched[sock.fd] = wants
         if (wants ^ had) & select.POLLIN:
             if wants & select.POLLIN:
-                self._loop.add_reader(line.fd, self._ready, line, select.POLLIN)
+                self._loop.add_reader(sock.fd, self._ready, sock, select.POLLIN)
             else:
-                self._loop.remove_reader(line.fd)
+                self._loop.remove_reader(sock.fd)
         if (wants ^ had) & select.POLLOUT:
             if wants & select.POLLOUT:
-                self._loop.add_writer(line.fd, self._ready, line, select.POLLOUT)
+                self._loop.add_writer(sock.fd, self._ready, sock, select.POLLOUT)
             else:
-                self._loop.remove_writer(line.fd)
+                self._loop.remove_writer(sock.fd)
 
-    def _ready(self, line: Line, what: int) -> None:
-        self._step(line, what)
+    def _ready(self, sock: ClientSocket, what: int) -> None:
+        self._step(sock, what)
         self._watch()
 
     def _end(self, why: ClientError) -> None:
         if self._loop is not None:
-            for line in self._lines:
-                self._watch_for(line, 0)
+            for sock in self._sockets:
+                self._watch_for(sock, 0)
         super()._end(why)
 
     # --- migration, in the words of the table ---

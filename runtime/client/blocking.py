@@ -6,15 +6,16 @@
             pass
 
 `begin` sends a call without waiting and `finish` waits for it, so that several can be under way.
-The server's DMA by messages is answered while some thread waits, and at any time under `attended`.
+The server's DMA by messages is answered while some thread waits, and at any time under
+`answering_dma`.
 
 *Threads.* Any number of them may use a client at once; each gets the answers to its own calls, and
 `close` ends the waiting of all. What a client calls (a sink, a watch, its memory) is called by
 whichever thread waits, one at a time; it may `begin` calls of that client but not wait for them.
 
 *Interrupts.* A thread that is interrupted (control-C) while it waits has lost its call and nothing
-else. If it was in the middle of a message, the connection is over, for nobody could tell where the
-next one begins.
+else. If it was in the middle of a message, the connection is over, because it is not known where
+the next one begins.
 
 *Forks.* The connection belongs to the process that made it. In a child no call can be made; `close`
 there closes the child's copies, of which the server notices nothing.
@@ -41,15 +42,15 @@ from vfio_migration.model import Spec
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call, RegionInfo
 from vfio_migration.runtime.client.common import (
-    AGAIN,
+    RETRY_S,
     TIMEOUT_S,
-    Side,
-    busy,
+    BaseClient,
+    connect_now,
     described,
-    dial,
     no_version,
+    too_many_wait,
 )
-from vfio_migration.runtime.client.core import Pending, Reachable, Watch
+from vfio_migration.runtime.client.core import ExchangeObserver, Pending, Reachable
 from vfio_migration.runtime.client.errors import (
     ClientError,
     PeerDisconnectedError,
@@ -62,20 +63,20 @@ from vfio_migration.runtime.transport.closing import Closing
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LONGEST: Final = 3_600_000
+_MAX_WAIT_MS: Final = 3_600_000
 """How many milliseconds are waited at a time."""
 
 _LOOK_UP: Final = 0.1
-"""After how many seconds `hurry` is asked again."""
+"""After how many seconds `deadline_of` is asked again."""
 
-Hurry: TypeAlias = Callable[[float], float]
+DeadlineOf: TypeAlias = Callable[[float], float]
 
 _ONE: Final = (1).to_bytes(8, "little")
 """What makes an eventfd readable; any number but zero does."""
 
 
 class _Follower(NamedTuple):
-    """A thread that waits for another one: for what, and until when it is told."""
+    """A thread that waits for another one to read the reply it needs."""
 
     pending: Pending[Any] | None
     turn: threading.Condition
@@ -90,24 +91,25 @@ def _does(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     return described(method, make)
 
 
-class Client(Side, Closing):
+class Client(BaseClient, Closing):
     """A connection to a server.
 
     Args:
         where: The path of its socket, or a socket that is connected, which the client closes.
         spec: The table that gives states and capabilities their names; that of the package if none
             is given.
-        name: What the server is called in messages; its path, if nothing is said.
+        name: What the server is called in messages; its path by default.
         timeout_s: How many seconds the server may take to answer.
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
-        watches: Who is told of every message; see `Exchange`.
-        hurry: Is asked while a call is waited for, some times a second: given when that began (as
-            `time.monotonic` counts), by when it has to be answered, however patient the client is.
+        observers: Called with every message; see `Exchange`.
+        deadline_of: Called some times a second while a call is waited for, with the time at which
+            that began (as `time.monotonic` counts); returns the time at which the call is given
+            up, whatever `timeout_s` is.
         devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
 
     Attributes:
-        hurry: As given; may be set at any time.
+        deadline_of: As given; may be set at any time.
 
     Raises:
         PeerDisconnectedError: Nobody listens there.
@@ -124,11 +126,11 @@ class Client(Side, Closing):
         timeout_s: float = TIMEOUT_S,
         limits: Limits | None = None,
         memory: Reachable | None = None,
-        watches: Iterable[Watch] = (),
-        hurry: Hurry | None = None,
+        observers: Iterable[ExchangeObserver] = (),
+        deadline_of: DeadlineOf | None = None,
         devices: bool = False,
     ) -> None:
-        self.hurry = hurry
+        self.deadline_of = deadline_of
         super().__init__(
             where,
             spec=spec,
@@ -136,7 +138,7 @@ class Client(Side, Closing):
             timeout_s=timeout_s,
             limits=limits,
             memory=memory,
-            watches=watches,
+            observers=observers,
             devices=devices,
         )
         self._lock = threading.RLock()
@@ -167,10 +169,10 @@ class Client(Side, Closing):
 
     def close(self) -> None:
         """Hang up. The server keeps the state of the device and drops maps and interrupts."""
-        if self._foreign():
+        if self._is_forked_copy():
             # The lock may be held by a thread that the fork left behind.
-            for line in self._lines:
-                line.close()
+            for sock in self._sockets:
+                sock.close()
             self._wake.close()
             return
         self._end(PeerDisconnectedError(self.name, "this side has hung up"))
@@ -200,8 +202,8 @@ class Client(Side, Closing):
         """
         with self._lock:
             pending = self._begin(call)
-            if self._leader and any(line.wants & select.POLLOUT for line in self._lines):
-                self._rouse()  # whoever waits has to wait for more than before
+            if self._leader and any(sock.wants & select.POLLOUT for sock in self._sockets):
+                self._wake_up()  # the thread in `poll` has to wait for more than before
             return pending
 
     def finish(self, pending: Pending[T], timeout_s: float | None = None) -> T:
@@ -210,13 +212,13 @@ class Client(Side, Closing):
         until = begun + (self.timeout_s if timeout_s is None else timeout_s)
         while not pending.done:
             look_up = until
-            if self.hurry is not None:
-                until = min(until, self.hurry(begun))
+            if self.deadline_of is not None:
+                until = min(until, self.deadline_of(begun))
                 look_up = min(until, time.monotonic() + _LOOK_UP)
             if self._turn(look_up, pending) and time.monotonic() >= until:
                 with self._lock:
                     if not pending.done:
-                        self._end(self._late(pending))
+                        self._end(self._timed_out(pending))
         return pending.result()
 
     def abandon(self, pending: Pending[T]) -> None:
@@ -247,8 +249,8 @@ class Client(Side, Closing):
                 if self._core.over is not None:
                     return True
                 self._leader = me
-                for line in self._lines:
-                    self._poll.register(line.fd, line.wants)
+                for sock in self._sockets:
+                    self._poll.register(sock.fd, sock.wants)
                 wake = self._wake.fileno()
             # Interrupted here, nothing is lost.
             ready = dict(self._poll.poll(_milliseconds(until)))
@@ -256,9 +258,9 @@ class Client(Side, Closing):
                 if wake in ready and not self._wake.closed:
                     self._wake.read(8)
                 self._taker = me
-                for line in self._lines:
-                    if ready.get(line.fd):
-                        self._step(line, ready[line.fd])
+                for sock in self._sockets:
+                    if ready.get(sock.fd):
+                        self._step(sock, ready[sock.fd])
             return True
         finally:
             if self._leader == me:
@@ -277,7 +279,11 @@ class Client(Side, Closing):
 
     def _follow(self, until: float | None, pending: Pending[Any] | None) -> bool:
         """Wait for the leader. Returns as `_turn`."""
-        left = _LONGEST / 1000 if until is None else min(until - time.monotonic(), _LONGEST / 1000)
+        left = (
+            _MAX_WAIT_MS / 1000
+            if until is None
+            else min(until - time.monotonic(), _MAX_WAIT_MS / 1000)
+        )
         if left <= 0:
             return True  # it waits, and nothing has come
         follower = _Follower(pending, threading.Condition(self._lock))
@@ -301,7 +307,7 @@ class Client(Side, Closing):
                 follower.turn.notify()
                 lead = False
 
-    def _rouse(self) -> None:
+    def _wake_up(self) -> None:
         if not self._wake.closed:
             self._wake.write(_ONE)
 
@@ -310,13 +316,13 @@ class Client(Side, Closing):
             try:
                 super()._end(why)
             finally:
-                self._rouse()
+                self._wake_up()
                 if not self._leader:
                     self._wake.close()
                 self._hand_over()
 
     @contextlib.contextmanager
-    def attended(self) -> Iterator[None]:
+    def answering_dma(self) -> Iterator[None]:
         """Answer the server's DMA also while no thread waits for a call."""
         stop = threading.Event()
 
@@ -331,7 +337,7 @@ class Client(Side, Closing):
         finally:
             stop.set()
             with self._lock:
-                self._rouse()
+                self._wake_up()
                 for follower in self._followers:
                     follower.turn.notify()
             thread.join()
@@ -403,29 +409,31 @@ class Client(Side, Closing):
 
 
 def connected(
-    path: str | Path, name: str, timeout_s: float, hurry: Hurry | None = None
+    path: str | Path, name: str, timeout_s: float, deadline_of: DeadlineOf | None = None
 ) -> socket.socket:
-    """Connect to a server, and say nothing yet.
+    """Connect to a server, and send nothing yet.
 
     Args:
         path: Its socket.
         name: What it is called in messages.
         timeout_s: How many seconds to wait for a place in its queue.
-        hurry: As for a `Client`.
+        deadline_of: As for a `Client`.
 
     Raises:
         PeerDisconnectedError: Nobody serves there.
         TimedOutError: Too many wait there.
     """
     begun = time.monotonic()
-    while (sock := dial(path, name)) is None:
-        until = begun + timeout_s if hurry is None else min(begun + timeout_s, hurry(begun))
+    while (sock := connect_now(path, name)) is None:
+        until = (
+            begun + timeout_s if deadline_of is None else min(begun + timeout_s, deadline_of(begun))
+        )
         if time.monotonic() >= until:
-            raise busy(name)
-        time.sleep(AGAIN)
+            raise too_many_wait(name)
+        time.sleep(RETRY_S)
     return sock
 
 
 def _milliseconds(until: float | None) -> int:
     left = math.inf if until is None else (until - time.monotonic()) * 1000
-    return _LONGEST if left > _LONGEST else max(0, math.ceil(left))
+    return _MAX_WAIT_MS if left > _MAX_WAIT_MS else max(0, math.ceil(left))

@@ -106,7 +106,7 @@ class Capture:
             waiting = self._sent[sender].setdefault(ident, deque(maxlen=_SAME_ID))
             waiting.append(_Command(number, message))
         if sender == "server":
-            return  # told of when it is answered
+            return  # recorded when it is answered
         line = {"device": DEVICE, "what": "command", "id": ident, "command": _name(number)}
         if message is not None:
             line |= self._wording.about(message)

@@ -15,14 +15,20 @@ from vfio_migration.model import Spec, load
 from vfio_migration.model.errors import why
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
-from vfio_migration.runtime.client.core import Core, Pending, Reachable, Watch, gone
+from vfio_migration.runtime.client.core import (
+    Core,
+    ExchangeObserver,
+    Pending,
+    Reachable,
+    disconnected,
+)
 from vfio_migration.runtime.client.errors import (
     ClientError,
     PeerDisconnectedError,
     PeerProtocolError,
     TimedOutError,
 )
-from vfio_migration.runtime.client.socket import Line
+from vfio_migration.runtime.client.socket import ClientSocket
 from vfio_migration.runtime.protocol.events import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.transport.channel import DisconnectedError, peer_of
@@ -35,22 +41,22 @@ T = TypeVar("T")
 TIMEOUT_S: Final = 30.0
 """How many seconds a server may take to answer."""
 
-AGAIN: Final = 0.02
+RETRY_S: Final = 0.02
 """After how many seconds a server at which too many wait is tried again."""
 
 
-class Side:
+class BaseClient:
     """A connection to a server, without the waiting.
 
     Args:
         where: The path of its socket, or a socket that is connected, which then belongs to this.
         spec: The table that gives states and capabilities their names; that of the package if none
             is given.
-        name: What the server is called in messages; its path, if nothing is said.
+        name: What the server is called in messages; its path by default.
         timeout_s: How many seconds the server may take to answer.
         limits: What this side takes and can do.
         memory: Answers the server's DMA by messages.
-        watches: Who is told of every message; see `Exchange`.
+        observers: Called with every message; see `Exchange`.
         devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
 
     Attributes:
@@ -58,7 +64,7 @@ class Side:
         name: As given.
         timeout_s: As given.
         counters: Its `bytes_in` and `bytes_out` count what went over the sockets.
-        pid: The process that listens, or 0 if the system does not say.
+        pid: The process that listens, or 0 if the system does not know.
     """
 
     def __init__(
@@ -70,18 +76,18 @@ class Side:
         timeout_s: float = TIMEOUT_S,
         limits: Limits | None = None,
         memory: Reachable | None = None,
-        watches: Iterable[Watch] = (),
+        observers: Iterable[ExchangeObserver] = (),
         devices: bool = False,
     ) -> None:
-        said = "server" if isinstance(where, socket.socket) else str(where)
-        self.name = said if name is None else name
+        default = "server" if isinstance(where, socket.socket) else str(where)
+        self.name = default if name is None else name
         self.spec = load() if spec is None else spec
         self.timeout_s = timeout_s
         self.counters = Counters()
         self.pid = 0
         self._where = where
-        self._core = Core(self.name, limits, memory=memory, watches=watches)
-        self._lines: list[Line] = []
+        self._core = Core(self.name, limits, memory=memory, observers=observers)
+        self._sockets: list[ClientSocket] = []
         twin = self._core.connection.own.twin_socket
         self._receiver = DescriptorReceiver(devices=devices, sockets=twin)
         self._names = {state.value: state.name for state in self.spec.states}
@@ -123,18 +129,20 @@ class Side:
 
     # --- for the clients ---
 
-    def _foreign(self) -> bool:
+    def _is_forked_copy(self) -> bool:
         """Whether this is a copy that a fork made: the connection is the parent's."""
         return os.getpid() != self._process
 
     def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
-        """Begin to speak on a socket. If this raises, it is the caller's to close."""
+        """Begin to use a socket. If this raises, it is the caller's to close."""
         self.pid = peer_of(sock)
         # A descriptor for which this process has no room is dropped without a word, and it would be
         # the server that is blamed for the twin socket: see now whether there is room for one.
         os.close(os.dup(sock.fileno()))
-        self._lines = [Line(sock, self._core.connection, self.counters, self._core, self._receiver)]
-        return self._core.hello()
+        self._sockets = [
+            ClientSocket(sock, self._core.connection, self.counters, self._core, self._receiver)
+        ]
+        return self._core.negotiate()
 
     def _add_twin(self, fd: int | None) -> None:
         """Speak on the twin socket too, if there is one."""
@@ -153,39 +161,41 @@ class Side:
             sock.close()
             raise PeerProtocolError(self.name, "the twin socket is not a stream")
         assert self._core.twin is not None
-        self._lines.append(Line(sock, self._core.twin, self.counters, self._core, self._receiver))
+        self._sockets.append(
+            ClientSocket(sock, self._core.twin, self.counters, self._core, self._receiver)
+        )
 
     def _begin(self, call: Call[T]) -> Pending[T]:
         """Make a call and send it."""
-        if self._foreign():
+        if self._is_forked_copy():
             raise PeerDisconnectedError(
                 self.name, "the connection belongs to the process that made it"
             )
         outgoing, pending = self._core.begin(call)
         self._send(outgoing)
         if call.no_reply and self.over is not None:
-            raise copy.copy(self.over)  # nobody else would tell
+            raise copy.copy(self.over)  # there is no reply that would show it
         return pending
 
     def _send(self, outgoing: Outgoing) -> None:
         try:
-            self._lines[0].send(outgoing)
+            self._sockets[0].send(outgoing)
         except DisconnectedError as error:
-            self._end(self._gone(error))
+            self._end(self._disconnected(error))
         except BaseException:
-            self._end(self._torn())
+            self._end(self._interrupted())
             raise
 
-    def _step(self, line: Line, ready: int) -> None:
+    def _step(self, sock: ClientSocket, ready: int) -> None:
         """Do what a socket is ready for."""
         if self.over is not None:
             return
         try:
-            line.step(ready)
+            sock.step(ready)
         except DisconnectedError as error:
-            self._end(self._gone(error))
+            self._end(self._disconnected(error))
         except BaseException:
-            self._end(self._torn())
+            self._end(self._interrupted())
             raise
         if (over := self._core.over) is not None:
             self._end(over)
@@ -195,21 +205,21 @@ class Side:
         try:
             self._core.end(error)
         finally:
-            for line in self._lines:
-                line.close()
+            for sock in self._sockets:
+                sock.close()
             self._receiver.close()
 
-    def _gone(self, error: DisconnectedError) -> PeerDisconnectedError:
-        # A channel speaks of whoever is at its other end as the client.
-        return gone(self.name, str(error.__cause__ or "the server closed its end"))
+    def _disconnected(self, error: DisconnectedError) -> PeerDisconnectedError:
+        # The message of a channel calls its peer the client.
+        return disconnected(self.name, str(error.__cause__ or "the server closed its end"))
 
-    def _torn(self) -> PeerDisconnectedError:
+    def _interrupted(self) -> PeerDisconnectedError:
         """What it was doing is half done: where the next message begins nobody knows."""
         return PeerDisconnectedError(
             self.name, "this side was interrupted in the middle of a message"
         )
 
-    def _late(self, pending: Pending[Any]) -> TimedOutError:
+    def _timed_out(self, pending: Pending[Any]) -> TimedOutError:
         return TimedOutError(self.name, f"{pending.call.title} is not answered")
 
     # --- calls in the words of the table ---
@@ -223,8 +233,8 @@ class Side:
         return calls.set_state(self.spec.state(state).value, state)
 
 
-def dial(path: str | Path, name: str) -> socket.socket | None:
-    """Connect; None if too many wait there, of which a UNIX socket does not tell the end."""
+def connect_now(path: str | Path, name: str) -> socket.socket | None:
+    """Connect; None if too many wait there: a UNIX socket does not show when that ends."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -241,7 +251,7 @@ def dial(path: str | Path, name: str) -> socket.socket | None:
     return sock
 
 
-def busy(name: str) -> TimedOutError:
+def too_many_wait(name: str) -> TimedOutError:
     """Return the error of a connection that is not even queued."""
     return TimedOutError(name, "too many clients wait there")
 

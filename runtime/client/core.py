@@ -4,8 +4,8 @@
 what it reads (`handle`), and sends what that returns: replies to the server's DMA. What a call has
 come to stands in its `Pending`. Nothing here waits, and nothing the server sends raises.
 
-Every message that goes out or comes in is told to the observers as an `Exchange`, before it is sent
-and before anybody sees what came of it.
+Every message that goes out or comes in goes to the observers as an `Exchange`, before it is sent
+and before the result of the call is there.
 
 *Descriptors.* Those of a reply belong to the result of the call. Whatever has no result (an error,
 a reply that makes no sense, a call that was abandoned) has them closed here.
@@ -85,7 +85,7 @@ class NoMemory:
 class Exchange:
     """A message, or the beginning or the end of a connection.
 
-    Data of a message that was received is good until the watch returns.
+    Data of a message that was received is good until the observer returns.
 
     Attributes:
         peer: Whom the client talks to.
@@ -119,9 +119,9 @@ class Exchange:
     connection: int = 0
 
 
-Watch: TypeAlias = Callable[[Exchange], object]
-"""Is told of every exchange. What it raises goes to whoever made the call; with "served" and
-"gone", which nobody called for, it is logged."""
+ExchangeObserver: TypeAlias = Callable[[Exchange], object]
+"""Called with every exchange. What it raises is raised by the call that the exchange belongs to;
+with "served" and "gone", which belong to no call, it is logged."""
 
 
 class Pending(Generic[T]):
@@ -152,7 +152,7 @@ class Pending(Generic[T]):
         """
         assert self.done, "this call has not come to anything yet"
         if isinstance(self._error, ClientError):
-            # A copy: one that was raised holds the stack, and so whoever holds this.
+            # A copy: one that was raised holds the stack, and what is on it.
             raise copy.copy(self._error)
         if self._error is not None:
             raise self._error
@@ -170,7 +170,7 @@ class Pending(Generic[T]):
         """Have something done once it has come to something."""
         self._then = act
 
-    def settle(self, value: T) -> None:
+    def succeed(self, value: T) -> None:
         """It succeeded."""
         self._value = value
         self._end()
@@ -194,12 +194,12 @@ class Core:
         peer: What the server is called in messages and exchanges.
         limits: What this side takes and can do; without, all that the package can.
         memory: Answers the server's DMA by messages.
-        watches: Who is told of every exchange.
+        observers: Called with every exchange.
 
     Attributes:
         peer: As given.
-        connection: What is spoken on the main socket.
-        twin: What is spoken on the twin socket, once there is one.
+        connection: The connection on the main socket.
+        twin: The connection on the twin socket, once there is one.
         memory: As given.
         over: Why the connection is over, or None.
     """
@@ -210,14 +210,14 @@ class Core:
         limits: Limits | None = None,
         *,
         memory: Reachable | None = None,
-        watches: Iterable[Watch] = (),
+        observers: Iterable[ExchangeObserver] = (),
     ) -> None:
         self.peer = peer
         self.connection = Connection("client", limits)
         self.twin: Connection | None = None
         self.memory: Reachable = NoMemory() if memory is None else memory
         self.over: ClientError | None = None
-        self._watches: Sequence[Watch] = tuple(watches)
+        self._observers: Sequence[ExchangeObserver] = tuple(observers)
         self._number = next(_numbers)
         self._pending: dict[int, Pending[object]] = {}
         self._longest = self.connection.largest - HEADER_SIZE
@@ -227,20 +227,20 @@ class Core:
         """How many calls have not come to anything yet."""
         return len(self._pending)
 
-    def hello(self) -> tuple[Outgoing, Pending[int | None]]:
+    def negotiate(self) -> tuple[Outgoing, Pending[int | None]]:
         """Begin: propose the version. The result is the descriptor of the twin socket, or None."""
         outgoing = self.connection.send_version()
-        call = Call(Version(0, 0), self._welcome, release=_close_twin)
+        call = Call(Version(0, 0), self._negotiated, release=_close_twin)
         return outgoing, self._await(outgoing, call)
 
-    def _welcome(self, reply: Reply) -> int | None:
+    def _negotiated(self, reply: Reply) -> int | None:
         assert isinstance(reply.message, VersionReply)
-        self._tell(Exchange(self.peer, "connected", connection=self._number))
+        self._notify(Exchange(self.peer, "connected", connection=self._number))
         if not reply.fds:
             return None
         self.twin = self.connection.twin()
-        said = reply.message.capabilities
-        index = said.twin_socket.fd_index if said and said.twin_socket else None
+        offered = reply.message.capabilities
+        index = offered.twin_socket.fd_index if offered and offered.twin_socket else None
         _close(fd for at, fd in enumerate(reply.fds) if at != index)
         return None if index is None else reply.fds[index]
 
@@ -268,8 +268,8 @@ class Core:
         pending = Pending(call)
         if not call.no_reply:
             self._pending[outgoing.id] = pending  # type: ignore[assignment]
-        if self._watches:
-            said = Exchange(
+        if self._observers:
+            exchange = Exchange(
                 self.peer,
                 "command",
                 outgoing.id,
@@ -279,13 +279,14 @@ class Core:
                 connection=self._number,
             )
             try:
-                self._tell(said)
+                self._notify(exchange)
             except BaseException:
                 # Nothing is sent. The id stays taken: the protocol knows of it.
                 self._pending.pop(outgoing.id, None)
                 raise
         if self.over is not None and not pending.done:
-            # A watch has ended the connection, or a signal handler did before the call was there.
+            # An observer has ended the connection, or a signal handler did before the call was
+            # there.
             self._pending.pop(outgoing.id, None)
             pending.fail(copy.copy(self.over))
         return pending
@@ -327,7 +328,9 @@ class Core:
         for pending in waiting.values():
             pending.fail(copy.copy(why))
         by: Literal["client", "server"] = "server" if why.why.startswith(_ENDED) else "client"
-        self._say(Exchange(self.peer, "gone", why=why.why, by=by, connection=self._number))
+        self._notify_logged(
+            Exchange(self.peer, "gone", why=why.why, by=by, connection=self._number)
+        )
 
     # --- inside ---
 
@@ -336,10 +339,10 @@ class Core:
         fds = reply.fds
         broken = reply.why
         try:
-            if pending is None:  # a watch did not want it sent, and the server made it up
+            if pending is None:  # an observer did not want it sent, and the server made it up
                 return
-            if self._watches:
-                self._tell(
+            if self._observers:
+                self._notify(
                     Exchange(
                         self.peer,
                         "reply",
@@ -364,11 +367,11 @@ class Core:
             else:
                 value = pending.call.read(reply)
                 fds = ()
-                pending.settle(value)
+                pending.succeed(value)
         except MalformedError as fault:
             broken = fault.why
         except BaseException as error:
-            # Whoever waits for this call made the sink, or the watch, that raised it.
+            # The caller that waits for this call made the sink, or the observer, that raised it.
             assert pending is not None
             pending.fail(error)
             if not isinstance(error, Exception):
@@ -379,7 +382,7 @@ class Core:
             name = reply.command.name
             why = broken if broken.startswith(name) else f"{name}: {broken}"
             pending.fail(PeerProtocolError(self.peer, why))
-            # What else it says is no better to be trusted.
+            # Nothing else that it sends can be trusted.
             self.end(PeerProtocolError(self.peer, f"the server broke the protocol: {why}"))
 
     def _serve(self, command: Command) -> Outgoing | None:
@@ -397,10 +400,10 @@ class Core:
         except Exception:
             _logger.exception("memory of the client failed")
             errno = errno_module.EREMOTEIO
-        if self._watches:
+        if self._observers:
             name = errno_module.errorcode[errno] if answer is None else None
-            said = Exchange(self.peer, "served", command.id, message, answer, name)
-            self._say(replace(said, connection=self._number))
+            exchange = Exchange(self.peer, "served", command.id, message, answer, name)
+            self._notify_logged(replace(exchange, connection=self._number))
         if answer is None:
             return connection.send_error(command, errno)
         return connection.send_reply(command, answer)
@@ -415,17 +418,17 @@ class Core:
         self.memory.write(message.address, message.data)
         return DmaWriteReply(message.address, len(message.data))
 
-    def _tell(self, exchange: Exchange) -> None:
-        for watch in self._watches:
+    def _notify(self, exchange: Exchange) -> None:
+        for watch in self._observers:
             watch(exchange)
 
-    def _say(self, exchange: Exchange) -> None:
-        """Tell of what nobody called for."""
-        for watch in self._watches:
+    def _notify_logged(self, exchange: Exchange) -> None:
+        """Notify of what belongs to no call; what an observer raises is logged."""
+        for watch in self._observers:
             try:
                 watch(exchange)
             except Exception:
-                _logger.exception("a watch failed")
+                _logger.exception("an observer of messages failed")
 
 
 def dispose(event: Event) -> None:
@@ -434,7 +437,7 @@ def dispose(event: Event) -> None:
         _close(event.fds)
 
 
-def gone(peer: str, error: Exception | str) -> PeerDisconnectedError:
+def disconnected(peer: str, error: Exception | str) -> PeerDisconnectedError:
     """Return the error of a connection that ended."""
     return PeerDisconnectedError(peer, f"{_ENDED}: {error}")
 

@@ -65,7 +65,7 @@ class PeerDisconnectedError(ClientError):
 
 
 class PeerProtocolError(ClientError):
-    """The server said what the protocol does not allow."""
+    """The server sent what the protocol does not allow."""
 
 
 class TimedOutError(ClientError):

@@ -112,7 +112,7 @@ class Vectors:
             fds, self.fds = self.fds, []
             for fd in fds:
                 with contextlib.suppress(BlockingIOError):  # it is full, so it can be read
-                    os.eventfd_write(fd, 1)  # whoever waits for it waits no more
+                    os.eventfd_write(fd, 1)  # a thread that waits for it goes on
                 os.close(fd)
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from vfio_migration.runtime.client.blocking import Client
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""A server that maps memory which can shrink could be killed by whoever shrinks it. And none of
+"""A server that maps memory which can shrink could be killed by any process that shrinks it. And
+none of
 them may add a seal: one against writing would keep the next one out."""
 
 _LAST: Final = 1 << 64

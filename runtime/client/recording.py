@@ -8,8 +8,8 @@
 
 Each line is written by one call, so a process that is killed loses at most the line it was writing.
 A recording never gets into the way of the run: what goes wrong with the file, or with a note that
-cannot be told, is kept in `error`, nothing more is written, and the messages go on. A pipe whose
-reader is too slow counts as that too.
+cannot be reported, is kept in `error`, nothing more is written, and the messages go on. A pipe
+whose reader is too slow counts as that too.
 
 What is written of a message is what it says, not what it carries: of data its length, and of
 migration data its CRC-32 as well. `docs/recording.md` has the format; `vfio-migration check-trace`
@@ -35,7 +35,7 @@ from typing import Any, Final, cast
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.conformance.observation import FORMAT, KIND, MAX_LINE_BYTES
 from vfio_migration.model.wire import Feature
-from vfio_migration.runtime.client.core import Exchange, Watch
+from vfio_migration.runtime.client.core import Exchange, ExchangeObserver
 from vfio_migration.runtime.files import trusted_path
 from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE
@@ -58,7 +58,7 @@ from vfio_migration.runtime.protocol.messages.features import (
 from vfio_migration.runtime.protocol.messages.shapes import Message
 from vfio_migration.runtime.transport.closing import Closing
 
-_MAX_TEXT_BYTES: Final = 500
+_MAX_TEXT_CHARS: Final = 500
 """How much of a sentence is written: a peer may have had a part in it."""
 
 _FLAGS: Final = (
@@ -90,7 +90,7 @@ def _opened(path: str | Path) -> int:
 
 
 class Recording(Closing):
-    """Writes down what the clients that it watches say and hear. It is a `Watch` itself.
+    """Writes down what the clients that it observes send and receive: an `ExchangeObserver`.
 
     Any number of clients and threads may use it.
 
@@ -98,7 +98,7 @@ class Recording(Closing):
         path: Where to; what stands there is overwritten. A file that is made has mode 0600.
         spec: The table that gives states and capabilities their names; that of the package if none
             is given.
-        program: Who records; this package and its version if nothing is said.
+        program: What records; this package and its version by default.
 
     Attributes:
         spec: The table.
@@ -138,7 +138,7 @@ class Recording(Closing):
         """Write down an exchange, under the name of its peer."""
         self._record(exchange.peer, exchange)
 
-    def watch(self, label: str, *, role: str | None = None) -> Watch:
+    def watch(self, label: str, *, role: str | None = None) -> ExchangeObserver:
         """Return a watch that calls the device `label`, whatever its client calls it.
 
         Args:
@@ -146,7 +146,7 @@ class Recording(Closing):
             role: What part it takes (source, destination); written down at once.
         """
         if role is not None:
-            self._tell({"device": label, "what": "device", "role": role})
+            self._add_entry({"device": label, "what": "device", "role": role})
         return lambda exchange: self._record(label, exchange)
 
     def pair(self, source: str, destination: str) -> None:
@@ -156,8 +156,10 @@ class Recording(Closing):
             source: What the source is called in this recording: its label, or its client's peer.
             destination: What its destination is called.
         """
-        self._tell({"device": source, "what": "device", "role": "source", "pair": destination})
-        self._tell({"device": destination, "what": "device", "role": "destination", "pair": source})
+        self._add_entry({"device": source, "what": "device", "role": "source", "pair": destination})
+        self._add_entry(
+            {"device": destination, "what": "device", "role": "destination", "pair": source}
+        )
 
     def note(self, device: str | None, event: str, **about: Any) -> None:
         """Write down what is no message: that a phase begins, what is decided.
@@ -173,7 +175,7 @@ class Recording(Closing):
         if taken := _OURS & about.keys():
             raise ValueError(f"{', '.join(sorted(taken))}: every line has that; name it otherwise")
         head: dict[str, Any] = {} if device is None else {"device": device}
-        self._tell(head | {"what": "note", "event": event} | about)
+        self._add_entry(head | {"what": "note", "event": event} | about)
 
     def close(self) -> None:
         """Write no more."""
@@ -188,7 +190,7 @@ class Recording(Closing):
 
     # --- lines ---
 
-    def _tell(self, entry: dict[str, Any]) -> None:
+    def _add_entry(self, entry: dict[str, Any]) -> None:
         with self._lock:
             # Inside the lock, so that time never goes back from one line to the next.
             at = round(time.monotonic() - self._began, 6)
@@ -216,8 +218,8 @@ class Recording(Closing):
             entry["id"] = exchange.id
         if command is not None:
             entry["command"] = command.name
-            # Of a command and its answer by this side all is told at once; of a reply, what it is
-            # an answer to is told so that its line can be read by itself.
+            # Of a command and its answer by this side all is written at once; of a reply, what it
+            # is an answer to is written so that its line can be read by itself.
             if exchange.what != "reply":
                 entry |= self._wording.about(command)
             else:
@@ -231,14 +233,14 @@ class Recording(Closing):
         if exchange.errno is not None:
             entry["errno"] = exchange.errno
         if exchange.malformed is not None:
-            entry["malformed"] = exchange.malformed[:_MAX_TEXT_BYTES]
+            entry["malformed"] = exchange.malformed[:_MAX_TEXT_CHARS]
         if exchange.why is not None:
-            entry["why"] = exchange.why[:_MAX_TEXT_BYTES]
+            entry["why"] = exchange.why[:_MAX_TEXT_CHARS]
         if exchange.by is not None:
             entry["by"] = exchange.by
         if (connection := self._connection(device, exchange)) > 1:
             entry["connection"] = connection
-        self._tell(entry)
+        self._add_entry(entry)
 
     def _connection(self, device: str, exchange: Exchange) -> int:
         """Count the connections of a device."""
@@ -256,7 +258,7 @@ class Recording(Closing):
 
 
 class Wording:
-    """Says what a message says under the names of vfio-user, and in words where it has a meaning.
+    """Describes a message by the names of vfio-user, and in words where it has a meaning.
 
     Args:
         spec: The table that gives states and capabilities their names.
@@ -289,7 +291,7 @@ class Wording:
             return said
         with contextlib.suppress(
             MalformedError
-        ):  # its size is told, which is what is wrong with it
+        ):  # its size is written, which is what is wrong with it
             said |= self._data(row, message)
         return said
 
@@ -371,11 +373,11 @@ def _fields(kind: type[Message]) -> Callable[[Message], dict[str, Any]]:
             name for name in ("count", "wr_cnt") if isinstance(getattr(kind, name, 0), property)
         ]
 
-        def tell(message: Message) -> dict[str, Any]:
+        def describe(message: Message) -> dict[str, Any]:
             said = {name: getattr(message, name) for name in (*numbers, *sizes)}
             if not sizes:
                 said |= {name: len(getattr(message, name)) for name in counted}
             return said
 
-        found = _known[kind] = tell
+        found = _known[kind] = describe
     return found

@@ -4,9 +4,9 @@
         region.areas[0].view[:4]
 
 A server says of each region whether it can be mapped, and if only parts of it can, which. It can
-make the file behind it shorter at any time, unless that is sealed; whoever touches memory that is
-not there any more is killed by SIGBUS. So plain files that can shrink, and what is no plain file,
-are mapped only if asked for.
+make the file behind it shorter at any time, unless that is sealed; a process that touches memory
+that is not there any more is killed by SIGBUS. So plain files that can shrink, and what is no plain
+file, are mapped only if asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vfio_migration.runtime.protocol.layout import Data, RegionFlags
 from vfio_migration.runtime.protocol.messages.regions import MmapArea
 from vfio_migration.runtime.transport.closing import Closing
 
-_MOST: Final = (1 << 63) - 1
+_MAX_OFFSET: Final = (1 << 63) - 1
 
 
 class NotMappableError(ValueError):
@@ -141,7 +141,7 @@ def _checked(info: RegionInfo, trusting: bool) -> list[MmapArea]:
         if not area.size or area.offset < end or area.offset + area.size > info.size:
             raise NotMappableError(f"{name}: {area} of {info.size:#x} bytes makes no sense")
         end = area.offset + area.size
-    if info.offset + end > _MOST:
+    if info.offset + end > _MAX_OFFSET:
         raise NotMappableError(f"{name}: no file reaches to {info.offset + end:#x}")
     about = os.fstat(info.fd)
     if stat.S_ISREG(about.st_mode):

@@ -1,7 +1,7 @@
 """One socket of a client: events to the core, its answers back, and no more held than is bounded.
 
-A client has one of these, or two with a twin socket. They do not wait; whoever owns them waits for
-what they want.
+A client has one of these, or two with a twin socket. They do not wait; their owner waits for what
+they want.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vfio_migration.runtime.transport.descriptor_receiver import DescriptorRecei
 _ENDED: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
-class Line:
+class ClientSocket:
     """A socket.
 
     A server that asks for memory and does not read the answers is not listened to while
@@ -30,7 +30,7 @@ class Line:
 
     Args:
         sock: The socket; it belongs to the line.
-        connection: What is spoken on it.
+        connection: The connection on it.
         counters: Counts the bytes.
         core: What makes sense of it.
         receiver: Receives the descriptors of the server.
@@ -81,7 +81,7 @@ class Line:
                 self._inbox.extend(self._channel.read())
                 self._work()
             elif ready & _ENDED:
-                raise DisconnectedError("the server is gone and has not read its replies")
+                raise DisconnectedError("the server has disconnected without reading its replies")
 
     def _work(self) -> None:
         while self._inbox and not self.full:

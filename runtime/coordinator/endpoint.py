@@ -18,12 +18,12 @@ from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
 from vfio_migration.runtime.client import Client, ClientError, RefusedError
 from vfio_migration.runtime.client.blocking import connected
-from vfio_migration.runtime.client.core import Pending, Watch
-from vfio_migration.runtime.client.socket import Line
+from vfio_migration.runtime.client.core import ExchangeObserver, Pending
+from vfio_migration.runtime.client.socket import ClientSocket
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
 from vfio_migration.runtime.protocol.events import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
-from vfio_migration.runtime.transport.peer_process import NOBODY, Ear, Process, has_ended
+from vfio_migration.runtime.transport.peer_process import NOBODY, Process, SenderDetector, has_ended
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
@@ -138,15 +138,15 @@ class _IdentifyingClient(Client):
 
     def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
         self.sender: Process | None = None
-        self._detector: Ear | None = Ear(sock)
+        self._detector: SenderDetector | None = SenderDetector(sock)
         return super()._start(sock)
 
-    def _step(self, line: Line, ready: int) -> None:
+    def _step(self, sock: ClientSocket, ready: int) -> None:
         if self._detector is not None:
-            self.sender = self._detector.hear()
+            self.sender = self._detector.detect()
             if self.sender is not None:
                 self._detector = None
-        super()._step(line, ready)
+        super()._step(sock, ready)
 
 
 class Endpoint:
@@ -158,8 +158,8 @@ class Endpoint:
         spec: The table.
         client: A connection that somebody else made, and closes.
         timeout_s: How many seconds its server may take to answer.
-        watches: Who is told of every message.
-        hurry: By when it has to have answered, however patient one is; see `Client`.
+        observers: Who is told of every message.
+        deadline_of: By when it has to have answered, however patient one is; see `Client`.
 
     Attributes:
         where: As given.
@@ -176,8 +176,8 @@ class Endpoint:
         *,
         client: Client | None = None,
         timeout_s: float,
-        watches: Iterable[Watch] = (),
-        hurry: CancelDeadline | None = None,
+        observers: Iterable[ExchangeObserver] = (),
+        deadline_of: CancelDeadline | None = None,
     ) -> None:
         self.where = str(where)
         self.side: Side = side
@@ -188,8 +188,8 @@ class Endpoint:
         self._client = client
         self._ours = client is None
         self._timeout_s = timeout_s
-        self._watches = tuple(watches)
-        self._cancel_deadline = hurry
+        self._observers = tuple(observers)
+        self._cancel_deadline = deadline_of
         self._listener = NOBODY if client is None else Process.of(client.pid)
         # Who serves on this very connection, by what was found out of it.
         self._known: list[Process] = []
@@ -317,8 +317,8 @@ class Endpoint:
         if self._client is None:
             self.connect()
             self._client = self._negotiated(self._timeout_s)
-        if not self._ours and self._client.hurry is None:
-            self._client.hurry = self._cancel_deadline
+        if not self._ours and self._client.deadline_of is None:
+            self._client.deadline_of = self._cancel_deadline
         if self._client.over is not None:
             raise copy.copy(self._client.over)
         return self._client
@@ -333,8 +333,8 @@ class Endpoint:
             spec=self._spec,
             timeout_s=timeout_s,
             limits=_LIMITS,
-            watches=self._watches,
-            hurry=self._cancel_deadline,
+            observers=self._observers,
+            deadline_of=self._cancel_deadline,
         )
 
     def close(self) -> None:
@@ -348,8 +348,8 @@ class Endpoint:
         if self._client is not None and self._ours:
             self._client.close()
             self._client = None
-        elif self._client is not None and self._client.hurry is self._cancel_deadline:
-            self._client.hurry = None
+        elif self._client is not None and self._client.deadline_of is self._cancel_deadline:
+            self._client.deadline_of = None
 
     # --- what it is ---
 

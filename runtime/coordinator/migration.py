@@ -30,7 +30,7 @@ from vfio_migration.model.plan import (
     default_plans,
 )
 from vfio_migration.runtime.client import Client, ClientError, PeerDisconnectedError, RefusedError
-from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.endpoint import CancelDeadline, Endpoint, Side
@@ -115,7 +115,7 @@ class Coordinator:
         settings: How to migrate.
         hooks: What a program that owns the guest does meanwhile.
         report: Is told what happens.
-        watches: Who is told of every message.
+        observers: Who is told of every message.
         journal: Where the journal stands while it goes on; None keeps none, and then nobody can
             bring back what a killed coordinator leaves behind.
         clients: Connections that somebody else made and closes, by the path of their socket.
@@ -130,7 +130,7 @@ class Coordinator:
         settings: Settings | None = None,
         hooks: Hooks | None = None,
         report: Report = ignore,
-        watches: Iterable[Watch] = (),
+        observers: Iterable[ExchangeObserver] = (),
         journal: Path | None = None,
         clients: dict[str, Client] | None = None,
     ) -> None:
@@ -157,11 +157,11 @@ class Coordinator:
                 self._spec,
                 client=(clients or {}).get(str(where)),
                 timeout_s=self._settings.timeout_s,
-                watches=watches,
-                hurry=self._cancel_deadline,
+                observers=observers,
+                deadline_of=self._cancel_deadline,
             )
 
-        watches = tuple(watches)
+        observers = tuple(observers)
         self._endpoints = _endpoints(pairs, end)
         self._groups = {
             side: Group(

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, default_plans
 from vfio_migration.runtime.client import TIMEOUT_S, ClientError, TimedOutError
-from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
@@ -46,7 +46,7 @@ def recover(
     spec: Spec | None = None,
     plans: Plans | None = None,
     report: Report = ignore,
-    watches: Iterable[Watch] = (),
+    observers: Iterable[ExchangeObserver] = (),
     timeout_s: float = TIMEOUT_S,
 ) -> Finished:
     """Bring devices back to exactly one running side.
@@ -58,7 +58,7 @@ def recover(
         spec: The table; that of the package if none is given.
         plans: The plans; those of the package if none are given.
         report: Is told what happens.
-        watches: Who is told of every message.
+        observers: Who is told of every message.
         timeout_s: How many seconds a server may take to answer.
 
     Raises:
@@ -84,7 +84,7 @@ def recover(
         held = {os.path.realpath(name) for name in named}
         others = [] if found is None else found.sockets
         with claims.locked(one for one in others if os.path.realpath(one) not in held):
-            finisher = _Recovery(pairs, spec, plans, report, tuple(watches), timeout_s, keep)
+            finisher = _Recovery(pairs, spec, plans, report, tuple(observers), timeout_s, keep)
             return finisher.finish(where, found)
 
 
@@ -129,13 +129,13 @@ class _Recovery:
     spec: Spec
     plans: Plans
     report: Report
-    watches: tuple[Watch, ...]
+    observers: tuple[ExchangeObserver, ...]
     timeout_s: float
     keep: Side | None
 
     def finish(self, where: Path | None, found: Journal | None) -> Finished:
         entries = _entries(self.pairs) if found is None else _here(found)
-        endpoints = _endpoints(entries, self.spec, self.timeout_s, self.watches)
+        endpoints = _endpoints(entries, self.spec, self.timeout_s, self.observers)
         if self.keep == "destination" and "destination" not in endpoints:
             raise CannotMigrateError("--keep destination: which one is not known: give SRC DST")
         asked: str | None = None
@@ -215,10 +215,12 @@ def _entries(pairs: Sequence[tuple[str, str | None]]) -> tuple[Entry, ...]:
 
 
 def _endpoints(
-    entries: Sequence[Entry], spec: Spec, timeout_s: float, watches: tuple[Watch, ...]
+    entries: Sequence[Entry], spec: Spec, timeout_s: float, observers: tuple[ExchangeObserver, ...]
 ) -> dict[Side, Sequence[Endpoint]]:
     def ends(paths: Sequence[str], side: Side) -> list[Endpoint]:
-        return [Endpoint(one, side, spec, timeout_s=timeout_s, watches=watches) for one in paths]
+        return [
+            Endpoint(one, side, spec, timeout_s=timeout_s, observers=observers) for one in paths
+        ]
 
     found: dict[Side, Sequence[Endpoint]] = {
         "source": ends([one.source for one in entries], "source")

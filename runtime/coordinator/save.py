@@ -30,7 +30,7 @@ from vfio_migration.runtime.client import (
     calls,
 )
 from vfio_migration.runtime.client.calls import Call
-from vfio_migration.runtime.client.core import Watch
+from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
@@ -139,7 +139,7 @@ class _FileEnd:
                 hints=["take a file system with more room, or say how much it may be: --max-bytes"],
             )
         pending = Pending(call)
-        pending.settle(None)
+        pending.succeed(None)
         return pending
 
     def finish(self, pending: Pending[None]) -> None:
@@ -163,7 +163,7 @@ class Half:
         plans: The plans; those of the package if none are given.
         settings: How to do it, as for a migration.
         report: Is told what happens.
-        watches: Who is told of every message.
+        observers: Who is told of every message.
     """
 
     side: Side
@@ -176,7 +176,7 @@ class Half:
         plans: Plans | None = None,
         settings: Settings | None = None,
         report: Report = ignore,
-        watches: Iterable[Watch] = (),
+        observers: Iterable[ExchangeObserver] = (),
     ) -> None:
         claims.check_names(sockets, "each socket is one device")
         self.spec = load() if spec is None else spec
@@ -190,15 +190,15 @@ class Half:
         self._late = False
         # Devices that have not said yet whether they are of the kind that was saved.
         self._unseen: list[tuple[str, Shape, Endpoint]] = []
-        watches = tuple(watches)
+        observers = tuple(observers)
         self.endpoints = [
             Endpoint(
                 one,
                 self.side,
                 self.spec,
                 timeout_s=self.settings.timeout_s,
-                watches=watches,
-                hurry=self.cancel_deadline,
+                observers=observers,
+                deadline_of=self.cancel_deadline,
             )
             for one in sockets
         ]

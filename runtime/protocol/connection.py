@@ -42,7 +42,7 @@ class Connection(Outbound):
     Attributes:
         role: Which side this is.
         own: What the peer has to keep to.
-        peer: What the peer told of itself; its defaults until VERSION.
+        peer: The limits that the peer has sent; the defaults until VERSION.
         agreed: What both sides can do; None until VERSION.
         closed: The peer made it impossible to go on, or `close` was called.
         largest: The longest message the peer may send, header included.
@@ -55,7 +55,7 @@ class Connection(Outbound):
         *,
         close_fd: Callable[[int], object] = os.close,
     ) -> None:
-        """Make a connection on which nothing was said yet.
+        """Make a connection on which nothing was sent yet.
 
         Args:
             role: Which side this is.
@@ -84,7 +84,7 @@ class Connection(Outbound):
         """For how many descriptors one read should have room.
 
         One more than allowed: so it is seen that there were too many. What the kernel cannot
-        deliver it closes, and says no more of it than MSG_CTRUNC.
+        deliver it closes; only MSG_CTRUNC shows it.
         """
         return self.own.max_msg_fds + 1
 
@@ -92,7 +92,7 @@ class Connection(Outbound):
     def missing(self) -> int:
         """How many bytes are missing of a message that has begun and takes no descriptors.
 
-        Whoever reads no more than these needs no room for descriptors. Zero between two messages,
+        A read of no more than these needs no room for descriptors. Zero between two messages,
         and as long as it is not known which message this is.
         """
         partial = self._partial or self._view[self._start : self._end]

@@ -23,7 +23,7 @@ carries and the server would forget."""
 class Outgoing:
     """A message to send: all of `parts`, one after the other, `fds` with the first byte.
 
-    The descriptors stay with whoever gave them; sending duplicates them.
+    The descriptors stay with the caller that gave them; sending duplicates them.
 
     Attributes:
         parts: The bytes, header first; data is the very object that was given.
@@ -46,7 +46,7 @@ class Outgoing:
 
 @dataclass(slots=True)
 class Command:
-    """The peer wants something done. Whoever gets this owns `fds`.
+    """The peer wants something done. The receiver of this owns `fds`.
 
     Attributes:
         id: The id of the message; the peer may use one id many times at once.
@@ -67,7 +67,7 @@ class Command:
 
 @dataclass(slots=True)
 class Reply:
-    """The peer answers a command of ours. Whoever gets this owns `fds`.
+    """The peer answers a command of ours. The receiver of this owns `fds`.
 
     Attributes:
         id: The id that `Connection.send_command` gave the command.

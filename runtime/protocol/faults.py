@@ -1,6 +1,6 @@
 """What goes wrong on a connection, by whose fault it is.
 
-`MalformedError` is the peer's: a message says something it may not. A `Connection` never lets it
+`MalformedError` is the peer's: a message holds something it may not. A `Connection` never lets it
 out, it becomes a `ProtocolFault` event; only who calls `Message.parse` directly meets it.
 `CannotSendError` is the caller's: it asked for something that may not be sent, and nothing has been
 sent.

@@ -40,13 +40,13 @@ _ROWS: Final[dict[int, Row]] = {row.number: row for row in WIRE.commands}
 _VERSION: Final = Version.number
 
 
-class Served(NamedTuple):
+class AcceptedCommand(NamedTuple):
     """How a command of the peer is read.
 
     Attributes:
         parse: What reads its payload.
         fds: How many descriptors it takes at most; what comes beyond that is closed.
-        check: What else is looked at, given the size of the payload and what it says.
+        check: What else is looked at, given the size of the payload and the message.
     """
 
     parse: Callable[[Any, Sequence[int]], Message]
@@ -55,7 +55,7 @@ class Served(NamedTuple):
 
 
 class _StreamEndedError(Exception):
-    """The connection is over; the event that says so is in the list."""
+    """The connection is over; the event of it is in the list."""
 
 
 class Inbound:
@@ -73,7 +73,7 @@ class Inbound:
     ) -> None:
         self.role = role
         self.own = own
-        self.peer = Limits.said(None)
+        self.peer = Limits.of_peer(None)
         self.agreed = None
         self.closed = False
         self._close_fd = close_fd
@@ -82,9 +82,9 @@ class Inbound:
         self._sent: dict[int, Message] = {}
         self._unanswered = 0
         self.largest = HEADER_SIZE + max(self._longest(row, False) for row in WIRE.commands)
-        self._settle()
+        self._update_accepted()
 
-    # --- What may be said ---
+    # --- What may be sent ---
 
     def _mine(self, row: Row) -> bool:
         """Whether it is this side that sends the command."""
@@ -116,11 +116,11 @@ class Inbound:
     def _room(self, fds: Descriptors) -> int:
         return {"none": 0, "unused": 0, "one": 1, "many": self.own.max_msg_fds}[fds]
 
-    def _settle(self) -> None:
+    def _update_accepted(self) -> None:
         """Find out which commands of the peer are served now."""
         self._replies = {row.number: self._longest(row, True) for row in WIRE.commands}
-        self._served = {
-            row.number: Served(
+        self._accepted = {
+            row.number: AcceptedCommand(
                 COMMANDS[row.number].parse, self._room(row.takes_fds), self._check(row)
             )
             for row in WIRE.commands
@@ -164,7 +164,7 @@ class Inbound:
                     got = tuple(self._fds)
                     self._fds = []
                 kind = flags & TYPE_MASK
-                if kind == TYPE_COMMAND and (served := self._served.get(number)) is not None:
+                if kind == TYPE_COMMAND and (served := self._accepted.get(number)) is not None:
                     if got:
                         got = self._keep(got, served.fds)
                     try:
@@ -238,12 +238,12 @@ class Inbound:
         assert isinstance(message, Version)
         if message.major != MAJOR:
             raise MalformedError("version_incompatible", f"version {message.major}.{message.minor}")
-        self._agree(Limits.said(message.capabilities))
+        self._agree(Limits.of_peer(message.capabilities))
 
     def _agree(self, peer: Limits) -> None:
         self.peer = peer
         self.agreed = self.own.agreed(peer)
-        self._settle()
+        self._update_accepted()
 
     def _reply(
         self,
@@ -275,7 +275,7 @@ class Inbound:
     def _read_reply(
         self, command: Message, number: int, payload: memoryview, fds: tuple[int, ...]
     ) -> tuple[Message, tuple[int, ...]]:
-        """Return what a reply says, and its descriptors; those nobody asked for are closed."""
+        """Return the message of a reply, and its descriptors; those nobody asked for are closed."""
         if number != command.number:
             raise MalformedError("size_wrong", f"a reply to {number} instead of {command.number}")
         room = self._room(_ROWS[number].gives_fds)
@@ -299,7 +299,7 @@ class Inbound:
                 raise MalformedError("version_incompatible", "a twin socket nobody asked for")
             if twin.fd_index is None or twin.fd_index >= len(fds):
                 raise MalformedError("version_incompatible", "a twin socket without a descriptor")
-        self._agree(Limits.said(message.capabilities))
+        self._agree(Limits.of_peer(message.capabilities))
         return len(fds) if self.agreed is not None and self.agreed.twin_socket else 0
 
     # --- What is wrong ---

@@ -28,9 +28,11 @@ from vfio_migration.runtime.protocol.messages.version import Limits, Version, Ve
 if TYPE_CHECKING:
     from typing import Self
 
-_JOIN: Final = 1024  # data up to this long is copied behind its header: cheaper than a second part
+_MAX_JOINED_BYTES: Final = (
+    1024  # data up to this long is copied behind its header: cheaper than a second part
+)
 _IDS: Final = 0x10000
-_MOST_WAITING: Final = WIRE.bound("server_commands")
+_MAX_WAITING: Final = WIRE.bound("server_commands")
 
 
 class Outbound(Inbound):
@@ -47,7 +49,7 @@ class Outbound(Inbound):
         if main.agreed is None or not main.agreed.twin_socket or main._is_twin:
             raise CannotSendError("no twin socket was agreed on")
         self.peer, self.agreed, self._is_twin = main.peer, main.agreed, True
-        self._settle()
+        self._update_accepted()
 
     @property
     def unanswered(self) -> int:
@@ -62,13 +64,13 @@ class Outbound(Inbound):
     @property
     def may_send(self) -> bool:
         """Whether one more command of this side may wait for a reply."""
-        most = _MOST_WAITING if self.role == "server" else _IDS
+        most = _MAX_WAITING if self.role == "server" else _IDS
         return not self.closed and len(self._sent) < most
 
     # --- Commands ---
 
     def send_version(self) -> Outgoing:
-        """Client: propose the version and what `own` says. Must come first."""
+        """Client: propose the version and the limits of `own`. Must come first."""
         return self.send_command(Version(MAJOR, MINOR, self.own.proposal()))
 
     def send_command(
@@ -136,10 +138,10 @@ class Outbound(Inbound):
                 twin_socket=False,
                 write_multiple=limits.write_multiple,
             )
-            self._settle()
+            self._update_accepted()
         minor = min(MINOR, command.message.minor)
-        says = limits.reply(command.message.capabilities, None if twin_fd is None else 0)
-        reply = VersionReply(MAJOR, minor, says)
+        capabilities = limits.reply(command.message.capabilities, None if twin_fd is None else 0)
+        reply = VersionReply(MAJOR, minor, capabilities)
         return self.send_reply(command, reply, () if twin_fd is None else (twin_fd,))
 
     def send_reply(
@@ -178,7 +180,7 @@ class Outbound(Inbound):
 
         Args:
             command: The command.
-            errno: Why, by name or number; zero would say nothing.
+            errno: Why, by name or number; zero would be no error.
         """
         number = errno_number(errno) if isinstance(errno, str) else errno
         if not 0 < number <= 0xFFFFFFFF:
@@ -212,6 +214,6 @@ def _parts(message: Message) -> tuple[Data, ...]:
 
 def _joined(head: bytes, parts: tuple[Data, ...], size: int) -> tuple[Data, ...]:
     """Put the header before the payload; long data stays the object it is."""
-    if size <= _JOIN:
+    if size <= _MAX_JOINED_BYTES:
         return (b"".join((head, *parts)),)
     return (head + parts[0], *parts[1:])

@@ -21,8 +21,8 @@ from typing import Any
 
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.kit.contract import DeviceContract
-from vfio_migration.runtime.server.log import say
-from vfio_migration.runtime.server.server import REST, Server
+from vfio_migration.runtime.server.log import log_event
+from vfio_migration.runtime.server.server import RETRY_S, Server
 from vfio_migration.runtime.transport.closing import Closing
 from vfio_migration.runtime.transport.counters import Counters
 
@@ -65,7 +65,7 @@ class AsyncServer(Closing):
         server = self._server
         listener.setblocking(False)
         while not server.is_stopping():
-            server.look_after()
+            server.do_due_work()
             await self._ready({listener.fileno(): select.POLLIN}, server.wakes())
             if server.is_stopping():
                 break
@@ -75,19 +75,19 @@ class AsyncServer(Closing):
                 continue
             except OSError as error:
                 # As in `Server.serve`: the client goes on waiting, and so do we.
-                say("accept", level=logging.ERROR, why=str(error))
-                await asyncio.sleep(REST)
+                log_event("accept", level=logging.ERROR, why=str(error))
+                await asyncio.sleep(RETRY_S)
                 continue
             await self.serve_client(sock)
 
     async def serve_client(self, sock: socket.socket) -> None:
         """Serve one client to its end; the socket is closed then."""
-        with self._server.visit(sock) as visit:
-            while not visit.over:
-                if visit.turn(wait=False):
+        with self._server.client_loop(sock) as client_loop:
+            while not client_loop.over:
+                if client_loop.turn(wait=False):
                     await asyncio.sleep(0)  # others have their turn too
-                elif not visit.over:
-                    await self._ready(visit.sockets.watched, visit.until())
+                elif not client_loop.over:
+                    await self._ready(client_loop.sockets.watched, client_loop.until())
 
     async def _ready(self, wanted: Mapping[int, int], until: float | None) -> None:
         """Wait until a descriptor is ready, somebody calls `stop`, or it is `until`."""

@@ -1,7 +1,7 @@
-"""Writes lines in a thread of its own, so that whoever prints or logs is never kept waiting.
+"""Writes lines in a thread of its own, so that printing and logging never wait.
 
 A terminal that was stopped (Ctrl-S), a pipe that nobody reads, a full disk and a reader that has
-gone cost lines, and no time: what there is no room for is refused at once, and the caller counts
+ended cost lines, and no time: what there is no room for is refused at once, and the caller counts
 it.
 """
 
@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 MAX_LINES: Final = 1000
 """How many lines wait to be written; more are refused."""
 MAX_WAITING_BYTES: Final = 2 << 20
-"""How many bytes wait, where it is said how many a line has; more are refused."""
+"""How many bytes wait, where the size of a line is given; more are refused."""
 
 _Item = TypeVar("_Item")
 
@@ -34,11 +34,11 @@ class BackgroundWriter(Generic[_Item]):
         fd: The descriptor. It stays the caller's.
         render: Makes what is written of an item; called in the thread that writes.
         render_lost: Makes what is written before the next item where so many could not be written,
-            for a full disk or a reader that has gone; called as `render`.
+            for a full disk or a reader that has ended; called as `render`.
         name: What the thread is called.
 
     Attributes:
-        lost: How many items could not be written, and `render_lost` has not said so.
+        lost: How many items could not be written since `render_lost` was last called.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ _NEED_FILE: Final = int(DmaMapFlags.MMAP | DmaMapFlags.FILE_IO)
 class Answered(NamedTuple):
     """A reply, the descriptors that go with it, and what to call if it does not leave.
 
-    The descriptors stay ours: they are closed when the client is gone.
+    The descriptors stay ours: they are closed once the client has disconnected.
     """
 
     message: Message
@@ -116,14 +116,14 @@ class Streamed(Message):
 _Handler: TypeAlias = Callable[[Any, Sequence[int]], "Message | Answered"]
 
 
-class Serving:
-    """One device, served: the engine that moves it and the answers to all that is asked of it.
+class CommandHandlers:
+    """The handlers of all commands for one device, and the engine that moves it.
 
-    It outlives connections. One client at a time; `client_gone` after each.
+    It outlives connections. One client at a time; `client_disconnected` after each.
 
     Args:
         device: The device.
-        observers: Who is told what happens to it.
+        observers: Called with what happens to the device.
 
     Attributes:
         device: The device.
@@ -174,7 +174,7 @@ class Serving:
         message = command.message
         try:
             return self._handlers[command.number](message, command.fds)
-        except Exception as error:  # noqa: BLE001 - what it says is logged there
+        except Exception as error:  # noqa: BLE001 - is logged there
             return self._refusal(error, command.number)
 
     def _refusal(self, error: Exception, number: int) -> str:
@@ -185,11 +185,11 @@ class Serving:
             return error.errno
         if isinstance(error, EngineError):
             return answer_to(error).errno  # what a device raised is logged with its arc or event
-        self.failures.report(self._rows[number].name, error, self.device, state=self.stands)
+        self.failures.report(self._rows[number].name, error, self.device, state=self.state)
         return answer_to(error).errno
 
-    def client_gone(self) -> None:
-        """Take note that the client went away: what was its own is dropped, the state is kept."""
+    def client_disconnected(self) -> None:
+        """Handle the end of a client: what was its own is dropped, the state is kept."""
         self._maps = 0
         self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
@@ -202,7 +202,7 @@ class Serving:
         self.features.unsent.drop_ended()
 
     @property
-    def stands(self) -> str:
+    def state(self) -> str:
         """The state the device is in."""
         return self.engine.state
 
@@ -335,7 +335,7 @@ class Serving:
                         message.name,
                         error,
                         self.device,
-                        state=self.stands,
+                        state=self.state,
                         write=f"{done + 1} of {message.wr_cnt}",
                     )
                 break

@@ -8,7 +8,7 @@ from vfio_migration.runtime.engine.errors import words
 
 
 def error_fields(error: BaseException, device: object = None) -> dict[str, str]:
-    """Return the fields of the log that say what a device raised.
+    """Return the fields of the log for what a device raised.
 
     Args:
         error: The exception.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vfio_migration.runtime.server.error_fields import error_fields
-from vfio_migration.runtime.server.log import LOGGER, say
+from vfio_migration.runtime.server.log import LOGGER, log_event
 from vfio_migration.runtime.server.repeats import Repeats
 
 
@@ -36,14 +36,14 @@ class Failures:
             where: In which command or hook.
             error: What it raised.
             device: As for `error_fields`.
-            fields: What else is to be said.
+            fields: What else is to be logged.
         """
         left_out = self._repeats.admit((where, type(error)))
         if left_out is None:
             return
         if left_out:
             fields["left_out"] = left_out
-        say(
+        log_event(
             "device_failed",
             level=logging.ERROR,
             traceback_of=error if LOGGER.isEnabledFor(logging.DEBUG) else None,
@@ -53,13 +53,13 @@ class Failures:
         )
 
     def flush(self) -> None:
-        """Log how often each kind was left out, which nothing that follows might say."""
+        """Log how often each kind was left out, which might not be logged otherwise."""
         self._repeats.flush()
 
 
 def _left_out(kind: tuple[str, type[BaseException]], count: int) -> None:
     where, error = kind
-    say(
+    log_event(
         "device_failed",
         level=logging.ERROR,
         where=where,

@@ -73,8 +73,8 @@ class Features:
             "MIG_DEVICE_STATE": self._move,
             "DMA_LOGGING_START": self._start_logging,
             "DMA_LOGGING_STOP": self._stop_logging,
-            # vfio-user has no message that tells of new initial data: to take note of the wish is
-            # all there is to do.
+            # vfio-user has no message for new initial data: the request is accepted, and there is
+            # nothing to do.
             "MIG_PRECOPY_INFOv2": lambda data: data,
         }
 

@@ -2,7 +2,7 @@
 
 Events are ordinary records of `logging`, on the logger `vfio_migration.serve`, with the fields in
 `record.fields`; `JsonLines` writes one object a line, `Text` a line for people. What other loggers
-say gets the event "message".
+log gets the event "message".
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from vfio_migration.runtime.transport.counters import what
 
 LOGGER: Final = logging.getLogger("vfio_migration.serve")
 
-_SHORT: Final = 100
-"""Up to how many characters a text is worth to be kept with its quotes: the name of an arc, say."""
-_MOST: Final = 256
+_MAX_CACHED_CHARS: Final = 100
+"""Up to how many characters the quoted form of a text is kept for the next time."""
+MAX_KEPT_RECORDS: Final = 256
 """How many records a journal keeps: more than there are between two replies."""
 MAX_FIELD_CHARS: Final = 400
 """How many characters of a field are logged: a peer, a file or a device may have written it."""
 MAX_TEXT_CHARS: Final = 4000
-"""The same of a traceback, and of what other loggers say."""
+"""The same of a traceback, and of what other loggers log."""
 
 
-def say(
+def log_event(
     event: str,
     *,
     level: int = logging.INFO,
@@ -60,7 +60,7 @@ def _record(event: str, level: int, fields: dict[str, Any], now: float) -> loggi
         **always,
         "msg": event,
         "event": event,
-        "fields": {name: _cut(value) for name, value in fields.items()},
+        "fields": {name: _shortened_field(value) for name, value in fields.items()},
         "created": now,
         "msecs": now % 1 * 1000,
         "relativeCreated": always["relativeCreated"] + (now - always["created"]) * 1000,
@@ -68,14 +68,14 @@ def _record(event: str, level: int, fields: dict[str, Any], now: float) -> loggi
     return record
 
 
-def _cut(value: Any) -> Any:
+def _shortened_field(value: Any) -> Any:
     """Return a field as it is logged: no text in it is longer than `MAX_FIELD_CHARS`."""
     if isinstance(value, str):
         return value if len(value) <= MAX_FIELD_CHARS else shortened(value, MAX_FIELD_CHARS)
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, dict):  # counters, of which there are as many as the tables have rows
-        return {name: _cut(one) for name, one in value.items()}
+        return {name: _shortened_field(one) for name, one in value.items()}
     return shortened(_text(value), MAX_FIELD_CHARS)
 
 
@@ -90,9 +90,9 @@ def shortened(text: str, most: int) -> str:
     """Return a text of at most so many characters: the beginning, what is left out, the end."""
     if len(text) <= most:
         return text
-    said = f" ... {len(text)} characters ... "
+    note = f" ... {len(text)} characters ... "
     end = most // 4
-    return text[: most - end - len(said)] + said + text[len(text) - end :]
+    return text[: most - end - len(note)] + note + text[len(text) - end :]
 
 
 @functools.lru_cache(maxsize=16)
@@ -103,14 +103,14 @@ def _always(level: int, _thread: int) -> dict[str, Any]:
 os.register_at_fork(after_in_child=_always.cache_clear)
 
 
-class Journal:
-    """An observer of an engine that logs what happens to the device, once there is time.
+class ServerLog:
+    """Logs what happens to a device, once there is time: an observer of its engine.
 
-    A client is not kept waiting for lines of a log: what is to be said is kept until `write`, which
+    A client is not kept waiting for lines of a log: records are kept until `write`, which
     a server calls when the reply is out. The times are those at which it happened. What failed is
-    said at once, and so is all once `_MOST` wait. Records may come from any thread.
+    logged at once, and so is all once `MAX_KEPT_RECORDS` wait. Records may come from any thread.
 
-    What changes nothing, a request that is refused, say, is logged once and then counted
+    What changes nothing, as a request that is refused, is logged once and then counted
     (`vfio_migration.runtime.server.repeats`): a client may ask for it as often as it likes.
 
     Args:
@@ -120,7 +120,7 @@ class Journal:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._begun: dict[str, int] = {}
         self._kept: deque[tuple[Record, int | None, int]] = deque()
-        self._repeats: Repeats[_Unchanged] = Repeats(_say_repeated, clock)
+        self._repeats: Repeats[_Unchanged] = Repeats(_log_repeated, clock)
         self._asked_in: Situation | None = None
         self._failure_left_out = False
 
@@ -134,19 +134,19 @@ class Journal:
             return
         begun = self._begun.pop(kind, None)
         if kind == "request" and phase == "completed" and record.before.state != record.after.state:
-            return  # its arcs say so
+            return  # its arcs are logged
         left_out = self._admit(record)
         if left_out is None:
             return
         self._kept.append((record, begun, left_out))
-        if phase == "failed" or len(self._kept) > _MOST:
+        if phase == "failed" or len(self._kept) > MAX_KEPT_RECORDS:
             self.write()
 
     def _admit(self, record: Record) -> int | None:
         """Return how many like it were left out before, or None if it is left out, too."""
         kind, phase = record.kind, record.phase
         if kind == "arc":
-            # What its request has changed before it failed is said, and so are both failures.
+            # What its request has changed before it failed is logged, and so are both failures.
             if phase != "failed" or record.after != self._asked_in:
                 self._failure_left_out = False
                 return 0
@@ -196,8 +196,8 @@ class _Unchanged(NamedTuple):
     error: type[object]
 
 
-def _say_repeated(kind: _Unchanged, count: int) -> None:
-    say(
+def _log_repeated(kind: _Unchanged, count: int) -> None:
+    log_event(
         "repeated",
         of=kind.event,
         what=kind.what,
@@ -254,16 +254,16 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        said: dict[str, Any] = {"time": _when(record), "level": record.levelname.lower()}
+        fields: dict[str, Any] = {"time": _when(record), "level": record.levelname.lower()}
         event = getattr(record, "event", None)
         if event is None:
             message = shortened(record.getMessage(), MAX_TEXT_CHARS)
-            said |= {"event": "message", "message": message, "logger": record.name}
+            fields |= {"event": "message", "message": message, "logger": record.name}
         else:
-            said |= {"event": event, **getattr(record, "fields", {})}
+            fields |= {"event": event, **getattr(record, "fields", {})}
         if record.exc_info:
-            said["traceback"] = shortened(self.formatException(record.exc_info), MAX_TEXT_CHARS)
-        return json.dumps(said, default=str)
+            fields["traceback"] = shortened(self.formatException(record.exc_info), MAX_TEXT_CHARS)
+        return json.dumps(fields, default=str)
 
 
 class Text(logging.Formatter):
@@ -293,13 +293,13 @@ def _shown(text: str) -> str:
 def _field(item: tuple[str, Any]) -> str:
     name, value = item
     if isinstance(value, str):
-        # What a stranger may have had a part in stays on its line.
+        # What comes from a peer stays on its line.
         return f"{name}={value}" if value.isidentifier() else f"{name}={_quoted(value)}"
     return f"{name}={value}" if isinstance(value, int) else f"{name}={json.dumps(value)}"
 
 
 def _quoted(value: str) -> str:
-    return _quoted_before(value) if len(value) <= _SHORT else json.dumps(value)
+    return _quoted_before(value) if len(value) <= _MAX_CACHED_CHARS else json.dumps(value)
 
 
 @functools.lru_cache(maxsize=256)

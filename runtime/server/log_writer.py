@@ -4,8 +4,8 @@
 
 What a client does makes lines, so lines have a rate: `LINES_PER_S` and `BYTES_PER_S`, with bursts
 of `BURST_LINES` and `BURST_BYTES`, of which the last quarter is kept for errors. What is left out,
-and what there is no room for because nobody reads, is counted by event, and said in a line
-`left_out` before a line that is written, and at the end.
+and what there is no room for because nobody reads, is counted by event, and written as a line
+`left_out` before the next line, and at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BYTES_PER_S: Final = 1 << 16
 BURST_BYTES: Final = 1 << 20
 """How many bytes are written at once after a time of silence."""
 CLOSE_TIMEOUT_S: Final = 1.0
-"""For how many seconds the end of the process waits for whoever reads the log."""
+"""For how many seconds the end of the process waits for the reader of the log."""
 _FOR_ERRORS: Final = 0.25
 """Which part of a burst only errors may use."""
 
@@ -60,7 +60,7 @@ class TokenBucket:
         self._level -= count
 
 
-class ServerLog(logging.Handler):
+class LogWriter(logging.Handler):
     """Writes records of `logging` to a descriptor, in a thread of its own.
 
     Args:
@@ -99,7 +99,7 @@ class ServerLog(logging.Handler):
         if not self._fits(len(line), is_error=record.levelno >= logging.ERROR):
             return False
         # Before the line: who reads the log is to know that some are missing here.
-        return self._say_left_out() and self._put(line)
+        return self._log_left_out() and self._put(line)
 
     def _fits(self, size: int, *, is_error: bool) -> bool:
         """Say whether the rate has room for a line.
@@ -123,8 +123,8 @@ class ServerLog(logging.Handler):
         self._bytes.take(len(line))
         return True
 
-    def _say_left_out(self) -> bool:
-        """Say what was left out since this was last said; False if there is no room even for it."""
+    def _log_left_out(self) -> bool:
+        """Write what was left out since the last such line; False if there is no room for it."""
         if self._left_out and not self._put(self._left_out_line(self._left_out)):
             return False
         self._left_out.clear()
@@ -141,10 +141,10 @@ class ServerLog(logging.Handler):
         return self._line(record)
 
     def end(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Say what was left out, and write what waits if it is taken within a time."""
+        """Write what was left out and what waits, as far as it is taken within a time."""
         self.acquire()
         try:
-            self._say_left_out()
+            self._log_left_out()
         finally:
             self.release()
         self._writer.close(timeout_s)

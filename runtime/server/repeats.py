@@ -1,8 +1,8 @@
-"""Lines of a log that say the same: one is logged, and those after it are counted for a while.
+"""Equal lines of a log: one is logged, and those after it are counted for a while.
 
-Whoever can make a line appear can make it appear as often as it likes. So a line of one kind is
-logged once in `INTERVAL_S` seconds, and how many were left out since is said with the next one, or
-by itself when its client has gone.
+A client, or a guest, that can cause a line can cause it as often as it likes. So a line of one kind
+is logged once in `INTERVAL_S` seconds, and how many were left out since is logged with the next
+one, or by itself once its client has disconnected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 INTERVAL_S: Final = 10.0
 """For how many seconds after a line is logged others of its kind are only counted."""
 MAX_KINDS: Final = 64
-"""How many kinds are told apart at a time."""
+"""How many kinds are counted at a time."""
 
 _Kind = TypeVar("_Kind", bound=Hashable)
 
@@ -25,7 +25,7 @@ class Repeats(Generic[_Kind]):
 
     Args:
         report: Logs that lines of a kind were left out, and how many, where no line of this kind
-            comes that could say it.
+            comes that could hold it.
         clock: Tells the time in seconds.
     """
 
@@ -41,7 +41,7 @@ class Repeats(Generic[_Kind]):
         self._kinds: dict[_Kind, tuple[float, int]] = {}
 
     def __len__(self) -> int:
-        """How many kinds are told apart just now."""
+        """How many kinds are counted just now."""
         return len(self._kinds)
 
     def admit(self, kind: _Kind) -> int | None:
@@ -66,7 +66,7 @@ class Repeats(Generic[_Kind]):
         return left_out
 
     def flush(self) -> None:
-        """Have all reported that was left out and not yet said."""
+        """Report all that was left out and not reported yet."""
         with self._lock:
             pending = {kind: count for kind, (_, count) in self._kinds.items() if count}
             for kind in pending:

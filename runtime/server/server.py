@@ -24,9 +24,9 @@ from vfio_migration.runtime.engine.records import Observer
 from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.messages.version import Limits
-from vfio_migration.runtime.server.commands import Serving
-from vfio_migration.runtime.server.log import Journal, say
-from vfio_migration.runtime.server.session import HURRY, TIMEOUT_S, Session
+from vfio_migration.runtime.server.commands import CommandHandlers
+from vfio_migration.runtime.server.log import ServerLog, log_event
+from vfio_migration.runtime.server.session import BLOCKED_TIMEOUT_S, TIMEOUT_S, Session
 from vfio_migration.runtime.server.sockets import ClientSockets, drain, milliseconds
 from vfio_migration.runtime.transport.channel import (
     MAX_WAIT_S,
@@ -41,20 +41,20 @@ from vfio_migration.runtime.transport.service_notify import Watchdog
 
 _logger: Final = logging.getLogger(__name__)
 
-REST: Final = 0.1
+RETRY_S: Final = 0.1
 """How many seconds a device is left alone after it failed in what it does by itself, and for how
 many no client is accepted after one could not be."""
 
-TURN: Final = 0.004
+TURN_S: Final = 0.004
 """For how many seconds commands are served before anything else has its turn again."""
 
 
-class Visitor(NamedTuple):
+class ConnectedClient(NamedTuple):
     """Who is connected.
 
     Attributes:
         number: How many clients there have been, this one included.
-        pid: Its process, or 0 if the system does not say.
+        pid: Its process, or 0 if the system does not know.
         since: When it connected, as `time.monotonic` counts.
     """
 
@@ -68,23 +68,23 @@ class Server(Closing):
 
     Args:
         device: The device. It stays the caller's: `close` does not close it.
-        limits: What a client may ask for; all that the table of the connection allows, if nothing
-            is said.
-        observers: Who is told what happens to the device, besides the log and the counters.
+        limits: What a client may ask for; all that the table of the connection allows, by
+            default.
+        observers: Called with what happens to the device, besides the log and the counters.
         timeout_s: How many seconds a client may take to give or take memory of the guest.
-        hurry: The same, once the client waits for what cannot be done before.
+        blocked_timeout_s: The same, once the client waits for what cannot be done before.
         idle_timeout: After how many seconds in which a client sends nothing and takes nothing,
             while nothing of it is under way, it is disconnected; None: never.
-        watchdog: What tells the service manager that the loop goes on, if it wants to hear of it.
+        watchdog: Notifies the service manager that the loop goes on, if it has asked for that.
 
     Attributes:
         counters: What was done, in numbers.
-        journal: What logs it.
-        serving: What answers.
+        log: What logs it.
+        handlers: What answers.
         client: Who is connected, or None; may be read from any thread.
         limits: As given.
         timeout_s: As given.
-        hurry: As given.
+        blocked_timeout_s: As given.
         idle_timeout: As given.
         watchdog: As given.
     """
@@ -96,22 +96,22 @@ class Server(Closing):
         limits: Limits | None = None,
         observers: Iterable[Observer] = (),
         timeout_s: float = TIMEOUT_S,
-        hurry: float = HURRY,
+        blocked_timeout_s: float = BLOCKED_TIMEOUT_S,
         idle_timeout: float | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.counters = Counters()
-        self.journal = Journal()
-        self.serving = Serving(device, observers=(self.counters, self.journal, *observers))
-        self.journal.write()
-        self.client: Visitor | None = None
+        self.log = ServerLog()
+        self.handlers = CommandHandlers(device, observers=(self.counters, self.log, *observers))
+        self.log.write()
+        self.client: ConnectedClient | None = None
         self._device = device
         self.limits = limits
-        self.timeout_s, self.hurry = timeout_s, hurry
+        self.timeout_s, self.blocked_timeout_s = timeout_s, blocked_timeout_s
         self.idle_timeout = idle_timeout
         self.watchdog = watchdog
-        self._to_end: Visitor | None = None
-        self._rests_until = 0.0
+        self._to_end: ConnectedClient | None = None
+        self._paused_until = 0.0
         self._is_log_due = False
         self._stopping = False
         self._receiver = DescriptorReceiver(devices=device.memory.device_memory)
@@ -120,7 +120,7 @@ class Server(Closing):
     @property
     def engine(self) -> Engine:
         """What moves the device."""
-        return self.serving.engine
+        return self.handlers.engine
 
     @property
     def device(self) -> DeviceContract:
@@ -143,7 +143,7 @@ class Server(Closing):
             connection,
             self.counters,
             self._wake,
-            self.client_ends,
+            self.end_reason,
             self.watchdog,
             receiver=self._receiver,
         )
@@ -162,7 +162,7 @@ class Server(Closing):
         self._to_end = self.client
         self._wake_up()
 
-    def client_ends(self) -> str:
+    def end_reason(self) -> str:
         """Say why the present client is to end, or nothing if it is not."""
         if self._stopping:
             return "the server is to end"
@@ -177,7 +177,7 @@ class Server(Closing):
 
     def close(self) -> None:
         """Give back what the server itself holds."""
-        self.journal.flush()
+        self.log.flush()
         self._receiver.close()
         if self._wake >= 0:
             os.close(self._wake)
@@ -193,7 +193,7 @@ class Server(Closing):
             poll.register(self._wake, select.POLLIN)
         accepts = 0.0  # from when on
         while not self.is_stopping():
-            self.look_after()
+            self.do_due_work()
             due = self.wakes()
             if time.monotonic() < accepts:
                 ready = deaf.poll(milliseconds(accepts if due is None else min(due, accepts)))
@@ -208,21 +208,21 @@ class Server(Closing):
             except (BlockingIOError, ConnectionAbortedError):
                 continue
             except OSError as error:
-                # No descriptor is free, say: the client goes on waiting, and so do we.
-                say("accept", level=logging.ERROR, why=str(error))
-                accepts = time.monotonic() + REST
+                # No descriptor is free, for example: the client goes on waiting, and so does this.
+                log_event("accept", level=logging.ERROR, why=str(error))
+                accepts = time.monotonic() + RETRY_S
                 continue
             self.serve_client(sock)
 
     def serve_client(self, sock: socket.socket) -> None:
         """Serve one client to its end; the socket is closed then."""
-        with self.visit(sock) as visit:
-            while not visit.over:
-                visit.turn()
+        with self.client_loop(sock) as client_loop:
+            while not client_loop.over:
+                client_loop.turn()
 
-    def visit(self, sock: socket.socket) -> Visit:
+    def client_loop(self, sock: socket.socket) -> ClientLoop:
         """Begin to serve a client, for a shell that waits in its own way."""
-        return Visit(self, sock)
+        return ClientLoop(self, sock)
 
     # --- time ---
 
@@ -231,79 +231,79 @@ class Server(Closing):
             os.write(self._waker, b"\0")
 
     def due(self) -> float | None:
-        """When the device is to be looked after, whatever comes; None: no matter when."""
-        if self._rests_until:
-            if time.monotonic() < self._rests_until:
-                return self._rests_until
-            self._rests_until = 0.0
+        """Return when the device has something to do by itself; None: at no time."""
+        if self._paused_until:
+            if time.monotonic() < self._paused_until:
+                return self._paused_until
+            self._paused_until = 0.0
         try:
             due = self._device.deadline()
             # What is too far off to be waited for, or no time at all, is asked about again.
             if due is not None and not due < (far := time.monotonic() + MAX_WAIT_S):
                 due = far
         except Exception as error:  # noqa: BLE001 - is logged there
-            self.serving.failures.report("deadline", error, self._device)
-            due = self._rest()
+            self.handlers.failures.report("deadline", error, self._device)
+            due = self._pause_device()
         return due
 
     def wakes(self) -> float | None:
-        """When the loop that serves is to go round, whatever comes; None: no matter when."""
+        """Return when the loop has something to do, whatever comes; None: at no time."""
         due = self.due()
         if self.watchdog is None:
             return due
         fed = self.watchdog.feed()
         return fed if due is None else min(due, fed)
 
-    def look_after(self) -> None:
+    def do_due_work(self) -> None:
         """Log what happened, let the device do what is due, and log what was asked for."""
         if self.watchdog is not None:
             self.watchdog.feed()
-        self.journal.write()
+        self.log.write()
         if self._is_log_due:
             self._is_log_due = False
-            say("counters", **self.counters.snapshot())
+            log_event("counters", **self.counters.snapshot())
         due = self.due()
         if due is not None and due <= time.monotonic():
             try:
                 self._device.tick()
             except Exception as error:  # noqa: BLE001 - is logged there
-                self.serving.failures.report("tick", error, self._device)
-                self._rest()
+                self.handlers.failures.report("tick", error, self._device)
+                self._pause_device()
 
-    def _rest(self) -> float:
-        self._rests_until = time.monotonic() + REST
-        return self._rests_until
+    def _pause_device(self) -> float:
+        self._paused_until = time.monotonic() + RETRY_S
+        return self._paused_until
 
 
-class Visit:
-    """One client while it is served; a context, at the end of which it is gone.
+class ClientLoop:
+    """The loop that serves one client; a context, at the end of which the client is disconnected.
 
     Attributes:
-        over: The client is gone or broke the protocol, or the server is to end.
+        over: The client disconnected or broke the protocol, or the server is to end.
         sockets: Its sockets.
     """
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.over = False
         self._server = server
-        self._serving = serving = server.serving
+        self._handlers = handlers = server.handlers
         self._counters = counters = server.counters
         counters.connections += 1
         self._number = counters.connections
-        server.client = Visitor(self._number, peer_of(sock), time.monotonic())
+        server.client = ConnectedClient(self._number, peer_of(sock), time.monotonic())
         self._moved = -1
         self._idle_since = server.client.since
         self._why = "the server is to end"
-        say("connected", client=self._number, pid=server.client.pid, state=serving.stands)
+        log_event("connected", client=self._number, pid=server.client.pid, state=handlers.state)
         connection = Connection("server", server.limits)
         self.sockets = server.sockets_of(sock, connection)
         self._session = Session(
-            serving,
+            handlers,
             connection,
             self.sockets,
             counters,
             timeout_s=server.timeout_s,
-            hurry=server.hurry,
+            blocked_timeout_s=server.blocked_timeout_s,
         )
 
     def __enter__(self) -> Self:
@@ -317,11 +317,11 @@ class Visit:
     ) -> None:
         self._session.close()
         self.sockets.close()
-        self._serving.client_gone()
-        self._serving.failures.flush()
+        self._handlers.client_disconnected()
+        self._handlers.failures.flush()
         self._server.client = None
-        self._server.journal.flush()
-        say("disconnected", client=self._number, why=self._why, state=self._serving.stands)
+        self._server.log.flush()
+        log_event("disconnected", client=self._number, why=self._why, state=self._handlers.state)
 
     def turn(self, *, wait: bool = True) -> bool:
         """Do what there is to do, then wait for more, or only look for it.
@@ -331,12 +331,12 @@ class Visit:
         """
         session, server = self._session, self._server
         try:
-            server.look_after()
-            session.work(time.monotonic() + TURN)
-            server.journal.write()
+            server.do_due_work()
+            session.work(time.monotonic() + TURN_S)
+            server.log.write()
             if session.over:
                 self.over, self._why = True, session.why or self._why
-            elif why := server.client_ends():
+            elif why := server.end_reason():
                 self.over, self._why = True, why
             elif self._is_idle():
                 self.over, self._why = True, f"idle for {server.idle_timeout:g} s"

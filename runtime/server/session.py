@@ -8,7 +8,7 @@ served *inside* the wait, with these limits:
 - What moves the device, resets it, streams or changes what is mapped waits until the call is over:
   it would pull the ground from under it. What comes after such a command waits too, so that the
   order is kept; a client that waits for one of these gets its answer because the wait for the
-  memory is then cut short to `HURRY` seconds, and the access fails.
+  memory is then cut short to `BLOCKED_TIMEOUT_S` seconds, and the access fails.
 - At most `max_server_commands` waits stand one inside the other. What is put off is bounded by the
   holdings `put_off_...` of the table of the connection: commands, their data and their descriptors.
   At a limit nothing more is read from the socket on which the next command comes. If the reply for
@@ -50,7 +50,7 @@ from vfio_migration.runtime.protocol.messages.catalogue import (
     Version,
 )
 from vfio_migration.runtime.protocol.messages.shapes import Message
-from vfio_migration.runtime.server.commands import Answered, Serving
+from vfio_migration.runtime.server.commands import Answered, CommandHandlers
 from vfio_migration.runtime.transport.counters import Counters
 
 _logger: Final = logging.getLogger(__name__)
@@ -58,10 +58,10 @@ _logger: Final = logging.getLogger(__name__)
 TIMEOUT_S: Final = 10.0
 """How many seconds a client may take to give or take memory of the guest."""
 
-HURRY: Final = 2.0
+BLOCKED_TIMEOUT_S: Final = 2.0
 """The same, once it waits for something that cannot be done before. QEMU waits 5 s for a reply."""
 
-INSIDE: Final = (
+ALLOWED_DURING_DMA: Final = (
     DeviceGetInfo,
     DeviceGetRegionInfo,
     DeviceGetRegionIoFds,
@@ -143,7 +143,7 @@ class Port(Protocol):
         ...
 
     def open_twin(self, connection: Connection) -> None:
-        """Speak `connection` on the twin socket from now on."""
+        """Use the twin socket, with `connection` on it, from now on."""
         ...
 
 
@@ -151,34 +151,34 @@ class Session:
     """One client.
 
     Args:
-        serving: The device.
+        handlers: The device.
         connection: The protocol.
         port: The socket.
         counters: What is counted.
 
     Attributes:
-        over: Nothing more is to be said.
+        over: Nothing more is to be served.
         why: Why it is, if it ended in here.
     """
 
     def __init__(
         self,
-        serving: Serving,
+        handlers: CommandHandlers,
         connection: Connection,
         port: Port,
         counters: Counters,
         *,
         timeout_s: float = TIMEOUT_S,
-        hurry: float = HURRY,
+        blocked_timeout_s: float = BLOCKED_TIMEOUT_S,
     ) -> None:
         self.over = False
         self.why = ""
-        self._serving = serving
+        self._handlers = handlers
         self._connection = connection
         self._dma = connection  # or that of the twin socket
         self._port = port
         self._counters = counters
-        self._timeout_s, self._hurry = timeout_s, hurry
+        self._timeout_s, self._blocked_timeout_s = timeout_s, blocked_timeout_s
         self._inbox: deque[Event] = deque()
         self._put_off: deque[Event] = deque()
         self._held = NOTHING_HELD
@@ -237,7 +237,7 @@ class Session:
 
     def _must_wait(self, command: Command) -> bool:
         """Whether a command is put off."""
-        return self._depth > 0 and (bool(self._put_off) or not _inside(command))
+        return self._depth > 0 and (bool(self._put_off) or not _is_allowed_during_dma(command))
 
     @property
     def _full(self) -> bool:
@@ -249,7 +249,7 @@ class Session:
             and not self._held.and_one(event).within(MAX_HELD)
         )
 
-    def _pass_by(self) -> None:
+    def _handle_replies_first(self) -> None:
         """Handle replies, and all from the twin socket, before commands there is no room for."""
         events, self._inbox = self._inbox, deque()
         for event in events:
@@ -267,7 +267,7 @@ class Session:
             if isinstance(command.message, Version):
                 outgoing = self._agree(command)
             else:
-                answer = self._serving.answer(command)
+                answer = self._handlers.answer(command)
                 if isinstance(answer, str):
                     errno = answer
                     outgoing = self._connection.send_error(command, answer)
@@ -314,10 +314,10 @@ class Session:
         if twin is not None:
             self._dma = connection.twin()
             port.open_twin(self._dma)
-        self._serving.max_maps = connection.agreed.max_dma_maps
-        self._serving.max_fds = connection.peer.max_msg_fds
-        self._serving.features.max_data = connection.own.max_data_xfer_size
-        self._serving.device.memory.reach = self
+        self._handlers.max_maps = connection.agreed.max_dma_maps
+        self._handlers.max_fds = connection.peer.max_msg_fds
+        self._handlers.features.max_data = connection.own.max_data_xfer_size
+        self._handlers.device.memory.reach = self
         return None
 
     # --- memory of the guest by messages: `vfio_migration.runtime.kit.guest_memory.Reach` ---
@@ -360,7 +360,7 @@ class Session:
     def _ask(self, message: Message) -> Message:
         """Send a command and wait for its reply, serving the client meanwhile."""
         if self.over or not self._dma.may_send:
-            raise _os_error("EIO", "the client owes too many replies, or is gone")
+            raise _os_error("EIO", "the client owes too many replies, or has disconnected")
         try:
             outgoing = self._dma.send_command(message)
         except CannotSendError as error:
@@ -380,13 +380,13 @@ class Session:
 
     def _await(self, ident: int) -> Message:
         until = time.monotonic() + self._timeout_s
-        hurried = False
+        is_cut = False
         while (reply := self._replies[ident]) is None:
-            if self._put_off and not hurried:
-                until, hurried = min(until, time.monotonic() + self._hurry), True
+            if self._put_off and not is_cut:
+                until, is_cut = min(until, time.monotonic() + self._blocked_timeout_s), True
             full = self._full
             if full:
-                self._pass_by()
+                self._handle_replies_first()
                 if self._replies[ident] is not None:
                     continue
             if self.over or time.monotonic() >= until:
@@ -407,11 +407,11 @@ class Session:
         return reply.message
 
 
-def _inside(command: Command) -> bool:
+def _is_allowed_during_dma(command: Command) -> bool:
     message = command.message
     if isinstance(message, DeviceFeature):
         return not message.set
-    return isinstance(message, INSIDE)
+    return isinstance(message, ALLOWED_DURING_DMA)
 
 
 def _keep(command: Command) -> None:

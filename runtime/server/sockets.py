@@ -47,7 +47,7 @@ class ClientSockets:
 
     Args:
         sock: The socket; it belongs to this object.
-        connection: What is spoken on it.
+        connection: The connection on it.
         counters: What is counted.
         wake: A descriptor that can be read once another thread wants something; -1 for none.
         end_reason: Says why this client is to end, or nothing if it is not.
@@ -147,7 +147,9 @@ class ClientSockets:
                 if what & (select.POLLIN | select.POLLHUP | select.POLLERR):
                     if channel is main and not main_listening:
                         # It hung up and reads no replies any more: what it sent last is lost.
-                        ended = DisconnectedError("the client is gone and has not read its replies")
+                        ended = DisconnectedError(
+                            "the client has disconnected without reading its replies"
+                        )
                         continue
                     events += channel.read(keep=keep)
             except DisconnectedError as error:
@@ -181,7 +183,7 @@ class ClientSockets:
         return theirs.detach()
 
     def open_twin(self, connection: Connection) -> None:
-        """Speak on the twin socket; see `Port`."""
+        """Use the twin socket from now on; see `Port`."""
         assert self._twin_end is not None
         self._twin = Channel(self._twin_end, connection, self._counters, self._receiver)
         self._twin_end = None
@@ -193,7 +195,7 @@ class ClientSockets:
             self._twin.close()
         if self._twin_end is not None:
             self._twin_end.close()  # nobody has the other end
-        self._receiver.peer_gone()
+        self._receiver.peer_disconnected()
 
 
 def drain(wake: int) -> None:

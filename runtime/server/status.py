@@ -1,10 +1,10 @@
-"""How a server stands, for whoever looks after it: a second socket that only answers.
+"""The status of a server, for its operator: a second socket that only answers.
 
 A server serves one client at a time, so who wants to know how it stands cannot ask as a client: it
 would wait for its turn, hold the seat, or, with some servers of others, end them by hanging up.
-Beside `SOCKET` there is therefore `SOCKET.status`, with mode 0600, which gives whoever connects one
-JSON object and hangs up. It reads nothing, so there is nothing that could be changed by it, and
-sends without waiting, so nobody can hold it.
+Beside `SOCKET` there is therefore `SOCKET.status`, with mode 0600, which sends each process that
+connects one JSON object and hangs up. It reads nothing, so there is nothing that could be changed
+by it, and sends without waiting, so nobody can hold it.
 
 It is answered by a thread of its own, also while the device is busy or hangs. What it looks at may
 be read from any thread: the situation of the engine, the counters, and who is connected.
@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vfio_migration.model import json_text
-from vfio_migration.runtime.server.log import say
+from vfio_migration.runtime.server.log import log_event
 from vfio_migration.runtime.transport import listening
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 
@@ -45,10 +45,10 @@ SUFFIX: Final = ".status"
 
 
 class NoStatusError(Exception):
-    """No server says there how it stands; the message says why.
+    """There is no status to be read; the message has the reason.
 
     Attributes:
-        ended: A server of this package was there and is gone.
+        ended: A server of this package was there and has ended.
     """
 
     def __init__(self, message: str, *, ended: bool = False) -> None:
@@ -57,7 +57,7 @@ class NoStatusError(Exception):
 
 
 def beside(path: str | Path) -> Path:
-    """Return where the server at a socket says how it stands."""
+    """Return the path of the status socket of the server at a socket."""
     path = Path(path)
     return path.with_name(path.name + SUFFIX)
 
@@ -87,7 +87,7 @@ class StatusSocket:
             wake, waker = os.pipe2(os.O_CLOEXEC)
         except (OSError, ValueError, listening.CannotListenError) as error:
             self._stack.close()
-            say("no_status", why=str(error))
+            log_event("no_status", why=str(error))
             return self
         self._stack.callback(os.close, wake)
         identity = place.st_dev, place.st_ino
@@ -122,18 +122,18 @@ class StatusSocket:
                 sock, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 continue
-            except OSError:  # no descriptor is free: whoever asks waits, and so do we
+            except OSError:  # no descriptor is free: the one that asks waits, and so does this
                 time.sleep(0.1)
                 continue
             with contextlib.suppress(OSError):
                 text = json.dumps(self.now(identity), default=str)
                 sock.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            # Whoever asks may have sent something, which is not read: not even to close it.
+            # The one that asks may have sent something, which is not read: not even to close it.
             receiver.hang_up(sock)
-            receiver.peer_gone()
+            receiver.peer_disconnected()
 
     def now(self, identity: tuple[int, int]) -> dict[str, Any]:
-        """Return how the server stands.
+        """Return the status of the server.
 
         Args:
             identity: The file system and the number of the socket that is served.
@@ -165,14 +165,14 @@ class StatusSocket:
 
 
 def read(path: str | Path, timeout: float) -> dict[str, Any]:
-    """Ask the server at a socket how it stands; nothing of it is changed.
+    """Ask the server at a socket for its status; nothing of it is changed.
 
     Args:
         path: The socket it serves at, not that of its status.
         timeout: How many seconds it may take.
 
     Raises:
-        NoStatusError: Nobody says.
+        NoStatusError: There is no status.
         TimeoutError: Somebody listens and does not answer.
         OSError: The socket cannot be looked at.
     """
@@ -254,7 +254,7 @@ def _is_counted(found: dict[str, Any]) -> bool:
 
 
 def listens(path: str | Path) -> bool | None:
-    """Say whether somebody listens at a socket, without a connection; None if it cannot be told.
+    """Say whether somebody listens at a socket, without a connection; None if that is not known.
 
     The kernel lists sockets by the names they were bound to, in its own network namespace.
     """

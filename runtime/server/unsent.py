@@ -2,7 +2,7 @@
 
 A device hands out the bytes of its stream once. If the reply that carries them is not sent as a
 whole (its client hung up, or wanted no reply), they would be missing in the middle of the stream of
-whoever reads on. So they are kept here, by the session they belong to.
+the client that reads on. So they are kept here, by the session they belong to.
 
 They are never more than the replies of one client that wait to be sent.
 """

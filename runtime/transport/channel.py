@@ -1,7 +1,7 @@
 """The socket of one connection: reads into a `Connection`, and sends what is to be sent.
 
-What the other end does not take at once is copied and kept; whoever owns the channel reads no more
-from it while `MAX_REPLIES` messages wait.
+What the other end does not take at once is copied and kept; its owner reads no more from it
+while `MAX_REPLIES` messages wait.
 
 A read looks at what has come (MSG_PEEK) before it takes it. Descriptors must not be received in
 this process (`vfio_migration.runtime.files.descriptor_kinds`), and only a look that leaves the
@@ -51,7 +51,7 @@ _SEND_TIMEOUT_S: Final = 1.0
 
 
 class StoppedError(ConnectionError):
-    """The server is to end, or this client; the message says which."""
+    """The server is to end, or this client; the message has which."""
 
 
 class DisconnectedError(ConnectionError):
@@ -75,7 +75,7 @@ class _Waiting(NamedTuple):
 
 
 class Channel:
-    """A socket and the connection that is spoken on it.
+    """A socket and the connection on it.
 
     Args:
         sock: The socket.
@@ -276,7 +276,7 @@ class Channel:
 
 
 def peer_of(sock: socket.socket) -> int:
-    """Return the process that connected, or 0 if the system does not say."""
+    """Return the process that connected, or 0 if the system does not know."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:

@@ -42,7 +42,8 @@ class DescriptorReceiver:
 
     Attributes:
         devices: Memory of real devices is handed on too.
-        sockets: UNIX sockets are handed on too. They are to be closed before `peer_gone` is called.
+        sockets: UNIX sockets are handed on too. They are to be closed before `peer_disconnected` is
+        called.
     """
 
     def __init__(self, *, devices: bool = False, sockets: bool = False) -> None:
@@ -103,8 +104,8 @@ class DescriptorReceiver:
         sock.shutdown(socket.SHUT_RDWR)  # the other end sees this one close
         self._ask(REQUEST.pack(0, 0, False, False), sock, 0, limited=False)
 
-    def peer_gone(self) -> None:
-        """Take note that the peer went away."""
+    def peer_disconnected(self) -> None:
+        """Handle the end of a peer: a process that may have to wait for it is left behind."""
         if self._tainted:
             self._leave()
 

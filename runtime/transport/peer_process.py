@@ -7,7 +7,7 @@ one who answers that has the device.
 A process is known by the number of its pidfd in the kernel (Linux 6.9), which no other process has
 until the machine is started again, and which is the same in every pid namespace. Where there is
 none it is known by its pid and the time at which it was started (proc_pid_stat(5), field 22), in
-one pid namespace. Where neither can be had, nobody can tell it from another one, and that is said.
+one pid namespace. Where neither can be had, it cannot be identified, and the answer is None.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Process:
 
     @classmethod
     def listening(cls, sock: socket.socket) -> Self:
-        """Return who listens at the other end of a connection."""
+        """Return the process that listens at the other end of a connection."""
         if (watched := cls.watch(sock)) < 0:
             return cls.of(peer_of(sock))
         with _closing(watched) as pidfd:
@@ -75,12 +75,12 @@ class Process:
         """Return a pidfd of who listens there, by which its end is seen from anywhere; or -1."""
         try:
             raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _INT.size)
-        except OSError:  # older than Linux 6.5, or it is gone
+        except OSError:  # older than Linux 6.5, or it has ended
             return -1
         return int(_INT.unpack(raw)[0])
 
     def is_same(self, other: Process) -> bool | None:
-        """Say whether this is that process; None if it cannot be told."""
+        """Say whether this is that process; None if that cannot be known."""
         if self.boot and other.boot and self.boot != other.boot:
             return False
         if self.unique and other.unique:
@@ -91,7 +91,7 @@ class Process:
         return (self.pid, self.started) == (other.pid, other.started)
 
     def is_there(self) -> bool | None:
-        """Say whether it still exists and is no zombie; None if it cannot be told from here."""
+        """Say whether it still exists and is no zombie; None if that cannot be known here."""
         if self.boot and self.boot != _boot():
             return False
         if not self.pid or (self.space and self.space != _space()):
@@ -123,7 +123,7 @@ class Process:
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        """Read plain data; raise `ValueError` if it is none. What is not said is not known."""
+        """Read plain data; raise `ValueError` if it is none. What is missing is not known."""
         match data:
             case {"pid": int(pid), "started": int(started)}:
                 more = data.get("unique", 0), data.get("boot", ""), data.get("space", 0)
@@ -143,18 +143,18 @@ def has_ended(pidfd: int) -> bool:
 
 
 NOBODY: Final = Process(0, 0)
-"""One that cannot be told from others."""
+"""A process that is not known."""
 
 
-class Ear:
-    """Hears who sends the first message on a connection. To be made before anything is asked."""
+class SenderDetector:
+    """Detects which process sends the first message on a connection; made before all traffic."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._set(socket.SO_PASSCRED, 1)
 
-    def hear(self) -> Process | None:
-        """Return who sent what can be read next; None if nothing can. It hears once.
+    def detect(self) -> Process | None:
+        """Return the process that sent what can be read next; None if nothing can. Works once.
 
         Descriptors of the message stand before the pidfd, and closing one of a stranger may wait
         for ever: if there are any, there is room for none, and the process is known by its pid.
@@ -174,7 +174,7 @@ class Ear:
             if kind == _SCM_CREDENTIALS:
                 pid = _INT.unpack_from(data)[0]
             elif kind == _SCM_PIDFD and (fd := _INT.unpack_from(data)[0]) >= 0:
-                # Negative: it is gone already, or there is no room for a descriptor.
+                # Negative: it has ended already, or there is no room for a descriptor.
                 with _closing(fd):
                     unique = _number(fd)
         # What comes later comes without it: there is room for descriptors, and for no more.

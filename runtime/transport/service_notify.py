@@ -1,7 +1,7 @@
-"""What a service manager is told: that the server is ready, that it ends, and that it still serves.
+"""Notifies the service manager that the server is ready, that it ends, and that it still serves.
 
 systemd starts a service of `Type=notify` with NOTIFY_SOCKET, and one with `WatchdogSec=` with
-WATCHDOG_USEC, within which it has to hear of it again and again (sd_notify(3), sd_watchdog_enabled
+WATCHDOG_USEC, within which it has to be notified again and again (sd_notify(3), sd_watchdog_enabled
 (3)). The watchdog is fed by the loop that serves and by nothing else, so a callback of the device
 that hangs lets it run out. Nothing here waits: a message there is no room for is not sent.
 """
@@ -25,7 +25,7 @@ def notify(*messages: str, environ: Mapping[str, str] | None = None) -> bool:
 
     Args:
         messages: Each NAME=VALUE, without a newline.
-        environ: Where NOTIFY_SOCKET stands; the environment of the process, if nothing is said.
+        environ: Where NOTIFY_SOCKET stands; the environment of the process by default.
 
     Returns:
         Whether they were sent: there is a service manager, and room.

@@ -65,7 +65,7 @@ def test_a_call(path) -> None:
         print(f"\nalone                {microseconds(alone)}")
         print(f"16 ahead             {microseconds(ahead)}")
         print(f"four threads         {microseconds(threads)}")
-        with client.attended():
+        with client.answering_dma():
             print(f"attended             {microseconds(alone)}")
 
 

@@ -375,7 +375,7 @@ def drive(path: Path, run: Path) -> None:
 
     with Recording(run) as recording:
         for _ in range(2):
-            with Client(path, watches=[recording.watch("src")]) as client:
+            with Client(path, observers=[recording.watch("src")]) as client:
                 client.set_state("PRE_COPY")
                 while client.read_data(4096, keep) == 4096:
                     pass
@@ -386,7 +386,7 @@ def drive(path: Path, run: Path) -> None:
                 for one in data:
                     client.write_data(one)
                 data.clear()
-        with Client(path, watches=[recording.watch("src")]) as client:
+        with Client(path, observers=[recording.watch("src")]) as client:
             assert client.state() == "RESUMING"
             client.set_state("RUNNING")
     assert recording.error is None

@@ -63,7 +63,7 @@ def tour(path: str, recording: Recording) -> None:
     for _ in range(2):
         with (
             contextlib.suppress(ClientError),
-            Client(path, name="src", watches=[recording], timeout_s=20) as client,
+            Client(path, name="src", observers=[recording], timeout_s=20) as client,
         ):
             stream: list[bytes] = []
 
@@ -125,7 +125,7 @@ def test_a_recorded_migration_holds_and_its_streams_are_compared(
         recording.pair(a.path, b.path)
         settings = Settings(migration="offline")
         Coordinator(
-            [(a.path, b.path)], journal=beside(a.path), settings=settings, watches=[recording]
+            [(a.path, b.path)], journal=beside(a.path), settings=settings, observers=[recording]
         ).run()
     assert main(["check-trace", str(path)]) == 0, capsys.readouterr().out
     assert "streams compared 1" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from descriptors import opened
 import vfio_migration.runtime.protocol as vp
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Connection
-from vfio_migration.runtime.server.commands import Serving
+from vfio_migration.runtime.server.commands import CommandHandlers
 from vfio_migration.runtime.server.session import Session
 from vfio_migration.runtime.transport.counters import Counters
 
@@ -205,7 +205,7 @@ class World:
     def __init__(self) -> None:
         self.now = 0.0
         self.device = Edu(clock=lambda: self.now)
-        self.serving = Serving(self.device)
+        self.handlers = CommandHandlers(self.device)
         self.complaints = Complaints()
         logging.getLogger().addHandler(self.complaints)
         logging.getLogger("vfio_migration").setLevel(logging.ERROR)
@@ -272,12 +272,12 @@ def session(data: bytes) -> None:
     if not _WORLD:
         _WORLD.append(World())
     world = _WORLD[0]
-    world.serving.engine.reset()
+    world.handlers.engine.reset()
     source = Input(data)
     how = source.byte()
     connection = Connection("server")
     port = FakePort(source, world, connection)
-    one = Session(world.serving, connection, port, Counters(), timeout_s=5, hurry=5)
+    one = Session(world.handlers, connection, port, Counters(), timeout_s=5, blocked_timeout_s=5)
     if how & 1:
         said = AGREED if how & 4 else TWIN
         one.feed(connection.receive(HEADER.pack(0, 1, 16 + len(said), 0, 0) + said))
@@ -305,7 +305,7 @@ def session(data: bytes) -> None:
         connection.close()
         if port.twin is not None:
             port.twin.close()
-        world.serving.client_gone()
+        world.handlers.client_disconnected()
     world.check()
 
 

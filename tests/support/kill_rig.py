@@ -382,7 +382,7 @@ class Rig:
             spec=SPEC,
             plans=PLANS,
             settings=settings,
-            watches=[killer],
+            observers=[killer],
             journal=journal,
         )
         try:
@@ -396,7 +396,7 @@ class Rig:
     def _recover(self, killer: Killer) -> dict:
         try:
             finished = recover(
-                self.pairs, spec=SPEC, plans=PLANS, watches=[killer], timeout_s=self._timeout_s
+                self.pairs, spec=SPEC, plans=PLANS, observers=[killer], timeout_s=self._timeout_s
             )
         except CannotMigrateError as refusal:
             return {"outcome": "refused", "why": refusal.why, "hints": refusal.hints}

@@ -159,7 +159,7 @@ class Lab:
     def states(self) -> dict[str, str]:
         return {name: host.state for name, host in self.hosts.items()}
 
-    def coordinator(self, *, hooks=None, watches=(), journal=True, **settings) -> Coordinator:
+    def coordinator(self, *, hooks=None, observers=(), journal=True, **settings) -> Coordinator:
         """Make a coordinator of all devices."""
         settings = {"timeout_s": 20.0, "downtime": 5.0, **settings}
         return Coordinator(
@@ -168,7 +168,7 @@ class Lab:
             settings=Settings(**settings),
             hooks=hooks,
             report=self.events.append,
-            watches=watches,
+            observers=observers,
             journal=beside(self.pairs[0][0]) if journal is True else journal,
         )
 

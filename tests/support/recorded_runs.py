@@ -133,8 +133,8 @@ def running(
         thread.start()
         try:
             with Recording(path, spec, program="tests") as recording:
-                watches = [recording.watch(name)]
-                with Client(ours, spec=spec, watches=watches) as client:
+                observers = [recording.watch(name)]
+                with Client(ours, spec=spec, observers=observers) as client:
                     client.capabilities()
                     run = Run(spec, word, made, client, recording)
                     client.set_state("STOP_COPY")

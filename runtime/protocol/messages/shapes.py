@@ -28,7 +28,7 @@ class Message:
         number: Its number.
         is_reply: Whether this is the payload of its reply.
         layout: The fixed part of the payload.
-        asks: The field that says how much data the reply is to hold, if there is one.
+        asks: The field that has how much data the reply is to hold, if there is one.
         cuts: It is a reply with `argsz` and `cut`: if it is longer than the argsz of the command,
             what `cut` returns is sent.
     """
@@ -59,7 +59,7 @@ class Message:
                 them keeps them.
 
         Raises:
-            MalformedError: It says something it may not.
+            MalformedError: It holds something it may not.
         """
         raise NotImplementedError
 

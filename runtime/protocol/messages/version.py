@@ -20,9 +20,9 @@ from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.messages.shapes import Message, wrong_size
 
 _LAYOUT: Final = struct.Struct("=HH")
-_LONGEST: Final = WIRE.limit("max_version_data").value
+_MAX_BYTES: Final = WIRE.limit("max_version_data").value
 # An object or list in every 16 bytes: more than any peer needs, and few enough for any stack.
-_BRACKETS: Final = _LONGEST // 16
+_MAX_BRACKETS: Final = _MAX_BYTES // 16
 _LARGEST: Final = 2**64 - 1
 
 
@@ -36,7 +36,7 @@ class TwinSocket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What the sender said it can do; None where it said nothing."""
+    """What the sender can do; None where it sent nothing."""
 
     max_msg_fds: int | None = None
     max_data_xfer_size: int | None = None
@@ -58,16 +58,16 @@ class Capabilities:
             that
                 it cannot have.
         """
-        if len(data) > _LONGEST:
+        if len(data) > _MAX_BYTES:
             raise MalformedError(
-                "over_bound", f"version data of {len(data)} bytes, over {_LONGEST}"
+                "over_bound", f"version data of {len(data)} bytes, over {_MAX_BYTES}"
             )
         text, _, rest = bytes(data).partition(b"\0")
         if not padded and rest.strip(b"\0"):
             raise _bad("bytes after its NUL")
         if not text:
             return None
-        if text.count(b"[") + text.count(b"{") > _BRACKETS:
+        if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
             raise _bad("too many brackets")
         try:
             found = json_text.parse(text.decode("utf-8"), finite=False)
@@ -96,17 +96,17 @@ class Capabilities:
 
     def pack(self) -> bytes:
         """Return the version data, its NUL included."""
-        said: dict[str, Any] = {}
+        sent: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, TwinSocket):
                 twin: dict[str, Any] = {"supported": value.supported}
                 if value.fd_index is not None:
                     twin["fd_index"] = value.fd_index
-                said[field.name] = twin
+                sent[field.name] = twin
             elif value is not None:
-                said[field.name] = value
-        whole = {"capabilities": said} if said else {}
+                sent[field.name] = value
+        whole = {"capabilities": sent} if sent else {}
         return json.dumps(whole, separators=(",", ":")).encode() + b"\0"
 
 
@@ -208,16 +208,16 @@ class Limits:
     write_multiple: bool = True
 
     @classmethod
-    def said(cls, capabilities: Capabilities | None) -> Self:
-        """Return the limits of a peer that said this; what it did not say has its default."""
-        says = capabilities or Capabilities()
+    def of_peer(cls, capabilities: Capabilities | None) -> Self:
+        """Return the limits of a peer that sent this; what it did not send has its default."""
+        sent = capabilities or Capabilities()
         return cls(
-            max_msg_fds=_or(says.max_msg_fds, _default("max_msg_fds")),
-            max_data_xfer_size=_or(says.max_data_xfer_size, _default("max_data_xfer_size")),
-            max_dma_maps=_or(says.max_dma_maps, _default("max_dma_maps")),
-            pgsizes=_or(says.pgsizes, WIRE.option("pgsizes").default),
-            twin_socket=says.twin_socket is not None and says.twin_socket.supported,
-            write_multiple=bool(says.write_multiple),
+            max_msg_fds=_or(sent.max_msg_fds, _default("max_msg_fds")),
+            max_data_xfer_size=_or(sent.max_data_xfer_size, _default("max_data_xfer_size")),
+            max_dma_maps=_or(sent.max_dma_maps, _default("max_dma_maps")),
+            pgsizes=_or(sent.pgsizes, WIRE.option("pgsizes").default),
+            twin_socket=sent.twin_socket is not None and sent.twin_socket.supported,
+            write_multiple=bool(sent.write_multiple),
         )
 
     def agreed(self, peer: Limits) -> Limits:
@@ -249,20 +249,20 @@ class Limits:
         QEMU's client has no room for a longer one.
 
         Args:
-            proposed: What the client said.
+            proposed: What the client sent.
             twin: The index of the twin socket's descriptor, if there is one.
         """
         if proposed is None:
             return None
-        says: dict[str, Any] = {
+        reply: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if getattr(proposed, field.name) is not None
         }
-        if "twin_socket" in says:
-            says["twin_socket"] = TwinSocket(twin is not None, twin)
-        return Capabilities(**says)
+        if "twin_socket" in reply:
+            reply["twin_socket"] = TwinSocket(twin is not None, twin)
+        return Capabilities(**reply)
 
 
-def _or(said: int | None, default: int) -> int:
-    return default if said is None else said
+def _or(sent: int | None, default: int) -> int:
+    return default if sent is None else sent

@@ -39,7 +39,7 @@ def reply(ident: int, command: int, payload: bytes = b"", flags: int = 1, code: 
 
 def agreed(**options) -> Core:
     core = Core("peer", **options)
-    outgoing, pending = core.hello()
+    outgoing, pending = core.negotiate()
     core.take(core.connection.receive(reply(outgoing.id, 1, bytes(4))))
     assert pending.result() is None
     return core
@@ -61,7 +61,7 @@ STEPS = {
 )
 def test_answers_find_their_calls_in_any_order_and_any_pieces(steps, data) -> None:
     seen: list[Exchange] = []
-    core = agreed(watches=[seen.append])
+    core = agreed(observers=[seen.append])
     begun = [core.begin(STEPS[step][0]) for step in steps]
     abandoned = data.draw(st.sets(st.sampled_from(range(len(steps)))))
     for at in abandoned:
@@ -184,7 +184,7 @@ def test_both_clients_have_the_same_calls() -> None:
         }
 
     waits, loops = methods(Client), methods(AsyncClient)
-    only_one = {"finish", "attended", "abandon", "open"}
+    only_one = {"finish", "answering_dma", "abandon", "open"}
     assert waits.keys() - only_one == loops.keys() - only_one
     for name in waits.keys() & loops.keys() - {"begin"}:
         assert waits[name] == loops[name], name
@@ -237,7 +237,7 @@ def test_the_end_is_raised_anew_each_time() -> None:
 def test_a_watch_may_end_the_connection() -> None:
     """The call that it was told of has then come to something: nobody waits for it for ever."""
     core = agreed(
-        watches=[lambda one: one.id == 1 and core.end(PeerDisconnectedError("peer", "enough"))]
+        observers=[lambda one: one.id == 1 and core.end(PeerDisconnectedError("peer", "enough"))]
     )
     _, pending = core.begin(calls.info())
     with pytest.raises(PeerDisconnectedError, match="enough"):

@@ -125,7 +125,7 @@ def test_an_answer_that_is_read_slowly_goes_on_while_nobody_waits(foreign) -> No
         client.idle(1.0)
         assert whole.is_set()
     else:
-        with client.attended():
+        with client.answering_dma():
             assert whole.wait(60)
 
 
@@ -156,7 +156,7 @@ def test_memory_that_fails_is_answered(foreign, caplog) -> None:
         peer.send(ident, GET_INFO, INFO)
 
     seen = []
-    client = foreign(script, memory=Failing(), watches=[seen.append])
+    client = foreign(script, memory=Failing(), observers=[seen.append])
     assert client.info().num_irqs == 5
     assert [code for _, code in answers] == [
         *[errno.EREMOTEIO] * 3,
@@ -191,7 +191,7 @@ def test_a_watch_that_fails_fails_its_call_and_nothing_else(foreign, caplog) -> 
         finally:
             os.close(fd)
 
-    client = foreign(script, watches=[watch])
+    client = foreign(script, observers=[watch])
     for what in ("command", "reply"):
         fails = {what}
         with pytest.raises(ZeroDivisionError, match=what):
@@ -214,7 +214,7 @@ def test_a_watch_that_fails_at_the_beginning(kind) -> None:
     with no_leak():
         scene = Scene(lambda peer: peer.twin({}).until_hung())
         with pytest.raises(ZeroDivisionError):
-            kind(scene.sock, watches=[watch])
+            kind(scene.sock, observers=[watch])
         scene.close()
 
 

@@ -21,7 +21,7 @@ SPEC = load()
 def replies(foreign, path: Path, script, *acts) -> list[dict[str, object]]:
     """The lines of the replies to what a client does; it is gone afterwards."""
     with Recording(path, SPEC) as recording:
-        client = foreign(script, watches=[recording])
+        client = foreign(script, observers=[recording])
         for act in acts:
             with pytest.raises(ClientError):
                 act(client)

@@ -365,14 +365,14 @@ def test_connections_of_one_device_are_told_apart(tmp_path: Path) -> None:
         thread = threading.Thread(target=server.serve, args=(sock,))
         thread.start()
         try:
-            with Client(path, name="src", watches=[recording]) as client:
+            with Client(path, name="src", observers=[recording]) as client:
                 client.set_state("STOP")
                 with pytest.raises(TimedOutError):
-                    Client(path, name="src", watches=[recording], timeout_s=0.1)
+                    Client(path, name="src", observers=[recording], timeout_s=0.1)
                 assert client.state() == "STOP"
-            with Client(path, name="src", watches=[recording]) as client:
+            with Client(path, name="src", observers=[recording]) as client:
                 assert client.state() == "STOP"
-            with Client(path, name="dst", watches=[recording]):
+            with Client(path, name="dst", observers=[recording]):
                 pass
         finally:
             server.stop()

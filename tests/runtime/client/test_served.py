@@ -157,7 +157,7 @@ def test_dma_is_answered_while_nobody_waits(kind, serve) -> None:
             if hasattr(client, "idle"):
                 client.idle(0.05)
             else:
-                with client.attended():
+                with client.answering_dma():
                     time.sleep(0.05)
 
 
@@ -202,7 +202,7 @@ class Loud(PciDevice):
 def test_many_vectors_are_given_in_pieces_and_taken_back(serve, kind) -> None:
     served = serve(Loud())
     seen = []
-    with kind(served.path, watches=[seen.append]) as client:
+    with kind(served.path, observers=[seen.append]) as client:
         assert client.irq_info(MSIX).count == 40
         interrupts = opened(client, MSIX, 40)
         given = [one.command for one in seen if one.what == "command" and one.command.number == 8]

@@ -146,10 +146,10 @@ def test_cancelled_when_the_reply_is_there_already() -> None:
             task = asyncio.create_task(client.do(calls.region_info(0)))
             await asyncio.sleep(0)
             pending = next(iter(client._core._pending.values()))
-            settle = pending.settle
+            succeed = pending.succeed
 
             pending.then(lambda then=pending._then, task=task: (then(), task.cancel()))
-            del settle
+            del succeed
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert pending.done

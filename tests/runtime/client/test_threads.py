@@ -62,7 +62,7 @@ def test_threads_get_their_own_answers(script) -> None:
             counts[number] += 1
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
-    with client.attended():
+    with client.answering_dma():
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -319,12 +319,12 @@ def test_a_child_has_no_part_in_the_connection(script) -> None:
 
 def test_attending_ends_with_the_connection(script) -> None:
     client = script(lambda peer: (peer.hello({}), peer.close()))
-    with client.attended():
+    with client.answering_dma():
         until(lambda: client.over is not None)
     assert isinstance(client.over, PeerDisconnectedError)
     client.close()
     client.close()
-    with client.attended():
+    with client.answering_dma():
         pass
 
 

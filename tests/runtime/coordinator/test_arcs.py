@@ -229,7 +229,7 @@ def test_a_device_that_is_not_where_it_was_led(lab: Lab, name: str):
     """A server may say yes and not do it: what counts is where the device stands."""
     for one in ("s0", "d0"):
         lab.serve(one)
-    host, serving = lab.hosts[name], lab.hosts[name].server.serving
+    host, serving = lab.hosts[name], lab.hosts[name].server.handlers
     answer = serving.answer
 
     def instead(command):

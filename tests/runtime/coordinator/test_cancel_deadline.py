@@ -162,7 +162,7 @@ def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
         assert failure.hints == ("nothing was begun",)
         assert seconds < SOON
         for client in clients.values():
-            assert client.hurry is None
+            assert client.deadline_of is None
     assert lab.running == {"s0", "d0"}
     assert not Path("s0.migration").exists()
 

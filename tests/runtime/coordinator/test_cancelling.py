@@ -30,7 +30,7 @@ class Cancels:
         self.guest: list[str] = []
         self._number, self._seen = number, 0
         hooks = Hooks(pause=lambda: self.guest.append("paused"), resume=self.guest.append)
-        self._coordinator = lab.coordinator(migration=migration, watches=[self], hooks=hooks)
+        self._coordinator = lab.coordinator(migration=migration, observers=[self], hooks=hooks)
         try:
             self._coordinator.run()
         except MigrationFailedError as failure:
@@ -90,7 +90,7 @@ def test_of_two_devices_while_they_stream(lab: Lab):
         if begun.count("MIG_DATA_WRITE") == 5:
             coordinator.cancel()
 
-    coordinator = lab.coordinator(watches=[watch], chunk=4096)
+    coordinator = lab.coordinator(observers=[watch], chunk=4096)
     with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.cancelled) == ("source", True)
@@ -122,7 +122,7 @@ def test_a_cancelled_migration_whose_source_is_gone(lab: Lab):
         value = int.from_bytes(bytes(command.data[:4]), "little")
         return next(row.name for row in SPEC.states if row.value == value)
 
-    coordinator = lab.coordinator(watches=[watch])
+    coordinator = lab.coordinator(observers=[watch])
     with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.cancelled) == ("destination", True)

@@ -71,7 +71,7 @@ def test_a_recovery_does_not_run_beside_a_migration(pair: Lab):
                 recover([("s0", "d0")], spec=SPEC)
             seen.append(exchange)
 
-    pair.coordinator(watches=[watch]).run()
+    pair.coordinator(observers=[watch]).run()
     assert seen
     assert pair.running == {"d0"}
     assert pair.hosts["d0"].whole

@@ -232,7 +232,7 @@ def test_a_migration_cancelled_while_the_rest_is_transferred_leaves_the_source_r
     with pair(tmp_path, (), ACCEPTS) as (a, b, held):
         begun.append(
             Coordinator(
-                [(a.path, b.path)], settings=OFFLINE, watches=[watch], journal=beside(a.path)
+                [(a.path, b.path)], settings=OFFLINE, observers=[watch], journal=beside(a.path)
             )
         )
         with pytest.raises(MigrationFailedError) as caught:
@@ -251,7 +251,7 @@ def test_a_source_that_dies_after_all_was_delivered_is_not_missed(tmp_path: Path
                 a.kill()
 
         Coordinator(
-            [(a.path, b.path)], settings=OFFLINE, watches=[watch], journal=beside(a.path)
+            [(a.path, b.path)], settings=OFFLINE, observers=[watch], journal=beside(a.path)
         ).run()
         assert a.ended
         assert b.state == RUNNING

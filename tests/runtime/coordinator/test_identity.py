@@ -174,7 +174,7 @@ def test_a_save_of_a_server_that_its_manager_started_anew(manager: Manager):
 
     seen: list[int] = []
     with pytest.raises(MigrationFailedError) as failed:
-        Saver([manager.pair[0]], watches=[watch]).run(manager.folder / "file")
+        Saver([manager.pair[0]], observers=[watch]).run(manager.folder / "file")
     assert failed.value.outcome == "lost"
     assert "was served anew" in failed.value.hints[-1]
 
@@ -301,7 +301,7 @@ def test_a_save_through_a_relay_that_breaks(relayed):
 
     killed: list[int] = []
     with pytest.raises(MigrationFailedError) as failed:
-        Saver([source], spec=SPEC, watches=[watch]).run("file")
+        Saver([source], spec=SPEC, observers=[watch]).run("file")
     assert failed.value.outcome == "undecided"
     assert "it cannot be told whether its server is the one" in failed.value.hints[-1]
     assert lab.hosts["s0"].runs

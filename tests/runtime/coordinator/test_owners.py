@@ -71,7 +71,7 @@ def test_an_interrupt(two: Lab, at: int):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        two.coordinator(migration="offline", watches=[watch]).run()
+        two.coordinator(migration="offline", observers=[watch]).run()
     if at < 76:
         # Nobody was moved: nothing is left to do.
         assert not Path("s0.migration").exists()

@@ -279,7 +279,7 @@ def test_a_group_moves_all_of_it_at_a_time(lab: Lab):
             "source",
             SPEC,
             timeout_s=20,
-            watches=[lambda one: seen.append((one.what, one.peer))],
+            observers=[lambda one: seen.append((one.what, one.peer))],
         )
         for name in ("s0", "s1", "s2")
     ]

@@ -106,10 +106,10 @@ def test_who_answers_is_heard_once(pidfs: bool):
     here, there = socket.socketpair()
     before = finished()
     with here, there:
-        ear = process.Ear(here)
-        assert ear.hear() is None
+        ear = process.SenderDetector(here)
+        assert ear.detect() is None
         socket.send_fds(there, [b"first"], [0, 1])
-        assert ear.hear() == Process.of(os.getpid())
+        assert ear.detect() == Process.of(os.getpid())
         assert opened() == before
         there.send(b"second")
         data, fds, _, _ = socket.recv_fds(here, 100, 16)
@@ -129,6 +129,6 @@ def test_who_is_gone_already_is_heard():
         def recvmsg(self, *_words):
             return b"x", [(1, 2, bytes(12)), (1, 4, b"\xff" * 4)], 0, None
 
-    found = process.Ear(Socket()).hear()
+    found = process.SenderDetector(Socket()).detect()
     assert found is not None
     assert (found.pid, found.unique) == (0, 0)

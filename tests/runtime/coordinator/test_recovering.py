@@ -133,7 +133,7 @@ def test_keep_in_every_combination_of_states(two: Lab, keep: str):
 @pytest.mark.parametrize("holder", ["source", "delivered", "destination"])
 def test_keep_has_the_last_word(two: Lab, keep: str, holder: str):
     """Whatever the journal says; it is gone then."""
-    coordinator = two.coordinator(watches=[])
+    coordinator = two.coordinator(observers=[])
     entries = coordinator._entries()
     coordinator._hang_up()
     put(two, "s0", "STOP_COPY")

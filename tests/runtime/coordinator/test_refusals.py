@@ -45,7 +45,7 @@ def move(name: str, *states: str) -> None:
 
 def capabilities(lab: Lab, name: str, flags: int | str) -> None:
     """Have a server answer with other flags, or with an error."""
-    serving = lab.hosts[name].server.serving
+    serving = lab.hosts[name].server.handlers
     answer = serving.answer
 
     def instead(command):
@@ -345,7 +345,7 @@ def test_what_the_journal_says(lab: Lab):
         if not said or said[-1][0] != holder:
             said.append((holder, exchange.peer, lab.states))
 
-    lab.coordinator(watches=[watch]).run()
+    lab.coordinator(observers=[watch]).run()
     assert said == [
         ("source", "s0", {"s0": "RUNNING", "d0": "RUNNING"}),
         ("delivered", "d0", {"s0": "STOP_COPY", "d0": "RESUMING"}),

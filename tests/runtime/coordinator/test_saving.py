@@ -35,9 +35,9 @@ def how(request) -> tuple[int, bool]:
     return HOW[request.param]
 
 
-def saver(lab: Lab, *names: str, settings: Settings | None = None, watches=()) -> Saver:
+def saver(lab: Lab, *names: str, settings: Settings | None = None, observers=()) -> Saver:
     report = lab.events.append
-    return Saver(names, spec=SPEC, settings=settings, report=report, watches=watches)
+    return Saver(names, spec=SPEC, settings=settings, report=report, observers=observers)
 
 
 def restorer(lab: Lab, *names: str, report=None) -> Restorer:
@@ -342,7 +342,7 @@ def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
 
     try:
         with pytest.raises(MigrationFailedError) as failed:
-            Saver([str(path)], spec=SPEC, watches=[watch]).run(tmp_path / "a.save")
+            Saver([str(path)], spec=SPEC, observers=[watch]).run(tmp_path / "a.save")
         assert failed.value.outcome == "lost"
         lost = f"{path}: was served anew, and what it held is lost"
         assert failed.value.hints == ("no file was written", lost)

@@ -192,7 +192,7 @@ def test_there_and_back(capabilities: Capabilities) -> None:
 
 
 def test_who_says_nothing_has_the_defaults() -> None:
-    assert Limits.said(None) == Limits(
+    assert Limits.of_peer(None) == Limits(
         max_msg_fds=1,
         max_data_xfer_size=1048576,
         max_dma_maps=65535,
@@ -200,7 +200,7 @@ def test_who_says_nothing_has_the_defaults() -> None:
         twin_socket=False,
         write_multiple=False,
     )
-    assert Limits.said(Capabilities()) == Limits.said(None)
+    assert Limits.of_peer(Capabilities()) == Limits.of_peer(None)
 
 
 def test_our_own_limits_are_those_of_the_table() -> None:
@@ -217,7 +217,7 @@ def test_our_own_limits_are_those_of_the_table() -> None:
 @given(CAPABILITIES, st.booleans())
 def test_a_reply_is_a_subset_of_the_proposal(proposed: Capabilities, twin: bool) -> None:
     own = Limits()
-    agreed = own.agreed(Limits.said(proposed))
+    agreed = own.agreed(Limits.of_peer(proposed))
     reply = agreed.reply(proposed, 0 if twin else None)
     assert reply is not None
     for name in Capabilities.__dataclass_fields__:
@@ -231,5 +231,5 @@ def test_a_reply_is_a_subset_of_the_proposal(proposed: Capabilities, twin: bool)
 
 @given(U64, U64)
 def test_a_client_has_no_more_maps_than_either_allows(own: int, said: int) -> None:
-    agreed = Limits(max_dma_maps=own).agreed(Limits.said(Capabilities(max_dma_maps=said)))
+    agreed = Limits(max_dma_maps=own).agreed(Limits.of_peer(Capabilities(max_dma_maps=said)))
     assert agreed.max_dma_maps == min(own, said)

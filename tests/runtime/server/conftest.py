@@ -14,7 +14,7 @@ from vfio_migration.runtime.server.server import Server
 from vfio_migration.runtime.transport.listening import listening
 
 
-class Served:
+class ServerThread:
     """A server that runs in a thread."""
 
     def __init__(self, device, path: Path, **options) -> None:
@@ -43,13 +43,13 @@ class Served:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., ServerThread]]:
     """Serve a device; without one, an edu."""
-    running: list[Served] = []
+    running: list[ServerThread] = []
 
-    def serve(device=None, **options) -> Served:
+    def serve(device=None, **options) -> ServerThread:
         device = Edu() if device is None else device
-        served = Served(device, tmp_path / f"{len(running)}.sock", **options)
+        served = ServerThread(device, tmp_path / f"{len(running)}.sock", **options)
         running.append(served)
         return served
 

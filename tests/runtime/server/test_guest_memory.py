@@ -102,7 +102,7 @@ def test_what_moves_the_device_waits_until_the_transfer_is_over(serve) -> None:
 
 
 def test_a_client_that_waits_for_what_cannot_be_done_is_not_kept_waiting(serve) -> None:
-    served = serve(Edu(dma_seconds=0), hurry=0.1, timeout_s=120.0)
+    served = serve(Edu(dma_seconds=0), blocked_timeout_s=0.1, timeout_s=120.0)
     with served.client() as client:
         client.memory = bytearray(8192)
         client.dma_map(0, 4096)

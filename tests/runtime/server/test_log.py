@@ -14,8 +14,8 @@ from vfio_migration.model import load
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError
 from vfio_migration.runtime.kit.devices import Edu
-from vfio_migration.runtime.server import log as journals
-from vfio_migration.runtime.server.log import LOGGER, Journal
+from vfio_migration.runtime.server import log as log_module
+from vfio_migration.runtime.server.log import LOGGER, ServerLog
 
 STOP, RUNNING, P2P = (load().state(name).value for name in ("STOP", "RUNNING", "RUNNING_P2P"))
 
@@ -52,8 +52,8 @@ class Failing(Edu):
         raise ArcError("the disk is full")
 
 
-def engine_with(journal: Journal, device: Edu) -> Engine:
-    return Engine(device.spec, device.capabilities, device, observers=[journal])
+def engine_with(server_log: ServerLog, device: Edu) -> Engine:
+    return Engine(device.spec, device.capabilities, device, observers=[server_log])
 
 
 def test_a_client_has_its_reply_before_the_line_is_written(serve, lines: Lines) -> None:
@@ -92,14 +92,14 @@ def test_a_second_client_finds_the_log_of_the_first_complete(serve, lines: Lines
 
 
 def test_a_line_bears_the_time_at_which_it_happened(lines: Lines) -> None:
-    journal, device = Journal(), Edu()
-    engine = engine_with(journal, device)
+    server_log, device = ServerLog(), Edu()
+    engine = engine_with(server_log, device)
     before = time.time()
     engine.set_state("RUNNING_P2P")
     after = time.time()
     time.sleep(0.05)
     assert ("transition", "RUNNING -> RUNNING_P2P") not in lines.said
-    journal.write()
+    server_log.write()
     (record,) = (record for record in lines.records if record.event == "transition")
     # The two clocks are read one after the other, and one of them may be set meanwhile.
     assert before - 0.01 <= record.created <= after + 0.01
@@ -107,8 +107,8 @@ def test_a_line_bears_the_time_at_which_it_happened(lines: Lines) -> None:
 
 
 def test_what_failed_is_said_at_once_behind_what_came_before(lines: Lines) -> None:
-    journal, device = Journal(), Failing()
-    engine = engine_with(journal, device)
+    server_log, device = ServerLog(), Failing()
+    engine = engine_with(server_log, device)
     with pytest.raises(RequestFailedError):
         engine.set_state("STOP")
     said = [row for row in lines.records if row.event == "transition"]
@@ -118,28 +118,28 @@ def test_what_failed_is_said_at_once_behind_what_came_before(lines: Lines) -> No
 
 
 def test_no_more_is_kept_than_the_bound(lines: Lines) -> None:
-    journal, device = Journal(), Edu()
-    engine = engine_with(journal, device)
-    journal.write()
+    server_log, device = ServerLog(), Edu()
+    engine = engine_with(server_log, device)
+    server_log.write()
     lines.records.clear()
-    for number in range(journals._MOST):
+    for number in range(log_module.MAX_KEPT_RECORDS):
         engine.set_state(RUNNING if number % 2 else P2P)
     assert lines.records == []
     engine.set_state(P2P)
-    assert len(lines.records) == journals._MOST + 1
+    assert len(lines.records) == log_module.MAX_KEPT_RECORDS + 1
     device.close()
 
 
 def test_records_of_several_threads_are_each_said_once(lines: Lines) -> None:
-    journal, device = Journal(), Edu()
-    engine = engine_with(journal, device)
-    journal.write()
+    server_log, device = ServerLog(), Edu()
+    engine = engine_with(server_log, device)
+    server_log.write()
     lines.records.clear()
     done = threading.Event()
 
     def write() -> None:
         while not done.is_set():
-            journal.write()
+            server_log.write()
 
     writers = [threading.Thread(target=write) for _ in range(2)]
     for writer in writers:
@@ -150,7 +150,7 @@ def test_records_of_several_threads_are_each_said_once(lines: Lines) -> None:
     done.set()
     for writer in writers:
         writer.join()
-    journal.write()
+    server_log.write()
     assert len(lines.records) == 400
     device.close()
 
@@ -164,9 +164,9 @@ def test_another_thread_may_write_first(lines: Lines) -> None:
             self.clear()  # it is the other one that logs it
             return there
 
-    journal, device = Journal(), Edu()
-    journal._kept = Contended()
-    engine_with(journal, device).set_state("STOP")
-    journal.write()
+    server_log, device = ServerLog(), Edu()
+    server_log._kept = Contended()
+    engine_with(server_log, device).set_state("STOP")
+    server_log.write()
     assert lines.records == []
     device.close()

@@ -115,7 +115,7 @@ def eventfds() -> Iterator[list[int]]:
 def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
     serve, most, stopped_reading, eventfds, name: str
 ) -> None:
-    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, blocked_timeout_s=LONG)
     said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
     with served.client(capabilities=said) as client:
         twin = Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False)
@@ -148,7 +148,7 @@ def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
     serve, most, eventfds, name: str
 ) -> None:
     """And not later: nobody waits for the deadline. Then all that was put off is done."""
-    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, blocked_timeout_s=LONG)
     with served.client() as client:
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 100, from_device=False)
@@ -163,7 +163,7 @@ def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
 
 
 def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most) -> None:
-    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, blocked_timeout_s=LONG)
     with served.client() as client:
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 5, from_device=False)
@@ -184,7 +184,7 @@ def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most
 
 def test_a_flood_of_faults_on_the_twin_is_not_kept(serve, most, stopped_reading) -> None:
     """They are answered, past what is put off, until the client does not read the answers."""
-    served = serve(Edu(dma_seconds=0), timeout_s=LONG, hurry=LONG)
+    served = serve(Edu(dma_seconds=0), timeout_s=LONG, blocked_timeout_s=LONG)
     said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
     with served.client(capabilities=said) as client:
         twin = Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False)

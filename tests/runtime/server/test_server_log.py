@@ -27,12 +27,12 @@ from vfio_migration.runtime.server.log import (
     LOGGER,
     MAX_FIELD_CHARS,
     MAX_TEXT_CHARS,
-    Journal,
     JsonLines,
+    ServerLog,
     Text,
-    say,
+    log_event,
 )
-from vfio_migration.runtime.server.log_writer import ServerLog
+from vfio_migration.runtime.server.log_writer import LogWriter
 from vfio_migration.runtime.server.repeats import INTERVAL_S, MAX_KINDS, Repeats
 
 STOP, RESUMING = 1, 4
@@ -52,7 +52,7 @@ class Lines:
         self.clock = Clock()
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.log = ServerLog(self._fd, formatter or JsonLines(), clock=self.clock)
+        self.log = LogWriter(self._fd, formatter or JsonLines(), clock=self.clock)
 
     def end(self) -> list[dict]:
         self.log.end(20)
@@ -84,7 +84,9 @@ def counts(rows: list[dict]) -> Counter[str]:
 
 
 def test_each_field_is_cut(lines) -> None:
-    say("connected", why="x" * 60_000, error=OSError("y" * 60_000), deep={"why": "z" * 60_000})
+    log_event(
+        "connected", why="x" * 60_000, error=OSError("y" * 60_000), deep={"why": "z" * 60_000}
+    )
     (row,) = lines.end()
     assert [len(row[name]) for name in ("why", "error")] == [MAX_FIELD_CHARS] * 2
     assert len(row["deep"]["why"]) == MAX_FIELD_CHARS
@@ -106,11 +108,11 @@ def test_what_other_loggers_say_and_a_traceback_are_cut_and_escaped(formatter) -
 
 def test_no_more_lines_are_written_than_the_burst_and_the_rest_is_counted_by_event(lines) -> None:
     for _ in range(3000):
-        say("transition", what="RUNNING -> STOP")
+        log_event("transition", what="RUNNING -> STOP")
     for _ in range(20):
-        say("connected")
+        log_event("connected")
     lines.clock.now += 2
-    say("disconnected")
+    log_event("disconnected")
     rows = lines.end()
     assert len(rows) <= server_log.BURST_LINES
     assert counts(rows) == {"transition": 3000, "connected": 20, "disconnected": 1}
@@ -120,7 +122,7 @@ def test_no_more_lines_are_written_than_the_burst_and_the_rest_is_counted_by_eve
 def test_in_the_long_run_there_are_so_many_lines_a_second(lines) -> None:
     for _ in range(60 * 10):
         for _ in range(100):
-            say("transition")
+            log_event("transition")
         lines.clock.now += 0.1
     rows = lines.end()
     assert len(rows) <= server_log.BURST_LINES + 60 * server_log.LINES_PER_S
@@ -130,7 +132,7 @@ def test_in_the_long_run_there_are_so_many_lines_a_second(lines) -> None:
 def test_long_lines_use_up_the_bytes_of_the_rate(lines) -> None:
     for _ in range(10):
         for _ in range(1000):
-            say("connected", **{f"why{number}": "x" * 60_000 for number in range(10)})
+            log_event("connected", **{f"why{number}": "x" * 60_000 for number in range(10)})
         lines.clock.now += 1
     path = lines._path
     rows = lines.end()
@@ -140,8 +142,8 @@ def test_long_lines_use_up_the_bytes_of_the_rate(lines) -> None:
 
 def test_a_flood_leaves_room_for_an_error_of_our_own(lines) -> None:
     for _ in range(5000):
-        say("transition")
-    say("device_failed", level=logging.ERROR)
+        log_event("transition")
+    log_event("device_failed", level=logging.ERROR)
     rows = lines.end()
     assert [row["event"] for row in rows].count("device_failed") == 1
 
@@ -155,7 +157,7 @@ def a_record() -> logging.LogRecord:
 def test_what_nobody_reads_is_counted_and_said_once_it_is_read() -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    log = ServerLog(writer, JsonLines(), clock=(clock := Clock()))
+    log = LogWriter(writer, JsonLines(), clock=(clock := Clock()))
     for _ in range(5000):
         log.handle(a_record())
         clock.now += 1
@@ -199,7 +201,7 @@ def test_what_waits_to_be_written_is_bounded_in_bytes_too() -> None:
 
 def test_what_a_full_disk_did_not_take_is_said_before_what_it_takes_again(tmp_path) -> None:
     target = os.open("/dev/full", os.O_WRONLY)
-    log = ServerLog(target, JsonLines(), clock=Clock())
+    log = LogWriter(target, JsonLines(), clock=Clock())
     for _ in range(3):
         log.handle(a_record())
     while log._writer.lost < 3:
@@ -263,15 +265,15 @@ class Failing(Edu):
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_request_whose_arc_fails_and_that_changes_nothing_is_counted_too(lines, count) -> None:
-    journal, device = Journal(clock := Clock()), Failing()
-    engine = Engine(device.spec, device.capabilities, device, observers=[journal])
+    server_log, device = ServerLog(clock := Clock()), Failing()
+    engine = Engine(device.spec, device.capabilities, device, observers=[server_log])
     for _ in range(count + 1):
         with pytest.raises(RequestFailedError):
             engine.set_state("STOP")
     clock.now += INTERVAL_S
     with pytest.raises(RequestFailedError):
         engine.set_state("STOP")
-    journal.flush()
+    server_log.flush()
     device.close()
     rows = [row for row in lines.end() if row.get("outcome") == "failed"]
     # The first request has led from RUNNING to RUNNING_P2P, and is not like those after it.
@@ -302,13 +304,13 @@ def test_a_log_with_lines_left_out_is_no_run_that_breaks_the_table(lines, serve)
 
 
 def test_what_changes_something_is_said_each_time(lines) -> None:
-    journal, device = Journal(Clock()), Edu()
-    engine = Engine(device.spec, device.capabilities, device, observers=[journal])
+    server_log, device = ServerLog(Clock()), Edu()
+    engine = Engine(device.spec, device.capabilities, device, observers=[server_log])
     for _ in range(5):
         engine.set_state("RUNNING_P2P")
         engine.set_state("RUNNING")
         engine.reset()
-    journal.flush()
+    server_log.flush()
     device.close()
     found = counts(lines.end())
     assert (found["transition"], found["reset"]) == (10, 5)
@@ -329,15 +331,15 @@ def test_the_count_of_a_kind_that_is_pushed_out_is_not_lost() -> None:
 
 
 def test_a_refusal_is_said_again_after_an_interval(lines) -> None:
-    journal, device = Journal(clock := Clock()), Edu()
-    engine = Engine(device.spec, device.capabilities, device, observers=[journal])
+    server_log, device = ServerLog(clock := Clock()), Edu()
+    engine = Engine(device.spec, device.capabilities, device, observers=[server_log])
     for _ in range(3):
         with pytest.raises(RequestRefusedError):
             engine.set_state(77)
     clock.now += INTERVAL_S
     with pytest.raises(RequestRefusedError):
         engine.set_state(78)
-    journal.flush()
+    server_log.flush()
     device.close()
     rows = [row for row in lines.end() if row["event"] == "request"]
     assert [(row["target"], row.get("left_out")) for row in rows] == [(77, None), (78, 2)]
