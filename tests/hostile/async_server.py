@@ -10,7 +10,7 @@ import sys
 
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.async_server import AsyncServer
-from vfio_migration.runtime.server.log import JsonLines, say
+from vfio_migration.runtime.server.log import JsonLines, log_event
 from vfio_migration.runtime.transport.listening import listening
 
 
@@ -20,7 +20,7 @@ async def serve(path: str) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, server.stop)
         loop.add_signal_handler(
-            signal.SIGUSR1, lambda: say("counters", **server.counters.snapshot())
+            signal.SIGUSR1, lambda: log_event("counters", **server.counters.snapshot())
         )
         await server.serve(sock)
 

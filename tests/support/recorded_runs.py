@@ -22,7 +22,7 @@ from vfio_migration.runtime import ArcError
 from vfio_migration.runtime.client import Client, RefusedError
 from vfio_migration.runtime.client.recording import Recording
 from vfio_migration.runtime.kit.pci_device import Bar, PciDevice
-from vfio_migration.runtime.server.log import LOGGER, JsonLines, say
+from vfio_migration.runtime.server.log import LOGGER, JsonLines, log_event
 from vfio_migration.runtime.server.server import Server
 
 Line = dict[str, Any]
@@ -128,7 +128,7 @@ def running(
     ours, theirs = socket.socketpair()
     with Server(made) as server:
         about = {"device": name, "flags": made.capabilities, "spec": spec.name}
-        say("serving", **about, state=server.engine.state)
+        log_event("serving", **about, state=server.engine.state)
         thread = threading.Thread(target=server.serve_client, args=(theirs,))
         thread.start()
         try:
@@ -142,8 +142,8 @@ def running(
                     yield run
         finally:
             thread.join(60)
-            say("counters", **server.counters.snapshot())
-            say("stopped", state=server.engine.state)
+            log_event("counters", **server.counters.snapshot())
+            log_event("stopped", state=server.engine.state)
             made.close()
     assert recording.error is None
 

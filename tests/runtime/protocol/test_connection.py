@@ -10,7 +10,7 @@ from protocol_support import HEADER, HOSTILE, RESET, VERSION, agreed, pair, raw,
 import vfio_migration.runtime.protocol as vp
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.protocol import CannotSendError, Connection, Limits
-from vfio_migration.runtime.protocol.inbound import _ANSWERS
+from vfio_migration.runtime.protocol.connection import _ANSWERS
 
 
 def fault(connection: Connection, message: bytes) -> vp.ProtocolFault:

@@ -25,8 +25,8 @@ from raw_client import GET, PROBE, SET, Client, RefusedError
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.state_stream import MAGIC
+from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.faults import CannotSendError
-from vfio_migration.runtime.protocol.outbound import Outbound
 from vfio_migration.runtime.server.async_server import AsyncServer
 from vfio_migration.runtime.server.server import Server
 from vfio_migration.runtime.transport import channel
@@ -349,14 +349,14 @@ def test_a_reply_that_cannot_be_sent_takes_nothing(
     host: Callable[..., Host], whole: bytes, monkeypatch, kind: str, caplog
 ) -> None:
     served = host(kind, memory_device())
-    send_reply = Outbound.send_reply
+    send_reply = Connection.send_reply
 
     def fail(self, command, message, fds=()):
         if command.number == raw.MIG_READ and message.size == 777:
             raise CannotSendError("a mistake of ours")
         return send_reply(self, command, message, fds)
 
-    monkeypatch.setattr(Outbound, "send_reply", fail)
+    monkeypatch.setattr(Connection, "send_reply", fail)
     with served.client() as client:
         client.set_state(STOP_COPY)
         with pytest.raises(RefusedError):
