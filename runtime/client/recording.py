@@ -1,7 +1,7 @@
 """A run as its clients see it, written down: one JSON object a line.
 
     with Recording("run.jsonl", spec) as recording:
-        with Client("/run/edu.sock", spec=spec, watches=[recording]) as client:
+        with Client("/run/edu.sock", spec=spec, observers=[recording]) as client:
             client.set_state("STOP")
     if recording.error:
         print(f"the recording is not complete: {recording.error}")

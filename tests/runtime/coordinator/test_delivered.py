@@ -42,7 +42,7 @@ def watch(exchange):
 Coordinator(
     [(source, destination)],
     settings=Settings(migration="offline"),
-    watches=[watch],
+    observers=[watch],
     journal=beside(source),
 ).run()
 """
