@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from descriptors import finished, opened
+from descriptors import opened, settled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,7 +104,7 @@ def test_what_is_no_process(data):
 def test_who_answers_is_heard_once(pidfs: bool):
     """With the descriptors of its message, which are not lost, and none is left open."""
     here, there = socket.socketpair()
-    before = finished()
+    before = settled()
     with here, there:
         ear = process.SenderDetector(here)
         assert ear.detect() is None
