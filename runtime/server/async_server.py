@@ -65,8 +65,9 @@ class AsyncServer(Closing):
         server = self._server
         listener.setblocking(False)
         while not server.is_stopping():
+            server.write_log()
             server.do_due_work()
-            await self._ready({listener.fileno(): select.POLLIN}, server.wakes())
+            await self._ready({listener.fileno(): select.POLLIN}, server.next_deadline())
             if server.is_stopping():
                 break
             try:

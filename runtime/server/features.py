@@ -122,9 +122,10 @@ class Features:
             message: A command.
             reply: What `answer` returned.
         """
-        if message.probe or not message.get:
+        flags = message.flags
+        if flags & FEATURE_PROBE or not flags & FEATURE_GET:
             return None
-        row = _ROWS[message.index]
+        row = _ROWS[flags & FEATURE_MASK]
         return self._gives_back[row.name](reply.data) if row.forgets == "when_sent" else None
 
     def _move(self, data: Data) -> Data:

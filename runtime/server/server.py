@@ -187,18 +187,20 @@ class Server(Closing):
     def serve(self, listener: socket.socket) -> None:
         """Serve one client after the other, until `stop`."""
         listener.setblocking(False)
-        waits, deaf = select.poll(), select.poll()
-        waits.register(listener, select.POLLIN)
-        for poll in (waits, deaf):
-            poll.register(self._wake, select.POLLIN)
-        accepts = 0.0  # from when on
+        poll, poll_without_listener = select.poll(), select.poll()
+        poll.register(listener, select.POLLIN)
+        for one in (poll, poll_without_listener):
+            one.register(self._wake, select.POLLIN)
+        accept_from = 0.0
         while not self.is_stopping():
+            self.write_log()
             self.do_due_work()
-            due = self.wakes()
-            if time.monotonic() < accepts:
-                ready = deaf.poll(milliseconds(accepts if due is None else min(due, accepts)))
+            deadline = self.next_deadline()
+            if time.monotonic() < accept_from:
+                until = accept_from if deadline is None else min(deadline, accept_from)
+                ready = poll_without_listener.poll(milliseconds(until))
             else:
-                ready = waits.poll(milliseconds(due))
+                ready = poll.poll(milliseconds(deadline))
             if any(fd == self._wake for fd, _ in ready):
                 drain(self._wake)
             if self.is_stopping() or not any(fd == listener.fileno() for fd, _ in ready):
@@ -210,7 +212,7 @@ class Server(Closing):
             except OSError as error:
                 # No descriptor is free, for example: the client goes on waiting, and so does this.
                 log_event("accept", level=logging.ERROR, why=str(error))
-                accepts = time.monotonic() + RETRY_S
+                accept_from = time.monotonic() + RETRY_S
                 continue
             self.serve_client(sock)
 
@@ -230,7 +232,7 @@ class Server(Closing):
         with contextlib.suppress(OSError):
             os.write(self._waker, b"\0")
 
-    def due(self) -> float | None:
+    def device_deadline(self) -> float | None:
         """Return when the device has something to do by itself; None: at no time."""
         if self._paused_until:
             if time.monotonic() < self._paused_until:
@@ -246,23 +248,24 @@ class Server(Closing):
             due = self._pause_device()
         return due
 
-    def wakes(self) -> float | None:
+    def next_deadline(self) -> float | None:
         """Return when the loop has something to do, whatever comes; None: at no time."""
-        due = self.due()
+        deadline = self.device_deadline()
         if self.watchdog is None:
-            return due
-        fed = self.watchdog.feed()
-        return fed if due is None else min(due, fed)
+            return deadline
+        feed_at = self.watchdog.feed()
+        return feed_at if deadline is None else min(deadline, feed_at)
 
-    def do_due_work(self) -> None:
-        """Log what happened, let the device do what is due, and log what was asked for."""
-        if self.watchdog is not None:
-            self.watchdog.feed()
+    def write_log(self) -> None:
+        """Log what happened, and the counters if that was asked for."""
         self.log.write()
         if self._is_log_due:
             self._is_log_due = False
             log_event("counters", **self.counters.snapshot())
-        due = self.due()
+
+    def do_due_work(self) -> None:
+        """Let the device do what is due by now."""
+        due = self.device_deadline()
         if due is not None and due <= time.monotonic():
             try:
                 self._device.tick()
@@ -293,6 +296,7 @@ class ClientLoop:
         server.client = ConnectedClient(self._number, peer_of(sock), time.monotonic())
         self._moved = -1
         self._idle_since = server.client.since
+        self._deadline: float | None = 0.0  # the loop has to go round by then
         self._why = "the server is to end"
         log_event("connected", client=self._number, pid=server.client.pid, state=handlers.state)
         connection = Connection("server", server.limits)
@@ -331,9 +335,12 @@ class ClientLoop:
         """
         session, server = self._session, self._server
         try:
-            server.do_due_work()
-            session.work(time.monotonic() + TURN_S)
-            server.log.write()
+            now = time.monotonic()
+            if self._deadline is not None and self._deadline <= now:
+                server.do_due_work()
+            session.work(now + TURN_S)
+            server.write_log()
+            self._deadline = server.next_deadline()
             if session.over:
                 self.over, self._why = True, session.why or self._why
             elif why := server.end_reason():
@@ -355,11 +362,11 @@ class ClientLoop:
         """Until when there is nothing to do, as far as is known; None: no matter when."""
         if not (self._session.idle or self.sockets.congested):
             return 0.0
-        wakes, timeout = self._server.wakes(), self._server.idle_timeout
+        deadline, timeout = self._deadline, self._server.idle_timeout
         if timeout is None:
-            return wakes
+            return deadline
         idle = self._idle_since + timeout
-        return idle if wakes is None else min(idle, wakes)
+        return idle if deadline is None else min(idle, deadline)
 
     def _is_idle(self) -> bool:
         """Whether the client has sent nothing and taken nothing for longer than it may."""
