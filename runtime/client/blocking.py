@@ -326,11 +326,11 @@ class Client(BaseClient, Closing):
         """Answer the server's DMA also while no thread waits for a call."""
         stop = threading.Event()
 
-        def attend() -> None:
+        def answer() -> None:
             while not stop.is_set() and self.over is None:
                 self._turn(None)
 
-        thread = threading.Thread(target=attend, name=f"attends {self.name}")
+        thread = threading.Thread(target=answer, name=f"answers DMA of {self.name}")
         thread.start()
         try:
             yield

@@ -244,7 +244,7 @@ def test_commands_on_the_wrong_socket_are_refused(foreign) -> None:
 
 
 @pytest.mark.parametrize("socket", ["main", "twin"])
-def test_a_server_that_hangs_up_says_so(foreign, socket) -> None:
+def test_a_server_that_hangs_up_is_reported(foreign, socket) -> None:
     def script(peer) -> None:
         twin = peer.twin({})
         peer.expect(GET_INFO)
@@ -270,7 +270,7 @@ def test_a_server_that_does_not_answer(foreign) -> None:
     assert isinstance(client.over, TimedOutError)
 
 
-def test_a_server_that_talks_and_does_not_answer(foreign) -> None:
+def test_a_server_that_sends_and_does_not_answer(foreign) -> None:
     """Noise is no answer: patience ends all the same."""
 
     def script(peer) -> None:
@@ -283,7 +283,7 @@ def test_a_server_that_talks_and_does_not_answer(foreign) -> None:
         client.do(calls.info(), 0.2)
 
 
-def test_a_posted_write_to_a_server_that_is_gone(foreign) -> None:
+def test_a_posted_write_to_a_server_that_has_disconnected(foreign) -> None:
     def script(peer) -> None:
         peer.hello({})
         peer.close()

@@ -59,7 +59,7 @@ def feature(index: int, data: bytes = b"", *, reply: bool = False, **methods: bo
     return Exchange("src", "reply", 1, command, DeviceFeatureReply.got(command, data))
 
 
-def test_the_first_line_says_what_it_is(tmp_path: Path) -> None:
+def test_the_first_line_has_the_format_and_the_kind(tmp_path: Path) -> None:
     with Recording(tmp_path / "run", SPEC, program="mine 1.2"):
         pass
     (first,) = lines_of(tmp_path / "run")
@@ -109,7 +109,7 @@ def test_of_data_there_is_its_length_and_its_crc(tmp_path: Path) -> None:
     assert data[:20].hex() not in (tmp_path / "run").read_text()
 
 
-def test_every_message_can_be_told_of(tmp_path: Path) -> None:
+def test_every_message_can_be_recorded(tmp_path: Path) -> None:
     """One of each, made of zeros: numbers are told as they are, of the rest how much."""
     made = []
     for kinds in MESSAGES:
@@ -269,7 +269,7 @@ LOOP.append(LOOP)
     ],
     ids=["circle", "key", "mute", "long", "number"],
 )
-def test_a_note_that_cannot_be_told_ends_the_recording(
+def test_a_note_that_cannot_be_written_ends_the_recording(
     about: Any, error: type[Exception], tmp_path: Path
 ) -> None:
     with Recording(tmp_path / "run") as recording:
@@ -354,7 +354,7 @@ def test_a_real_run_is_written_down(tmp_path: Path) -> None:
     assert (written["size"], written["crc"]) == (len(run.stream), f"{zlib.crc32(run.stream):08x}")
 
 
-def test_connections_of_one_device_are_told_apart(tmp_path: Path) -> None:
+def test_connections_of_one_device_have_numbers_of_their_own(tmp_path: Path) -> None:
     """A client that waits while another is served is no reason to suspect the server."""
     from vfio_migration.runtime.client import Client, TimedOutError
 

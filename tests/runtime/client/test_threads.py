@@ -93,7 +93,7 @@ def test_threads_do_not_wait_for_one_another(script) -> None:
     assert first.done
 
 
-def test_a_call_that_waits_within_a_call_is_told_of(script) -> None:
+def test_a_call_that_waits_within_a_call_is_reported(script) -> None:
     def one(peer) -> None:
         peer.hello({})
         ident, _ = peer.expect(MIG_READ)
@@ -185,7 +185,7 @@ def test_each_waits_as_long_as_it_wants(script) -> None:
     assert max(late) < 60  # the first that had enough ended it for all
 
 
-def test_what_cannot_be_sent_at_once_is_sent_by_whoever_waits(script) -> None:
+def test_what_cannot_be_sent_at_once_is_sent_by_the_thread_that_waits(script) -> None:
     """A long message of one thread goes out while another one leads."""
 
     def slow(peer) -> None:
@@ -317,7 +317,7 @@ def test_a_child_has_no_part_in_the_connection(script) -> None:
     assert client.region_read(0, 9, 8) == struct.pack("=Q", 9)
 
 
-def test_attending_ends_with_the_connection(script) -> None:
+def test_answering_dma_ends_with_the_connection(script) -> None:
     client = script(lambda peer: (peer.hello({}), peer.close()))
     with client.answering_dma():
         until(lambda: client.over is not None)

@@ -36,7 +36,7 @@ def test_two_connections_agree() -> None:
     assert client.peer.max_msg_fds == 16
 
 
-def test_a_client_that_says_little_is_told_little() -> None:
+def test_a_client_that_sends_few_limits_gets_few() -> None:
     server = Connection("server")
     [command] = server.receive(raw(1, b"\0\0\0\0"))
     assert bytes(server.version_reply(command)) == raw(1, b"\0\0\0\0", flags=1)
@@ -250,7 +250,7 @@ def test_a_reply_fits_its_command(message: vp.Message) -> None:
 
 
 @pytest.mark.parametrize("errno", [0, -1, 2**32])
-def test_an_error_says_which(errno: int) -> None:
+def test_an_error_has_its_errno(errno: int) -> None:
     server = agreed()
     [command] = server.receive(RESET)
     with pytest.raises(CannotSendError, match="no errno"):

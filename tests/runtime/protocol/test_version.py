@@ -191,7 +191,7 @@ def test_there_and_back(capabilities: Capabilities) -> None:
 # --- What is agreed on ----------------------------------------------------------------------------
 
 
-def test_who_says_nothing_has_the_defaults() -> None:
+def test_a_peer_that_sends_no_limits_has_the_defaults() -> None:
     assert Limits.of_peer(None) == Limits(
         max_msg_fds=1,
         max_data_xfer_size=1048576,

@@ -258,7 +258,7 @@ def test_a_short_region_reply_has_neither_mmap_nor_a_descriptor_and_the_full_one
             assert short.size == region.size
 
 
-def test_a_region_that_can_be_mapped_as_a_whole_says_so_as_one_area(serve) -> None:
+def test_a_region_that_can_be_mapped_as_a_whole_has_one_area(serve) -> None:
     served = serve(MemoryDevice())
     whole = [
         (index, region)
@@ -311,7 +311,7 @@ def test_qemu_gets_the_mmap_flag_with_the_full_reply_to_its_second_question(serv
             client.close_fds()
 
 
-def test_a_client_that_takes_no_descriptors_is_told_of_no_mapping(serve) -> None:
+def test_a_client_that_takes_no_descriptors_is_offered_no_mapping(serve) -> None:
     served = serve(MemoryDevice())
     with served.client(capabilities={"max_msg_fds": 0}) as client:
         for index in mappable(served.device):
@@ -321,7 +321,7 @@ def test_a_client_that_takes_no_descriptors_is_told_of_no_mapping(serve) -> None
                 assert struct.unpack_from("=II", reply) == (32, READ | WRITE)
 
 
-def test_libvfio_users_client_gets_through_all_that_it_says(serve) -> None:
+def test_all_messages_of_libvfio_users_client_are_answered(serve) -> None:
     served = serve()
     memory = shared_file(8 * PAGE)
     with CLibraryClient(served.path) as client:

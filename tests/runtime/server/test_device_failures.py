@@ -44,7 +44,7 @@ def log(caplog: pytest.LogCaptureFixture):
     return log
 
 
-def test_a_failed_arc_says_what_the_device_raised_and_in_which_hook(serve, log) -> None:
+def test_a_failed_arc_is_logged_with_what_the_device_raised_and_in_which_hook(serve, log) -> None:
     served = serve(Failing())
     with served.client() as client, pytest.raises(RefusedError):
         client.set_state(1)
@@ -55,7 +55,7 @@ def test_a_failed_arc_says_what_the_device_raised_and_in_which_hook(serve, log) 
     assert failed["cause"] == "KeyError: 'engine'"
 
 
-def test_a_refused_load_says_what_the_device_raised(serve, log) -> None:
+def test_a_refused_load_is_logged_with_what_the_device_raised(serve, log) -> None:
     source = serve(Edu())
     with source.client() as client:
         client.set_state(3)
@@ -106,7 +106,7 @@ class Clock:
         return self.now
 
 
-def test_after_an_interval_it_is_said_again_with_what_was_left_out(log) -> None:
+def test_after_an_interval_it_is_logged_again_with_what_was_left_out(log) -> None:
     clock = Clock()
     failures = Failures(clock)
     for _ in range(3):
@@ -124,7 +124,7 @@ def test_after_an_interval_it_is_said_again_with_what_was_left_out(log) -> None:
     assert len(log("device_failed")) == 3, "nothing was left out"
 
 
-def test_how_many_kinds_are_told_apart_is_bounded(log) -> None:
+def test_the_number_of_kinds_that_are_counted_is_bounded(log) -> None:
     failures = Failures(Clock())
     for number in range(3 * MAX_KINDS):
         failures.report(f"hook {number}", ValueError())

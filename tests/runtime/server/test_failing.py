@@ -47,7 +47,7 @@ def use(path, device: Timeless) -> None:
         until(lambda: client.read(0, 0x08, 4) == b"\x78\0\0\0")
 
 
-def test_a_device_that_cannot_tell_the_time_is_served_on(serve, caplog) -> None:
+def test_a_device_whose_deadline_raises_is_still_served(serve, caplog) -> None:
     device = Timeless()
     served = serve(device)
     use(served.path, device)

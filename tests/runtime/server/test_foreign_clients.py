@@ -89,7 +89,7 @@ def test_a_short_region_reply_has_neither_the_mmap_flag_nor_a_descriptor(serve) 
         assert full.fds == 1
 
 
-def test_a_wholly_mappable_region_says_so_as_a_sparse_area(serve) -> None:
+def test_a_wholly_mappable_region_has_one_sparse_area(serve) -> None:
     with CLibraryClient(serve(mappable()).path) as client:
         short, _ = client.region_in_two_steps(MEMORY_BAR)
         asked = struct.pack("=IIIIQQ", short.argsz, 0, MEMORY_BAR, 0, 0, 0)

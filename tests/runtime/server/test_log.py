@@ -106,7 +106,7 @@ def test_a_line_bears_the_time_at_which_it_happened(lines: Lines) -> None:
     device.close()
 
 
-def test_what_failed_is_said_at_once_behind_what_came_before(lines: Lines) -> None:
+def test_a_failure_is_logged_at_once_after_what_came_before(lines: Lines) -> None:
     server_log, device = ServerLog(), Failing()
     engine = engine_with(server_log, device)
     with pytest.raises(RequestFailedError):
@@ -130,7 +130,7 @@ def test_no_more_is_kept_than_the_bound(lines: Lines) -> None:
     device.close()
 
 
-def test_records_of_several_threads_are_each_said_once(lines: Lines) -> None:
+def test_records_of_several_threads_are_each_logged_once(lines: Lines) -> None:
     server_log, device = ServerLog(), Edu()
     engine = engine_with(server_log, device)
     server_log.write()

@@ -105,7 +105,7 @@ def test_a_device_with_a_mistake_is_answered_for(serve, caplog) -> None:
     ]
 
 
-def test_what_qemu_said_while_it_started_up(serve) -> None:
+def test_the_messages_of_qemu_while_it_starts_up_are_answered(serve) -> None:
     """The client's half of tests/data/qemu-11-realize.jsonl."""
     served = serve()
     text = (DATA / "qemu-11-realize.jsonl").read_text("utf-8")

@@ -154,7 +154,7 @@ def a_record() -> logging.LogRecord:
     )
 
 
-def test_what_nobody_reads_is_counted_and_said_once_it_is_read() -> None:
+def test_lines_that_are_not_read_are_counted_and_reported_once_the_log_is_read() -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     log = LogWriter(writer, JsonLines(), clock=(clock := Clock()))
@@ -180,7 +180,7 @@ def test_what_nobody_reads_is_counted_and_said_once_it_is_read() -> None:
     assert counts(rows) == {"transition": 5001}
 
 
-def test_a_writer_never_waits_and_says_what_it_does_not_take() -> None:
+def test_a_writer_never_waits_and_returns_what_it_does_not_take() -> None:
     with full_pipe() as fd:
         writer: BackgroundWriter[bytes] = BackgroundWriter(fd, bytes)
         writer.start()
@@ -199,7 +199,7 @@ def test_what_waits_to_be_written_is_bounded_in_bytes_too() -> None:
         assert taken.count(True) == background_writer.MAX_WAITING_BYTES // len(line)
 
 
-def test_what_a_full_disk_did_not_take_is_said_before_what_it_takes_again(tmp_path) -> None:
+def test_lines_lost_on_a_full_disk_are_reported_before_the_next_line(tmp_path) -> None:
     target = os.open("/dev/full", os.O_WRONLY)
     log = LogWriter(target, JsonLines(), clock=Clock())
     for _ in range(3):
@@ -303,7 +303,7 @@ def test_a_log_with_lines_left_out_is_no_run_that_breaks_the_table(lines, serve)
     assert [found for found in map(conformance.observe, rows) if found is not None] == []
 
 
-def test_what_changes_something_is_said_each_time(lines) -> None:
+def test_a_record_of_a_change_is_logged_each_time(lines) -> None:
     server_log, device = ServerLog(Clock()), Edu()
     engine = Engine(device.spec, device.capabilities, device, observers=[server_log])
     for _ in range(5):
@@ -330,7 +330,7 @@ def test_the_count_of_a_kind_that_is_pushed_out_is_not_lost() -> None:
     assert said == [(0, 2), (1, 1)]
 
 
-def test_a_refusal_is_said_again_after_an_interval(lines) -> None:
+def test_a_refusal_is_logged_again_after_an_interval(lines) -> None:
     server_log, device = ServerLog(clock := Clock()), Edu()
     engine = Engine(device.spec, device.capabilities, device, observers=[server_log])
     for _ in range(3):

@@ -170,7 +170,7 @@ def test_features_answer_as_linux_does(serve, feature) -> None:
     [(1, 4096), (512, 4096), (4096, 4096), (1 << 16, 1 << 16), (1 << 63, 1 << 30)],
 )
 @pytest.mark.parametrize("ranges", [(), (0, 1 << 20), (0, 1 << 20, 1 << 30, 4096)])
-def test_a_client_is_told_the_page_size_that_is_logged_by(serve, hint, chosen, ranges) -> None:
+def test_a_client_gets_the_page_size_that_is_logged_by(serve, hint, chosen, ranges) -> None:
     """It is a hint: "on output the device will return the page size it selected"."""
     count = len(ranges) // 2
     with serve().client() as client:

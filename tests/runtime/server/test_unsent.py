@@ -240,7 +240,7 @@ def test_a_client_that_dies_before_its_reply_leaves_takes_nothing_from_the_next_
             assert client.state in (STOP, RUNNING, RESUMING)
 
 
-def test_what_is_forgotten_is_said_in_the_table() -> None:
+def test_what_is_forgotten_stands_in_the_table() -> None:
     """Each command and feature whose reply carries what no other reply will, and no other."""
     rows = {row.name: row.forgets for row in (*WIRE.commands, *WIRE.features)}
     assert {name for name, forgets in rows.items() if forgets != "nothing"} == {
