@@ -58,10 +58,13 @@ def without(spec: Spec, capabilities: Iterable[str]) -> Spec:
     gone = frozenset(capabilities)
     states = tuple(row for row in spec.states if not gone.intersection(row.requires))
     kept = frozenset(row.name for row in states)
+    columns = frozenset(row.operation for row in states)
     return replace(
         spec,
         capabilities=tuple(row for row in spec.capabilities if row.name not in gone),
         profiles=tuple(_profiles(spec, gone)),
+        # A column without a state would stand between its neighbours.
+        operations=tuple(row for row in spec.operations if row.name in columns),
         states=states,
         # What is joined here was one arc for whoever knew no more; there is nothing it passes over.
         arcs=tuple(replace(arc, via=()) for arc in contracted_arcs(spec, kept)),

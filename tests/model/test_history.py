@@ -35,6 +35,16 @@ def test_a_form_routes_every_request_as_the_table_does(form: Form) -> None:
                 assert (route.path, route.refused) == (other.path, other.refused)
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_each_arc_of_a_form_is_a_step_to_the_next_place_of_its_grid(form: Form) -> None:
+    spec = table(form)
+    for arc in spec.arcs:
+        here, there = spec.position(arc.from_), spec.position(arc.to)
+        assert here is not None
+        assert there is not None
+        assert abs(here[0] - there[0]) + abs(here[1] - there[1]) == 1
+
+
 @pytest.mark.parametrize(("name", "cells"), [("linux-6.1", 72), ("linux-6.2", 256)])
 def test_a_form_has_as_many_cells_as_the_kernel_of_its_time(name: str, cells: int) -> None:
     spec = table(FORMS[name])

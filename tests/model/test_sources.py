@@ -54,7 +54,9 @@ def test_the_kernels_shape_of_a_table_is_read_as_that_table(tmp_path: Path, name
 def test_the_librarys_shape_of_a_table_is_read_as_that_table(tmp_path: Path) -> None:
     spec = form("vfio-user")
     text = c_sources.libvfio_user(spec, unused=("RUNNING_P2P", "PRE_COPY_P2P"))
-    assert same(table(c_sources.tree(tmp_path, text, "libvfio_user")), spec)
+    made = table(c_sources.tree(tmp_path, text, "libvfio_user"))
+    assert same(made, spec)
+    assert {row.name for row in made.operations} == {row.operation for row in made.states}
 
 
 def test_each_fact_names_the_line_it_is_from(tmp_path: Path) -> None:
