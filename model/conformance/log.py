@@ -94,11 +94,11 @@ class LogConformance:
             hint = f"the table read is {self.spec.name}; name the right one with --spec"
             raise _wrong("spec", name, "is the name of another table", hint)
         self.device = str(data.get("device", self.device))
-        told = self.spec.capability_set(_text(data, "flags"))
+        given = self.spec.capability_set(_text(data, "flags"))
         state = self._state(data, "state")
-        words = (int(told.value),)
+        words = (int(given.value),)
         self.steps = Steps(self.spec, words)
-        if self._given is not None and self._given != told:
+        if self._given is not None and self._given != given:
             names = ",".join(self.spec.names(self._given))
             because = Because("these are not the capabilities that were given", "[[capabilities]]")
             raise FirstViolationError(f"a device with {data['flags']} is served", because, [names])

@@ -328,8 +328,8 @@ def _step_lines(number: int, step: Step, decision: Decision) -> Iterator[str]:
     elif step.matched is not None:
         yield f"       OLD: {_outcome(step.matched)}"
     else:
-        told = dict.fromkeys(_outcome(outcome) for outcome in step.old)
-        yield f"       OLD: {' | '.join(told)}"
+        outcomes = dict.fromkeys(_outcome(outcome) for outcome in step.old)
+        yield f"       OLD: {' | '.join(outcomes)}"
         following = _following(decision, step)
         if following is not None:
             yield f"       taken for a device of OLD in {_place(following)}:"

@@ -3,8 +3,8 @@
 One address stands for all. Tracking marks whole pages; a report covers any range with pages of any
 other size, and forgets what it has reported. There are two traps. One is a report that covers part
 of a tracking page: who forgets the page then has lost the rest of it. The other is a report that
-nobody gets, because no reply was wanted or the client hung up before it was sent: what it told of
-must be told again. When the server forgets is `forgets` of the feature in the table of the
+nobody gets, because no reply was wanted or the client hung up before it was sent: what it reported
+must be reported again. When the server forgets is `forgets` of the feature in the table of the
 connection.
 
 Replies arrive in the order in which they are made, so those that have not been received are
@@ -40,8 +40,8 @@ class DmaLogSystem(System):
         first, last: Where its tracking page begins and ends; they never change.
         marked: The address's tracking page is marked.
         unreported: The address was written, and no report that was received or may yet be received
-            told so.
-        told: The address was written, and a report that may yet be received tells so.
+            reported since.
+        reported: The address was written, and a report that may yet be received has it.
         carried: A report that may yet be received made the logger forget the tracking page.
     """
 
@@ -59,7 +59,7 @@ class DmaLogSystem(System):
             "last": z3.IntSort(),
             "marked": z3.BoolSort(),
             "unreported": z3.BoolSort(),
-            "told": z3.BoolSort(),
+            "reported": z3.BoolSort(),
             "carried": z3.BoolSort(),
         }
         self.forgets = {row.forgets for row in encoding.wire.features if row.logging == "needs"}
@@ -71,7 +71,7 @@ class DmaLogSystem(System):
 
     def start(self, now: Situation) -> Formula:
         """Logging begins: nothing was written."""
-        flags = ("marked", "unreported", "told", "carried")
+        flags = ("marked", "unreported", "reported", "carried")
         return z3.And(*(z3.Not(now[name]) for name in flags), _page_holds(now))
 
     def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
@@ -103,26 +103,26 @@ class DmaLogSystem(System):
                 {
                     "marked": z3.And(now["marked"], z3.Not(forgets)),
                     "unreported": z3.And(now["unreported"], z3.Not(inside)),
-                    "told": z3.Or(now["told"], z3.And(now["unreported"], inside)),
+                    "reported": z3.Or(now["reported"], z3.And(now["unreported"], inside)),
                     "carried": z3.Or(now["carried"], z3.And(now["marked"], forgets)),
                 },
             ),
-            Event("received", z3.BoolVal(True), {"told": no, "carried": no}),
+            Event("received", z3.BoolVal(True), {"reported": no, "carried": no}),
             Event(
                 "lost",
                 z3.BoolVal(True),
                 {
                     "marked": z3.Or(now["marked"], z3.And(now["carried"], comes_back)),
-                    "unreported": z3.Or(now["unreported"], now["told"]),
-                    "told": no,
+                    "unreported": z3.Or(now["unreported"], now["reported"]),
+                    "reported": no,
                     "carried": no,
                 },
             ),
         ]
 
-    def told_again(self, now: Situation, event: Term, then: Situation) -> Formula:
-        """A report tells of the address; what it was told of before was lost."""
-        return z3.And(self.told(now, event, then), z3.Not(now["told"]))
+    def reported_again(self, now: Situation, event: Term, then: Situation) -> Formula:
+        """A report has the address again; the one that had it before was lost."""
+        return z3.And(self.reported(now, event, then), z3.Not(now["reported"]))
 
     def _report(self, now: Situation, event: Term) -> tuple[Formula, Formula]:
         """Of the report of this event: it covers the address; the bit that stands for it is set.
@@ -142,19 +142,21 @@ class DmaLogSystem(System):
             for before, after in ends
         ]
         mine = bit(size, address - low)
-        tells = z3.And(now["marked"], bit(size, begin - low) <= mine, mine <= bit(size, end - low))
+        includes = z3.And(
+            now["marked"], bit(size, begin - low) <= mine, mine <= bit(size, end - low)
+        )
         covers = z3.And(self.is_event(event, "report"), low <= address, address <= high)
-        return z3.And(covers, *in_order), tells
+        return z3.And(covers, *in_order), includes
 
     def missed(self, now: Situation, event: Term, _then: Situation) -> Formula:
         """A report covers the address, which was written, and its bit is clear."""
-        covers, tells = self._report(now, event)
-        return z3.And(covers, now["unreported"], z3.Not(tells))
+        covers, includes = self._report(now, event)
+        return z3.And(covers, now["unreported"], z3.Not(includes))
 
-    def told(self, now: Situation, event: Term, _then: Situation) -> Formula:
-        """A report covers the address, which was written, and tells so."""
-        covers, tells = self._report(now, event)
-        return z3.And(covers, now["unreported"], tells)
+    def reported(self, now: Situation, event: Term, _then: Situation) -> Formula:
+        """A report covers the address, which was written, and its bit is set."""
+        covers, includes = self._report(now, event)
+        return z3.And(covers, now["unreported"], includes)
 
     @functools.cached_property
     def lemmas(self) -> list[Lemma]:
@@ -166,10 +168,10 @@ class DmaLogSystem(System):
                 lambda now: z3.And(_page_holds(now), z3.Implies(now["unreported"], now["marked"])),
             ),
             Lemma(
-                "told-comes-back",
-                "the tracking page of an address that a reply tells of, which may yet be lost, is "
+                "reported-comes-back",
+                "the tracking page of an address that a reply has, which may yet be lost, is "
                 "marked, or will be again if it is",
-                lambda now: z3.Implies(now["told"], z3.Or(now["marked"], now["carried"])),
+                lambda now: z3.Implies(now["reported"], z3.Or(now["marked"], now["carried"])),
             ),
         ]
 
@@ -208,7 +210,7 @@ class CarelessLogSystem(DmaLogSystem):
 
 
 class HastyLogSystem(DmaLogSystem):
-    """A logger that has forgotten for good what a report tells of, received or not."""
+    """A logger that has forgotten for good what a report has, received or not."""
 
     hasty = True
 
@@ -249,11 +251,11 @@ def dma_logging() -> tuple[Queries, Queries]:
         yield from _arithmetic()
         yield from system.inductive(system.lemmas)
         yield from system.never("missed", system.missed, system.lemmas)
-        yield system.happens("told", system.told, 2)
+        yield system.happens("reported", system.reported, 2)
         names = ("write", "report", "lost", "report")
         order = [system.is_event(system.event(at), name) for at, name in enumerate(names)]
-        covered = system.situation(2)["told"]
-        yield system.happens("told-again", system.told_again, 4, *order, covered)
+        covered = system.situation(2)["reported"]
+        yield system.happens("reported-again", system.reported_again, 4, *order, covered)
         # The obligation can be broken: by a logger that forgets too much, or too early.
         yield careless.happens("a-careless-logger-misses", careless.missed, 3)
         yield hasty.happens("a-hasty-logger-misses", hasty.missed, 4)

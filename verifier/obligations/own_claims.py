@@ -36,7 +36,7 @@ Step: TypeAlias = Callable[[DeviceSystem, Situation, Term, Situation], Formula]
 """Something about one step of a device: the device, the situation before, the event, after."""
 
 LEMMAS = ("supported", "under-way", "setting-out", "one-session", "numbered")
-"""What `never` leans on unless it is told otherwise: `DeviceSystem.lemmas` says what they say."""
+"""What `never` leans on by default: `DeviceSystem.lemmas` says what they say."""
 
 DEPTH = 7
 """How many events are searched for a witness and, if an induction fails, for a run that breaks."""
@@ -182,10 +182,8 @@ class _File:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's file
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
-            told = (
-                str(error) if isinstance(error, SpecError) else f"{type(error).__name__}: {error}"
-            )
-            self.wrong(f"raises {told.removesuffix(': ')}", hint, lines[-1] if lines else None)
+            why = str(error) if isinstance(error, SpecError) else f"{type(error).__name__}: {error}"
+            self.wrong(f"raises {why.removesuffix(': ')}", hint, lines[-1] if lines else None)
 
     def claims(self) -> tuple[Obligation, ...]:
         """Run the file and check what it defines."""
@@ -277,11 +275,11 @@ class _File:
         self, explain: Callable[[z3.ModelRef | None], Example], hint: str
     ) -> Callable[[z3.ModelRef | None], Example]:
         @functools.wraps(explain)
-        def told(model: z3.ModelRef | None) -> Example:
+        def why(model: z3.ModelRef | None) -> Example:
             with self.blamed(hint):
                 return explain(model)
 
-        return told
+        return why
 
 
 def _stores(node: ast.Name) -> bool:

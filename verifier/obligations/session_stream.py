@@ -17,9 +17,9 @@ Queries = Callable[[Encoding], Iterable[Query]]
 
 
 class _SourceSystem(System):
-    """What both systems here share: a source that moves along arcs, and how a run is told."""
+    """What both systems here share: a source that moves along arcs, and how a run reads."""
 
-    told: Mapping[str, str]
+    sentences: Mapping[str, str]
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
@@ -46,7 +46,7 @@ class _SourceSystem(System):
                 here = encoding.read_state(model, now["source"])
                 parts.append(f"arc {here} -> {encoding.read_state(model, then['source'])}")
             else:
-                parts.append(self.told[name])
+                parts.append(self.sentences[name])
         flags = encoding.set_name(encoding.read_flags(model))
         return Example(f"{'; '.join(parts)} (capabilities {flags})")
 
@@ -68,7 +68,7 @@ class SegmentationSystem(_SourceSystem):
     """
 
     events = ("arc", "read", "write", "lost")
-    told = {  # noqa: RUF012 - never changed
+    sentences = {  # noqa: RUF012 - never changed
         "read": "the client reads some bytes",
         "write": "the client writes some bytes to the destination",
         "lost": "a reply with some bytes is not sent",
@@ -248,7 +248,7 @@ class EstimateSystem(_SourceSystem):
     """
 
     events = ("arc", "change", "read", "opt_in", "reinit", "end_temporary", "end_final")
-    told = {  # noqa: RUF012 - never changed
+    sentences = {  # noqa: RUF012 - never changed
         "change": "the source changes its state",
         "read": "the client reads",
         "opt_in": "the client asks to be told of new initial data",
@@ -401,7 +401,7 @@ class EstimateSystem(_SourceSystem):
         return Query("told-apart", "claim", (known, z3.Or(waits, asks)), "unsat", explain)
 
     def paused(self, now: Situation, event: Term, _then: Situation) -> Formula:
-        """A client that was told to wait reads on after new data came."""
+        """A client that was asked to wait reads on after new data came."""
         return z3.And(self.is_event(event, "read"), now["dirty"] > 0, now["initial"] == 0)
 
 

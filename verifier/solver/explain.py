@@ -1,4 +1,4 @@
-"""What obligations about requests share: their terms, and telling a model in words and a trace."""
+"""What obligations about requests share: their terms, and a model in words and as a trace."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Names that an obligation speaks of and a table lacks, told in one sentence.
+"""Names that an obligation speaks of and a table lacks, in one sentence.
 
 An obligation about specifications, or about the plans for groups, needs the names that those use. A
-table with names of its own is not wrong; but nothing can be said of it, and its author must be told
+table with names of its own is not wrong; but nothing can be said of it, and its author must learn
 why.
 """
 

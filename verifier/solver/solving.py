@@ -18,7 +18,7 @@ from vfio_migration.verifier.solver.cvc5 import SecondSolver
 from vfio_migration.verifier.solver.obligation import Disagreement, Example, Query
 
 Solver = Literal["z3", "cvc5", "both"]
-"""Who decides: z3, cvc5 (z3 then only tells the examples), or both, which must agree."""
+"""Who decides: z3, cvc5 (z3 then only finds the examples), or both, which must agree."""
 
 SOLVERS: tuple[Solver, ...] = ("z3", "cvc5", "both")
 
@@ -29,7 +29,7 @@ class Answer:
 
     Attributes:
         answer: "sat", "unsat" or "unknown".
-        example: The example, if the answer has one to tell.
+        example: The example, if the answer has one.
         reason: For unknown, who gave up and why.
         disagreement: For unknown, that two solvers disagree.
     """
@@ -58,7 +58,7 @@ class Solving:
         ids = tuple(formula.get_id() for formula in query.formulas)
         key = (query.role, query.expect, *ids)
         asked = self._asked.get(key)
-        # What another query tells of the same answer is not what this one does.
+        # What another query says of the same answer is not what this one does.
         if asked is None or (asked[1].example and asked[0].explain is not query.explain):
             asked = self._asked[key] = (query, self._ask(query))
         return asked[1]
@@ -118,8 +118,8 @@ class CrossChecked(Solving):
         if ours.answer == "unknown":
             if self._both:
                 return ours
-            told = Example(f"cvc5 answers {theirs.answer}; {ours.reason} and cannot tell why")
-            return Answer(theirs.answer, told)
+            example = Example(f"cvc5 answers {theirs.answer}; {ours.reason} and cannot tell why")
+            return Answer(theirs.answer, example)
         if ours.answer != theirs.answer:
             return Answer(
                 "unknown",
@@ -130,7 +130,7 @@ class CrossChecked(Solving):
 
 
 def _tells(query: Query, answer: str) -> bool:
-    """This answer has an example to tell."""
+    """This answer has an example."""
     return query.role == "witness" or answer != query.expect
 
 

@@ -419,7 +419,7 @@ class _Search:
                     return _Amiss(f"{place}: not for {_name(who)} in {device[0]}{bare}", who)
         return None
 
-    # --- telling ---
+    # --- as a trace ---
 
     def _example(self, now: Now, event: _Event | None, then: Now | None, amiss: _Amiss) -> Example:
         events, moments = self._history(now)

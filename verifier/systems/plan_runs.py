@@ -1,4 +1,4 @@
-"""Runs of a small group under a plan, found by a search and told as traces."""
+"""Runs of a small group under a plan, found by a search, as traces."""
 
 from __future__ import annotations
 
