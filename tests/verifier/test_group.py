@@ -66,8 +66,7 @@ def disciplines() -> dict[tuple[str, bool], Discipline]:
 
 def verdict_on(promise: str, plans: Plans) -> Verdict:
     """Decide an obligation of family G for other plans than those of the package."""
-    encoding = Encoding(load())
-    encoding.widest().once("plans", lambda: plans)
+    encoding = Encoding(load(), plans=plans)
     return decide(next(o for o in obligations() if o.id == promise), encoding)
 
 

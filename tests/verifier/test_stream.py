@@ -122,8 +122,7 @@ WIRES = sorted((ROOT / "tests/data/broken_wires").glob("s*.toml"))
 
 
 def _decided(promise: str, wire: Wire):
-    encoding = Encoding(load())
-    encoding.once("wire", lambda: wire)
+    encoding = Encoding(load(), wire=wire)
     return decide(next(o for o in obligations() if o.id == promise), encoding, Solving())
 
 

@@ -27,8 +27,7 @@ def report() -> Report:
 
 def about(spec: Spec, wire: Wire, *names: str) -> list[Verdict]:
     """Decide family W, or some of it, over two tables."""
-    encoding = Encoding(spec)
-    encoding.once("wire", lambda: wire)
+    encoding = Encoding(spec, wire=wire)
     chosen = [o for o in obligations() if o.id in (names or FAMILY)]
     return [decide(obligation, encoding) for obligation in chosen]
 
