@@ -245,16 +245,23 @@ def markdown(comparison: Comparison) -> list[str]:
 
 
 def _last(comparison: Comparison) -> str:
-    deciding = [judged.definition.id for judged in comparison.judgements if judged.decides]
-    by = " and ".join(f"({name})" for name in deciding)
-    what = {True: "compatible", False: "not compatible", None: "unknown"}[comparison.compatible]
-    warnings = [
-        f"({judged.definition.id})"
-        for judged in comparison.judgements
-        if judged.verdict != "holds" and not judged.decides
-    ]
-    more = f"; {', '.join(warnings)} fail{'s' if len(warnings) == 1 else ''}" if warnings else ""
-    return f"{comparison.names[0]} to {comparison.names[1]}: {what} by {by}{more}"
+    """Return the outcome in one line."""
+    names = " to ".join(comparison.names)
+    deciding = [judged for judged in comparison.judgements if judged.decides]
+    others = [judged for judged in comparison.judgements if not judged.decides]
+    warnings = [judged for judged in others if judged.verdict != "holds"]
+    more = f"; {_fail(warnings)}" if warnings else ""
+    if comparison.compatible is False:
+        against = [judged for judged in deciding if judged.verdict == "fails"]
+        return f"{names}: not compatible, for {_fail(against)}{more}"
+    by = " and ".join(f"({judged.definition.id})" for judged in deciding)
+    what = "unknown" if comparison.compatible is None else "compatible"
+    return f"{names}: {what} by {by}{more}"
+
+
+def _fail(judged: Sequence[Judgement]) -> str:
+    listed = ", ".join(f"({one.definition.id})" for one in judged)
+    return f"{listed} fail{'s' if len(judged) == 1 else ''}"
 
 
 def _change_lines(comparison: Comparison) -> Iterator[str]:
