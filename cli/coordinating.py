@@ -37,7 +37,7 @@ _OUTCOMES = {
     "source": "the source runs",
     "destination": "the destination runs with the whole state all the same",
     "lost": "the state is lost",
-    "undecided": "it cannot be told who runs",
+    "undecided": "it is not known who runs",
 }
 
 

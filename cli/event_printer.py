@@ -206,7 +206,7 @@ class TextReporter:
             "source": "the source runs",
             "destination": "the destination runs",
             "lost": "nobody holds the whole state",
-            "undecided": "it cannot be told who runs",
+            "undecided": "it is not known who runs",
         }
         who, why = said[fields["outcome"]], fields["why"]
         if why == self._because:

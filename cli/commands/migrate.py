@@ -36,7 +36,7 @@ exit status:
   0    the destination runs with the whole state
   1    it does not: refused beforehand, or failed; the message says who runs
   2    wrong input: nothing was begun
-  3    it cannot be told who runs: a server does not answer and may run
+  3    it is not known who runs: a server does not answer and may run
   130  given up by Ctrl-C: the source runs; or a second Ctrl-C did not wait: run recover
 """
 

@@ -29,9 +29,9 @@ examples:
 exit status:
   0  one side runs with the whole state, or as --keep asked
   1  nobody holds the whole state any more; what is left was brought to a known state
-  2  wrong input, it cannot be told who is to run, or this user may not connect to a server:
+  2  wrong input, it is not known who is to run, or this user may not connect to a server:
      nothing was done
-  3  a server does not answer (it may be busy) and may run, it cannot be told whether one is the
+  3  a server does not answer (it may be busy) and may run, it is not known whether one is the
      one that was there, or the journal cannot be written: nothing was decided
 """
 

@@ -28,7 +28,7 @@ exit status:
   0    the file is there
   1    it is not: refused beforehand, or failed; the message says whether the devices run
   2    wrong input: nothing was begun
-  3    it cannot be told who runs: a server does not answer and may run
+  3    it is not known who runs: a server does not answer and may run
   130  given up by Ctrl-C: the devices run
 """
 _RESTORE = """\
@@ -43,7 +43,7 @@ exit status:
   0    the devices run with the state that was saved
   1    they do not: refused beforehand, or failed
   2    wrong input: the file is damaged or is none, or nobody serves there; nothing was begun
-  3    it cannot be told who runs: a server does not answer and may run
+  3    it is not known who runs: a server does not answer and may run
   130  given up by Ctrl-C
 """
 

@@ -158,7 +158,7 @@ class Endpoint:
         spec: The table.
         client: A connection that somebody else made, and closes.
         timeout_s: How many seconds its server may take to answer.
-        observers: Who is told of every message.
+        observers: Called with every message.
         deadline_of: By when it has to have answered, however patient one is; see `Client`.
 
     Attributes:
@@ -259,13 +259,13 @@ class Endpoint:
         return self._listener
 
     def has_ended(self, process: Process) -> bool | None:
-        """Say whether a process that was noted is gone since; None if it cannot be told."""
+        """Say whether a process that was noted is gone since; None if it is not known."""
         if self._watched is None or self._watched[1] < 0 or self._watched[0] != process:
             return None
         return has_ended(self._watched[1])
 
     def identify(self) -> Process:
-        """Return who serves there, as it can be found again; `NOBODY` if it cannot be told.
+        """Return who serves there, as it can be found again; `NOBODY` if it is not known.
 
         If it is not who listens, it is seen whether it is the same for the next client: behind a
         relay somebody else answers each time.
@@ -286,7 +286,7 @@ class Endpoint:
         return sender
 
     def is_served_by(self, process: Process | None) -> bool | None:
-        """Say whether that is who serves there now; None if it cannot be told.
+        """Say whether that is who serves there now; None if it is not known.
 
         Args:
             process: As `note` or `identify` returned it; None for whoever it is.

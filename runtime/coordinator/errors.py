@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Outcome = Literal["destination", "source", "lost", "undecided"]
-"""Who runs with the whole state: one side, nobody any more, or it cannot be told."""
+"""Who runs with the whole state: one side, nobody any more, or it is not known."""
 
 
 class CoordinatorError(Exception):

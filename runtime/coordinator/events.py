@@ -1,4 +1,4 @@
-"""What a coordinator tells of a migration while it goes on: for people, for programs, for tests."""
+"""What a coordinator reports of a migration while it goes on: to people, programs and tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Event:
 
 
 Report: TypeAlias = Callable[[Event], object]
-"""Is told of events, by the thread that coordinates. It had better be quick, and not raise."""
+"""Called with each event, by the thread that coordinates; it is to be quick and not to raise."""
 
 
 def report_asserted(asserted: Iterable[str], plans: Plans, report: Report) -> None:

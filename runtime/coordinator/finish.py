@@ -79,7 +79,7 @@ class Finisher:
         journal: The journal.
         spec: The table.
         plans: The plans and handovers.
-        report: Is told.
+        report: Called with each event.
         given_up: Sides that whoever asks says are gone for good.
         asked: Why a side is to run, where no journal says who holds the state. Then what the rows
             say of it is not known.
@@ -123,7 +123,7 @@ class Finisher:
         self._silent: set[Endpoint] = set()
         # Those whose device was being loaded when it was first looked at.
         self._loaded: set[Endpoint] = set()
-        # Whether each is served by who served it when the migration began; None: it cannot be told.
+        # Whether each is served by who served it when the migration began; None: it is not known.
         self._served: dict[Endpoint, bool | None] = {}
 
     def finish(self) -> Finished:
@@ -222,7 +222,7 @@ class Finisher:
         return found
 
     def _is_alive(self, side: Side) -> bool | None:
-        """Say whether a side holds what it held; None if it cannot be told."""
+        """Say whether a side holds what it held; None if it is not known."""
         if side not in self._endpoints or side in self._given_up:
             return False
         served = {self._served[device] for device in self._endpoints[side]}
@@ -326,7 +326,7 @@ class Finisher:
         return hung
 
     def _is_there(self, side: Side, index: int) -> bool | None:
-        """Say whether the process that served a device still exists; None if it cannot be told."""
+        """Say whether the process that served a device still exists; None if it is not known."""
         process = self._process(side, index)
         if process is None:
             return None
@@ -340,7 +340,7 @@ class Finisher:
         asked = [device for device in devices if self._served[device] is None]
         return Finished(
             "undecided",
-            f"{names(asked)}: it cannot be told whether the server that answers is the one that "
+            f"{names(asked)}: it is not known whether the server that answers is the one that "
             "was there, or one with a blank device",
             [*problems, *map(str, self._gone.values()), f"say which side is to run: {KEEP}"],
             unidentified=asked,
@@ -355,8 +355,8 @@ class Finisher:
             for index, device in enumerate(group)
             if device in mute
         )
-        there = "its process is there" if seen else "it cannot be told whether its process is there"
-        said = [
+        there = "its process is there" if seen else "it is not known whether its process is there"
+        parts = [
             f"{names(devices)}: {words}"
             for devices, words in (
                 (mute, f"does not answer, and {there}: {what}"),
@@ -366,7 +366,7 @@ class Finisher:
         ]
         return Finished(
             "undecided",
-            "; ".join(said),
+            "; ".join(parts),
             [*problems, *map(str, self._gone.values())],
             list(hung),
         )
@@ -424,7 +424,7 @@ class Finisher:
         gone = [device for device in held if device.state is None]
         anew = [device for device in held if device.state is not None]
         held_it = "held the state" if self._asked is None else "is to run"
-        said = [
+        parts = [
             f"{names(devices)}: {held_it}, and {what}"
             for devices, what in (
                 (gone, "cannot be reached any more"),
@@ -432,7 +432,7 @@ class Finisher:
             )
             if devices
         ]
-        return "; ".join(said) or "no way back could be followed to its end"
+        return "; ".join(parts) or "no way back could be followed to its end"
 
     def _advice(self) -> list[str]:
         """Say where the devices are left once the state is lost, and what to do with them."""

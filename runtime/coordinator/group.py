@@ -68,7 +68,7 @@ class Group:
         endpoints: The devices.
         spec: The table.
         plans: The plans.
-        report: Is told.
+        report: Called with each event.
         before_phase: Called with a phase, and who moves where in it, before they do.
     """
 
@@ -93,7 +93,7 @@ class Group:
 
         Args:
             step: The step; it is one of a plan.
-            among: Only these devices are there; all if nothing is said.
+            among: Only these devices are there; all by default.
 
         Raises:
             StepFailedError: A device did not follow. Those that move in the same phase were moved.

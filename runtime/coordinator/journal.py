@@ -311,9 +311,9 @@ def _room(fixed: bytes) -> int:
 
 def _slot(fixed: bytes, number: int, holder: str) -> bytes:
     """Return what is written into a slot; its checksum says that it belongs to this journal."""
-    said = {"number": number, "holder": holder}
-    check = zlib.crc32(json.dumps(said).encode(), zlib.crc32(fixed))
-    return json.dumps({**said, "check": f"{check:08x}"}).encode() + b"\n"
+    content = {"number": number, "holder": holder}
+    check = zlib.crc32(json.dumps(content).encode(), zlib.crc32(fixed))
+    return json.dumps({**content, "check": f"{check:08x}"}).encode() + b"\n"
 
 
 def _slots(text: bytes) -> tuple[bytes, list[str]]:

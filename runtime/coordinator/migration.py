@@ -4,7 +4,7 @@
     summary = coordinator.run()
 
 The steps are those of the table, and each device is asked for nothing but what a row says. What is
-here is what no table can hold: sockets, time, how long to pre-copy, and whom to tell.
+here is what no table can hold: sockets, time, how long to pre-copy, and whom to notify.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Coordinator:
         plans: The plans; those of the package if none are given.
         settings: How to migrate.
         hooks: What a program that owns the guest does meanwhile.
-        report: Is told what happens.
-        observers: Who is told of every message.
+        report: Called with each event.
+        observers: Called with every message.
         journal: Where the journal stands while it goes on; None keeps none, and then nobody can
             bring back what a killed coordinator leaves behind.
         clients: Connections that somebody else made and closes, by the path of their socket.
@@ -627,7 +627,7 @@ class Coordinator:
         try:
             self._report(event)
         except Exception:
-            _logger.exception("who is told of a migration failed at %s", event.name)
+            _logger.exception("the report of a migration failed at %s", event.name)
 
 
 def _why(error: Exception) -> str:

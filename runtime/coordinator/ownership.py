@@ -61,10 +61,8 @@ def check_names(names: Sequence[str], what: str = "each socket is one end of one
         if other := next((found[key] for key in keys if key in found), None):
             place = os.path.abspath(name)  # noqa: PTH100 - as `beside`
             same = place == os.path.abspath(other)  # noqa: PTH100
-            said = (
-                f"{place}: is named twice" if same else f"{other} and {name}: are the same socket"
-            )
-            raise CannotMigrateError(f"{said}; {what}")
+            why = f"{place}: is named twice" if same else f"{other} and {name}: are the same socket"
+            raise CannotMigrateError(f"{why}; {what}")
         found.update(dict.fromkeys(keys, name))
 
 
@@ -163,7 +161,7 @@ def _locked_by_name(path: str) -> Iterator[None]:
 
 
 def _taker(name: str) -> str:
-    """Say which process and user listen at an abstract name; nothing if that cannot be told."""
+    """Say which process and user listen at an abstract name; nothing if that is not known."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         probe.connect(name)

@@ -57,12 +57,12 @@ def recover(
         keep: Which side is to run, whatever the journal says; the other one is given up.
         spec: The table; that of the package if none is given.
         plans: The plans; those of the package if none are given.
-        report: Is told what happens.
-        observers: Who is told of every message.
+        report: Called with each event.
+        observers: Called with every message.
         timeout_s: How many seconds a server may take to answer.
 
     Raises:
-        CannotMigrateError: There is no journal, and it cannot be told who is to run; or this user
+        CannotMigrateError: There is no journal, and it is not known who is to run; or this user
         may
             not connect to one of them.
         MigrationFailedError: There is no journal, and a server does not answer.
@@ -271,10 +271,10 @@ def _guess(
                 if side == "source":
                     _ = device.machine  # by which it is told where it begins
             except ClientError as error:
-                said = f"{error}, and there is no journal of a migration"
+                why = f"{error}, and there is no journal of a migration"
                 if isinstance(error, TimedOutError):
-                    raise MigrationFailedError(said, "undecided", _HINTS) from error
-                raise CannotMigrateError(said, _HINTS) from error
+                    raise MigrationFailedError(why, "undecided", _HINTS) from error
+                raise CannotMigrateError(why, _HINTS) from error
     sources, destinations = endpoints["source"], endpoints.get("destination", ())
     entries = _entries(pairs)
     runs = [device.may_change() for device in destinations]
@@ -294,7 +294,7 @@ def _guess(
     if not (handed_over or loaded or unseen or any(runs)):
         return Journal(None, _first(plans), entries, "source")
     raise CannotMigrateError(
-        "there is no journal of a migration, and it cannot be told who is to run: "
+        "there is no journal of a migration, and it is not known who is to run: "
         f"{_places(endpoints)}",
         _HINTS,
     )

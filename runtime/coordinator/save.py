@@ -162,8 +162,8 @@ class Half:
         spec: The table; that of the package if none is given.
         plans: The plans; those of the package if none are given.
         settings: How to do it, as for a migration.
-        report: Is told what happens.
-        observers: Who is told of every message.
+        report: Called with each event.
+        observers: Called with every message.
     """
 
     side: Side
@@ -186,7 +186,9 @@ class Half:
         self.report = report
         self.cancelled = threading.Event()
         self.cancel_deadline = CancelDeadline()
-        self.unidentified = False  # whether somebody cannot be told from one with a blank device
+        self.unidentified = (
+            False  # whether somebody cannot be distinguished from one with a blank device
+        )
         self._late = False
         # Devices that have not said yet whether they are of the kind that was saved.
         self._unseen: list[tuple[str, Shape, Endpoint]] = []
@@ -278,7 +280,7 @@ class Half:
                 if same is None:
                     self.unidentified = True
                     problems.append(
-                        f"{device.label}: it cannot be told whether its server is the one that was "
+                        f"{device.label}: it is not known whether its server is the one that was "
                         "there, or one with a blank device"
                     )
                 elif not same:

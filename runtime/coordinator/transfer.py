@@ -1,7 +1,7 @@
 """Transfers the streams of all devices at once: in passes while they run, then the rest.
 
 Each device has a thread of its own, which does nothing but move its stream; the thread that
-coordinates watches them, tells how far they are, and decides when pre-copy has done enough.
+coordinates watches them, reports how far they are, and decides when pre-copy has done enough.
 
 Pre-copy ends when the time the rest is expected to take is within the downtime that is allowed, or
 when more passes bring nothing. What is left is asked of the device (MIG_DATA_SIZE, of Linux); one
@@ -36,7 +36,7 @@ from vfio_migration.runtime.coordinator.settings import Settings
 from vfio_migration.runtime.files.compression import codec
 
 _REPORT_EVERY_S: Final = 0.1
-"""How often progress is told, in seconds."""
+"""How often progress is reported, in seconds."""
 _REST: Final = 0.02
 """How long a device is left alone that had nothing to stream."""
 _STALLED: Final = 4
@@ -84,7 +84,7 @@ class _Worker(threading.Thread):
         self._most = most
 
     def run(self) -> None:
-        """Move the stream: once to its end, or pass after pass until told to stop."""
+        """Move the stream: once to its end, or pass after pass until asked to stop."""
         try:
             if self._enough is None:
                 self.stream.run(None, self._stop_all)
@@ -151,7 +151,7 @@ class Transfer:
     Args:
         pairs: Both ends of each device.
         settings: How to migrate.
-        report: Is told.
+        report: Called with each event.
         cancelled: Set when the migration is to be given up.
 
     Attributes:
@@ -360,19 +360,19 @@ def _all_of(errors: Sequence[BaseException]) -> BaseException:
     """Return one error that names every device that failed, each with what it answered."""
     # What is wrong with the devices is to be said; what else there is comes along.
     reported = [one for one in errors if isinstance(one, ClientError | CoordinatorError)]
-    said = {one.why if isinstance(one, CoordinatorError) else str(one): one for one in reported}
+    reasons = {one.why if isinstance(one, CoordinatorError) else str(one): one for one in reported}
     found = next(iter(reported), errors[0])
-    if len(said) > 1:
+    if len(reasons) > 1:
         peers = [
             peer
-            for one in said.values()
+            for one in reasons.values()
             for peer in ([one.peer] if isinstance(one, ClientError) else getattr(one, "peers", ()))
         ]
         hints = [
             hint for one in reported if isinstance(one, CoordinatorError) for hint in one.hints
         ]
         found = StepFailedError(
-            "; ".join(said), list(dict.fromkeys(peers)), list(dict.fromkeys(hints))
+            "; ".join(reasons), list(dict.fromkeys(peers)), list(dict.fromkeys(hints))
         )
         found.__cause__ = reported[0]
     for one in errors:

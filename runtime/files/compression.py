@@ -126,14 +126,14 @@ class _Zstd:
         try:
             # The library makes room for what the frame says, whatever limit it is given; so the
             # frame is asked first. Then it is all there is: nothing more is written.
-            said = self._frame(data).content_size
-            if said != size:
-                raise BadDataError(f"they make {_bytes(said)}, not {size}")
+            found = self._frame(data).content_size
+            if found != size:
+                raise BadDataError(f"they make {_bytes(found)}, not {size}")
             return self._decompressor.decompress(data, allow_extra_data=False)
         except self._error as error:
             raise BadDataError(str(error)) from error
 
 
-def _bytes(said: int) -> str:
+def _bytes(found: int) -> str:
     # CONTENTSIZE_UNKNOWN and CONTENTSIZE_ERROR are -1 and -2 modulo 2**64.
-    return "a number of bytes they do not say" if said >= 1 << 63 else f"{said} bytes"
+    return "a number of bytes they do not say" if found >= 1 << 63 else f"{found} bytes"

@@ -401,13 +401,13 @@ class ContainerReader:
 
     def _record(self, at: int, number: int, counts: list[int]) -> _Record:
         head = self._read(at, RECORD.size, f"record {number}")
-        kind, packing, device, said, raw, stored, crc, _ = RECORD.unpack(head)
+        kind, packing, device, counted, raw, stored, crc, _ = RECORD.unpack(head)
         if head != _sealed(head):
             raise DamagedError(
                 self.path, f"the header of record {number}, at byte {at}, is damaged", at
             )
-        if said != number & 0xFFFFFFFF:
-            problem = f"record {said} is at byte {at}, where record {number} should be"
+        if counted != number & 0xFFFFFFFF:
+            problem = f"record {counted} is at byte {at}, where record {number} should be"
             raise DamagedError(self.path, problem, at)
         if kind == BLOCK:
             known = device < len(counts) and packing in (0, NAMES.index(self.header.codec))
@@ -441,8 +441,8 @@ class ContainerReader:
             raise DamagedError(self.path, problem, record.at) from error
 
     def _check_end(self, record: _Record, content: bytes, digest: bytes, sums: list[_Sum]) -> None:
-        for device, said in enumerate(TOTAL.iter_unpack(content)):
-            if sums[device].total() != said:
+        for device, counted in enumerate(TOTAL.iter_unpack(content)):
+            if sums[device].total() != counted:
                 problem = f"the stream of device {device} is not the one that was saved"
                 raise DamagedError(self.path, problem, record.at)
         end = record.end + _DIGEST

@@ -81,11 +81,11 @@ class Host(Protocol):
         """Be as just turned on."""
         ...
 
-    def kit_hello(self) -> Mapping[str, Any]:
+    def kit_header(self) -> Mapping[str, Any]:
         """Say who saves."""
         ...
 
-    def kit_check(self, said: object, /) -> None:
+    def kit_check(self, found: object, /) -> None:
         """Raise `StreamRefusedError` if who saved is another kind of device."""
         ...
 
@@ -234,7 +234,7 @@ class Lifecycle:
         if self._writer is not None:
             return self._writer.left()
         host = self._host
-        return stream_length(host.kit_hello(), host.memories, host.kit_sections)
+        return stream_length(host.kit_header(), host.memories, host.kit_sections)
 
     # --- inside: states ---
 
@@ -252,13 +252,13 @@ class Lifecycle:
         try:
             for row in _HOOKS:
                 if row[0] in self._on and row[0] not in self._roles[to]:
-                    self._tell(row)
+                    self._notify(row)
                     done.append(row)
             self.state = to
             self.timers.settle()
             for row in reversed(_HOOKS):
                 if row[0] not in self._on and self.permits(row[0]):
-                    self._tell(row)
+                    self._notify(row)
                     done.append(row)
         except ArcError as error:
             if error.for_good or back_to is None:
@@ -273,10 +273,10 @@ class Lifecycle:
 
     def _undo(self, done: Sequence[tuple[Role, str, str]]) -> None:
         for row in reversed(done):
-            self._tell(row)
+            self._notify(row)
         self.timers.settle()
 
-    def _tell(self, row: tuple[Role, str, str]) -> None:
+    def _notify(self, row: tuple[Role, str, str]) -> None:
         """Call the hook whose turn it is. It has been told, unless it says that it is back."""
         role, off, on = row
         turn = {role}
@@ -333,7 +333,7 @@ class Lifecycle:
         transfer = self._transfer(state)
         if transfer == "read":
             self._writer = StreamWriter(
-                self._host.kit_hello(), self._host.memories, self._host.kit_sections
+                self._host.kit_header(), self._host.memories, self._host.kit_sections
             )
         elif transfer == "write":
             self._reader = StreamReader(

@@ -424,7 +424,7 @@ class PciDevice:
             memory.clear()
         self.reset_device()
 
-    def kit_hello(self) -> Mapping[str, Any]:
+    def kit_header(self) -> Mapping[str, Any]:
         """Say who saves."""
         return kit_state.header(self)
 

@@ -410,7 +410,7 @@ class StreamReader:
 
     def _header(self, content: bytes) -> None:
         try:
-            said: object = json_text.parse(content)
+            found: object = json_text.parse(content)
         except json_text.JsonError as error:
             raise StreamRefusedError(f"the first frame is not readable: {error}") from error
-        self._check(said)
+        self._check(found)

@@ -1,4 +1,4 @@
-"""What is tried of a device: each check walks the table and holds the device against promises.
+"""What is tried of a device: each check walks the table and holds the device against obligations.
 
 A check takes a `Setup` and raises `ObligationViolatedError`. Where it goes follows from the table,
 so that a state, an arc or a capability more is tried without a change here.
@@ -40,8 +40,8 @@ from vfio_migration.runtime.testing.stream_checks import (
     check_sessions_do_not_mix,
     check_strangers,
 )
-from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, promise
-from vfio_migration.runtime.testing.wording import fails, in_hook, said, standing
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, require
+from vfio_migration.runtime.testing.wording import described, fails, in_hook, standing
 
 Check = Callable[[Setup], None]
 
@@ -64,7 +64,7 @@ def check_every_arc(setup: Setup) -> None:
                     continue
                 trial.ask(setup.spec.initial)
             except RequestFailedError as failure:
-                promise("D9", False, fails(failure))
+                require("D9", False, fails(failure))
             # The one that stayed behind runs for as long, and what was held back is done by now.
             if setup.spec.permits_role(arc.to, "state_change"):
                 twin.settle(1.0)
@@ -100,7 +100,7 @@ def check_refusals(setup: Setup) -> None:
                 with contextlib.suppress(RequestRefusedError):
                     trial.engine.set_state(target)
                 same = trial.engine.situation == here and trial.observe() == seen
-                promise("D8", same, f"a refused request for {target} changed {trial.where}")
+                require("D8", same, f"a refused request for {target} changed {trial.where}")
                 trial.coherent()
 
 
@@ -118,8 +118,10 @@ def check_reset(setup: Setup) -> None:
         try:
             trial.engine.reset()
         except ResetFailedError as error:
-            promise(
-                "D9", False, f"the reset in {where} fails{in_hook(error)}: {said(error.__cause__)}"
+            require(
+                "D9",
+                False,
+                f"the reset in {where} fails{in_hook(error)}: {described(error.__cause__)}",
             )
         as_new(trial, f"a reset in {where}")
 
@@ -142,12 +144,12 @@ def _disconnected(trial: Trial, *, mapped: bool) -> None:
     seen = trial.observe()
     trial.device.memory.log.start(_PAGE)
     trial.engine.disconnect()
-    promise("D9", not trial.device.memory.log.on, f"disconnect in {where}: DMA logging goes on")
-    promise("D9", not trial.device.memory.maps, f"disconnect in {where}: maps are kept")
+    require("D9", not trial.device.memory.log.on, f"disconnect in {where}: DMA logging goes on")
+    require("D9", not trial.device.memory.maps, f"disconnect in {where}: maps are kept")
     armed = any(trial.device.interrupts.armed(index) for index in range(5))
-    promise("D9", not armed, f"disconnect in {where}: interrupt descriptors are kept")
-    promise("D9", trial.engine.state == state, f"disconnect in {where} moved the device")
-    promise("D9", trial.observe() == seen, f"disconnect in {where} changed the device")
+    require("D9", not armed, f"disconnect in {where}: interrupt descriptors are kept")
+    require("D9", trial.engine.state == state, f"disconnect in {where} moved the device")
+    require("D9", trial.observe() == seen, f"disconnect in {where} changed the device")
     trial.coherent("after a disconnect")
     trial.guest.hang_up()
     if mapped:
@@ -162,7 +164,7 @@ def _disconnected(trial: Trial, *, mapped: bool) -> None:
             resumed(setup, stream).close()
         trial.ask(setup.spec.initial)
     except RequestFailedError as failure:
-        promise("D9", False, f"after a disconnect in {where}: {fails(failure)}")
+        require("D9", False, f"after a disconnect in {where}: {fails(failure)}")
     if not mapped:
         trial.guest.connect(trial.device)
     trial.settle(0.0)  # as a server does: work that has waited for the guest counts from now on
@@ -177,12 +179,12 @@ def check_two_devices(setup: Setup) -> None:
         one.drive(3)
         seen, again = one.observe(), one.snapshot()
         with setup.trial(3) as other:
-            promise("S5", one.observe() == seen, "a device changes when another one is made")
+            require("S5", one.observe() == seen, "a device changes when another one is made")
             other.drive(3)
             other.engine.reset()
             other.drive()
-            promise("S5", one.observe() == seen, "a device changes when another one is driven")
-            promise("S5", one.snapshot() == again, "the state of a device is that of another, too")
+            require("S5", one.observe() == seen, "a device changes when another one is driven")
+            require("S5", one.snapshot() == again, "the state of a device is that of another, too")
 
 
 def check_two_lives(setup: Setup) -> None:
@@ -191,7 +193,7 @@ def check_two_lives(setup: Setup) -> None:
         lives = [whole_life(trial) for _ in range(3)]
         for name in lives[1]:
             same = lives[1][name] == lives[2].get(name)
-            promise(
+            require(
                 "D12", same, f"{name}: {lives[1][name]}; in the life after it {lives[2].get(name)}"
             )
         trial.reach(setup.writing()[0])
@@ -201,7 +203,7 @@ def check_two_lives(setup: Setup) -> None:
         except RequestFailedError:
             trial.engine.reset()
         else:
-            promise("D12", False, "a second life takes a stream that is cut off")
+            require("D12", False, "a second life takes a stream that is cut off")
         as_new(trial, "two life cycles")
 
 
@@ -239,29 +241,29 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
     what = f"{arc}, where `{hook}` fails, {how}"
     if failure is None:
         swallowed = len(calls) == 1
-        promise("D11", not swallowed, f"{what}: the failure is swallowed, and the arc said taken")
+        require("D11", not swallowed, f"{what}: the failure is swallowed, and the arc said taken")
         return  # it called the hook again, and then it did not fail
     if for_good or failure.event.name == "arc_failed_for_good":
         lost = trial.spec.event("arc_failed_for_good").to
-        promise("D6", trial.engine.state == lost, f"{what}: the device is in {trial.engine.state}")
+        require("D6", trial.engine.state == lost, f"{what}: the device is in {trial.engine.state}")
         trial.idle()
         trial.poke()
         trial.engine.reset()
         as_new(trial, f"a reset after {what}")
         return
     now = trial.engine.situation
-    promise(
+    require(
         "D11", now == before, f"{what}: it was in {standing(before)}, and is in {standing(now)}"
     )
     differ = unlike(seen, trial.observe(), "first", "then")
-    promise("D11", not differ, f"{what}: the device has changed: {differ}")
+    require("D11", not differ, f"{what}: the device has changed: {differ}")
     trial.coherent(f"after {what}")
     trial.idle()
     try:
         trial.ask(arc.to)
         trial.ask(trial.spec.initial)
     except RequestFailedError as error:
-        promise("D11", False, f"{what}; once it does not, {fails(error)}")
+        require("D11", False, f"{what}; once it does not, {fails(error)}")
 
 
 @contextlib.contextmanager
@@ -296,7 +298,7 @@ def check_failing_load_and_save(setup: Setup) -> None:
                     except RequestFailedError:
                         continue
                 words = f"{state} is left although `load` failed: the failure is swallowed"
-                promise("S4", len(calls) != 1, words)
+                require("S4", len(calls) != 1, words)
     for state in setup.ends("final"):
         with setup.trial() as trial:
             if hasattr(trial.device, "save"):
@@ -309,7 +311,7 @@ def check_failing_load_and_save(setup: Setup) -> None:
                             pass
                     except Exception:  # noqa: BLE001 - as it should be
                         continue
-                promise("S1", len(calls) != 1, words)
+                require("S1", len(calls) != 1, words)
 
 
 def check_dma_log(setup: Setup) -> None:
@@ -339,10 +341,10 @@ def check_dma_log(setup: Setup) -> None:
                 for number in range(-(-size // page)):
                     first = begin + number * page
                     pages = range(first // _PAGE, min(first + page, begin + size) // _PAGE)
-                    told = bitmap[number // 8] >> (number % 8) & 1
+                    reported = bitmap[number // 8] >> (number % 8) & 1
                     lost = [at * _PAGE for at in pages if ("memory", at) in written]
                     place = ", ".join(map(hex, lost))
-                    promise("S6", told or not lost, f"{place} was written, and not reported")
+                    require("S6", reported or not lost, f"{place} was written, and not reported")
             log.stop()
 
 

@@ -20,8 +20,8 @@ from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.kit.own_state import DEVICE, KIT, WORK
 from vfio_migration.runtime.kit.state_stream import END, FRAME, HEADER, MAGIC, MEMORY, SECTION
 from vfio_migration.runtime.testing.steps import as_new
-from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, promise
-from vfio_migration.runtime.testing.wording import in_hook, said
+from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, require
+from vfio_migration.runtime.testing.wording import described, in_hook
 
 _DIGEST: Final = 32
 _FLIPPED: Final = 8
@@ -80,7 +80,7 @@ def check_foreign_states(setup: Setup) -> None:
     for what, other in _other_devices(setup, rows):
         with setup.trial(seed=3) as trial:
             taken = _offer(trial, joined(other))
-            promise("S4", not taken, f"the stream of {what} is taken over")
+            require("S4", not taken, f"the stream of {what} is taken over")
             trial.engine.reset()
     for what, other in _other_lengths(rows):
         with setup.trial(seed=3) as trial:
@@ -115,11 +115,11 @@ def _given_back(trial: Trial, given: list[Frame], what: str) -> None:
         raise
     except Exception as error:
         words = f"{what} is taken over, and then the device cannot be saved{in_hook(error)}"
-        raise ObligationViolatedError("S4", f"{words}: {said(error)}") from error
+        raise ObligationViolatedError("S4", f"{words}: {described(error)}") from error
     whole = mine == saved
     more = "" if saved is None or mine is None else f" ({len(mine)} bytes in, {len(saved)} out)"
     words = f"{what} is taken over, and is not what the device then saves{more}"
-    promise("S4", whole, f"{words}: `load` does not look at how much there is")
+    require("S4", whole, f"{words}: `load` does not look at how much there is")
 
 
 def _usable(trial: Trial, what: str) -> None:
@@ -132,7 +132,7 @@ def _usable(trial: Trial, what: str) -> None:
     except Exception as error:
         words = f"{what} is taken over, and then the device cannot be used{in_hook(error)}"
         raise ObligationViolatedError(
-            "S4", f"{words}: {said(error)}; `load` is to refuse it"
+            "S4", f"{words}: {described(error)}; `load` is to refuse it"
         ) from error
 
 

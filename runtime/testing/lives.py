@@ -11,7 +11,7 @@ from pathlib import Path
 from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.testing.observe import not_arrived
 from vfio_migration.runtime.testing.steps import settle_alike, whole_life
-from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, require
 from vfio_migration.runtime.testing.wording import fails
 
 _LIVES = 4
@@ -47,16 +47,16 @@ def _move(source: Trial, target: Trial, life: int, which: str) -> None:
     try:
         target.ask(setup.writing()[0])
         taken = target.write_all(stream)
-        promise("S1", taken, f"{which}: a whole stream is refused while it is written")
+        require("S1", taken, f"{which}: a whole stream is refused while it is written")
         target.ask(setup.quiet())
     except RequestFailedError as failure:
-        promise("S1", False, f"{which}: {fails(failure)}")
+        require("S1", False, f"{which}: {fails(failure)}")
     target.guest.take_over_memory(source.guest)
     differ = not_arrived(seen, target.observe(thorough=True))
-    promise("S1", not differ, f"{which}: {differ}")
+    require("S1", not differ, f"{which}: {differ}")
     again = source.snapshot()
     same = target.snapshot() == again
-    promise("S1", same, f"{which}: the state is not what the source had")
+    require("S1", same, f"{which}: the state is not what the source had")
     for trial in (source, target):
         trial.ask(setup.spec.initial)
     settle_alike(source, target, f"{which}: source and destination")

@@ -96,11 +96,11 @@ def unlike(one: Seen, other: Seen, who: str, whose: str) -> str:
     Returns:
         "BAR 0 at 0x8: source 0x7, destination 0x1", for instance; nothing if they are alike.
     """
-    told: dict[str, str] = {}
+    described: dict[str, str] = {}
     for sight in differing(one, other):
-        if sight.what not in told:
-            told[sight.what] = _place(sight, one[sight], other.get(sight), who, whose)
-    return "; ".join(told.values())
+        if sight.what not in described:
+            described[sight.what] = _place(sight, one[sight], other.get(sight), who, whose)
+    return "; ".join(described.values())
 
 
 def not_arrived(one: Seen, other: Seen) -> str:

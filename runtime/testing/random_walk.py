@@ -6,7 +6,7 @@ import random
 
 from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.testing.observe import not_arrived
-from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, require
 from vfio_migration.runtime.testing.wording import fails, standing
 
 
@@ -40,12 +40,12 @@ class Walk:
             try:
                 after = engine.set_state(target)
             except RequestRefusedError:
-                promise("D8", engine.situation == before, "a refused request moved the device")
+                require("D8", engine.situation == before, "a refused request moved the device")
                 return
             except RequestFailedError as failure:
                 bad = transfer == "write" and not whole and failure.arc.from_ == before.state
                 passes = failure.event.name == "arc_failed" and left
-                promise("D9", bad or passes or failure.event.name != "arc_failed", fails(failure))
+                require("D9", bad or passes or failure.event.name != "arc_failed", fails(failure))
                 after = engine.situation
                 if bad or failure.event.name != "arc_failed":
                     break  # else it failed by its own doing, as it may, and it is asked again
@@ -53,7 +53,7 @@ class Walk:
                 break
         if transfer == "write" and after.state != before.state:
             lost = after.state == spec.event("arc_failed_for_good").to
-            promise("S4", whole or lost, "a device left with half a stream, or a damaged one")
+            require("S4", whole or lost, "a device left with half a stream, or a damaged one")
         if after.session != before.session:
             self._forget()
         end = spec.stream_end(after.state)
@@ -77,7 +77,7 @@ class Walk:
         data = self.trial.try_read(size)
         if data is None:
             return
-        promise("S3", not (self._end and data), "there is more after the end of the stream")
+        require("S3", not (self._end and data), "there is more after the end of the stream")
         self._read += data
         end = self.setup.spec.stream_end(self.trial.engine.state)
         if len(data) < size and end is not None and end.kind == "final" and not self._end:
@@ -91,9 +91,9 @@ class Walk:
             try:
                 other.ask(self.setup.machine.arcs_from(other.engine.state)[0].to)
             except RequestFailedError as failure:
-                promise("S1", False, f"a whole stream is refused: {fails(failure)}")
+                require("S1", False, f"a whole stream is refused: {fails(failure)}")
             differ = not_arrived(self.trial.observe(), other.observe())
-            promise("S1", not differ, differ)
+            require("S1", not differ, differ)
 
     def write(self, size: int, damage: bool) -> None:
         """Write the next bytes of a whole stream, or spoil it."""
@@ -104,7 +104,7 @@ class Walk:
             piece[0] ^= 0x40
             self._intact = False
         taken = self.trial.write_all(bytes(piece))
-        promise("S1", taken or not self._intact, "a good stream is refused while it is written")
+        require("S1", taken or not self._intact, "a good stream is refused while it is written")
         self._written += len(piece)
 
     def reset(self) -> None:
@@ -116,7 +116,7 @@ class Walk:
         """Have the client go away, and another come."""
         before = self.trial.engine.situation
         self.trial.engine.disconnect()
-        promise(
+        require(
             "D9",
             self.trial.engine.situation == before,
             f"a disconnect in {standing(before)} moved the device",

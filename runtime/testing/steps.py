@@ -11,7 +11,7 @@ from vfio_migration.model import Arc
 from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.testing.guest import Hears
 from vfio_migration.runtime.testing.observe import unlike
-from vfio_migration.runtime.testing.trial import Setup, Trial, promise
+from vfio_migration.runtime.testing.trial import Setup, Trial, require
 
 _SETTLING_STEPS = 20
 """Steps of time, each twice as long as the one before: from a millisecond to nine minutes."""
@@ -48,7 +48,7 @@ def leave(trial: Trial, arc: Arc) -> None:
     trial.reach(arc.from_)
     if trial.setup.transfer(arc.from_) == "write":
         whole = trial.write_all(trial.setup.good_stream())
-        promise("S1", whole, "a whole stream of such a device was refused while it was written")
+        require("S1", whole, "a whole stream of such a device was refused while it was written")
 
 
 def resumed(
@@ -101,10 +101,10 @@ def go_on_alike(
         trial.drive(2, thorough=thorough)
     left, right = (trial.observe(thorough=thorough) for trial in (one, other))
     differ = unlike(left, right, "the former", "the latter")
-    promise("S5", not differ, f"{who} go on unlike: {differ}")
+    require("S5", not differ, f"{who} go on unlike: {differ}")
     heard = [trial.guest.heard() for trial in (one, other)]
-    told = interrupts_in_words(one, heard[0], heard[1], ("former", "latter"))
-    promise("S5", heard[0] == heard[1], f"{who} go on unlike: interrupts heard: {told}")
+    described = interrupts_in_words(one, heard[0], heard[1], ("former", "latter"))
+    require("S5", heard[0] == heard[1], f"{who} go on unlike: interrupts heard: {described}")
 
 
 def settle_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> None:
@@ -126,10 +126,10 @@ def settle_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> N
     left, right = (trial.observe(thorough=thorough) for trial in (one, other))
     differ = unlike(left, right, "source", "destination")
     lost = "work that was put off has been lost, or is done otherwise"
-    promise("S1", not differ, f"{who}, left alone until all is done, differ ({lost}): {differ}")
-    told = interrupts_in_words(one, heard[0], heard[1])
+    require("S1", not differ, f"{who}, left alone until all is done, differ ({lost}): {differ}")
+    described = interrupts_in_words(one, heard[0], heard[1])
     same = heard[0] == heard[1]
-    promise("S1", same, f"{who}, left alone until all is done, differ ({lost}): {told}")
+    require("S1", same, f"{who}, left alone until all is done, differ ({lost}): {described}")
 
 
 def interrupts_in_words(
@@ -140,14 +140,14 @@ def interrupts_in_words(
 ) -> str:
     """Say where two counts of interrupts, and of whether memory was written, differ."""
     names = [f"{kind} {vector}" for kind, vector in trial.guest.listened(trial.device)]
-    told = [
+    described = [
         f"{name}: {mine} of the {who[0]}, {yours} of the {who[1]}"
         for name, mine, yours in zip(names, here, there, strict=False)
         if mine != yours
     ]
     if len(here) > len(names) and here[-1] != there[-1]:
-        told.append(f"only the {who[0 if here[-1] else 1]} wrote to memory of the guest")
-    return "; ".join(told)
+        described.append(f"only the {who[0 if here[-1] else 1]} wrote to memory of the guest")
+    return "; ".join(described)
 
 
 def as_new(trial: Trial, when: str) -> None:
@@ -157,9 +157,9 @@ def as_new(trial: Trial, when: str) -> None:
         fresh.guest.take_over_memory(trial.guest)
         seen, new = trial.observe(), fresh.observe()
         differ = unlike(seen, new, "it has", "a new device")
-        promise("D12", not differ, f"after {when}, not as in a new device: {differ}")
+        require("D12", not differ, f"after {when}, not as in a new device: {differ}")
         same = trial.snapshot() == fresh.snapshot()
-        promise("D12", same, f"after {when}, its state is not that of a new device")
+        require("D12", same, f"after {when}, its state is not that of a new device")
         for one in (trial, fresh):
             one.ask(one.spec.initial)
         # Acting alike: whatever it remembers in secret shows.
@@ -168,4 +168,4 @@ def as_new(trial: Trial, when: str) -> None:
         for name in lives[1]:
             same = lives[0].get(name) == lives[1][name]
             here = lives[0].get(name, "nothing of the kind")
-            promise("D12", same, f"after {when}, {name}: {here}; of a new device {lives[1][name]}")
+            require("D12", same, f"after {when}, {name}: {here}; of a new device {lives[1][name]}")

@@ -1,4 +1,4 @@
-"""Checks of the streams of a device: the promises of S, and those of D that streams have part in.
+"""Checks of the streams of a device: the obligations of S, and those of D about streams.
 
 As all checks they walk the table, and raise `ObligationViolatedError`.
 """
@@ -20,7 +20,7 @@ from vfio_migration.runtime.testing.steps import (
     resumed,
     settle_alike,
 )
-from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, is_errno, promise
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, is_errno, require
 from vfio_migration.runtime.testing.wording import fails, standing
 
 
@@ -71,10 +71,10 @@ def _migrates(
         left = source.estimate(f"in {source.where}")
         rest = source.read_all(4093)
         enough = bool(left) or not rest
-        promise("S3", enough, f"nothing is said to be left, and {len(rest)} bytes are read")
+        require("S3", enough, f"nothing is said to be left, and {len(rest)} bytes are read")
         more = b"".join(source.read(100) for _ in range(3))
-        promise("S3", not more, "there is more after the end of the stream")
-        promise("D5", source.observe() == seen, "streaming changed the device")
+        require("S3", not more, "there is more after the end of the stream")
+        require("D5", source.observe() == seen, "streaming changed the device")
         _arrives(setup, source, stream + rest, pieces, 99 + seed)
 
 
@@ -91,15 +91,15 @@ def _arrives(
     try:
         target = resumed(setup, stream, pieces, source.guest.hears)
     except RequestFailedError as failure:
-        promise("S1", False, f"a whole stream is refused: {fails(failure)}")
+        require("S1", False, f"a whole stream is refused: {fails(failure)}")
         return
     with target:
         target.guest.take_over_memory(source.guest)
         differ = not_arrived(seen, target.observe(thorough=True))
-        promise("S1", not differ, differ)
+        require("S1", not differ, differ)
         again = source.snapshot()
-        promise("S1", target.snapshot() == again, "the state is not what the source had")
-        promise("S1", source.snapshot() == again, "saving a state twice gives two states")
+        require("S1", target.snapshot() == again, "the state is not what the source had")
+        require("S1", source.snapshot() == again, "saving a state twice gives two states")
         # Both go on alike: nothing of the state was only in the source's memory of it.
         for trial in (source, target):
             trial.ask(setup.spec.initial)
@@ -108,8 +108,10 @@ def _arrives(
             for trial in (source, target):
                 trial.guest.listen(trial.device)
             here, there = source.guest.heard(), target.guest.heard()
-            told = interrupts_in_words(source, here, there)
-            promise("S1", here == there, f"interrupts that were kept have not all arrived: {told}")
+            described = interrupts_in_words(source, here, there)
+            require(
+                "S1", here == there, f"interrupts that were kept have not all arrived: {described}"
+            )
         settle_alike(source, target, "source and destination")
         go_on_alike(source, target, "source and destination", seed=seed, thorough=True)
 
@@ -132,13 +134,13 @@ def check_mapped_memory(setup: Setup) -> None:
                 try:
                     target = resumed(setup, stream)
                 except RequestFailedError as failure:
-                    promise("S1", False, f"a whole stream is refused: {fails(failure)}")
+                    require("S1", False, f"a whole stream is refused: {fails(failure)}")
                     return
                 with target:
                     now = target.observe()
                 memory = {sight: what for sight, what in seen.items() if sight.memory}
                 lost = unlike(memory, now, "source", "destination")
-                promise("S1", not lost, f"a write through a map is lost: {lost}")
+                require("S1", not lost, f"a write through a map is lost: {lost}")
 
 
 def _scribble(trial: Trial) -> bool:
@@ -165,15 +167,15 @@ def check_ends_of_stream(setup: Setup) -> None:
                 if data is None:
                     break  # nothing can be read while it runs: there is no end to tell apart
                 info = trial.device.precopy_info()
-                promise("S3", info.initial <= left, f"initial bytes rose to {info.initial}")
+                require("S3", info.initial <= left, f"initial bytes rose to {info.initial}")
                 left = info.initial
                 short = len(data) < size
                 left_over = info.initial + info.dirty
-                promise(
+                require(
                     "S3", not (short and left_over), f"a short read; {left_over} bytes are left"
                 )
                 if info.initial + info.dirty == 0:
-                    promise("S3", not trial.read(1), "nothing is left, and something is read")
+                    require("S3", not trial.read(1), "nothing is left, and something is read")
                 if not short:
                     trial.drive()
 
@@ -211,16 +213,16 @@ def _refused(setup: Setup, stream: bytes, what: str, rest: bytes | None = None) 
         lost = setup.spec.event("arc_failed_for_good").to
         back = now == situation
         words = f"{what}: refused, which left the device in {standing(now)}"
-        promise("D11", back or now.state == lost, words)
+        require("D11", back or now.state == lost, words)
         trial.idle()
         if back:
             trial.coherent(f"after {what}")
         if back and rest is not None:
-            promise("D11", trial.write_all(rest), f"{what}: the rest is refused")
+            require("D11", trial.write_all(rest), f"{what}: the rest is refused")
             try:
                 trial.ask(setup.spec.initial)
             except RequestFailedError as failure:
-                promise("D11", False, f"{what}: with the rest, {fails(failure)}")
+                require("D11", False, f"{what}: with the rest, {fails(failure)}")
             return
         trial.engine.reset()
         as_new(trial, f"a reset after {what}")
@@ -233,13 +235,13 @@ def refused_there(trial: Trial, what: str) -> None:
         try:
             trial.engine.set_state(trial.spec.initial)
         except RequestFailedError as failure:
-            promise("S4", is_errno(failure), f"{what}: refused with errno {failure.errno}")
+            require("S4", is_errno(failure), f"{what}: refused with errno {failure.errno}")
             own = failure.arc.from_ == judge
-            promise("S4", own, f"{what}: taken over, and only then {fails(failure)}")
+            require("S4", own, f"{what}: taken over, and only then {fails(failure)}")
             if failure.event.name != "arc_failed":
                 return
         else:
-            promise("S4", False, f"{what}: the device runs on it")
+            require("S4", False, f"{what}: the device runs on it")
 
 
 def check_strangers(setup: Setup) -> None:
@@ -274,4 +276,4 @@ def check_sessions_do_not_mix(setup: Setup) -> None:
         try:
             trial.ask(quiet)
         except RequestFailedError as failure:
-            promise("D2", False, f"half a stream before a reset is in the way: {fails(failure)}")
+            require("D2", False, f"half a stream before a reset is in the way: {fails(failure)}")

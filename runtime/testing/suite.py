@@ -6,8 +6,8 @@
 That makes a test case which drives the device, for every capability set of the table, through every
 arc, every failing step, a reset and a disconnect at every point and several life cycles, moves its
 state to another one in all ways the table allows, damages streams, and has hypothesis try what
-nobody thought of. Each test says which promise it is about (docs/obligations.md): D of one device,
-S of streams. A device that breaks one fails with the number and what happened.
+nobody thought of. Each test says which obligation it is about (docs/obligations.md): D of one
+device, S of streams. A device that breaks one fails with the number and what happened.
 
 Hypothesis is needed for the last of these only: the extra "testing" brings it.
 """
@@ -33,7 +33,7 @@ from vfio_migration.runtime.testing.guest import (
     fuzz,
 )
 from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial
-from vfio_migration.runtime.testing.wording import in_hook, in_words, said
+from vfio_migration.runtime.testing.wording import described, in_hook, in_words
 
 __all__ = [
     "GUEST_AT",
@@ -55,17 +55,17 @@ __all__ = [
 
 
 class Problem(NamedTuple):
-    """A promise that a device does not keep.
+    """An obligation that a device violates.
 
     Attributes:
-        promise: Its number among the obligations, "?" if a check could not be made at all.
+        obligation: Its number among the obligations, "?" if a check could not be made at all.
         check: The check that found it.
         capabilities: The capability set it was found with.
         words: What happened.
         place: Where the device stood, and what it had been asked last.
     """
 
-    promise: str
+    obligation: str
     check: str
     capabilities: str
     words: str
@@ -74,7 +74,7 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         place = f"; {self.place}" if self.place else ""
         about = f"check {self.check}, capabilities {self.capabilities}"
-        return f"{self.promise}{in_words(self.promise)}, {about}: {self.words}{place}"
+        return f"{self.obligation}{in_words(self.obligation)}, {about}: {self.words}{place}"
 
 
 Factory = Callable[..., DeviceContract]
@@ -107,7 +107,7 @@ def device_test_suite(
     """
     table = load() if spec is None else spec
     methods: dict[str, Any] = {
-        "__doc__": f"The promises of D and S, held against {_called(factory)}."
+        "__doc__": f"The obligations of D and S, held against {_called(factory)}."
     }
     for words in _words(table, capabilities):
         setup = Setup(factory, table, words, drive)
@@ -146,21 +146,21 @@ def find_problems(
                 name = check.__name__.removeprefix("check_")
                 names = ",".join(setup.machine.names)
                 if isinstance(error, ObligationViolatedError):
-                    yield Problem(error.promise, name, names, error.words, error.place)
+                    yield Problem(error.obligation, name, names, error.words, error.place)
                 else:
                     aim = str(check.__doc__).partition("\n")[0].rstrip(".")
                     text = f"the check ({aim}) could not be made, for want of an answer"
-                    raised = f"{text}{in_hook(error)}: {said(error)}"
+                    raised = f"{text}{in_hook(error)}: {described(error)}"
                     place = "; ".join(getattr(error, "__notes__", [])[:1])
                     yield Problem("?", name, names, raised, place)
 
 
 def run_random_walks(setup: Setup, *, examples: int = 30, steps: int = 30) -> None:
-    """Have hypothesis drive a device at random, and shrink what breaks a promise.
+    """Have hypothesis drive a device at random, and shrink what breaks an obligation.
 
     Raises:
         MissingExtraError: Hypothesis is not installed.
-        ObligationViolatedError: The device breaks a promise; hypothesis prints how.
+        ObligationViolatedError: The device breaks an obligation; hypothesis prints how.
     """
     with from_extra():
         from hypothesis import HealthCheck, settings

@@ -21,7 +21,7 @@ from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.testing.guest import Clock, Drive, Guest, Hears, fuzz
 from vfio_migration.runtime.testing.observe import Seen, look, unlike
-from vfio_migration.runtime.testing.wording import in_hook, in_words, said
+from vfio_migration.runtime.testing.wording import described, in_hook, in_words
 
 _CHUNK: Final = 1 << 16
 _UNROUND: Final = 1.0003
@@ -36,28 +36,28 @@ _ENDLESS: Final = 16
 
 
 class ObligationViolatedError(AssertionError):
-    """A device does not keep a promise.
+    """A device violates an obligation.
 
     Attributes:
-        promise: Its number among the obligations ("D3", "S1"), as in docs/obligations.md.
+        obligation: Its number among the obligations ("D3", "S1"), as in docs/obligations.md.
         words: What happened.
         place: Where the device stood and what it had been asked last; empty if nobody knows.
         several: It is about several devices, and `place` about each of them.
     """
 
-    def __init__(self, promise: str, words: str, place: str = "") -> None:
-        super().__init__(promise, words, place)
-        self.promise = promise
+    def __init__(self, obligation: str, words: str, place: str = "") -> None:
+        super().__init__(obligation, words, place)
+        self.obligation = obligation
         self.words = words
         self.place = place
         self.several = False
 
     def __str__(self) -> str:
         place = f"; {self.place}" if self.place else ""
-        return f"{self.promise} is broken{in_words(self.promise)}: {self.words}{place}"
+        return f"{self.obligation} is broken{in_words(self.obligation)}: {self.words}{place}"
 
 
-def promise(number: str, holds: object, words: str) -> None:
+def require(number: str, holds: object, words: str) -> None:
     """Raise `ObligationViolatedError` unless this holds."""
     if not holds:
         raise ObligationViolatedError(number, words)
@@ -269,7 +269,9 @@ class Trial:
         try:
             size = self.device.stop_copy_length()
         except Exception as error:
-            words = f"{at}: how much will be left cannot be said{in_hook(error)}: {said(error)}"
+            words = (
+                f"{at}: how much will be left cannot be said{in_hook(error)}: {described(error)}"
+            )
             raise ObligationViolatedError("S3", words, self.place) from error
         self.hold("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are said to be left")
         return size
@@ -298,13 +300,14 @@ class Trial:
             except CommandError as refusal:
                 error = refusal
                 inside = refusal.occasion != "out_of_session"
-                why = f"{in_hook(refusal)}: {said(refusal)}"
+                why = f"{in_hook(refusal)}: {described(refusal)}"
                 self.hold("D1", inside, f"in {self.where} a stream cannot be read{why}")
         lasts = end is not None and end.kind == "final"
         self.hold(
             "S1",
             not lasts,
-            f"in {self.where} a stream cannot be read to its end{in_hook(error)}: {said(error)}",
+            f"in {self.where} a stream cannot be read to its end{in_hook(error)}: "
+            f"{described(error)}",
         )
         return None
 

@@ -1,4 +1,4 @@
-"""What a complaint about a device says: which promise, in words, and who raised what where."""
+"""What a complaint about a device says: which obligation, in words, and who raised what where."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vfio_migration.runtime.engine.program import Situation
 from vfio_migration.runtime.kit.definition import CALLBACKS
 from vfio_migration.runtime.kit.errors import CommandError
 
-PROMISES: Final = {
+OBLIGATIONS: Final = {
     "D1": "A data session is open exactly in the states that stream",
     "D2": "There are never two data sessions, and each new one is distinct from all before",
     "D3": "A stopped device starts no DMA and raises no interrupt",
@@ -65,12 +65,12 @@ _PROTOCOL: Final = (
 _DEEP: Final = 8
 
 
-def in_words(promise: str) -> str:
-    """Return what a promise says, in brackets, if it is one of the obligations."""
-    return f" ({PROMISES[promise]})" if promise in PROMISES else ""
+def in_words(obligation: str) -> str:
+    """Return what an obligation says, in brackets, if it is one of the obligations."""
+    return f" ({OBLIGATIONS[obligation]})" if obligation in OBLIGATIONS else ""
 
 
-def said(error: BaseException | None) -> str:
+def described(error: BaseException | None) -> str:
     """Return what an exception says, and what kind it is where its words alone would not do."""
     if error is None:
         return "no reason is given"
@@ -102,7 +102,7 @@ def in_hook(error: BaseException | None) -> str:
 
 def fails(failure: RequestFailedError) -> str:
     """Return which arc failed, in which callback, and why."""
-    return f"{failure.arc} fails{in_hook(failure)}: {said(failure.__cause__)}"
+    return f"{failure.arc} fails{in_hook(failure)}: {described(failure.__cause__)}"
 
 
 def standing(situation: Situation) -> str:

@@ -387,7 +387,7 @@ def test_it_cannot_be_told_who_runs(lab: Lab, cli):
     assert ran.status == 3
     assert ran.err == (
         "vfio-migration: error: plan save, phase pre-copy: s0: DEVICE_FEATURE SET MIG_DEVICE_STATE "
-        "PRE_COPY is not answered (it cannot be told who runs)\n"
+        "PRE_COPY is not answered (it is not known who runs)\n"
         "  s0: does not answer, and its process is there: it may still hold the state\n"
         "  s0: VERSION is not answered; does it serve another client?\n"
         "  s0: not known to stand still; once it can be reached run: vfio-migration recover s0 d0\n"

@@ -16,7 +16,7 @@ HALF = "refuses what it was given, so it is reset"
 JUDGED = ("RESUMING", "STOP")
 STARTED = ("RUNNING_P2P", "RUNNING")
 ANEW = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
-UNCLEAR = "there is no journal of a migration, and it cannot be told who is to run"
+UNCLEAR = "there is no journal of a migration, and it is not known who is to run"
 HINTS = (
     "  say where the journal is: --journal FILE",
     "  or say which side is to run, and the other is stopped: --keep source or --keep destination",
@@ -374,7 +374,7 @@ def test_a_server_that_hangs(lab: Lab, start, cli):
     assert ran.status == 3
     assert ran.err == (
         "vfio-migration: error: s0: does not answer, and its process is there: it may still hold "
-        "the state (it cannot be told who runs)\n"
+        "the state (it is not known who runs)\n"
         "  s0: VERSION is not answered; does it serve another client?\n"
         "  run it again; nothing is lost by that\n"
     )

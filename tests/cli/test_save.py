@@ -462,7 +462,7 @@ def test_a_saved_device_that_does_not_answer(lab: Lab, cli, then):
     gate.set()
     assert ran.status == 3
     assert "not all of the devices" in ran.err
-    assert "(it cannot be told who runs)\n" in ran.err
+    assert "(it is not known who runs)\n" in ran.err
 
 
 def test_a_restored_device_that_does_not_answer(lab: Lab, cli):
@@ -473,4 +473,4 @@ def test_a_restored_device_that_does_not_answer(lab: Lab, cli):
     ran = cli("restore", "a.save", "d0", "--timeout", "300ms")
     gate.set()
     assert ran.status == 3
-    assert "(it cannot be told who runs)\n" in ran.err
+    assert "(it is not known who runs)\n" in ran.err

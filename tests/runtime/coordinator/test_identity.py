@@ -233,7 +233,7 @@ def relayed(lab: Lab) -> Iterator[tuple[Lab, tuple[str, str]]]:
         relay.close()
 
 
-UNTOLD = "it cannot be told whether the server that answers is the one that was there"
+UNIDENTIFIED = "it is not known whether the server that answers is the one that was there"
 
 
 @pytest.mark.parametrize("at", ["stopped", LOADED, WAKES])
@@ -248,7 +248,7 @@ def test_who_is_behind_a_relay_cannot_be_told(relayed, at: str):
     lab.arcs.clear()
     finished = recover([pair])
     assert finished.outcome == "undecided"
-    assert UNTOLD in finished.why
+    assert UNIDENTIFIED in finished.why
     assert finished.problems[-1] == (
         "say which side is to run: --keep source or --keep destination"
     )
@@ -303,7 +303,7 @@ def test_a_save_through_a_relay_that_breaks(relayed):
     with pytest.raises(MigrationFailedError) as failed:
         Saver([source], spec=SPEC, observers=[watch]).run("file")
     assert failed.value.outcome == "undecided"
-    assert "it cannot be told whether its server is the one" in failed.value.hints[-1]
+    assert "it is not known whether its server is the one" in failed.value.hints[-1]
     assert lab.hosts["s0"].runs
     assert lab.hosts["s0"].whole
     assert not Path("file").exists()
@@ -325,7 +325,7 @@ def test_a_relay_that_breaks_in_the_middle(relayed):
         coordinator.run()
     assert killed
     assert failed.value.outcome == "undecided"
-    assert UNTOLD in failed.value.hints[0]
+    assert UNIDENTIFIED in failed.value.hints[0]
     assert failed.value.hints[-1] == (
         "run: vfio-migration recover s0-relay d0-relay --journal journal --keep source or "
         "--keep destination"
@@ -406,7 +406,7 @@ def test_servers_in_another_namespace(servers, tmp_path: Path, anew: str | None,
             states[name] = client.state()
     if more:
         assert outcome == "undecided"
-        assert UNTOLD in done.stdout
+        assert UNIDENTIFIED in done.stdout
         return
     assert outcome == ("source" if anew == "d0" else "destination"), done.stdout
     winner, loser = ("s0", "d0") if anew == "d0" else ("d0", "s0")

@@ -95,7 +95,7 @@ def test_a_device_that_belongs_to_another_migration_is_not_even_connected_to(
 
 def test_recover_negotiates(tmp_path: Path) -> None:
     with delicate(tmp_path, "a") as a, delicate(tmp_path, "b") as b:
-        with pytest.raises(CannotMigrateError, match="it cannot be told who is to run"):
+        with pytest.raises(CannotMigrateError, match="it is not known who is to run"):
             recover([(a.path, b.path)])
         assert recover([(a.path, b.path)], keep="source").outcome == "source"
         assert a.state == RUNNING

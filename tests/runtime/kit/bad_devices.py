@@ -1,4 +1,4 @@
-"""Devices that break a promise each: what the kit for testing devices has to catch.
+"""Devices that break an obligation each: what the kit for testing devices has to catch.
 
 Numbers are those of `history.md`, the list of defects of real implementations. Two of its ten no
 device can have that runs under the engine, because the table decides what they got wrong: 1 to 4
@@ -18,12 +18,12 @@ from vfio_migration.runtime.engine.program import Situation
 from vfio_migration.runtime.kit.state_stream import StreamRefusedError
 
 BAD: dict[type[Sample], set[str]] = {}
-"""Each bad device, and the promises of which at least one must be found broken."""
+"""Each bad device, and the obligations of which at least one must be found broken."""
 
 
-def breaks(*promises: str) -> Any:
+def breaks(*obligations: str) -> Any:
     def enter(device: type[Sample]) -> type[Sample]:
-        BAD[device] = set(promises)
+        BAD[device] = set(obligations)
         return device
 
     return enter

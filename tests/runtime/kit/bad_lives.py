@@ -150,7 +150,7 @@ class SwallowsFailuresOfHooks(Sample):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        tell = self._kit._tell
+        tell = self._kit._notify
 
         def careless(row: tuple[str, str, str]) -> None:
             try:
@@ -158,7 +158,7 @@ class SwallowsFailuresOfHooks(Sample):
             except ArcError:
                 self._kit._on ^= {row[0]}
 
-        self._kit._tell = careless  # type: ignore[method-assign]
+        self._kit._notify = careless  # type: ignore[method-assign]
 
 
 @says(

@@ -1,4 +1,4 @@
-"""Devices that break a promise about streams: what the test kit must find."""
+"""Devices that break an obligation about streams: what the test kit must find."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ class NeverEnds(Sample):
     def stream_read(self, size: int, /) -> list[Part]:
         parts = super().stream_read(size)
         if not parts and size and self._kit._still():
-            self._kit._writer = StreamWriter(self.kit_hello(), self.memories, self.kit_sections)
+            self._kit._writer = StreamWriter(self.kit_header(), self.memories, self.kit_sections)
         return parts
 
 

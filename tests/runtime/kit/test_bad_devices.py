@@ -57,7 +57,7 @@ def test_it_is_caught(device: type[Sample], spec: Spec) -> None:
     found = []
     for problem in find_problems(device, spec, drive=drive_sample, capabilities=[ALL]):
         found.append(problem)
-        if problem.promise in BAD[device]:
+        if problem.obligation in BAD[device]:
             return
     pytest.fail(f"{BAD[device]} is not among {found}")
 

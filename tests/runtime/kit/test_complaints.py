@@ -29,7 +29,7 @@ from vfio_migration.runtime.testing.suite import (
     find_problems,
     run_random_walks,
 )
-from vfio_migration.runtime.testing.wording import PROMISES, in_words, said
+from vfio_migration.runtime.testing.wording import OBLIGATIONS, described, in_words
 
 ALL = 7
 DOCS = Path(__file__).parents[3] / "docs"
@@ -52,9 +52,9 @@ def test_what_goes_wrong_after_a_good_first_life_is_found_and_said_in_words(
     check, words = bad_lives.WORDS[device]
     with pytest.raises(ObligationViolatedError) as complaint:
         check(Setup(device, spec, ALL, drive_sample))
-    promise, text = complaint.value.promise, str(complaint.value)
-    assert promise in BAD[device]
-    assert text.startswith(f"{promise} is broken ({PROMISES[promise]}): ")
+    obligation, text = complaint.value.obligation, str(complaint.value)
+    assert obligation in BAD[device]
+    assert text.startswith(f"{obligation} is broken ({OBLIGATIONS[obligation]}): ")
     for one in words:
         assert one in text
     place = r"a device with STOP_COPY,P2P,PRE_COPY stands in [A-Z_0-9]+ after |stopped and closed"
@@ -97,7 +97,7 @@ def test_memory_of_the_guest_that_a_drive_writes_is_not_the_devices_doing(spec: 
 def test_the_promises_are_said_as_in_the_documentation() -> None:
     page = (DOCS / "obligations.md").read_text("utf-8")
     rows = re.findall(r"^\*\*([DS]\d+)\.\*\* (.*)\.$", page, re.MULTILINE)
-    assert dict(rows) == PROMISES
+    assert dict(rows) == OBLIGATIONS
     assert in_words("?") == ""
 
 
@@ -121,7 +121,7 @@ def test_a_problem_names_promise_check_capabilities_and_place() -> None:
     ],
 )
 def test_an_exception_is_told_in_words(error: Exception | None, words: str) -> None:
-    assert said(error) == words
+    assert described(error) == words
 
 
 @pytest.mark.parametrize("name", ["stop", "quiesce", "start", "resume"])
@@ -153,7 +153,7 @@ def test_a_hook_that_raises_is_named_and_no_other(name: str, spec: Spec) -> None
         checks.check_every_arc(Setup(Fails, spec, 1, drive_sample))
     arc = "STOP -> RUNNING" if name in ("start", "resume") else "RUNNING -> STOP"
     assert f"{arc} fails in `{name}`: it is broken" in str(complaint.value)
-    assert complaint.value.promise == "D9"
+    assert complaint.value.obligation == "D9"
 
 
 def test_a_check_that_cannot_be_made_says_which_callback_raised_and_where(spec: Spec) -> None:
@@ -164,7 +164,7 @@ def test_a_check_that_cannot_be_made_says_which_callback_raised_and_where(spec: 
             return super().bar_read(bar, offset, size)
 
     found = find_problems(Raises, spec, drive=drive_sample, capabilities=[ALL])
-    problem = next(one for one in found if one.promise == "?")
+    problem = next(one for one in found if one.obligation == "?")
     assert "in `bar_read`: ZeroDivisionError: by nothing" in problem.words
     assert "for want of an answer" in problem.words
     assert "Raises in `bar_read`: a device with STOP_COPY,P2P,PRE_COPY stands in" in problem.place

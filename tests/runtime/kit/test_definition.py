@@ -99,7 +99,7 @@ def test_what_is_declared_out_of_range_is_refused_at_the_class_statement(
 
 def test_a_name_that_is_left_out_is_that_of_the_class() -> None:
     device = define(bars={0: Bar(4096)})()
-    assert device.kit_hello()["device"] == "Odd"
+    assert device.kit_header()["device"] == "Odd"
     device.close()
 
 

@@ -36,7 +36,7 @@ def test_its_code_runs() -> None:
         where = (0, 0xF00)
 
     # The other way round: it does find what it is for, and what is there without it does not.
-    assert next(find_problems(Forgetful, drive=drive, capabilities=[7])).promise == "S1"
+    assert next(find_problems(Forgetful, drive=drive, capabilities=[7])).obligation == "S1"
     assert list(find_problems(Forgetful, capabilities=[7])) == []
     assert sum(len(block.strip().splitlines()) for block in blocks[:2]) <= 35
     # The same example stands in the kit's own words.

@@ -46,20 +46,20 @@ def found(
 @pytest.mark.parametrize(("bar", "offset"), [(0, at) for at in (0, 8, 24, 64, 100, 256, 516)])
 def test_a_register_that_is_not_saved(bar: int, offset: int, spec: Spec) -> None:
     problem = found(ForgetsTheSecond, spec, bar, offset)
-    assert problem.promise == "S1"
+    assert problem.obligation == "S1"
     assert problem.words.startswith(f"BAR {bar} at {offset:#x}")
 
 
 @pytest.mark.parametrize(("bar", "offset"), [(0, LOOK - 4), (5, 12)])
 @pytest.mark.parametrize("flags", [1, 3, 5, 7])
 def test_the_last_register_of_a_bar(flags: int, bar: int, offset: int, spec: Spec) -> None:
-    assert found(ForgetsTheSecond, spec, bar, offset, flags=flags).promise == "S1"
+    assert found(ForgetsTheSecond, spec, bar, offset, flags=flags).obligation == "S1"
 
 
 @pytest.mark.parametrize(("width", "offset"), [(1, 3), (2, 6), (4, 24), (4, 516), (8, 512)])
 def test_a_register_of_one_width(width: int, offset: int, spec: Spec) -> None:
     problem = found(ForgetsTheSecond, spec, 0, offset, width=width)
-    assert problem.promise == "S1"
+    assert problem.obligation == "S1"
     shown = {1: " (1 byte)", 2: " (2 bytes)", 4: "", 8: " (8 bytes)"}[width]
     assert problem.words.startswith(f"BAR 0 at {offset:#x}{shown}: source 0x")
 
@@ -73,7 +73,7 @@ def test_a_register_that_is_saved_too_narrow(offset: int, spec: Spec) -> None:
 @pytest.mark.parametrize("offset", [0, 8, 100, 512])
 def test_a_register_that_only_acts(offset: int, spec: Spec) -> None:
     problem = found(HidesTheSecond, spec, 0, offset)
-    assert problem.promise == "S5"
+    assert problem.obligation == "S5"
     assert "source and destination go on unlike: BAR 0 at 0x" in problem.words
 
 

@@ -88,7 +88,7 @@ def changed(device: PciDevice, sections: Iterable[tuple[int, bytes]]) -> bytes:
     engine(device).set_state("STOP")
     rows = {number: bytes(data) for number, data in device.kit_sections()} | dict(sections)
     kept = [(number, data) for number, data in rows.items() if data]
-    writer = StreamWriter(device.kit_hello(), device.memories, lambda: kept)
+    writer = StreamWriter(device.kit_header(), device.memories, lambda: kept)
     return b"".join(bytes(part) for part in writer.read(1 << 30, still=True))
 
 

@@ -372,7 +372,7 @@ def test_the_kit_sees_what_is_not_saved(register: str, spec: Spec) -> None:
                 setattr(self, register, value)
 
     found = find_problems(Forgetful, spec, drive=drive_edu, capabilities=[7])
-    assert next(found).promise in ("S1", "S5")
+    assert next(found).obligation in ("S1", "S5")
 
 
 def test_the_devices_are_known_by_name() -> None:
