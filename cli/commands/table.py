@@ -21,6 +21,7 @@ TABLES: Final = {
     "plans": ("group_plan.toml", "the plans for groups of devices, migrations and handovers"),
     "wire": ("wire.toml", "what the vfio-user connection promises: commands, features, answers"),
     "conformance": ("conformance.toml", "what check-trace holds a recorded run against"),
+    "history": ("history.toml", "earlier and smaller forms of the machine, for diff"),
 }
 """Each built-in table by its option: the file in `model`, and what stands in it."""
 
