@@ -77,7 +77,7 @@ def _names_all(encoding: Encoding, listing: Listing) -> Formula:
     """The listing names every capability of the set: on what another one changes it is silent."""
     known = listing.numbers.capabilities
     others = [row.value for row in encoding.spec.capabilities if row.name not in known]
-    return z3.And([encoding.flags & value == 0 for value in others])
+    return z3.Not(any_of([encoding.flags & value != 0 for value in others]))
 
 
 def _bit(encoding: Encoding, capability: str) -> Term | None:
