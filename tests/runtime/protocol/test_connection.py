@@ -253,9 +253,9 @@ def test_a_reply_fits_its_command(message: vp.Message) -> None:
 def test_an_error_has_its_errno(errno: int) -> None:
     server = agreed()
     [command] = server.receive(RESET)
-    with pytest.raises(CannotSendError, match="no errno"):
+    with pytest.raises(CannotSendError, match="not an errno"):
         server.send_error(command, errno)
-    with pytest.raises(ValueError, match="no errno"):
+    with pytest.raises(ValueError, match="not an errno"):
         server.send_error(command, "ENOSUCH")
 
 
@@ -408,8 +408,8 @@ def test_ids_come_round_and_pass_over_those_in_use() -> None:
 @pytest.mark.parametrize(
     ("message", "why"),
     [
-        (vp.DeviceReset(), "no command of the server"),
-        (vp.DmaReadReply(0, b""), "no command of the server"),
+        (vp.DeviceReset(), "not a command of the server"),
+        (vp.DmaReadReply(0, b""), "not a command of the server"),
         (vp.DmaRead(0, 4097), "the peer takes 4096"),
         (vp.DmaWrite(0, bytes(4097)), "the peer takes 4096"),
         (vp.DmaRead(-1, 4), "argument out of range|required argument|format requires"),
@@ -430,7 +430,7 @@ def test_what_the_client_may_not_send() -> None:
         client.send_version()
     with pytest.raises(CannotSendError, match="not agreed on"):
         client.send_command(vp.RegionWriteMulti.of())
-    with pytest.raises(CannotSendError, match="no command of the client"):
+    with pytest.raises(CannotSendError, match="not a command of the client"):
         client.send_command(vp.DmaRead(0, 4))
     with pytest.raises(CannotSendError, match="descriptors"):
         client.send_command(vp.DeviceReset(), fds=(0,))
