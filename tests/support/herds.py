@@ -101,7 +101,9 @@ def _place(parts: list[Any], name: str | int) -> int:
 def to_toml(data: dict[str, Any]) -> str:
     """Write plans, and what stands with them, as TOML."""
     return "".join(
-        f"{section} = [\n" + "".join(f"    {_value(row)},\n" for row in rows) + "]\n"
+        f"{section} = {_value(rows)}\n"
+        if isinstance(rows, dict)
+        else f"{section} = [\n" + "".join(f"    {_value(row)},\n" for row in rows) + "]\n"
         for section, rows in data.items()
     )
 
