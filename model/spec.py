@@ -269,7 +269,7 @@ class Spec(Row):
 
     def state(self, name: str) -> State:
         """Return the state called `name`; raise `UnknownNameError` if there is none."""
-        return lookup("state", self._states, name)
+        return self._states.get(name) or lookup("state", self._states, name)
 
     def capability(self, name: str) -> Capability:
         """Return the capability called `name`; raise `UnknownNameError` if there is none."""
@@ -283,11 +283,11 @@ class Spec(Row):
 
     def operation(self, name: str) -> Operation:
         """Return the column of the grid called `name`."""
-        return lookup("operation", self._operations, name)
+        return self._operations.get(name) or lookup("operation", self._operations, name)
 
     def session(self, name: str) -> Session:
         """Return the row of the grid called `name`."""
-        return lookup("session", self._sessions, name)
+        return self._sessions.get(name) or lookup("session", self._sessions, name)
 
     def event(self, name: EventName) -> Event:
         """Return what the table says of the event `name`."""

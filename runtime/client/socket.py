@@ -60,8 +60,9 @@ class ClientSocket:
     @property
     def wants(self) -> int:
         """What is to be waited for: a mask of `select.poll`."""
-        wants = 0 if self.full else select.POLLIN
-        return wants | select.POLLOUT if self._channel.waiting else wants
+        waiting = self._channel.waiting
+        wants = 0 if waiting >= MAX_REPLIES else select.POLLIN
+        return wants | select.POLLOUT if waiting else wants
 
     def send(self, outgoing: Outgoing) -> None:
         """Send; what the server does not take now is copied and kept.
