@@ -66,7 +66,7 @@ class Change:
     Attributes:
         kind: Its name in `KINDS`, or VERSION.
         what: In words.
-        apply: Makes the payload that is sent of the honest one; raises `base.Refusal` for an error.
+        apply: Makes the payload that is sent of the honest one; raises `base.RefusalError` for an error.
     """
 
     kind: str
@@ -129,7 +129,7 @@ def _put(form: str, at: int, value: int) -> Callable[[bytes], bytes]:
 
 def _refuse(errno: int) -> Callable[[bytes], bytes]:
     def refuse(_honest: bytes) -> bytes:
-        raise base.Refusal(errno)
+        raise base.RefusalError(errno)
 
     return refuse
 

@@ -146,7 +146,8 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
     lacking = {name: {word for word in encoding.machines if not word & bits[name]} for name in bits}
     needed = {name for name, words in lacking.items() if words and words <= unquiesced}
     for name in sorted(limited | needed):
-        words = sorted(lacking[name] & unquiesced)
+        # A limit that no device needs is held against all that it speaks of, and so refuted.
+        words = sorted(lacking[name] & unquiesced or lacking[name])
         without = any_of([encoding.flags == word for word in words])
         alike = z3.And(without, encoding.supported(peer))
         two = z3.And(

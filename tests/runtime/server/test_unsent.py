@@ -319,8 +319,9 @@ def test_a_stream_that_came_back_is_read_in_pieces_of_any_size(
             if not served.served("MIG_DATA_READ"):
                 client.set_state(PRE_COPY)
             client.sock.shutdown(socket.SHUT_RD)
-            for _ in range(3):
-                client.send(raw.MIG_READ, reading(size))
+            with contextlib.suppress(BrokenPipeError):  # the first reply failed: it has hung up
+                for _ in range(3):
+                    client.send(raw.MIG_READ, reading(size))
     with served.client() as client:
         client.send(raw.MIG_READ, reading(12_345), flags=NO_REPLY)
         stream = client.mig_read(1000)
