@@ -66,7 +66,7 @@ class Change:
     Attributes:
         kind: Its name in `KINDS`, or VERSION.
         what: In words.
-        apply: Makes the payload that is sent of the honest one; raises `base.RefusalError` for an error.
+        apply: Makes the payload that is sent of the honest one; an error is a `base.RefusalError`.
     """
 
     kind: str
