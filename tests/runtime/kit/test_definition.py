@@ -10,7 +10,7 @@ import pytest
 
 from vfio_migration.model import Spec
 from vfio_migration.runtime import ArcError
-from vfio_migration.runtime.kit import contract as served
+from vfio_migration.runtime.kit import errors
 from vfio_migration.runtime.kit import guest_memory as dma
 from vfio_migration.runtime.kit import pci_device as kit
 from vfio_migration.runtime.kit.pci_device import (
@@ -229,6 +229,6 @@ def test_an_activity_of_a_changed_table_is_known(spec: Spec) -> None:
 def test_what_a_device_raises_and_catches_comes_from_the_kit() -> None:
     assert kit.DmaFaultError is dma.DmaFaultError
     assert kit.NotPermittedError is dma.NotPermittedError
-    assert kit.CommandError is served.CommandError
+    assert kit.CommandError is errors.CommandError
     assert kit.ArcError is ArcError
     assert {"DmaFaultError", "NotPermittedError", "CommandError", "ArcError"} <= set(kit.__all__)
