@@ -43,7 +43,7 @@ def test_whoever_is_killed_one_side_runs_on(words: tuple[int, ...]):
     assert len(situations) > (1_000, 50_000)[len(words) - 1]
     told = set()
     for world in crossings.left(situations):
-        wrong = crossings.unsettled(crossing, world)
+        wrong = crossings.unfinished(crossing, world)
         assert wrong is None, (wrong, world)
         assert not crossings.given_up(crossing, world), world
         told.add(crossing.settle(world)[0])
@@ -59,7 +59,7 @@ def test_what_the_proof_refutes_goes_wrong_in_the_second_model(path):
         if crossing.wrong or not all(map(crossing.arrives, crossing.starts())):
             return
         for world in crossings.left(situations):
-            if crossings.unsettled(crossing, world) or crossings.given_up(crossing, world):
+            if crossings.unfinished(crossing, world) or crossings.given_up(crossing, world):
                 return
     pytest.fail("nothing goes wrong")
 

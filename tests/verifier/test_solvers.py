@@ -87,7 +87,8 @@ def test_a_text_does_not_depend_on_what_was_built_before_it(first: list[str]):
     code = """
         import hashlib, sys
         from vfio_migration.model import load
-        from vfio_migration.verifier import Encoding, obligations, smtlib
+        from vfio_migration.verifier import Encoding, obligations
+        from vfio_migration.verifier.solver import smtlib
         encoding = Encoding(load())
         origin = smtlib.Origin("t", "p", "s", "c")
         wanted = [o for o in obligations() if not sys.argv[1:] or o.id in sys.argv[1:]]
@@ -376,9 +377,9 @@ SLOW = """
     import sys, z3
     sys.path.insert(0, {tests!r})
     from test_solvers import obligation_of, pigeons, query
-    from vfio_migration.verifier import prover
+    from vfio_migration.verifier import prove
     hard = [obligation_of(query(pigeons(13), "unsat"), id_=f"{{f}}1") for f in ("X", "Y")]
-    prover.obligations = lambda: tuple(hard)
+    prove.obligations = lambda: tuple(hard)
     from vfio_migration.cli.main import main
     print("begun", flush=True)
     raise SystemExit(main(["verify", "--quiet", "--jobs", "2"]))
