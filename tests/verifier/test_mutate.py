@@ -357,7 +357,6 @@ def test_what_only_loading_refuses_is_little_and_cannot_be_loaded(survey: Survey
         "session-effect": 1,  # a move that arcs make and no row speaks of
         "event-drops": 6,  # drops where nobody would read them
         "judged": 1,  # judging where nothing is written
-        "stream-end": 2,  # two ends of one kind
         "mandatory": 1,  # a profile would lack it
         "profile": 2,  # a profile without what is mandatory
     }
