@@ -188,7 +188,7 @@ def _careless(system, change: Change, monkeypatch) -> None:
         change(events, now)
         return list(events.values())
 
-    monkeypatch.setattr(system, "happenings", transitions)
+    monkeypatch.setattr(system, "transitions", transitions)
 
 
 def _edit(name: str, **updates):
