@@ -103,7 +103,7 @@ class AlwaysLate(PciPeer):
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.1)
+    monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.1)
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def test_an_estimate_of_two_to_the_62nd_and_a_stream_without_an_end_bound_nothin
 
 
 def test_a_pass_brings_no_more_than_twice_what_a_pass_before_it_brought(monkeypatch) -> None:
-    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 3600.0)
+    monkeypatch.setattr(transfer_module, "MAX_PASS_S", 3600.0)
 
     class SaysMoreEachTime(PciPeer):
         max_transfer = 1 << 16

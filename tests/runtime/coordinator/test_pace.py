@@ -153,7 +153,7 @@ def transfer(pipe: Pipe, cancelled: threading.Event | None = None, **settings) -
 @pytest.mark.parametrize("if_slow", ["cancel", "stop"])
 def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) -> None:
     """Also if it cannot say how much it has: a pass has an end, and so have the passes."""
-    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.2)
+    monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.2)
     cancelled = threading.Event()
     timer = threading.Timer(20, cancelled.set)
     timer.start()
@@ -170,7 +170,7 @@ def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) 
 
 def test_no_pass_is_begun_after_the_last(monkeypatch) -> None:
     """Also if whoever coordinates is busy with something else just then."""
-    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.05)
+    monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.05)
 
     def busy_too(event) -> None:
         if event.name == "progress":
@@ -185,7 +185,7 @@ def test_no_pass_is_begun_after_the_last(monkeypatch) -> None:
 
 def test_who_has_had_its_passes_goes_on_until_all_have(monkeypatch) -> None:
     """What it changes meanwhile would have to be transferred while all stand still."""
-    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 1.0)
+    monkeypatch.setattr(transfer_module, "MAX_PASS_S", 1.0)
 
     fast, slow = Pipe(lambda size: bytes(size // 2), 1 << 12), Pipe(busy, 1 << 12)
     ends = [(End(one, final=False), End(one)) for one in (fast, slow)]
@@ -198,7 +198,7 @@ def test_who_has_had_its_passes_goes_on_until_all_have(monkeypatch) -> None:
 
 def test_a_device_that_comes_to_rest(monkeypatch) -> None:
     """A pass that was cut says nothing of what is left; the first that ends by itself does."""
-    monkeypatch.setattr(transfer_module, "_LONGEST_PASS", 0.05)
+    monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.05)
     begun = time.monotonic()
 
     def make(size: int) -> bytes:
