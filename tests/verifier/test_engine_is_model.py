@@ -105,24 +105,29 @@ def test_while_a_request_is_under_way_there_is_no_reset_and_no_disconnect(spec: 
 class LosesTheSession(Engine):
     """As drivers did: an arc that closes a session closes it first, and then fails."""
 
-    def _settle(self, fault: Any, now: Situation, *, back: bool) -> Any:
-        settled = super()._settle(fault, now, back=back)
+    def _place(self, fault: Any, now: Situation, *, back: bool) -> Any:
+        placed = super()._place(fault, now, back=back)
         self._now = Situation(self._now.state)
-        return settled
+        return placed
 
 
 class ReusesNumbers(Engine):
     """Every session is number 1."""
 
-    def _session(self, effect: Any, now: Situation) -> int | None:
-        return 1 if effect == "opens" else now.session
+    @property
+    def _opened(self) -> int:
+        return 0
+
+    @_opened.setter
+    def _opened(self, number: int) -> None:
+        pass
 
 
 class TakesFailureForSuccess(Engine):
     """A device that failed for good is said to be back where the arc began."""
 
-    def _settle(self, fault: Any, now: Situation, *, back: bool) -> Any:
-        event, errno = super()._settle(fault, now, back=back)
+    def _place(self, fault: Any, now: Situation, *, back: bool) -> Any:
+        event, errno = super()._place(fault, now, back=back)
         self._now = now
         return event, errno
 
@@ -130,9 +135,9 @@ class TakesFailureForSuccess(Engine):
 class ResetKeepsTheSession(Engine):
     """A reset forgets to end the session."""
 
-    def _happen(self, name: Any, call: Any, failure: Any) -> Situation:
+    def _apply(self, name: Any, call: Any, failure: Any) -> Situation:
         session = self._now.session
-        super()._happen(name, call, failure)
+        super()._apply(name, call, failure)
         self._now = Situation(self._now.state, session)
         return self._now
 
@@ -140,8 +145,9 @@ class ResetKeepsTheSession(Engine):
 class RefusesNothing(Engine):
     """A refused request is taken for one that has nothing to do."""
 
-    def _look_up(self, route: Any) -> Any:
-        return () if route.refused is not None else super()._look_up(route)
+    def _look_up(self, target: Any) -> Any:
+        refused = self._machine.route(self._now.state, target).refused
+        return () if refused is not None else super()._look_up(target)
 
 
 @pytest.mark.parametrize(
