@@ -11,45 +11,8 @@ the name of a state. Only `vfio_migration.model` and the standard library are im
     Situation(state='STOP_COPY', session=1)
 """
 
-from vfio_migration.runtime.engine.callbacks import Device, DisconnectingDevice, NullDevice
-from vfio_migration.runtime.engine.engine import Engine
-from vfio_migration.runtime.engine.errors import (
-    ANSWERS,
-    Answer,
-    ArcError,
-    DeviceFailedError,
-    DisconnectFailedError,
-    EngineError,
-    Fault,
-    ReenteredError,
-    RequestFailedError,
-    RequestRefusedError,
-    ResetFailedError,
-    answer_to,
-)
-from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.engine.recorder import Recorder
-from vfio_migration.runtime.engine.records import Observer, Record
+from vfio_migration.runtime import engine
+from vfio_migration.runtime.engine import *  # noqa: F403 - the list of names stands there, once
 
-__all__ = [
-    "ANSWERS",
-    "Answer",
-    "ArcError",
-    "Device",
-    "DeviceFailedError",
-    "DisconnectFailedError",
-    "DisconnectingDevice",
-    "Engine",
-    "EngineError",
-    "Fault",
-    "NullDevice",
-    "Observer",
-    "Record",
-    "Recorder",
-    "ReenteredError",
-    "RequestFailedError",
-    "RequestRefusedError",
-    "ResetFailedError",
-    "Situation",
-    "answer_to",
-]
+__all__: list[str] = []
+__all__ += engine.__all__

@@ -261,8 +261,8 @@ def test_answers_that_come_late_and_always_in_time_have_one_deadline_in_all() ->
 
 
 def test_a_deadline_is_the_same_for_each_that_is_waited_for() -> None:
-    haste = CancelDeadline()
-    haste.expire_at(100.0)
-    assert haste(0.0) == haste(99.0) == haste(500.0) == 100.0 + GRACE_S
-    haste.end()
-    assert haste(0.0) == float("inf")
+    deadline = CancelDeadline()
+    deadline.expire_at(100.0)
+    assert deadline(0.0) == deadline(99.0) == deadline(500.0) == 100.0 + GRACE_S
+    deadline.end()
+    assert deadline(0.0) == float("inf")
