@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from made_page import write_or_compare
 
 from vfio_migration.model import Mistake, Spec, SpecError, load
 from vfio_migration.model.wire import load_wire
@@ -170,24 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="the folder")
     chosen: Any = parser.parse_args(arguments)
-    status = 0
-    for name, text in pages(load()).items():
-        path: Path = chosen.output / name
-        if not chosen.check:
-            path.write_text(text, "utf-8")
-            continue
-        old = path.read_text("utf-8") if path.exists() else ""
-        if old != text:
-            status = 1
-            sys.stdout.writelines(
-                difflib.unified_diff(
-                    old.splitlines(keepends=True),
-                    text.splitlines(keepends=True),
-                    str(path),
-                    "as it would be made",
-                )
-            )
-    return status
+    return max(
+        write_or_compare(text, chosen.output / name, check=chosen.check)
+        for name, text in pages(load()).items()
+    )
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ what is there, byte for byte. The page holds no time and no date.
 from __future__ import annotations
 
 import argparse
-import difflib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from made_page import write_or_compare
 
 from vfio_migration.model import load
 from vfio_migration.verifier.mutation.edits import KINDS
@@ -108,23 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     path: Path = chosen.output / PAGE
     text = page(mutate(load()))
-    if not chosen.check:
-        path.write_text(text, "utf-8")
-        return 0
-    found = list(differences(text, path))
-    sys.stdout.writelines(found)
-    return 1 if found else 0
-
-
-def differences(text: str, path: Path) -> Iterator[str]:
-    """Yield what is wrong with the page that is there, line by line."""
-    old = path.read_text("utf-8") if path.exists() else ""
-    yield from difflib.unified_diff(
-        old.splitlines(keepends=True),
-        text.splitlines(keepends=True),
-        str(path),
-        "as it would be made",
-    )
+    return write_or_compare(text, path, check=chosen.check)
 
 
 if __name__ == "__main__":

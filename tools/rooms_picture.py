@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import networkx
+from made_page import write_or_compare
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "design.md"
@@ -110,14 +110,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python tools/rooms_picture.py", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     arguments = parser.parse_args(words)
-    text = PAGE.read_text("utf-8")
-    made = page(text)
-    if arguments.check:
-        found = [*difflib.unified_diff(text.splitlines(), made.splitlines(), str(PAGE), "made")]
-        print("\n".join(found))
-        return 1 if found else 0
-    PAGE.write_text(made, "utf-8")
-    return 0
+    return write_or_compare(page(PAGE.read_text("utf-8")), PAGE, check=arguments.check)
 
 
 if __name__ == "__main__":

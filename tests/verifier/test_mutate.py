@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import z3
-from mutants_page import PAGE, differences, page
+from made_page import differences
+from mutants_page import PAGE, page
 
 from vfio_migration.model import Spec, SpecError, from_data, load
 from vfio_migration.model.spec import Arc, Row
