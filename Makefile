@@ -96,7 +96,7 @@ hostile: setup ## a million hostile messages to real servers; MESSAGES=n, SEED=n
 .PHONY: fuzz
 fuzz: setup build/fuzz/atheris ## coverage-guided, with atheris (network, once); RUNS=n each, TARGETS="session"
 	@for target in $(or $(TARGETS),server client session); do \
-		echo "== $$target"; PYTHONPATH=build/fuzz/atheris:tests/support $(BIN)/python tests/hostile/fuzz.py \
+		echo "== $$target"; PYTHONPATH=build/fuzz/atheris:tests $(BIN)/python tests/hostile/fuzz.py \
 			$$target $(or $(RUNS),400000) build/fuzz/$$target 2>build/fuzz/log || \
 			{ tail -n 60 build/fuzz/log; exit 1; }; \
 		grep -E '^(Done|stat::)' build/fuzz/log; \

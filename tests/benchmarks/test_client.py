@@ -10,8 +10,8 @@ import threading
 import time
 
 import pytest
-from awaited import wait_for
 
+from support.waiting import wait_for
 from vfio_migration.runtime.client import Client, calls
 from vfio_migration.runtime.client.asynchronous import AsyncClient
 

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from awaited import wait_for
-from raw_client import FEATURE, GET, HEADER, Client
+
+from support.raw_client import FEATURE, GET, HEADER, Client
+from support.waiting import wait_for
 
 CLIENTS = 10_000
 

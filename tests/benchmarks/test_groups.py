@@ -6,18 +6,18 @@ it is asked for and they are missing, it fails and says how to get them.
 
 from __future__ import annotations
 
-import herds
 import pytest
 import spin
 
+from support import explicit_group
 from vfio_migration.model import load
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.verifier import Encoding, decide, obligations
 from vfio_migration.verifier.report.promela import promela
 from vfio_migration.verifier.systems.plan import Discipline
 
-PLANS = {plan["name"]: plan["sound"] for plan in herds.plan_data()["plans"]}
-BROKEN = sorted(herds.BROKEN.glob("g1-*.toml"))
+PLANS = {plan["name"]: plan["sound"] for plan in explicit_group.plan_data()["plans"]}
+BROKEN = sorted(explicit_group.BROKEN.glob("g1-*.toml"))
 
 
 @pytest.fixture
@@ -60,16 +60,16 @@ def test_spin_agrees_where_arcs_fail(checked, name: str):
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
 def test_spin_refutes_broken_plans(checked, path):
-    edit, data = herds.broken(path)
-    plan = loads_plans(load(), herds.to_toml(data)).plan(edit["plan"])
+    edit, data = explicit_group.broken(path)
+    plan = loads_plans(load(), explicit_group.to_toml(data)).plan(edit["plan"])
     found = checked(Discipline(Encoding(load()).widest(), plan), 2)
     assert found.errors == 1
     assert "assertion violated" in str(found.error)
 
 
 def test_spin_sees_a_phase_that_never_ends(checked):
-    _, data = herds.broken(herds.BROKEN / "g5-asks-what-it-cannot.toml")
-    plan = loads_plans(load(), herds.to_toml(data)).plan("save")
+    _, data = explicit_group.broken(explicit_group.BROKEN / "g5-asks-what-it-cannot.toml")
+    plan = loads_plans(load(), explicit_group.to_toml(data)).plan("save")
     found = checked(Discipline(Encoding(load()).widest(), plan), 2)
     assert found.errors == 1
     assert found.error == "invalid end state"
@@ -82,7 +82,7 @@ def test_spin_stores_the_situations_there_are(checked, name: str, failing: bool)
 
     So it stores more than there are; how many there are the second model checker knows.
     """
-    from promela_reader import Model
+    from support.promela_reader import Model
 
     model = discipline(name, failing)
     there = len(Model(promela(model, 3)).run().situations)

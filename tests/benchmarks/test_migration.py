@@ -17,11 +17,11 @@ import subprocess
 import time
 from pathlib import Path
 
-import peers
 import pytest
-from fleet import servers
 from workload import Workload
 
+from support import c_peers
+from support.forked_servers import servers
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, Settings
 from vfio_migration.runtime.kit.devices import memory
@@ -37,8 +37,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     try:
-        return peers.build(tmp_path_factory.mktemp("peers")) / "copy"
-    except peers.NotBuiltError as error:
+        return c_peers.build(tmp_path_factory.mktemp("peers")) / "copy"
+    except c_peers.NotBuiltError as error:
         pytest.fail(str(error))
 
 

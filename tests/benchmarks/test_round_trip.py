@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import statistics
 
-import peers
 import pytest
-from peers import (
+
+from support import c_peers
+from support.c_peers import (
     Driver,
     Exchange,
     get_state,
@@ -52,8 +53,8 @@ COMMANDS: dict[str, tuple[str, list[Exchange]]] = {
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     try:
-        return peers.build(tmp_path_factory.mktemp("peers"))
-    except peers.NotBuiltError as error:
+        return c_peers.build(tmp_path_factory.mktemp("peers"))
+    except c_peers.NotBuiltError as error:
         pytest.fail(str(error))
 
 
@@ -64,7 +65,7 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
     (message, reply), *_ = messages
     ours, theirs = tmp_path / "ours.sock", tmp_path / "theirs.sock"
     echo = [built / "echo", theirs, str(len(message)), str(reply)]
-    there, here = peers.processors(apart)
+    there, here = c_peers.processors(apart)
     with (
         running(serving(ours, "--device", device), ours, there),
         running(echo, theirs, there),
@@ -89,5 +90,5 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
 
 def test_without_a_compiler_it_says_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(peers.NotBuiltError, match="apt-get install gcc"):
-        peers.build(tmp_path)
+    with pytest.raises(c_peers.NotBuiltError, match="apt-get install gcc"):
+        c_peers.build(tmp_path)

@@ -16,10 +16,19 @@ import os
 import time
 from pathlib import Path
 
-import peers
 import pytest
-from peers import Driver, hello, read_data, running, serving, set_state, write_data, write_head
 
+from support import c_peers
+from support.c_peers import (
+    Driver,
+    hello,
+    read_data,
+    running,
+    serving,
+    set_state,
+    write_data,
+    write_head,
+)
 from vfio_migration.model import load
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.files.checksum import FAST, crc32
@@ -42,8 +51,8 @@ RUNNING, STOP_COPY, RESUMING, STOP = (
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     try:
-        return peers.build(tmp_path_factory.mktemp("peers"))
-    except peers.NotBuiltError as error:
+        return c_peers.build(tmp_path_factory.mktemp("peers"))
+    except c_peers.NotBuiltError as error:
         pytest.fail(str(error))
 
 
@@ -78,7 +87,7 @@ def test_reading(built, tmp_path, block: int, apart: bool) -> None:
         str(block),
         str(SIZE),
     ]
-    there, here = peers.processors(apart)
+    there, here = c_peers.processors(apart)
     rounds = []
     with (
         running(serving(ours, "--device", "memory"), ours, there),
@@ -126,17 +135,17 @@ def test_writing(built, tmp_path, stream: Path, apart: bool) -> None:
     assert 0 < len(rest) < WRITE_BLOCK
     ours, theirs = tmp_path / "ours.sock", tmp_path / "theirs.sock"
     sizes = (len(head), WRITE_BLOCK, reply, WRITE_SIZE)
-    there, here = peers.processors(apart)
+    there, here = c_peers.processors(apart)
     rounds = []
     with (
-        running(peers.serving_memory(ours, WRITE_SIZE), ours, there),
+        running(c_peers.serving_memory(ours, WRITE_SIZE), ours, there),
         running([built / "sink", theirs, *map(str, sizes)], theirs, there),
         Driver(built, ours, here) as us,
         Driver(built, theirs, here) as them,
     ):
         us.turns(1, hello())
         for _ in range(WRITE_ROUNDS):
-            us.turns(1, peers.reset())
+            us.turns(1, c_peers.reset())
             us.turns(1, set_state(RESUMING))
             mine, _ = us.write(stream, WRITE_BLOCK, head, reply)
             other, _ = them.write(stream, WRITE_BLOCK, head, reply)

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fleet
-
+from support import forked_servers
 from vfio_migration.cli import event_printer
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client
@@ -26,7 +25,7 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 # There is one forkserver for all: what it has imported, no child has to.
 _PROCESSES.set_forkserver_preload(
     [
-        "fleet",
+        "support.forked_servers",
         "vfio_migration.cli.main",
         "vfio_migration.cli.event_printer",
         "vfio_migration.runtime.coordinator.recover",
@@ -95,7 +94,7 @@ def says(ran: Ran, status: int, *lines: str) -> None:
 
 
 class Gate(threading.Event):
-    """For an arc of a device in `lab`: says whether the device hangs in it already."""
+    """For an arc of a device in `harness`: says whether the device hangs in it already."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,8 +111,8 @@ class Served:
 
     def __init__(self, path: Path, device: str) -> None:
         self.path = path
-        self._process = fleet.serve(path, device, "7")
-        fleet.wait_for(path)
+        self._process = forked_servers.serve(path, device, "7")
+        forked_servers.wait_for(path)
 
     @property
     def state(self) -> str:

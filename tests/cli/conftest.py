@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import FaultyMemory, Lab
+
+from support.migration_harness import FaultyMemory, Harness
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:
@@ -18,24 +19,24 @@ from cli_support import Program, Ran, Served  # noqa: E402 - it is beside this f
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """Devices in threads; their sockets have short names, for messages to be compared."""
     monkeypatch.chdir(tmp_path)
-    lab = Lab()
-    yield lab
-    lab.close()
+    harness = Harness()
+    yield harness
+    harness.close()
 
 
 @pytest.fixture
-def pair(lab: Lab) -> Lab:
+def pair(harness: Harness) -> Harness:
     """A device and where it is moved to."""
-    lab.serve("s0")
-    lab.serve("d0")
-    return lab
+    harness.serve("s0")
+    harness.serve("d0")
+    return harness
 
 
 @pytest.fixture
-def two(pair: Lab) -> Lab:
+def two(pair: Harness) -> Harness:
     """Two devices, of two kinds."""
     pair.serve("s1", FaultyMemory, rate=1 << 20)
     pair.serve("d1", FaultyMemory)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 
-from lab import SPEC, Lab
-
+from support.migration_harness import SPEC, Harness
 from vfio_migration.model.plan import default_plans
 
 PLANS = default_plans(SPEC)
 
 
-def without_p2p(lab: Lab) -> None:
+def without_p2p(harness: Harness) -> None:
     for name in ("s0", "d0", "s1", "d1"):
-        lab.serve(name, capabilities="STOP_COPY,PRE_COPY")
+        harness.serve(name, capabilities="STOP_COPY,PRE_COPY")
 
 
-def test_the_command_line_has_an_option_for_every_assertion(cli, lab: Lab):
-    without_p2p(lab)
+def test_the_command_line_has_an_option_for_every_assertion(cli, harness: Harness):
+    without_p2p(harness)
     for row in PLANS.assertions:
         for command in ("migrate", "save", "restore"):
             assert row.option in cli(command, "--help").out
@@ -31,8 +30,8 @@ def test_the_command_line_has_an_option_for_every_assertion(cli, lab: Lab):
     assert json.loads(ran.out.splitlines()[-1])["asserted"] == ["no_peer_dma"]
 
 
-def test_people_are_told_what_was_taken_on_trust(cli, lab: Lab):
-    without_p2p(lab)
+def test_people_are_told_what_was_taken_on_trust(cli, harness: Harness):
+    without_p2p(harness)
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--no-peer-dma")
     assert "taken on trust: No device of the group does DMA to another device of it." in ran.out
     assert "  on trust     no_peer_dma\n" in ran.out

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from raw_client import Client
+
+from support.raw_client import Client
 
 MEMORY_PROGRAM = "from vfio_migration.cli.backend import memory; raise SystemExit(memory())"
 

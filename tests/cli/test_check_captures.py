@@ -7,12 +7,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from edits import ROOT
-from peer_habits import servers as habits
-from peer_habits.running import running
-from relayed import capture_of, relaying
-from script import grades
 
+from support.peer_habits import servers as habits
+from support.peer_habits.running import running
+from support.scripted_run import grades
+from support.table_edits import ROOT
+from support.wire_captures import capture_of, relaying
 from vfio_migration.cli.main import main
 from vfio_migration.model import load
 from vfio_migration.runtime.client import Client, ClientError

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import check_trace_golden
 import checks_page
 import pytest
-from awaited import wait_for
-from edits import ROOT
-from recorded_runs import Log, lines_of, running, sweep
-from script import Script
 
+from support import check_trace_golden
+from support.recorded_runs import Log, lines_of, running, sweep
+from support.scripted_run import Script
+from support.table_edits import ROOT
+from support.waiting import wait_for
 from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import Engine, NullDevice, Recorder
@@ -147,7 +147,7 @@ def test_as_json(run: Path, capsys):
 
 @pytest.mark.parametrize("name", check_trace_golden.RUNS)
 def test_what_is_printed_of_each_grade_is_that_on_record(name: str):
-    """If not: `python tests/support/check_trace_golden.py`."""
+    """If not: `PYTHONPATH=tests python -m support.check_trace_golden`."""
     said, status = check_trace_golden.printed(name)
     assert said == (ROOT / f"tests/cli/golden/{name}.txt").read_text("utf-8")
     assert status == check_trace_golden.RUNS[name][2]

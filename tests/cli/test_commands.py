@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from edits import BROKEN, ROOT, broken, to_toml
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main, parser
 from vfio_migration.model.extras import install_command
 

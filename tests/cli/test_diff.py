@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from edits import apply, table_data, to_toml
 
+from support.table_edits import apply, table_data, to_toml
 from vfio_migration.cli.main import main
 from vfio_migration.verifier.comparison import report
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from cli_support import files, says, until
-from descriptors import opened, settled
-from edits import ROOT
-from lab import FaultyMemory, Lab
 
+from support.migration_harness import FaultyMemory, Harness
+from support.open_descriptors import opened, settled
+from support.table_edits import ROOT
 from vfio_migration.model.extras import install_command
 
 
-def test_a_dry_run_is_words_and_changes_nothing(two: Lab, cli, monkeypatch):
+def test_a_dry_run_is_words_and_changes_nothing(two: Harness, cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
     before = two.states, list(two.arcs), settled()
@@ -30,7 +30,7 @@ def test_a_dry_run_is_words_and_changes_nothing(two: Lab, cli, monkeypatch):
     assert files() == ["d0", "d1", "s0", "s1"]
 
 
-def test_a_dry_run_is_the_run(pair: Lab, cli):
+def test_a_dry_run_is_the_run(pair: Harness, cli):
     plan = cli("migrate", "s0", "d0", "--dry-run").out
     ran = cli("migrate", "s0", "d0", "--json")
     said = [(one["phase"], one["side"], one["plan"]) for one in ran.of("phase")]
@@ -41,7 +41,7 @@ def test_a_dry_run_is_the_run(pair: Lab, cli):
     ]
 
 
-def test_a_dry_run_as_json(pair: Lab, cli):
+def test_a_dry_run_as_json(pair: Harness, cli):
 
     ran = cli("migrate", "s0", "d0", "--dry-run", "--json")
     assert (ran.status, ran.err) == (0, "")
@@ -60,7 +60,7 @@ def test_a_dry_run_as_json(pair: Lab, cli):
     ("name", "begins"),
     [("x.svg", b"<svg "), ("x.png", b"\x89PNG"), ("x.dot", b"digraph"), ("x.MMD", b"")],
 )
-def test_a_dry_run_draws(pair: Lab, cli, name, begins):
+def test_a_dry_run_draws(pair: Harness, cli, name, begins):
     ran = cli("migrate", "s0", "d0", "--dry-run", "-o", name)
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.endswith(f"\n{name}: the same as a picture\n")
@@ -78,7 +78,7 @@ def test_a_dry_run_draws(pair: Lab, cli, name, begins):
         ("x", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
     ],
 )
-def test_a_picture_of_no_kind(pair: Lab, cli, name, why):
+def test_a_picture_of_no_kind(pair: Harness, cli, name, why):
     says(cli("migrate", "s0", "d0", "--dry-run", "-o", name), 2, f"-o {name}: {why}")
     ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "nowhere/x.svg")
     assert (ran.status, ran.out) == (2, "")
@@ -87,7 +87,7 @@ def test_a_picture_of_no_kind(pair: Lab, cli, name, why):
     assert ran.err.endswith(f": {problem}; make its folder first\n")
 
 
-def test_a_dry_run_of_what_cannot_be(pair: Lab, cli):
+def test_a_dry_run_of_what_cannot_be(pair: Harness, cli):
     pair.serve("d1", FaultyMemory)
     assert cli("migrate", "s0", "d1", "--dry-run").status == 1
     assert cli("migrate", "s0", "nowhere", "--dry-run").status == 2
@@ -99,7 +99,7 @@ def test_a_dry_run_of_what_cannot_be(pair: Lab, cli):
     assert not Path("x.svg").exists()
 
 
-def test_a_plan_that_gets_stuck_is_a_refusal(pair: Lab, cli, monkeypatch):
+def test_a_plan_that_gets_stuck_is_a_refusal(pair: Harness, cli, monkeypatch):
     from vfio_migration import diagrams
 
     def stuck(*_: object, **_options: object) -> None:
@@ -110,7 +110,7 @@ def test_a_plan_that_gets_stuck_is_a_refusal(pair: Lab, cli, monkeypatch):
     says(cli("migrate", "s0", "d0", "--dry-run"), 1, why)
 
 
-def test_a_dry_run_without_the_packages_that_draw(pair: Lab, cli, monkeypatch):
+def test_a_dry_run_without_the_packages_that_draw(pair: Harness, cli, monkeypatch):
     for name in ("graphviz", "pygraphviz"):
         monkeypatch.setitem(sys.modules, name, None)
     assert cli("migrate", "s0", "d0", "--dry-run").status == 0

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 from cli_support import BIG, SLOW, Gate, masked, until
-from lab import ALWAYS, FaultyMemory, Lab
 
+from support.migration_harness import ALWAYS, FaultyMemory, Harness
 from vfio_migration.cli.event_printer import Printer, seconds, size
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event
@@ -33,20 +33,20 @@ PRE_COPY = {"s0": "PRE_COPY", "d0": "RESUMING"}
 
 
 @pytest.fixture
-def big(lab: Lab) -> Lab:
+def big(harness: Harness) -> Harness:
     """A device whose pre-copy takes longer than any test, with `SLOW`."""
-    lab.serve("s0", FaultyMemory, size=BIG)
-    lab.serve("d0", FaultyMemory, size=BIG)
-    return lab
+    harness.serve("s0", FaultyMemory, size=BIG)
+    harness.serve("d0", FaultyMemory, size=BIG)
+    return harness
 
 
 @pytest.fixture
-def waiting(lab: Lab) -> Iterator[tuple[Lab, threading.Event]]:
+def waiting(harness: Harness) -> Iterator[tuple[Harness, threading.Event]]:
     """A migration that fails, and does not come to its end before that is wished."""
     gate = threading.Event()
-    lab.serve("s0")
-    lab.serve("d0", faults={JUDGED: (ALWAYS, False)}, gate={JUDGED: gate})
-    yield lab, gate
+    harness.serve("s0")
+    harness.serve("d0", faults={JUDGED: (ALWAYS, False)}, gate={JUDGED: gate})
+    yield harness, gate
     gate.set()
 
 
@@ -54,7 +54,7 @@ def waiting(lab: Lab) -> Iterator[tuple[Lab, threading.Event]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_is_given_up(big: Lab, start, number):
+def test_it_is_given_up(big: Harness, start, number):
     program = start("migrate", "s0", "d0", *SLOW)
     until(lambda: big.states == PRE_COPY)
     assert Path("s0.migration").exists()
@@ -76,7 +76,7 @@ def test_it_is_given_up(big: Lab, start, number):
     assert not Path("s0.migration").exists()
 
 
-def test_it_is_given_up_as_json(big: Lab, start):
+def test_it_is_given_up_as_json(big: Harness, start):
     program = start("migrate", "s0", "d0", "--json", *SLOW)
     until(lambda: big.states == PRE_COPY)
     program.signal(signal.SIGINT)
@@ -87,7 +87,7 @@ def test_it_is_given_up_as_json(big: Lab, start):
     assert [one["outcome"] for one in ran.of("won")] == ["source"]
 
 
-def test_it_can_be_done_again(big: Lab, start, cli):
+def test_it_can_be_done_again(big: Harness, start, cli):
     """Nothing of the one that was given up is in the way of the next."""
     program = start("migrate", "s0", "d0", *SLOW)
     until(lambda: big.states == PRE_COPY)
@@ -100,17 +100,17 @@ def test_it_can_be_done_again(big: Lab, start, cli):
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("json", [False, True])
-def test_a_second_time_does_not_wait(lab: Lab, start, cli, elsewhere, json):
+def test_a_second_time_does_not_wait(harness: Harness, start, cli, elsewhere, json):
     gate = Gate()
     gates = dict.fromkeys((GONE_ON, ("PRE_COPY", "PRE_COPY_P2P")), gate)
-    lab.serve("s0", FaultyMemory, size=BIG, gate=gates)
-    lab.serve("d0", FaultyMemory, size=BIG)
+    harness.serve("s0", FaultyMemory, size=BIG, gate=gates)
+    harness.serve("d0", FaultyMemory, size=BIG)
     journal = ["--journal", "elsewhere"] if elsewhere else []
     program = start("migrate", "s0", "d0", *SLOW, *journal, *(["--json"] if json else []))
-    until(lambda: lab.states == PRE_COPY)
+    until(lambda: harness.states == PRE_COPY)
     program.signal(signal.SIGINT)
     until(gate.hangs.is_set)  # it is settled, and the source does not answer
-    assert lab.states["d0"] == "STOP"
+    assert harness.states["d0"] == "STOP"
     program.signal(signal.SIGINT)
     ran = program.ends()
     assert ran.status == 130
@@ -124,31 +124,31 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli, elsewhere, json):
     assert Path("elsewhere" if elsewhere else "s0.migration").exists()
     gate.set()
     assert cli(*hint.partition("vfio-migration ")[2].split()).status == 0
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.hosts["s0"].whole
 
 
 @pytest.mark.parametrize("arc", [JUDGED, ("STOP", "RUNNING_P2P"), ("RUNNING_P2P", "RUNNING")])
-def test_when_it_is_too_late_the_destination_runs(lab: Lab, start, arc):
+def test_when_it_is_too_late_the_destination_runs(harness: Harness, start, arc):
     """And the answer is yes: all of the state is there."""
     gate = Gate()
-    lab.serve("s0", FaultyMemory)
-    lab.serve("d0", FaultyMemory, gate={arc: gate})
+    harness.serve("s0", FaultyMemory)
+    harness.serve("d0", FaultyMemory, gate={arc: gate})
     program = start("migrate", "s0", "d0")
     until(gate.hangs.is_set)
     program.signal(signal.SIGINT)
     assert not program.over_within(0.2)
     gate.set()
     assert program.ends().status == 0
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    assert lab.hosts["d0"].whole
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.hosts["d0"].whole
     assert not Path("s0.migration").exists()
 
 
-def test_when_it_is_too_late_a_second_time_does_not_wait_either(lab: Lab, start, cli):
+def test_when_it_is_too_late_a_second_time_does_not_wait_either(harness: Harness, start, cli):
     gate = Gate()
-    lab.serve("s0", FaultyMemory)
-    lab.serve("d0", FaultyMemory, gate={("RUNNING_P2P", "RUNNING"): gate})
+    harness.serve("s0", FaultyMemory)
+    harness.serve("d0", FaultyMemory, gate={("RUNNING_P2P", "RUNNING"): gate})
     program = start("migrate", "s0", "d0")
     until(gate.hangs.is_set)
     program.signal(signal.SIGINT)
@@ -162,8 +162,8 @@ def test_when_it_is_too_late_a_second_time_does_not_wait_either(lab: Lab, start,
     )
     gate.set()
     assert cli("recover", "s0", "d0").status == 0
-    assert lab.running == {"d0"}
-    assert lab.hosts["d0"].whole
+    assert harness.running == {"d0"}
+    assert harness.hosts["d0"].whole
 
 
 # --- pipes and disks ---
@@ -182,14 +182,14 @@ def full(pipe: Path) -> int:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_pipe_that_nobody_reads(lab: Lab, start, tmp_path, form):
-    lab.serve("s0")
-    lab.serve("d0")
+def test_a_pipe_that_nobody_reads(harness: Harness, start, tmp_path, form):
+    harness.serve("s0")
+    harness.serve("d0")
     reader = full(tmp_path / "pipe")
     try:
         ran = start("migrate", "s0", "d0", *form, out=tmp_path / "pipe", timeout_s=0.2).ends()
         assert (ran.status, ran.err) == (0, "")
-        assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+        assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
         # Nor does a complaint wait (s0 does not run any more), and its status is the same.
         place = tmp_path / "pipe"
         ran = start("migrate", "s0", "d0", *form, out=place, err=place, timeout_s=0.2).ends()
@@ -201,31 +201,31 @@ def test_a_pipe_that_nobody_reads(lab: Lab, start, tmp_path, form):
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_reader_that_has_seen_enough(waiting, start, tmp_path, form):
     """`vfio-migration migrate s0 d0 2>&1 | head -1`"""
-    lab, gate = waiting
+    harness, gate = waiting
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     program = start("migrate", "s0", "d0", *form, out=pipe, err=pipe)
     with open(reader, "rb", buffering=0) as lines:  # noqa: PTH123 - a descriptor
-        until(lambda: lab.states == {"s0": "STOP_COPY", "d0": "RESUMING"})
+        until(lambda: harness.states == {"s0": "STOP_COPY", "d0": "RESUMING"})
         assert lines.readline()
     gate.set()
     assert program.ends().status == 1
-    assert lab.running == {"s0"}
+    assert harness.running == {"s0"}
     assert not Path("s0.migration").exists()
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_full_disk(waiting, start, form):
-    lab, gate = waiting
+    harness, gate = waiting
     gate.set()
     ran = start("migrate", "s0", "d0", *form, out="/dev/full", err="/dev/full").ends()
     assert ran.status == 1
-    lab.hosts["d0"].device.faults.clear()
-    lab.hosts["d0"].server.engine.reset()
+    harness.hosts["d0"].device.faults.clear()
+    harness.hosts["d0"].server.engine.reset()
     ran = start("migrate", "s0", "d0", *form, out="/dev/full").ends()
     assert (ran.status, ran.err) == (0, "")
-    assert lab.running == {"d0"}
+    assert harness.running == {"d0"}
 
 
 # --- terminals ---
@@ -291,17 +291,19 @@ def terminal() -> Iterator[Screen]:
 MOVING = re.compile(r"^ *[\w/]*(   )?pass +\d+   ", re.MULTILINE)
 
 
-def at_a_rate(lab: Lab, count: int) -> list[str]:
+def at_a_rate(harness: Harness, count: int) -> list[str]:
     """Devices whose migration takes a few times as long as it is between two progress lines."""
     for number in range(count):
-        lab.serve(f"s{number}", FaultyMemory, size=1 << 18)
-        lab.serve(f"d{number}", FaultyMemory, size=1 << 18)
-    return [name for pair in lab.pairs for name in pair] + ["--bandwidth", f"{count * 600}K"]
+        harness.serve(f"s{number}", FaultyMemory, size=1 << 18)
+        harness.serve(f"d{number}", FaultyMemory, size=1 << 18)
+    return [name for pair in harness.pairs for name in pair] + ["--bandwidth", f"{count * 600}K"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_progress_stands_in_one_place_and_is_gone_in_the_end(lab: Lab, start, terminal, count):
-    arguments = at_a_rate(lab, count)
+def test_progress_stands_in_one_place_and_is_gone_in_the_end(
+    harness: Harness, start, terminal, count
+):
+    arguments = at_a_rate(harness, count)
     ran = start("migrate", *arguments, out=terminal.name).ends()
     terminal.close()
     assert (ran.status, ran.err) == (0, "")
@@ -324,8 +326,8 @@ def test_progress_stands_in_one_place_and_is_gone_in_the_end(lab: Lab, start, te
 @pytest.mark.parametrize(
     "how", [["TERM=dumb"], ["-q"], ["--json"], ["file"]], ids=lambda how: how[0]
 )
-def test_where_nothing_can_be_erased_nothing_is(lab: Lab, start, terminal, how):
-    arguments = at_a_rate(lab, 1)
+def test_where_nothing_can_be_erased_nothing_is(harness: Harness, start, terminal, how):
+    arguments = at_a_rate(harness, 1)
     (word,) = how
     ran = start(
         "migrate",
@@ -341,7 +343,7 @@ def test_where_nothing_can_be_erased_nothing_is(lab: Lab, start, terminal, how):
     assert ("last pass" in text) != (word == "--json")
 
 
-def test_what_goes_wrong_is_not_written_into_the_progress(big: Lab, start, terminal):
+def test_what_goes_wrong_is_not_written_into_the_progress(big: Harness, start, terminal):
     program = start("migrate", "s0", "d0", *SLOW, out=terminal.name, err=terminal.name)
     until(lambda: big.states == PRE_COPY)
     program.signal(signal.SIGINT)

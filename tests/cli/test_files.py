@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from cli_support import says
-from edits import ROOT
-from lab import Lab
+
+from support.migration_harness import Harness
+from support.table_edits import ROOT
 
 TABLE = ROOT / "model/vfio_v2.toml"
 TRACE = {"format": 1, "spec": "vfio-v2", "title": "a run"}
@@ -33,7 +34,7 @@ def named(name: str, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["same", "spelling", "symbolic", "hard"])
-def test_a_recording_does_not_replace_what_is_restored(pair: Lab, cli, how):
+def test_a_recording_does_not_replace_what_is_restored(pair: Harness, cli, how):
     assert cli("save", "s0", "a.save").status == 0
     before = Path("a.save").read_bytes()
     record = named("a.save", how)
@@ -63,7 +64,7 @@ def overwriting(table: str, run: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("number", range(len(overwriting("t", "r"))))
-def test_no_output_replaces_an_input(pair: Lab, cli, number):
+def test_no_output_replaces_an_input(pair: Harness, cli, number):
     # With an ending that says a format, so that nothing else is wrong.
     shutil.copy(TABLE, "table.svg")
     Path("run.json").write_text(json.dumps(TRACE))
@@ -80,7 +81,7 @@ def test_no_output_replaces_an_input(pair: Lab, cli, number):
     assert pair.states == {"s0": "RUNNING", "d0": "RUNNING"}
 
 
-def test_two_outputs_are_two_files(pair: Lab, cli):
+def test_two_outputs_are_two_files(pair: Harness, cli):
     for words, one, two in (
         (("verify", "--only", "T1"), "--junit", "--sarif"),
         (("migrate", "s0", "d0"), "--journal", "--record"),
@@ -104,7 +105,7 @@ def test_what_is_no_file_may_be_read_and_written(cli, tmp_path):
 
 
 @pytest.mark.parametrize("command", [("diagram", "--trace"), ("replay",)])
-def test_what_is_read_as_a_trace(lab: Lab, cli, command):
+def test_what_is_read_as_a_trace(harness: Harness, cli, command):
     place = "--trace" if command[0] == "diagram" else "TRACE"
     Path("a run.jsonl").write_text('{"kind": "recording", "format": 1}\n{"time": 1}\n')
     Path("log").write_text('{"event": "serving", "level": "info"}\n{}\n')
@@ -136,7 +137,7 @@ def test_what_is_read_as_a_trace(lab: Lab, cli, command):
         ("m.svg.gz", "svg", 0),
     ],
 )
-def test_a_format_and_a_name(lab: Lab, cli, name, form, status):
+def test_a_format_and_a_name(harness: Harness, cli, name, form, status):
     ran = cli("diagram", "-o", name, "--format", form)
     assert ran.status == status
     if status:
@@ -156,7 +157,7 @@ def test_a_format_and_a_name(lab: Lab, cli, name, form, status):
         ("a\0b", "embedded null byte"),
     ],
 )
-def test_a_name_that_no_file_can_have(lab: Lab, cli, option, name, why):
+def test_a_name_that_no_file_can_have(harness: Harness, cli, option, name, why):
     Path("loop").symlink_to("loop")
     ran = cli("verify", "--only", "T1", option, name)
     assert (ran.status, ran.out) == (2, "")
@@ -173,7 +174,7 @@ def test_a_name_that_no_file_can_have(lab: Lab, cli, option, name, why):
         *(("verify", "-q", "--only", "T1", f"--{o}") for o in ("junit", "sarif", "smtlib")),
     ],
 )
-def test_a_name_that_is_just_not_too_long(lab: Lab, cli, words, name):
+def test_a_name_that_is_just_not_too_long(harness: Harness, cli, words, name):
     """What is written first, under a name of its own, has a shorter one."""
     assert cli(*words, name).err == ""
     assert [path.name for path in Path().iterdir()] == [name]
@@ -182,7 +183,7 @@ def test_a_name_that_is_just_not_too_long(lab: Lab, cli, words, name):
 @pytest.mark.parametrize("option", ["--junit", "--sarif", "--traces", "--smtlib"])
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 @pytest.mark.parametrize("there", [None, "folder"])
-def test_a_folder_that_cannot_be_written(lab: Lab, start, option, mode, there):
+def test_a_folder_that_cannot_be_written(harness: Harness, start, option, mode, there):
     """That is said before anything is proved."""
     Path("folder").mkdir()
     if there:

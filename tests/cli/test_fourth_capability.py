@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from raw_client import Client
 
+from support.raw_client import Client
 from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import default_plans, load_plans

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hostile_relay
 import pytest
-from hostile_relay import KINDS
-from server_process import ServerProcess
 
-RELAY = hostile_relay.__file__
+from support import environment
+from support.hostile_relay import KINDS
+from support.server_process import ServerProcess
+
 COMMAND = [sys.executable, "-m", "vfio_migration.cli.main"]
 ENDS_WITHIN_S = 60
 """Far above what any of them takes, far below how long the descriptors would keep one."""
@@ -50,7 +50,8 @@ def relayed(folder: Path, server: str, kind: str, *, more: int = 0) -> Iterator[
     arguments = path, folder / server, kind, str(more), path.with_suffix(".files")
     path.with_suffix(".files").mkdir()
     with subprocess.Popen(
-        [sys.executable, RELAY, *arguments],
+        [sys.executable, "-m", "support.hostile_relay", *arguments],
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 from cli_support import Ran
-from hostile_values import PciPeer, serving
-from recorded_runs import Log, running
 
+from support.hostile_value_server import PciPeer, serving
+from support.recorded_runs import Log, running
 from vfio_migration.model import load
 from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.transport.peer_process import Process

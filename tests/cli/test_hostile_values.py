@@ -9,11 +9,12 @@ import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import hostile_values
 import pytest
 from cli_support import Ran
-from hostile_values import CONFIG, Change, HostilePeer, PciPeer, serving
-from raw_client import REGION_READ
+
+from support import hostile_value_server
+from support.hostile_value_server import CONFIG, Change, HostilePeer, PciPeer, serving
+from support.raw_client import REGION_READ
 
 HELD = bytes(range(200))
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -26,7 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "recover --keep": ("recover", "s", "d", "--keep", "source"),
     "status": ("status", "s", "--connect", "--timeout", "1"),
 }
-CHANGES = ["VERSION", *hostile_values.KINDS]
+CHANGES = ["VERSION", *hostile_value_server.KINDS]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,13 @@ SAMPLE = 3
 
 def some(kind: str, about: str) -> Sequence[Change]:
     """Return changes of a kind of reply, always the same for the same `about`."""
-    every = [*(hostile_values.versions() if kind == "VERSION" else hostile_values.changes(kind))]
+    every = [
+        *(
+            hostile_value_server.versions()
+            if kind == "VERSION"
+            else hostile_value_server.changes(kind)
+        )
+    ]
     if os.environ.get("HOSTILE_VALUES") == "all":
         return every
     return random.Random(about).sample(every, SAMPLE)

@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-import c_sources
 import pytest
 
+from support import c_sources
 from vfio_migration.cli.main import main
 from vfio_migration.model import load, loads
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from cli_support import Ran, files, masked, says
-from edits import ROOT
-from lab import ALWAYS, FaultyEdu, FaultyMemory, Lab
 
+from support.migration_harness import ALWAYS, FaultyEdu, FaultyMemory, Harness
+from support.table_edits import ROOT
 from vfio_migration.model import load
 from vfio_migration.model.extras import install_command
 
@@ -40,7 +40,7 @@ def settled(text: str) -> str:
 # --- what is printed ---
 
 
-def test_one_device(pair: Lab, cli):
+def test_one_device(pair: Harness, cli):
     ran = cli("migrate", "s0", "d0")
     assert (ran.status, ran.err) == (0, "")
     assert settled(ran.out) == ONE
@@ -49,7 +49,7 @@ def test_one_device(pair: Lab, cli):
     assert files() == ["d0", "s0"]
 
 
-def test_two_devices(two: Lab, cli):
+def test_two_devices(two: Harness, cli):
     ran = cli("migrate", "s0", "d0", "s1", "d1")
     assert (ran.status, ran.err) == (0, "")
     text = settled(ran.out)
@@ -62,20 +62,20 @@ def test_two_devices(two: Lab, cli):
     assert two.hosts["d1"].whole
 
 
-def test_quietly(pair: Lab, cli):
+def test_quietly(pair: Harness, cli):
     ran = cli("migrate", "s0", "d0", "--quiet")
     assert (ran.status, ran.err) == (0, "")
     assert settled(ran.out) == ONE[ONE.index("migrated") :]
 
 
-def test_compressed(pair: Lab, cli):
+def test_compressed(pair: Harness, cli):
     ran = cli("migrate", "s0", "d0", "--compress", "zlib", "-q")
     assert ran.status == 0
     assert re.search(r"^  compressed   to # B, 1/[\d.]+ of it$", masked(ran.out), re.MULTILINE)
     assert pair.hosts["d0"].whole
 
 
-def test_devices_that_are_stopped_first(pair: Lab, cli):
+def test_devices_that_are_stopped_first(pair: Harness, cli):
     ran = cli("migrate", "s0", "d0", "--no-pre-copy", "--json")
     assert ran.status == 0
     assert ran.of("plan")[0]["migration"] == "offline"
@@ -119,7 +119,7 @@ def as_documented(ran: Ran) -> set[str]:
     return {one["event"] for one in ran.events}
 
 
-def test_json_is_what_the_page_says(two: Lab, cli):
+def test_json_is_what_the_page_says(two: Harness, cli):
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--json")
     assert (ran.status, ran.err) == (0, "")
     seen = {"plan", "phase", "moved", "progress", "stopped", "running", "retired", "summary"}
@@ -128,7 +128,7 @@ def test_json_is_what_the_page_says(two: Lab, cli):
     assert [one["source"] for one in ran.of("plan")[0]["devices"]] == ["s0", "s1"]
 
 
-def test_the_figures_agree(two: Lab, cli):
+def test_the_figures_agree(two: Harness, cli):
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--json", "--compress", "zlib")
     (summary,) = ran.of("summary")
     (stopped,), (running,) = ran.of("stopped"), ran.of("running")
@@ -149,20 +149,20 @@ def test_the_figures_agree(two: Lab, cli):
     assert before[-1]["bytes"] <= summary["bytes"] - summary["last_pass"]
 
 
-def test_json_of_a_failure_is_what_the_page_says(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0", faults={JUDGED: (ALWAYS, False)})
+def test_json_of_a_failure_is_what_the_page_says(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0", faults={JUDGED: (ALWAYS, False)})
     ran = cli("migrate", "s0", "d0", "--json")
     assert (ran.status, ran.err) == (1, "")
     assert {"failed", "refuses", "recovering", "won", "error"} <= as_documented(ran)
     last = ran.events[-1]
     assert (last["event"], last["outcome"]) == ("error", "source")
     assert last["message"].startswith("plan resume, phase judge: d0: SET_STATE STOP is refused")
-    assert lab.states["s0"] == "RUNNING"
+    assert harness.states["s0"] == "RUNNING"
 
 
 @pytest.mark.parametrize("more", [["--json"], ["--json", "-q"], ["-q", "--json", "--no-pre-copy"]])
-def test_json_of_a_refusal_is_one_object(pair: Lab, cli, more: list[str]):
+def test_json_of_a_refusal_is_one_object(pair: Harness, cli, more: list[str]):
     pair.serve("d1", FaultyMemory)
     ran = cli("migrate", "s0", "d1", *more)
     assert (ran.status, ran.err) == (1, "")
@@ -187,8 +187,8 @@ def test_a_socket_named_twice(cli, tmp_path, monkeypatch, sockets):
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_serves(lab: Lab, cli):
-    lab.serve("s0")
+def test_nobody_serves(harness: Harness, cli):
+    harness.serve("s0")
     says(cli("migrate", "s0", "d0"), 2, "d0: nobody serves there: No such file or directory")
     says(
         cli("migrate", "nowhere", "s0"),
@@ -198,7 +198,7 @@ def test_nobody_serves(lab: Lab, cli):
     assert files() == ["s0"]
 
 
-def test_a_source_in_a_wrong_state(pair: Lab, cli):
+def test_a_source_in_a_wrong_state(pair: Harness, cli):
     assert cli("migrate", "s0", "d0", "-q").status == 0
     pair.serve("d1")
     hints = (
@@ -211,7 +211,7 @@ def test_a_source_in_a_wrong_state(pair: Lab, cli):
     assert pair.running == {"d0", "d1"}
 
 
-def test_other_devices(pair: Lab, cli):
+def test_other_devices(pair: Harness, cli):
     pair.serve("d1", FaultyMemory)
     ran = cli("migrate", "s0", "d1")
     assert ran.status == 1
@@ -225,9 +225,9 @@ def test_other_devices(pair: Lab, cli):
     assert pair.running == {"s0", "d0", "d1"}
 
 
-def test_two_devices_without_p2p(lab: Lab, cli):
+def test_two_devices_without_p2p(harness: Harness, cli):
     for name in ("s0", "d0", "s1", "d1"):
-        lab.serve(name, capabilities="STOP_COPY,PRE_COPY")
+        harness.serve(name, capabilities="STOP_COPY,PRE_COPY")
     why = (
         "d0, d1: lack P2P, and of a group only 1 may: with 2 no order of steps keeps each from "
         "starting DMA to another that stands still already (obligation G3)"
@@ -241,12 +241,12 @@ def test_two_devices_without_p2p(lab: Lab, cli):
         "another device of it."
     )
     says(cli("migrate", "s0", "d0", "s1", "d1"), 1, why, hint, trust)
-    assert lab.running == {"s0", "d0", "s1", "d1"}
+    assert harness.running == {"s0", "d0", "s1", "d1"}
     assert cli("migrate", "s0", "d0").status == 0
 
 
 @pytest.mark.parametrize("where", [None, "elsewhere"])
-def test_a_journal_that_is_there(pair: Lab, cli, where):
+def test_a_journal_that_is_there(pair: Harness, cli, where):
     journal = Path(where or "s0.migration")
     journal.write_text("precious")
     more = [] if where is None else ["--journal", where]
@@ -259,7 +259,7 @@ def test_a_journal_that_is_there(pair: Lab, cli, where):
     assert pair.running == {"s0", "d0"}
 
 
-def test_a_journal_in_a_folder_that_cannot_be_written(pair: Lab, start):
+def test_a_journal_in_a_folder_that_cannot_be_written(pair: Harness, start):
     Path("folder").mkdir(mode=0o555)
     ran = start("migrate", "s0", "d0", "--journal", "folder/journal", override=False).ends()
     says(
@@ -310,12 +310,12 @@ def test_right_values(value, bytes_):
     assert (duration("300ms"), duration("1.5s"), duration("2s")) == (0.3, 1.5, 2.0)
 
 
-def test_a_picture_without_a_dry_run(pair: Lab, cli):
+def test_a_picture_without_a_dry_run(pair: Harness, cli):
     says(cli("migrate", "s0", "d0", "-o", "x.svg"), 2, "-o x.svg: goes with --dry-run")
     assert pair.running == {"s0", "d0"}
 
 
-def test_a_codec_that_is_not_installed(pair: Lab, cli, monkeypatch):
+def test_a_codec_that_is_not_installed(pair: Harness, cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     why = f"zstandard is not installed; run: {install_command('compress')}"
     says(cli("migrate", "s0", "d0", "--compress", "zstd"), 2, why)
@@ -327,7 +327,7 @@ def test_a_codec_that_is_not_installed(pair: Lab, cli, monkeypatch):
     ("place", "why"),
     [("nowhere/run.jsonl", "No such file or directory"), (".", "Is a directory")],
 )
-def test_a_recording_that_cannot_be_begun(pair: Lab, cli, place, why):
+def test_a_recording_that_cannot_be_begun(pair: Harness, cli, place, why):
     ran = cli("migrate", "s0", "d0", "--record", place)
     assert (ran.status, ran.out) == (2, "")
     assert ran.err == f'vfio-migration: error: --record: "{place}": cannot be written: {why}\n'
@@ -335,13 +335,13 @@ def test_a_recording_that_cannot_be_begun(pair: Lab, cli, place, why):
 
 
 @pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
-def test_a_recording_conforms(pair: Lab, cli, more):
+def test_a_recording_conforms(pair: Harness, cli, more):
     assert cli("migrate", "s0", "d0", "--record", "run.jsonl", *more).status == 0
     ran = cli("check-trace", "run.jsonl")
     assert (ran.status, ran.err) == (0, "")
 
 
-def test_a_recording_on_a_full_disk(pair: Lab, start):
+def test_a_recording_on_a_full_disk(pair: Harness, start):
     ran = start("migrate", "s0", "d0", "-q", "--record", "run.jsonl", file_size=20480).ends()
     assert ran.status == 0
     assert ran.err == ("vfio-migration: the recording is not complete: [Errno 27] File too large\n")
@@ -350,9 +350,9 @@ def test_a_recording_on_a_full_disk(pair: Lab, start):
     assert pair.hosts["d0"].whole
 
 
-def test_the_destination_refuses_the_state(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0", faults={JUDGED: (ALWAYS, False)})
+def test_the_destination_refuses_the_state(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0", faults={JUDGED: (ALWAYS, False)})
     ran = cli("migrate", "s0", "d0", "-q")
     assert ran.status == 1
     assert ran.err == (
@@ -360,13 +360,13 @@ def test_the_destination_refuses_the_state(lab: Lab, cli):
         "it is in RESUMING now (the source runs)\n"
         "  The source holds the whole state: the destination never ran on it, or was given up.\n"
     )
-    assert lab.states["s0"] == "RUNNING"
-    assert not lab.hosts["d0"].runs
+    assert harness.states["s0"] == "RUNNING"
+    assert not harness.hosts["d0"].runs
 
 
-def test_the_destination_runs_all_the_same(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0", faults={STARTED: (1, False)})
+def test_the_destination_runs_all_the_same(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0", faults={STARTED: (1, False)})
     ran = cli("migrate", "s0", "d0", "-q")
     assert ran.status == 0
     assert ran.err == (
@@ -374,15 +374,15 @@ def test_the_destination_runs_all_the_same(lab: Lab, cli):
         "it is in RUNNING_P2P now (the destination runs with the whole state all the same)\n"
         "  The destination has taken the whole state over, and may have run.\n"
     )
-    assert lab.running == {"d0"}
-    assert lab.hosts["d0"].whole
+    assert harness.running == {"d0"}
+    assert harness.hosts["d0"].whole
 
 
-def test_it_cannot_be_told_who_runs(lab: Lab, cli):
+def test_it_cannot_be_told_who_runs(harness: Harness, cli):
 
     gate = threading.Event()
-    lab.serve("s0", gate={PRE_COPIES: gate})
-    lab.serve("d0")
+    harness.serve("s0", gate={PRE_COPIES: gate})
+    harness.serve("d0")
     ran = cli("migrate", "s0", "d0", "-q", "--timeout", "300ms")
     assert ran.status == 3
     assert ran.err == (
@@ -395,12 +395,12 @@ def test_it_cannot_be_told_who_runs(lab: Lab, cli):
     gate.set()
     ran = cli("recover", "s0", "d0")
     assert ran.status == 0
-    assert lab.running == {"s0"}
+    assert harness.running == {"s0"}
 
 
-def test_a_device_that_changes_too_fast(lab: Lab, cli):
-    lab.serve("s0", FaultyMemory, rate=1 << 30)
-    lab.serve("d0", FaultyMemory)
+def test_a_device_that_changes_too_fast(harness: Harness, cli):
+    harness.serve("s0", FaultyMemory, rate=1 << 30)
+    harness.serve("d0", FaultyMemory)
     slow = ("--if-slow", "cancel", "--max-passes", "1", "--bandwidth", "400K", "--downtime", "1ms")
     ran = cli("migrate", "s0", "d0", "-q", *slow)
     assert ran.status == 1
@@ -408,14 +408,14 @@ def test_a_device_that_changes_too_fast(lab: Lab, cli):
         "vfio-migration: error: after 1 passes the devices would still stand still for # s, and "
         "# s are allowed: they change faster than they can be transferred (the source runs)\n"
     )
-    assert lab.running == {"s0"}
+    assert harness.running == {"s0"}
     assert cli("migrate", "s0", "d0", "-q", *slow[2:4]).status == 0
 
 
-def test_a_server_that_hangs_up(lab: Lab, cli):
+def test_a_server_that_hangs_up(harness: Harness, cli):
     """It is there, and then it is not."""
 
-    lab.serve("s0")
+    harness.serve("s0")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("d0")
         listener.listen()
@@ -436,7 +436,7 @@ def test_a_server_that_hangs_up(lab: Lab, cli):
         thread.join()
     assert ran.status == 1
     assert "(the source runs)" in ran.err
-    assert lab.states["s0"] == "RUNNING"
+    assert harness.states["s0"] == "RUNNING"
 
 
 # --- a table of the user's own ---
@@ -444,18 +444,18 @@ def test_a_server_that_hangs_up(lab: Lab, cli):
 
 @pytest.mark.parametrize("kind", [FaultyEdu, FaultyMemory])
 @pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
-def test_a_ninth_state(lab: Lab, cli, kind, more):
+def test_a_ninth_state(harness: Harness, cli, kind, more):
     ninth = load(NINTH)
     for name in ("s0", "d0"):
-        lab.serve(name, kind, spec=ninth)
+        harness.serve(name, kind, spec=ninth)
     assert "STOP_P2P" in {row.name for row in ninth.states}
     if more:
         # A destination may stand still in any state of the table, in a new one too.
-        lab.hosts["d0"].server.engine.set_state("STOP_P2P")
+        harness.hosts["d0"].server.engine.set_state("STOP_P2P")
     ran = cli("migrate", "s0", "d0", "--spec", NINTH, "--record", "run.jsonl", *more)
     assert (ran.status, ran.err) == (0, "")
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    assert lab.hosts["d0"].whole
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.hosts["d0"].whole
     assert cli("check-trace", "run.jsonl", "--spec", NINTH).status == 0
 
 

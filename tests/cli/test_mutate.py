@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from edits import BROKEN, broken, to_toml
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import BROKEN, broken, to_toml
 from vfio_migration.cli.main import main
 
 

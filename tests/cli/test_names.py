@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from lab import Lab
 
+from support.migration_harness import Harness
 from vfio_migration.runtime.files.container import (
     ContainerReader,
     ContainerWriter,
@@ -27,9 +27,9 @@ def raw(text: str) -> bool:
 
 
 @pytest.mark.parametrize("name", [ESCAPE, BYTES, FORGED])
-def test_sockets(lab: Lab, cli, name):
-    lab.serve(name)
-    lab.serve("d0")
+def test_sockets(harness: Harness, cli, name):
+    harness.serve(name)
+    harness.serve("d0")
     said, shown = name.encode("unicode_escape").decode(), False
     for words in (
         ("migrate", name, "d0", "--dry-run"),
@@ -50,8 +50,8 @@ def test_sockets(lab: Lab, cli, name):
     assert shown
 
 
-def test_a_name_that_is_no_text_is_saved(lab: Lab, cli):
-    lab.serve(BYTES)
+def test_a_name_that_is_no_text_is_saved(harness: Harness, cli):
+    harness.serve(BYTES)
     ran = cli("save", BYTES, "saved")
     assert (ran.status, ran.err) == (0, "")
     with ContainerReader("saved") as reader:
@@ -59,8 +59,8 @@ def test_a_name_that_is_no_text_is_saved(lab: Lab, cli):
 
 
 @pytest.mark.parametrize("name", [ESCAPE, BYTES, FORGED])
-def test_files(lab: Lab, cli, name):
-    lab.serve("s0")
+def test_files(harness: Harness, cli, name):
+    harness.serve("s0")
     for words in (("save", "s0", name, "--then", "run"), ("restore", name, "s0")):
         ran = cli(*words, "-q")
         assert (ran.status, ran.err) == (0, "")
@@ -72,9 +72,9 @@ def test_files(lab: Lab, cli, name):
 
 
 @pytest.mark.parametrize("name", [ESCAPE, FORGED, "x" * (1 << 19)])
-def test_devices_in_a_saved_file(lab: Lab, cli, name):
+def test_devices_in_a_saved_file(harness: Harness, cli, name):
     """Who wrote the file says what the devices are called."""
-    lab.serve("d0")
+    harness.serve("d0")
     with ContainerWriter("saved", Header((DeviceHeader(name), DeviceHeader("b")))) as file:
         file.write(0, b"state")
     ran = cli("restore", "saved", "d0")

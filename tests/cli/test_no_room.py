@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import Lab
-from samples import sample
+
+from support.migration_harness import Harness
+from support.samples import sample
 
 COMMANDS = {
     "serve": ("serve", "new"),
@@ -38,7 +39,7 @@ def limited(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("name", "limit"), sample(itertools.product(COMMANDS, [5, 6, 7]), apart=4, spread=True)
 )
-def test_too_many_open_files(pair: Lab, cli, name, limit):
+def test_too_many_open_files(pair: Harness, cli, name, limit):
     if name == "restore":
         assert cli("save", "s0", "saved").status == 0
     before = dict(pair.states)
@@ -56,7 +57,7 @@ def test_too_many_open_files(pair: Lab, cli, name, limit):
 
 
 @pytest.mark.parametrize("limits", sample([(7, 10, 32), (*range(7, 14), 32)], 2), ids=len)
-def test_the_server_is_not_blamed(pair: Lab, limits):
+def test_the_server_is_not_blamed(pair: Harness, limits):
     """A descriptor that finds no room is dropped by the kernel: the twin socket came to nobody."""
     said = [limited(limit, "migrate", "s0", "d0", "--dry-run").stderr for limit in limits]
     assert not any("without a descriptor" in one for one in said)
@@ -64,7 +65,7 @@ def test_the_server_is_not_blamed(pair: Lab, limits):
     assert not said[-1]
 
 
-def test_another_place_is_no_way_out_for_a_journal(pair: Lab):
+def test_another_place_is_no_way_out_for_a_journal(pair: Harness):
     said = [limited(limit, "migrate", "s0", "d0").stderr for limit in range(8, 14)]
     assert all("Too many open files" in one for one in said)
     assert not any("--journal" in one for one in said)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import sample
 
+from support.samples import sample
 from vfio_migration.cli.main import main
 
 COMMAND = f"{sys.executable} -m vfio_migration.cli.main"

@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from edits import ROOT
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import ROOT
 from vfio_migration.cli.main import main
 
 

@@ -1,6 +1,6 @@
 """Recordings of servers that we did not write: no legal habit is called a violation.
 
-Who has which habit stands in `peer_habits.servers`.
+Who has which habit stands in `support.peer_habits.servers`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import Peer
-from peer_habits.running import running
-from recorded_runs import lines_of
-from script import grades
 
+from support.peer_habits import servers as habits
+from support.peer_habits.base import Peer
+from support.peer_habits.running import running
+from support.recorded_runs import lines_of
+from support.scripted_run import grades
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.client.recording import Recording

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab
+
+from support.migration_harness import Harness
 
 Line = dict[str, Any]
 
@@ -65,7 +66,7 @@ def refused(lines: list[Line], pieces: list[list[Line]]) -> list[Line]:
     ],
 )
 def test_what_is_changed_between_source_and_destination_is_found_in_the_recording(
-    pair: Lab, cli: Any, change: Callable[..., list[Line]], check: str
+    pair: Harness, cli: Any, change: Callable[..., list[Line]], check: str
 ) -> None:
     assert cli("migrate", "s0", "d0", "--record", "run.jsonl").status == 0
     lines = lines_of(Path("run.jsonl"))
@@ -79,7 +80,7 @@ def test_what_is_changed_between_source_and_destination_is_found_in_the_recordin
 
 
 def test_the_recording_of_a_group_says_which_belong_together_and_all_streams_are_compared(
-    two: Lab, cli: Any
+    two: Harness, cli: Any
 ) -> None:
     assert cli("migrate", "s0", "d0", "s1", "d1", "--record", "run.jsonl").status == 0
     lines = lines_of(Path("run.jsonl"))
@@ -101,7 +102,7 @@ def test_the_recording_of_a_group_says_which_belong_together_and_all_streams_are
     assert cli("check-trace", "run.jsonl").status == 1
 
 
-def test_a_recording_that_pairs_nobody_is_not_compared_and_says_so(pair: Lab, cli: Any) -> None:
+def test_a_recording_that_pairs_nobody_is_not_compared_and_says_so(pair: Harness, cli: Any) -> None:
     assert cli("migrate", "s0", "d0", "--record", "run.jsonl").status == 0
     lines = [line for line in lines_of(Path("run.jsonl")) if "pair" not in line]
     altered(lines, writes(lines, "d0"))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from cli_support import BIG, SLOW, Gate, masked, says, until
-from lab import FaultyMemory, Lab
+
+from support.migration_harness import FaultyMemory, Harness
 
 SOURCE = "The source holds the whole state: the destination never ran on it, or was given up."
 TAKEN = "The destination has taken the whole state over, and may have run."
@@ -24,33 +25,33 @@ HINTS = (
 NOTHING = "    0.000 s  the destination runs: it runs, the source stands still: nothing to do\n"
 
 
-def stand(lab: Lab, **states: str) -> None:
+def stand(harness: Harness, **states: str) -> None:
     """Lead devices to where they are to stand."""
     for name, state in states.items():
-        lab.hosts[name].server.engine.set_state(state)
+        harness.hosts[name].server.engine.set_state(state)
 
 
-def killed(lab: Lab, start, where: dict[str, str], *more: str) -> None:
+def killed(harness: Harness, start, where: dict[str, str], *more: str) -> None:
     """Kill a migration once all devices stand somewhere."""
-    program = start("migrate", *(name for pair in lab.pairs for name in pair), *SLOW, *more)
-    until(lambda: lab.states == where)
+    program = start("migrate", *(name for pair in harness.pairs for name in pair), *SLOW, *more)
+    until(lambda: harness.states == where)
     program.signal(signal.SIGKILL)
     assert program.ends().status == -signal.SIGKILL
 
 
 @pytest.fixture
-def big(lab: Lab) -> Lab:
+def big(harness: Harness) -> Harness:
     """A device whose pre-copy takes longer than any test, with `SLOW`."""
-    lab.serve("s0", FaultyMemory, size=BIG)
-    lab.serve("d0", FaultyMemory, size=BIG)
-    return lab
+    harness.serve("s0", FaultyMemory, size=BIG)
+    harness.serve("d0", FaultyMemory, size=BIG)
+    return harness
 
 
 # --- after a migration that was killed ---
 
 
 @pytest.mark.parametrize("named", [["s0", "d0"], ["s0"]])
-def test_a_migration_that_was_killed(big: Lab, start, cli, named):
+def test_a_migration_that_was_killed(big: Harness, start, cli, named):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     assert Path("s0.migration").exists()
     ran = cli("recover", *named)
@@ -63,7 +64,7 @@ def test_a_migration_that_was_killed(big: Lab, start, cli, named):
     assert not Path("s0.migration").exists()
 
 
-def test_it_is_quiet(big: Lab, start, cli):
+def test_it_is_quiet(big: Harness, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     ran = cli("recover", "s0", "d0", "-q")
     assert (ran.status, ran.err) == (0, "")
@@ -73,7 +74,7 @@ def test_it_is_quiet(big: Lab, start, cli):
     assert masked(ran.out) == "".join(told)
 
 
-def test_it_is_json(big: Lab, start, cli):
+def test_it_is_json(big: Harness, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     ran = cli("recover", "s0", "d0", "--json")
     assert (ran.status, ran.err) == (0, "")
@@ -89,7 +90,7 @@ def test_it_is_json(big: Lab, start, cli):
     assert last == {"event": "won", "outcome": "source", "why": SOURCE, "problems": []}
 
 
-def test_again_and_again(big: Lab, start, cli):
+def test_again_and_again(big: Harness, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     for _ in range(3):
         assert cli("recover", "s0", "d0").status == 0
@@ -97,7 +98,7 @@ def test_again_and_again(big: Lab, start, cli):
         assert big.hosts["s0"].whole
 
 
-def test_a_journal_elsewhere(big: Lab, start, cli):
+def test_a_journal_elsewhere(big: Harness, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "elsewhere")
     assert Path("s0.migration").is_symlink()
     assert cli("recover", "s0", "d0").status == 0
@@ -106,7 +107,7 @@ def test_a_journal_elsewhere(big: Lab, start, cli):
     assert not Path("elsewhere").exists()
 
 
-def test_other_pairs_than_those_of_the_journal(big: Lab, start, cli):
+def test_other_pairs_than_those_of_the_journal(big: Harness, start, cli):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "elsewhere")
     big.serve("d1", FaultyMemory, size=BIG)
     before = big.states
@@ -121,7 +122,7 @@ def test_other_pairs_than_those_of_the_journal(big: Lab, start, cli):
 
 @pytest.mark.parametrize("keep", [[], ["--keep", "destination"]])
 @pytest.mark.parametrize("named", [["d0"], ["d0", "s0"]])
-def test_a_destination_in_the_place_of_a_source(big: Lab, start, cli, named, keep):
+def test_a_destination_in_the_place_of_a_source(big: Harness, start, cli, named, keep):
     """It is refused, and what is said to run is what settles it."""
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     before = big.states
@@ -135,14 +136,14 @@ def test_a_destination_in_the_place_of_a_source(big: Lab, start, cli, named, kee
         assert big.states == {"s0": "RUNNING", "d0": "STOP"}
 
 
-def test_the_sources_of_several_devices(lab: Lab, start, cli):
+def test_the_sources_of_several_devices(harness: Harness, start, cli):
     """One of them is enough; two would be a source and its destination."""
     gate = threading.Event()
     for number in (0, 1):
-        lab.serve(f"s{number}")
-        lab.serve(f"d{number}", gate={JUDGED: gate})
+        harness.serve(f"s{number}")
+        harness.serve(f"d{number}", gate={JUDGED: gate})
     program = start("migrate", "s0", "d0", "s1", "d1")
-    until(lambda: set(lab.states.values()) == {"STOP_COPY", "RESUMING"})
+    until(lambda: set(harness.states.values()) == {"STOP_COPY", "RESUMING"})
     program.signal(signal.SIGKILL)
     program.ends()
     gate.set()
@@ -153,13 +154,13 @@ def test_the_sources_of_several_devices(lab: Lab, start, cli):
     assert not list(Path().glob("*.migration"))
 
 
-def test_a_destination_that_was_started(lab: Lab, start, cli):
+def test_a_destination_that_was_started(harness: Harness, start, cli):
     gate = threading.Event()
     for number in (0, 1):
-        lab.serve(f"s{number}")
-        lab.serve(f"d{number}", gate={STARTED: gate} if number else None)
+        harness.serve(f"s{number}")
+        harness.serve(f"d{number}", gate={STARTED: gate} if number else None)
     program = start("migrate", "s0", "d0", "s1", "d1")
-    until(lambda: lab.states["d0"] == "RUNNING" and lab.states["d1"] == "RUNNING_P2P")
+    until(lambda: harness.states["d0"] == "RUNNING" and harness.states["d1"] == "RUNNING_P2P")
     program.signal(signal.SIGKILL)
     program.ends()
     gate.set()
@@ -167,20 +168,20 @@ def test_a_destination_that_was_started(lab: Lab, start, cli):
     ran = cli("recover", "s0")
     assert (ran.status, ran.err) == (0, "")
     assert masked(ran.out).endswith("  the destination runs\n")
-    assert lab.running == {"d0", "d1"}
-    assert lab.hosts["d0"].whole
-    assert lab.hosts["d1"].whole
+    assert harness.running == {"d0", "d1"}
+    assert harness.hosts["d0"].whole
+    assert harness.hosts["d1"].whole
     ran = cli("recover", "s0", "d0", "s1", "d1")
     assert (ran.status, masked(ran.out), ran.err) == (0, NOTHING, "")
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_a_side_is_kept_whatever_the_journal_says(lab: Lab, start, cli, keep):
+def test_a_side_is_kept_whatever_the_journal_says(harness: Harness, start, cli, keep):
     gate = threading.Event()
-    lab.serve("s0")
-    lab.serve("d0", gate={STARTED: gate})
+    harness.serve("s0")
+    harness.serve("d0", gate={STARTED: gate})
     program = start("migrate", "s0", "d0")
-    until(lambda: lab.states == {"s0": "STOP_COPY", "d0": "RUNNING_P2P"})
+    until(lambda: harness.states == {"s0": "STOP_COPY", "d0": "RUNNING_P2P"})
     program.signal(signal.SIGKILL)
     program.ends()
     gate.set()
@@ -188,8 +189,8 @@ def test_a_side_is_kept_whatever_the_journal_says(lab: Lab, start, cli, keep):
     assert (ran.status, ran.err) == (0, "")
     assert ran.events[-1]["outcome"] == keep
     name = keep[0] + "0"
-    assert lab.running == {name}
-    assert lab.hosts[name].whole
+    assert harness.running == {name}
+    assert harness.hosts[name].whole
     assert not Path("s0.migration").exists()
 
 
@@ -209,9 +210,9 @@ def test_a_side_that_is_gone_for_good(tmp_path, serve, start, cli):
 # --- without a journal ---
 
 
-def test_there_was_nothing_to_recover(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0")
+def test_there_was_nothing_to_recover(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0")
     assert cli("migrate", "s0", "d0", "-q").status == 0
     for _ in range(2):
         ran = cli("recover", "s0", "d0")
@@ -219,88 +220,88 @@ def test_there_was_nothing_to_recover(lab: Lab, cli):
     ran = cli("recover", "s0", "d0", "--json")
     assert ran.status == 0
     assert [(one["event"], one["outcome"]) for one in ran.events] == [("won", "destination")]
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
 
 
 @pytest.mark.parametrize("state", ["PRE_COPY", "STOP_COPY", "RUNNING_P2P", "RUNNING"])
-def test_no_destination_runs(lab: Lab, cli, state):
-    lab.serve("s0")
-    lab.serve("d0")
-    stand(lab, s0=state, d0="RESUMING")
+def test_no_destination_runs(harness: Harness, cli, state):
+    harness.serve("s0")
+    harness.serve("d0")
+    stand(harness, s0=state, d0="RESUMING")
     assert cli("recover", "s0", "d0").status == 0
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.hosts["s0"].whole
 
 
 @pytest.mark.parametrize("state", ["PRE_COPY", "STOP_COPY", "RUNNING"])
-def test_one_source_alone(lab: Lab, cli, state):
+def test_one_source_alone(harness: Harness, cli, state):
     """One that stands still may have a destination that runs: whoever asks has to know."""
-    lab.serve("s0")
-    stand(lab, s0=state)
+    harness.serve("s0")
+    stand(harness, s0=state)
     keep = []
     if state == "STOP_COPY":
         says(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in {state}", *HINTS)
-        assert lab.states == {"s0": state}
+        assert harness.states == {"s0": state}
         keep = ["--keep", "source"]
     ran = cli("recover", "s0", *keep)
     assert (ran.status, ran.err) == (0, "")
-    assert lab.states == {"s0": "RUNNING"}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": "RUNNING"}
+    assert harness.hosts["s0"].whole
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PRE_COPY", "STOP_COPY"])
-def test_it_is_not_clear_who_is_to_run(lab: Lab, cli, state):
-    lab.serve("s0")
-    lab.serve("d0")
-    stand(lab, s0=state)
-    before = lab.states
+def test_it_is_not_clear_who_is_to_run(harness: Harness, cli, state):
+    harness.serve("s0")
+    harness.serve("d0")
+    stand(harness, s0=state)
+    before = harness.states
     says(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in {state}, d0 in RUNNING", *HINTS)
-    assert lab.states == before
+    assert harness.states == before
     ran = cli("recover", "s0", "d0", "--json")
     (error,) = ran.events
     assert (ran.status, error["event"], error["outcome"]) == (2, "error", None)
     assert [f"  {hint}" for hint in error["hints"]] == list(HINTS)
 
 
-def test_a_source_that_stands_still_may_have_been_retired(lab: Lab, cli):
+def test_a_source_that_stands_still_may_have_been_retired(harness: Harness, cli):
     """Its destination may have run since, and been stopped."""
-    lab.serve("s0")
-    lab.serve("d0")
-    stand(lab, s0="STOP", d0="STOP")
+    harness.serve("s0")
+    harness.serve("d0")
+    stand(harness, s0="STOP", d0="STOP")
     says(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in STOP, d0 in STOP", *HINTS)
     says(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in STOP", *HINTS)
-    assert lab.running == set()
+    assert harness.running == set()
     assert cli("recover", "s0", "--keep", "source").status == 0
-    assert lab.running == {"s0"}
-    assert lab.hosts["s0"].whole
+    assert harness.running == {"s0"}
+    assert harness.hosts["s0"].whole
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_it_is_said_who_is_to_run(lab: Lab, cli, keep):
-    lab.serve("s0")
-    lab.serve("d0")
-    lab.hosts["d0"].fill()
+def test_it_is_said_who_is_to_run(harness: Harness, cli, keep):
+    harness.serve("s0")
+    harness.serve("d0")
+    harness.hosts["d0"].fill()
     for _ in range(2):
         assert cli("recover", "s0", "d0", "--keep", keep).status == 0
-        assert lab.running == {keep[0] + "0"}
-        assert lab.hosts[keep[0] + "0"].whole
+        assert harness.running == {keep[0] + "0"}
+        assert harness.hosts[keep[0] + "0"].whole
 
 
-def test_a_destination_that_nobody_named(lab: Lab, cli):
-    lab.serve("s0")
-    stand(lab, s0="STOP")
+def test_a_destination_that_nobody_named(harness: Harness, cli):
+    harness.serve("s0")
+    stand(harness, s0="STOP")
     ran = cli("recover", "s0", "--keep", "destination")
     says(ran, 2, "--keep destination: which one is not known: give SRC DST")
-    assert lab.states == {"s0": "STOP"}
+    assert harness.states == {"s0": "STOP"}
 
 
-def test_nobody_serves(lab: Lab, cli):
-    lab.serve("s0")
+def test_nobody_serves(harness: Harness, cli):
+    harness.serve("s0")
     why = "d0: nobody serves there: No such file or directory"
     why += ", and there is no journal of a migration"
     says(cli("recover", "s0", "d0"), 2, why, *HINTS)
     assert cli("recover", "s0", "d0", "--keep", "source").status == 0
-    assert lab.running == {"s0"}
+    assert harness.running == {"s0"}
 
 
 # --- wrong input ---
@@ -320,8 +321,8 @@ def test_sockets_that_make_no_pairs(cli):
         ('{"format": 2, "holder": "source", "devices": []}', "format 2 and holder source"),
     ],
 )
-def test_a_journal_that_is_damaged(lab: Lab, cli, text, why):
-    lab.serve("s0")
+def test_a_journal_that_is_damaged(harness: Harness, cli, text, why):
+    harness.serve("s0")
     Path("s0.migration").write_text(text)
     ran = cli("recover", "s0")
     assert (ran.status, ran.out) == (2, "")
@@ -329,17 +330,17 @@ def test_a_journal_that_is_damaged(lab: Lab, cli, text, why):
     assert ran.err.endswith("\n  say which side is to run: --keep source or --keep destination\n")
 
 
-def test_a_side_is_kept_though_the_journal_is_damaged(lab: Lab, cli):
+def test_a_side_is_kept_though_the_journal_is_damaged(harness: Harness, cli):
     """The message says that this helps."""
-    lab.serve("s0")
-    lab.serve("d0")
-    stand(lab, s0="STOP_COPY", d0="RESUMING")
+    harness.serve("s0")
+    harness.serve("d0")
+    stand(harness, s0="STOP_COPY", d0="RESUMING")
     Path("s0.migration").write_text("damaged")
     assert cli("recover", "s0", "d0", "--keep", "source").status == 0
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
 
 
-def test_a_journal_that_cannot_be_written(big: Lab, start, cli):
+def test_a_journal_that_cannot_be_written(big: Harness, start, cli):
     """A journal that cannot be removed is said, and is no reason not to bring anybody back."""
     Path("folder").mkdir()
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "folder/journal")
@@ -356,14 +357,14 @@ def test_a_journal_that_cannot_be_written(big: Lab, start, cli):
 # --- what cannot be brought back ---
 
 
-def test_a_server_that_hangs(lab: Lab, start, cli):
+def test_a_server_that_hangs(harness: Harness, start, cli):
     gate = Gate()
-    lab.serve("s0", FaultyMemory, size=BIG, gate={("PRE_COPY", "RUNNING"): gate})
-    lab.serve("d0", FaultyMemory, size=BIG)
-    killed(lab, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
+    harness.serve("s0", FaultyMemory, size=BIG, gate={("PRE_COPY", "RUNNING"): gate})
+    harness.serve("d0", FaultyMemory, size=BIG)
+    killed(harness, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     first = start("recover", "s0", "d0")
     until(gate.hangs.is_set)
-    assert lab.states["d0"] == "STOP"
+    assert harness.states["d0"] == "STOP"
     first.signal(signal.SIGINT)
     ran = first.ends()
     assert ran.status == 130
@@ -380,7 +381,7 @@ def test_a_server_that_hangs(lab: Lab, start, cli):
     )
     gate.set()
     assert cli("recover", "s0", "d0").status == 0
-    assert lab.running == {"s0"}
+    assert harness.running == {"s0"}
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from edits import BROKEN, broken, spec_of, to_toml
 
+from support.table_edits import BROKEN, broken, spec_of, to_toml
 from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, Step, Trace
 from vfio_migration.runtime import Engine, NullDevice, Recorder

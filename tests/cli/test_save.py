@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from cli_support import files, masked, says, until
-from edits import ROOT
-from lab import ALWAYS, FaultyMemory, Lab
 from test_migrate import as_documented
 
+from support.migration_harness import ALWAYS, FaultyMemory, Harness
+from support.table_edits import ROOT
 from vfio_migration.model import load
 from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.container import ContainerReader
@@ -69,9 +69,9 @@ def told(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def memory(lab: Lab, name: str, **options) -> FaultyMemory:
+def memory(harness: Harness, name: str, **options) -> FaultyMemory:
     """Serve a memory; that of a source was changed."""
-    device = lab.serve(name, FaultyMemory, size=SIZE, seed=7, **options).device
+    device = harness.serve(name, FaultyMemory, size=SIZE, seed=7, **options).device
     device.block("bar2").write(0, bytes(SIZE))
     if name[0] == "s":
         device.change(40)
@@ -86,8 +86,8 @@ def holds(device: FaultyMemory) -> bool:
     )
 
 
-def stop(lab: Lab, name: str) -> None:
-    lab.hosts[name].server.engine.set_state("STOP")
+def stop(harness: Harness, name: str) -> None:
+    harness.hosts[name].server.engine.set_state("STOP")
 
 
 # --- there and back ---
@@ -95,12 +95,12 @@ def stop(lab: Lab, name: str) -> None:
 
 @pytest.mark.parametrize("codec", ["none", "zlib", "zstd"])
 @pytest.mark.parametrize("more", [[], ["--no-pre-copy"]], ids=["live", "offline"])
-def test_there_and_back(lab: Lab, cli, codec, more):
-    source = memory(lab, "s0")
-    target = memory(lab, "d0")
+def test_there_and_back(harness: Harness, cli, codec, more):
+    source = memory(harness, "s0")
+    target = memory(harness, "d0")
     ran = cli("save", "s0", "a.save", "--compress", codec, *more)
     assert (ran.status, ran.err) == (0, "")
-    assert lab.states["s0"] == "STOP"
+    assert harness.states["s0"] == "STOP"
     assert holds(source)
     assert stat.S_IMODE(Path("a.save").stat().st_mode) == 0o600
     with ContainerReader("a.save") as file:
@@ -110,43 +110,43 @@ def test_there_and_back(lab: Lab, cli, codec, more):
     assert (Path("a.save").stat().st_size < SIZE) == (codec != "none")
     ran = cli("restore", "a.save", "d0")
     assert (ran.status, ran.err) == (0, "")
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    stop(lab, "d0")
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    stop(harness, "d0")
     assert holds(target)
     assert target.changes == source.changes
     assert files() == ["a.save", "d0", "s0"]
 
 
-def test_a_device_that_changes_meanwhile(lab: Lab, cli):
-    source = memory(lab, "s0", rate=64 << 20)
-    target = memory(lab, "d0")
+def test_a_device_that_changes_meanwhile(harness: Harness, cli):
+    source = memory(harness, "s0", rate=64 << 20)
+    target = memory(harness, "d0")
     assert cli("save", "s0", "a.save", "--then", "run").status == 0
     until(lambda: source.changes > 1000)
     assert cli("restore", "a.save", "d0").status == 0
     before = target.changes
     until(lambda: target.changes > before)  # it goes on where it was saved
     for name, device in (("s0", source), ("d0", target)):
-        stop(lab, name)
+        stop(harness, name)
         assert holds(device)
 
 
-def test_what_is_printed(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0")
-    stop(lab, "d0")
+def test_what_is_printed(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0")
+    stop(harness, "d0")
     ran = cli("save", "s0", "a.save")
     assert (ran.status, told(ran.out), ran.err) == (0, SAVED + STANDS_STILL, "")
     ran = cli("restore", "a.save", "d0")
     assert (ran.status, told(ran.out), ran.err) == (0, RESTORED, "")
-    assert lab.hosts["d0"].whole
+    assert harness.hosts["d0"].whole
     ran = cli("save", "d0", "b.save", "-q", "--then", "run")
     saved = SAVED.partition("\n\n")[2].replace("a.save", "b.save")
     assert masked(ran.out) == saved.replace("  state", "  downtime     # s\n  state")
 
 
-def test_json_is_what_the_page_says(lab: Lab, cli):
+def test_json_is_what_the_page_says(harness: Harness, cli):
     for name in ("s0", "d0"):
-        memory(lab, name)
+        memory(harness, name)
     ran = cli("save", "s0", "a.save", "--json", "--then", "run")
     assert (ran.status, ran.err) == (0, "")
     assert as_documented(ran) == {"phase", "moved", "progress", "saved"}
@@ -164,63 +164,63 @@ def test_json_is_what_the_page_says(lab: Lab, cli):
 
 
 @pytest.mark.parametrize("codec", ["none", "zlib"])
-def test_several_devices(lab: Lab, cli, codec):
-    source, target = memory(lab, "s0"), memory(lab, "d0")
-    lab.serve("s1")
-    lab.serve("d1")
+def test_several_devices(harness: Harness, cli, codec):
+    source, target = memory(harness, "s0"), memory(harness, "d0")
+    harness.serve("s1")
+    harness.serve("d1")
     ran = cli("save", "s0", "s1", "group.save", "--compress", codec)
     assert ran.status == 0
     assert "\n2 devices saved to group.save\n" in ran.out
     ran = cli("restore", "group.save", "d0", "d1")
     assert ran.status == 0
     assert "\n2 devices restored from group.save\n" in ran.out
-    assert lab.states == {"s0": "STOP", "s1": "STOP", "d0": "RUNNING", "d1": "RUNNING"}
-    assert lab.hosts["d1"].whole
-    stop(lab, "d0")
+    assert harness.states == {"s0": "STOP", "s1": "STOP", "d0": "RUNNING", "d1": "RUNNING"}
+    assert harness.hosts["d1"].whole
+    stop(harness, "d0")
     assert holds(target)
     assert target.changes == source.changes
 
 
 @pytest.mark.parametrize(("then", "state"), [("stop", "STOP"), ("run", "RUNNING")])
-def test_what_becomes_of_the_devices(lab: Lab, cli, then, state):
-    lab.serve("s0")
+def test_what_becomes_of_the_devices(harness: Harness, cli, then, state):
+    harness.serve("s0")
     assert cli("save", "s0", "a.save", "--then", then).status == 0
-    assert lab.states == {"s0": state}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": state}
+    assert harness.hosts["s0"].whole
 
 
-def test_a_recording_conforms(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0")
+def test_a_recording_conforms(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0")
     assert cli("save", "s0", "a.save", "--record", "1.jsonl").status == 0
     assert cli("restore", "a.save", "d0", "--record", "2.jsonl").status == 0
     for name in ("1.jsonl", "2.jsonl"):
         assert cli("check-trace", name).status == 0
 
 
-def test_a_ninth_state(lab: Lab, cli):
+def test_a_ninth_state(harness: Harness, cli):
     for name in ("s0", "d0"):
-        lab.serve(name, spec=load(NINTH))
+        harness.serve(name, spec=load(NINTH))
     assert cli("save", "s0", "a.save", "--spec", NINTH).status == 0
     assert cli("restore", "a.save", "d0", "--spec", NINTH).status == 0
-    assert lab.hosts["d0"].whole
-    assert lab.running == {"d0"}
+    assert harness.hosts["d0"].whole
+    assert harness.running == {"d0"}
 
 
 # --- the file ---
 
 
-def test_a_file_that_is_there(lab: Lab, cli):
-    lab.serve("s0")
+def test_a_file_that_is_there(harness: Harness, cli):
+    harness.serve("s0")
     Path("a.save").write_text("precious")
     why = "a.save: is there already; remove it, take another name, or allow it to be replaced"
     says(cli("save", "s0", "a.save"), 2, why)
     assert Path("a.save").read_text() == "precious"
-    assert (lab.states, lab.arcs) == ({"s0": "RUNNING"}, [])
+    assert (harness.states, harness.arcs) == ({"s0": "RUNNING"}, [])
     assert cli("save", "s0", "a.save", "--replace").status == 0
-    lab.serve("d0")
+    harness.serve("d0")
     assert cli("restore", "a.save", "d0").status == 0
-    assert lab.hosts["d0"].whole
+    assert harness.hosts["d0"].whole
 
 
 @pytest.mark.parametrize(
@@ -234,42 +234,42 @@ def test_a_file_that_is_there(lab: Lab, cli):
         ),
     ],
 )
-def test_a_place_that_is_none(lab: Lab, cli, path, why):
-    lab.serve("s0")
-    lab.serve("s1")
+def test_a_place_that_is_none(harness: Harness, cli, path, why):
+    harness.serve("s0")
+    harness.serve("s1")
     says(cli("save", "s0", path), 2, f"{path}: {why}")
-    assert lab.arcs == []
+    assert harness.arcs == []
 
 
-def test_a_folder_that_cannot_be_written(lab: Lab, start):
-    lab.serve("s0")
+def test_a_folder_that_cannot_be_written(harness: Harness, start):
+    harness.serve("s0")
     Path("folder").mkdir(mode=0o555)
     ran = start("save", "s0", "folder/a.save", override=False).ends()
     why = "Permission denied (EACCES); take a folder that you may write to"
     says(ran, 2, f"folder/a.save: cannot be written: {why}")
-    assert lab.arcs == []
+    assert harness.arcs == []
 
 
 @pytest.mark.parametrize("command", ["save", "restore"])
-def test_a_codec_that_is_not_installed(lab: Lab, cli, monkeypatch, command):
+def test_a_codec_that_is_not_installed(harness: Harness, cli, monkeypatch, command):
     for name in ("s0", "d0"):
-        lab.serve(name)
+        harness.serve(name)
     assert cli("save", "s0", "a.save", "--compress", "zstd", "--then", "run").status == 0
-    lab.arcs.clear()
+    harness.arcs.clear()
     monkeypatch.setitem(sys.modules, "zstandard", None)
     paths = ["s0", "b.save", "--compress", "zstd"] if command == "save" else ["a.save", "d0"]
     why = f"zstandard is not installed; run: {install_command('compress')}"
     says(cli(command, *paths), 2, why)
-    assert lab.arcs == []
+    assert harness.arcs == []
     assert files() == ["a.save", "d0", "s0"]
 
 
 @pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_disk_that_is_full_in_the_middle(lab: Lab, start, count, more):
+def test_a_disk_that_is_full_in_the_middle(harness: Harness, start, count, more):
     names = [f"s{number}" for number in range(count)]
     for name in names:
-        lab.serve(name, FaultyMemory, size=4 << 20)
+        harness.serve(name, FaultyMemory, size=4 << 20)
     ran = start("save", *names, "a.save", "-q", *more, file_size=3 << 20).ends()
     assert ran.status == 1
     first, *rest = ran.err.splitlines()
@@ -279,8 +279,8 @@ def test_a_disk_that_is_full_in_the_middle(lab: Lab, start, count, more):
         first,
     )
     assert rest == ["  no file was written"]
-    assert lab.running == set(names)
-    assert all(lab.hosts[name].whole for name in names)
+    assert harness.running == set(names)
+    assert all(harness.hosts[name].whole for name in names)
     assert not [name for name in files() if "save" in name]
 
 
@@ -305,21 +305,21 @@ def damaged(data: bytes, how: str) -> bytes:
         ("another", "is no saved migration: it begins with b'somethin'"),
     ],
 )
-def test_a_file_that_is_damaged(lab: Lab, cli, how, why):
-    lab.serve("s0")
-    lab.serve("d0")
+def test_a_file_that_is_damaged(harness: Harness, cli, how, why):
+    harness.serve("s0")
+    harness.serve("d0")
     assert cli("save", "s0", "a.save").status == 0
     path = Path("a.save")
     path.write_bytes(damaged(path.read_bytes(), how))
-    lab.arcs.clear()
+    harness.arcs.clear()
     ran = cli("restore", "a.save", "d0")
     assert (ran.status, ran.out) == (2, "")
     assert re.fullmatch(f"vfio-migration: error: a\\.save: {why}\n", ran.err)
-    assert (lab.states["d0"], lab.arcs) == ("RUNNING", [])
+    assert (harness.states["d0"], harness.arcs) == ("RUNNING", [])
 
 
-def test_a_file_that_is_not_there(lab: Lab, cli):
-    lab.serve("d0")
+def test_a_file_that_is_not_there(harness: Harness, cli):
+    harness.serve("d0")
     ran = cli("restore", "a.save", "d0")
     says(ran, 2, "a.save: cannot be read: No such file or directory")
 
@@ -332,32 +332,32 @@ def test_too_few_arguments(cli):
 
 
 @pytest.mark.parametrize("command", ["save", "restore"])
-def test_a_socket_named_twice(lab: Lab, cli, tmp_path, command):
-    lab.serve("s0")
+def test_a_socket_named_twice(harness: Harness, cli, tmp_path, command):
+    harness.serve("s0")
     paths = ["s0", "./s0", "a.save"] if command == "save" else ["a.save", "s0", "./s0"]
     says(cli(command, *paths), 2, f"{tmp_path}/s0: is named twice; each socket is one device")
 
 
-def test_nobody_serves(lab: Lab, cli):
-    lab.serve("s0")
+def test_nobody_serves(harness: Harness, cli):
+    harness.serve("s0")
     why = "nowhere: nobody serves there: No such file or directory"
     says(cli("save", "s0", "nowhere", "a.save"), 2, why)
     assert cli("save", "s0", "a.save").status == 0
     says(cli("restore", "a.save", "nowhere"), 2, why)
 
 
-def test_another_number_of_devices(lab: Lab, cli):
+def test_another_number_of_devices(harness: Harness, cli):
     for name in ("s0", "s1", "d0"):
-        lab.serve(name)
+        harness.serve(name)
     assert cli("save", "s0", "s1", "a.save").status == 0
     why = "the file holds 2 devices (s0, s1), and 1 is given; give one DST for each, in this order"
     says(cli("restore", "a.save", "d0"), 2, why)
-    assert lab.states["d0"] == "RUNNING"
+    assert harness.states["d0"] == "RUNNING"
 
 
-def test_other_devices(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0", FaultyMemory)
+def test_other_devices(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0", FaultyMemory)
     assert cli("save", "s0", "a.save").status == 0
     ran = cli("restore", "a.save", "d0")
     assert (ran.status, ran.out) == (1, "")
@@ -365,19 +365,19 @@ def test_other_devices(lab: Lab, cli):
         "vfio-migration: error: s0, as it was saved, and d0 are not the same kind of device: "
         "PCI device 1234:11e8 and 1234:11e9; region 0 of "
     )
-    assert lab.states["d0"] == "RUNNING"
+    assert harness.states["d0"] == "RUNNING"
 
 
-def test_devices_in_a_wrong_state(lab: Lab, cli):
-    lab.serve("s0")
-    lab.serve("d0")
+def test_devices_in_a_wrong_state(harness: Harness, cli):
+    harness.serve("s0")
+    harness.serve("d0")
     assert cli("save", "s0", "a.save").status == 0
     ran = cli("save", "s0", "b.save")
     assert ran.status == 1
     assert ran.err.startswith(
         "vfio-migration: error: s0: is in STOP, and a source begins in RUNNING\n"
     )
-    lab.hosts["d0"].server.engine.set_state("PRE_COPY")
+    harness.hosts["d0"].server.engine.set_state("PRE_COPY")
     ran = cli("restore", "a.save", "d0")
     assert ran.status == 1
     assert ran.err.startswith(
@@ -387,10 +387,10 @@ def test_devices_in_a_wrong_state(lab: Lab, cli):
 
 
 @pytest.mark.parametrize("how", [(1, False), (ALWAYS, False), (1, True)], ids=str)
-def test_a_restore_that_the_device_refuses(lab: Lab, cli, how):
-    lab.serve("s0")
-    lab.serve("d0", faults={JUDGED: how})
-    lab.serve("d1")
+def test_a_restore_that_the_device_refuses(harness: Harness, cli, how):
+    harness.serve("s0")
+    harness.serve("d0", faults={JUDGED: how})
+    harness.serve("d1")
     assert cli("save", "s0", "a.save").status == 0
     before = Path("a.save").read_bytes()
     ran = cli("restore", "a.save", "d0", "-q")
@@ -401,33 +401,33 @@ def test_a_restore_that_the_device_refuses(lab: Lab, cli, how):
         f"vfio-migration: error: {says_so} (the devices do not run; the file is as it was)\n"
         "  d0: stands still; restore into it again before it is used\n"
     )
-    assert lab.running == {"d1"}
+    assert harness.running == {"d1"}
     assert Path("a.save").read_bytes() == before
     assert cli("restore", "a.save", "d1").status == 0
-    assert lab.hosts["d1"].whole
+    assert harness.hosts["d1"].whole
 
 
-def test_a_save_says_that_the_devices_stand_still_and_how_they_go_on(lab: Lab, cli):
+def test_a_save_says_that_the_devices_stand_still_and_how_they_go_on(harness: Harness, cli):
     """And what it says is so: word for word it lets them go on."""
     for name in ("s0", "s1"):
-        lab.serve(name)
+        harness.serve(name)
     ran = cli("save", "s0", "s1", "a b.save", "--json")
     hints = json.loads(ran.out.splitlines()[-1])["hints"]
     assert hints[0] == "the devices stand still, and nothing runs with what was saved"
-    assert lab.running == set()
+    assert harness.running == set()
     for hint in hints[1:3]:
         command = shlex.split(hint.partition(": ")[2])
         assert command[0] == "vfio-migration"
         assert cli(*command[1:]).status == 0
-    assert lab.running == {"s0", "s1"}
+    assert harness.running == {"s0", "s1"}
     assert shlex.split(hints[3].partition(": ")[2])[1:] == ["restore", "a b.save", "DST", "DST"]
     ran = cli("save", "s0", "c.save", "--then", "run", "--json")
     assert json.loads(ran.out.splitlines()[-1])["hints"] == []
 
 
-def test_a_save_that_the_device_refuses(lab: Lab, cli):
-    lab.serve("s0", faults={STOPS: (1, False)})
-    lab.serve("s1")
+def test_a_save_that_the_device_refuses(harness: Harness, cli):
+    harness.serve("s0", faults={STOPS: (1, False)})
+    harness.serve("s1")
     ran = cli("save", "s0", "s1", "a.save", "-q", "--no-pre-copy")
     assert ran.status == 1
     assert ran.err == (
@@ -435,29 +435,29 @@ def test_a_save_that_the_device_refuses(lab: Lab, cli):
         "it is in PRE_COPY_P2P now (the devices run)\n"
         "  no file was written\n"
     )
-    assert lab.running == {"s0", "s1"}
+    assert harness.running == {"s0", "s1"}
     assert not Path("a.save").exists()
 
 
-def test_a_source_that_fails_for_good(lab: Lab, cli):
-    lab.serve("s0", faults={STOPS: (1, True)})
-    lab.serve("s1")
+def test_a_source_that_fails_for_good(harness: Harness, cli):
+    harness.serve("s0", faults={STOPS: (1, True)})
+    harness.serve("s1")
     ran = cli("save", "s0", "s1", "a.save", "--json")
     assert (ran.status, ran.err) == (1, "")
     last = ran.events[-1]
     assert (last["event"], last["outcome"]) == ("error", "lost")
     assert last["hints"] == ["no file was written", "s0: has failed, and what it held is lost"]
-    assert lab.running == {"s0", "s1"}
-    assert lab.hosts["s1"].whole
+    assert harness.running == {"s0", "s1"}
+    assert harness.hosts["s1"].whole
 
 
 # --- nobody can tell who runs ---
 
 
 @pytest.mark.parametrize("then", ["stop", "run"])
-def test_a_saved_device_that_does_not_answer(lab: Lab, cli, then):
+def test_a_saved_device_that_does_not_answer(harness: Harness, cli, then):
     gate = threading.Event()
-    lab.serve("s0", gate={("STOP_COPY", "STOP"): gate})
+    harness.serve("s0", gate={("STOP_COPY", "STOP"): gate})
     ran = cli("save", "s0", "a.save", "--then", then, "--timeout", "300ms")
     gate.set()
     assert ran.status == 3
@@ -465,11 +465,11 @@ def test_a_saved_device_that_does_not_answer(lab: Lab, cli, then):
     assert "(it is not known who runs)\n" in ran.err
 
 
-def test_a_restored_device_that_does_not_answer(lab: Lab, cli):
-    lab.serve("s0")
+def test_a_restored_device_that_does_not_answer(harness: Harness, cli):
+    harness.serve("s0")
     assert cli("save", "s0", "a.save").status == 0
     gate = threading.Event()
-    lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
+    harness.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
     ran = cli("restore", "a.save", "d0", "--timeout", "300ms")
     gate.set()
     assert ran.status == 3

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from cli_support import Gate, files, until
-from lab import FaultyMemory, Lab
+
+from support.migration_harness import FaultyMemory, Harness
 
 STOPS = ("PRE_COPY_P2P", "STOP_COPY")
 JUDGED = ("RESUMING", "STOP")
@@ -31,7 +32,7 @@ class Watcher:
             self._kill()
 
 
-def test_a_source_that_is_killed(lab: Lab, serve, cli, monkeypatch):
+def test_a_source_that_is_killed(harness: Harness, serve, cli, monkeypatch):
     one, two = serve("s0", "memory,size=4M"), serve("s1", "memory,size=4M")
     watcher = Watcher(one.kill)
     monkeypatch.setattr("vfio_migration.cli.coordinating.recording_of", lambda *_: watcher)
@@ -45,9 +46,9 @@ def test_a_source_that_is_killed(lab: Lab, serve, cli, monkeypatch):
     assert not Path("a.save").exists()
 
 
-def test_a_destination_that_is_killed(lab: Lab, serve, cli, monkeypatch):
+def test_a_destination_that_is_killed(harness: Harness, serve, cli, monkeypatch):
     for name in ("s0", "s1"):
-        lab.serve(name, FaultyMemory, size=4 << 20)
+        harness.serve(name, FaultyMemory, size=4 << 20)
     assert cli("save", "s0", "s1", "a.save").status == 0
     one, two = serve("d0", "memory,size=4M"), serve("d1", "memory,size=4M")
     watcher = Watcher(one.kill)
@@ -69,25 +70,25 @@ def test_a_destination_that_is_killed(lab: Lab, serve, cli, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("arc", [("RUNNING", "PRE_COPY"), STOPS], ids="-".join)
-def test_a_save_that_is_given_up(lab: Lab, start, arc, number):
+def test_a_save_that_is_given_up(harness: Harness, start, arc, number):
     gate = threading.Event()
-    lab.serve("s0", gate={arc: gate})
-    lab.serve("s1")
+    harness.serve("s0", gate={arc: gate})
+    harness.serve("s1")
     program = start("save", "s0", "s1", "a.save", "-q")
-    until(lambda: lab.states == {"s0": arc[0], "s1": arc[1]})
+    until(lambda: harness.states == {"s0": arc[0], "s1": arc[1]})
     program.signal(number)
     gate.set()
     ran = program.ends()
     assert ran.status == 130
     assert ran.err == "vfio-migration: error: cancelled (the devices run)\n  no file was written\n"
-    assert lab.running == {"s0", "s1"}
-    assert lab.states == {"s0": "RUNNING", "s1": "RUNNING"}
+    assert harness.running == {"s0", "s1"}
+    assert harness.states == {"s0": "RUNNING", "s1": "RUNNING"}
     assert "a.save" not in files()
 
 
-def test_a_second_time_does_not_wait(lab: Lab, start, cli):
+def test_a_second_time_does_not_wait(harness: Harness, start, cli):
     gate = Gate()
-    lab.serve("s0", gate={STOPS: gate})
+    harness.serve("s0", gate={STOPS: gate})
     program = start("save", "s0", "a.save")
     until(gate.hangs.is_set)
     program.signal(signal.SIGINT)
@@ -99,13 +100,13 @@ def test_a_second_time_does_not_wait(lab: Lab, start, cli):
     assert "a.save" not in files()
     gate.set()
     assert cli("recover", "s0", "--keep", "source").status == 0
-    assert lab.states == {"s0": "RUNNING"}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": "RUNNING"}
+    assert harness.hosts["s0"].whole
 
 
-def test_a_saver_that_is_killed(lab: Lab, start, cli):
+def test_a_saver_that_is_killed(harness: Harness, start, cli):
     gate = Gate()
-    lab.serve("s0", gate={STOPS: gate})
+    harness.serve("s0", gate={STOPS: gate})
     program = start("save", "s0", "a.save")
     until(gate.hangs.is_set)
     program.signal(signal.SIGKILL)
@@ -113,17 +114,17 @@ def test_a_saver_that_is_killed(lab: Lab, start, cli):
     gate.set()
     assert not [name for name in files() if "save" in name]
     assert cli("recover", "s0", "--keep", "source").status == 0
-    assert lab.states == {"s0": "RUNNING"}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": "RUNNING"}
+    assert harness.hosts["s0"].whole
     assert cli("save", "s0", "a.save").status == 0
 
 
 @pytest.mark.parametrize("arc", [("STOP", "RESUMING"), JUDGED], ids="-".join)
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
-def test_a_restore_that_is_given_up(lab: Lab, start, cli, arc, form):
+def test_a_restore_that_is_given_up(harness: Harness, start, cli, arc, form):
     gate = Gate()
-    lab.serve("s0")
-    lab.serve("d0", gate={arc: gate})
+    harness.serve("s0")
+    harness.serve("d0", gate={arc: gate})
     assert cli("save", "s0", "a.save").status == 0
     program = start("restore", "a.save", "d0", "-q", *form)
     until(gate.hangs.is_set)
@@ -141,22 +142,22 @@ def test_a_restore_that_is_given_up(lab: Lab, start, cli, arc, form):
         )
         # That what is in it by then is not taken over is no failure.
         assert "fail" not in ran.out
-    assert lab.running == set()
+    assert harness.running == set()
     assert cli("restore", "a.save", "d0").status == 0
-    assert lab.hosts["d0"].whole
+    assert harness.hosts["d0"].whole
 
 
-def test_a_restore_that_cannot_be_given_up_any_more(lab: Lab, start, cli):
+def test_a_restore_that_cannot_be_given_up_any_more(harness: Harness, start, cli):
     gate = threading.Event()
-    lab.serve("s0")
-    lab.serve("d0", gate={STARTED: gate})
+    harness.serve("s0")
+    harness.serve("d0", gate={STARTED: gate})
     assert cli("save", "s0", "a.save").status == 0
-    lab.hosts["d0"].server.engine.set_state("STOP")
+    harness.hosts["d0"].server.engine.set_state("STOP")
     program = start("restore", "a.save", "d0", "-q")
-    until(lambda: lab.states["d0"] == "RUNNING_P2P")
+    until(lambda: harness.states["d0"] == "RUNNING_P2P")
     program.signal(signal.SIGINT)
     gate.set()
     ran = program.ends()
     assert (ran.status, ran.err) == (0, "")
-    assert lab.running == {"d0"}
-    assert lab.hosts["d0"].whole
+    assert harness.running == {"d0"}
+    assert harness.hosts["d0"].whole

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from raw_client import GET, Client, RefusedError
+
+from support.raw_client import GET, Client, RefusedError
 
 PROGRAM = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
 

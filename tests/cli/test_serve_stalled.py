@@ -11,9 +11,19 @@ import termios
 from collections.abc import Callable, Iterator
 
 import pytest
-from edu_client import BUFFER, dma
-from raw_client import CAPABILITIES, FEATURE, GET, HEADER, MIG_READ, SET, Client, RefusedError
-from server_process import ServerProcess, full_pipe, until
+
+from support.edu_client import BUFFER, dma
+from support.raw_client import (
+    CAPABILITIES,
+    FEATURE,
+    GET,
+    HEADER,
+    MIG_READ,
+    SET,
+    Client,
+    RefusedError,
+)
+from support.server_process import ServerProcess, full_pipe, until
 
 STATES = {"STOP": 1, "STOP_COPY": 3}
 DEVICE = '''

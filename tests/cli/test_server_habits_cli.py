@@ -1,6 +1,6 @@
 """What the command line says of servers with habits that we did not choose.
 
-Who has which habit stands in `peer_habits.servers`.
+Who has which habit stands in `support.peer_habits.servers`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import RUNNING, STOP, Peer
-from peer_habits.running import running
+
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RUNNING, STOP, Peer
+from support.peer_habits.running import running
 
 SIZE = 10_000
 HARMLESS: tuple[type[Peer], ...] = (

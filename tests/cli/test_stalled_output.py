@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 import pytest
-from server_process import ServerProcess, full_pipe, until
+
+from support.server_process import ServerProcess, full_pipe, until
 
 COMMAND = [sys.executable, "-m", "vfio_migration.cli.main"]
 

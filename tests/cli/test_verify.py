@@ -13,9 +13,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from edits import BROKEN, ROOT, broken, to_toml
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main
 from vfio_migration.model.extras import install_command
 

@@ -8,8 +8,8 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import specs
 
+from support.strategies import specs
 from vfio_migration.diagrams import machine_graph
 from vfio_migration.diagrams.machine.layout import lay_out
 

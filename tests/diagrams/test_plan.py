@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from plan_walk import DATA, NAMES, P2P, ROOT, mixtures, pairs, walk
 
+from support.plan_walk import DATA, NAMES, P2P, ROOT, mixtures, pairs, walk
 from vfio_migration.diagrams import Pair, PlanError, migration_view, to_json
 from vfio_migration.model import SpecError, UnknownNameError, load
 from vfio_migration.model.plan import load_plans, loads_plans

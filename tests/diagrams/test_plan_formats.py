@@ -15,8 +15,8 @@ from itertools import pairwise
 
 import pygraphviz
 import pytest
-from plan_walk import mixtures, pairs
 
+from support.plan_walk import mixtures, pairs
 from vfio_migration.diagrams import (
     FORMATS,
     Pair,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
-from plan_walk import NAMES, mixtures, pairs
 
+from support.plan_walk import NAMES, mixtures, pairs
 from vfio_migration.diagrams import PlanView, migration_view
 from vfio_migration.diagrams.drawing.shapes import Box, elide, in_columns
 from vfio_migration.diagrams.plan.layout import NAME, lay_out_plan

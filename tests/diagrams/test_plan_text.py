@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from plan_walk import ROOT, mixtures, pairs
 
+from support.plan_walk import ROOT, mixtures, pairs
 from vfio_migration.diagrams import Pair, migration_view, to_text
 from vfio_migration.diagrams.plan.text import NARROWEST
 from vfio_migration.model import load

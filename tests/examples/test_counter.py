@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from awaited import wait_for
-from raw_client import Client
 from repository import ROOT
-from samples import sample
+
+from support.raw_client import Client
+from support.samples import sample
+from support.waiting import wait_for
 
 SOURCE = ROOT / "examples" / "counter.py"
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from awaited import wait_for
 from repository import ROOT
 
+from support.waiting import wait_for
 from vfio_migration import Client
 
 EXAMPLES = ROOT / "examples"

@@ -31,9 +31,9 @@ from descriptor_catalogue import (
     Use,
 )
 
-sys.path.append(str(Path(__file__).parents[1] / "support"))
+sys.path.append(str(Path(__file__).parents[1]))
 
-from fuse_daemon import exiting
+from support.fuse_daemon import exiting
 
 ROWS: Final = {row.name: row for row in CATALOGUE}
 _MAX_BYTES: Final = 1 << 16

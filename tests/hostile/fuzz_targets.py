@@ -14,9 +14,8 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from descriptors import opened
-
 import vfio_migration.runtime.protocol as vp
+from support.open_descriptors import opened
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Connection
 from vfio_migration.runtime.server.commands import CommandHandlers

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raw_client import Client
+from support.raw_client import Client
 
 MAX_ANSWER_S: Final = 1.0
 """How long an honest client may wait for its answers once it has the seat (issue 11)."""

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import descriptor_changes
-import raw_client as raw
 from descriptor_catalogue import Use
 from hostile_messages import MIB, Hostile, Said
-from raw_client import HEADER
+
+from support import raw_client as raw
+from support.raw_client import HEADER
 
 ROOM: Final = 1 << 16
 TIMEOUT_S: Final = 30.0

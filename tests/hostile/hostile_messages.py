@@ -12,11 +12,12 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import raw_client as raw
 from descriptor_catalogue import Use
 from descriptor_changes import FOR
 from descriptor_workshop import ROWS, Workshop
-from raw_client import GET, HEADER, PROBE, SET
+
+from support import raw_client as raw
+from support.raw_client import GET, HEADER, PROBE, SET
 
 _One = TypeVar("_One")
 MIB = 1 << 20

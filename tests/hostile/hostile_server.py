@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import pytest
-import raw_client as raw
-from awaited import wait_for
-from edu_client import FLAGS_ON, eventfd, signalled
 from honest_prober import Prober, children_of, ends_within
-from raw_client import Client
 
+from support import raw_client as raw
+from support.edu_client import FLAGS_ON, eventfd, signalled
+from support.raw_client import Client
+from support.waiting import wait_for
 from vfio_migration.model import load
 from vfio_migration.model.conformance.log import LogConformance
 from vfio_migration.runtime.transport.descriptor_receiver import MAX_LEFT

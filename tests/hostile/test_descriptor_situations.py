@@ -12,15 +12,15 @@ from contextlib import suppress
 
 import descriptor_changes
 import pytest
-import raw_client as raw
 from descriptor_catalogue import CATALOGUE, Row, Use
 from descriptor_changes import FOR
 from descriptor_workshop import Workshop, check_missing
-from edu_client import BUFFER, FLAGS_OFF, FLAGS_ON
 from hostile_server import Watched
-from raw_client import Client
-from samples import sample
 
+from support import raw_client as raw
+from support.edu_client import BUFFER, FLAGS_OFF, FLAGS_ON
+from support.raw_client import Client
+from support.samples import sample
 from vfio_migration.model import Spec
 
 WHOLE = "VFIO_MIGRATION_HOSTILE" in os.environ

@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-import raw_client as raw
 from hostile_server import MIB, Watched, bound
-from raw_client import CAPABILITIES, HEADER, SET, Client, RefusedError
+
+from support import raw_client as raw
+from support.raw_client import CAPABILITIES, HEADER, SET, Client, RefusedError
 
 BOUND = bound()
 SOON = 60

@@ -20,8 +20,8 @@ from descriptor_workshop import Workshop, workshop
 from hostile_clients import attack
 from hostile_messages import SHORT, Chance, Hostile
 from hostile_server import Stderr, Watched
-from samples import sample_where
 
+from support.samples import sample_where
 from vfio_migration.runtime.transport.descriptor_receiver import MAX_LEFT
 
 # `make hostile` says how many messages; the seed can be given to see a failure again.

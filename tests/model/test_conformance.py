@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from script import SPEC, Line, Script, first_wrong
 
+from support.scripted_run import SPEC, Line, Script, first_wrong
 from vfio_migration.model import Spec
 from vfio_migration.model.conformance.observation import Observation
 from vfio_migration.model.conformance.observed import Conformance

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from carried import CUTS, DATA, cut, migration
-from script import SPEC, Script, found_in, grades
 
+from support.scripted_run import SPEC, Script, found_in, grades
+from support.transfer_runs import CUTS, DATA, cut, migration
 from vfio_migration.model.conformance.grades import HOUSE, VFIO_USER, load_grades
 
 SETS = [list(SPEC.names(one)) for one in SPEC.capability_sets()]

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import Answers, Anybody
-from edits import table_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import values, without
-from recorded_runs import cases, lines_of, sweep
-from samples import sample
-from script import SPEC, Line, Script, first_wrong, place, place_of_violation
+
+from support.explicit_answers import Answers, Anybody
+from support.recorded_runs import cases, lines_of, sweep
+from support.recording_mutations import values, without
+from support.samples import sample
+from support.scripted_run import SPEC, Line, Script, first_wrong, place, place_of_violation
+from support.table_edits import table_data
 
 WORDS = [int(one.value) for one in SPEC.capability_sets()]
 STATES = [row.name for row in SPEC.states]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import BROKEN, broken, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_runs import sweep
 
+from support.recorded_runs import sweep
+from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import SpecError, Step, Trace, load
 from vfio_migration.model.conformance.followed import Violation
 from vfio_migration.model.conformance.log import LogConformance

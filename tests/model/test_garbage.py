@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import table_data
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import plain
 
+from support.strategies import plain
+from support.table_edits import table_data
 from vfio_migration.model import Spec, SpecError, from_data, loads
 
 TEXT = (Path(__file__).parents[1] / "data" / "small.toml").read_bytes()

@@ -7,7 +7,8 @@ measured, and Linux.
 from __future__ import annotations
 
 import pytest
-from script import Script, grades
+
+from support.scripted_run import Script, grades
 
 ANY = (None, 0, "EINVAL", "ENOTTY", "EIO", "ENOENT", "EOPNOTSUPP", 4095)
 """Success, an error without an errno, errors with a name, and one with a number alone."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_texts import GOOD, STEPS, mistakes
 
+from support.plan_texts import GOOD, STEPS, mistakes
 from vfio_migration.model import Spec, SpecError, UnknownNameError
 from vfio_migration.model.plan import (
     FIRST_HOLDER,

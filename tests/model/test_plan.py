@@ -8,8 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from plan_texts import GOOD, mistakes
 
+from support.plan_texts import GOOD, mistakes
 from vfio_migration.model import Spec, SpecError, UnknownNameError, load
 from vfio_migration.model.plan import (
     Limit,

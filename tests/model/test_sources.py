@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import c_sources
 import pytest
-from samples import sample
 
+from support import c_sources
+from support.samples import sample
 from vfio_migration.model import Spec, SpecError, from_data, load
 from vfio_migration.model.history import named
 from vfio_migration.model.machine import decisions

@@ -11,8 +11,8 @@ import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import specs, tables
 
+from support.strategies import specs, tables
 from vfio_migration.model import Machine, Spec, SpecError, digraph, from_data, load
 from vfio_migration.model.machine import contracted_arcs, lines
 
@@ -45,7 +45,7 @@ def test_the_table_is_frozen(spec: Spec) -> None:
 
 
 def test_from_data_leaves_the_data_as_it_was() -> None:
-    from edits import table_data
+    from support.table_edits import table_data
 
     data = table_data()
     before = copy.deepcopy(data)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from carried import CUTS, DATA, Migration, cut, migration
 from hypothesis import given
 from hypothesis import strategies as st
-from script import SPEC, Script, found_in, grades
 
+from support.scripted_run import SPEC, Script, found_in, grades
+from support.transfer_runs import CUTS, DATA, Migration, cut, migration
 from vfio_migration.model.conformance.findings import Examination
 from vfio_migration.model.conformance.observation import Observation
 from vfio_migration.model.conformance.stream_comparison import crc32_joined

@@ -8,8 +8,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import plain, traces
 
+from support.strategies import plain, traces
 from vfio_migration.model import SpecError, Step, Trace
 
 EXAMPLE = Trace(

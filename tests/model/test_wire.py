@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from edits import ROOT
 from hypothesis import given
-from strategies import plain
 
+from support.strategies import plain
+from support.table_edits import ROOT
 from vfio_migration.model import SpecError, UnknownNameError, load
 from vfio_migration.model.wire import FROM_THE_TABLE, Occasion, Wire, load_wire, wire_from
 

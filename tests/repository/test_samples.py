@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from samples import sample, sample_where
+
+from support.samples import sample, sample_where
 
 
 def only_in_exhaustive(parameters: list[Any]) -> list[bool]:

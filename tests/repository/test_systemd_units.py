@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from repository import ROOT
-from server_process import until
 
+from support.server_process import until
 from vfio_migration.cli import stopping
 from vfio_migration.cli.main import parser
 from vfio_migration.runtime.kit import event_signal

@@ -1,6 +1,6 @@
 """What check-trace prints of a run in which there is something of every grade, on record.
 
-    python tests/support/check_trace_golden.py
+    PYTHONPATH=tests python -m support.check_trace_golden
 
 Then read `git diff tests/cli/golden`: it is what a user will see.
 """
@@ -14,9 +14,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from carried import Migration
-from script import Line, Script
-
+from support.scripted_run import Line, Script
+from support.transfer_runs import Migration
 from vfio_migration.cli.main import main
 
 GOLDEN = Path(__file__).resolve().parents[1] / "cli/golden"

@@ -8,7 +8,7 @@ import struct
 import time
 from pathlib import Path
 
-from descriptors import opened
+from support.open_descriptors import opened
 
 BUFFER = 0x40000
 FLAGS_ON, FLAGS_OFF, UNMASK = 0x24, 0x21, 0x11

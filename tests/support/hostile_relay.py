@@ -1,6 +1,6 @@
 """A relay in front of a server that adds a descriptor to each reply that has none.
 
-    python hostile_relay.py PATH SERVER KIND MORE FOLDER
+    python -m support.hostile_relay PATH SERVER KIND MORE FOLDER
 
 It listens at PATH until its standard input is closed, and prints how often it sent one. It is a
 process of its own: one that has a FUSE file which is not answered for can start no other.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from foreign_files import LingeringSockets, fuse_file
+from support.blocking_descriptors import LingeringSockets, fuse_file
 
 
 class Forget(Protocol):

@@ -1,7 +1,7 @@
 """What must be left of a migration in which somebody was killed, and who tries it all.
 
-`judge` holds what a rig found against what is promised. A `Farm` has rigs try points, as many at a
-time as there are processors.
+`judge` holds what a rig found against what is promised. A `RigPool` has rigs try points, as many at
+a time as there are processors.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import SimpleQueue
 
-RIG = Path(__file__).with_name("kill_rig.py")
+from support import environment
+
 RIGS = 2
 
 GROUPS = (("edu",), ("edu", "memory"), ("edu", "edu"), ("blob",), ("edu", "blob"))
@@ -241,14 +241,15 @@ def described(found: Found) -> str:
 # --- who tries it ---
 
 
-class Farm:
+class RigPool:
     """Rigs, one point each at a time. A context, at the end of which they are gone."""
 
     def __init__(self, rigs: int = RIGS) -> None:
         self._free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
         self._rigs = [
             subprocess.Popen(
-                [sys.executable, str(RIG)],
+                [sys.executable, "-m", "support.kill_rig"],
+                env=environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -259,7 +260,7 @@ class Farm:
             self._free.put(rig)
         self._pool = ThreadPoolExecutor(rigs)
 
-    def __enter__(self) -> Farm:
+    def __enter__(self) -> RigPool:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -362,8 +363,8 @@ def _called(victims: Iterable[str]) -> str:
 def main() -> None:
     """Try what is named on the command line as JSON, and show what was found."""
     order = json.loads(sys.argv[1])
-    with Farm(1) as farm:
-        found = farm.find(order)
+    with RigPool(1) as pool:
+        found = pool.find(order)
     print(described(found))
     with contextlib.suppress(KeyError):
         print(judge(order, found))

@@ -36,9 +36,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peer_habits import base as emulated
-from peer_habits.servers import JudgesNothing
-
+from support.peer_habits import base as emulated
+from support.peer_habits.servers import JudgesNothing
 from vfio_migration.model import load
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client

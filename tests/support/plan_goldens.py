@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/diagrams")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/diagrams")]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/verifier")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/verifier")]
 
 
 def main() -> None:

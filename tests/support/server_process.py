@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from raw_client import Client
-
+from support.raw_client import Client
 from vfio_migration.runtime.server import status
 
 PROGRAM = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 
 import pytest
-from edits import BROKEN, broken, spec_of, table_data
-from explicit import BAD, Explicit, search
 
+from support.explicit_device import BAD, ExplicitDevice, search
+from support.table_edits import BROKEN, broken, spec_of, table_data
 from vfio_migration.model import Spec
 from vfio_migration.verifier import verify
 
@@ -21,8 +21,8 @@ RUNS = [path for path in FILES if broken(path)[0]["breaks"] in BAD]
 
 
 @functools.cache
-def table(word: int) -> Explicit:
-    return Explicit(table_data(), word)
+def table(word: int) -> ExplicitDevice:
+    return ExplicitDevice(table_data(), word)
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -56,7 +56,9 @@ def test_the_prover_finds_a_shortest_run(path):
     assert verdict.example is not None
     lengths = {}
     for word in WORDS:
-        shortest = search(Explicit(data, word), sessions=4, changes=3, wanted={promise}).shortest
+        shortest = search(
+            ExplicitDevice(data, word), sessions=4, changes=3, wanted={promise}
+        ).shortest
         lengths[word] = shortest.get(promise)
     assert min(length for length in lengths.values() if length is not None) == edit["events"]
     assert verdict.example.text.startswith(f"{edit['events']} events from ")

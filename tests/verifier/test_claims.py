@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from edits import BROKEN, ROOT, broken, spec_of
 
+from support.table_edits import BROKEN, ROOT, broken, spec_of
 from vfio_migration.cli.main import main
 from vfio_migration.model import Spec, SpecError
 from vfio_migration.verifier import Encoding, Lemma, Verdict, decide, load_claims, never

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from edits import apply, spec_of, table_data
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import apply, spec_of, table_data
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.history import forms, named
 from vfio_migration.runtime import Engine, NullDevice

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 import pytest
-from edits import BROKEN, broken, spec_of
 
+from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec, Trace, load
 from vfio_migration.verifier import Report, Verdict, verify
 from vfio_migration.verifier.mutation.edits import mutants

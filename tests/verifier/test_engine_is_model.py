@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 import z3
-from edits import BROKEN, broken, spec_of
-from samples import sample, sample_where
-from twins import OWN, Comparison, Relation, Seen, alike, compare
 
+from support.engine_comparison import OWN, Comparison, Relation, Seen, alike, compare
+from support.samples import sample, sample_where
+from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine, Situation
 from vfio_migration.verifier import Encoding

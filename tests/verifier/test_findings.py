@@ -6,9 +6,9 @@ import dataclasses
 
 import findings_page as module
 import pytest
-from edits import ROOT
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import ROOT
 from vfio_migration.model import SpecError, load
 from vfio_migration.verifier import obligations, verify
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from edits import BROKEN, broken, spec_of, to_toml
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import BROKEN, broken, spec_of, to_toml
 from vfio_migration.model import Spec, Step, Trace, load
 from vfio_migration.verifier import Example, Obligation, Report, Verdict, obligations, verify
 from vfio_migration.verifier.report import blamed_rows as rows

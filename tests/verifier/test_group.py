@@ -10,12 +10,11 @@ import dataclasses
 import functools
 import itertools
 
-import edits
-import herds
 import pytest
 import z3
-from samples import sample, sample_where
 
+from support import explicit_group, table_edits
+from support.samples import sample, sample_where
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligations, verify
@@ -35,8 +34,8 @@ METHODS = {
     "G6": "symbolic",
     "G7": "quantified",
 }
-FILES = sorted(herds.BROKEN.glob("*.toml"))
-DATA = herds.plan_data()
+FILES = sorted(explicit_group.BROKEN.glob("*.toml"))
+DATA = explicit_group.plan_data()
 SOUND = [plan["name"] for plan in DATA["plans"] if plan["sound"]]
 UNSOUND = [plan["name"] for plan in DATA["plans"] if not plan["sound"]]
 GOALS = {
@@ -84,7 +83,7 @@ def test_each_is_proved_with_a_witness(report: Report, name: str):
 
 
 def test_the_plans_are_those_the_file_has(spec: Spec):
-    text = herds.to_toml(DATA)
+    text = explicit_group.to_toml(DATA)
     assert loads_plans(spec, text) == Discipline.plans(Encoding(spec))
 
 
@@ -93,7 +92,7 @@ def test_the_plans_are_those_the_file_has(spec: Spec):
 
 def test_every_obligation_about_plans_is_broken_by_some():
     """G3 is about no plan: see `test_two_that_cannot_be_quiesced_have_no_safe_route`."""
-    assert {herds.broken(path)[0]["breaks"] for path in FILES} == set(FAMILY_G) - {"G3"}
+    assert {explicit_group.broken(path)[0]["breaks"] for path in FILES} == set(FAMILY_G) - {"G3"}
 
 
 # Two or so for each promise; those of G7 take seconds, as each asks for every place of a migration.
@@ -109,8 +108,8 @@ SAMPLE = {
     "path", sample_where(FILES, lambda path: path.stem in SAMPLE), ids=lambda path: path.stem
 )
 def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
-    edit, data = herds.broken(path)
-    verdict = verdict_on(edit["breaks"], loads_plans(spec, herds.to_toml(data)))
+    edit, data = explicit_group.broken(path)
+    verdict = verdict_on(edit["breaks"], loads_plans(spec, explicit_group.to_toml(data)))
     assert verdict.outcome == "violated", verdict
     assert verdict.witness is None
     assert verdict.example is not None
@@ -118,31 +117,31 @@ def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
     if "events" not in edit:
         return
     failing = edit["breaks"] == "G4"
-    assert herds.shortest(data, edit["plan"], 2, failing=failing) == edit["events"]
+    assert explicit_group.shortest(data, edit["plan"], 2, failing=failing) == edit["events"]
     trace = verdict.example.trace
     assert trace is not None
     *steps, last = trace.steps
     assert len(steps) == edit["events"]
     assert "may start DMA to" in str(last.note)
     # The group is one that the plan is for, and the run one that it can make.
-    words = tuple(sum(herds.BITS[name] for name in names) for names in trace.capabilities)
-    plan = herds.find(data, edit["plan"])
-    assert herds.allowed(plan, words)
-    assert trace.start in herds.begins(data, plan, words)
+    words = tuple(sum(explicit_group.BITS[name] for name in names) for names in trace.capabilities)
+    plan = explicit_group.find(data, edit["plan"])
+    assert explicit_group.allowed(plan, words)
+    assert trace.start in explicit_group.begins(data, plan, words)
     where = list(trace.start)
     for step in steps:
         if step.kind != "note":
             where[step.device] = step.state
-    assert herds.unsafe(tuple(where))
+    assert explicit_group.unsafe(tuple(where))
 
 
 def test_of_a_table_whose_devices_never_fail_it_is_said_why_some_handovers_never_decide():
-    data = edits.table_data()
+    data = table_edits.table_data()
     data["states"] = [row for row in data["states"] if row["name"] != "ERROR"]
     data["operations"] = [row for row in data["operations"] if row["name"] != "failed"]
     data["refusals"] = [row for row in data["refusals"] if row.get("to") != "ERROR"]
-    del edits.find(data, "events", "arc_failed_for_good")["to"]
-    (verdict,) = verify(edits.spec_of(data), only=["G7"]).verdicts
+    del table_edits.find(data, "events", "arc_failed_for_good")["to"]
+    (verdict,) = verify(table_edits.spec_of(data), only=["G7"]).verdicts
     assert verdict.outcome == "unknown"
     why = "it is for failed devices, and arc_failed_for_good leads nowhere here"
     assert verdict.reason == (
@@ -157,8 +156,8 @@ def test_of_a_table_whose_devices_never_fail_it_is_said_why_some_handovers_never
     ids=lambda path: path.stem,
 )
 def test_a_plan_that_does_not_arrive_is_told_as_a_run_if_it_has_one(spec: Spec, path):
-    edit, data = herds.broken(path)
-    verdict = verdict_on(edit["breaks"], loads_plans(spec, herds.to_toml(data)))
+    edit, data = explicit_group.broken(path)
+    verdict = verdict_on(edit["breaks"], loads_plans(spec, explicit_group.to_toml(data)))
     assert verdict.example is not None
     text, trace = verdict.example.text, verdict.example.trace
     if trace is None:
@@ -186,7 +185,7 @@ def test_a_plan_that_does_not_arrive_is_told_as_a_run_if_it_has_one(spec: Spec, 
 def test_a_recovery_that_cannot_begin_again_is_told_as_a_run(spec: Spec):
     """Arcs fail in it: a device is lost where the plan that was left never took one."""
     rows = {name: DATA[name] for name in ("assertions", "plans")}
-    plans = loads_plans(spec, herds.to_toml(rows))
+    plans = loads_plans(spec, explicit_group.to_toml(rows))
     discipline = Discipline(Encoding(spec).widest(), plans.plan("save"), failing=True)
     trace = run_to(discipline, [7], lambda phase, where: (phase, where) == (2, ("ERROR",)))
     told = showing("lost", trace, "here", spec).trace
@@ -206,19 +205,21 @@ def test_a_recovery_that_cannot_begin_again_is_told_as_a_run(spec: Spec):
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_plan_marked_unsound_comes_to_grief(name: str, size: int):
     """Even where each device can do all: it is the plan that is wrong, not the devices."""
-    failing = "after" in herds.find(DATA, name)
+    failing = "after" in explicit_group.find(DATA, name)
     discipline = disciplines()[name, failing]
-    assert shortest_meeting(discipline, size) == herds.shortest(DATA, name, size, failing=failing)
-    plan = herds.find(DATA, name)
+    assert shortest_meeting(discipline, size) == explicit_group.shortest(
+        DATA, name, size, failing=failing
+    )
+    plan = explicit_group.find(DATA, name)
     able = Discipline(discipline.encoding, discipline.plan, failing=failing, words=[7])
-    found = herds.explore(DATA, plan, (7,) * size, failing=failing).unsafe_after
+    found = explicit_group.explore(DATA, plan, (7,) * size, failing=failing).unsafe_after
     assert found is not None
     assert shortest_meeting(able, size) == found
 
 
 def test_the_bad_plans_are_shown_with_devices_that_can_do_all(report: Report):
     for name, events in (("one-by-one", 2), ("pre-copy-to-stop-copy", 2), ("start-at-once", 2)):
-        found = herds.explore(DATA, herds.find(DATA, name), (7, 7), failing=False)
+        found = explicit_group.explore(DATA, explicit_group.find(DATA, name), (7, 7), failing=False)
         assert found.unsafe_after == events
     witness = next(v for v in report.verdicts if v.id == "G2").witness
     assert witness is not None
@@ -233,12 +234,12 @@ def test_the_bad_plans_are_shown_with_devices_that_can_do_all(report: Report):
 @pytest.mark.parametrize("failing", [False, True])
 @pytest.mark.parametrize("size", sample_where([1, 2, 3], lambda size: size < 3))
 def test_a_sound_plan_is_safe_and_arrives(name: str, failing: bool, size: int):
-    plan = herds.find(DATA, name)
+    plan = explicit_group.find(DATA, name)
     goal = GOALS[name]
     discipline = disciplines()[name, failing]
     seen = 0
-    for words in herds.groups(plan, size):
-        found = herds.explore(DATA, plan, words, failing=failing)
+    for words in explicit_group.groups(plan, size):
+        found = explicit_group.explore(DATA, plan, words, failing=failing)
         assert found.unsafe_after is None
         assert not found.stuck
         assert found.ends
@@ -261,9 +262,9 @@ def test_a_sound_plan_is_safe_and_arrives(name: str, failing: bool, size: int):
 @pytest.mark.parametrize("name", ["save", "resume", "prepare"])
 @pytest.mark.parametrize("failing", [False, True])
 def test_what_the_proof_takes_for_reachable_is_exactly_that(name: str, failing: bool):
-    plan, discipline = herds.find(DATA, name), disciplines()[name, failing]
-    for words in herds.groups(plan, 2):
-        found = herds.explore(DATA, plan, words, failing=failing).situations
+    plan, discipline = explicit_group.find(DATA, name), disciplines()[name, failing]
+    for words in explicit_group.groups(plan, 2):
+        found = explicit_group.explore(DATA, plan, words, failing=failing).situations
         assert found == {
             (phase, where)
             for phase, stands in enumerate(discipline.stands)
@@ -273,14 +274,17 @@ def test_what_the_proof_takes_for_reachable_is_exactly_that(name: str, failing: 
 
 def test_from_everywhere_recovery_leads_on_and_may_itself_be_left():
     """Left half-way, devices failed: recover, be left again, recover again, and save once more."""
-    recover, save = herds.find(DATA, "recover"), herds.find(DATA, "save")
-    for words in herds.groups(recover, 2):
-        left = {where for _, where in herds.explore(DATA, recover, words, failing=True).situations}
+    recover, save = explicit_group.find(DATA, "recover"), explicit_group.find(DATA, "save")
+    for words in explicit_group.groups(recover, 2):
+        left = {
+            where
+            for _, where in explicit_group.explore(DATA, recover, words, failing=True).situations
+        }
         assert len(left) > 10
-        again = herds.explore(DATA, recover, words, failing=False, starts=left)
+        again = explicit_group.explore(DATA, recover, words, failing=False, starts=left)
         assert again.unsafe_after is None
         assert again.ends == {("RUNNING", "RUNNING")}
-        saved = herds.explore(DATA, save, words, failing=False, starts=again.ends)
+        saved = explicit_group.explore(DATA, save, words, failing=False, starts=again.ends)
         assert saved.ends == {("STOP_COPY", "STOP_COPY")}
 
 
@@ -338,8 +342,8 @@ def test_where_a_plan_begins_is_where_its_first_phase_stands(name: str):
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_limit_means_what_it_says(spec: Spec, count: int):
     data = DATA | {"plans": [plan | {} for plan in DATA["plans"]]}
-    herds.find(data, "save")["limits"] = [{"lacks": "P2P", "count": count}]
-    plan = loads_plans(spec, herds.to_toml(data)).plan("save")
+    explicit_group.find(data, "save")["limits"] = [{"lacks": "P2P", "count": count}]
+    plan = loads_plans(spec, explicit_group.to_toml(data)).plan("save")
     encoding = Encoding(spec).widest()
     group = QuantifiedGroup(Discipline(encoding, plan))
     for size, lacking in itertools.product(range(1, 5), range(5)):
@@ -350,7 +354,7 @@ def test_a_limit_means_what_it_says(spec: Spec, count: int):
         every = z3.ForAll([group.one], any_of([group.one == device for device in devices]))
         flags = [group.flags(device) == word for device, word in zip(devices, words, strict=True)]
         admitted = size == 1 or lacking <= count
-        assert herds.allowed(herds.find(data, "save"), words) == admitted
+        assert explicit_group.allowed(explicit_group.find(data, "save"), words) == admitted
         different = [z3.Distinct(devices)] if size > 1 else []
         assert _sat(group.facts, every, *flags, *different) == admitted, (size, lacking)
         finite = FiniteGroup(group.discipline, size)
@@ -374,14 +378,17 @@ def test_the_quantified_moves_are_the_moves_of_the_plan(name: str, words: tuple[
     )
     terms = [now(a), now(b), then(a), then(b)]
     for index, phase in enumerate(discipline.plan.phases):
-        row = herds.find(DATA, name)["phases"][index]
+        row = explicit_group.find(DATA, name)["phases"][index]
         expected = set()
         stands = [discipline.stands[index][word] for word in words]
         for where in itertools.product(*stands):
             for device, state in enumerate(where):
-                move = herds.move(row, words[device], state)
-                if move is not None and not herds.unsafe(where):
-                    for to in (herds.onward(move, words[device], state), herds.LOST):
+                move = explicit_group.move(row, words[device], state)
+                if move is not None and not explicit_group.unsafe(where):
+                    for to in (
+                        explicit_group.onward(move, words[device], state),
+                        explicit_group.LOST,
+                    ):
                         expected.add((*where, *where[:device], to, *where[device + 1 :]))
         solver = z3.Solver()
         solver.add(group.facts, two, group.holds(now, index), group.moves(now, then, index))
@@ -434,7 +441,9 @@ def test_two_that_cannot_be_quiesced_have_no_safe_route(from_, to, mishaps, othe
             goal = _all(to, len(words))
             first = 0 if from_ == "RUNNING" else 2
             some = range(first, len(words)) if mishaps else ()
-            route = herds.safe_route(words, _all(from_, len(words)), goal.__eq__, mishaps=some)
+            route = explicit_group.safe_route(
+                words, _all(from_, len(words)), goal.__eq__, mishaps=some
+            )
             assert route is None, (words, route)
 
 
@@ -445,12 +454,14 @@ def test_one_that_cannot_be_quiesced_has_a_safe_route(from_, to, others):
         for rest in itertools.combinations_with_replacement(WITH_P2P, others):
             words = (one, *rest)
             goal = _all(to, len(words))
-            route = herds.safe_route(words, _all(from_, len(words)), goal.__eq__)
+            route = explicit_group.safe_route(words, _all(from_, len(words)), goal.__eq__)
             assert route is not None, words
             # The plan's reason: while the one starts or stops, all others neither start nor stop.
             for here, there in itertools.pairwise(route):
-                if (here[0] in herds.STARTING) != (there[0] in herds.STARTING):
-                    assert not set(here[1:]) & (herds.STARTING | herds.STOPPED), route
+                if (here[0] in explicit_group.STARTING) != (there[0] in explicit_group.STARTING):
+                    assert not set(here[1:]) & (explicit_group.STARTING | explicit_group.STOPPED), (
+                        route
+                    )
 
 
 def test_g3_is_violated_where_a_stopped_device_accepts_dma(spec: Spec):
@@ -474,9 +485,12 @@ def test_half_loaded_devices_that_refuse_have_no_safe_way_back():
     With one such device a group has a way: the others are woken first. With two it has none: the
     first that is reset runs, and the other stands stopped. See docs/groups.md.
     """
-    for words in itertools.product(herds.WORDS, repeat=2):
+    for words in itertools.product(explicit_group.WORDS, repeat=2):
         where, running = _all("RESUMING", 2), _all("RUNNING", 2)
-        assert herds.safe_route(words, where, running.__eq__, refusing=(0, 1)) is None
-        one = herds.safe_route(words, where, running.__eq__, refusing=(0,))
+        assert explicit_group.safe_route(words, where, running.__eq__, refusing=(0, 1)) is None
+        one = explicit_group.safe_route(words, where, running.__eq__, refusing=(0,))
         assert (one is not None) == (words[1] in WITH_P2P), words
-    assert herds.safe_route((7,), ("RESUMING",), ("RUNNING",).__eq__, refusing=(0,)) is not None
+    assert (
+        explicit_group.safe_route((7,), ("RESUMING",), ("RUNNING",).__eq__, refusing=(0,))
+        is not None
+    )

@@ -6,7 +6,8 @@ import re
 
 import groups_page
 import pytest
-from edits import ROOT
+
+from support.table_edits import ROOT
 
 PAGE = groups_page.PAGE.read_text("utf-8")
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 
-import crossings
-import herds
 import pytest
 import z3
-from samples import sample, sample_where
 
+from support import explicit_group, explicit_handover
+from support.samples import sample, sample_where
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import loads_plans
 from vfio_migration.verifier import Encoding
@@ -18,8 +17,8 @@ from vfio_migration.verifier.obligations.handover import HandoverProof
 from vfio_migration.verifier.systems.handover import Journey, followed
 from vfio_migration.verifier.systems.handover_runs import deciding_runs, shortest
 
-DATA = herds.plan_data()
-FILES = sorted(herds.BROKEN.glob("g7-*.toml"))
+DATA = explicit_group.plan_data()
+FILES = sorted(explicit_group.BROKEN.glob("g7-*.toml"))
 ONE = [(1,), (3,), (5,), (7,)]
 TWO = [(1, 3)]
 
@@ -30,36 +29,40 @@ def journey(spec: Spec) -> Journey:
 
 
 @functools.cache
-def explored(words: tuple[int, ...]) -> tuple[crossings.Crossing, set[crossings.World]]:
-    crossing = crossings.Crossing(DATA, words)
-    return crossing, crossing.explore()
+def explored(
+    words: tuple[int, ...],
+) -> tuple[explicit_handover.HandoverModel, set[explicit_handover.World]]:
+    model = explicit_handover.HandoverModel(DATA, words)
+    return model, model.explore()
 
 
 @pytest.mark.parametrize("words", sample_where(ONE + TWO, lambda words: words in ONE), ids=str)
 def test_whoever_is_killed_one_side_runs_on(words: tuple[int, ...]):
     """Every situation is visited; from each, a recovery that nobody disturbs ends well."""
-    crossing, situations = explored(words)
-    assert not crossing.wrong
+    model, situations = explored(words)
+    assert not model.wrong
     assert len(situations) > (1_000, 50_000)[len(words) - 1]
     told = set()
-    for world in crossings.left(situations):
-        wrong = crossings.unfinished(crossing, world)
+    for world in explicit_handover.left(situations):
+        wrong = explicit_handover.unfinished(model, world)
         assert wrong is None, (wrong, world)
-        assert not crossings.given_up(crossing, world), world
-        told.add(crossing.settle(world)[0])
+        assert not explicit_handover.given_up(model, world), world
+        told.add(model.recover(world)[0])
     assert told == {"source", "destination", None}
 
 
 @pytest.mark.parametrize("path", sample(FILES, 3), ids=lambda path: path.stem)
 def test_what_the_proof_refutes_goes_wrong_in_the_second_model(path):
-    _, data = herds.broken(path)
+    _, data = explicit_group.broken(path)
     for words in [(7,), (1, 3)]:
-        crossing = crossings.Crossing(data, words)
-        situations = crossing.explore(to_the_end=False)
-        if crossing.wrong or not all(map(crossing.arrives, crossing.starts())):
+        model = explicit_handover.HandoverModel(data, words)
+        situations = model.explore(to_the_end=False)
+        if model.wrong or not all(map(model.arrives, model.starts())):
             return
-        for world in crossings.left(situations):
-            if crossings.unfinished(crossing, world) or crossings.given_up(crossing, world):
+        for world in explicit_handover.left(situations):
+            if explicit_handover.unfinished(model, world) or explicit_handover.given_up(
+                model, world
+            ):
                 return
     pytest.fail("nothing goes wrong")
 
@@ -71,13 +74,13 @@ def test_what_the_proof_takes_for_possible_is_what_is_visited(journey: Journey, 
     found: dict[tuple[str, str, int], set] = {}
     for world in explored(words)[1]:
         if world.program is None and not world.spoilt:
-            for side, index in itertools.product(crossings.SIDES, range(len(words))):
+            for side, index in itertools.product(explicit_handover.SIDES, range(len(words))):
                 device = world.side(side)[index]
                 found.setdefault((world.journal, side, words[index]), set()).add(device)
     assert found == {
         (spot.holder, side, word): {None, *stands[side][word]}
         for spot, stands in journey.stands.items()
-        for side, word in itertools.product(crossings.SIDES, words)
+        for side, word in itertools.product(explicit_handover.SIDES, words)
         if spot.place is None and not spot.degraded
     }
 
@@ -104,7 +107,7 @@ def test_every_place_is_reached_and_its_invariant_can_hold(journey: Journey):
 
 
 def test_a_migration_followed_is_the_phases_of_its_steps(spec: Spec):
-    plans = loads_plans(spec, herds.to_toml(DATA))
+    plans = loads_plans(spec, explicit_group.to_toml(DATA))
     found = {plan.name: [phase.name for phase in plan.phases] for plan in followed(plans)}
     assert found["migration-offline-source"] == [
         *(f"save-{name}" for name in ("quiesce", "stop-the-one", "stop")),
@@ -114,8 +117,8 @@ def test_a_migration_followed_is_the_phases_of_its_steps(spec: Spec):
 
 
 def test_a_run_that_breaks_it_is_told_as_a_trace(spec: Spec):
-    _, data = herds.broken(herds.BROKEN / "g7-nobody-goes-back.toml")
-    plans = loads_plans(spec, herds.to_toml(data))
+    _, data = explicit_group.broken(explicit_group.BROKEN / "g7-nobody-goes-back.toml")
+    plans = loads_plans(spec, explicit_group.to_toml(data))
     run = shortest(Journey(Encoding(spec).widest(), plans))
     assert run is not None
     assert run.trace is not None

@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import herds
 import pytest
-from crossing_runs import follow
-from crossings import Crossing
-from samples import sample, sample_where
 
+from support import explicit_group
+from support.explicit_handover import HandoverModel
+from support.explicit_handover_runs import follow
+from support.samples import sample, sample_where
 from vfio_migration.model import Spec, Trace, load
 from vfio_migration.model.plan import loads_plans
 from vfio_migration.verifier import Encoding
@@ -27,18 +27,18 @@ from vfio_migration.verifier.systems.handover_runs import (
     undisturbed,
 )
 
-DATA = herds.plan_data()
+DATA = explicit_group.plan_data()
 FILES = [
     path
-    for path in sorted(herds.BROKEN.glob("g7-*.toml"))
-    if "does not get on from" not in herds.broken(path)[0]["says"]  # see `stranding` below
+    for path in sorted(explicit_group.BROKEN.glob("g7-*.toml"))
+    if "does not get on from" not in explicit_group.broken(path)[0]["says"]  # see `stranding` below
 ]
 GROUPS = [(7,), (5,), (3,), (1,), (7, 5), (7, 3), (7, 7)]
 
 
 def journey(data: dict[str, Any]) -> Journey:
     spec = load()
-    return Journey(Encoding(spec).widest(), loads_plans(spec, herds.to_toml(data)))
+    return Journey(Encoding(spec).widest(), loads_plans(spec, explicit_group.to_toml(data)))
 
 
 def edits() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -100,7 +100,7 @@ def checked(data: dict[str, Any], words: tuple[int, ...]) -> str | None:
 
 @pytest.mark.parametrize("path", sample(FILES, 4), ids=lambda path: path.stem)
 def test_every_step_of_a_run_is_one_the_broken_plans_let_happen(path):
-    edit, data = herds.broken(path)
+    edit, data = explicit_group.broken(path)
     found = [said for words in GROUPS if (said := checked(data, words)) is not None]
     for _, arrives, run in undisturbed(journey(data)):
         assert run.trace is not None
@@ -109,7 +109,7 @@ def test_every_step_of_a_run_is_one_the_broken_plans_let_happen(path):
 
 
 def test_a_device_that_a_handover_does_not_bring_on_is_told_as_a_run():
-    _, data = herds.broken(herds.BROKEN / "g7-failed-devices-are-not-reset.toml")
+    _, data = explicit_group.broken(explicit_group.BROKEN / "g7-failed-devices-are-not-reset.toml")
     found = journey(data)
     lost = stranded(found, 4)
     assert lost is not None
@@ -163,11 +163,11 @@ def test_a_migration_arrives_where_the_second_model_has_it_arrive(name: str):
     found = list(undisturbed(journey(data)))
     for index, (about, arrives, run) in enumerate(found):
         assert about == data["migrations"][index]["name"]
-        crossings = [Crossing(data, (word,)) for word in herds.WORDS]
+        models = [HandoverModel(data, (word,)) for word in explicit_group.WORDS]
         assert arrives == all(
-            crossing.arrives(world)
-            for crossing in crossings
-            for world in crossing.starts()
+            model.arrives(world)
+            for model in models
+            for world in model.starts()
             if world.program == ("migration", index)
         )
         assert run.trace is not None
@@ -212,7 +212,7 @@ def test_the_runs_in_which_each_handover_decides_are_what_happens(spec: Spec):
 
 def test_who_follows_a_run_notices_a_wrong_name():
     """A step of another device, another side in a note, another handover: none can happen."""
-    _, data = herds.broken(herds.BROKEN / "g7-both-run.toml")
+    _, data = explicit_group.broken(explicit_group.BROKEN / "g7-both-run.toml")
     run = shortest_of(journey(data), (7, 5))
     assert run is not None
     assert run.trace is not None
@@ -234,7 +234,7 @@ def test_who_follows_a_run_notices_a_wrong_name():
 
 
 def test_a_note_of_nobody_is_laid_at_no_device():
-    _, data = herds.broken(herds.BROKEN / "g7-blank-devices-win.toml")
+    _, data = explicit_group.broken(explicit_group.BROKEN / "g7-blank-devices-win.toml")
     run = shortest_of(journey(data), (7,))
     assert run is not None
     assert run.trace is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from edits import TABLE, spec_of, table_data
 
+from support.table_edits import TABLE, spec_of, table_data
 from vfio_migration.model import Spec, loads
 from vfio_migration.verifier import Report, verify
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import herds
 import pytest
-from edits import ROOT
-from promela_reader import Model
 
+from support import explicit_group
+from support.promela_reader import Model
+from support.table_edits import ROOT
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.verifier import Encoding
@@ -24,7 +24,7 @@ GOLDENS = {
     "save-2.pml": ("save", 2, False),
     "recover-failing-3.pml": ("recover", 3, True),
 }
-DATA = herds.plan_data()
+DATA = explicit_group.plan_data()
 PLANS = [plan["name"] for plan in DATA["plans"]]
 
 
@@ -73,12 +73,12 @@ SIZES = [(plan["name"], size) for plan in DATA["plans"] for size in (1, 2, 3)
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_model_does_what_the_plan_does(name: str, failing: bool, size: int):
     """Run as it is written, the text visits what the second model checker visits."""
-    plan = herds.find(DATA, name)
+    plan = explicit_group.find(DATA, name)
     seen = Model(text(name, size, failing)).run()
     situations, unsafe, ends = set(), False, set()
-    for words in herds.groups(plan, size):
+    for words in explicit_group.groups(plan, size):
         starts = _anywhere(plan, words) if "after" in plan else None
-        found = herds.explore(DATA, plan, words, failing=failing, starts=starts)
+        found = explicit_group.explore(DATA, plan, words, failing=failing, starts=starts)
         situations |= {
             (phase, tuple(zip(words, where, strict=True))) for phase, where in found.situations
         }
@@ -102,9 +102,9 @@ def _anywhere(plan, words):
 
     places = [set() for _ in words]
     for index, word in enumerate(words):
-        for where in herds.begins(DATA, plan, (word,)):
+        for where in explicit_group.begins(DATA, plan, (word,)):
             places[index].add(where[0])
-    return {where for where in itertools.product(*places) if not herds.unsafe(where)}
+    return {where for where in itertools.product(*places) if not explicit_group.unsafe(where)}
 
 
 def test_the_recovery_of_three_devices_is_safe_and_arrives():
@@ -115,21 +115,25 @@ def test_the_recovery_of_three_devices_is_safe_and_arrives():
     assert not seen.stuck
 
 
-ALONE = [path for path in sorted(herds.BROKEN.glob("g1-*.toml")) if "plan" in herds.broken(path)[0]]
+ALONE = [
+    path
+    for path in sorted(explicit_group.BROKEN.glob("g1-*.toml"))
+    if "plan" in explicit_group.broken(path)[0]
+]
 
 
 @pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
 def test_a_broken_plan_shows_in_its_model(spec: Spec, path):
-    edit, data = herds.broken(path)
-    plan = loads_plans(spec, herds.to_toml(data)).plan(edit["plan"])
+    edit, data = explicit_group.broken(path)
+    plan = loads_plans(spec, explicit_group.to_toml(data)).plan(edit["plan"])
     seen = Model(promela(Discipline(Encoding(spec).widest(), plan), 2)).run()
     assert seen.met
 
 
 def test_a_phase_that_never_ends_shows_as_stuck(spec: Spec):
-    edit, data = herds.broken(herds.BROKEN / "g5-asks-what-it-cannot.toml")
+    edit, data = explicit_group.broken(explicit_group.BROKEN / "g5-asks-what-it-cannot.toml")
     assert edit["breaks"] == "G5"
-    plan = loads_plans(spec, herds.to_toml(data)).plan("save")
+    plan = loads_plans(spec, explicit_group.to_toml(data)).plan("save")
     seen = Model(promela(Discipline(Encoding(spec).widest(), plan), 2)).run()
     assert seen.stuck
     assert not seen.ends & {where for _, where in seen.stuck}
@@ -184,7 +188,7 @@ def test_names_that_promela_keeps_for_itself_are_written_otherwise(spec: Spec):
         dataclasses.replace(r, from_=name(r.from_), to=name(r.to)) for r in spec.refusals
     )
     table = dataclasses.replace(spec, states=states, arcs=arcs, refusals=refusals)
-    plans = herds.PLANS.read_text("utf-8")
+    plans = explicit_group.PLANS.read_text("utf-8")
     for old, new in sorted(renamed.items(), key=len, reverse=True):
         plans = plans.replace(f'to = "{old}"', f'to = "{new}"')
     plan = loads_plans(table, plans).plan("save")

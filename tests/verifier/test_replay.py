@@ -7,9 +7,9 @@ import random
 from typing import Any, get_args
 
 import pytest
-from edits import BROKEN, broken, spec_of, table_data
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import BROKEN, broken, spec_of, table_data
 from vfio_migration.model import Spec, SpecError, Step, Trace, load
 from vfio_migration.model.trace import StepKind
 from vfio_migration.runtime import ArcError, Engine, EngineError, Recorder

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from edits import spec_of, table_data
-
+from support.table_edits import spec_of, table_data
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine, NullDevice
 from vfio_migration.verifier import Encoding, verify

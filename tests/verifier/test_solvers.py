@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import z3
-from edits import BROKEN, broken, spec_of
-from samples import sample, sample_where
 
+from support import environment
+from support.samples import sample, sample_where
+from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.verifier import Encoding, Obligation, Solving, decide, obligations, verify
 from vfio_migration.verifier.solver import smtlib
@@ -404,13 +405,12 @@ def test_no_child_outlives_its_parent(number):
     """Interrupted, asked to end or killed: nothing goes on proving for nobody."""
     here = Path(__file__).parent
     code = textwrap.dedent(SLOW).format(tests=str(here))
-    support = str(here.parent / "support")
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{support}:{os.environ.get('PYTHONPATH', '')}"},
+        env=environment(),
     )
     children: list[int] = []
     try:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 import z3
-from edits import BROKEN, ROOT, apply, broken, spec_of, table_data
-from explicit import Explicit
-from migrations import Migrations, cannot_cancel, estimates, segments
-from samples import sample, sample_where
 
+from support.explicit_device import ExplicitDevice
+from support.explicit_stream import Migrations, cannot_cancel, estimates, segments
+from support.samples import sample, sample_where
+from support.table_edits import BROKEN, ROOT, apply, broken, spec_of, table_data
 from vfio_migration.model import load
 from vfio_migration.model.wire import Wire, load_wire, wire_from
 from vfio_migration.verifier import Encoding, Report, Solving, decide, obligations, verify
@@ -80,12 +80,12 @@ def _length(verdict) -> int:
 
 
 def _searched(promise: str, data, source: int, target: int) -> int | None:
-    table = Explicit(data, source)
+    table = ExplicitDevice(data, source)
     if promise == "S2":
         return segments(table, 3).shortest
     if promise == "S3":
         return estimates(table, 3).shortest
-    both = Migrations(table, Explicit(data, target))
+    both = Migrations(table, ExplicitDevice(data, target))
     return both.search(both.s1 if promise == "S1" else both.s4, chunks=2, values=2).shortest
 
 
@@ -149,7 +149,9 @@ def test_the_run_of_a_broken_wire_is_a_shortest_one():
     found = {
         name: tomllib.loads(path.read_text("utf-8"))["events"] for name, path in events.items()
     }
-    lengths = [segments(Explicit(table_data(), word), 3, forgets="when_served") for word in WORDS]
+    lengths = [
+        segments(ExplicitDevice(table_data(), word), 3, forgets="when_served") for word in WORDS
+    ]
     assert found["S2"] == min(one.shortest for one in lengths if one.shortest is not None)
     # There a report and its loss are one event.
     assert found["S6"] == _logged(careless=False, hasty=True) + 1
@@ -160,15 +162,15 @@ def test_the_run_of_a_broken_wire_is_a_shortest_one():
 
 @pytest.mark.parametrize("word", sample(WORDS, 4))
 def test_nothing_bad_is_found_in_all_that_can_be_reached(word: int):
-    table = Explicit(table_data(), word)
-    both = Migrations(table, Explicit(table_data(), 1))
+    table = ExplicitDevice(table_data(), word)
+    both = Migrations(table, ExplicitDevice(table_data(), 1))
     for bad, reached in ((both.s1, 10_000), (both.s4, 10_000)):
         found = both.search(bad, chunks=2, values=2)
         assert found.shortest is None
         assert len(found.situations) > reached
     complete = [now for now in found.situations if now.complete]
     assert {now.held for now in complete} >= {0, 1, 2}  # S1 is about something
-    other = Migrations(table, Explicit(table_data(), 7))
+    other = Migrations(table, ExplicitDevice(table_data(), 7))
     assert other.search(other.s1, chunks=1, values=1).shortest is None
     assert segments(table, 4).shortest is None
     assert estimates(table, 4).shortest is None
@@ -288,7 +290,7 @@ def test_the_model_can_lose_what_is_promised(who: str, monkeypatch):
         # What z3 makes of a quantifier depends on all that this process has asked it before, and a
         # test run asks a lot; `verify` does not. So a process is asked that has asked nothing.
         node = f"{Path(__file__)}::test_the_model_can_lose_what_is_promised[{who}]"
-        done = subprocess.run(  # whatever marker the case has: `addopts` leaves the exhaustive ones out
+        done = subprocess.run(  # with any marker: `addopts` leaves the exhaustive ones out
             [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", node],
             cwd=Path(__file__).parents[2],
             env={**os.environ, FRESH: "1"},

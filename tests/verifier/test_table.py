@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from edits import BROKEN, broken, spec_of
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec, load
 from vfio_migration.verifier import (
     Encoding,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import ROOT, apply, spec_of, table_data
-from samples import sample
 
+from support.samples import sample
+from support.table_edits import ROOT, apply, spec_of, table_data
 from vfio_migration.model import Spec, load
 from vfio_migration.model.wire import Answer, Wire, load_wire, wire_from
 from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligations, verify

@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from descriptors import opened, settled
-
+from support.open_descriptors import opened, settled
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.client.asynchronous import AsyncClient
 from vfio_migration.runtime.kit.devices import Edu

@@ -1,14 +1,14 @@
-"""Our client takes what servers with habits send; who has which stands in `peer_habits.servers`."""
+"""Our client takes what servers with habits send; `peer_habits.servers` has which have which."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import Peer
-from peer_habits.running import running
 
+from support.peer_habits import servers as habits
+from support.peer_habits.base import Peer
+from support.peer_habits.running import running
 from vfio_migration.runtime.client import Client, RefusedError, calls
 
 HELD = bytes(range(256)) * 8

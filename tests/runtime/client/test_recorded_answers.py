@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from client_support import ERROR, FEATURE, GET_INFO, REPLY, RESET
-from recorded_runs import lines_of
 
+from support.recorded_runs import lines_of
 from vfio_migration.model import load
 from vfio_migration.model.conformance.followed import Violation
 from vfio_migration.model.conformance.observation import Observation

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_runs import Log, lines_of, running
 
+from support.recorded_runs import Log, lines_of, running
 from vfio_migration.cli.commands import check_trace
 from vfio_migration.model import Spec, load
 from vfio_migration.model.conformance.observation import MAX_LINE_BYTES

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab
+
+from support.migration_harness import Harness
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """Devices in threads; their sockets have short names, for messages to be compared."""
     monkeypatch.chdir(tmp_path)
-    lab = Lab()
-    yield lab
-    lab.close()
+    harness = Harness()
+    yield harness
+    harness.close()

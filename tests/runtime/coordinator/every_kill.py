@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from kill_points import MIGRATIONS, Farm, Order, Table, scenarios
+
+from support.kill_points import MIGRATIONS, Order, RigPool, Table, scenarios
 
 
 @pytest.fixture
@@ -19,8 +20,8 @@ def walk(capsys) -> Iterator[Callable[[list[Order]], None]]:
 
     def walk(orders: list[Order]) -> None:
         table, begun = Table(), time.monotonic()
-        with Farm() as farm:
-            for order, verdict in farm.walks(orders):
+        with RigPool() as pool:
+            for order, verdict in pool.walks(orders):
                 table.add(order, verdict)
         with capsys.disabled():
             took = time.monotonic() - begun
@@ -48,8 +49,8 @@ def test_the_coordinator_and_a_server_at_every_boundary(walk, migration: str, ki
 def test_every_boundary_of_a_recovery(walk, migration: str, kind: str):
     """After a coordinator was killed at any boundary from the first move on."""
     one = {"migration": migration, "kinds": [kind], "victims": ["coordinator"]}
-    with Farm(1) as farm:
-        seen = farm.find(one)["migration"]["seen"]
+    with RigPool(1) as pool:
+        seen = pool.find(one)["migration"]["seen"]
     first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
     walk(
         [

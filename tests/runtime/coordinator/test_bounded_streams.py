@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_values import DATA_SIZE, PciPeer, serving
-from peer_habits.base import PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY
-from raw_client import FEATURE, GET, MIG_WRITE
 
+from support.hostile_value_server import DATA_SIZE, PciPeer, serving
+from support.peer_habits.base import PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY
+from support.raw_client import FEATURE, GET, MIG_WRITE
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,
     Coordinator,

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fleet
 import pytest
-from lab import Lab
 
+from support import forked_servers
+from support.migration_harness import Harness
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import (
     Coordinator,
@@ -79,12 +79,12 @@ class Gate(threading.Event):
         ("d0", ("RESUMING", "STOP"), "source"),
     ],
 )
-def test_a_device_that_hangs(lab: Lab, who: str, arc, outcome: str):
+def test_a_device_that_hangs(harness: Harness, who: str, arc, outcome: str):
     """As `test_hangs` has it, and as the rows say; only sooner."""
     gate = Gate()
     for name in ("s0", "d0"):
-        lab.serve(name, gate={arc: gate} if name == who else None)
-    coordinator = lab.coordinator(timeout_s=PATIENT.timeout_s)
+        harness.serve(name, gate={arc: gate} if name == who else None)
+    coordinator = harness.coordinator(timeout_s=PATIENT.timeout_s)
     failure, seconds = given_up(coordinator.run, coordinator.cancel, gate.reached)
     assert isinstance(failure, MigrationFailedError)
     assert (failure.outcome, failure.cancelled) == (outcome, True)
@@ -92,20 +92,20 @@ def test_a_device_that_hangs(lab: Lab, who: str, arc, outcome: str):
     assert f"{who}: DEVICE_FEATURE SET MIG_DEVICE_STATE {arc[1]} is not answered" in failure.why
     assert seconds < SOON
     assert "vfio-migration recover s0 d0" in failure.hints[-1]
-    assert not lab.hosts["d0"].runs
+    assert not harness.hosts["d0"].runs
     gate.set()
-    assert lab.recover().outcome == "source"
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
-    assert lab.hosts["s0"].whole
+    assert harness.recover().outcome == "source"
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.hosts["s0"].whole
     assert not Path("s0.migration").exists()
 
 
-def test_when_it_is_too_late_everybody_has_time(lab: Lab):
+def test_when_it_is_too_late_everybody_has_time(harness: Harness):
     """It was cancelled when the destination may run already: there is no hurry any more."""
     gate = Gate()
-    lab.serve("s0")
-    lab.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
-    coordinator = lab.coordinator(timeout_s=PATIENT.timeout_s)
+    harness.serve("s0")
+    harness.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
+    coordinator = harness.coordinator(timeout_s=PATIENT.timeout_s)
 
     def late() -> None:
         assert gate.reached.wait(60)
@@ -117,34 +117,34 @@ def test_when_it_is_too_late_everybody_has_time(lab: Lab):
     thread.start()
     coordinator.run()
     thread.join()
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
 
 
-def test_who_answers_may_take_long_on_the_way_back(lab: Lab):
+def test_who_answers_may_take_long_on_the_way_back(harness: Harness):
     gate = threading.Timer(GRACE_S + 0.7, lambda: slow.set())
     slow = threading.Event()
-    lab.serve("s0", gate={("PRE_COPY", "RUNNING"): slow, ("RUNNING_P2P", "RUNNING"): slow})
-    lab.serve("d0")
+    harness.serve("s0", gate={("PRE_COPY", "RUNNING"): slow, ("RUNNING_P2P", "RUNNING"): slow})
+    harness.serve("d0")
 
     def report(event) -> None:
         if event.name == "progress" and not gate.ident:
             gate.start()
             coordinator.cancel()
 
-    coordinator = lab.coordinator(timeout_s=PATIENT.timeout_s)
+    coordinator = harness.coordinator(timeout_s=PATIENT.timeout_s)
     coordinator._report = report
     with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.why) == ("source", "cancelled")
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
     gate.join()
 
 
 @pytest.mark.parametrize("owned", [False, True], ids=["ours", "somebody else's"])
-def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
+def test_a_server_that_serves_another_client(harness: Harness, owned: bool):
     """Nothing was begun then, and nothing is left to do."""
     for name in ("s0", "d0"):
-        lab.serve(name)
+        harness.serve(name)
     at = threading.Event()
     with contextlib.ExitStack() as stack:
         clients = {}
@@ -152,7 +152,7 @@ def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
             clients = {"s0": stack.enter_context(Client(Path("s0")))}
         stack.enter_context(Client(Path("d0")))
         coordinator = Coordinator(
-            lab.pairs, journal=Path("s0.migration"), settings=PATIENT, clients=clients
+            harness.pairs, journal=Path("s0.migration"), settings=PATIENT, clients=clients
         )
         at.set()
         failure, seconds = given_up(coordinator.run, coordinator.cancel, at)
@@ -163,13 +163,13 @@ def test_a_server_that_serves_another_client(lab: Lab, owned: bool):
         assert seconds < SOON
         for client in clients.values():
             assert client.deadline_of is None
-    assert lab.running == {"s0", "d0"}
+    assert harness.running == {"s0", "d0"}
     assert not Path("s0.migration").exists()
 
 
-def test_a_save_and_a_restore(lab: Lab):
+def test_a_save_and_a_restore(harness: Harness):
     gate, loads = Gate(), Gate()
-    lab.serve("s0", gate={("RUNNING", "PRE_COPY"): gate})
+    harness.serve("s0", gate={("RUNNING", "PRE_COPY"): gate})
     saver = Saver(["s0"], settings=PATIENT)
     failure, seconds = given_up(lambda: saver.run("file"), saver.cancel, gate.reached)
     assert failure.why.startswith("cancelled; ")
@@ -178,7 +178,7 @@ def test_a_save_and_a_restore(lab: Lab):
     gate.set()
     assert recover([("s0", None)]).outcome == "source"
     Saver(["s0"]).run("file")
-    lab.serve("d0", gate={("STOP", "RESUMING"): loads})
+    harness.serve("d0", gate={("STOP", "RESUMING"): loads})
     restorer = Restorer(["d0"], settings=PATIENT)
     failure, seconds = given_up(lambda: restorer.run("file"), restorer.cancel, loads.reached)
     assert (failure.outcome, failure.cancelled) == ("source", True)
@@ -236,9 +236,9 @@ def streaming(
 ) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
     """A migration whose streams flow, and one of whose servers has just been stopped."""
     paths = [folder / "s0", folder / "d0"]
-    servers = [fleet.serve(path, "memory,size=64M", "7") for path in paths]
+    servers = [forked_servers.serve(path, "memory,size=64M", "7") for path in paths]
     for path in paths:
-        fleet.wait_for(path)
+        forked_servers.wait_for(path)
     names = [str(path) for path in paths]
     process = subprocess.Popen(
         [sys.executable, "-c", MIGRATE, *names, *more], stdout=subprocess.PIPE, text=True

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
+from support.migration_harness import SPEC, FaultyEdu, FaultyMemory, Harness
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Hooks, MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as journals
@@ -24,13 +24,13 @@ class Cancels:
         guest: What its owner was told.
     """
 
-    def __init__(self, lab: Lab, migration: str, number: int) -> None:
+    def __init__(self, harness: Harness, migration: str, number: int) -> None:
         self.tried = self.late = False
         self.failure: MigrationFailedError | None = None
         self.guest: list[str] = []
         self._number, self._seen = number, 0
         hooks = Hooks(pause=lambda: self.guest.append("paused"), resume=self.guest.append)
-        self._coordinator = lab.coordinator(migration=migration, observers=[self], hooks=hooks)
+        self._coordinator = harness.coordinator(migration=migration, observers=[self], hooks=hooks)
         try:
             self._coordinator.run()
         except MigrationFailedError as failure:
@@ -46,16 +46,16 @@ class Cancels:
 
 
 @pytest.mark.parametrize("migration", ["live", "offline"])
-def test_at_every_boundary(lab: Lab, migration: str):
+def test_at_every_boundary(harness: Harness, migration: str):
     """The source runs, until the destination has all of it: then it is too late, and it runs.
 
     Between the two the rows of [[handovers]] decide, and they ask the destination: a source that
     was preferred, and died before it ran, would leave nobody.
     """
     for name in ("s0", "d0"):
-        lab.serve(name)
+        harness.serve(name)
     became: list[str] = []
-    while (found := Cancels(lab, migration, len(became))).tried:
+    while (found := Cancels(harness, migration, len(became))).tried:
         failure = found.failure
         assert (failure is None) == found.late
         if failure is not None:
@@ -65,13 +65,13 @@ def test_at_every_boundary(lab: Lab, migration: str):
             assert failure.hints[0] == row
         outcome = "went on" if failure is None else failure.outcome
         runs, side = ("s0", "source") if outcome == "source" else ("d0", "destination")
-        assert lab.running == {runs}
-        assert lab.hosts[runs].whole
+        assert harness.running == {runs}
+        assert harness.hosts[runs].whole
         assert found.guest in ([], ["paused", side])
         assert not Path("s0.migration").exists()
-        for host in lab.hosts.values():
+        for host in harness.hosts.values():
             host.server.engine.reset()
-        lab.hosts["s0"].fill()
+        harness.hosts["s0"].fill()
         became.append(outcome)
     order = ["source", "destination", "went on"]
     assert became == sorted(became, key=order.index)
@@ -80,9 +80,9 @@ def test_at_every_boundary(lab: Lab, migration: str):
     assert became.count("went on") > 8
 
 
-def test_of_two_devices_while_they_stream(lab: Lab):
+def test_of_two_devices_while_they_stream(harness: Harness):
     for name in ("s0", "d0", "s1", "d1"):
-        lab.serve(name, FaultyEdu if name[1] == "0" else FaultyMemory)
+        harness.serve(name, FaultyEdu if name[1] == "0" else FaultyMemory)
     begun = []
 
     def watch(exchange) -> None:
@@ -90,30 +90,30 @@ def test_of_two_devices_while_they_stream(lab: Lab):
         if begun.count("MIG_DATA_WRITE") == 5:
             coordinator.cancel()
 
-    coordinator = lab.coordinator(observers=[watch], chunk=4096)
+    coordinator = harness.coordinator(observers=[watch], chunk=4096)
     with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.cancelled) == ("source", True)
-    assert lab.running == {"s0", "s1"}
-    assert lab.hosts["s0"].whole
-    assert lab.hosts["s1"].whole
+    assert harness.running == {"s0", "s1"}
+    assert harness.hosts["s0"].whole
+    assert harness.hosts["s1"].whole
     # Both can be migrated as if nothing had been.
-    lab.coordinator().run()
-    assert lab.running == {"d0", "d1"}
-    assert lab.hosts["d0"].whole
-    assert lab.hosts["d1"].whole
+    harness.coordinator().run()
+    assert harness.running == {"d0", "d1"}
+    assert harness.hosts["d0"].whole
+    assert harness.hosts["d1"].whole
 
 
-def test_a_cancelled_migration_whose_source_is_gone(lab: Lab):
+def test_a_cancelled_migration_whose_source_is_gone(harness: Harness):
     """Better the destination than nobody."""
     for name in ("s0", "d0"):
-        lab.serve(name)
+        harness.serve(name)
 
     def watch(exchange) -> None:
         command = exchange.command
         judged = exchange.what == "command" and exchange.peer == "d0" and at(command) == "STOP"
-        if judged and lab.hosts["d0"].state == "RESUMING":
-            lab.hosts["s0"].stop()
+        if judged and harness.hosts["d0"].state == "RESUMING":
+            harness.hosts["s0"].stop()
             coordinator.cancel()
 
     def at(command) -> str | None:
@@ -122,22 +122,22 @@ def test_a_cancelled_migration_whose_source_is_gone(lab: Lab):
         value = int.from_bytes(bytes(command.data[:4]), "little")
         return next(row.name for row in SPEC.states if row.value == value)
 
-    coordinator = lab.coordinator(observers=[watch])
+    coordinator = harness.coordinator(observers=[watch])
     with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
     assert (failure.value.outcome, failure.value.cancelled) == ("destination", True)
     assert failure.value.hints[0] == LOADED
-    assert lab.hosts["d0"].state == "RUNNING"
-    assert lab.hosts["d0"].whole
-    lab.hosts["s0"].device.close()
-    del lab.hosts["s0"]
+    assert harness.hosts["d0"].state == "RUNNING"
+    assert harness.hosts["d0"].whole
+    harness.hosts["s0"].device.close()
+    del harness.hosts["s0"]
 
 
-def test_too_slow(lab: Lab):
+def test_too_slow(harness: Harness):
     """It changes faster than it may be transferred, and whoever migrates said what to do then."""
-    lab.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
-    lab.serve("d0", FaultyMemory, size=1 << 20)
-    failure = lab.fail(downtime=0.01, bandwidth=4 << 20, max_passes=3, if_slow="cancel")
+    harness.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
+    harness.serve("d0", FaultyMemory, size=1 << 20)
+    failure = harness.fail(downtime=0.01, bandwidth=4 << 20, max_passes=3, if_slow="cancel")
     assert (failure.outcome, failure.cancelled) == ("source", False)
     assert failure.hints[0] == SOURCE
     assert failure.hints[-1].startswith("allow a longer downtime")
@@ -145,37 +145,37 @@ def test_too_slow(lab: Lab):
     assert failure.why.endswith(
         " s, and 0.01 s are allowed: they change faster than they can be transferred"
     )
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
 
 
-def test_too_slow_and_stopped_all_the_same(lab: Lab):
-    lab.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
-    lab.serve("d0", FaultyMemory, size=1 << 20)
-    summary = lab.coordinator(downtime=0.01, bandwidth=4 << 20, max_passes=3).run()
+def test_too_slow_and_stopped_all_the_same(harness: Harness):
+    harness.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
+    harness.serve("d0", FaultyMemory, size=1 << 20)
+    summary = harness.coordinator(downtime=0.01, bandwidth=4 << 20, max_passes=3).run()
     assert summary.passes == 4  # the rest is the last one, and none of those three
     assert summary.expected_downtime is not None
     assert summary.downtime > summary.expected_downtime / 4 > 0.01
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
 
 
 @pytest.mark.parametrize("downtime", [0.5, 5.0])
-def test_a_device_that_stands_by_is_not_slow(lab: Lab, downtime: float):
+def test_a_device_that_stands_by_is_not_slow(harness: Harness, downtime: float):
     """It has nothing to stream, which takes no bandwidth: that is no reason to give up."""
     for name in ("s0", "d0"):
-        lab.serve(name)
+        harness.serve(name)
     passes = []
     for _ in range(5):
-        summary = lab.coordinator(downtime=downtime, if_slow="cancel").run()
+        summary = harness.coordinator(downtime=downtime, if_slow="cancel").run()
         passes.append(summary.passes)
-        for host in lab.hosts.values():
+        for host in harness.hosts.values():
             host.server.engine.reset()
-        lab.hosts["s0"].fill()
+        harness.hosts["s0"].fill()
     assert passes == [2] * 5
 
 
-def test_what_is_allowed_is_less_than_the_requests_take(lab: Lab):
+def test_what_is_allowed_is_less_than_the_requests_take(harness: Harness):
     for name in ("s0", "d0"):
-        lab.serve(name)
-    failure = lab.fail(downtime=1e-6, if_slow="cancel")
+        harness.serve(name)
+    failure = harness.fail(downtime=1e-6, if_slow="cancel")
     assert failure.outcome == "source"
     assert "are allowed" in failure.why

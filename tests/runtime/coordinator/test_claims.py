@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 import pytest
-from lab import SPEC, Lab
 
+from support.migration_harness import SPEC, Harness
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator, Event, Settings
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.recover import recover
@@ -26,13 +26,13 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def pair(lab: Lab) -> Lab:
-    lab.serve("s0")
-    lab.serve("d0")
-    return lab
+def pair(harness: Harness) -> Harness:
+    harness.serve("s0")
+    harness.serve("d0")
+    return harness
 
 
-def killed_at(lab: Lab, name: str, **fields: str) -> None:
+def killed_at(harness: Harness, name: str, **fields: str) -> None:
     """Begin a migration, and leave it at an event as a process does that is killed."""
 
     def report(event: Event) -> None:
@@ -40,13 +40,13 @@ def killed_at(lab: Lab, name: str, **fields: str) -> None:
             raise Killed
 
     coordinator = Coordinator(
-        lab.pairs, spec=SPEC, report=report, journal=claims.beside("s0"), settings=Settings()
+        harness.pairs, spec=SPEC, report=report, journal=claims.beside("s0"), settings=Settings()
     )
     with pytest.raises(Killed):
         coordinator.run()
 
 
-def test_a_device_is_moved_by_one_at_a_time(pair: Lab):
+def test_a_device_is_moved_by_one_at_a_time(pair: Harness):
     with claims.locked(["./s0"]):
         for act in (
             lambda: pair.coordinator().run(),
@@ -62,7 +62,7 @@ def test_a_device_is_moved_by_one_at_a_time(pair: Lab):
     assert pair.running == {"d0"}
 
 
-def test_a_recovery_does_not_run_beside_a_migration(pair: Lab):
+def test_a_recovery_does_not_run_beside_a_migration(pair: Harness):
     seen = []
 
     def watch(exchange) -> None:
@@ -80,7 +80,7 @@ def test_a_recovery_does_not_run_beside_a_migration(pair: Lab):
 @pytest.mark.parametrize(
     "at", [("plan", {}), ("phase", {"phase": "judge"}), ("running", {})], ids=lambda at: at[0]
 )
-def test_what_is_not_settled_is_not_begun_again(pair: Lab, at):
+def test_what_is_not_settled_is_not_begun_again(pair: Harness, at):
     """By whatever name it is known, at whichever end it stands, and whatever is to be done."""
     killed_at(pair, at[0], **at[1])
     before = pair.states
@@ -112,7 +112,7 @@ def test_what_is_not_settled_is_not_begun_again(pair: Lab, at):
 
 
 def test_a_recovery_from_another_folder_goes_by_the_journal(
-    pair: Lab, tmp_path_factory, monkeypatch
+    pair: Harness, tmp_path_factory, monkeypatch
 ):
     killed_at(pair, "phase", phase="judge")
     here = Path.cwd()
@@ -125,20 +125,20 @@ def test_a_recovery_from_another_folder_goes_by_the_journal(
     assert not list(here.glob("*.migration"))
 
 
-def test_a_claim_that_leads_nowhere_holds_nobody_up(pair: Lab):
+def test_a_claim_that_leads_nowhere_holds_nobody_up(pair: Harness):
     Path("d0.migration").symlink_to("gone")
     pair.coordinator().run()
     assert pair.running == {"d0"}
 
 
-def test_which_destination_is_kept_has_to_be_known(pair: Lab):
+def test_which_destination_is_kept_has_to_be_known(pair: Harness):
     pair.coordinator().run()
     with pytest.raises(CannotMigrateError, match="which one is not known"):
         recover([("s0", None)], spec=SPEC, keep="destination")
     assert pair.running == {"d0"}
 
 
-def test_a_table_that_does_not_say_in_which_states_a_device_is_stopped(pair: Lab):
+def test_a_table_that_does_not_say_in_which_states_a_device_is_stopped(pair: Harness):
     rows = [row for row in SPEC.activities if row.role != "state_change"]
     spec = dataclasses.replace(SPEC, activities=tuple(rows))
     for act in (
@@ -150,7 +150,7 @@ def test_a_table_that_does_not_say_in_which_states_a_device_is_stopped(pair: Lab
             act()
 
 
-def test_who_is_told_cannot_stop_it(pair: Lab):
+def test_who_is_told_cannot_stop_it(pair: Harness):
     def report(_event: Event) -> None:
         raise RuntimeError("nobody listens")
 
@@ -158,7 +158,7 @@ def test_who_is_told_cannot_stop_it(pair: Lab):
     assert pair.running == {"d0"}
 
 
-def test_no_mistake_leaves_a_device_half_way(pair: Lab, monkeypatch):
+def test_no_mistake_leaves_a_device_half_way(pair: Harness, monkeypatch):
     """A thread that cannot be started, say."""
     coordinator = pair.coordinator()
     monkeypatch.setattr(
@@ -172,7 +172,7 @@ def test_no_mistake_leaves_a_device_half_way(pair: Lab, monkeypatch):
     assert not list(Path().glob("*.migration"))
 
 
-def test_a_lock_is_gone_with_its_process(lab: Lab):
+def test_a_lock_is_gone_with_its_process(harness: Harness):
     pid = os.fork()
     if not pid:
         with claims.locked(["s0"]):

@@ -1,7 +1,7 @@
 """Nothing is lost to a destination that judges nothing: what it accepts is not taken for the state.
 
-Servers in processes of their own, with the habits of `peer_habits.servers`; every migration is
-offline, so that all of the state is what is transferred last.
+Servers in processes of their own, with the habits of `support.peer_habits.servers`; every migration
+is offline, so that all of the state is what is transferred last.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import herds
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import RESUMING, RUNNING, STOP, STOP_COPY, Peer
-from peer_habits.running import SIZE, Running, pair, running
-from raw_client import DMA_UNMAP, RESET
 
+from support import explicit_group
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RESUMING, RUNNING, STOP, STOP_COPY, Peer
+from support.peer_habits.running import SIZE, Running, pair, running
+from support.raw_client import DMA_UNMAP, RESET
 from vfio_migration.model import load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.runtime.client import Client
@@ -262,8 +262,8 @@ def test_a_source_that_dies_after_all_was_delivered_is_not_missed(tmp_path: Path
 
 
 def without_the_rest() -> Plans:
-    _, data = herds.broken(herds.BROKEN / "g7-the-rest-is-not-transferred.toml")
-    return loads_plans(load(), herds.to_toml(data))
+    _, data = explicit_group.broken(explicit_group.BROKEN / "g7-the-rest-is-not-transferred.toml")
+    return loads_plans(load(), explicit_group.to_toml(data))
 
 
 def test_a_plan_cannot_have_it_written_down_that_what_was_not_transferred_was_delivered(
@@ -293,8 +293,10 @@ def test_what_was_not_read_to_its_end_is_no_save(tmp_path: Path) -> None:
 
 
 def of_before() -> Plans:
-    _, data = herds.broken(herds.BROKEN / "g7-delivered-before-it-is-transferred.toml")
-    return loads_plans(load(), herds.to_toml(data))
+    _, data = explicit_group.broken(
+        explicit_group.BROKEN / "g7-delivered-before-it-is-transferred.toml"
+    )
+    return loads_plans(load(), explicit_group.to_toml(data))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import SPEC, Lab
 
+from support.migration_harness import SPEC, Harness
 from vfio_migration.cli import main as command_line
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.errors import NotTrustedError
@@ -49,12 +49,12 @@ def give_away(monkeypatch: pytest.MonkeyPatch) -> Give:
 
 
 @pytest.fixture
-def pair(lab: Lab) -> Lab:
+def pair(harness: Harness) -> Harness:
     """Two devices in a folder that anybody may write to, and one elsewhere."""
     Path().chmod(0o1777)
     for name in ("s0", "d0", "s1"):
-        lab.serve(name)
-    return lab
+        harness.serve(name)
+    return harness
 
 
 def plant(name: str = "s0.migration") -> Path:
@@ -67,7 +67,7 @@ def plant(name: str = "s0.migration") -> Path:
 
 
 def test_a_journal_that_another_user_left_in_a_shared_folder_stops_no_device(
-    pair: Lab, give_away: Give
+    pair: Harness, give_away: Give
 ) -> None:
     give_away(plant())
     for acts in (
@@ -85,7 +85,9 @@ def test_a_journal_that_another_user_left_in_a_shared_folder_stops_no_device(
 
 
 @pytest.mark.parametrize("keep", [None, "source", "destination"])
-def test_a_claim_of_another_user_leads_to_no_file_of_ours(pair: Lab, give_away: Give, keep) -> None:
+def test_a_claim_of_another_user_leads_to_no_file_of_ours(
+    pair: Harness, give_away: Give, keep
+) -> None:
     """With --keep, what a claim led to was removed: it was taken for a journal of no use."""
     kept = Path("kept")
     kept.write_text("not a journal, and needed")
@@ -98,7 +100,9 @@ def test_a_claim_of_another_user_leads_to_no_file_of_ours(pair: Lab, give_away: 
     assert pair.running == {"s0", "d0", "s1"}
 
 
-def test_a_claim_of_our_own_leads_to_no_journal_of_another_user(pair: Lab, give_away: Give) -> None:
+def test_a_claim_of_our_own_leads_to_no_journal_of_another_user(
+    pair: Harness, give_away: Give
+) -> None:
     plant("elsewhere")
     Path("s0.migration").symlink_to(Path("elsewhere").resolve())
     give_away(Path("elsewhere"))
@@ -110,7 +114,7 @@ def test_a_claim_of_our_own_leads_to_no_journal_of_another_user(pair: Lab, give_
 
 
 @pytest.mark.parametrize("mode", [0o606, 0o660, 0o622])
-def test_a_journal_that_others_can_write_to_is_not_believed(pair: Lab, mode: int) -> None:
+def test_a_journal_that_others_can_write_to_is_not_believed(pair: Harness, mode: int) -> None:
     plant().chmod(mode)
     with pytest.raises(NotTrustedError, match=rf"others can write to it \(mode {mode:04o}\)"):
         recover([("s0", None)], spec=SPEC)
@@ -118,7 +122,7 @@ def test_a_journal_that_others_can_write_to_is_not_believed(pair: Lab, mode: int
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
-def test_what_is_no_file_is_no_journal_and_is_not_opened(pair: Lab, kind: str) -> None:
+def test_what_is_no_file_is_no_journal_and_is_not_opened(pair: Harness, kind: str) -> None:
     place = Path("odd")
     with socket.socket(socket.AF_UNIX) as bound:
         {
@@ -131,7 +135,7 @@ def test_what_is_no_file_is_no_journal_and_is_not_opened(pair: Lab, kind: str) -
     assert pair.running == {"s0", "d0", "s1"}
 
 
-def test_a_journal_of_our_own_is_followed_wherever_it_stands(pair: Lab) -> None:
+def test_a_journal_of_our_own_is_followed_wherever_it_stands(pair: Harness) -> None:
     plant()
     finished = recover([("s0", "d0")], spec=SPEC, keep="source")
     assert finished.outcome == "source"
@@ -140,7 +144,7 @@ def test_a_journal_of_our_own_is_followed_wherever_it_stands(pair: Lab) -> None:
 
 @pytest.mark.parametrize("command", ["recover", "migrate"])
 def test_a_journal_behind_a_link_of_another_user_is_not_taken_by_a_command(
-    pair: Lab, give_away: Give, capfd: pytest.CaptureFixture[str], command: str
+    pair: Harness, give_away: Give, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     shutil.move(plant("real"), "private")
     Path("link").symlink_to("private")
@@ -152,7 +156,7 @@ def test_a_journal_behind_a_link_of_another_user_is_not_taken_by_a_command(
 
 @pytest.mark.parametrize("command", ["recover", "migrate", "save"])
 def test_a_command_says_in_one_message_that_a_claim_belongs_to_another_user(
-    pair: Lab, give_away: Give, capfd: pytest.CaptureFixture[str], command: str
+    pair: Harness, give_away: Give, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     give_away(plant())
     arguments = ["s0", "file" if command == "save" else "d0"]

@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from kill_points import Farm
-from lab import SPEC, Lab
 
+from support.kill_points import RigPool
+from support.migration_harness import SPEC, Harness
 from vfio_migration.model.plan import default_plans
 
 _, TAKEN, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
@@ -22,10 +22,10 @@ def asks(arc: tuple[str, str]) -> str:
     return f"DEVICE_FEATURE SET MIG_DEVICE_STATE {arc[1]}"
 
 
-def hanging(lab: Lab, who: str, arc: tuple[str, str]) -> threading.Event:
+def hanging(harness: Harness, who: str, arc: tuple[str, str]) -> threading.Event:
     event = threading.Event()
     for name in ("s0", "d0"):
-        lab.serve(name, gate={arc: event} if name == who else None)
+        harness.serve(name, gate={arc: event} if name == who else None)
     return event
 
 
@@ -37,36 +37,36 @@ def hanging(lab: Lab, who: str, arc: tuple[str, str]) -> threading.Event:
         (("PRE_COPY_P2P", "STOP_COPY"), "plan save, phase stop"),
     ],
 )
-def test_a_source_that_hangs_is_not_lost(lab: Lab, arc: tuple[str, str], where: str):
-    event = hanging(lab, "s0", arc)
-    failure = lab.fail(timeout_s=SHORT)
+def test_a_source_that_hangs_is_not_lost(harness: Harness, arc: tuple[str, str], where: str):
+    event = hanging(harness, "s0", arc)
+    failure = harness.fail(timeout_s=SHORT)
     why = "s0: does not answer, and its process is there: it may still hold the state"
     assert failure.why == f"{where}: s0: {asks(arc)} is not answered"
     assert failure.outcome == "undecided"
     assert failure.hints == (why, f"s0: {UNANSWERED}", f"s0: {LATE}")
-    assert not lab.hosts["d0"].runs
-    again = lab.recover(timeout_s=SHORT)
+    assert not harness.hosts["d0"].runs
+    again = harness.recover(timeout_s=SHORT)
     assert (again.outcome, again.why) == ("undecided", why)
-    assert not lab.hosts["d0"].runs
+    assert not harness.hosts["d0"].runs
     event.set()
-    finished = lab.recover()
+    finished = harness.recover()
     assert (finished.outcome, finished.why, finished.problems) == ("source", SOURCE, [])
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
-    assert lab.hosts["s0"].whole
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.hosts["s0"].whole
     assert not Path("s0.migration").exists()
 
 
-def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
-    event = hanging(lab, "s0", ("STOP_COPY", "STOP"))
-    summary = lab.coordinator(timeout_s=SHORT).run()
+def test_a_source_that_hangs_when_it_is_retired(harness: Harness):
+    event = hanging(harness, "s0", ("STOP_COPY", "STOP"))
+    summary = harness.coordinator(timeout_s=SHORT).run()
     assert summary.not_stopped == ("s0",)
-    assert lab.states == {"s0": "STOP_COPY", "d0": "RUNNING"}
+    assert harness.states == {"s0": "STOP_COPY", "d0": "RUNNING"}
     assert Path("s0.migration").exists()
     event.set()
-    finished = lab.recover()
+    finished = harness.recover()
     assert (finished.outcome, finished.why) == ("destination", TAKEN)
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    assert lab.hosts["d0"].whole
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.hosts["d0"].whole
     assert not Path("s0.migration").exists()
 
 
@@ -78,47 +78,51 @@ def test_a_source_that_hangs_when_it_is_retired(lab: Lab):
         (("RESUMING", "STOP"), "plan resume, phase judge"),
     ],
 )
-def test_a_destination_that_hangs_before_it_may_run(lab: Lab, arc: tuple[str, str], where: str):
-    event = hanging(lab, "d0", arc)
-    failure = lab.fail(timeout_s=SHORT)
+def test_a_destination_that_hangs_before_it_may_run(
+    harness: Harness, arc: tuple[str, str], where: str
+):
+    event = hanging(harness, "d0", arc)
+    failure = harness.fail(timeout_s=SHORT)
     assert failure.why == f"{where}: d0: {asks(arc)} is not answered"
     assert failure.outcome == "source"
     assert failure.hints == (SOURCE, f"d0: {LATE}")
-    assert lab.hosts["s0"].state == "RUNNING"
-    assert lab.hosts["s0"].whole
+    assert harness.hosts["s0"].state == "RUNNING"
+    assert harness.hosts["s0"].whole
     event.set()
-    assert lab.recover().outcome == "source"
-    assert lab.states == {"s0": "RUNNING", "d0": "STOP"}
+    assert harness.recover().outcome == "source"
+    assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
     assert not Path("s0.migration").exists()
 
 
 @pytest.mark.parametrize(
     ("arc", "phase"), [(("STOP", "RUNNING_P2P"), "wake"), (("RUNNING_P2P", "RUNNING"), "run")]
 )
-def test_a_destination_that_hangs_when_it_may_run(lab: Lab, arc: tuple[str, str], phase: str):
+def test_a_destination_that_hangs_when_it_may_run(
+    harness: Harness, arc: tuple[str, str], phase: str
+):
     """Nobody can see whether it runs. So the source may not, until it is known or given up."""
-    event = hanging(lab, "d0", arc)
-    failure = lab.fail(timeout_s=SHORT)
+    event = hanging(harness, "d0", arc)
+    failure = harness.fail(timeout_s=SHORT)
     why = "d0: does not answer, and its process is there: it may run"
     assert failure.why == f"plan resume, phase {phase}: d0: {asks(arc)} is not answered"
     assert failure.outcome == "undecided"
     assert failure.hints == (why, f"d0: {UNANSWERED}", f"d0: {LATE}")
-    assert lab.hosts["s0"].state == "STOP_COPY"
+    assert harness.hosts["s0"].state == "STOP_COPY"
     event.set()
-    assert lab.recover().outcome == "destination"
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    assert lab.hosts["d0"].whole
+    assert harness.recover().outcome == "destination"
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.hosts["d0"].whole
     assert not Path("s0.migration").exists()
 
 
-def test_a_destination_that_hangs_can_be_given_up(lab: Lab):
+def test_a_destination_that_hangs_can_be_given_up(harness: Harness):
     """Somebody who knows better says that it is gone, and is believed."""
-    event = hanging(lab, "d0", ("STOP", "RUNNING_P2P"))
-    assert lab.fail(timeout_s=SHORT).outcome == "undecided"
-    finished = lab.recover(keep="source", timeout_s=SHORT)
+    event = hanging(harness, "d0", ("STOP", "RUNNING_P2P"))
+    assert harness.fail(timeout_s=SHORT).outcome == "undecided"
+    finished = harness.recover(keep="source", timeout_s=SHORT)
     assert finished.outcome == "source"
-    assert lab.hosts["s0"].state == "RUNNING"
-    assert lab.hosts["s0"].whole
+    assert harness.hosts["s0"].state == "RUNNING"
+    assert harness.hosts["s0"].whole
     assert not Path("s0.migration").exists()
     event.set()
 
@@ -127,19 +131,19 @@ def test_a_destination_that_hangs_can_be_given_up(lab: Lab):
 
 
 @pytest.fixture(scope="module")
-def farm():
-    with Farm() as farm:
-        yield farm
+def pool():
+    with RigPool() as pool:
+        yield pool
 
 
-def hung(farm: Farm, *victims: str) -> list[tuple[str | None, str]]:
+def hung(pool: RigPool, *victims: str) -> list[tuple[str | None, str]]:
     """Stop a server where it is asked for something, and let it go on after a recovery.
 
     Returns:
         What the coordinator said, and what the recovery said while the server was stopped.
     """
     one = {"migration": "offline", "kinds": ["edu"]}
-    seen = farm.find(one)["migration"]["seen"]
+    seen = pool.find(one)["migration"]["seen"]
     first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
     points = [i for i, row in enumerate(seen) if i >= first and row[:2] == ["command", victims[-1]]]
     orders = [
@@ -147,7 +151,7 @@ def hung(farm: Farm, *victims: str) -> list[tuple[str | None, str]]:
         for at in [*points[:: max(1, len(points) // 4)], points[-1]]
     ]
     told = []
-    for order, found in zip(orders, farm.finds(orders), strict=True):
+    for order, found in zip(orders, pool.finds(orders), strict=True):
         migration, early, *_, last = (found["migration"], *found["recoveries"])
         said = migration["said"] and migration["said"]["outcome"]
         # Never two run, the state is never lost, and once it goes on all can be put right.
@@ -165,21 +169,21 @@ def hung(farm: Farm, *victims: str) -> list[tuple[str | None, str]]:
     return told
 
 
-def test_the_process_of_a_source_is_stopped(farm: Farm):
-    told = hung(farm, "s0")
+def test_the_process_of_a_source_is_stopped(pool: RigPool):
+    told = hung(pool, "s0")
     assert told[0] == ("undecided", "undecided")
     assert told[-1] == ("done", "destination")  # when it was to be retired
 
 
-def test_the_process_of_a_destination_is_stopped(farm: Farm):
-    told = hung(farm, "d0")
+def test_the_process_of_a_destination_is_stopped(pool: RigPool):
+    told = hung(pool, "d0")
     assert told[0] == ("source", "source")
     assert told[-1] == ("undecided", "undecided")  # when it was asked for the last time
 
 
-def test_a_process_is_stopped_and_the_coordinator_killed(farm: Farm):
+def test_a_process_is_stopped_and_the_coordinator_killed(pool: RigPool):
     """The recovery knows from the journal alone that a destination may run unseen."""
-    assert hung(farm, "coordinator", "s0")[0] == (None, "undecided")
-    told = hung(farm, "coordinator", "d0")
+    assert hung(pool, "coordinator", "s0")[0] == (None, "undecided")
+    told = hung(pool, "coordinator", "d0")
     assert told[0] == (None, "source")
     assert told[-1] == (None, "undecided")

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import fleet
 import pytest
-from lab import MARK, SPEC, Lab
-from samples import sample, sample_where
 
+from support import forked_servers
+from support.migration_harness import MARK, SPEC, Harness
+from support.samples import sample, sample_where
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as journals
@@ -224,11 +224,11 @@ with socket.socket(socket.AF_UNIX) as listener:
 
 
 @pytest.fixture
-def relayed(lab: Lab) -> Iterator[tuple[Lab, tuple[str, str]]]:
-    lab.serve("s0")
-    lab.serve("d0")
+def relayed(harness: Harness) -> Iterator[tuple[Harness, tuple[str, str]]]:
+    harness.serve("s0")
+    harness.serve("d0")
     relays = [Relay(Path(f"{name}-relay"), Path(name)) for name in ("s0", "d0")]
-    yield lab, ("s0-relay", "d0-relay")
+    yield harness, ("s0-relay", "d0-relay")
     for relay in relays:
         relay.close()
 
@@ -239,43 +239,43 @@ UNIDENTIFIED = "it is not known whether the server that answers is the one that 
 @pytest.mark.parametrize("at", ["stopped", LOADED, WAKES])
 def test_who_is_behind_a_relay_cannot_be_told(relayed, at: str):
     """So whoever asks has to say which side is to run; until then nobody is moved."""
-    lab, pair = relayed
+    harness, pair = relayed
     left_behind(pair, at)
     found = journals.read(Path("s0-relay.migration"))
     assert found is not None
     assert found.entries[0].source_process == NOBODY
-    before = lab.states
-    lab.arcs.clear()
+    before = harness.states
+    harness.arcs.clear()
     finished = recover([pair])
     assert finished.outcome == "undecided"
     assert UNIDENTIFIED in finished.why
     assert finished.problems[-1] == (
         "say which side is to run: --keep source or --keep destination"
     )
-    assert (lab.states, lab.arcs) == (before, [])
+    assert (harness.states, harness.arcs) == (before, [])
     finished = recover([pair], keep="source")
     assert finished.outcome == "source"
-    assert lab.running == {"s0"}
-    assert lab.hosts["s0"].whole
+    assert harness.running == {"s0"}
+    assert harness.hosts["s0"].whole
     assert not Path("s0-relay.migration").exists()
 
 
 def test_a_migration_through_relays(relayed):
     """Nobody has to be found again while the connections last."""
-    lab, pair = relayed
+    harness, pair = relayed
     from vfio_migration.runtime.coordinator import Coordinator
 
     Coordinator([pair], spec=SPEC, journal=Path("journal")).run()
-    assert lab.running == {"d0"}
-    assert lab.hosts["d0"].whole
+    assert harness.running == {"d0"}
+    assert harness.hosts["d0"].whole
     assert not Path("journal").exists()
-    lab.hosts["d0"].device.mangle = lambda _piece: []
-    for host in lab.hosts.values():
+    harness.hosts["d0"].device.mangle = lambda _piece: []
+    for host in harness.hosts.values():
         host.server.engine.reset()
     with pytest.raises(MigrationFailedError) as failed:
         Coordinator([pair], spec=SPEC, journal=Path("journal")).run()
     assert failed.value.outcome == "source"
-    assert lab.running == {"s0"}
+    assert harness.running == {"s0"}
 
 
 def cut(name: str) -> list[int]:
@@ -293,7 +293,7 @@ def cut(name: str) -> list[int]:
 
 def test_a_save_through_a_relay_that_breaks(relayed):
     """The device runs on, as far as can be seen; whether it is the one that was is not known."""
-    lab, (source, _) = relayed
+    harness, (source, _) = relayed
 
     def watch(exchange) -> None:
         if exchange.what == "reply" and exchange.command.name == "MIG_DATA_READ" and not killed:
@@ -304,8 +304,8 @@ def test_a_save_through_a_relay_that_breaks(relayed):
         Saver([source], spec=SPEC, observers=[watch]).run("file")
     assert failed.value.outcome == "undecided"
     assert "it is not known whether its server is the one" in failed.value.hints[-1]
-    assert lab.hosts["s0"].runs
-    assert lab.hosts["s0"].whole
+    assert harness.hosts["s0"].runs
+    assert harness.hosts["s0"].whole
     assert not Path("file").exists()
 
 
@@ -313,7 +313,7 @@ def test_a_relay_that_breaks_in_the_middle(relayed):
     """What is behind it may be as it was, or not: it is asked, and how is said."""
     from vfio_migration.runtime.coordinator import Coordinator
 
-    lab, pair = relayed
+    harness, pair = relayed
 
     def report(event) -> None:
         if event.name == "stopped" and not killed:
@@ -331,8 +331,8 @@ def test_a_relay_that_breaks_in_the_middle(relayed):
         "--keep destination"
     )
     assert recover([pair], journal=Path("journal"), keep="source").outcome == "source"
-    assert lab.running == {"s0"}
-    assert lab.hosts["s0"].whole
+    assert harness.running == {"s0"}
+    assert harness.hosts["s0"].whole
 
 
 # --- other namespaces ---
@@ -355,9 +355,11 @@ def servers(tmp_path: Path) -> Iterator[dict[str, object]]:
     if not shutil.which("unshare") or subprocess.run([*INSIDE, "true"], check=False).returncode:
         pytest.skip("no namespace can be made here")
     paths = {name: tmp_path / name for name in ("s0", "d0")}
-    found = {name: fleet.serve(path, "memory,size=64K", "7") for name, path in paths.items()}
+    found = {
+        name: forked_servers.serve(path, "memory,size=64K", "7") for name, path in paths.items()
+    }
     for path in paths.values():
-        fleet.wait_for(path)
+        forked_servers.wait_for(path)
     yield found
     for server in found.values():
         server.kill()
@@ -367,8 +369,8 @@ def servers(tmp_path: Path) -> Iterator[dict[str, object]]:
 def again(servers, tmp_path: Path, name: str) -> None:
     servers[name].kill()
     servers[name].join(60)
-    servers[name] = fleet.serve(tmp_path / name, "memory,size=64K", "7")
-    fleet.wait_for(tmp_path / name)
+    servers[name] = forked_servers.serve(tmp_path / name, "memory,size=64K", "7")
+    forked_servers.wait_for(tmp_path / name)
 
 
 @pytest.mark.parametrize(

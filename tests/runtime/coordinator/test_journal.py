@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import SPEC, Lab
 
+from support import environment
+from support.migration_harness import SPEC, Harness
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator import ownership as claims
@@ -249,12 +250,12 @@ def test_a_journal_that_somebody_took_away_is_written_anew(tmp_path: Path, elsew
 FULL = """
 import os, sys
 from pathlib import Path
-from lab import Lab
+from support.migration_harness import Harness
 
 os.chdir(sys.argv[1])
-lab = Lab()
+harness = Harness()
 for name in ("s0", "d0"):
-    lab.serve(name)
+    harness.serve(name)
 
 def report(event):
     if event.name == "plan":  # the journal is there, and nothing has been moved
@@ -265,9 +266,10 @@ def report(event):
             except OSError as error:
                 print(error.errno)
 
-lab.events = type("Events", (), {"append": staticmethod(report)})
+harness.events = type("Events", (), {"append": staticmethod(report)})
 MORE
-print(sorted(lab.states.items()), lab.hosts["d0"].whole, Path("s0.migration").exists(), flush=True)
+whole = harness.hosts["d0"].whole
+print(sorted(harness.states.items()), whole, Path("s0.migration").exists(), flush=True)
 os._exit(0)
 """
 
@@ -280,19 +282,18 @@ def test_a_full_file_system_holds_nobody_up(tmp_path: Path, fails: bool):
     there = shutil.which("unshare")
     if not there or subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
-    more = "lab.coordinator().run()"
+    more = "harness.coordinator().run()"
     if fails:
         more = """
-lab.hosts["d0"].device.faults[("RUNNING_P2P", "RUNNING")] = (1, True)
-print(lab.fail().outcome)"""
+harness.hosts["d0"].device.faults[("RUNNING_P2P", "RUNNING")] = (1, True)
+print(harness.fail().outcome)"""
     words = [sys.executable, "-c", FULL.replace("MORE", more), str(tmp_path)]
-    support = str(Path(__file__).parents[2] / "support")
     done = subprocess.run(
         [*inside, *words],
         check=False,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": support},
+        env=environment(),
         timeout=120,
     )
     winner = "[('d0', 'RUNNING'), ('s0', 'STOP')] True False"
@@ -313,9 +314,9 @@ def test_a_journal_in_memory():
 # --- names that lead to the same socket, or to none ---
 
 
-def journal(lab: Lab, **changes) -> Path:
+def journal(harness: Harness, **changes) -> Path:
     """Write a journal of a migration that has begun, changed."""
-    coordinator = lab.coordinator()
+    coordinator = harness.coordinator()
     data = Journal(None, "live", coordinator._entries()).to_data()
     coordinator._hang_up()
     device = data["devices"][0]
@@ -329,10 +330,10 @@ def journal(lab: Lab, **changes) -> Path:
 
 
 @pytest.fixture
-def pair(lab: Lab) -> Lab:
-    lab.serve("s0")
-    lab.serve("d0")
-    return lab
+def pair(harness: Harness) -> Harness:
+    harness.serve("s0")
+    harness.serve("d0")
+    return harness
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def pair(lab: Lab) -> Lab:
         ({"source": ["s0"]}, "this is not a journal of a migration, or it is damaged"),
     ],
 )
-def test_a_journal_that_names_no_devices_or_the_same(pair: Lab, changes, why: str):
+def test_a_journal_that_names_no_devices_or_the_same(pair: Harness, changes, why: str):
     Path("link").symlink_to("s0")
     path = journal(pair, **changes)
     pair.arcs.clear()
@@ -369,7 +370,7 @@ def test_a_journal_that_names_no_devices_or_the_same(pair: Lab, changes, why: st
 
 
 @pytest.mark.parametrize("where", ["s0.migration", "d0.migration", "elsewhere"])
-def test_a_folder_where_a_journal_would_be(pair: Lab, where: str):
+def test_a_folder_where_a_journal_would_be(pair: Harness, where: str):
     Path(where).mkdir()
     more = {"journal": Path(where)} if where == "elsewhere" else {}
     with pytest.raises(
@@ -385,7 +386,7 @@ def test_a_folder_where_a_journal_would_be(pair: Lab, where: str):
     assert Path(where).is_dir()
 
 
-def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
+def test_a_file_that_is_no_journal_is_not_removed(pair: Harness):
     """With `keep` a journal that cannot be read is given up; a recording is not, by mistake."""
     recording = Path("run.jsonl")
     recording.write_text('{"kind": "recording"}\n')
@@ -398,7 +399,7 @@ def test_a_file_that_is_no_journal_is_not_removed(pair: Lab):
     assert not recording.exists()
 
 
-def test_no_device_of_the_system_is_removed_for_a_journal(pair: Lab):
+def test_no_device_of_the_system_is_removed_for_a_journal(pair: Harness):
     os.mkfifo("pipe")
     with pytest.raises(CannotMigrateError, match="is a pipe, and no journal"):
         pair.recover(keep="source", journal=Path("pipe"))
@@ -423,7 +424,7 @@ def test_a_name_that_is_no_path(act, bad: str):
 
 
 @pytest.mark.parametrize("bad", ["x\0", "y" * 300, "\ud800"])
-def test_a_journal_of_a_name_that_is_no_path(pair: Lab, bad: str):
+def test_a_journal_of_a_name_that_is_no_path(pair: Harness, bad: str):
     with pytest.raises(CannotMigrateError, match="the journal cannot be written: "):
         pair.coordinator(journal=Path(bad)).run()
     with pytest.raises(CannotMigrateError, match="the journal cannot be read: "):
@@ -432,7 +433,7 @@ def test_a_journal_of_a_name_that_is_no_path(pair: Lab, bad: str):
 
 
 @pytest.mark.parametrize("other", ["link", "hard", "way/s0"])
-def test_the_same_socket_by_another_name(pair: Lab, other: str):
+def test_the_same_socket_by_another_name(pair: Harness, other: str):
     Path("link").symlink_to("s0")
     Path("way").symlink_to(".")
     Path("hard").hardlink_to("s0")

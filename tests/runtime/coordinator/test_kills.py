@@ -12,8 +12,18 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from kill_points import GROUPS, MIGRATIONS, BrokenRunError, Farm, Order, Table, judge, names
-from samples import sample, sample_where
+
+from support.kill_points import (
+    GROUPS,
+    MIGRATIONS,
+    BrokenRunError,
+    Order,
+    RigPool,
+    Table,
+    judge,
+    names,
+)
+from support.samples import sample, sample_where
 
 # How far apart the points of the sample are, by how many devices there are: while it is only looked
 # whether devices can be migrated, and after that.
@@ -28,26 +38,26 @@ def called(value: str | tuple[str, ...]) -> str:
 
 
 @pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with Farm() as farm:
-        yield farm
+def pool() -> Iterator[RigPool]:
+    with RigPool() as pool:
+        yield pool
 
 
 def order(migration: str, kinds: tuple[str, ...], **more) -> Order:
     return {"migration": migration, "kinds": list(kinds), **more}
 
 
-def boundaries(farm: Farm, migration: str, kinds: tuple[str, ...]) -> tuple[int, int]:
+def boundaries(pool: RigPool, migration: str, kinds: tuple[str, ...]) -> tuple[int, int]:
     """Return how many boundaries there are, and how many of them before anybody is moved."""
-    seen = farm.find(order(migration, kinds))["migration"]["seen"]
+    seen = pool.find(order(migration, kinds))["migration"]["seen"]
     first = next(i for i, row in enumerate(seen) if row[2].startswith("SET "))
     return first, len(seen)
 
 
-def tried(farm: Farm, orders: list[Order]) -> Table:
+def tried(pool: RigPool, orders: list[Order]) -> Table:
     """Try all; every one must be as promised."""
     table = Table()
-    for one, verdict in farm.verdicts(orders):
+    for one, verdict in pool.verdicts(orders):
         table.add(one, verdict)
     assert not table.broken, f"{len(table.broken)} of {table.points}\n{table.broken[0]}"
     return table
@@ -58,8 +68,8 @@ def tried(farm: Farm, orders: list[Order]) -> Table:
     sample_where(itertools.product(MIGRATIONS, GROUPS), lambda one: one in ALONE, spread=True),
     ids=called,
 )
-def test_whoever_is_killed_one_side_runs(farm: Farm, migration: str, kinds: tuple[str, ...]):
-    first, count = boundaries(farm, migration, kinds)
+def test_whoever_is_killed_one_side_runs(pool: RigPool, migration: str, kinds: tuple[str, ...]):
+    first, count = boundaries(pool, migration, kinds)
     looking, moving = APART[len(kinds)]
     victims = ["coordinator", *names(order(migration, kinds))]
     orders = [
@@ -71,7 +81,7 @@ def test_whoever_is_killed_one_side_runs(farm: Farm, migration: str, kinds: tupl
             *range(first + offset * moving // len(victims), count, moving),
         )
     ]
-    table = tried(farm, orders)
+    table = tried(pool, orders)
     outcomes = {
         who: {name for name, times in row.items() if times}
         for (_, _, who), row in table.counts.items()
@@ -84,15 +94,15 @@ def test_whoever_is_killed_one_side_runs(farm: Farm, migration: str, kinds: tupl
     assert "source" in outcomes["destination"]
 
 
-def test_the_last_boundaries(farm: Farm):
+def test_the_last_boundaries(pool: RigPool):
     """One boundary further, and who is killed has no part in the migration any more."""
-    _, count = boundaries(farm, "offline", ("edu",))
+    _, count = boundaries(pool, "offline", ("edu",))
     orders = [
         order("offline", ("edu",), victims=[victim], at=at)
         for victim in ("s0", "d0", "coordinator")
         for at in range(count - 4, count)
     ]
-    found = [verdict.outcome for _, verdict in farm.verdicts(orders)]
+    found = [verdict.outcome for _, verdict in pool.verdicts(orders)]
     # What is said last: SET STATE STOP to the source, GET STATE to the destination, each answered.
     assert found[:4] == ["destination", "over", "over", "over"]
     assert found[4:8] == ["source", "source", "source", "over"]
@@ -100,44 +110,44 @@ def test_the_last_boundaries(farm: Farm):
 
 
 @pytest.mark.parametrize("migration", OFFLINE)
-def test_nobody_begins_the_killed_server_anew(farm: Farm, migration: str):
-    first, count = boundaries(farm, migration, ("edu", "edu"))
+def test_nobody_begins_the_killed_server_anew(pool: RigPool, migration: str):
+    first, count = boundaries(pool, migration, ("edu", "edu"))
     orders = [
         order(migration, ("edu", "edu"), victims=[victim], at=at, restart=False)
         for offset, victim in enumerate(("s0", "d1"))
         for at in range(first + offset * 7, count, 23)
     ]
-    tried(farm, orders)
+    tried(pool, orders)
 
 
 @pytest.mark.parametrize("migration", OFFLINE)
 @pytest.mark.parametrize("also", sample(["s0", "d0"], 2))
-def test_the_coordinator_and_a_server_are_killed_at_once(farm: Farm, migration: str, also: str):
-    first, count = boundaries(farm, migration, ("edu",))
+def test_the_coordinator_and_a_server_are_killed_at_once(pool: RigPool, migration: str, also: str):
+    first, count = boundaries(pool, migration, ("edu",))
     orders = [
         order(migration, ("edu",), victims=["coordinator", also], at=at)
         for at in (0, *range(first, count, 4))
     ]
-    table = tried(farm, orders)
+    table = tried(pool, orders)
     ((_, row),) = table.counts.items()
     assert row["source" if also == "d0" else "destination"]
 
 
 @pytest.mark.parametrize("apart", sample([24, 6], 2))
-def test_both_ends_are_killed_at_once(farm: Farm, apart: int):
+def test_both_ends_are_killed_at_once(pool: RigPool, apart: int):
     """Then the state is gone, and that is said; still exactly one device runs."""
-    first, count = boundaries(farm, "offline", ("edu",))
+    first, count = boundaries(pool, "offline", ("edu",))
     orders = [
         order("offline", ("edu",), victims=["s0", "d0"], at=at) for at in range(first, count, apart)
     ]
     assert orders
-    assert [one.outcome for _, one in farm.verdicts(orders)] == ["lost"] * len(orders)
+    assert [one.outcome for _, one in pool.verdicts(orders)] == ["lost"] * len(orders)
 
 
 @pytest.mark.parametrize("migration", OFFLINE)
-def test_recoveries_are_killed_too(farm: Farm, migration: str):
+def test_recoveries_are_killed_too(pool: RigPool, migration: str):
     """Two in a row, at boundaries that move through each other; then one that is not."""
-    first, count = boundaries(farm, migration, ("edu", "memory"))
+    first, count = boundaries(pool, migration, ("edu", "memory"))
     orders = [
         order(
             migration,
@@ -148,19 +158,19 @@ def test_recoveries_are_killed_too(farm: Farm, migration: str):
         )
         for at in range(first, count, 11)
     ]
-    table = tried(farm, orders)
+    table = tried(pool, orders)
     assert sum(row["lost"] for row in table.counts.values()) == 0
 
 
 @pytest.mark.parametrize("also", sample(["d0", "s0"], 2))
-def test_a_server_is_killed_while_it_is_recovered(farm: Farm, also: str):
-    first, count = boundaries(farm, "offline", ("edu",))
+def test_a_server_is_killed_while_it_is_recovered(pool: RigPool, also: str):
+    first, count = boundaries(pool, "offline", ("edu",))
     orders = [
         order("offline", ("edu",), victims=["coordinator"], at=at, recovery_kills=[[when, [also]]])
         for at in range(first + 3, count, 13)
         for when in range(at % 3, 18, 5)
     ]
-    table = tried(farm, orders)
+    table = tried(pool, orders)
     if also == "d0":
         assert sum(row["lost"] for row in table.counts.values()) == 0
 
@@ -168,14 +178,14 @@ def test_a_server_is_killed_while_it_is_recovered(farm: Farm, also: str):
 # --- the judge can say no ---
 
 
-def test_without_a_journal_some_points_are_broken(farm: Farm):
+def test_without_a_journal_some_points_are_broken(pool: RigPool):
     """The journal is what it takes: without one, who is to run cannot be told at some points."""
-    _, count = boundaries(farm, "offline", ("edu",))
+    _, count = boundaries(pool, "offline", ("edu",))
     orders = [
         order("offline", ("edu",), victims=["coordinator"], at=at, journal=False)
         for at in range(count - 20, count - 2)
     ]
-    broken = [one for _, one in farm.verdicts(orders) if isinstance(one, BrokenRunError)]
+    broken = [one for _, one in pool.verdicts(orders) if isinstance(one, BrokenRunError)]
     assert any("recovery does not say who runs" in str(one) for one in broken)
 
 
@@ -201,9 +211,9 @@ def _doctored(found: dict, change: Callable[[dict], object]) -> dict:
         (lambda found: found["migration"]["said"].update(hints=[]), "what to do"),
     ],
 )
-def test_the_judge_can_say_no(farm: Farm, change, why: str):
+def test_the_judge_can_say_no(pool: RigPool, change, why: str):
     point = order("offline", ("edu",), victims=["d0"], at=70)
-    found = farm.find(point)
+    found = pool.find(point)
     assert judge(point, found).outcome == "source"
     assert found["migration"]["journal"]
     with pytest.raises(BrokenRunError, match=why):

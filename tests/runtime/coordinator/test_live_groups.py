@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fleet import servers
-from samples import sample_where
 from workload import Workload
 
+from support.forked_servers import servers
+from support.samples import sample_where
 from vfio_migration.model import load
 from vfio_migration.model.plan import Move, Phase, Plans, default_plans
 from vfio_migration.runtime.client import Client

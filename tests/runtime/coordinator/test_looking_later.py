@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import RUNNING, STOP, Peer
-from peer_habits.running import running
 
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RUNNING, STOP, Peer
+from support.peer_habits.running import running
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import RUNNING, Peer
-from peer_habits.running import Running, running
-from raw_client import VERSION
 
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RUNNING, Peer
+from support.peer_habits.running import Running, running
+from support.raw_client import VERSION
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator, MigrationFailedError
 from vfio_migration.runtime.coordinator.journal import beside

@@ -7,22 +7,22 @@ import time
 from pathlib import Path
 
 import pytest
-from descriptors import opened
-from lab import SPEC, Lab
 
+from support.migration_harness import SPEC, Harness
+from support.open_descriptors import opened
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import Coordinator, Hooks, MigrationFailedError
 from vfio_migration.runtime.coordinator.journal import beside
 
 
 @pytest.fixture
-def two(lab: Lab) -> Lab:
+def two(harness: Harness) -> Harness:
     for name in ("s0", "d0"):
-        lab.serve(name)
-    return lab
+        harness.serve(name)
+    return harness
 
 
-def test_connections_of_somebody_else(two: Lab):
+def test_connections_of_somebody_else(two: Harness):
     """They are used, for a server serves one client at a time, and are not closed."""
     clients = {name: Client(Path(name), spec=SPEC) for name in ("s0", "d0")}
     clients["d0"].dma_map(0, 4096)
@@ -34,7 +34,7 @@ def test_connections_of_somebody_else(two: Lab):
         client.close()
 
 
-def test_connections_of_somebody_else_after_a_failure(two: Lab):
+def test_connections_of_somebody_else_after_a_failure(two: Harness):
     clients = {name: Client(Path(name), spec=SPEC) for name in ("s0", "d0")}
     clients["s0"].dma_map(0, 4096)
     two.hosts["d0"].device.mangle = lambda _piece: []
@@ -49,7 +49,7 @@ def test_connections_of_somebody_else_after_a_failure(two: Lab):
         client.close()
 
 
-def test_a_client_that_is_over_is_not_used(two: Lab):
+def test_a_client_that_is_over_is_not_used(two: Harness):
     client = Client(Path("s0"), spec=SPEC)
     client.close()
     summary = Coordinator([("s0", "d0")], spec=SPEC, clients={"s0": client}).run()
@@ -58,7 +58,7 @@ def test_a_client_that_is_over_is_not_used(two: Lab):
 
 
 @pytest.mark.parametrize("at", [4, 40, 76, 84, 98, 100, 104, 108])
-def test_an_interrupt(two: Lab, at: int):
+def test_an_interrupt(two: Harness, at: int):
     """Whoever does not wait for anything leaves a journal, and `recover` does the rest."""
     seen = 0
 
@@ -87,7 +87,7 @@ def test_an_interrupt(two: Lab, at: int):
 
 
 @pytest.mark.parametrize("hook", ["pause", "resume"])
-def test_a_hook_that_raises(two: Lab, hook: str):
+def test_a_hook_that_raises(two: Harness, hook: str):
     """It is a fault of its owner, who is told; no device is left half-way for that."""
 
     def fail(*_side: str) -> None:
@@ -105,7 +105,7 @@ def test_a_hook_that_raises(two: Lab, hook: str):
     assert not Path("s0.migration").exists()
 
 
-def test_nothing_is_left_open(two: Lab):
+def test_nothing_is_left_open(two: Harness):
     """Of many migrations and refusals, in this process: not one descriptor, not one thread."""
 
     def there() -> tuple[int, int]:

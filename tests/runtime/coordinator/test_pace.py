@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import FaultyMemory, Lab
-from peer_habits import servers as habits
-from peer_habits.base import RUNNING, Peer
-from peer_habits.running import running
 
+from support.migration_harness import FaultyMemory, Harness
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RUNNING, Peer
+from support.peer_habits.running import running
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,
     Coordinator,
@@ -214,15 +214,15 @@ def test_a_device_that_comes_to_rest(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("migration", ["live", "offline"])
-def test_the_bandwidth_is_kept_of_a_little(lab: Lab, migration: str) -> None:
+def test_the_bandwidth_is_kept_of_a_little(harness: Harness, migration: str) -> None:
     """Of what is not longer than a chunk, too."""
-    lab.serve("s0", FaultyMemory, size=1 << 18)
-    lab.serve("d0", FaultyMemory, size=1 << 18)
+    harness.serve("s0", FaultyMemory, size=1 << 18)
+    harness.serve("d0", FaultyMemory, size=1 << 18)
     rate = 1 << 19
-    summary = lab.coordinator(migration=migration, bandwidth=rate).run()
+    summary = harness.coordinator(migration=migration, bandwidth=rate).run()
     assert summary.sent > 1 << 18
     assert summary.seconds > summary.sent / rate - 0.06
-    assert lab.hosts["d0"].whole
+    assert harness.hosts["d0"].whole
 
 
 @pytest.mark.parametrize("size", [1, 30_000, 200_000])

@@ -9,8 +9,8 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import SPEC, Lab
 
+from support.migration_harness import SPEC, Harness
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,
@@ -141,11 +141,11 @@ def test_shapes(one: Shape, other: Shape, said: list[str]):
     assert (other.differences(one) == []) == (said == [])
 
 
-def test_every_event_is_plain_data(lab: Lab):
+def test_every_event_is_plain_data(harness: Harness):
     for name in ("s0", "d0"):
-        lab.serve(name)
-    lab.coordinator().run()
-    names = {event.name for event in lab.events}
+        harness.serve(name)
+    harness.coordinator().run()
+    names = {event.name for event in harness.events}
     assert names == {
         "plan",
         "phase",
@@ -156,9 +156,9 @@ def test_every_event_is_plain_data(lab: Lab):
         "retired",
         "summary",
     }
-    for event in lab.events:
+    for event in harness.events:
         assert json.loads(json.dumps(event.to_data(0.0)))["event"] == event.name
-    times = [event.time for event in lab.events]
+    times = [event.time for event in harness.events]
     assert times == sorted(times)
 
 
@@ -268,10 +268,10 @@ def test_when_little_is_left(left, settings, overhead: float, little: bool):
 # --- groups ---
 
 
-def test_a_group_moves_all_of_it_at_a_time(lab: Lab):
+def test_a_group_moves_all_of_it_at_a_time(harness: Harness):
     """All requests of a phase are on their way before one of them is answered."""
     for name in ("s0", "s1", "s2"):
-        lab.serve(name)
+        harness.serve(name)
     seen: list[tuple[str, str]] = []
     ends = [
         Endpoint(

@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from descriptors import opened, settled
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.open_descriptors import opened, settled
 from vfio_migration.runtime.transport import peer_process as process
 from vfio_migration.runtime.transport.peer_process import NOBODY, Process
 

@@ -10,8 +10,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import SPEC, FaultyEdu, Lab
 
+from support.migration_harness import SPEC, FaultyEdu, Harness
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError
@@ -39,9 +39,9 @@ HINTS = (
 RUN = {"RUNNING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"}
 
 
-def put(lab: Lab, name: str, state: str) -> None:
+def put(harness: Harness, name: str, state: str) -> None:
     """Bring a device to a state, from wherever it is."""
-    host = lab.hosts[name]
+    host = harness.hosts[name]
     with Client(Path(name)) as client:
         client.reset()
         if state == ERROR:
@@ -55,13 +55,13 @@ def put(lab: Lab, name: str, state: str) -> None:
 
 
 @pytest.fixture
-def two(lab: Lab) -> Lab:
+def two(harness: Harness) -> Harness:
     for name in ("s0", "d0"):
-        lab.serve(name, FaultyEdu)
-    return lab
+        harness.serve(name, FaultyEdu)
+    return harness
 
 
-def test_without_a_journal_in_every_combination_of_states(two: Lab):
+def test_without_a_journal_in_every_combination_of_states(two: Harness):
     """Nothing is done that a wrong guess would make worse; 64 combinations."""
     told: dict[str, int] = {"source": 0, "destination": 0, "refused": 0}
     for source, destination in itertools.product(STATES, STATES):
@@ -110,7 +110,7 @@ def test_without_a_journal_in_every_combination_of_states(two: Lab):
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_keep_in_every_combination_of_states(two: Lab, keep: str):
+def test_keep_in_every_combination_of_states(two: Harness, keep: str):
     """The side that was named runs, the other does not, wherever they stood."""
     winner, loser = ("s0", "d0") if keep == "source" else ("d0", "s0")
     for source, destination in itertools.product(STATES, STATES):
@@ -131,7 +131,7 @@ def test_keep_in_every_combination_of_states(two: Lab, keep: str):
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
 @pytest.mark.parametrize("holder", ["source", "delivered", "destination"])
-def test_keep_has_the_last_word(two: Lab, keep: str, holder: str):
+def test_keep_has_the_last_word(two: Harness, keep: str, holder: str):
     """Whatever the journal says; it is gone then."""
     coordinator = two.coordinator(observers=[])
     entries = coordinator._entries()
@@ -147,7 +147,7 @@ def test_keep_has_the_last_word(two: Lab, keep: str, holder: str):
 
 
 @pytest.mark.parametrize("there", ["s0", "d0"])
-def test_keep_the_side_that_is_there(two: Lab, there: str):
+def test_keep_the_side_that_is_there(two: Harness, there: str):
     """The other one is gone, and will not come back."""
     gone = "d0" if there == "s0" else "s0"
     two.hosts[gone].stop()
@@ -162,7 +162,7 @@ def test_keep_the_side_that_is_there(two: Lab, there: str):
 @pytest.mark.parametrize("other", ["s0", "d0"])
 @pytest.mark.parametrize("keep", ["source", "destination", None])
 def test_nothing_is_started_or_said_to_be_lost_if_the_user_may_not_connect_to_a_side(
-    two: Lab, monkeypatch, keep: str | None, other: str
+    two: Harness, monkeypatch, keep: str | None, other: str
 ):
     class Denied(socket.socket):
         def connect(self, address: object, /) -> None:
@@ -179,7 +179,7 @@ def test_nothing_is_started_or_said_to_be_lost_if_the_user_may_not_connect_to_a_
     assert two.running == {other}
 
 
-def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Lab):
+def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Harness):
     with Client("s0"), pytest.raises(MigrationFailedError) as failure:
         recover([("s0", "d0")], spec=SPEC, timeout_s=0.1)
     assert failure.value.outcome == "undecided"
@@ -187,7 +187,7 @@ def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Lab):
     assert "--keep source or --keep destination" in failure.value.hints[1]
 
 
-def test_keep_the_side_that_is_gone(two: Lab):
+def test_keep_the_side_that_is_gone(two: Harness):
     two.hosts["d0"].stop()
     finished = two.recover(keep="destination")
     assert finished.outcome == "lost"
@@ -201,7 +201,7 @@ def test_keep_the_side_that_is_gone(two: Lab):
 
 
 @pytest.mark.parametrize("name", ["s0", "d0"])
-def test_somebody_is_not_there_and_neither_is_a_journal(two: Lab, name: str):
+def test_somebody_is_not_there_and_neither_is_a_journal(two: Harness, name: str):
     two.hosts[name].stop()
     with pytest.raises(CannotMigrateError) as refusal:
         recover([("s0", "d0")], spec=SPEC)
@@ -214,7 +214,7 @@ def test_somebody_is_not_there_and_neither_is_a_journal(two: Lab, name: str):
     two.hosts = {"s0": next(iter(two.hosts.values()))}
 
 
-def test_a_source_alone(two: Lab):
+def test_a_source_alone(two: Harness):
     """Its destination is not known. One that runs still goes on; one that stands still waits."""
     put(two, "s0", "STOP_COPY")
     with pytest.raises(CannotMigrateError, match="it is not known who is to run: s0 in STOP_COPY"):
@@ -230,7 +230,7 @@ def test_a_source_alone(two: Lab):
 # --- journals ---
 
 
-def journal(two: Lab, **changes) -> None:
+def journal(two: Harness, **changes) -> None:
     coordinator = two.coordinator()
     entries = coordinator._entries()
     coordinator._hang_up()
@@ -241,7 +241,7 @@ def journal(two: Lab, **changes) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "nothing", "null", '{"format": 1}', '{"format": 1, "devices": [7]}']
 )
-def test_a_journal_that_is_damaged(two: Lab, text: str):
+def test_a_journal_that_is_damaged(two: Harness, text: str):
     Path("s0.migration").write_text(text)
     two.arcs.clear()
     with pytest.raises(CannotMigrateError) as refusal:
@@ -255,7 +255,7 @@ def test_a_journal_that_is_damaged(two: Lab, text: str):
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_a_damaged_journal_is_replaced_by_a_word(two: Lab, keep: str):
+def test_a_damaged_journal_is_replaced_by_a_word(two: Harness, keep: str):
     Path("s0.migration").write_text("nothing")
     assert two.recover(keep=keep).outcome == keep
     assert two.running == {"s0" if keep == "source" else "d0"}
@@ -270,7 +270,7 @@ def test_a_damaged_journal_is_replaced_by_a_word(two: Lab, keep: str):
         ({"devices": []}, "format 2 and holder source are not known here"),
     ],
 )
-def test_a_journal_of_another_version(two: Lab, changes, why: str):
+def test_a_journal_of_another_version(two: Harness, changes, why: str):
     journal(two, **changes)
     with pytest.raises(CannotMigrateError) as refusal:
         two.recover()
@@ -284,7 +284,7 @@ def test_a_journal_of_another_version(two: Lab, changes, why: str):
         ([("s0", "d1")], "d1: s0.migration says that s0 was migrated to d0"),
     ],
 )
-def test_a_journal_of_other_devices(two: Lab, pairs, why: str):
+def test_a_journal_of_other_devices(two: Harness, pairs, why: str):
     journal(two)
     with pytest.raises(CannotMigrateError) as refusal:
         recover(pairs, journal=Path("s0.migration"), spec=SPEC)
@@ -292,14 +292,14 @@ def test_a_journal_of_other_devices(two: Lab, pairs, why: str):
     assert refusal.value.hints == ("run: vfio-migration recover s0 d0",)
 
 
-def test_a_journal_that_cannot_be_read(two: Lab):
+def test_a_journal_that_cannot_be_read(two: Harness):
     Path("s0.migration").mkdir()
     with pytest.raises(CannotMigrateError) as refusal:
         two.recover()
     assert refusal.value.why == "s0.migration: is a folder, and no journal"
 
 
-def test_a_recovery_that_cannot_write(two: Lab, monkeypatch):
+def test_a_recovery_that_cannot_write(two: Harness, monkeypatch):
     """It says so before it moves anybody whose move must be written down first."""
     journal(two, holder="delivered")
     put(two, "s0", "STOP_COPY")

@@ -6,8 +6,8 @@ import resource
 from pathlib import Path
 
 import pytest
-from lab import SPEC, FaultyEdu, FaultyMemory, Lab
 
+from support.migration_harness import SPEC, FaultyEdu, FaultyMemory, Harness
 from vfio_migration.model import UnknownNameError
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
@@ -21,20 +21,20 @@ from vfio_migration.runtime.protocol.messages.features import (
 MIGRATION = 1
 
 
-def refused(lab: Lab, **options) -> CannotMigrateError:
+def refused(harness: Harness, **options) -> CannotMigrateError:
     """Migrate; it must be refused, and nothing be changed by it."""
-    arcs, states = list(lab.arcs), lab.states
+    arcs, states = list(harness.arcs), harness.states
     before = {path.name for path in Path().iterdir()}
     with pytest.raises(CannotMigrateError) as refusal:
-        lab.coordinator(**options).run()
-    assert (lab.arcs, lab.states) == (arcs, states)
+        harness.coordinator(**options).run()
+    assert (harness.arcs, harness.states) == (arcs, states)
     assert {path.name for path in Path().iterdir()} == before
     return refusal.value
 
 
-def pair(lab: Lab, **options) -> None:
+def pair(harness: Harness, **options) -> None:
     for name in ("s0", "d0"):
-        lab.serve(name, **options)
+        harness.serve(name, **options)
 
 
 def move(name: str, *states: str) -> None:
@@ -43,9 +43,9 @@ def move(name: str, *states: str) -> None:
             client.set_state(state)
 
 
-def capabilities(lab: Lab, name: str, flags: int | str) -> None:
+def capabilities(harness: Harness, name: str, flags: int | str) -> None:
     """Have a server answer with other flags, or with an error."""
-    serving = lab.hosts[name].server.handlers
+    serving = harness.hosts[name].server.handlers
     answer = serving.answer
 
     def instead(command):
@@ -87,15 +87,15 @@ def test_a_socket_named_twice(tmp_path, monkeypatch, pairs):
 
 
 @pytest.mark.parametrize("missing", ["s0", "d0"])
-def test_nobody_serves_there(lab: Lab, missing: str):
-    pair(lab)
-    lab.hosts.pop(missing).stop()
-    lab.hosts.setdefault("s0", lab.hosts.get("d0"))  # `pairs` goes by the sources
+def test_nobody_serves_there(harness: Harness, missing: str):
+    pair(harness)
+    harness.hosts.pop(missing).stop()
+    harness.hosts.setdefault("s0", harness.hosts.get("d0"))  # `pairs` goes by the sources
     with pytest.raises(CannotMigrateError) as refusal:
         Coordinator([("s0", "d0")], journal=Path("journal")).run()
     assert str(refusal.value) == f"{missing}: nobody serves there: No such file or directory"
     assert not Path("journal").exists()
-    lab.hosts = {name: host for name, host in lab.hosts.items() if host.name == name}
+    harness.hosts = {name: host for name, host in harness.hosts.items() if host.name == name}
 
 
 # --- where the devices stand ---
@@ -104,10 +104,10 @@ def test_nobody_serves_there(lab: Lab, missing: str):
 @pytest.mark.parametrize(
     "way", [("STOP",), ("RUNNING_P2P",), ("PRE_COPY",), ("STOP_COPY",), ("RESUMING",)]
 )
-def test_a_source_that_does_not_run(lab: Lab, way: tuple[str, ...]):
-    pair(lab)
+def test_a_source_that_does_not_run(harness: Harness, way: tuple[str, ...]):
+    pair(harness)
     move("s0", *way)
-    refusal = refused(lab)
+    refusal = refused(harness)
     assert refusal.refused
     assert refusal.why == f"s0: is in {way[-1]}, and a source begins in RUNNING"
     assert refusal.hints == (
@@ -120,30 +120,30 @@ def test_a_source_that_does_not_run(lab: Lab, way: tuple[str, ...]):
 @pytest.mark.parametrize(
     "state", ["RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "RESUMING"]
 )
-def test_a_destination_that_is_not_blank(lab: Lab, state: str):
-    pair(lab)
+def test_a_destination_that_is_not_blank(harness: Harness, state: str):
+    pair(harness)
     move("d0", state)
-    refusal = refused(lab)
+    refusal = refused(harness)
     assert refusal.refused
     assert refusal.why == f"d0: is in {state}, and a destination begins in RUNNING"
 
 
-def test_a_destination_that_stands_still(lab: Lab):
+def test_a_destination_that_stands_still(harness: Harness):
     """That is how a migration leaves a side that is not to run: it can be loaded again."""
-    pair(lab)
+    pair(harness)
     move("d0", "STOP")
-    lab.coordinator().run()
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    assert lab.hosts["d0"].whole
+    harness.coordinator().run()
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.hosts["d0"].whole
 
 
 @pytest.mark.parametrize("name", ["s0", "d0"])
-def test_a_device_that_has_failed(lab: Lab, name: str):
+def test_a_device_that_has_failed(harness: Harness, name: str):
     for one in ("s0", "d0"):
-        lab.serve(one, faults={("RUNNING", "RUNNING_P2P"): (1, True)} if one == name else None)
+        harness.serve(one, faults={("RUNNING", "RUNNING_P2P"): (1, True)} if one == name else None)
     with Client(Path(name)) as client, pytest.raises(Exception, match="EIO"):
         client.set_state("STOP")
-    refusal = refused(lab)
+    refusal = refused(harness)
     side = "source" if name == "s0" else "destination"
     assert refusal.why == f"{name}: is in ERROR, and a {side} begins in RUNNING"
 
@@ -151,10 +151,10 @@ def test_a_device_that_has_failed(lab: Lab, name: str):
 # --- what the devices are ---
 
 
-def test_another_kind_of_device(lab: Lab):
-    lab.serve("s0", FaultyEdu)
-    lab.serve("d0", FaultyMemory)
-    refusal = refused(lab)
+def test_another_kind_of_device(harness: Harness):
+    harness.serve("s0", FaultyEdu)
+    harness.serve("d0", FaultyMemory)
+    refusal = refused(harness)
     assert refusal.refused
     assert refusal.why == (
         "s0 and d0 are not the same kind of device: PCI device 1234:11e8 and 1234:11e9; "
@@ -164,19 +164,19 @@ def test_another_kind_of_device(lab: Lab):
     assert refusal.hints == ("a guest would not find its device again; take another destination",)
 
 
-def test_another_size(lab: Lab):
-    lab.serve("s0", FaultyMemory, size=1 << 16)
-    lab.serve("d0", FaultyMemory, size=1 << 17)
-    assert refused(lab).why == (
+def test_another_size(harness: Harness):
+    harness.serve("s0", FaultyMemory, size=1 << 16)
+    harness.serve("d0", FaultyMemory, size=1 << 17)
+    assert refused(harness).why == (
         "s0 and d0 are not the same kind of device: region 2 of 65536 and 131072 bytes"
     )
 
 
 @pytest.mark.parametrize("name", ["s0", "d0"])
-def test_no_migration(lab: Lab, name: str):
-    pair(lab)
-    capabilities(lab, name, "ENOTTY")
-    refusal = refused(lab)
+def test_no_migration(harness: Harness, name: str):
+    pair(harness)
+    capabilities(harness, name, "ENOTTY")
+    refusal = refused(harness)
     assert refusal.refused
     assert refusal.why == (
         f"{name}: the device cannot be migrated: DEVICE_FEATURE GET MIGRATION is refused (ENOTTY)"
@@ -184,23 +184,23 @@ def test_no_migration(lab: Lab, name: str):
 
 
 @pytest.mark.parametrize("flags", [0, 2, 6])
-def test_without_what_is_mandatory(lab: Lab, flags: int):
-    pair(lab)
-    capabilities(lab, "d0", flags)
-    assert refused(lab).why == (
+def test_without_what_is_mandatory(harness: Harness, flags: int):
+    pair(harness)
+    capabilities(harness, "d0", flags)
+    assert refused(harness).why == (
         f"d0: the device cannot be migrated: its flags are {flags:#x}, without STOP_COPY"
     )
 
 
 @pytest.mark.parametrize("unknown", [0x8, 0x100, 1 << 63])
-def test_capabilities_that_the_table_does_not_know(lab: Lab, unknown: int):
+def test_capabilities_that_the_table_does_not_know(harness: Harness, unknown: int):
     """They bring states that nobody asks for."""
-    pair(lab)
+    pair(harness)
     for name in ("s0", "d0"):
-        capabilities(lab, name, 7 | unknown)
-    lab.coordinator().run()
-    assert lab.hosts["d0"].whole
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
+        capabilities(harness, name, 7 | unknown)
+    harness.coordinator().run()
+    assert harness.hosts["d0"].whole
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
 
 
 # --- the two sides of one device need not have the same capabilities ---
@@ -211,22 +211,22 @@ SETS = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY", "STOP_COPY,P2P,PRE_C
 @pytest.mark.parametrize("there", SETS)
 @pytest.mark.parametrize("here", SETS)
 @pytest.mark.parametrize("migration", ["live", "offline"])
-def test_every_mixture_of_capabilities(lab: Lab, migration: str, here: str, there: str):
-    lab.serve("s0", capabilities=here)
-    lab.serve("d0", capabilities=there)
-    summary = lab.coordinator(migration=migration).run()
-    assert lab.states == {"s0": "STOP", "d0": "RUNNING"}
-    assert lab.hosts["d0"].whole
+def test_every_mixture_of_capabilities(harness: Harness, migration: str, here: str, there: str):
+    harness.serve("s0", capabilities=here)
+    harness.serve("d0", capabilities=there)
+    summary = harness.coordinator(migration=migration).run()
+    assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
+    assert harness.hosts["d0"].whole
     assert (summary.passes > 1) == (migration == "live" and "PRE_COPY" in here)
 
 
 # --- groups ---
 
 
-def test_two_without_p2p(lab: Lab):
+def test_two_without_p2p(harness: Harness):
     for name in ("s0", "d0", "s1", "d1"):
-        lab.serve(name, capabilities="STOP_COPY,PRE_COPY")
-    refusal = refused(lab)
+        harness.serve(name, capabilities="STOP_COPY,PRE_COPY")
+    refusal = refused(harness)
     assert refusal.refused
     # The destination comes first: it is moved first.
     assert refusal.why == (
@@ -241,37 +241,37 @@ def test_two_without_p2p(lab: Lab):
     )
 
 
-def test_two_without_p2p_at_the_source_alone(lab: Lab):
+def test_two_without_p2p_at_the_source_alone(harness: Harness):
     for name in ("s0", "d0", "s1", "d1", "s2", "d2"):
         lacks = name in ("s0", "s2")
-        lab.serve(name, capabilities="STOP_COPY" if lacks else "STOP_COPY,P2P")
-    assert refused(lab).why.startswith("s0, s2: lack P2P, and of a group only 1 may")
+        harness.serve(name, capabilities="STOP_COPY" if lacks else "STOP_COPY,P2P")
+    assert refused(harness).why.startswith("s0, s2: lack P2P, and of a group only 1 may")
 
 
 @pytest.mark.parametrize("migration", ["live", "offline"])
-def test_one_without_p2p(lab: Lab, migration: str):
+def test_one_without_p2p(harness: Harness, migration: str):
     """It is stopped when the others are quiesced, and before they are; started the other way."""
     for number in range(3):
         for side in "sd":
             lacks = number == 1
-            lab.serve(f"{side}{number}", capabilities="STOP_COPY" if lacks else None)
-    lab.coordinator(migration=migration).run()
-    assert lab.running == {"d0", "d1", "d2"}
-    assert all(lab.hosts[name].whole for name in lab.running)
-    _never_met(lab)
-    stops = {name: _when(lab, name, "change_state", False) for name in ("s0", "s1", "s2")}
-    quiet = {name: _when(lab, name, "start_p2p_dma", False) for name in ("s0", "s2")}
+            harness.serve(f"{side}{number}", capabilities="STOP_COPY" if lacks else None)
+    harness.coordinator(migration=migration).run()
+    assert harness.running == {"d0", "d1", "d2"}
+    assert all(harness.hosts[name].whole for name in harness.running)
+    _never_met(harness)
+    stops = {name: _when(harness, name, "change_state", False) for name in ("s0", "s1", "s2")}
+    quiet = {name: _when(harness, name, "start_p2p_dma", False) for name in ("s0", "s2")}
     assert max(quiet.values()) < stops["s1"] < min(stops["s0"], stops["s2"])
-    starts = {name: _when(lab, name, "change_state", True) for name in ("d0", "d1", "d2")}
-    loud = {name: _when(lab, name, "start_p2p_dma", True) for name in ("d0", "d2")}
+    starts = {name: _when(harness, name, "change_state", True) for name in ("d0", "d1", "d2")}
+    loud = {name: _when(harness, name, "start_p2p_dma", True) for name in ("d0", "d2")}
     assert max(starts["d0"], starts["d2"]) < starts["d1"] < min(loud.values())
 
 
-def _when(lab: Lab, name: str, activity: str, may: bool) -> int:
+def _when(harness: Harness, name: str, activity: str, may: bool) -> int:
     """The last time a device lost or won something, as the order of all arcs."""
     found = [
         i
-        for i, (one, from_, to) in enumerate(lab.arcs)
+        for i, (one, from_, to) in enumerate(harness.arcs)
         if one == name
         and SPEC.permits(to, activity) == may
         and SPEC.permits(from_, activity) != may
@@ -279,10 +279,10 @@ def _when(lab: Lab, name: str, activity: str, may: bool) -> int:
     return found[-1]
 
 
-def _never_met(lab: Lab) -> None:
+def _never_met(harness: Harness) -> None:
     """No device of a side ever stood stopped while another might have started DMA to it."""
-    at = dict.fromkeys(lab.hosts, "RUNNING")
-    for name, _, to in lab.arcs:
+    at = dict.fromkeys(harness.hosts, "RUNNING")
+    for name, _, to in harness.arcs:
         at[name] = "RUNNING" if to == "reset" else to
         for side in "sd":
             states = [state for one, state in at.items() if one[0] == side]
@@ -293,10 +293,10 @@ def _never_met(lab: Lab) -> None:
 # --- the journal ---
 
 
-def test_a_journal_of_an_earlier_migration(lab: Lab):
-    pair(lab)
+def test_a_journal_of_an_earlier_migration(harness: Harness):
+    pair(harness)
     Path("s0.migration").write_text("something")
-    refusal = refused(lab)
+    refusal = refused(harness)
     assert refusal.refused
     assert refusal.why.endswith(
         "/s0: an earlier migration of this device was not brought to its end"
@@ -309,43 +309,43 @@ def test_a_journal_of_an_earlier_migration(lab: Lab):
     ("where", "why"),
     [("no/such/file", "No such file or directory"), ("s0/file", "Not a directory")],
 )
-def test_a_journal_that_cannot_be_written(lab: Lab, where: str, why: str):
-    pair(lab)
-    refusal = refused(lab, journal=Path(where))
+def test_a_journal_that_cannot_be_written(harness: Harness, where: str, why: str):
+    pair(harness)
+    refusal = refused(harness, journal=Path(where))
     assert refusal.why == f"{where}: the journal cannot be written: {why}"
     assert refusal.hints == ("say where it can be: --journal FILE",)
 
 
-def test_a_full_disk(lab: Lab):
-    pair(lab)
+def test_a_full_disk(harness: Harness):
+    pair(harness)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
-        refusal = refused(lab)
+        refusal = refused(harness)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert refusal.why == "s0.migration: the journal cannot be written: File too large"
 
 
-def test_without_a_journal(lab: Lab):
-    pair(lab)
-    lab.coordinator(journal=None).run()
+def test_without_a_journal(harness: Harness):
+    pair(harness)
+    harness.coordinator(journal=None).run()
     assert sorted(path.name for path in Path().iterdir()) == ["d0", "s0"]
-    assert lab.hosts["d0"].whole
+    assert harness.hosts["d0"].whole
 
 
-def test_what_the_journal_says(lab: Lab):
+def test_what_the_journal_says(harness: Harness):
     """At each step: written before anything of the step is done."""
-    pair(lab)
+    pair(harness)
     said = []
 
     def watch(exchange) -> None:
         found = journals.read(Path("s0.migration"))
         holder = None if found is None else found.holder
         if not said or said[-1][0] != holder:
-            said.append((holder, exchange.peer, lab.states))
+            said.append((holder, exchange.peer, harness.states))
 
-    lab.coordinator(observers=[watch]).run()
+    harness.coordinator(observers=[watch]).run()
     assert said == [
         ("source", "s0", {"s0": "RUNNING", "d0": "RUNNING"}),
         ("delivered", "d0", {"s0": "STOP_COPY", "d0": "RESUMING"}),
@@ -355,8 +355,8 @@ def test_what_the_journal_says(lab: Lab):
     ]
 
 
-def test_a_migration_that_is_not_in_the_table(lab: Lab):
-    pair(lab)
+def test_a_migration_that_is_not_in_the_table(harness: Harness):
+    pair(harness)
     with pytest.raises(UnknownNameError) as error:
-        lab.coordinator(migration="liv").run()
+        harness.coordinator(migration="liv").run()
     assert "live" in str(error.value)

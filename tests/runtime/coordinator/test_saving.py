@@ -6,10 +6,10 @@ import dataclasses
 import threading
 from pathlib import Path
 
-import fleet
 import pytest
-from lab import ALWAYS, SPEC, FaultyMemory, Lab
 
+from support import forked_servers
+from support.migration_harness import ALWAYS, SPEC, FaultyMemory, Harness
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -35,62 +35,62 @@ def how(request) -> tuple[int, bool]:
     return HOW[request.param]
 
 
-def saver(lab: Lab, *names: str, settings: Settings | None = None, observers=()) -> Saver:
-    report = lab.events.append
+def saver(harness: Harness, *names: str, settings: Settings | None = None, observers=()) -> Saver:
+    report = harness.events.append
     return Saver(names, spec=SPEC, settings=settings, report=report, observers=observers)
 
 
-def restorer(lab: Lab, *names: str, report=None) -> Restorer:
-    return Restorer(names, spec=SPEC, report=report or lab.events.append)
+def restorer(harness: Harness, *names: str, report=None) -> Restorer:
+    return Restorer(names, spec=SPEC, report=report or harness.events.append)
 
 
 @pytest.fixture
-def saved(lab: Lab) -> Lab:
+def saved(harness: Harness) -> Harness:
     """A device that was saved to `a.save`."""
-    lab.serve("s0")
-    saver(lab, "s0").run("a.save")
-    return lab
+    harness.serve("s0")
+    saver(harness, "s0").run("a.save")
+    return harness
 
 
 # --- arcs that fail ---
 
 
 @pytest.mark.parametrize("arc", SAVES, ids="-".join)
-def test_an_arc_of_a_save_fails(lab: Lab, arc, how):
-    lab.serve("s0", faults={arc: how})
-    lab.serve("s1")
+def test_an_arc_of_a_save_fails(harness: Harness, arc, how):
+    harness.serve("s0", faults={arc: how})
+    harness.serve("s1")
     if how == ONCE or (how == AGAIN and arc[1] != "STOP_COPY"):
         # It can be stopped all the same, and is saved then.
-        saved = saver(lab, "s0", "s1").run("a.save")
+        saved = saver(harness, "s0", "s1").run("a.save")
         assert saved.fell_back is not None
         assert f"s0: SET_STATE {arc[1]} is refused (EIO)" in saved.fell_back
-        assert lab.states == {"s0": "STOP", "s1": "STOP"}
+        assert harness.states == {"s0": "STOP", "s1": "STOP"}
         with ContainerReader("a.save") as file:
             file.check()
         return
     with pytest.raises(MigrationFailedError) as failed:
-        saver(lab, "s0", "s1").run("a.save")
+        saver(harness, "s0", "s1").run("a.save")
     assert f"s0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
     assert not failed.value.cancelled
-    assert lab.running == {"s0", "s1"}
-    assert lab.hosts["s1"].whole
+    assert harness.running == {"s0", "s1"}
+    assert harness.hosts["s1"].whole
     assert not Path("a.save").exists()
     if how == FOR_GOOD:
         lost = "s0: has failed, and what it held is lost"
         assert (failed.value.outcome, failed.value.hints) == ("lost", ("no file was written", lost))
     else:
         assert (failed.value.outcome, failed.value.hints) == ("source", ("no file was written",))
-        assert lab.hosts["s0"].whole
+        assert harness.hosts["s0"].whole
 
 
 @pytest.mark.parametrize("then", ["stop", "run"])
-def test_an_arc_fails_when_all_is_in_the_file(lab: Lab, then, how):
+def test_an_arc_fails_when_all_is_in_the_file(harness: Harness, then, how):
     """The file is there and whole. What did not follow is told of, and is no success."""
-    lab.serve("s0", faults={("STOP_COPY", "STOP"): how})
-    lab.serve("d0")
+    harness.serve("s0", faults={("STOP_COPY", "STOP"): how})
+    harness.serve("d0")
     if then == "run" and how != ONCE:
         with pytest.raises(MigrationFailedError) as failed:
-            saver(lab, "s0").run("a.save", then=then)
+            saver(harness, "s0").run("a.save", then=then)
         assert failed.value.why.startswith(
             "a.save: is written and whole, but not all of the devices run on: "
         )
@@ -100,21 +100,21 @@ def test_an_arc_fails_when_all_is_in_the_file(lab: Lab, then, how):
             "nothing is lost: all that the devices held is in the file"
         )
     else:
-        saver(lab, "s0").run("a.save", then=then)
-    told = [event.fields["why"] for event in lab.events if event.name == "failed"]
+        saver(harness, "s0").run("a.save", then=then)
+    told = [event.fields["why"] for event in harness.events if event.name == "failed"]
     assert told[0].startswith("s0: SET_STATE STOP is refused (EIO)") or then == "run"
-    assert lab.hosts["s0"].runs == (then == "run" and how == ONCE)
-    restorer(lab, "d0").run("a.save")
-    assert lab.hosts["d0"].whole
+    assert harness.hosts["s0"].runs == (then == "run" and how == ONCE)
+    restorer(harness, "d0").run("a.save")
+    assert harness.hosts["d0"].whole
 
 
-def test_a_device_that_does_not_answer_when_all_is_in_the_file(lab: Lab):
+def test_a_device_that_does_not_answer_when_all_is_in_the_file(harness: Harness):
     """Whether it goes on cannot be told then; that it stood still is not enough."""
     event = threading.Event()
-    lab.serve("s0", gate={("STOP_COPY", "STOP"): event})
-    lab.serve("s1")
+    harness.serve("s0", gate={("STOP_COPY", "STOP"): event})
+    harness.serve("s1")
     with pytest.raises(MigrationFailedError) as failed:
-        saver(lab, "s0", "s1", settings=Settings(timeout_s=0.5)).run("a.save", then="run")
+        saver(harness, "s0", "s1", settings=Settings(timeout_s=0.5)).run("a.save", then="run")
     assert failed.value.outcome == "undecided"
     assert "s0: DEVICE_FEATURE SET MIG_DEVICE_STATE RUNNING_P2P is not answered" in failed.value.why
     with ContainerReader("a.save") as file:
@@ -123,7 +123,7 @@ def test_a_device_that_does_not_answer_when_all_is_in_the_file(lab: Lab):
 
 
 @pytest.mark.parametrize("arc", LOADS, ids="-".join)
-def test_an_arc_of_a_restore_fails(saved: Lab, arc, how):
+def test_an_arc_of_a_restore_fails(saved: Harness, arc, how):
     saved.serve("d0", faults={arc: how})
     saved.serve("d1")
     with pytest.raises(MigrationFailedError) as failed:
@@ -164,9 +164,9 @@ class Cancelling:
         return None
 
 
-def test_a_save_is_given_up_at_every_step(lab: Lab):
+def test_a_save_is_given_up_at_every_step(harness: Harness):
     """Either there is no file and the device runs on, or all of it is there."""
-    lab.serve("s0")
+    harness.serve("s0")
     there = []
     while True:
         path = Path(f"{len(there)}.save")
@@ -180,8 +180,8 @@ def test_a_save_is_given_up_at_every_step(lab: Lab):
         else:
             assert (failure.cancelled, failure.outcome) == (True, "source")
             assert not path.exists()
-        assert lab.states == {"s0": "RUNNING"}
-        assert lab.hosts["s0"].whole
+        assert harness.states == {"s0": "RUNNING"}
+        assert harness.hosts["s0"].whole
         if cancelling.seen <= cancelling.at:
             break
     assert there == sorted(there)
@@ -189,7 +189,7 @@ def test_a_save_is_given_up_at_every_step(lab: Lab):
     assert there.count(True) >= 3
 
 
-def test_a_restore_is_given_up_at_every_step(saved: Lab):
+def test_a_restore_is_given_up_at_every_step(saved: Harness):
     """Either the device stands still, or it runs with the whole state."""
     host = saved.serve("d0")
     runs = []
@@ -218,31 +218,31 @@ def test_a_restore_is_given_up_at_every_step(saved: Lab):
 
 
 @pytest.mark.parametrize("codec", compression.NAMES)
-def test_the_figures(lab: Lab, codec):
-    lab.serve("s0")
-    lab.serve("s1", FaultyMemory)
-    result = saver(lab, "s0", "s1", settings=Settings(codec=codec)).run("a.save")
+def test_the_figures(harness: Harness, codec):
+    harness.serve("s0")
+    harness.serve("s1", FaultyMemory)
+    result = saver(harness, "s0", "s1", settings=Settings(codec=codec)).run("a.save")
     with ContainerReader("a.save") as file:
         totals = file.check()
     assert result.devices == len(totals) == 2
     assert result.bytes == sum(one.size for one in totals)
     assert result.stored == Path("a.save").stat().st_size
     assert result.downtime is None
-    lab.serve("d0")
-    lab.serve("d1", FaultyMemory)
-    restored = restorer(lab, "d0", "d1").run("a.save")
+    harness.serve("d0")
+    harness.serve("d1", FaultyMemory)
+    restored = restorer(harness, "d0", "d1").run("a.save")
     assert dataclasses.replace(restored, seconds=result.seconds) == result
 
 
-def test_how_long_the_devices_stood_still(lab: Lab):
-    lab.serve("s0")
-    result = saver(lab, "s0").run("a.save", then="run")
+def test_how_long_the_devices_stood_still(harness: Harness):
+    harness.serve("s0")
+    result = saver(harness, "s0").run("a.save", then="run")
     assert result.downtime is not None
     assert 0 < result.downtime < result.seconds
 
 
-def test_nothing_is_compressed_twice(lab: Lab, monkeypatch):
-    lab.serve("s0", FaultyMemory)
+def test_nothing_is_compressed_twice(harness: Harness, monkeypatch):
+    harness.serve("s0", FaultyMemory)
     blocks: list[int] = []
     compress = compression._Zlib.compress
 
@@ -251,13 +251,13 @@ def test_nothing_is_compressed_twice(lab: Lab, monkeypatch):
         return compress(codec, block)
 
     monkeypatch.setattr(compression._Zlib, "compress", counting)
-    result = saver(lab, "s0", settings=Settings(codec="zlib")).run("a.save")
+    result = saver(harness, "s0", settings=Settings(codec="zlib")).run("a.save")
     assert sum(blocks) == result.bytes
 
 
-def test_the_header_says_what_was_saved(lab: Lab):
-    lab.serve("s0")
-    saver(lab, "s0", settings=Settings(codec="zlib")).run("a.save")
+def test_the_header_says_what_was_saved(harness: Harness):
+    harness.serve("s0")
+    saver(harness, "s0", settings=Settings(codec="zlib")).run("a.save")
     with ContainerReader("a.save") as file:
         (device,) = file.header.devices
         assert file.header.codec == "zlib"
@@ -274,7 +274,7 @@ def written(identity, *streams: bytes) -> None:
             file.write(number, stream)
 
 
-def test_a_file_of_somebody_else_is_judged_by_the_device(saved: Lab):
+def test_a_file_of_somebody_else_is_judged_by_the_device(saved: Harness):
     """Its header says nothing that we know of the device."""
     with ContainerReader("a.save") as file:
         file.check()
@@ -290,7 +290,7 @@ def test_a_file_of_somebody_else_is_judged_by_the_device(saved: Lab):
     assert not saved.hosts["d0"].runs
 
 
-def test_a_file_that_is_changed_while_it_is_read(saved: Lab):
+def test_a_file_that_is_changed_while_it_is_read(saved: Harness):
     """It was looked at from end to end; whatever is not that any more is not handed out."""
     saved.serve("d0")
 
@@ -311,23 +311,23 @@ def test_a_file_that_is_changed_while_it_is_read(saved: Lab):
 
 
 @pytest.mark.parametrize("kind", [Saver, Restorer])
-def test_a_group_that_no_plan_is_for(lab: Lab, kind):
+def test_a_group_that_no_plan_is_for(harness: Harness, kind):
     for name in ("s0", "s1"):
-        lab.serve(name, capabilities="STOP_COPY")
-    saver(lab, "s0").run("a.save", then="run")
+        harness.serve(name, capabilities="STOP_COPY")
+    saver(harness, "s0").run("a.save", then="run")
     half = kind(["s0", "s1"], spec=SPEC)
     written({}, b"1", b"2")
     with pytest.raises(CannotMigrateError, match="lack P2P") as refused:
         half.run("c.save" if kind is Saver else "b.save")
     assert refused.value.refused
-    assert lab.running == {"s0", "s1"}
+    assert harness.running == {"s0", "s1"}
 
 
 def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
     """It runs, but blank: that is not taken for the device that was."""
     path = tmp_path / "s0"
-    servers = [fleet.serve(path, "memory,size=4M", "7")]
-    fleet.wait_for(path)
+    servers = [forked_servers.serve(path, "memory,size=4M", "7")]
+    forked_servers.wait_for(path)
 
     def watch(exchange) -> None:
         if (
@@ -337,8 +337,8 @@ def test_a_source_that_was_served_anew_has_lost_its_state(tmp_path):
         ):
             servers[0].kill()
             servers[0].join(60)
-            servers.append(fleet.serve(path, "memory,size=4M", "7"))
-            fleet.wait_for(path)
+            servers.append(forked_servers.serve(path, "memory,size=4M", "7"))
+            forked_servers.wait_for(path)
 
     try:
         with pytest.raises(MigrationFailedError) as failed:

@@ -1,6 +1,6 @@
 """Servers with habits that we did not choose are migrated, saved, restored and recovered like ours.
 
-Who has which habit stands in `peer_habits.servers`.
+Who has which habit stands in `support.peer_habits.servers`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from peer_habits import servers as habits
-from peer_habits.base import RUNNING, STOP, Peer
-from peer_habits.running import SIZE, pair, running
 
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RUNNING, STOP, Peer
+from support.peer_habits.running import SIZE, pair, running
 from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError, CoordinatorError

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
-from lab import Lab
 
+from support.migration_harness import Harness
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
 from vfio_migration.runtime.coordinator.pump import Stream
 
 
 @pytest.mark.parametrize("migration", ["live", "offline"])
-def test_every_device_that_failed_is_named(lab: Lab, migration: str):
+def test_every_device_that_failed_is_named(harness: Harness, migration: str):
     """Each at the same time, in a thread of its own: none of them hides the others."""
     barrier = threading.Barrier(3)
 
@@ -21,11 +21,11 @@ def test_every_device_that_failed_is_named(lab: Lab, migration: str):
         raise OSError("broken")
 
     for number in range(3):
-        lab.serve(f"s{number}")
-        lab.serve(f"d{number}", mangle=refuse)
-    failure = lab.fail(migration=migration, chunk=1 << 24)
+        harness.serve(f"s{number}")
+        harness.serve(f"d{number}", mangle=refuse)
+    failure = harness.fail(migration=migration, chunk=1 << 24)
     assert failure.outcome == "source"
-    assert lab.running == {"s0", "s1", "s2"}
+    assert harness.running == {"s0", "s1", "s2"}
     for number in range(3):
         assert failure.why.count(f"d{number}: MIG_DATA_WRITE is refused") == 1
 

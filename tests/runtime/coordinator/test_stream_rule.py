@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_habits import servers as habits
-from peer_habits.base import RUNNING, STOP, Peer
-from peer_habits.running import running
 
+from support.peer_habits import servers as habits
+from support.peer_habits.base import RUNNING, STOP, Peer
+from support.peer_habits.running import running
 from vfio_migration.runtime.client import RefusedError
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from lab import ALWAYS, SPEC, Lab
-from peer_habits import servers as habits
-from peer_habits.base import PRE_COPY, RUNNING, STOP, Peer
-from peer_habits.running import running
-from raw_client import MIG_READ
 
+from support.migration_harness import ALWAYS, SPEC, Harness
+from support.peer_habits import servers as habits
+from support.peer_habits.base import PRE_COPY, RUNNING, STOP, Peer
+from support.peer_habits.running import running
+from support.raw_client import MIG_READ
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.model.spec import SpecError
 from vfio_migration.runtime.client import Client
@@ -122,29 +122,29 @@ def test_what_a_program_has_mapped_for_a_destination_is_not_taken_away(tmp_path:
         assert b.held == held
 
 
-def test_one_of_a_group_that_refuses_pre_copy(lab: Lab) -> None:
+def test_one_of_a_group_that_refuses_pre_copy(harness: Harness) -> None:
     """All go back together, the guest is let go, and all are stopped then."""
     for name in ("s0", "d0", "s1", "d1"):
         faults = {("PRE_COPY", "PRE_COPY_P2P"): (ALWAYS, False)} if name == "s1" else None
-        lab.serve(name, faults=faults)
+        harness.serve(name, faults=faults)
     guest: list[str] = []
     hooks = Hooks(pause=lambda: guest.append("pause"), resume=guest.append)
-    summary = lab.coordinator(hooks=hooks).run()
+    summary = harness.coordinator(hooks=hooks).run()
     assert summary.fell_back == (
         "plan save, phase quiesce: s1: SET_STATE PRE_COPY_P2P is refused (EIO); it is in PRE_COPY "
         "now"
     )
-    assert lab.running == {"d0", "d1"}
-    assert all(lab.hosts[name].whole for name in ("d0", "d1"))
+    assert harness.running == {"d0", "d1"}
+    assert all(harness.hosts[name].whole for name in ("d0", "d1"))
     assert guest == ["pause", "source", "pause", "destination"]
 
 
-def test_a_source_that_failed_for_good_is_not_begun_anew(lab: Lab) -> None:
+def test_a_source_that_failed_for_good_is_not_begun_anew(harness: Harness) -> None:
     """It would have to be reset, and that loses what it holds without a word."""
-    lab.serve("s0", faults={("PRE_COPY", "PRE_COPY_P2P"): (1, True)})
-    lab.serve("d0")
-    assert lab.fail().outcome == "lost"
-    assert not [one for one in lab.events if one.name == "falls_back"]
+    harness.serve("s0", faults={("PRE_COPY", "PRE_COPY_P2P"): (1, True)})
+    harness.serve("d0")
+    assert harness.fail().outcome == "lost"
+    assert not [one for one in harness.events if one.name == "falls_back"]
 
 
 def test_a_source_that_refuses_something_else_is_not_begun_anew(tmp_path: Path) -> None:

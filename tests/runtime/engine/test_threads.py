@@ -259,7 +259,7 @@ ACTS: dict[str, Callable[[Engine], object]] = {
 }
 
 
-class Meddler(NullDevice):
+class ReentrantDevice(NullDevice):
     """Does something in each of its callbacks."""
 
     def __init__(self) -> None:
@@ -281,7 +281,7 @@ class Meddler(NullDevice):
 def test_a_device_that_calls_back_is_refused(
     spec: Spec, act: str, callback: str, observed: bool
 ) -> None:
-    device = Meddler()
+    device = ReentrantDevice()
     engine = Engine(spec, "STOP_COPY", device)
     if observed:
         engine.add_observer(lambda record: None)
@@ -309,7 +309,7 @@ def test_a_device_that_calls_back_is_refused(
 
 
 def test_a_device_that_does_not_catch_that_has_failed(spec: Spec) -> None:
-    device = Meddler()
+    device = ReentrantDevice()
     engine = Engine(spec, "STOP_COPY", device)
     device.act = engine.reset
     with pytest.raises(RequestFailedError) as failure:
@@ -321,7 +321,7 @@ def test_a_device_that_does_not_catch_that_has_failed(spec: Spec) -> None:
 
 def test_a_callback_may_act_on_another_engine(spec: Spec) -> None:
     other = Engine(spec, "STOP_COPY", NullDevice())
-    device = Meddler()
+    device = ReentrantDevice()
     device.act = lambda: other.set_state("STOP")
     engine = Engine(spec, "STOP_COPY", device, observers=[lambda record: other.reset()])
     assert engine.set_state("STOP") == Situation("STOP")

@@ -22,8 +22,8 @@ from container_support import (
     save,
     total,
 )
-from descriptors import opened, settled
 
+from support.open_descriptors import opened, settled
 from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,

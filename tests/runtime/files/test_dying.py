@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from container_support import DYING
-from samples import sample
 
+from support.samples import sample
 from vfio_migration.runtime.files.atomic_file import PREFIX
 
 # Whether a file is there already, and whether the new one has a name while it is written.

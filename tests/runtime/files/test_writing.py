@@ -23,8 +23,8 @@ from container_support import (
     save,
     without_nameless_files,
 )
-from descriptors import opened, settled
 
+from support.open_descriptors import opened, settled
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
     CannotWriteError,

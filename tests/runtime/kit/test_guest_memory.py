@@ -8,8 +8,8 @@ import socket
 import tempfile
 
 import pytest
-from descriptors import opened, settled
 
+from support.open_descriptors import opened, settled
 from vfio_migration.runtime.kit import guest_memory
 from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.guest_memory import DmaFaultError, GuestMemory, NotPermittedError

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from descriptors import opened, settled
 
+from support.open_descriptors import opened, settled
 from vfio_migration.runtime.kit import interrupts as irq
 from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import (

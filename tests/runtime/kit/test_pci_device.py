@@ -9,10 +9,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from descriptors import opened, settled
 from noting_device import Noting
 from sample_device import DELAY, JOB, Sample, drive_sample
 
+from support.open_descriptors import opened, settled
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import ArcError, Engine, RequestFailedError
 from vfio_migration.runtime.kit.errors import CommandError

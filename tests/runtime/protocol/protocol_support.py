@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from descriptors import opened, settled
 from hypothesis import strategies as st
 
 import vfio_migration.runtime.protocol as vp
+from support.open_descriptors import opened, settled
 from vfio_migration.runtime.protocol import Connection, Limits, Message
 
 HEADER = struct.Struct("=HHIII")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from raw_client import Client
 
+from support.raw_client import Client
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.server import Server
 from vfio_migration.runtime.transport.listening import listening

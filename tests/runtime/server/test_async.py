@@ -11,9 +11,9 @@ import struct
 import time
 
 import pytest
-from edu_client import BUFFER, dma, dma_done, until
-from raw_client import Client, RefusedError
 
+from support.edu_client import BUFFER, dma, dma_done, until
+from support.raw_client import Client, RefusedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.async_server import AsyncServer
 from vfio_migration.runtime.transport.listening import listening

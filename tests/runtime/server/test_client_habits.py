@@ -10,12 +10,12 @@ import os
 import struct
 
 import pytest
-import raw_client as raw
-from descriptors import settled
-from edu_client import descriptors, eventfd, until
-from peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, shared_file
-from raw_client import RefusedError
 
+from support import raw_client as raw
+from support.edu_client import descriptors, eventfd, until
+from support.open_descriptors import settled
+from support.peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, shared_file
+from support.raw_client import RefusedError
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 

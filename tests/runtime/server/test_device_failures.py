@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-from raw_client import RefusedError
 
+from support.raw_client import RefusedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.failures import Failures
 from vfio_migration.runtime.server.log import LOGGER

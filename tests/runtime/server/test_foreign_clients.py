@@ -1,7 +1,7 @@
 """Clients that we did not write are served: their message sequences over a real socket.
 
-Who says what stands in `peer_habits.clients`. Single habits are in `test_client_habits`, QEMU in
-`test_peers`.
+Who says what stands in `support.peer_habits.clients`. Single habits are in `test_client_habits`,
+QEMU in `test_peers`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-import raw_client as raw
-from descriptors import opened
-from edu_client import BUFFER, dma, dma_done, eventfd, signalled, until
-from peer_habits.clients import (
+
+from support import raw_client as raw
+from support.edu_client import BUFFER, dma, dma_done, eventfd, signalled, until
+from support.open_descriptors import opened
+from support.peer_habits.clients import (
     CLibraryClient,
     RegionReply,
     RustVmmClient,
     SpdkClient,
     shared_file,
 )
-from raw_client import RefusedError
-
+from support.raw_client import RefusedError
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.devices.memory import MAILBOX
 

@@ -20,11 +20,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import raw_client as raw
-from awaited import wait_for
-from edu_client import BUFFER, FLAGS_OFF, FLAGS_ON, dma, dma_done, eventfd, signalled, until
-from foreign_files import LingeringSockets, fuse_file
-from raw_client import Client, RefusedError
+
+from support import raw_client as raw
+from support.blocking_descriptors import LingeringSockets, fuse_file
+from support.edu_client import BUFFER, FLAGS_OFF, FLAGS_ON, dma, dma_done, eventfd, signalled, until
+from support.raw_client import Client, RefusedError
+from support.waiting import wait_for
 
 PAGE = 4096
 RUNNING = 2

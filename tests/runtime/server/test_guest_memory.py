@@ -11,15 +11,15 @@ import threading
 import time
 
 import pytest
-import raw_client as raw
-from edu_client import (
+
+from support import raw_client as raw
+from support.edu_client import (
     BUFFER,
     dma,
     dma_done,
     until,
 )
-from raw_client import GET, SET, Client, RefusedError
-
+from support.raw_client import GET, SET, Client, RefusedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Limits
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from edu_client import BUFFER, dma
-from raw_client import FEATURE, GET, HEADER, Client
 
+from support.edu_client import BUFFER, dma
+from support.raw_client import FEATURE, GET, HEADER, Client
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.async_server import AsyncServer
 from vfio_migration.runtime.server.server import Server

@@ -8,9 +8,8 @@ import struct
 import sys
 from types import FrameType
 
-import raw_client as raw
-from raw_client import SET, Client
-
+from support import raw_client as raw
+from support.raw_client import SET, Client
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server import Server
 from vfio_migration.runtime.server.server import ClientLoop

@@ -10,13 +10,13 @@ import struct
 from pathlib import Path
 
 import pytest
-import raw_client as raw
-from edu_client import (
+
+from support import raw_client as raw
+from support.edu_client import (
     eventfd,
     rss,
 )
-from raw_client import HEADER, RefusedError
-
+from support.raw_client import HEADER, RefusedError
 from vfio_migration.runtime.kit.devices import Edu
 
 DATA = Path(__file__).parents[2] / "data"

@@ -10,10 +10,10 @@ import threading
 import time
 
 import pytest
-import raw_client as raw
-from edu_client import until
-from raw_client import GET, PROBE, SET, RefusedError
 
+from support import raw_client as raw
+from support.edu_client import until
+from support.raw_client import GET, PROBE, SET, RefusedError
 from vfio_migration.runtime import ArcError
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.transport.channel import READ_TIMEOUT_S, Channel

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from raw_client import RefusedError
-from server_process import ServerProcess, full_pipe
 
+from support.raw_client import RefusedError
+from support.server_process import ServerProcess, full_pipe
 from vfio_migration.model.conformance.log import LogConformance
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError, RequestRefusedError

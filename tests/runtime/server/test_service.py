@@ -8,8 +8,9 @@ import select
 import struct
 
 import pytest
-import raw_client as raw
-from edu_client import (
+
+from support import raw_client as raw
+from support.edu_client import (
     BUFFER,
     FLAGS_OFF,
     FLAGS_ON,
@@ -20,8 +21,7 @@ from edu_client import (
     signalled,
     until,
 )
-from raw_client import GET, RefusedError
-
+from support.raw_client import GET, RefusedError
 from vfio_migration.runtime.kit.devices import Edu
 
 

@@ -9,8 +9,8 @@ import os
 import struct
 
 import pytest
-from raw_client import GET, PROBE, SET, RefusedError
 
+from support.raw_client import GET, PROBE, SET, RefusedError
 from vfio_migration.model import load
 from vfio_migration.runtime import Engine, RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.kit.devices import Edu

@@ -1,12 +1,12 @@
-"""`python -m peer_habits SOCKET FILE HABIT...`: serve a device that holds what is in a file."""
+"""`python -m support.peer_habits SOCKET FILE HABIT...`: serve a device that holds that file."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from peer_habits import servers
-from peer_habits.base import Peer, serve
+from support.peer_habits import servers
+from support.peer_habits.base import Peer, serve
 
 if __name__ == "__main__":
     path, held, *names = sys.argv[1:]

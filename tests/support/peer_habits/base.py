@@ -14,7 +14,7 @@ import socket
 import struct
 from pathlib import Path
 
-from raw_client import (
+from support.raw_client import (
     DMA_MAP,
     DMA_UNMAP,
     FEATURE,

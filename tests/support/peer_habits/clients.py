@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import raw_client as raw
+from support import raw_client as raw
 
 ALL = 1 << 1
 """VFIO_DMA_UNMAP_FLAG_ALL."""

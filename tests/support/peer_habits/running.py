@@ -10,15 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from awaited import wait_for
-from raw_client import GET, Client
-
-from peer_habits.base import DEVICE_STATE, Peer
+from support import environment
+from support.peer_habits.base import DEVICE_STATE, Peer
+from support.raw_client import GET, Client
+from support.waiting import wait_for
 
 SIZE = 10_000
 """How many bytes a device holds, unless a test says otherwise."""
-
-_SUPPORT = Path(__file__).parents[1]
 
 
 class Running:
@@ -36,10 +34,10 @@ class Running:
         path.unlink(missing_ok=True)
         state = path.with_suffix(".held")
         state.write_bytes(held)
-        words = [sys.executable, "-S", "-m", "peer_habits", str(path), str(state)]
+        words = [sys.executable, "-S", "-m", "support.peer_habits", str(path), str(state)]
         self.process = subprocess.Popen(
             [*words, *(habit.__name__ for habit in habits)],
-            env={**os.environ, "PYTHONPATH": str(_SUPPORT)},
+            env=environment(),
             stdin=subprocess.DEVNULL,
         )
         wait_for(path, self.process)

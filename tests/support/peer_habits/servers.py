@@ -12,18 +12,7 @@ import signal
 import struct
 import time
 
-from raw_client import (
-    DMA_UNMAP,
-    FEATURE,
-    GET,
-    GET_INFO,
-    MIG_READ,
-    MIG_WRITE,
-    REGION_READ,
-    REGION_WRITE,
-)
-
-from peer_habits.base import (
+from support.peer_habits.base import (
     DEVICE_STATE,
     ERROR_REPLY,
     OFFERS_STOP_COPY,
@@ -34,6 +23,16 @@ from peer_habits.base import (
     STOP_COPY,
     Peer,
     RefusalError,
+)
+from support.raw_client import (
+    DMA_UNMAP,
+    FEATURE,
+    GET,
+    GET_INFO,
+    MIG_READ,
+    MIG_WRITE,
+    REGION_READ,
+    REGION_WRITE,
 )
 
 # --- replies ---

@@ -117,7 +117,7 @@ class Host:
         self.server.close()
 
 
-class Lab:
+class Harness:
     """Devices by name: `s0` and `d0` are the two ends of the first, and so on."""
 
     def __init__(self) -> None:

@@ -214,7 +214,7 @@ FAULTS: dict[str, tuple[str, Callable[[], BaseException]]] = {
 }
 
 
-class Meddler:
+class ReentrantDevice:
     """A device that fails as told, and asks its own engine to act whenever it is called."""
 
     def __init__(self) -> None:
@@ -249,7 +249,7 @@ class Rig:
     def __init__(
         self, make: Callable[..., Engine], spec: Spec, word: int, history: tuple[Action, ...]
     ) -> None:
-        self.device = Meddler()
+        self.device = ReentrantDevice()
         self.device.engine = self.engine = make(spec, word, self.device)
         for action in history:
             self.act(action)

@@ -1,8 +1,8 @@
-"""Whether what a client saw can have happened: a second checker, on top of `Explicit`.
+"""Whether what a client saw can have happened: a second checker, on top of `ExplicitDevice`.
 
-It shares no code with `vfio_migration.model`: it takes the raw table, lets `Explicit` run a device
-of every capability set in every situation, and keeps those whose answers are the ones that were
-seen. It knows only runs in which each command has its reply before the next is sent.
+It shares no code with `vfio_migration.model`: it takes the raw table, lets `ExplicitDevice` run a
+device of every capability set in every situation, and keeps those whose answers are the ones that
+were seen. It knows only runs in which each command has its reply before the next is sent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from explicit import Explicit, Now
+from support.explicit_device import ExplicitDevice, Now
 
 Line = dict[str, Any]
 
@@ -36,7 +36,7 @@ class Answers:
     """A table, and what a device of it can answer."""
 
     def __init__(self, data: dict[str, Any], words: tuple[int, ...] = (1, 3, 5, 7)) -> None:
-        self.tables = {word: Explicit(data, word) for word in words}
+        self.tables = {word: ExplicitDevice(data, word) for word in words}
         self.data = data
         self.values = {row["value"]: row["name"] for row in data["states"]}
         self.judged = {row["name"] for row in data["sessions"] if row.get("judged")}

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from awaited import wait_for
-from raw_client import (
+
+from support.raw_client import (
     FEATURE,
     GET,
     HEADER,
@@ -30,6 +30,7 @@ from raw_client import (
     SET,
     VERSION,
 )
+from support.waiting import wait_for
 
 SOURCES = Path(__file__).parents[1] / "benchmarks" / "peers"
 COMPILERS = ("cc", "gcc", "clang")

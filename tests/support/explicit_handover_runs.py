@@ -1,8 +1,8 @@
 """Runs of G7 followed in the second model: is each step what the plan lets happen, to that device?
 
-A trace says what happens in steps and words; `crossings` knows what can happen, from the raw rows.
-Between two steps the coordinator may go on to its next place, of which a trace says nothing: so
-several situations may be meant, and a step is wrong if it happens in none of them.
+A trace says what happens in steps and words; `explicit_handover` knows what can happen, from the
+raw rows. Between two steps the coordinator may go on to its next place, of which a trace says
+nothing: so several situations may be meant, and a step is wrong if it happens in none of them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import crossings
-import herds
-from crossings import ACTING, SIDES, Crossing, World
-
+from support import explicit_group
+from support.explicit_handover import ACTING, SIDES, HandoverModel, World
 from vfio_migration.model import Step, Trace
 
 _NAME = re.compile(r"(source|destination) device (\d+)")
@@ -26,16 +24,18 @@ class Follower:
     def __init__(self, data: dict[str, Any], trace: Trace) -> None:
         size = len(trace.start) // 2
         self.trace = trace
-        self.words = tuple(sum(herds.BITS[n] for n in names) for names in trace.capabilities[:size])
+        self.words = tuple(
+            sum(explicit_group.BITS[n] for n in names) for names in trace.capabilities[:size]
+        )
         assert trace.capabilities[size:] == trace.capabilities[:size]
         self.names = [f"{side} device {index}" for side in SIDES for index in range(size)]
         assert list(trace.names) == self.names
         self.where = [(side, index) for side in SIDES for index in range(size)]
-        self.crossing = Crossing(data, self.words)
+        self.model = HandoverModel(data, self.words)
         program = re.match(r"migration (\S+),", trace.title)
         assert program is not None
         which = [row["name"] for row in data["migrations"]].index(program[1])
-        starts = [w for w in self.crossing.starts() if w.program == ("migration", which)]
+        starts = [w for w in self.model.starts() if w.program == ("migration", which)]
         self.worlds = {
             world
             for world in starts
@@ -72,7 +72,7 @@ class Follower:
         count = 1
         if step.kind == "reset" and step.note:
             # It is reset without its maps, and asked again: one step of the second model.
-            arcs = herds.device(self.words[number]).arcs
+            arcs = explicit_group.device(self.words[number]).arcs
             here = step.state
             assert (here, step.note) == ("RUNNING", "its maps are taken away")
             for more in self.trace.steps[index + 1 :]:
@@ -88,21 +88,21 @@ class Follower:
                 here, count = more.state, count + 1
             end = (here, False)
         elif step.kind == "arc_failed_for_good":
-            assert step.state == herds.LOST
-            assert (step.from_, step.to) in herds.device(self.words[number]).arcs
-            end = (herds.LOST, False)
+            assert step.state == explicit_group.LOST
+            assert (step.from_, step.to) in explicit_group.device(self.words[number]).arcs
+            end = (explicit_group.LOST, False)
         else:
             end = None
         found = set()
         for world in self.worlds:
             before = world.side(side)[number]
-            for then in self.crossing.after(world):
+            for then in self.model.after(world):
                 after = then.side(side)[number]
                 if before is None or after is None or after == before:
                     continue
                 if step.kind == "arc" and (before[0], after[0]) != (step.from_, step.to):
                     continue
-                if step.kind == "reset" and not step.note and before[0] != herds.LOST:
+                if step.kind == "reset" and not step.note and before[0] != explicit_group.LOST:
                     continue
                 if step.from_ in (None, before[0]) and (
                     after == end if end else after[0] == step.state
@@ -113,7 +113,7 @@ class Follower:
 
     def _changed(self, side: str, number: int) -> Iterator[World]:
         for world in self.worlds:
-            for then in self.crossing.after(world):
+            for then in self.model.after(world):
                 if then.side(side)[number] != world.side(side)[number]:
                     yield then
 
@@ -122,12 +122,12 @@ class Follower:
         if note.startswith("the journal says: "):
             said = note.rpartition(" ")[2]
             self.worlds = {
-                self.crossing.onward(world)
+                self.model.onward(world)
                 for world in worlds
-                if self.crossing._op(world) == ("say", said)
+                if self.model._op(world) == ("say", said)
             }
         elif note.startswith("whoever coordinates"):
-            gone = (then for world in worlds for then in self.crossing.after(world))
+            gone = (then for world in worlds for then in self.model.after(world))
             self.worlds = {then for then in gone if then.program is None}
         elif found := re.fullmatch(r"the server of (.*) is killed", note):
             side, number = self._who(found[1])
@@ -137,7 +137,7 @@ class Follower:
         elif found := re.fullmatch(r"the stream of (.*) is whole", note):
             side, number = self._who(found[1])
             assert side == "destination"
-            loads = (then for world in worlds for then in self.crossing.after(world))
+            loads = (then for world in worlds for then in self.model.after(world))
             self.worlds = {
                 then
                 for then in loads
@@ -151,23 +151,23 @@ class Follower:
                 w.with_device(side, number, ("RESUMING", None))
                 for w in worlds
                 if w.side(side)[number] == ("RESUMING", True)
-                and ("RESUMING", None) in (self.crossing.moves(w, side, number, failing=True) or ())
+                and ("RESUMING", None) in (self.model.moves(w, side, number, failing=True) or ())
             }
         elif found := re.fullmatch(r'handover (\d+) decides: the (\w+)\. "(.*)"', note):
-            row = self.crossing.data["handovers"][int(found[1])]
+            row = self.model.data["handovers"][int(found[1])]
             assert (row["winner"], row["summary"]) == (found[2], found[3])
             decided = set()
             for world in worlds:
                 tried: World | None = world
                 # Rows before this one may have been tried, and not have come to anything.
                 while tried is not None and tried.program is None:
-                    then = self.crossing.decide(tried)
+                    then = self.model.decide(tried)
                     if then is not None and then.program == ("handover", int(found[1])):
                         decided.add(then)
                         break
-                    if then is None or self.crossing.whole(then, self.crossing.winner(then)):
+                    if then is None or self.model.whole(then, self.model.winner(then)):
                         break
-                    tried = self.crossing.fails(then)
+                    tried = self.model.fails(then)
             self.worlds = decided
         else:
             assert note == "no handover holds: the state is lost", note
@@ -175,10 +175,10 @@ class Follower:
 
     def _nobody(self, world: World) -> bool:
         """Of the rows that hold, none leads to a winner that is whole."""
-        while (then := self.crossing.decide(world)) is not None:
-            if self.crossing.whole(then, self.crossing.winner(then)):
+        while (then := self.model.decide(world)) is not None:
+            if self.model.whole(then, self.model.winner(then)):
                 return False
-            world = self.crossing.fails(then)
+            world = self.model.fails(then)
         return True
 
     # --- what holds ---
@@ -188,9 +188,9 @@ class Follower:
         todo, found = list(self.worlds), set(self.worlds)
         while todo:
             world = todo.pop()
-            op = self.crossing._op(world) if world.program else None
-            if op is not None and op[0] != "say" and self.crossing.over(world):
-                then = self.crossing.onward(world)
+            op = self.model._op(world) if world.program else None
+            if op is not None and op[0] != "say" and self.model.over(world):
+                then = self.model.onward(world)
                 if then not in found:
                     found.add(then)
                     todo.append(then)
@@ -215,10 +215,10 @@ class Follower:
 
     def _goes_on(self, world: World, side: str) -> bool:
         """The next place can be reached, or a device of the side has something to do."""
-        if self.crossing._op(world) is None:
+        if self.model._op(world) is None:
             return False
-        moves = (self.crossing.moves(world, side, i, failing=False) for i in range(len(self.words)))
-        return self.crossing.over(world) or any(moves)
+        moves = (self.model.moves(world, side, i, failing=False) for i in range(len(self.words)))
+        return self.model.over(world) or any(moves)
 
     def _is_so(self, said: str, world: World) -> bool:
         """What the end of a trace says is so."""
@@ -227,9 +227,9 @@ class Follower:
             return all(running.values())
         if found := re.fullmatch(r"the (\w+) holds the whole state, which is given up", said):
             known = found[1] == "source" or world.known
-            return known and self.crossing.whole(world, found[1])
+            return known and self.model.whole(world, found[1])
         if said == "the destination holds the whole state, and nobody has written it down":
-            return self.crossing._untold(world) and self.crossing.whole(world, "destination")
+            return self.model._unrecorded(world) and self.model.whole(world, "destination")
         named = _NAME.search(said)
         assert named is not None, said
         side, number = self._who(named[0])
@@ -248,12 +248,12 @@ class Follower:
             }
             return device[0] in ACTING and claims[said.partition(" starts ")[2]]
         if said.endswith("before is lost"):
-            return self.crossing._op(world) == (
+            return self.model._op(world) == (
                 "transfer",
                 said.split("transfer: ")[1].split(":")[0],
             )
         if said.endswith(" gives up a session that was transferred in part"):
-            return herds.device(self.words[number]).transfer[device[0]] == "none"
+            return explicit_group.device(self.words[number]).transfer[device[0]] == "none"
         if found := re.search(r" in (\w+)(, which holds no state,)? does not get on$", said):
             return device == (found[1], found[2] is None) and not self._goes_on(world, side)
         found = re.search(r"not for \S+ device \d+ in (\w+)(, which holds no state)?$", said)
@@ -264,6 +264,3 @@ class Follower:
 def follow(data: dict[str, Any], trace: Trace) -> str:
     """Check every step of a trace against its plans; return what it says is wrong."""
     return Follower(data, trace).follow()
-
-
-__all__ = ["crossings", "follow"]

@@ -42,7 +42,7 @@ Event = tuple[str, str]
 """What happens, and what it is about: the target of a request, the activity of a device."""
 
 
-class Explicit:
+class ExplicitDevice:
     """A table under one capability set."""
 
     def __init__(self, data: dict[str, Any], word: int) -> None:
@@ -224,11 +224,11 @@ def _at_rest(now: Now) -> Now:
     return replace(now, target=None, origin=None, set_out=None)
 
 
-Bad = Callable[[Explicit, Now, Event, Now], bool]
+Bad = Callable[[ExplicitDevice, Now, Event, Now], bool]
 
 
 def _does(wanted: Callable[[str], bool]) -> Bad:
-    def bad(_table: Explicit, now: Now, event: Event, _then: Now) -> bool:
+    def bad(_table: ExplicitDevice, now: Now, event: Event, _then: Now) -> bool:
         name, activity = event
         forbidden = FORBIDDEN.get(now.state, ())
         return name == "act" and wanted(activity) and activity in forbidden
@@ -236,12 +236,12 @@ def _does(wanted: Callable[[str], bool]) -> Bad:
     return bad
 
 
-def _d2(table: Explicit, now: Now, event: Event, then: Now) -> bool:
+def _d2(table: ExplicitDevice, now: Now, event: Event, then: Now) -> bool:
     opened = event[0] == "arc" and table.effect(now.state, then.state) == "opens"
     return then.open not in (0, 1) or (opened and then.session <= now.sessions)
 
 
-def _d6(table: Explicit, now: Now, event: Event, then: Now) -> bool:
+def _d6(table: ExplicitDevice, now: Now, event: Event, then: Now) -> bool:
     was, is_ = table.failed(now.state), table.failed(then.state)
     failures = ("arc_failed_for_good", "reset_failed", "disconnect_failed")
     return (is_ and not was and event[0] not in failures) or (
@@ -249,7 +249,7 @@ def _d6(table: Explicit, now: Now, event: Event, then: Now) -> bool:
     )
 
 
-def _d7(table: Explicit, now: Now, event: Event, then: Now) -> bool:
+def _d7(table: ExplicitDevice, now: Now, event: Event, then: Now) -> bool:
     if event[0] not in ("arc_failed", "arc_failed_for_good", "stuck"):
         return False
     assert now.origin is not None
@@ -258,21 +258,21 @@ def _d7(table: Explicit, now: Now, event: Event, then: Now) -> bool:
     return not on_path and not table.failed(then.state)
 
 
-def _d8(_table: Explicit, now: Now, event: Event, then: Now) -> bool:
+def _d8(_table: ExplicitDevice, now: Now, event: Event, then: Now) -> bool:
     if event[0] == "refused or nothing":
         return then != now
     moved = (then.state, then.session) != (now.origin, now.set_out)
     return event[0] == "stuck" and moved
 
 
-def _d11(table: Explicit, now: Now, event: Event, then: Now) -> bool:
+def _d11(table: ExplicitDevice, now: Now, event: Event, then: Now) -> bool:
     kept = ("state", "open", "session", "sessions", "changes")
     moved = any(getattr(now, name) != getattr(then, name) for name in kept)
     failing = event[0] in ("arc_failed", "arc_failed_for_good")
     return failing and moved and not table.failed(then.state)
 
 
-def _d12(table: Explicit, _now: Now, event: Event, then: Now) -> bool:
+def _d12(table: ExplicitDevice, _now: Now, event: Event, then: Now) -> bool:
     as_new = (then.state, then.open, then.target) == (table.data["initial"], 0, None)
     return event[0] == "reset" and not as_new
 
@@ -301,7 +301,7 @@ class Search:
     steps: int
 
 
-def search(table: Explicit, sessions: int, changes: int, wanted: set[str]) -> Search:
+def search(table: ExplicitDevice, sessions: int, changes: int, wanted: set[str]) -> Search:
     """Search breadth first; counters beyond the caps are not followed on.
 
     It stops early when every promise wanted is broken.

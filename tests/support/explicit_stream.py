@@ -1,8 +1,8 @@
 """A migration, state by state: a second model of family S, in plain Python and with small caps.
 
-Like `explicit`, whose arcs it uses, it reads the raw rows of a table and shares no code with the
-prover. What a stream holds is kept as it is: the chunks themselves, and for the bytes of a session
-where each came from.
+Like `explicit_device`, whose arcs it uses, it reads the raw rows of a table and shares no code with
+the prover. What a stream holds is kept as it is: the chunks themselves, and for the bytes of a
+session where each came from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from explicit import Explicit
+from support.explicit_device import ExplicitDevice
 
 State = TypeVar("State")
 
@@ -46,7 +46,7 @@ def bfs(
     return Found(None, set(depth))
 
 
-def ends(table: Explicit, state: str) -> str | None:
+def ends(table: ExplicitDevice, state: str) -> str | None:
     """How the stream ends in a state, from the rows."""
     if table.transfer[state] != "read":
         return None
@@ -55,7 +55,7 @@ def ends(table: Explicit, state: str) -> str | None:
     return "temporary" if grows else "final"
 
 
-def leaves(table: Explicit, state: str) -> list[str]:
+def leaves(table: ExplicitDevice, state: str) -> list[str]:
     return [to for from_, to in table.arcs if from_ == state]
 
 
@@ -94,7 +94,7 @@ class Migration:
 class Migrations:
     """Two devices; a search caps how long a stream gets and how often a page changes."""
 
-    def __init__(self, source: Explicit, target: Explicit) -> None:
+    def __init__(self, source: ExplicitDevice, target: ExplicitDevice) -> None:
         self.source, self.target = source, target
 
     def start(self) -> Migration:
@@ -195,7 +195,7 @@ class Carried:
     taken: tuple[Byte, ...] = ()
 
 
-def segments(table: Explicit, size: int, *, forgets: str = "when_sent") -> Found[Carried]:
+def segments(table: ExplicitDevice, size: int, *, forgets: str = "when_sent") -> Found[Carried]:
     """Search for a byte that arrives at another place than it was read from, up to some length.
 
     Args:
@@ -244,7 +244,7 @@ class Estimate:
     ended: bool = False
 
 
-def estimates(table: Explicit, size: int) -> Found[Estimate]:
+def estimates(table: ExplicitDevice, size: int) -> Found[Estimate]:
     """Search for an estimate that rises, or more after a final end; no number exceeds `size`."""
     sizes = range(size + 1)
     info = {row["kind"]: row["precopy_info"] for row in table.data["stream_ends"]}
@@ -298,7 +298,7 @@ def cannot_cancel(data: dict[str, Any], words: Iterable[int]) -> list[tuple[int,
     """Return each saving state from which no request leads back unharmed."""
     found = []
     for word in words:
-        table = Explicit(data, word)
+        table = ExplicitDevice(data, word)
         initial = data["initial"]
         for state in sorted(table.has):
             if table.transfer[state] != "read":

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peer_habits import base
-from peer_habits.base import STOP_COPY, Peer
-from raw_client import (
+from support.peer_habits import base
+from support.peer_habits.base import STOP_COPY, Peer
+from support.raw_client import (
     FEATURE,
     GET,
     GET_INFO,

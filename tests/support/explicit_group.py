@@ -1,7 +1,7 @@
 """Groups under a plan, situation by situation: a second model of family G, in plain Python.
 
-It reads the raw rows of the plans and, by way of `explicit`, of the table, and shares no code with
-the model or the prover. Which DMA meets whom is said here once more, from DESIGN.md.
+It reads the raw rows of the plans and, by way of `explicit_device`, of the table, and shares no
+code with the model or the prover. Which DMA meets whom is said here once more, from DESIGN.md.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from edits import ROOT, table_data
-from explicit import Explicit
+from support.explicit_device import ExplicitDevice
+from support.table_edits import ROOT, table_data
 
 PLANS = ROOT / "model/group_plan.toml"
 BROKEN = ROOT / "tests/data/broken_plans"
@@ -117,8 +117,8 @@ def _value(value: object) -> str:
 
 
 @cache
-def device(word: int) -> Explicit:
-    return Explicit(table_data(), word)
+def device(word: int) -> ExplicitDevice:
+    return ExplicitDevice(table_data(), word)
 
 
 def unsafe(where: Where) -> bool:

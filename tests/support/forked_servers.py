@@ -13,7 +13,7 @@ from pathlib import Path
 from vfio_migration.runtime.client import Client, PeerDisconnectedError
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["fleet"])
+_PROCESSES.set_forkserver_preload(["support.forked_servers"])
 
 
 def _serve(arguments: Sequence[str], log: Path) -> None:

@@ -1,9 +1,10 @@
 """Migrations and recoveries of small groups: a second model of G7, in plain Python.
 
-It reads the raw rows, by way of `herds` and `explicit`, and shares no code with the model or the
-prover. Where the prover has an invariant, this one has a coordinator that remembers which handovers
-it has tried; and it asks more directly: from every situation in which somebody may be found dead, a
-recovery that nobody disturbs must end with one side running on the whole state, if a side has it.
+It reads the raw rows, by way of `explicit_group` and `explicit_device`, and shares no code with the
+model or the prover. Where the prover has an invariant, this one has a coordinator that remembers
+which handovers it has tried; and it asks more directly: from every situation in which somebody may
+be found dead, a recovery that nobody disturbs must end with one side running on the whole state, if
+a side has it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import herds
+from support import explicit_group
 
-ACTING = herds.STARTING | {"RUNNING_P2P", "PRE_COPY_P2P"}
+ACTING = explicit_group.STARTING | {"RUNNING_P2P", "PRE_COPY_P2P"}
 SIDES = ("source", "destination")
 
 Device = tuple[str, bool | None] | None
@@ -50,7 +51,7 @@ class World:
         return replace(self, **{name: tuple(row)})
 
 
-class Crossing:
+class HandoverModel:
     """The migrations and handovers of some plans, for devices of these capability sets."""
 
     def __init__(self, data: dict[str, Any], words: tuple[int, ...]) -> None:
@@ -70,7 +71,7 @@ class Crossing:
             if "transfer" in step:
                 yield ("transfer", step["transfer"])
                 continue
-            for phase in herds.find(self.data, step["plan"])["phases"]:
+            for phase in explicit_group.find(self.data, step["plan"])["phases"]:
                 if not step.get("phases") or phase["name"] in step["phases"]:
                     yield ("phase", step["side"], phase)
 
@@ -102,15 +103,15 @@ class Crossing:
             return None
         state, has = device
         word = self.words[index]
-        row = herds.move(op[2], word, state)
+        row = explicit_group.move(op[2], word, state)
         if row is None:
             return None
-        to = herds.onward(row, word, state)
+        to = explicit_group.onward(row, word, state)
         if to is None:
             return []
         if "event" in row:
             return [(to, False)]
-        found: list[Device] = [(herds.LOST, False)] if failing else []
+        found: list[Device] = [(explicit_group.LOST, False)] if failing else []
         # It accepts whatever it was given, unless it has refused that before.
         if has is not None:
             found.append((to, has and to != "RESUMING"))
@@ -141,7 +142,7 @@ class Crossing:
             return True
         ops = self.programs[world.program] if world.program else []
         more = world.at + 1 < len(ops) and ops[world.at + 1][:2] == op[:2]
-        bad = [d is None or (d[0] == herds.LOST) for d in world.side(op[1])]
+        bad = [d is None or (d[0] == explicit_group.LOST) for d in world.side(op[1])]
         return not any(bad) or bool(self.row(world).get("failed") and more)
 
     def onward(self, world: World) -> World:
@@ -158,7 +159,10 @@ class Crossing:
         """Choose the first handover that holds and was not tried; None: the state is lost."""
         for index, row in enumerate(self.data["handovers"]):
             devices = world.side(row["winner"])
-            fit = all(d is not None and (row.get("failed") or d[0] != herds.LOST) for d in devices)
+            fit = all(
+                d is not None and (row.get("failed") or d[0] != explicit_group.LOST)
+                for d in devices
+            )
             found = [d for side in row.get("still", ()) for d in world.side(side) if d is not None]
             fit = fit and not any(d[0] in ACTING for d in found)
             if index not in world.tried and world.journal in row["holders"] and fit:
@@ -254,7 +258,7 @@ class Crossing:
                 moves = self.moves(world, side, index, failing=False)
                 # One that judges refuses what is not whole.
                 refuses = moves == [] or (moves is not None and device == ("RESUMING", False))
-                unfit = device is None or device[0] == herds.LOST or refuses
+                unfit = device is None or device[0] == explicit_group.LOST or refuses
                 if unfit and self.indispensable(world, side):
                     return True
         return False
@@ -297,8 +301,8 @@ class Crossing:
         return "transfer" in ops[: world.at] and "transfer" in ops[world.at :]
 
     def _closes(self, index: int, before: str, then: str) -> bool:
-        device = herds.device(self.words[index])
-        if device.transfer[before] == "none" or then == herds.LOST:
+        device = explicit_group.device(self.words[index])
+        if device.transfer[before] == "none" or then == explicit_group.LOST:
             return False
         sessions = device.session_of[before], device.session_of[then]
         return (before, then) not in device.arcs or device.effects[sessions] != "keeps"
@@ -314,7 +318,7 @@ class Crossing:
         if not world.spoilt and running["destination"] and loading:
             self.wrong.append("one runs while another is loaded")
         op = self._op(world)
-        if self._untold(world) and self.whole(world, "destination"):
+        if self._unrecorded(world) and self.whole(world, "destination"):
             self.wrong.append("nobody has written down that the destination has the whole state")
         if op is not None and op[0] == "transfer":
             if world.program and world.program[0] == "handover":
@@ -325,7 +329,7 @@ class Crossing:
             if not all(stopped) if op[1] == "rest" else any(stopped):
                 self.wrong.append("a stream comes from a device that does not give it")
 
-    def _untold(self, world: World) -> bool:
+    def _unrecorded(self, world: World) -> bool:
         """A migration has gone on after it transferred the rest, and did not write that down."""
         if world.program is None or world.program[0] != "migration" or world.journal != "source":
             return False
@@ -337,7 +341,7 @@ class Crossing:
 
     # --- a recovery that nobody disturbs ---
 
-    def settle(self, world: World) -> tuple[str | None, World]:
+    def recover(self, world: World) -> tuple[str | None, World]:
         """Recover; return who runs (None: the state is lost), and how it all stands."""
         world = replace(world, program=None, at=0, tried=frozenset())
         while True:
@@ -375,10 +379,10 @@ def left(situations: set[World]) -> set[World]:
     return {replace(world, **nobody, **gone) for world in situations if not world.spoilt}
 
 
-def unfinished(crossing: Crossing, world: World) -> str | None:
+def unfinished(model: HandoverModel, world: World) -> str | None:
     """What is wrong with how a recovery from here ends."""
-    winner, ended = crossing.settle(world)
-    able = [side for side in SIDES if crossing.whole(world, side)]
+    winner, ended = model.recover(world)
+    able = [side for side in SIDES if model.whole(world, side)]
     if "destination" in able and not world.known:
         able.remove("destination")  # nobody knows it
     if not able:
@@ -388,13 +392,15 @@ def unfinished(crossing: Crossing, world: World) -> str | None:
     if any(device != ("RUNNING", True) for device in ended.side(str(winner))):
         return f"the {winner} does not run"
     loser = "source" if winner == "destination" else "destination"
-    if any(device and device[0] not in ("STOP", herds.LOST) for device in ended.side(loser)):
+    if any(
+        device and device[0] not in ("STOP", explicit_group.LOST) for device in ended.side(loser)
+    ):
         return f"the {loser} does not stand still"
     return None
 
 
-def given_up(crossing: Crossing, world: World) -> bool:
+def given_up(model: HandoverModel, world: World) -> bool:
     """A side that is all there, and is to run whatever has failed, does not come to run."""
     there = {side: all(world.side(side)) for side in SIDES}
     due = there["source"] or (there["destination"] and world.journal == "destination")
-    return due and crossing.settle(world)[0] is None
+    return due and model.recover(world)[0] is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 
-from script import Script
+from support.scripted_run import Script
 
 DATA = bytes(range(256)) * 40
 CUTS = (1000, 5000, 8000)
