@@ -114,6 +114,11 @@ interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder
 	@qemu=$$(tests/interop/setup) && VFIO_MIGRATION_QEMU="$$qemu" \
 		VFIO_MIGRATION_RECORD=$(RECORD) $(BIN)/python -m pytest --no-header tests/interop $(ARGS)
 
+.PHONY: sources
+sources: setup ## `import` reads the sources of Linux that Debian packages (network, once, 300 MB)
+	@sources=$$(tests/sources/setup) && VFIO_MIGRATION_SOURCES="$$sources" \
+		$(BIN)/python -m pytest --no-header tests/sources $(ARGS)
+
 ##@ Change
 .PHONY: format
 format: setup ## put imports and layout right

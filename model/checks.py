@@ -27,7 +27,7 @@ from vfio_migration.model.spec import Condition, EventName, Row
 
 _ROWS: list[Any] = Row.__subclasses__()
 _KEYS = {field.name.rstrip("_") for rows in _ROWS for field in fields(rows)}
-_MAY_BE_EMPTY = ("activities", "refusals")
+_MAY_BE_EMPTY = ("activities", "refusals", "next_steps")
 
 
 def check(data: Data) -> list[Mistake]:
@@ -43,12 +43,14 @@ def check(data: Data) -> list[Mistake]:
         _refusals,
         _requests,
         _routing,
+        _next_steps,
         _events,
     ):
         look(table)
     table.report_unknown()
-    if _connected_by_known_arcs(table):
-        # Only then: one misspelt arc would make half the states unreachable.
+    if _connected_by_known_arcs(table) and not table.data.get("next_steps"):
+        # Only then: one misspelt arc would make half the states unreachable. Where next steps are
+        # written down, arcs alone do not say what is reached; T3 and D9 do.
         _reachability(table)
     return table.mistakes
 
@@ -354,6 +356,24 @@ def _routing(table: PlainTable) -> None:
             f"makes a second rule in force, beside routing[{in_force[0]}]",
             "only one can be",
         )
+
+
+def _next_steps(table: PlainTable) -> None:
+    table.unique("next_steps", "", pair_of, "remove one of the two")
+    for key in ("from", "to", "step"):
+        table.refer_all("next_steps", key, "states", "state")
+    refused: dict[object, int] = {}
+    for index, row in table.rows("refusals"):
+        refused.setdefault(pair_of(row), index)
+    for index, row in table.rows("next_steps"):
+        pair = pair_of(row)
+        if pair is not None and pair in refused:
+            table.report(
+                f"next_steps[{index}]",
+                arrow(pair),
+                f"contradicts refusals[{refused[pair]}], which refuses it",
+                "remove one of the two",
+            )
 
 
 def _events(table: PlainTable) -> None:

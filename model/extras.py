@@ -19,6 +19,7 @@ EXTRAS: Final = {
     "zstandard": "compress",
     "tree_sitter": "import",
     "tree_sitter_c": "import",
+    "docutils": "import",
 }
 """The extra that brings a package, by the name under which the package is imported."""
 _NAME: Final = "vfio-migration"

@@ -4,7 +4,7 @@ Nothing here is written by hand that follows from the table:
 
 - *Contraction.* States the set lacks leave the grid; arcs along a straight line through them join.
 - *Next step.* For every pair of states, the first arc of the path that the routing rule selects.
-  A refused pair has none.
+  A refused pair has none. Rows of `[[next_steps]]` replace single ones.
 - *Path.* The next step, taken again and again until it arrives. This is what a device does (and
   what Linux does: it asks `vfio_mig_get_next_state` before each step), so it is what is computed
   here too; that it always arrives, by a legal and shortest path, is for the verifier to prove.
@@ -91,13 +91,10 @@ class Machine:
             self._out[arc.from_][arc.to] = arc
         self.not_settable = frozenset(row.name for row in spec.states if not row.settable)
         self._by_value = {row.value: row.name for row in spec.states}
-        rule = spec.routing_rule()
-        self._next = {
-            (state.name, target): first
-            for state in self.states
-            for target, first in self.first_steps(state.name, rule).items()
-            if target not in self.not_settable and spec.refusal(state.name, target) is None
-        }
+        self._next = self._skipping() if spec.next_steps else self._selected()
+        self._leaving = frozenset(from_ for from_, _ in self._next).union(
+            arc.from_ for arc in self.arcs
+        )
         self._routes: dict[tuple[str, str], Route] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -123,6 +120,10 @@ class Machine:
     def arcs_from(self, state: str) -> tuple[Arc, ...]:
         """Return the arcs that leave `state`."""
         return tuple(self._out.get(state, {}).values())
+
+    def can_leave(self, state: str) -> bool:
+        """Say whether any arc, or any next step, leaves `state`."""
+        return state in self._leaving
 
     def next_step(self, state: str, target: str) -> str | None:
         """Return the state to step to on the way from `state` to `target`, or None if refused.
@@ -199,9 +200,52 @@ class Machine:
             step = self._next.get((here, to))
             if step is None or len(arcs) == len(self.states):
                 return None
-            arcs.append(self._out[here][step])
+            arcs.append(self._out[here].get(step) or self._no_arc(here, to, step))
             here = step
         return tuple(arcs)
+
+    # --- next steps ---
+
+    def _selected(self) -> dict[tuple[str, str], str]:
+        """The next steps that the routing rule selects."""
+        rule = self.spec.routing_rule()
+        return {
+            (state.name, target): first
+            for state in self.states
+            for target, first in self.first_steps(state.name, rule).items()
+            if target not in self.not_settable and self.spec.refusal(state.name, target) is None
+        }
+
+    def _skipping(self) -> dict[tuple[str, str], str]:
+        """The next steps of a table that writes some of them down, as Linux looks them up.
+
+        Where the look-up never ends there is none.
+        """
+        whole = sum(row.value for row in self.spec.capabilities)
+        if self.capabilities.value == whole:
+            written = {
+                (row.from_, row.to): row.step for row in self.spec.next_steps if row.from_ != row.to
+            }
+            return self._selected() | written
+        every = self.spec.machine(whole)
+        found = {}
+        for state in self.states:
+            for target in self.states:
+                step = every.next_step(state.name, target.name)
+                for _ in every.states:
+                    if step is None or step in self._supported:
+                        break
+                    step = every.next_step(step, target.name)
+                if step is not None and step in self._supported:
+                    found[state.name, target.name] = step
+        return found
+
+    def _no_arc(self, from_: str, target: str, to: str) -> Arc:
+        """Return a step that no arc is, which a device is led to all the same."""
+        rows = (row for row in self.spec.next_steps if (row.from_, row.to) == (from_, target))
+        row = next(rows, self.spec.next_steps[0])
+        summary = "A step that is no arc of the table."
+        return Arc(from_=from_, to=to, summary=summary, source=row.source)
 
     # --- paths ---
 
@@ -323,7 +367,7 @@ _CONDITIONS: dict[Condition, Callable[[Machine, str, str | int], bool]] = {
     "target_unsupported": lambda machine, _from, to: not machine.supports(str(to)),
     "target_not_settable": lambda machine, _from, to: to in machine.not_settable,
     "already_there": lambda _machine, from_, to: from_ == to,
-    "no_way_out": lambda machine, from_, _to: not machine.arcs_from(from_),
+    "no_way_out": lambda machine, from_, _to: not machine.can_leave(from_),
     "pair_refused": lambda machine, from_, to: machine.spec.refusal(from_, str(to)) is not None,
     "no_path": lambda machine, from_, to: machine.follow(from_, str(to)) is None,
 }

@@ -228,6 +228,24 @@ class RoutingRule(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NextStep(Row):
+    """The step that a request takes first, where it is not the one that the routing rule selects.
+
+    It is said of a device with every capability. If a table has such rows, smaller capability sets
+    follow as Linux computes them: a step to a state that the set lacks is looked up again from
+    there. The step need not be an arc, and the steps need not arrive.
+    """
+
+    from_: str
+    to: str
+    step: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.from_} -> {self.to} by {self.step}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Row):
     """Something other than an arc that may move a device, and what becomes of the session.
 
@@ -263,6 +281,7 @@ class Spec(Row):
     refusals: tuple[Refusal, ...] = ()
     requests: tuple[RequestRule, ...]
     routing: tuple[RoutingRule, ...]
+    next_steps: tuple[NextStep, ...] = ()
     events: tuple[Event, ...]
 
     # --- looking rows up ---

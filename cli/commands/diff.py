@@ -78,6 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(name: str) -> Spec:
     """Load a table, or make one of a source."""
     from vfio_migration.model import load
-    from vfio_migration.model.sources.read import is_source, read_spec
+    from vfio_migration.model.sources.read import is_source, read
 
-    return read_spec(name, load()) if is_source(name) else options.read_spec(name)
+    return read([name], load()).spec if is_source(name) else options.read_spec(name)

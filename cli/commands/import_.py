@@ -1,22 +1,25 @@
-"""`vfio-migration import`: a table from the sources of Linux or libvfio-user."""
+"""`vfio-migration import`: a table from the sources of Linux, libvfio-user or QEMU."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from vfio_migration.cli import arguments as options
 
 _HELP = """\
 Read the next-step table of drivers/vfio/vfio_main.c (and include/uapi/linux/vfio.h for the values
-of states and capabilities), or the tables of libvfio-user's lib/migration.c, and print a table that
-does the same. Each state, arc, refusal and capability names the file and line it is from; what
-stands in no source is from the base table. What cannot be read, and what no table can express, is
-an error with file and line. See docs/import.md.
+of states and capabilities), the tables of libvfio-user's lib/migration.c, or the text of vfio-user
+(docs/interop/vfio-user.rst of QEMU), and print a table that does the same. Each state, arc, refusal
+and capability names the file and line it is from; what stands in no source is from the base table.
+A comment that contradicts the table is a finding, on standard error. What cannot be read is an
+error with file and line. See docs/import.md.
 
 examples:
   vfio-migration import ~/linux > patched.toml
   vfio-migration import vfio_main.c vfio.h > patched.toml
+  vfio-migration import git:HEAD                      # a commit of the repository around you
   vfio-migration import vfio_main.c --base with_my_new_state.toml
   vfio-migration import libvfio-user/lib/migration.c
 """
@@ -31,7 +34,7 @@ def add(commands: Any) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="a file of C, or a folder with the tree of Linux or libvfio-user",
+        help="a file, a folder with the tree of Linux, libvfio-user or QEMU, or git:REV",
     )
     parser.add_argument(
         "--base",
@@ -43,15 +46,17 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table; 2 if a source cannot be read, or says what no table can say."""
+    """Print the table; 2 if a source cannot be read, or contradicts itself."""
     from vfio_migration.cli.output import YES, print_json, printable
 
     base = options.read_spec(arguments.base)
     from vfio_migration.model.sources.read import read, table_text
 
-    data = read(arguments.sources, base)
+    reading = read(arguments.sources, base)
     if arguments.json:
-        print_json(data)
+        print_json(reading.data)
     else:
-        print(printable(table_text(data, base)), end="")
+        print(printable(table_text(reading, base)), end="")
+    for found in reading.findings:
+        print(printable(f"finding: {found}"), file=sys.stderr)
     return YES

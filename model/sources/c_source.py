@@ -8,11 +8,9 @@ another one than a compiler would make of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfio_migration.model.errors import SpecError
-from vfio_migration.model.load import read_bytes
 from vfio_migration.model.sources.facts import Place, wrong
 
 if TYPE_CHECKING:
@@ -20,23 +18,23 @@ if TYPE_CHECKING:
 
 _CONDITIONS = frozenset({"preproc_if", "preproc_ifdef", "preproc_elif", "preproc_else"})
 
+_HOLDERS = _CONDITIONS | {"compound_statement", "translation_unit"}
+
 
 class CFile:
     """One file of C.
 
     Args:
-        path: The file.
-
-    Raises:
-        SpecError: It cannot be read.
+        path: What the file is called.
+        text: What is in it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str, text: bytes) -> None:
         from tree_sitter import Language, Parser
         from tree_sitter_c import language
 
-        self.path = str(path)
-        self.text = read_bytes(path)
+        self.path = path
+        self.text = text
         self.root = Parser(Language(language())).parse(self.text).root_node
         self.macros = {
             _text(name): self.place(node)
@@ -174,13 +172,22 @@ class CFile:
         values = [node for node in row.named_children if node.type != "comment"]
         return bool(values) and all(_text(node) == "0" for node in values)
 
+    def comment_above(self, node: Node) -> tuple[str, Place] | None:
+        """Return the comment right above the statement that a node is in, and its place."""
+        while node.parent is not None and node.parent.type not in _HOLDERS:
+            node = node.parent
+        above = node.prev_named_sibling
+        if above is None or above.type != "comment":
+            return None
+        return _text(above).replace("\r", ""), self.place(above)
+
     # --- enumerators and macros ---
 
-    def enumerators(self, name: str) -> list[tuple[str, int, Place, bool]]:
-        """Return the enumerators of `enum name`: name, value, place, and if the value is written.
+    def enum(self, name: str) -> Node:
+        """Return the definition of `enum name`.
 
         Raises:
-            SpecError: There is no such enum, or a value is no plain number.
+            SpecError: There is none, there are two, or what it holds depends on a condition.
         """
         found = [
             node
@@ -195,7 +202,15 @@ class CFile:
             raise wrong(self.path, name, problem)
         self.unconditional(found[0])
         self._readable(found[0])
-        body = found[0].child_by_field_name("body")
+        return found[0]
+
+    def enumerators(self, name: str) -> list[tuple[str, int, Place, bool]]:
+        """Return the enumerators of `enum name`: name, value, place, and if the value is written.
+
+        Raises:
+            SpecError: As `enum`, or a value is no plain number.
+        """
+        body = self.enum(name).child_by_field_name("body")
         assert body is not None
         listed: list[tuple[str, int, Place, bool]] = []
         following = 0

@@ -1,17 +1,17 @@
 """A table made of next steps and a base table.
 
 Arcs and refusals follow from the cells: a cell that steps to its target is an arc, and a cell that
-refuses where a path exists is a refusal. Everything else is the base's, matched by name: the place
-of a state on the grid, effects, errnos, rules and events. Then every cell, of every capability set
-if smaller ones follow from the source, is held against the paths of the table that was made: what
-arcs and a routing rule cannot express is refused, cell by cell.
+refuses where a path exists is a refusal. What is left, which no arcs and routing rule express, is
+written down cell by cell. Everything else is the base's, matched by name: the place of a state on
+the grid, effects, errnos, rules and events. Then every cell, of every capability set if smaller
+ones follow from the source, is held against the table that was made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vfio_migration.model.errors import Mistake, SpecError
@@ -57,20 +57,35 @@ def derive(steps: NextSteps, numbers: Header | None, base: Spec, name: str) -> d
     _states(data, steps, numbers)
     _capabilities(data, steps, numbers)
     data["arcs"] = list(_arcs(data["arcs"], steps, failed))
-    # Refusals are what is left: first without them, to see which requests have a path.
+    of_base = data["session_effects"]
+    data["session_effects"] = [*of_base, *_effects(data, steps, failed)]
+    # Everything is written down first: what the routing rule selects too is taken out again.
     data["refusals"] = []
-    mistakes: tuple[Mistake, ...] = ()
+    data["next_steps"] = list(_written(steps, failed, steps.cells))
     try:
-        free = from_data(data, name)
-        whole = free.machine(sum(row.value for row in free.capabilities))
-        data["refusals"] = list(_refusals(base, steps, failed, whole))
+        free = dataclasses.replace(from_data(data, name), next_steps=())
+        flags = sum(row.value for row in free.capabilities)
+        data["refusals"] = list(_refusals(base, steps, failed, free.machine(flags)))
+        refused = {(row["from"], row["to"]) for row in data["refusals"]}
+        shut = [row for row in data["next_steps"] if (row["from"], row["to"]) not in refused]
+        data["next_steps"] = shut
+        plain = dataclasses.replace(from_data(data, name), next_steps=())
+        data["next_steps"] = list(_written(steps, failed, _unlike(plain, steps, failed)))
+        taken = _sessions(plain, steps, failed)
+        data["session_effects"] = [
+            row
+            for row in data["session_effects"]
+            if (row["from"], row["to"]) in taken or row in of_base
+        ]
         mistakes = _inexpressible(from_data(data, name), steps, failed)
     except SpecError as error:
         mistakes = tuple(_traced(mistake, data) for mistake in error.mistakes)
     if mistakes:
         # What differs from the base is what somebody changed, as a rule: it is named first.
-        changed = _changed(steps, base, failed)
+        changed = changed_cells(steps, base)
         raise SpecError([*_first(changed), *_first(mistakes)], "no table can say this")
+    if not data["next_steps"]:
+        del data["next_steps"]
     return data
 
 
@@ -87,8 +102,6 @@ def _fits(steps: NextSteps, numbers: Header | None, base: Spec, failed: str) -> 
         if failed in (here, there) and not refuses:
             problem = f"is not refused, though {failed} is neither left nor asked for"
             raise wrong(cell.place, f"{here} -> {there}", problem)
-        if here == there and cell.next != here:
-            raise wrong(cell.place, f"{here} -> {there}", f"steps to {cell.next}")
     if numbers is not None:
         for state, place in steps.rows.items():
             if state not in numbers.states:
@@ -114,7 +127,7 @@ def _states(data: dict[str, Any], steps: NextSteps, numbers: Header | None) -> N
         row["source"] = str(steps.rows[state])
         if numbers is not None:
             row["value"], place = numbers.states[state]
-            row["source"] += f"; {place}"
+            row["source"] += f"; {place}" if place != steps.rows[state] else ""
         if steps.required is not None and steps.required[state][0]:
             names, place = steps.required[state]
             row["requires"] = list(names)
@@ -178,6 +191,66 @@ def _refusals(
         }
 
 
+def _effects(data: Mapping[str, Any], steps: NextSteps, failed: str) -> Iterator[dict[str, Any]]:
+    """Yield what a step between two sessions does of which the base table does not speak.
+
+    No source says it. The session that was open is not closed in any way that a table knows: it
+    is taken to be there still, and one to be opened if something is streamed at the other end.
+    """
+    session = {row["name"]: row["session"] for row in data["states"]}
+    streams = {row["name"]: row["transfer"] != "none" for row in data["sessions"]}
+    known = {(row["from"], row["to"]) for row in data["session_effects"]}
+    for (here, there), cell in steps.cells.items():
+        # A smaller set may look the step up again, which ends at the target at the latest.
+        for end in {cell.next, there} - {failed}:
+            ends = session[here], session[end]
+            if here != failed and cell.next != failed and ends not in known:
+                known.add(ends)
+                effect = "opens" if streams[ends[1]] else "closes"
+                source = f"assumed, for no source says it; {cell.place} needs it"
+                yield {"from": ends[0], "to": ends[1], "effect": effect, "source": source}
+
+
+def _sessions(spec: Spec, steps: NextSteps, failed: str) -> set[tuple[str, str]]:
+    """Return the pairs of sessions between which a step leads, with any capability set."""
+    found = set()
+    for flags in spec.capability_sets():
+        machine = spec.machine(flags)
+        for here, there in _requests(machine, failed):
+            step = _looked_up(steps, machine, here, there, failed)
+            if isinstance(step, str):
+                found.add((spec.state(here).session, spec.state(step).session))
+    for (here, there), cell in steps.cells.items():
+        if here == there != cell.next and failed not in (here, cell.next):
+            found.add((spec.state(here).session, spec.state(cell.next).session))
+    return found
+
+
+def _written(
+    steps: NextSteps, failed: str, cells: Iterable[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each of these cells that does step somewhere."""
+    for here, there in cells:
+        cell = steps.cells[here, there]
+        moves = cell.next != here if here == there else cell.next != failed
+        if moves and failed not in (here, there):
+            source = str(cell.place)
+            yield {"from": here, "to": there, "step": cell.next, "source": source}
+
+
+def _unlike(spec: Spec, steps: NextSteps, failed: str) -> list[tuple[str, str]]:
+    """Return the cells that are not as the routing rule selects, with any capability set."""
+    found = {(here, here): None for here in steps.rows if steps.cells[here, here].next != here}
+    for flags in reversed(spec.capability_sets() if steps.skips else (spec.capability_set(),)):
+        machine = spec.machine(flags)
+        for here, there in _requests(machine, failed):
+            if _looked_up(steps, machine, here, there, failed) != machine.next_step(here, there):
+                found[here, there] = None
+        if found:
+            break  # and what is written down makes the smaller sets, too, the source's
+    return list(found)
+
+
 def _inexpressible(spec: Spec, steps: NextSteps, failed: str) -> tuple[Mistake, ...]:
     """Hold every cell against the paths of the table; return those that it cannot express."""
     mistakes: dict[tuple[Place, str], Mistake] = {}
@@ -187,6 +260,8 @@ def _inexpressible(spec: Spec, steps: NextSteps, failed: str) -> tuple[Mistake, 
             place = steps.cells[here, there].place
             step = _looked_up(steps, machine, here, there, failed)
             wanted = machine.next_step(here, there)
+            if step is _NEVER_ENDS and spec.next_steps:
+                continue  # there is no step then, and T6 says of which request it is so
             if step != wanted:
                 request = f"{here} -> {there}"
                 problem = f"{_steps(step)}; by the shortest path of its arcs it {_steps(wanted)}"
@@ -195,14 +270,16 @@ def _inexpressible(spec: Spec, steps: NextSteps, failed: str) -> tuple[Mistake, 
     return tuple(mistakes.values())
 
 
-def _changed(steps: NextSteps, base: Spec, failed: str) -> tuple[Mistake, ...]:
+def changed_cells(steps: NextSteps, base: Spec) -> tuple[Mistake, ...]:
     """Return the cells that are not as the paths of the base table have them."""
+    failed = failed_state(base)
     machine = base.machine({name for row in steps.rows for name in base.state(row).requires})
     found = []
-    for here, there in _requests(machine, failed):
-        cell = steps.cells.get((here, there))
-        wanted = machine.next_step(here, there)
-        if cell is not None and cell.next != (failed if wanted is None else wanted):
+    for (here, there), cell in steps.cells.items():
+        if failed in (here, there):
+            continue
+        wanted = here if here == there else machine.next_step(here, there)
+        if cell.next != (failed if wanted is None else wanted):
             step = None if cell.next == failed else cell.next
             problem = f"{_steps(step)}; in the base table it {_steps(wanted)}"
             found.append(Mistake(str(cell.place), f"{here} -> {there}", problem, None))

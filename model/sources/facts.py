@@ -42,12 +42,14 @@ class NextSteps:
         required: Per state, the capabilities it requires and where that stands; None if the
             source does not say.
         skips: Smaller capability sets follow from the table by skipping states that they lack.
+        prose: What the comment above the table lists, or None.
     """
 
     cells: Mapping[tuple[str, str], Cell]
     rows: Mapping[str, Place]
     required: Mapping[str, tuple[tuple[str, ...], Place]] | None
     skips: bool
+    prose: Prose | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,49 @@ class Header:
     Attributes:
         states: Per state its value.
         capabilities: Per capability its value.
+        prose: What the comment above the states lists, or None.
     """
 
     states: Mapping[str, tuple[int, Place]] = field(default_factory=dict)
     capabilities: Mapping[str, tuple[int, Place]] = field(default_factory=dict)
+    prose: Prose | None = None
+
+
+@dataclass(frozen=True)
+class Prose:
+    """What the sentences of a source list. They are held against its table and overrule nothing.
+
+    Attributes:
+        arcs: Pairs that are said to be arcs.
+        refused: Pairs that are said to be refused.
+        paths: Paths of three states and more.
+        place: Where the list begins.
+        every_set: The arcs are those of all capability sets together, and not of the largest one.
+    """
+
+    arcs: Mapping[tuple[str, str], Place]
+    refused: Mapping[tuple[str, str], Place]
+    paths: Mapping[tuple[str, ...], Place]
+    place: Place
+    every_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A sentence of a source that contradicts its table.
+
+    Attributes:
+        place: Where the sentence is.
+        other: Where the table says otherwise.
+        problem: What is wrong.
+    """
+
+    place: Place
+    other: Place
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem} ({self.other})"
 
 
 def wrong(place: Place | str, value: object, problem: str, hint: str | None = None) -> SpecError:
@@ -68,4 +109,4 @@ def wrong(place: Place | str, value: object, problem: str, hint: str | None = No
     return SpecError([Mistake(str(place), value, problem, hint)])
 
 
-__all__ = ["Cell", "Header", "NextSteps", "Place", "wrong"]
+__all__ = ["Cell", "Finding", "Header", "NextSteps", "Place", "Prose", "wrong"]

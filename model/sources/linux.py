@@ -12,6 +12,7 @@ from typing import Final
 
 from vfio_migration.model.sources.c_source import CFile, text_of
 from vfio_migration.model.sources.facts import Cell, Header, NextSteps, Place, wrong
+from vfio_migration.model.sources.prose import listed
 
 TABLE: Final = "vfio_from_fsm_table"
 _FLAGS: Final = "state_flags_table"
@@ -60,7 +61,9 @@ def next_steps(file: CFile, failed: str) -> NextSteps:
         raise wrong(at, missing[0], f"has no cell in {_FLAGS}, which makes its flags 0")
     if more := [state for state in required if state not in rows]:
         raise wrong(required[more[0]][1], more[0], f"has flags, but no row in {TABLE}")
-    return NextSteps(cells, rows, required, skips=True)
+    above = file.comment_above(file.array(TABLE))
+    prose = None if above is None else listed(*above, every_set=True)
+    return NextSteps(cells, rows, required, skips=True, prose=prose)
 
 
 def header(file: CFile) -> Header:
@@ -70,9 +73,9 @@ def header(file: CFile) -> Header:
         SpecError: The file does not define them, or in a form that is not read.
     """
     states: dict[str, tuple[int, Place]] = {}
-    listed = file.enumerators(ENUM)
-    for index, (name, value, place, written) in enumerate(listed):
-        if name == f"{_STATE}NR" and index == len(listed) - 1 and not written:
+    tags = file.enumerators(ENUM)
+    for index, (name, value, place, written) in enumerate(tags):
+        if name == f"{_STATE}NR" and index == len(tags) - 1 and not written:
             continue  # the number of states, and no state
         states[without_prefix(name, _STATE, place)] = value, place
     capabilities: dict[str, tuple[int, Place]] = {}
@@ -81,7 +84,9 @@ def header(file: CFile) -> Header:
         if bit is None or name.removeprefix(_FLAG) in capabilities:
             raise file.refuse(node, f"is no plain bit, or defines {name} again")
         capabilities[name.removeprefix(_FLAG)] = 1 << int(bit[1]), place
-    return Header(states, capabilities)
+    above = file.comment_above(file.enum(ENUM))
+    prose = None if above is None else listed(*above, every_set=False)
+    return Header(states, capabilities, prose)
 
 
 def without_prefix(name: str, prefix: str, place: Place) -> str:

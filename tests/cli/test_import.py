@@ -39,17 +39,18 @@ def test_a_source_is_compared_without_a_detour(capsys, tree: Path) -> None:
     assert "fails" not in out
 
 
-def test_a_patch_that_no_table_can_express_exits_with_2_and_names_its_line(
+def test_a_patch_that_no_rule_selects_is_written_down_and_its_comments_are_named(
     capsys, tmp_path: Path
 ) -> None:
     steps = c_sources.cells(load()) | {("RUNNING", "STOP"): "RESUMING"}
     path = tmp_path / "p.c"
     path.write_text(c_sources.linux(load(), steps), "utf-8")
-    assert main(["import", str(path)]) == 2
-    err = capsys.readouterr().err
-    assert "no table can say this: " in err
-    assert "RUNNING -> STOP" in err
-    assert "steps to RESUMING; in the base table it steps to RUNNING_P2P" in err
+    assert main(["import", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert [str(row) for row in loads(printed.out).next_steps] == ["RUNNING -> STOP by RESUMING"]
+    says = "lists the arc RUNNING -> STOP, but the table steps to RESUMING"
+    assert says in printed.err
+    assert f"# A sentence contradicts the table: {path}:" in printed.out
 
 
 def test_a_state_that_the_base_lacks_is_named_with_the_way_out(capsys, tmp_path: Path) -> None:

@@ -1,19 +1,25 @@
-"""Tables read from C: the same table comes out, and no form that is not read is read wrongly."""
+"""Tables read from sources: the same one comes out, and no form is read as what it is not."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from support import c_sources
 from support.samples import sample
-from vfio_migration.model import Spec, SpecError, from_data, load
+from vfio_migration.model import CapabilitySet, Spec, SpecError, from_data, load, loads
 from vfio_migration.model.history import named
 from vfio_migration.model.machine import decisions
-from vfio_migration.model.sources.read import read
+from vfio_migration.model.sources.read import Reading, read, table_text
+
+Pair: TypeAlias = tuple[str, str]
 
 FORMS = ("builtin", "linux-6.1", "linux-5.18-without-p2p", "vfio-user")
 
@@ -24,8 +30,12 @@ def form(name: str) -> Spec:
     return spec
 
 
+def reading(*paths: Path) -> Reading:
+    return read(map(str, paths), load())
+
+
 def table(*paths: Path) -> Spec:
-    return from_data(read(map(str, paths), load()))
+    return from_data(reading(*paths).data)
 
 
 def answers(spec: Spec, flags: tuple[str, ...]) -> dict[tuple[str, str], object]:
@@ -44,8 +54,12 @@ def same(one: Spec, two: Spec) -> bool:
 @pytest.mark.parametrize("name", FORMS)
 def test_the_kernels_shape_of_a_table_is_read_as_that_table(tmp_path: Path, name: str) -> None:
     spec = form(name)
-    made = table(c_sources.tree(tmp_path, c_sources.linux(spec), "linux", c_sources.header(spec)))
+    found = reading(
+        c_sources.tree(tmp_path, c_sources.linux(spec), "linux", c_sources.header(spec))
+    )
+    made = found.spec
     assert same(made, spec)
+    assert (found.findings, found.changed, made.next_steps) == ((), (), ())
     assert {(arc.from_, arc.to) for arc in made.arcs} == {(a.from_, a.to) for a in spec.arcs}
     assert {str(row) for row in made.refusals} == {str(row) for row in spec.refusals}
     assert {row.name: row.value for row in made.states} == {r.name: r.value for r in spec.states}
@@ -83,6 +97,14 @@ def test_values_are_those_of_the_header(tmp_path: Path) -> None:
     assert made.capability("P2P").value == 1 << 6
 
 
+def swap(old: str, new: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return change
+
+
 # --- one cell is changed ---
 
 
@@ -100,25 +122,194 @@ def patches() -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("here", "there", "step"), sample(patches(), apart=7, spread=True))
-def test_a_changed_cell_is_that_change_or_is_named(
-    tmp_path: Path, here: str, there: str, step: str
-) -> None:
-    steps = c_sources.cells(load()) | {(here, there): step}
-    text = c_sources.linux(load(), steps)
+def patched(path: Path, here: str, there: str, step: str) -> str:
+    """Write a source with one cell changed; return where that cell is."""
+    text = c_sources.linux(load(), c_sources.cells(load()) | {(here, there): step})
+    path.write_text(text, "utf-8")
     lines = text.splitlines()
     row = lines.index(f"\t\t[VFIO_DEVICE_STATE_{here}] = {{")
-    line = lines.index(f"\t\t\t[VFIO_DEVICE_STATE_{there}] = VFIO_DEVICE_STATE_{step},", row) + 1
+    line = lines.index(f"\t\t\t[VFIO_DEVICE_STATE_{there}] = VFIO_DEVICE_STATE_{step},", row)
+    return f"{path}:{line + 1}"
+
+
+def looked_up(steps: c_sources.Cells, spec: Spec, flags: CapabilitySet) -> dict[Pair, str | None]:
+    """Look every step up as Linux does, for a device with these capabilities."""
+    found: dict[Pair, str | None] = {}
+    names = [row.name for row in spec.machine(flags).states if row.name != c_sources.FAILED]
+    for here, there in itertools.permutations(names, 2):
+        step = steps[here, there]
+        for _ in spec.states:
+            if step != c_sources.FAILED and not spec.supports(flags, step):
+                step = steps[step, there]
+        ends = spec.supports(flags, step) and step != c_sources.FAILED
+        found[here, there] = step if ends else None
+    return found
+
+
+@pytest.mark.parametrize(("here", "there", "step"), sample(patches(), apart=7, spread=True))
+def test_a_changed_cell_is_exactly_that_change_with_its_line(
+    tmp_path: Path, here: str, there: str, step: str
+) -> None:
     path = tmp_path / "vfio_main.c"
-    path.write_text(text, "utf-8")
-    places: list[str] = []
-    try:
-        found = c_sources.cells(table(path))
-    except SpecError as error:
-        places = [mistake.place for mistake in error.mistakes]
-        found = steps
-    assert found == steps
-    assert not places or f"{path}:{line}" in places
+    place = patched(path, here, there, step)
+    found = reading(path)
+    assert [mistake.place for mistake in found.changed] == [place]
+    made = from_data(found.data)
+    for flags in made.capability_sets():
+        wanted = looked_up(c_sources.cells(load()) | {(here, there): step}, load(), flags)
+        machine = made.machine(flags)
+        assert {pair: machine.next_step(*pair) for pair in wanted} == wanted
+    if here == there:
+        assert [(row.from_, row.to, row.step) for row in made.next_steps] == [(here, there, step)]
+
+
+def test_a_cell_of_the_failed_state_that_is_not_a_refusal_is_refused_with_its_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "vfio_main.c"
+    for state in (row.name for row in load().states if row.settable):
+        for pair in ((c_sources.FAILED, state), (state, c_sources.FAILED)):
+            place = patched(path, *pair, "STOP")
+            with pytest.raises(SpecError, match="neither left nor asked for") as caught:
+                table(path)
+            assert [mistake.place for mistake in caught.value.mistakes] == [place]
+
+
+def test_a_table_with_next_steps_of_its_own_is_written_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "vfio_main.c"
+    patched(path, "RUNNING", "STOP", "STOP_COPY")
+    found = reading(path)
+    assert [str(row) for row in found.spec.next_steps] == ["RUNNING -> STOP by STOP_COPY"]
+    assert loads(table_text(found, load())) == found.spec
+
+
+# --- sentences are held against the table ---
+
+SENTENCES: dict[str, tuple[Callable[[str], str], str]] = {
+    "an arc that is none": (
+        swap("\t *         RUNNING -> RUNNING_P2P\n", "\t *         RUNNING -> STOP_COPY\n"),
+        "lists the arc RUNNING -> STOP_COPY, but the table steps to RUNNING_P2P",
+    ),
+    "an arc that is not listed": (
+        swap("\t *         RUNNING -> RUNNING_P2P\n", ""),
+        "does not list RUNNING -> RUNNING_P2P, which is an arc of the table",
+    ),
+    "another path": (
+        swap("STOP_COPY -> STOP -> RESUMING", "STOP_COPY -> RUNNING -> RESUMING"),
+        "lists the path STOP_COPY -> RUNNING -> RESUMING, but the table goes "
+        "STOP_COPY -> STOP -> RESUMING",
+    ),
+    "a path that is not listed": (
+        swap("\t *         STOP_COPY -> STOP -> RESUMING\n", ""),
+        "does not list the path STOP_COPY -> STOP -> RESUMING of the table",
+    ),
+    "a refusal that is not listed": (
+        swap("\t *         STOP_COPY -> PRE_COPY\n", ""),
+        "does not list STOP_COPY -> PRE_COPY as refused, as the table has it",
+    ),
+    "a refusal that is none": (
+        swap("These are blocked:\n", "These are blocked:\n\t *         STOP -> PRE_COPY\n"),
+        "lists STOP -> PRE_COPY as refused, but the table steps to RUNNING_P2P",
+    ),
+    "an unknown state": (
+        swap("\t *         RUNNING -> PRE_COPY\n", "\t *         RUNNING -> PER_COPY\n"),
+        "PER_COPY is no state of the table",
+    ),
+    "an arc of the header that is none": (
+        swap(" * STOP -> RESUMING\n", " * RUNNING -> RESUMING\n"),
+        "lists the arc RUNNING -> RESUMING, but the table steps to RUNNING_P2P",
+    ),
+    "an arc of the header that is refused": (
+        swap("not\n *   permitted", "taken"),
+        "lists the arc STOP_COPY -> PRE_COPY, but the table refuses it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_sentence_that_contradicts_the_table_is_named_with_both_places(
+    tmp_path: Path, name: str
+) -> None:
+    change, problem = SENTENCES[name]
+    texts = [c_sources.linux(load()), c_sources.header(load())]
+    for number, text in enumerate(texts):
+        with contextlib.suppress(AssertionError):
+            texts[number] = change(text)
+    found = reading(c_sources.tree(tmp_path, texts[0], "linux", texts[1]))
+    assert same(found.spec, load())
+    named = {one.problem: one for one in found.findings}
+    assert problem in named
+    finding = named[problem]
+    assert "VFIO_DEVICE_STATE_" in line_at(str(finding.other))
+    assert " -> " in line_at(str(finding.place)) or line_at(str(finding.place)).endswith("/*")
+
+
+# --- the text of vfio-user ---
+
+TEXT = c_sources.vfio_user(form("vfio-user"), {"RUNNING_P2P": 5, "PRE_COPY_P2P": 7})
+
+
+def text(folder: Path, content: str) -> Path:
+    path = folder / "vfio-user.rst"
+    path.write_text(content, "utf-8")
+    return path
+
+
+def test_the_text_of_vfio_user_is_read_as_that_table(tmp_path: Path) -> None:
+    found = reading(c_sources.tree(tmp_path, TEXT, "vfio_user"))
+    spec = form("vfio-user")
+    assert same(found.spec, spec)
+    assert {str(row) for row in found.spec.arcs} == {str(row) for row in spec.arcs}
+    assert {str(row) for row in found.spec.refusals} == {str(row) for row in spec.refusals}
+    assert (found.findings, found.changed, found.spec.next_steps) == ((), (), ())
+    for row in (*found.spec.arcs, *found.spec.refusals):
+        assert f"``{row.from_} -> {row.to}``" in line_at(row.source)
+    for state in found.spec.states:
+        assert f"VFIO_DEVICE_STATE_{state.name} " in line_at(state.source)
+
+
+def test_an_arc_that_the_text_no_longer_lists_is_a_change_of_its_line(tmp_path: Path) -> None:
+    gone = re.sub(r"\* ``PRE_COPY -> STOP_COPY``.*\n.*\n", "", TEXT)
+    found = reading(text(tmp_path, gone))
+    assert "PRE_COPY -> STOP_COPY" not in {str(row) for row in found.spec.arcs}
+    assert [mistake.value for mistake in found.changed] == ["PRE_COPY -> STOP_COPY"]
+    assert found.spec.machine().route("PRE_COPY", "STOP_COPY").path[0] == "RUNNING"
+
+
+TEXTS: dict[str, Callable[[str], str]] = {
+    "renamed section of arcs": swap("Direct State Transitions", "Direct Transitions"),
+    "renamed section of rules": swap("Complex State Transitions", "Rules"),
+    "no section of flags": swap("``VFIO_DEVICE_FEATURE_MIGRATION``", "``VFIO_MIGRATION_FLAGS``"),
+    "two sections": lambda text: text + text[text.index("Direct State") :],
+    "another rule": swap("Select the shortest path.", "Select the safest path."),
+    "one rule more": swap("* Select", "* Avoid the stopped states.\n\n* Select"),
+    "one rule less": swap("* Select the shortest path.\n", ""),
+    "an arc without quotes": swap("``STOP -> RUNNING``", "STOP -> RUNNING"),
+    "another arrow": swap("``STOP -> RUNNING``", "``STOP => RUNNING``"),
+    "an arc of three": swap("``STOP -> RUNNING``", "``STOP -> RUNNING -> PRE_COPY``"),
+    "an arc twice": swap("``STOP -> RUNNING``", "``STOP -> RUNNING``, ``STOP -> RUNNING``"),
+    "an arc of an unused state": swap("``STOP -> RUNNING``", "``STOP -> RUNNING_P2P``"),
+    "an arc of an unknown state": swap("``STOP -> RUNNING``", "``STOP -> HALTED``"),
+    "an arc that is refused too": swap("``STOP_COPY -> PRE_COPY`` tr", "``STOP -> RUNNING`` tr"),
+    "a sentence that forbids nothing": swap("is explicitly not\nallowed", "is of use"),
+    "an item without an arc": swap("* ``STOP -> RUNNING``", "* Starting"),
+    "a value that is no number": swap(" | 6     |", " | six   |"),
+    "a state without a description": swap("Name                   ", "Name | "),
+    "a state that the base lacks": swap("STATE_RESUMING ", "STATE_REVIVING "),
+    "a flag without a bit": swap("| 2   | VFIO_MIGRATION_PRE", "| two | VFIO_MIGRATION_PRE"),
+    "no flag": swap("VFIO_MIGRATION_PRE_COPY", "VFIO_MIGRATION_PER_COPY"),
+    "no states": lambda text: text.replace("VFIO_DEVICE_STATE_", "DEVICE_STATE_"),
+    "not UTF-8": lambda text: text + "\udcff",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_that_is_not_read_is_refused_with_its_place(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "vfio-user.rst"
+    path.write_bytes(TEXTS[name](TEXT).encode("utf-8", "surrogateescape"))
+    with pytest.raises(SpecError) as caught:
+        table(path)
+    assert caught.value.mistakes[0].place.startswith(str(path))
 
 
 # --- the form is changed ---
@@ -127,14 +318,6 @@ STOP_ROW = "\t\t[VFIO_DEVICE_STATE_STOP] = {\n"
 CELL = "\t\t\t[VFIO_DEVICE_STATE_STOP] = VFIO_DEVICE_STATE_STOP,\n"
 FLAGS = "\tstatic const unsigned int state_flags_table[STATES] = {\n"
 P2P = "VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P,"
-
-
-def swap(old: str, new: str) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        assert old in text
-        return text.replace(old, new, 1)
-
-    return change
 
 
 MUTATIONS: dict[str, Callable[[str], str]] = {
@@ -265,6 +448,29 @@ def test_tables_of_the_library_that_disagree_are_refused(tmp_path: Path, name: s
 
 
 # --- what is given ---
+
+
+def test_a_tree_or_a_file_of_a_commit_is_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_linux = c_sources.linux(load())
+    c_sources.tree(tmp_path, of_linux, "linux", c_sources.header(load()))
+    who = ["-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run(["git", *who, *words], check=True)
+    patched(tmp_path / c_sources.PLACES["linux"], "RUNNING", "STOP", "STOP_COPY")
+    found = read(["git:HEAD"], load())
+    assert same(found.spec, load())
+    assert found.spec.arcs[0].source.startswith("git:HEAD:drivers/vfio/vfio_main.c:")
+    assert same(read([f"git:HEAD:{c_sources.PLACES['linux']}"], load()).spec, load())
+    assert [str(row) for row in table(Path()).next_steps] == ["RUNNING -> STOP by STOP_COPY"]
+    for name, says in (
+        ("git:", "names no commit"),
+        ("git:--all", "names no commit"),
+        ("git:absent", "is no commit"),
+        ("git:HEAD:absent.c", "is no file of that commit"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            read([name], load())
 
 
 @pytest.mark.parametrize(

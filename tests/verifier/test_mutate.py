@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import z3
@@ -37,9 +37,9 @@ def fields_of_the_table() -> set[str]:
         if isinstance(rows, str):
             found.add(f"spec.{field.name}")
         else:
-            assert rows, f"no row shows which fields {field.name} has"
-            assert isinstance(rows[0], Row)
-            found |= {f"{field.name}.{each.name}" for each in dataclasses.fields(rows[0])}
+            row = get_args(get_type_hints(Spec)[field.name])[0]
+            assert issubclass(row, Row)
+            found |= {f"{field.name}.{each.name}" for each in dataclasses.fields(row)}
     return found
 
 
@@ -149,6 +149,8 @@ def test_words_change_no_behaviour():
                 for row in getattr(SPEC, section)
             )
             edited = dataclasses.replace(SPEC, **{section: rows})
+            if not rows:
+                continue
         assert edited != SPEC, name
         assert equivalent(edited, SPEC), name
 

@@ -65,6 +65,7 @@ _SECTIONS: Final[tuple[tuple[str, str, _Key], ...]] = (
     ("refusals", "refusal", _ends),
     ("requests", "request rule", lambda row: row.when),
     ("routing", "routing rule", _name),
+    ("next_steps", "next step", _ends),
     ("events", "event", _name),
 )
 

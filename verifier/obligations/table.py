@@ -24,6 +24,7 @@ from vfio_migration.verifier.solver.explain import (
     pair,
     request_example,
     step_example,
+    written_step,
 )
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 
@@ -156,6 +157,13 @@ def _t3(encoding: Encoding) -> Iterator[Query]:
             return Example(f"{name} is reached by a failing arc")
         assert name is not None
         path = (start, *machine.route(start, name).path)
+        missing = (pair for pair in itertools.pairwise(path) if machine.arc(*pair) is None)
+        if (gap := next(missing, None)) is not None:
+            text = (
+                f"{name} is reached from {start} only by {gap[0]} -> {gap[1]}, which is not an arc"
+            )
+            text += f" (capabilities {encoding.set_name(word)})"
+            return Example(text, asked_trace(encoding, word, start, name, text))
         if len(path) == 1 and name != start:
             text = f"{name} cannot be reached from {start} with {encoding.set_name(word)}"
             return Example(text, asked_trace(encoding, word, start, name, text, [start]))
@@ -233,7 +241,7 @@ def _t6(encoding: Encoding) -> Iterator[Query]:
     asked = z3.And(
         encoding.universe, encoding.supported(from_), encoding.supported(to), encoding.next_facts
     )
-    stuck = request_example(encoding, from_, to, lambda *_: "the steps end before the target")
+    stuck = _looked_up(encoding, from_, to, "the steps end before the target")
     yield Query(
         "endless-or-stuck",
         "claim",
@@ -261,13 +269,8 @@ def _t6(encoding: Encoding) -> Iterator[Query]:
         "claim",
         (asked, from_ != to, skipped[-1] != encoding.next_step(from_, to)),
         "unsat",
-        request_example(
-            encoding,
-            from_,
-            to,
-            lambda *_: (
-                "skipping unsupported states in the full table leads elsewhere or never ends"
-            ),
+        _looked_up(
+            encoding, from_, to, "skipping unsupported states in the full table leads elsewhere"
         ),
     )
     if encoding.spec.refusals:
@@ -285,6 +288,35 @@ def _t6(encoding: Encoding) -> Iterator[Query]:
         "sat",
         request_example(encoding, from_, to, lambda *_: "arrives"),
     )
+
+
+def _looked_up(
+    encoding: Encoding, from_: Term, to: Term, remark: str
+) -> Callable[[Model], Example]:
+    """Tell of a request whose next step is looked up for ever, or else what `remark` says."""
+    otherwise = request_example(encoding, from_, to, lambda *_: remark)
+
+    def explain(model: Model) -> Example:
+        assert model is not None
+        word = encoding.read_flags(model)
+        here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
+        assert here is not None
+        assert there is not None
+        full, machine = encoding.machines[max(encoding.machines)], encoding.machines[word]
+        seen: list[str] = []
+        step = full.next_step(here, there)
+        while step is not None and step not in seen and not machine.supports(step):
+            seen.append(step)
+            step = full.next_step(step, there)
+        if step not in seen:
+            return otherwise(model)
+        text = (
+            f"{here} (SET_STATE {there}, capabilities {encoding.set_name(word)}): the next step is "
+            f"looked up for ever: {' -> '.join([*seen, step])}, of which the device has none"
+        )
+        return Example(text, None, written_step(encoding, [here, *seen], there))
+
+    return explain
 
 
 def _t7(encoding: Encoding) -> Iterator[Query]:

@@ -259,11 +259,11 @@ class Encoding:
 
     @functools.cached_property
     def _shut(self) -> dict[str, Formula]:
-        """The states no arc leaves, each with the capability sets for which that is so."""
+        """The states that nothing leaves, each with the capability sets for which that is so."""
         shut = {}
         for name in self.names:
             having = [word for word, m in self.machines.items() if m.supports(name)]
-            words = [word for word in having if not self.machines[word].arcs_from(name)]
+            words = [word for word in having if not self.machines[word].can_leave(name)]
             if words:
                 in_all = len(words) == len(having)
                 shut[name] = (

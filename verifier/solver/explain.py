@@ -118,20 +118,43 @@ def request_example(
         assert there is not None
         machine = encoding.machines[word]
         path = [here]
-        while path[-1] != there and len(path) <= len(encoding.names):
+        while path[-1] != there and path[-1] not in path[:-1]:
             step = machine.next_step(path[-1], there)
             if step is None:
                 break
             path.append(step)
         text = f"{' -> '.join(path)} (SET_STATE {there}, capabilities {encoding.set_name(word)})"
-        remark = say(model, there)
+        remark = _remark(encoding, word, path, say(model, there))
         title = f"{text}: {remark}" if remark else text
-        row = None
+        row = written_step(encoding, path, there)
+        if row is not None:
+            return Example(title, asked_trace(encoding, word, here, there, title, path), row)
         if path[-1] != there and (row := _row(encoding, path[-1], there)) is not None:
             title += f"; {row} refuses {path[-1]} -> {there}" if row.startswith("ref") else ""
         return Example(title, asked_trace(encoding, word, here, there, title, path), row)
 
     return explain
+
+
+def _remark(encoding: Encoding, word: int, path: list[str], remark: str) -> str:
+    """What is wrong with a path: what can be seen of it, or else what the obligation says."""
+    machine = encoding.machines[word]
+    if path[-1] in path[:-1]:
+        return f"it comes back to {path[-1]} and never ends"
+    for from_, to in itertools.pairwise(path):
+        if machine.arc(from_, to) is None:
+            return f"{from_} -> {to} is not an arc, so no driver takes it"
+    return remark
+
+
+def written_step(encoding: Encoding, path: list[str], target: str) -> str | None:
+    """The row of `[[next_steps]]` that a path follows: the first, or one about its target."""
+    rows = {(row.from_, row.to): i for i, row in enumerate(encoding.spec.next_steps)}
+    found = (rows[here, target] for here in path if (here, target) in rows)
+    others = (i for (_, to), i in rows.items() if to == target)
+    index = next(found, None)
+    index = next(others, None) if index is None else index
+    return None if index is None else f"next_steps[{index}]"
 
 
 def landings(encoding: Encoding) -> dict[str, str]:
