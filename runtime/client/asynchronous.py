@@ -47,7 +47,7 @@ from vfio_migration.runtime.client.errors import (
     TimedOutError,
 )
 from vfio_migration.runtime.client.socket import ClientSocket
-from vfio_migration.runtime.protocol.events import Outgoing
+from vfio_migration.runtime.protocol.connection import Outgoing
 
 P = ParamSpec("P")
 T = TypeVar("T")

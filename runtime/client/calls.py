@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 from vfio_migration.model.errors import lookup
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.errors import asked
-from vfio_migration.runtime.protocol.events import Reply
+from vfio_migration.runtime.protocol.connection import Reply
 from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE, Data, DmaMapFlags, DmaUnmapFlags
 from vfio_migration.runtime.protocol.messages.catalogue import (

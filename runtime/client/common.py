@@ -29,10 +29,9 @@ from vfio_migration.runtime.client.errors import (
     TimedOutError,
 )
 from vfio_migration.runtime.client.socket import ClientSocket
-from vfio_migration.runtime.protocol.events import Outgoing
+from vfio_migration.runtime.protocol.connection import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
-from vfio_migration.runtime.transport.channel import DisconnectedError, peer_of
-from vfio_migration.runtime.transport.counters import Counters
+from vfio_migration.runtime.transport.channel import DisconnectedError, Traffic, peer_of
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -83,7 +82,7 @@ class BaseClient:
         self.name = default if name is None else name
         self.spec = load() if spec is None else spec
         self.timeout_s = timeout_s
-        self.counters = Counters()
+        self.counters = Traffic()
         self.pid = 0
         self._where = where
         self._core = Core(self.name, limits, memory=memory, observers=observers)

@@ -29,8 +29,14 @@ from vfio_migration.runtime.client.errors import (
     PeerProtocolError,
     RefusedError,
 )
-from vfio_migration.runtime.protocol.connection import Connection
-from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
+from vfio_migration.runtime.protocol.connection import (
+    Command,
+    Connection,
+    Event,
+    Outgoing,
+    ProtocolFault,
+    Reply,
+)
 from vfio_migration.runtime.protocol.faults import CannotSendError, MalformedError
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, Data
 from vfio_migration.runtime.protocol.messages.catalogue import (

@@ -12,10 +12,13 @@ from collections import deque
 from typing import Final
 
 from vfio_migration.runtime.client.core import Core, dispose
-from vfio_migration.runtime.protocol.connection import Connection
-from vfio_migration.runtime.protocol.events import Event, Outgoing
-from vfio_migration.runtime.transport.channel import MAX_REPLIES, Channel, DisconnectedError
-from vfio_migration.runtime.transport.counters import Counters
+from vfio_migration.runtime.protocol.connection import Connection, Event, Outgoing
+from vfio_migration.runtime.transport.channel import (
+    MAX_REPLIES,
+    Channel,
+    DisconnectedError,
+    Traffic,
+)
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 
 _ENDED: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -31,7 +34,7 @@ class ClientSocket:
     Args:
         sock: The socket; it belongs to the line.
         connection: The connection on it.
-        counters: Counts the bytes.
+        traffic: Counts the bytes.
         core: What makes sense of it.
         receiver: Receives the descriptors of the server.
 
@@ -43,11 +46,11 @@ class ClientSocket:
         self,
         sock: socket.socket,
         connection: Connection,
-        counters: Counters,
+        traffic: Traffic,
         core: Core,
         receiver: DescriptorReceiver,
     ) -> None:
-        self._channel = Channel(sock, connection, counters, receiver)
+        self._channel = Channel(sock, connection, traffic, receiver)
         self._core = core
         self._inbox: deque[Event] = deque()
         self.fd = sock.fileno()

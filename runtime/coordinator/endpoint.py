@@ -21,7 +21,7 @@ from vfio_migration.runtime.client.blocking import connected
 from vfio_migration.runtime.client.core import ExchangeObserver, Pending
 from vfio_migration.runtime.client.socket import ClientSocket
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
-from vfio_migration.runtime.protocol.events import Outgoing
+from vfio_migration.runtime.protocol.connection import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.transport.peer_process import NOBODY, Process, SenderDetector, has_ended
 

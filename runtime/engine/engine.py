@@ -13,6 +13,11 @@ comes. None is ever abandoned half-way for another: a reset waits too.
 *Re-entrancy.* A callback of the device or of an observer that asks its own engine to act gets
 `ReenteredError`, and nothing is done. Reading is always allowed.
 
+*Observers.* An observer is called with each `Record`, in the thread that made the request, while
+the request is under way. It never changes what the device does: one that raises is logged with its
+traceback and removed; what is not an `Exception` (`KeyboardInterrupt`) is in addition raised to the
+caller, once the request is through.
+
 *Interrupts.* A `KeyboardInterrupt`, or whatever else is not an `Exception`, that breaks into a
 callback of the device leaves it in an unknown state: it counts as failed for good, and the
 interrupt goes on to the caller.
@@ -22,10 +27,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns as clock
-from typing import Any, Literal, TypeVar, TypeVarTuple
+from typing import Any, Final, Literal, TypeVar, TypeVarTuple
 
 from vfio_migration.model import Arc, Event, Machine, Route, Spec, State
 from vfio_migration.model.spec import Effect
@@ -41,7 +47,9 @@ from vfio_migration.runtime.engine.errors import (
     default_errno,
 )
 from vfio_migration.runtime.engine.program import Move, Program, Situation, after
-from vfio_migration.runtime.engine.records import Kind, Observer, ObserverList, Phase, Record
+from vfio_migration.runtime.engine.records import Kind, ObservedEngine, Observer, Phase, Record
+
+_logger: Final = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -54,7 +62,7 @@ class Engine:
         spec: The table.
         capabilities: What the device offers: anything `Spec.capability_set` takes.
         device: Its callbacks.
-        observers: Who is notified of what happens; see `vfio_migration.runtime.engine.records`.
+        observers: Who is notified of what happens; see the module.
 
     Raises:
         SpecError: If the table has no such capability set, or does not hold together for it: the
@@ -100,7 +108,7 @@ class Engine:
         self._busy = False
         self._now = self._program.initial
         self._opened = 0
-        self._observers = ObserverList()
+        self._observers = _Observers()
         # None without observers, which then cost a request nothing.
         self._notify = self._observers.notify if self._observers.members else None
         for observer in observers:
@@ -397,3 +405,89 @@ class Engine:
         """Notify the observers, if there are any, of a phase that ends where the device is now."""
         if self._notify is not None:
             self._notify(*Record(self, kind, phase, before, self._now, clock(), **facts))
+
+
+class _Observers:
+    """The observers of one engine, which uses it with its lock held.
+
+    Attributes:
+        members: The observers; replaced as a whole, never changed, so that it can be read at any
+            time.
+    """
+
+    __slots__ = ("_interrupt", "members")
+
+    def __init__(self) -> None:
+        self.members: tuple[Observer, ...] = ()
+        self._interrupt: BaseException | None = None
+
+    def add(self, observer: Observer, engine: ObservedEngine) -> None:
+        """Add an observer and notify it of where `engine` stands."""
+        self.members += (observer,)
+        now = engine.situation
+        try:
+            observer(Record(engine, "attached", "completed", now, now, clock()))
+        except BaseException as fault:  # noqa: BLE001 - is logged there
+            self._drop_failed(observer, fault)
+        self.raise_interrupt()
+
+    def remove(self, observer: Observer) -> None:
+        """Remove an observer, if it is one."""
+        self.members = tuple(other for other in self.members if other is not observer)
+
+    def notify(
+        self,
+        engine: ObservedEngine,
+        kind: Kind,
+        phase: Phase,
+        before: Situation,
+        after: Situation,
+        at: int,
+        target: str | int | None = None,
+        arc: Arc | None = None,
+        effect: Effect | None = None,
+        session: int | None = None,
+        event: Event | None = None,
+        errno: str | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Call all observers with a `Record` of these fields."""
+        # As `Record(...)` does, in half the time: four are made for a request of one arc.
+        record = tuple.__new__(
+            Record,
+            (
+                engine,
+                kind,
+                phase,
+                before,
+                after,
+                at,
+                target,
+                arc,
+                effect,
+                session,
+                event,
+                errno,
+                error,
+            ),
+        )
+        for observer in self.members:
+            try:
+                observer(record)
+            except BaseException as fault:  # noqa: BLE001 - is logged there
+                self._drop_failed(observer, fault)
+
+    def raise_interrupt(self) -> None:
+        """Raise the interrupt that fell into an observer, if any; called when all is done."""
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+
+    def _drop_failed(self, observer: Observer, fault: BaseException) -> None:
+        """Remove an observer that raised; called while that is handled."""
+        self.remove(observer)
+        if not isinstance(fault, Exception) and self._interrupt is None:
+            self._interrupt = fault
+        # A logging handler that raises is no reason either for a device to do otherwise.
+        with contextlib.suppress(Exception):
+            _logger.exception("observer %r raised and is removed", observer)

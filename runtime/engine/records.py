@@ -1,27 +1,18 @@
-"""What the observers of an engine are notified of, and how.
+"""What the observers of an engine are notified of.
 
-An observer is anything that can be called with a `Record`. It is called in the thread that made the
-request, while the request is under way: it may read the engine, and if it asks it to act it gets
-`ReenteredError`. It never changes what the device does: one that raises is logged with its
-traceback, on the logger `vfio_migration.runtime.engine.engine`, and removed; what is not an
-`Exception` (`KeyboardInterrupt`) is in addition raised to the caller, once the request is through.
+An observer is anything that can be called with a `Record`; when, and what becomes of one that
+raises, is in `vfio_migration.runtime.engine.engine`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Callable
-from time import perf_counter_ns
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from vfio_migration.model import Arc, Event, Machine, Route
 from vfio_migration.model.spec import Effect
 from vfio_migration.runtime.engine.callbacks import Device
 from vfio_migration.runtime.engine.program import Situation
-
-# Where people look for it: the engine is what they use, this module is how it is cut.
-_logger: Final = logging.getLogger("vfio_migration.runtime.engine.engine")
 
 Kind = Literal["attached", "request", "arc", "reset", "disconnect"]
 """What a record is about. "attached" is an observer's first, and says where the device stands."""
@@ -104,89 +95,3 @@ class Record(NamedTuple):
 
 Observer: TypeAlias = Callable[[Record], object]
 """Anything that can be called with a `Record`; what it returns is ignored."""
-
-
-class ObserverList:
-    """The observers of one engine, which uses it with its lock held.
-
-    Attributes:
-        members: The observers; replaced as a whole, never changed, so that it can be read at any
-            time.
-    """
-
-    __slots__ = ("_interrupt", "members")
-
-    def __init__(self) -> None:
-        self.members: tuple[Observer, ...] = ()
-        self._interrupt: BaseException | None = None
-
-    def add(self, observer: Observer, engine: ObservedEngine) -> None:
-        """Add an observer and notify it of where `engine` stands."""
-        self.members += (observer,)
-        now = engine.situation
-        try:
-            observer(Record(engine, "attached", "completed", now, now, perf_counter_ns()))
-        except BaseException as fault:  # noqa: BLE001 - is logged there
-            self._drop_failed(observer, fault)
-        self.raise_interrupt()
-
-    def remove(self, observer: Observer) -> None:
-        """Remove an observer, if it is one."""
-        self.members = tuple(other for other in self.members if other is not observer)
-
-    def notify(
-        self,
-        engine: ObservedEngine,
-        kind: Kind,
-        phase: Phase,
-        before: Situation,
-        after: Situation,
-        at: int,
-        target: str | int | None = None,
-        arc: Arc | None = None,
-        effect: Effect | None = None,
-        session: int | None = None,
-        event: Event | None = None,
-        errno: str | None = None,
-        error: BaseException | None = None,
-    ) -> None:
-        """Call all observers with a `Record` of these fields."""
-        # As `Record(...)` does, in half the time: four are made for a request of one arc.
-        record = tuple.__new__(
-            Record,
-            (
-                engine,
-                kind,
-                phase,
-                before,
-                after,
-                at,
-                target,
-                arc,
-                effect,
-                session,
-                event,
-                errno,
-                error,
-            ),
-        )
-        for observer in self.members:
-            try:
-                observer(record)
-            except BaseException as fault:  # noqa: BLE001 - is logged there
-                self._drop_failed(observer, fault)
-
-    def raise_interrupt(self) -> None:
-        """Raise the interrupt that fell into an observer, if any; called when all is done."""
-        interrupt, self._interrupt = self._interrupt, None
-        if interrupt is not None:
-            raise interrupt
-
-    def _drop_failed(self, observer: Observer, fault: BaseException) -> None:
-        """Remove an observer that raised; called while that is handled."""
-        self.remove(observer)
-        if not isinstance(fault, Exception) and self._interrupt is None:
-            self._interrupt = fault
-        # A logging handler that raises is no reason either for a device to do otherwise.
-        with contextlib.suppress(Exception):
-            _logger.exception("observer %r raised and is removed", observer)

@@ -59,7 +59,6 @@ class _Index:
     count: int
     flags: int
     events: list[int] = field(default_factory=list)
-    pending: set[int] = field(default_factory=set)
 
 
 def _always() -> bool:
@@ -80,6 +79,7 @@ class Interrupts:
     Attributes:
         line: Whether INTx is up.
         masked: Whether the client hears nothing of INTx.
+        waiting: What was raised and not sent: index and vector of each.
         sent: How many events have been sent.
     """
 
@@ -113,6 +113,7 @@ class Interrupts:
         self._gate = gate
         self.line = False
         self.masked = False
+        self.waiting: set[tuple[int, int]] = set()
         self.sent = 0
 
     # --- for the server ---
@@ -217,8 +218,8 @@ class Interrupts:
         row = self._all[index]
         if not 0 <= vector < row.count:
             raise IndexError(f"interrupt {vector} of {row.count} of index {index}")
-        row.pending.add(vector)
-        self._flush(index)
+        self.waiting.add((index, vector))
+        self._flush()
 
     def raise_line(self) -> None:
         """Put INTx up, if it is not."""
@@ -231,20 +232,18 @@ class Interrupts:
 
     def pending(self, index: int) -> tuple[int, ...]:
         """Return which vectors wait to be sent."""
-        return tuple(sorted(self._all[index].pending))
+        return tuple(sorted(vector for kind, vector in self.waiting if kind == index))
 
     def flush(self) -> None:
         """Send what is pending and can be sent now."""
-        for index in range(INDEXES):
-            self._flush(index)
+        self._flush()
         self._tell_line()
 
     def forget(self) -> None:
         """Take the line down and forget what is pending: the device was reset."""
         self.lower_line()
         self.masked = False
-        for row in self._all:
-            row.pending.clear()
+        self.waiting.clear()
 
     @property
     def awaits_unmask(self) -> bool:
@@ -267,8 +266,7 @@ class Interrupts:
                 raise ValueError(f"no interrupt {vector} of index {index}")
         self.forget()
         self.line = line
-        for index, vector in found:
-            self._all[index].pending.add(vector)
+        self.waiting.update(found)
 
     # --- inside ---
 
@@ -277,13 +275,13 @@ class Interrupts:
             raise _invalid(f"index {index}")
         return self._all[index]
 
-    def _flush(self, index: int) -> None:
-        row = self._all[index]
-        if row.pending and self._gate():
-            ready = [vector for vector in row.pending if row.events[vector] >= 0]
-            for vector in sorted(ready):
-                row.pending.discard(vector)
-                self._send(row.events[vector])
+    def _flush(self) -> None:
+        if self.waiting and self._gate():
+            for index, vector in sorted(self.waiting):
+                fd = self._all[index].events[vector]
+                if fd >= 0:
+                    self.waiting.discard((index, vector))
+                    self._send(fd)
 
     def _tell_line(self) -> None:
         row = self._all[INTX]

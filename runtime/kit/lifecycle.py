@@ -1,15 +1,18 @@
 """What the table asks of a device while it migrates: gates, hooks, sessions.
 
-`Lifecycle` is the part of the kit that knows nothing of PCI. It asks the table what the present
-state permits and what an arc does to the data session, tells a device what it loses and gains, and
-runs the streams. No state is known here by its name.
+`MigratableDevice` is the part of a device that knows nothing of PCI. It asks the table what the
+present state permits and what an arc does to the data session, calls the hooks for what the device
+loses and gains, and runs the streams. No state is known here by its name.
+
+People subclass it, by way of `PciDevice`, so whatever is not for them has a name that begins with
+`kit_` or `_kit_`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from vfio_migration.model import Arc, Spec
 from vfio_migration.model.spec import Effect, Role, StreamEnd
@@ -38,279 +41,278 @@ _HOOKS: Final[tuple[tuple[Role, str, str], ...]] = (
 )
 
 
-class Host(Protocol):
-    """What a device supplies; `PciDevice` documents the hooks."""
-
-    @property
-    def spec(self) -> Spec:
-        """The table."""
-        ...
-
-    @property
-    def memories(self) -> Sequence[TrackedMemory]:
-        """The parts of the state that are streamed by pages."""
-        ...
-
-    @property
-    def memory(self) -> GuestMemory:
-        """The memory of the guest."""
-        ...
-
-    @property
-    def interrupts(self) -> Interrupts:
-        """All interrupts."""
-        ...
-
-    def quiesce(self) -> None:
-        """No DMA to other devices any more."""
-        ...
-
-    def resume(self) -> None:
-        """DMA to other devices again."""
-        ...
-
-    def stop(self) -> None:
-        """No change any more."""
-        ...
-
-    def start(self) -> None:
-        """Changes again."""
-        ...
-
-    def kit_power_on(self) -> None:
-        """Be as just turned on."""
-        ...
-
-    def kit_header(self) -> Mapping[str, Any]:
-        """Say who saves."""
-        ...
-
-    def kit_check(self, found: object, /) -> None:
-        """Raise `StreamRefusedError` if who saved is another kind of device."""
-        ...
-
-    def kit_sections(self) -> Sequence[tuple[int, Part]]:
-        """Return the state that is not in `memories`, by number."""
-        ...
-
-    def kit_load(self, sections: Mapping[int, bytes], /) -> None:
-        """Take over what `kit_sections` of another device returned."""
-        ...
-
-
-class Lifecycle:
-    """Where a device stands, and all that follows from it.
+class MigratableDevice:
+    """A device that the table moves: where it stands, and all that follows from it.
 
     Args:
-        host: The device.
+        spec: The table.
         sections: The numbers of the sections that make a whole state, and of those that an older
             device did not save.
         clock: Tells the time in seconds.
 
     Attributes:
-        state: The name of the state it is in.
-        timers: What it has put off.
+        spec: As given.
+        memories: The parts of the state that are streamed by pages.
+        memory: The memory of the guest.
+        interrupts: All interrupts.
     """
+
+    memories: Sequence[TrackedMemory]
+    memory: GuestMemory
+    interrupts: Interrupts
 
     def __init__(
         self,
-        host: Host,
+        spec: Spec,
         sections: tuple[tuple[int, ...], tuple[int, ...]],
         clock: Callable[[], float],
     ) -> None:
-        self._host = host
-        self._spec = host.spec
-        self._numbers, self._optional = sections
+        self.spec = spec
+        self._kit_numbers, self._kit_optional = sections
         # Read from the table once: it is asked of at every arc and every access.
-        states = host.spec.states
-        self._may = {row.name: frozenset(host.spec.operation(row.operation).may) for row in states}
-        self._ends = {row.name: host.spec.stream_end(row.name) for row in states}
-        roles = {row.name: row.role for row in host.spec.activities}
-        self._roles = {
+        self._kit_may = {
+            row.name: frozenset(spec.operation(row.operation).may) for row in spec.states
+        }
+        self._kit_ends = {row.name: spec.stream_end(row.name) for row in spec.states}
+        roles = {row.name: row.role for row in spec.activities}
+        self._kit_roles = {
             state: frozenset(roles[activity] for activity in may if activity in roles)
-            for state, may in self._may.items()
+            for state, may in self._kit_may.items()
         }
-        self._told = {
+        self._kit_hooked = {
             state: {row[0] for row in _HOOKS if row[0] in found}
-            for state, found in self._roles.items()
+            for state, found in self._kit_roles.items()
         }
-        self.state = host.spec.initial
-        self.timers: Timers[Work] = Timers(clock, lambda work: work.size)
-        self._on: set[Role] = set()
-        self._writer: StreamWriter | None = None
-        self._reader: StreamReader | None = None
+        self._kit_state = spec.initial
+        self._kit_timers: Timers[Work] = Timers(clock, lambda work: work.size)
+        self._kit_on: set[Role] = set()
+        self._kit_writer: StreamWriter | None = None
+        self._kit_reader: StreamReader | None = None
 
-    def begin(self) -> None:
-        """Tell the device what it may do to begin with."""
-        self._switch(self.state)
+    # --- what a device supplies ---
 
-    def may(self, activity: str) -> bool:
-        """Say whether the table permits an activity in the present state."""
-        return activity in self._may[self.state]
+    def quiesce(self) -> None:
+        """Start no DMA to other devices any more, and finish what is under way.
+
+        This and the three below need not do anything: work put off with `later` waits by itself,
+        and DMA that is not permitted cannot be started. `quiesce` and `resume` alternate, and so do
+        `stop` and `start`, whatever happens to the device. Each may raise: an `ArcError` that is
+        not for good says that the device goes on as if it had not been called.
+        """
+
+    def resume(self) -> None:
+        """DMA to other devices may be started again."""
+
+    def stop(self) -> None:
+        """Change nothing any more, inside and outside, and finish what is under way."""
+
+    def start(self) -> None:
+        """Everything else goes on."""
+
+    # --- what a kind of device supplies: `PciDevice` ---
+
+    def kit_power_on(self) -> None:
+        """Be as just turned on."""
+        raise NotImplementedError
+
+    def kit_header(self) -> Mapping[str, Any]:
+        """Say who saves."""
+        raise NotImplementedError
+
+    def kit_check(self, found: object, /) -> None:
+        """Raise `StreamRefusedError` if who saved is another kind of device."""
+        raise NotImplementedError
+
+    def kit_sections(self) -> Sequence[tuple[int, Part]]:
+        """Return the state that is not in `memories`, by number."""
+        raise NotImplementedError
+
+    def kit_load(self, sections: Mapping[int, bytes], /) -> None:
+        """Take over what `kit_sections` of another device returned."""
+        raise NotImplementedError
+
+    # --- where it stands ---
+
+    @property
+    def state(self) -> str:
+        """The name of the state the device is in: to be shown, never to be compared."""
+        return self._kit_state
 
     def permits(self, role: Role) -> bool:
-        """Say whether the table permits the activity with a role in the present state."""
-        return role in self._roles[self.state]
+        """Say whether the table permits the activity with a role in the present state.
 
-    # --- the engine ---
+        Unlike `may` this does not depend on what a table calls its activities.
+        """
+        return role in self._kit_roles[self._kit_state]
+
+    # --- what the engine calls: `DisconnectingDevice` ---
 
     def take(self, arc: Arc, session: int | None, effect: Effect, /) -> None:  # noqa: ARG002
         """Take an arc; see `Device.take`."""
-        if arc.from_ != self.state:
-            raise RuntimeError(f"{arc}: but this device is in {self.state}")
+        if arc.from_ != self._kit_state:
+            raise RuntimeError(f"{arc}: but this device is in {self._kit_state}")
         try:
-            closing = self._reader if effect == "closes" else None
+            closing = self._kit_reader if effect == "closes" else None
             if closing is not None:
-                self._take_over(closing)
-            self._switch(arc.to, back_to=arc.from_)
+                self._kit_take_over(closing)
+            self._kit_switch(arc.to, back_to=arc.from_)
             if effect == "opens":
-                self._open(arc.to)
+                self._kit_open(arc.to)
             elif effect == "closes":
-                self.close()
-            elif self._writer is not None and not self._still():
-                self._writer.grows()
+                self._kit_close()
+            elif self._kit_writer is not None and not self._kit_still():
+                self._kit_writer.grows()
         except ArcError as error:
             if error.for_good:
-                self._fail()
+                self._kit_fail()
             raise
         except BaseException:
-            self._fail()
+            self._kit_fail()
             raise
 
     def reset(self, to: Situation, /) -> None:
         """Be as just turned on; see `Device.reset`. Maps, descriptors and logging stay."""
         try:
-            self._off_all()
+            self._kit_off_all()
             if to.session is None:
-                self.close()
-            self.timers.cancel_all()
-            self.state = to.state
-            self._host.kit_power_on()
-            self._switch(to.state)
+                self._kit_close()
+            self._kit_timers.cancel_all()
+            self._kit_state = to.state
+            self.kit_power_on()
+            self._kit_switch(to.state)
         except BaseException:
-            self._fail()
+            self._kit_fail()
             raise
 
     def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
         """Forget what the client had; see `DisconnectingDevice.disconnect`."""
         if "dma_maps" in drops:
-            self._host.memory.drop()
+            self.memory.drop()
         if "interrupts" in drops:
-            self._host.interrupts.drop()
+            self.interrupts.drop()
         try:
             if to.session is None:
-                self.close()
-            self._switch(to.state)
+                self._kit_close()
+            self._kit_switch(to.state)
         except BaseException:
-            self._fail()
+            self._kit_fail()
             raise
 
-    # --- the server ---
+    # --- what the server calls: `DeviceContract` ---
 
     def stream_read(self, size: int, /) -> list[Part]:
         """Return the next bytes of the saving session; see `DeviceContract`."""
-        if self._writer is None or self._end() is None:
+        if self._kit_writer is None or self._kit_end() is None:
             raise _out_of_session("read")
-        return self._writer.read(size, still=self._still())
+        return self._kit_writer.read(size, still=self._kit_still())
 
     def stream_write(self, data: Part, /) -> None:
         """Take the next bytes of the resuming session; see `DeviceContract`."""
-        if self._reader is None or self._transfer(self.state) != "write":
+        if self._kit_reader is None or self._kit_transfer(self._kit_state) != "write":
             raise _out_of_session("written")
         try:
-            self._reader.write(data)
+            self._kit_reader.write(data)
         except StreamRefusedError as refusal:
             raise CommandError(str(refusal), errno=refusal.errno) from refusal
 
     def precopy_info(self) -> PrecopyInfo:
         """Say how much is left to read; see `DeviceContract`."""
-        end = self._end()
-        if self._writer is None or end is None or not end.precopy_info:
+        end = self._kit_end()
+        if self._kit_writer is None or end is None or not end.precopy_info:
             raise CommandError("the device is not pre-copying", errno="EINVAL")
-        return self._writer.info()
+        return self._kit_writer.info()
 
     def stop_copy_length(self) -> int:
         """Estimate what is left to read once the device is stopped; see `DeviceContract`."""
-        if self._writer is not None:
-            return self._writer.left()
-        host = self._host
-        return stream_length(host.kit_header(), host.memories, host.kit_sections)
+        if self._kit_writer is not None:
+            return self._kit_writer.left()
+        return stream_length(self.kit_header(), self.memories, self.kit_sections)
 
     # --- inside: states ---
 
-    def _switch(self, to: str, back_to: str | None = None) -> None:
+    def _kit_switch(self, to: str, back_to: str | None = None) -> None:
         """Come to a state: tell the device what it loses and gains, open and shut the gates.
 
         If the device fails to and says that it is back, it is told so of what it was told before.
         """
-        if self._told[to] == self._on:
-            self.state = to
-            self.timers.settle()
-            self._host.interrupts.flush()
+        if self._kit_hooked[to] == self._kit_on:
+            self._kit_state = to
+            self._kit_settle()
+            self._kit_flush()
             return
         done: list[tuple[Role, str, str]] = []
         try:
             for row in _HOOKS:
-                if row[0] in self._on and row[0] not in self._roles[to]:
-                    self._notify(row)
+                if row[0] in self._kit_on and row[0] not in self._kit_roles[to]:
+                    self._kit_notify(row)
                     done.append(row)
-            self.state = to
-            self.timers.settle()
+            self._kit_state = to
+            self._kit_settle()
             for row in reversed(_HOOKS):
-                if row[0] not in self._on and self.permits(row[0]):
-                    self._notify(row)
+                if row[0] not in self._kit_on and self.permits(row[0]):
+                    self._kit_notify(row)
                     done.append(row)
         except ArcError as error:
             if error.for_good or back_to is None:
                 raise
-            self.state = back_to
+            self._kit_state = back_to
             try:
-                self._undo(done)
+                self._kit_undo(done)
             except Exception as worse:
                 raise RuntimeError(f"cannot be brought back to {back_to}") from worse
             raise
-        self._host.interrupts.flush()
+        self._kit_flush()
 
-    def _undo(self, done: Sequence[tuple[Role, str, str]]) -> None:
+    def _kit_settle(self) -> None:
+        """Let work that was put off go on, or wait, as the present state permits."""
+        if self._kit_timers.weight:  # mostly there is none
+            self._kit_timers.settle()
+
+    def _kit_flush(self) -> None:
+        """Send the interrupts that were raised and not sent, if they may be sent now."""
+        if self.interrupts.waiting or self.interrupts.line:
+            self.interrupts.flush()
+
+    def _kit_undo(self, done: Sequence[tuple[Role, str, str]]) -> None:
         for row in reversed(done):
-            self._notify(row)
-        self.timers.settle()
+            self._kit_notify(row)
+        self._kit_settle()
 
-    def _notify(self, row: tuple[Role, str, str]) -> None:
+    def _kit_notify(self, row: tuple[Role, str, str]) -> None:
         """Call the hook whose turn it is. It has been told, unless it says that it is back."""
         role, off, on = row
         turn = {role}
         try:
-            getattr(self._host, off if role in self._on else on)()
+            getattr(self, off if role in self._kit_on else on)()
         except ArcError as error:
             if not error.for_good:
                 turn = set()
             raise
         finally:
-            self._on ^= turn
+            self._kit_on ^= turn
 
-    def _fail(self) -> None:
+    def _kit_fail(self) -> None:
         """Nobody knows what the device is in the middle of: come to where the table says."""
-        row = self._spec.event("arc_failed_for_good")
-        self._off_all()
+        row = self.spec.event("arc_failed_for_good")
+        self._kit_off_all()
         if row.to is not None:
-            self.state = row.to
+            self._kit_state = row.to
         if row.session == "ended":
-            self.close()
-        self.timers.settle()
+            self._kit_close()
+        self._kit_settle()
 
-    def _off_all(self) -> None:
+    def _kit_off_all(self) -> None:
         """Tell the device that it may do nothing any more; whatever it says to that."""
         for role, off, _ in _HOOKS:
-            if role in self._on:
-                self._on.discard(role)
+            if role in self._kit_on:
+                self._kit_on.discard(role)
                 try:
-                    getattr(self._host, off)()
+                    getattr(self, off)()
                 except Exception as error:
                     _logger.warning(
                         "%s of %s raised too, after a failure: %s: %s",
                         off,
-                        type(self._host).__name__,
+                        type(self).__name__,
                         type(error).__name__,
                         words(error),
                         exc_info=_logger.isEnabledFor(logging.DEBUG),
@@ -318,44 +320,42 @@ class Lifecycle:
 
     # --- inside: sessions ---
 
-    def _transfer(self, state: str) -> str:
-        return self._spec.session(self._spec.state(state).session).transfer
+    def _kit_transfer(self, state: str) -> str:
+        return self.spec.session(self.spec.state(state).session).transfer
 
-    def _end(self) -> StreamEnd | None:
-        return self._ends[self.state]
+    def _kit_end(self) -> StreamEnd | None:
+        return self._kit_ends[self._kit_state]
 
-    def _still(self) -> bool:
+    def _kit_still(self) -> bool:
         """Say whether all there is can be streamed now: the end of the stream is the final one."""
-        end = self._end()
+        end = self._kit_end()
         return end is not None and end.kind == "final"
 
-    def _open(self, state: str) -> None:
-        transfer = self._transfer(state)
+    def _kit_open(self, state: str) -> None:
+        transfer = self._kit_transfer(state)
         if transfer == "read":
-            self._writer = StreamWriter(
-                self._host.kit_header(), self._host.memories, self._host.kit_sections
-            )
+            self._kit_writer = StreamWriter(self.kit_header(), self.memories, self.kit_sections)
         elif transfer == "write":
-            self._reader = StreamReader(
-                self._host.memories, self._numbers, self._host.kit_check, self._optional
+            self._kit_reader = StreamReader(
+                self.memories, self._kit_numbers, self.kit_check, self._kit_optional
             )
 
-    def close(self) -> None:
+    def _kit_close(self) -> None:
         """End whatever session is open."""
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = self._reader = None
+        if self._kit_writer is not None:
+            self._kit_writer.close()
+        self._kit_writer = self._kit_reader = None
 
-    def _take_over(self, reader: StreamReader) -> None:
+    def _kit_take_over(self, reader: StreamReader) -> None:
         """Load what was received, or raise `StreamRefusedError`.
 
         A device whose `load` fails half-way is not a danger: it stays where it is, and nothing but
         another load, from the beginning, or a reset leads away from there.
         """
         sections = reader.judge()
-        self.timers.cancel_all()
+        self._kit_timers.cancel_all()
         try:
-            self._host.kit_load(sections)
+            self.kit_load(sections)
         except ArcError:
             raise
         except Exception as error:

@@ -43,10 +43,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from vfio_migration.model import Arc, Spec, load
-from vfio_migration.model.spec import Effect, Role
+from vfio_migration.model import Spec, load
 from vfio_migration.runtime.engine.errors import ArcError
-from vfio_migration.runtime.engine.program import Situation
 from vfio_migration.runtime.kit import build as kit_build
 from vfio_migration.runtime.kit import definition as kit_definition
 from vfio_migration.runtime.kit import own_state as kit_state
@@ -54,7 +52,7 @@ from vfio_migration.runtime.kit import pending_work
 from vfio_migration.runtime.kit.build import Bar
 from vfio_migration.runtime.kit.config_space import Identity
 from vfio_migration.runtime.kit.definition import DeviceDefinitionError
-from vfio_migration.runtime.kit.errors import CommandError, Part, PrecopyInfo
+from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.kit.guest_memory import (
     MAX_MAPS,
     DmaFaultError,
@@ -62,7 +60,7 @@ from vfio_migration.runtime.kit.guest_memory import (
     NotPermittedError,
 )
 from vfio_migration.runtime.kit.interrupts import INTX, MSI, MSIX, Interrupts
-from vfio_migration.runtime.kit.lifecycle import Lifecycle
+from vfio_migration.runtime.kit.lifecycle import MigratableDevice
 from vfio_migration.runtime.kit.pending_work import Plain, UnsavableWorkError, Work
 from vfio_migration.runtime.kit.region import Area, Region
 from vfio_migration.runtime.kit.timers import Timer
@@ -85,7 +83,7 @@ _LOOK: Final = 0.001
 """How often it is looked whether the client has unmasked INTx without a message."""
 
 
-class PciDevice:
+class PciDevice(MigratableDevice):
     """A PCI device that can be migrated: a `DeviceContract`. Subclass it.
 
     What is declared here can also be set on the object, as options are: before `super().__init__`,
@@ -155,20 +153,22 @@ class PciDevice:
         clock: Callable[[], float] = time.monotonic,
         max_maps: int = MAX_MAPS,
     ) -> None:
-        self.spec = load() if spec is None else spec
+        super().__init__(
+            load() if spec is None else spec,
+            (kit_state.SECTIONS, kit_state.LATER_SECTIONS),
+            clock,
+        )
         self._kit_check_definition()
         self.capabilities = ",".join(self.spec.machine(capabilities).names)
         self.clock = clock
-        self.memory = self.dma = GuestMemory(
-            max_maps=max_maps, gate=lambda role: self._kit.permits(role)
-        )
+        self.memory = self.dma = GuestMemory(max_maps=max_maps, gate=self.permits)
         self.interrupts = Interrupts(
             intx=self.intx,
             msi=self.msi,
             msix=self.msix,
             err=True,
             req=True,
-            gate=lambda: self._kit.permits("interrupt"),
+            gate=lambda: self.permits("interrupt"),
         )
         try:
             built = kit_build.build(self)
@@ -178,10 +178,9 @@ class PciDevice:
         self.regions: Sequence[Region] = built.regions
         self.memories: Sequence[TrackedMemory] = built.memories
         self._kit_owned = built.owned
-        self._kit = Lifecycle(self, (kit_state.SECTIONS, kit_state.LATER_SECTIONS), clock)
         self._kit_looks: float | None = None
         self.reset_device()
-        self._kit.begin()
+        self._kit_switch(self._kit_state)  # what it may do to begin with
 
     # --- what a device supplies ---
 
@@ -212,33 +211,10 @@ class PciDevice:
     def reset_device(self) -> None:
         """Come to the state of a device that was just turned on. Called once when it is made."""
 
-    def quiesce(self) -> None:
-        """Start no DMA to other devices any more, and finish what is under way.
-
-        This and the three below need not do anything: work put off with `later` waits by itself,
-        and DMA that is not permitted cannot be started. `quiesce` and `resume` alternate, and so do
-        `stop` and `start`, whatever happens to the device. Each may raise: an `ArcError` that is
-        not for good says that the device goes on as if it had not been called.
-        """
-
-    def resume(self) -> None:
-        """DMA to other devices may be started again."""
-
-    def stop(self) -> None:
-        """Change nothing any more, inside and outside, and finish what is under way."""
-
-    def start(self) -> None:
-        """Everything else goes on."""
-
     def config_written(self, offset: int, size: int) -> None:
         """Some of configuration space has been written."""
 
     # --- what the kit offers to a device ---
-
-    @property
-    def state(self) -> str:
-        """The name of the state the device is in: to be shown, never to be compared."""
-        return self._kit.state
 
     def may(self, activity: str) -> bool:
         """Say whether the table permits an activity in the present state.
@@ -248,14 +224,7 @@ class PciDevice:
         """
         if activity not in self._kit_activities:
             raise kit_definition.unknown_activity(type(self).__name__, activity, self.spec)
-        return self._kit.may(activity)
-
-    def permits(self, role: Role) -> bool:
-        """Say whether the table permits the activity with a role in the present state.
-
-        Unlike `may` this does not depend on what a table calls its activities.
-        """
-        return self._kit.permits(role)
+        return activity in self._kit_may[self._kit_state]
 
     def later(
         self,
@@ -295,14 +264,14 @@ class PciDevice:
                 f"{type(self).__name__}.later: the delay is {delay!r}; it is a number of seconds"
             )
         row = pending_work.describe(self, PciDevice, work, arguments, needs)
-        waiting = self._kit.timers.weight + row.size
+        waiting = self._kit_timers.weight + row.size
         if waiting > pending_work.MAX_WORK_BYTES:
             raise UnsavableWorkError(
                 f"{type(self).__name__}.later: with {row.method} the work that is put off would "
                 f"take {waiting} bytes in a stream, and {pending_work.MAX_WORK_BYTES} can be "
                 "saved; is it put off again and again?"
             )
-        return self._kit.timers.add(max(0.0, left), *self._kit_bound(row), row)
+        return self._kit_timers.add(max(0.0, left), *self._kit_bound(row), row)
 
     def cancel(self, work: Timer[Work] | Callable[..., object]) -> None:
         """Forget work that was put off: what `later` returned, or all of one method.
@@ -310,11 +279,11 @@ class PciDevice:
         After a migration only the method is still known: `self.cancel(self.finish)`.
         """
         if isinstance(work, Timer):
-            self._kit.timers.cancel(work)
+            self._kit_timers.cancel(work)
             return
-        for timer in list(self._kit.timers):
+        for timer in list(self._kit_timers):
             if getattr(self, timer.mark.method) == work:
-                self._kit.timers.cancel(timer)
+                self._kit_timers.cancel(timer)
 
     def interrupt(self, vector: int = 0) -> None:
         """Raise an interrupt the way the guest wants it: MSI-X, MSI, or the line.
@@ -343,39 +312,11 @@ class PciDevice:
                 return memory
         raise KeyError(name)
 
-    # --- what the engine and the server call: `DeviceContract` ---
-
-    def take(self, arc: Arc, session: int | None, effect: Effect, /) -> None:
-        """Take an arc; see `Device.take`."""
-        self._kit.take(arc, session, effect)
-
-    def reset(self, to: Situation, /) -> None:
-        """Be as just turned on; see `Device.reset`. Maps, descriptors and logging stay."""
-        self._kit.reset(to)
-
-    def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
-        """Forget what the client had; see `DisconnectingDevice.disconnect`."""
-        self._kit.disconnect(to, drops)
-
-    def stream_read(self, size: int, /) -> list[Part]:
-        """Return the next bytes of the saving session; see `DeviceContract`."""
-        return self._kit.stream_read(size)
-
-    def stream_write(self, data: Part, /) -> None:
-        """Take the next bytes of the resuming session; see `DeviceContract`."""
-        self._kit.stream_write(data)
-
-    def precopy_info(self) -> PrecopyInfo:
-        """Say how much is left to read; see `DeviceContract`."""
-        return self._kit.precopy_info()
-
-    def stop_copy_length(self) -> int:
-        """Estimate what is left to read once the device is stopped; see `DeviceContract`."""
-        return self._kit.stop_copy_length()
+    # --- what the server calls: `DeviceContract` ---
 
     def deadline(self) -> float | None:
         """Say when `tick` wants to be called; see `DeviceContract`."""
-        due = self._kit.timers.deadline()
+        due = self._kit_timers.deadline()
         if not self.interrupts.awaits_unmask:
             self._kit_looks = None
             return due
@@ -388,12 +329,12 @@ class PciDevice:
         if self._kit_looks is not None and self._kit_looks <= self.clock():
             self._kit_looks = None
             self.interrupts.heed()
-        self._kit.timers.run()
+        self._kit_timers.run()
 
     def close(self) -> None:
         """Give back memory and descriptors."""
-        self._kit.close()
-        self._kit.timers.cancel_all()
+        self._kit_close()
+        self._kit_timers.cancel_all()
         self.memory.drop()
         self.interrupts.drop()
         for memory in self.memories:
@@ -414,7 +355,7 @@ class PciDevice:
             if why is not None:
                 raise DeviceDefinitionError(f"{kind.__name__}.deferrable: {name!r:.80}: {why}")
 
-    # --- what `Lifecycle` asks for ---
+    # --- what `MigratableDevice` asks for ---
 
     def kit_power_on(self) -> None:
         """Be as just turned on."""
@@ -437,7 +378,7 @@ class PciDevice:
         return [
             (kit_state.KIT, kit_state.pack(self)),
             (kit_state.DEVICE, self.save()),
-            (kit_state.WORK, pending_work.pack(self._kit.timers.waiting())),
+            (kit_state.WORK, pending_work.pack(self._kit_timers.waiting())),
         ]
 
     def kit_load(self, sections: Mapping[int, bytes], /) -> None:
@@ -450,14 +391,14 @@ class PciDevice:
         self.load(sections[kit_state.DEVICE], version)
         if waiting is not None:
             # What `load` has put off is for streams that do not say what was waiting.
-            self._kit.timers.cancel_all()
+            self._kit_timers.cancel_all()
             for left, row in waiting:
-                self._kit.timers.restore(left, *self._kit_bound(row), row)
+                self._kit_timers.restore(left, *self._kit_bound(row), row)
 
     def _kit_bound(self, row: Work) -> tuple[Callable[[], object], Callable[[], bool]]:
         """Return what is done, and what says whether it may be done now."""
         work = functools.partial(getattr(self, row.method), *row.arguments)
         if row.needs is None:
-            return work, lambda: self._kit.permits("state_change")
+            return work, lambda: self.permits("state_change")
         needs = functools.partial(getattr(self, row.needs), *row.arguments)
-        return work, lambda: self._kit.permits("state_change") and needs()
+        return work, lambda: self.permits("state_change") and needs()

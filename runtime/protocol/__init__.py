@@ -21,15 +21,13 @@ payload byte by byte.
 
 from vfio_migration.runtime.protocol.connection import (
     READ_AHEAD,
-    Connection,
-    Role,
-)
-from vfio_migration.runtime.protocol.events import (
     Command,
+    Connection,
     Event,
     Outgoing,
     ProtocolFault,
     Reply,
+    Role,
 )
 from vfio_migration.runtime.protocol.faults import (
     CannotSendError,

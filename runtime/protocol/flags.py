@@ -31,27 +31,25 @@ class FlagRule:
         word: A row of `[[words]]`.
 
     Attributes:
-        looks: Whether the word is looked at.
+        unknown: The bits that no command may have; none, if the word is not looked at.
+        choices: Between which of its bits a command has to choose.
     """
 
     def __init__(self, word: str) -> None:
+        looks = WIRE.word(word).unknown == "refused"
         self._word = word
-        self.looks = WIRE.word(word).unknown == "refused"
-        self._known: Final = WIRE.known_bits(word)
-        self._choices: Final = tuple(
+        self.unknown: Final = ~WIRE.known_bits(word) if looks else 0
+        self.choices: Final = tuple(
             _Choice(row, tuple(WIRE.bits(word, name).mask for name in row.among))
             for row in WIRE.choices
-            if row.word == word
+            if looks and row.word == word
         )
 
     def check(self, value: int) -> None:
         """Raise `MalformedError` if no command can have this word."""
-        if not self.looks:
-            return
-        unknown = value & ~self._known
-        if unknown:
+        if unknown := value & self.unknown:
             raise self._malformed(value, f"no flag has the value {unknown:#x}")
-        for choice in self._choices:
+        for choice in self.choices:
             row, count = choice.row, choice.count(value)
             if not row.least <= count <= row.most:
                 wanted = f"{row.least}" if row.least == row.most else f"{row.least} to {row.most}"

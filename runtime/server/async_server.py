@@ -22,9 +22,9 @@ from typing import Any
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.server.log import log_event
+from vfio_migration.runtime.server.observer import Counters
 from vfio_migration.runtime.server.server import RETRY_S, Server
 from vfio_migration.runtime.transport.closing import Closing
-from vfio_migration.runtime.transport.counters import Counters
 
 
 class AsyncServer(Closing):

@@ -26,7 +26,7 @@ from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import INDEXES
 from vfio_migration.runtime.kit.region import CONFIG_INDEX, Region
-from vfio_migration.runtime.protocol.events import Command, Lost
+from vfio_migration.runtime.protocol.connection import Command, Lost
 from vfio_migration.runtime.protocol.faults import MalformedError, errno_for
 from vfio_migration.runtime.protocol.layout import (
     WIRE,

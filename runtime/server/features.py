@@ -15,7 +15,7 @@ from vfio_migration.model.wire import Feature, Occasion
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.errors import CommandError
-from vfio_migration.runtime.protocol.events import Lost
+from vfio_migration.runtime.protocol.connection import Lost
 from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import (
     FEATURE_GET,

@@ -13,23 +13,12 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
-
-from vfio_migration.runtime.engine.errors import words
-from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.engine.records import Record
-from vfio_migration.runtime.server.error_fields import error_fields
-from vfio_migration.runtime.server.repeats import Repeats
-from vfio_migration.runtime.transport.counters import what
+from typing import Any, Final
 
 LOGGER: Final = logging.getLogger("vfio_migration.serve")
 
 _MAX_CACHED_CHARS: Final = 100
 """Up to how many characters the quoted form of a text is kept for the next time."""
-MAX_KEPT_RECORDS: Final = 256
-"""How many records a journal keeps: more than there are between two replies."""
 MAX_FIELD_CHARS: Final = 400
 """How many characters of a field are logged: a peer, a file or a device may have written it."""
 MAX_TEXT_CHARS: Final = 4000
@@ -45,13 +34,14 @@ def log_event(
 ) -> None:
     """Log an event, with the traceback of an exception if one is given."""
     if LOGGER.isEnabledFor(level):
-        record = _record(event, level, fields, time.time())
+        record = log_record(event, level, fields, time.time())
         if traceback_of is not None:
             record.exc_info = type(traceback_of), traceback_of, traceback_of.__traceback__
         LOGGER.handle(record)
 
 
-def _record(event: str, level: int, fields: dict[str, Any], now: float) -> logging.LogRecord:
+def log_record(event: str, level: int, fields: dict[str, Any], now: float) -> logging.LogRecord:
+    """Return the record of an event that happened at `now`, as `time.time` counts."""
     # Made from an earlier one of this thread: to look up anew who called, the names of thread and
     # process and the rest of what is always the same would take longer than to write the line.
     always = _always(level, threading.get_ident())
@@ -101,142 +91,6 @@ def _always(level: int, _thread: int) -> dict[str, Any]:
 
 
 os.register_at_fork(after_in_child=_always.cache_clear)
-
-
-class ServerLog:
-    """Logs what happens to a device, once there is time: an observer of its engine.
-
-    A client is not kept waiting for lines of a log: records are kept until `write`, which
-    a server calls when the reply is out. The times are those at which it happened. What failed is
-    logged at once, and so is all once `MAX_KEPT_RECORDS` wait. Records may come from any thread.
-
-    What changes nothing, as a request that is refused, is logged once and then counted
-    (`vfio_migration.runtime.server.repeats`): a client may ask for it as often as it likes.
-
-    Args:
-        clock: Tells the time in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._begun: dict[str, int] = {}
-        self._kept: deque[tuple[Record, int | None, int]] = deque()
-        self._repeats: Repeats[_Unchanged] = Repeats(_log_repeated, clock)
-        self._asked_in: Situation | None = None
-        self._failure_left_out = False
-
-    def __call__(self, record: Record) -> None:
-        """Keep a record to be logged, once it is known what came of it."""
-        kind, phase = record.kind, record.phase
-        if phase == "started":
-            self._begun[kind] = record.at
-            if kind == "request":
-                self._asked_in, self._failure_left_out = record.before, False
-            return
-        begun = self._begun.pop(kind, None)
-        if kind == "request" and phase == "completed" and record.before.state != record.after.state:
-            return  # its arcs are logged
-        left_out = self._admit(record)
-        if left_out is None:
-            return
-        self._kept.append((record, begun, left_out))
-        if phase == "failed" or len(self._kept) > MAX_KEPT_RECORDS:
-            self.write()
-
-    def _admit(self, record: Record) -> int | None:
-        """Return how many like it were left out before, or None if it is left out, too."""
-        kind, phase = record.kind, record.phase
-        if kind == "arc":
-            # What its request has changed before it failed is logged, and so are both failures.
-            if phase != "failed" or record.after != self._asked_in:
-                self._failure_left_out = False
-                return 0
-        elif kind != "request":
-            return 0
-        elif phase == "failed":
-            return None if self._failure_left_out else 0  # as its arc
-        elif record.before != record.after:
-            return 0
-        key = _Unchanged(_event(kind), what(record), phase, record.errno, type(record.error))
-        left_out = self._repeats.admit(key)
-        self._failure_left_out = left_out is None
-        return left_out
-
-    def flush(self) -> None:
-        """Log what was kept, and how often what changes nothing was left out."""
-        self.write()
-        self._repeats.flush()
-
-    def write(self) -> None:
-        """Log what was kept."""
-        while self._kept:
-            try:
-                record, begun, left_out = self._kept.popleft()
-            except IndexError:  # another thread logs it
-                return
-            level = logging.WARNING if record.phase == "failed" else logging.INFO
-            if LOGGER.isEnabledFor(level):
-                now = time.time() - (time.perf_counter_ns() - record.at) / 1e9
-                fields = _fields(record, begun)
-                if left_out:
-                    fields["left_out"] = left_out
-                row = _record(_event(record.kind), level, fields, now)
-                error = record.error
-                if _is_raised(record) and error is not None and LOGGER.isEnabledFor(logging.DEBUG):
-                    row.exc_info = type(error), error, error.__traceback__
-                LOGGER.handle(row)
-
-
-class _Unchanged(NamedTuple):
-    """A kind of record that changes nothing; a reset is never one."""
-
-    event: str
-    what: str
-    outcome: str
-    errno: str | None
-    error: type[object]
-
-
-def _log_repeated(kind: _Unchanged, count: int) -> None:
-    log_event(
-        "repeated",
-        of=kind.event,
-        what=kind.what,
-        outcome=kind.outcome,
-        errno=kind.errno,
-        left_out=count,
-    )
-
-
-def _event(kind: str) -> str:
-    return "transition" if kind == "arc" else kind
-
-
-def _fields(record: Record, begun: int | None) -> dict[str, Any]:
-    after = record.after
-    fields: dict[str, Any] = {
-        "what": what(record),
-        "outcome": record.phase,
-        "state": after.state,
-    }
-    if after.session is not None:
-        fields["session"] = after.session
-    if begun is not None:
-        fields["us"] = (record.at - begun) // 1000
-    if record.errno is not None:
-        fields["errno"] = record.errno
-    if record.kind == "request" and record.target is not None:
-        fields["target"] = record.target
-    if record.error is not None:
-        if _is_raised(record):
-            fields |= error_fields(record.error, record.engine.device)
-        else:
-            fields["why"] = words(record.error)
-    return fields
-
-
-def _is_raised(record: Record) -> bool:
-    """Say whether a record has what the device itself raised."""
-    return record.phase == "failed" and record.kind != "request"
 
 
 def _when(record: logging.LogRecord) -> str:

@@ -25,7 +25,8 @@ from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.protocol.connection import Connection
 from vfio_migration.runtime.protocol.messages.version import Limits
 from vfio_migration.runtime.server.commands import CommandHandlers
-from vfio_migration.runtime.server.log import ServerLog, log_event
+from vfio_migration.runtime.server.log import log_event
+from vfio_migration.runtime.server.observer import ServerLog
 from vfio_migration.runtime.server.session import BLOCKED_TIMEOUT_S, TIMEOUT_S, Session
 from vfio_migration.runtime.server.sockets import ClientSockets, drain, milliseconds
 from vfio_migration.runtime.transport.channel import (
@@ -35,7 +36,6 @@ from vfio_migration.runtime.transport.channel import (
     peer_of,
 )
 from vfio_migration.runtime.transport.closing import Closing
-from vfio_migration.runtime.transport.counters import Counters
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.transport.service_notify import Watchdog
 
@@ -100,9 +100,9 @@ class Server(Closing):
         idle_timeout: float | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
-        self.counters = Counters()
         self.log = ServerLog()
-        self.handlers = CommandHandlers(device, observers=(self.counters, self.log, *observers))
+        self.counters = self.log.counters
+        self.handlers = CommandHandlers(device, observers=(self.log, *observers))
         self.log.write()
         self.client: ConnectedClient | None = None
         self._device = device

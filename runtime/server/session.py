@@ -29,8 +29,14 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from vfio_migration.runtime.engine.errors import answer_to, errno_name, errno_number
 from vfio_migration.runtime.kit.errors import Part
-from vfio_migration.runtime.protocol.connection import Connection
-from vfio_migration.runtime.protocol.events import Command, Event, Outgoing, ProtocolFault, Reply
+from vfio_migration.runtime.protocol.connection import (
+    Command,
+    Connection,
+    Event,
+    Outgoing,
+    ProtocolFault,
+    Reply,
+)
 from vfio_migration.runtime.protocol.faults import CannotSendError
 from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.messages.catalogue import (
@@ -51,7 +57,7 @@ from vfio_migration.runtime.protocol.messages.catalogue import (
 )
 from vfio_migration.runtime.protocol.messages.shapes import Message
 from vfio_migration.runtime.server.commands import Answered, CommandHandlers
-from vfio_migration.runtime.transport.counters import Counters
+from vfio_migration.runtime.server.observer import Counters
 
 _logger: Final = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from vfio_migration.runtime.protocol.connection import Connection
-from vfio_migration.runtime.protocol.events import Event, Outgoing
+from vfio_migration.runtime.protocol.connection import Connection, Event, Outgoing
 from vfio_migration.runtime.protocol.layout import WIRE
+from vfio_migration.runtime.server.observer import Counters
 from vfio_migration.runtime.transport.channel import (
     MAX_REPLIES,
     MAX_WAIT_S,
@@ -32,7 +32,6 @@ from vfio_migration.runtime.transport.channel import (
     DisconnectedError,
     StoppedError,
 )
-from vfio_migration.runtime.transport.counters import Counters
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.transport.service_notify import Watchdog
 

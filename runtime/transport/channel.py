@@ -19,10 +19,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from vfio_migration.runtime.protocol.connection import READ_AHEAD, Connection
-from vfio_migration.runtime.protocol.events import Event, Lost, Outgoing
+from vfio_migration.runtime.protocol.connection import READ_AHEAD, Connection, Event, Lost, Outgoing
 from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
-from vfio_migration.runtime.transport.counters import Counters
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
 from vfio_migration.runtime.transport.queued import Queued
 
@@ -58,6 +56,18 @@ class DisconnectedError(ConnectionError):
     """The peer has closed its end, or broken it."""
 
 
+class Traffic:
+    """What went over the sockets of a peer.
+
+    Attributes:
+        bytes_in: Bytes read.
+        bytes_out: Bytes sent.
+    """
+
+    def __init__(self) -> None:
+        self.bytes_in = self.bytes_out = 0
+
+
 class _Waiting(NamedTuple):
     """A message that waits to be sent.
 
@@ -80,7 +90,7 @@ class Channel:
     Args:
         sock: The socket.
         connection: The connection.
-        counters: What is counted.
+        traffic: Counts the bytes.
         receiver: What receives descriptors.
 
     Attributes:
@@ -92,7 +102,7 @@ class Channel:
         self,
         sock: socket.socket,
         connection: Connection,
-        counters: Counters,
+        traffic: Traffic,
         receiver: DescriptorReceiver,
     ) -> None:
         sock.setblocking(False)
@@ -100,7 +110,7 @@ class Channel:
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
         self.sock = sock
         self.connection = connection
-        self._counters = counters
+        self._traffic = traffic
         self._receiver = receiver
         self._queued = Queued(sock)
         self._queue: deque[_Waiting] = deque()
@@ -149,7 +159,7 @@ class Channel:
             raise DisconnectedError(str(error)) from error
         if not size:
             raise DisconnectedError("the client closed its end")
-        self._counters.bytes_in += size
+        self._traffic.bytes_in += size
         return connection.buffer_updated(size, fds)
 
     def _rest_size(self, missing: int, flags: int) -> int:
@@ -261,7 +271,7 @@ class Channel:
             return 0
         except OSError as error:
             raise DisconnectedError(str(error)) from error
-        self._counters.bytes_out += sent
+        self._traffic.bytes_out += sent
         return sent
 
     def close(self) -> None:

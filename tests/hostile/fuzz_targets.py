@@ -19,8 +19,8 @@ from support.open_descriptors import opened
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Connection
 from vfio_migration.runtime.server.commands import CommandHandlers
+from vfio_migration.runtime.server.observer import Counters
 from vfio_migration.runtime.server.session import Session
-from vfio_migration.runtime.transport.counters import Counters
 
 HEADER: Final = struct.Struct("=HHIII")
 FLAGS: Final = (0, 0, 0x10, 1, 0x21, 0x11, 2, 0xFFFFFFFF)

@@ -39,9 +39,9 @@ class ClosesFirstFailsAfter(Sample):
     failed = False
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        if effect == "closes" and self._kit._writer is not None and not self.failed:
+        if effect == "closes" and self._kit_writer is not None and not self.failed:
             self.failed = True
-            self._kit.close()
+            self._kit_close()
             raise ArcError("no answer from the firmware")
         super().take(arc, session, effect)
 
@@ -52,7 +52,7 @@ class LosesItsPlace(Sample):
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
         super().take(arc, session, effect)
-        if effect == "keeps" and (writer := self._kit._writer) is not None:
+        if effect == "keeps" and (writer := self._kit_writer) is not None:
             writer._ready.clear()
 
 
@@ -63,13 +63,13 @@ class FlagNeverCleared(Sample):
     found_good = False
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        reader = self._kit._reader
+        reader = self._kit_reader
         try:
             super().take(arc, session, effect)
         except StreamRefusedError:
             if not self.found_good:
                 raise
-            self._kit._reader = None
+            self._kit_reader = None
             super().take(arc, session, effect)
         if effect == "closes" and reader is not None:
             self.found_good = True
@@ -83,7 +83,7 @@ class TakesHalfAStream(Sample):
         try:
             super().take(arc, session, effect)
         except StreamRefusedError:
-            self._kit._reader = None
+            self._kit_reader = None
             super().take(arc, session, effect)
 
 
@@ -109,7 +109,7 @@ class NoResetInSession(Sample):
     """10, libvfio-user: a device left in a session refuses even a reset."""
 
     def reset(self, to: Situation, /) -> None:
-        if self._kit._writer is not None:
+        if self._kit_writer is not None:
             raise ArcError("busy")
         super().reset(to)
 
@@ -120,7 +120,7 @@ class SessionLostOnDisconnect(Sample):
 
     def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
         super().disconnect(to, drops)
-        self._kit.close()
+        self._kit_close()
 
 
 @breaks("D1", "D12")
@@ -128,11 +128,11 @@ class SessionOutlivesReset(Sample):
     """10, as it was mended: after a reset the old session is still there."""
 
     def reset(self, to: Situation, /) -> None:
-        writer = self._kit._writer
+        writer = self._kit_writer
         super().reset(to)
         if writer is not None:
-            self._kit._writer = writer
-            self._kit._end = lambda: self.spec.stream_ends[0]  # type: ignore[method-assign]
+            self._kit_writer = writer
+            self._kit_end = lambda: self.spec.stream_ends[0]  # type: ignore[method-assign]
 
 
 # --- what a device does outside itself ---
@@ -193,13 +193,13 @@ class GoesOnAfterFailing(Sample):
     """It failed for good, and carries on as if it had not."""
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        state = self._kit.state
+        state = self._kit_state
         try:
             super().take(arc, session, effect)
         except ArcError as error:
             if error.for_good:
-                self._kit.state = state
-                self._kit.timers.settle()
+                self._kit_state = state
+                self._kit_timers.settle()
             raise
 
 
@@ -282,7 +282,7 @@ class WorkEndsWithItsClient(Sample):
 
     def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
         super().disconnect(to, drops)
-        self._kit.timers.cancel_all()
+        self._kit_timers.cancel_all()
 
 
 @breaks("D12")

@@ -150,15 +150,15 @@ class SwallowsFailuresOfHooks(Sample):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        tell = self._kit._notify
+        tell = self._kit_notify
 
         def careless(row: tuple[str, str, str]) -> None:
             try:
                 tell(row)
             except ArcError:
-                self._kit._on ^= {row[0]}
+                self._kit_on ^= {row[0]}
 
-        self._kit._notify = careless  # type: ignore[method-assign]
+        self._kit_notify = careless  # type: ignore[method-assign]
 
 
 @says(
@@ -221,6 +221,6 @@ class LeaksADescriptorWhenClosed(Sample):
 class CannotBeReadToItsEnd(Sample):
     def stream_read(self, size: int, /) -> list[Part]:
         parts = super().stream_read(size)
-        if size and self._kit._still():
+        if size and self._kit_still():
             raise CommandError("the disk is full", errno="ENOSPC")
         return parts

@@ -160,7 +160,7 @@ class SavesTooEarly(Sample):
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
         super().take(arc, session, effect)
-        if effect == "opens" and (writer := self._kit._writer) is not None:
+        if effect == "opens" and (writer := self._kit_writer) is not None:
             sections = self.kit_sections()
             writer._sections = lambda: sections
 
@@ -176,8 +176,8 @@ class EndsTooEarly(Sample):
     """It streams its registers while they can still change, and then says that this was all."""
 
     def stream_read(self, size: int, /) -> list[Part]:
-        if self._kit._writer is not None and self._kit._end() is not None:
-            return self._kit._writer.read(size, still=True)
+        if self._kit_writer is not None and self._kit_end() is not None:
+            return self._kit_writer.read(size, still=True)
         return super().stream_read(size)
 
 
@@ -204,8 +204,8 @@ class NeverEnds(Sample):
 
     def stream_read(self, size: int, /) -> list[Part]:
         parts = super().stream_read(size)
-        if not parts and size and self._kit._still():
-            self._kit._writer = StreamWriter(self.kit_header(), self.memories, self.kit_sections)
+        if not parts and size and self._kit_still():
+            self._kit_writer = StreamWriter(self.kit_header(), self.memories, self.kit_sections)
         return parts
 
 
@@ -215,7 +215,7 @@ class StreamsForEver(Sample):
 
     def stream_read(self, size: int, /) -> list[Part]:
         parts = super().stream_read(size)
-        if sum(map(len, parts)) < size and not self._kit._still():
+        if sum(map(len, parts)) < size and not self._kit_still():
             for memory in self.memories:
                 memory.again()
             if size:
@@ -237,9 +237,9 @@ class TakesStrangers(Sample):
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
         super().take(arc, session, effect)
-        if self._kit._reader is not None and effect == "opens":
+        if self._kit_reader is not None and effect == "opens":
             # It would miss the memory of a device like itself.
-            self._kit._reader._memories = ()
+            self._kit_reader._memories = ()
 
 
 @breaks("S4")
@@ -248,9 +248,10 @@ class TakesDamage(Sample):
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
         super().take(arc, session, effect)
-        if self._kit._reader is not None and effect == "opens":
-            kit = self._kit
-            kit._reader = CarelessReader(self.memories, kit._numbers, self.kit_check, kit._optional)
+        if self._kit_reader is not None and effect == "opens":
+            self._kit_reader = CarelessReader(
+                self.memories, self._kit_numbers, self.kit_check, self._kit_optional
+            )
 
 
 class CarelessReader(StreamReader):
@@ -273,7 +274,7 @@ class SessionsMix(Sample):
     left: StreamWriter | None = None
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
-        closing = self._kit._writer if effect == "closes" else None
+        closing = self._kit_writer if effect == "closes" else None
         if closing is not None and closing._ready:
             self.left = closing
             ready, closing._ready = closing._ready, type(closing._ready)()
@@ -281,7 +282,7 @@ class SessionsMix(Sample):
             closing._ready = ready
             return
         super().take(arc, session, effect)
-        if effect == "opens" and self._kit._writer is not None and self.left is not None:
-            self._kit._writer, self.left = self.left, None
+        if effect == "opens" and self._kit_writer is not None and self.left is not None:
+            self._kit_writer, self.left = self.left, None
             for memory in self.memories:
                 memory.begin()

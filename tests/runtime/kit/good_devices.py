@@ -294,7 +294,7 @@ class StopTriesTwiceItself(Sample):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        tell = self._kit._notify
+        tell = self._kit_notify
 
         def patient(row: tuple[str, str, str]) -> None:
             try:
@@ -304,7 +304,7 @@ class StopTriesTwiceItself(Sample):
                     raise
                 tell(row)
 
-        self._kit._notify = patient  # type: ignore[method-assign]
+        self._kit_notify = patient  # type: ignore[method-assign]
 
 
 @legal

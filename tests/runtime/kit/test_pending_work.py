@@ -133,9 +133,9 @@ def test_several_pieces_arrive_in_their_order_with_all_kinds_of_arguments() -> N
     target.tick()
     assert target.heard == (*given, 3)
     assert type(target.heard[-1]) is int, "it is what it was before the migration, too"
-    assert len(target._kit.timers) == 1, "what is not permitted goes on waiting"
+    assert len(target._kit_timers) == 1, "what is not permitted goes on waiting"
     target.cancel(target.ring)
-    assert len(target._kit.timers) == 0
+    assert len(target._kit_timers) == 0
 
 
 def test_a_second_migration_carries_what_is_then_put_off() -> None:
@@ -160,7 +160,7 @@ def test_what_load_puts_off_gives_way_to_what_was_waiting() -> None:
     source.regions[0].write(JOB, struct.pack("<Q", 5))
     clock.now += DELAY / 2
     loaded(target, saved(source)).set_state("RUNNING")
-    assert len(target._kit.timers) == 1
+    assert len(target._kit_timers) == 1
     assert target.deadline() == pytest.approx(clock.now + DELAY / 2)
 
 
