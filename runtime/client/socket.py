@@ -58,12 +58,12 @@ class ClientSocket:
     @property
     def full(self) -> bool:
         """Whether so much waits to be sent that nothing more is read."""
-        return self._channel.waiting >= MAX_REPLIES
+        return len(self._channel.waiting) >= MAX_REPLIES
 
     @property
     def wants(self) -> int:
         """What is to be waited for: a mask of `select.poll`."""
-        waiting = self._channel.waiting
+        waiting = len(self._channel.waiting)
         wants = 0 if waiting >= MAX_REPLIES else select.POLLIN
         return wants | select.POLLOUT if waiting else wants
 

@@ -305,7 +305,7 @@ class Engine:
             if notify is not None:
                 notify(self, "request", "completed", start, now, clock(), to)
         finally:
-            if notify is not None:
+            if self._observers.interrupt is not None:
                 self._observers.raise_interrupt()
         return now
 
@@ -413,13 +413,14 @@ class _Observers:
     Attributes:
         members: The observers; replaced as a whole, never changed, so that it can be read at any
             time.
+        interrupt: What fell into an observer and is to be raised once the request is through.
     """
 
-    __slots__ = ("_interrupt", "members")
+    __slots__ = ("interrupt", "members")
 
     def __init__(self) -> None:
         self.members: tuple[Observer, ...] = ()
-        self._interrupt: BaseException | None = None
+        self.interrupt: BaseException | None = None
 
     def add(self, observer: Observer, engine: ObservedEngine) -> None:
         """Add an observer and notify it of where `engine` stands."""
@@ -479,15 +480,15 @@ class _Observers:
 
     def raise_interrupt(self) -> None:
         """Raise the interrupt that fell into an observer, if any; called when all is done."""
-        interrupt, self._interrupt = self._interrupt, None
+        interrupt, self.interrupt = self.interrupt, None
         if interrupt is not None:
             raise interrupt
 
     def _drop_failed(self, observer: Observer, fault: BaseException) -> None:
         """Remove an observer that raised; called while that is handled."""
         self.remove(observer)
-        if not isinstance(fault, Exception) and self._interrupt is None:
-            self._interrupt = fault
+        if not isinstance(fault, Exception) and self.interrupt is None:
+            self.interrupt = fault
         # A logging handler that raises is no reason either for a device to do otherwise.
         with contextlib.suppress(Exception):
             _logger.exception("observer %r raised and is removed", observer)

@@ -372,10 +372,9 @@ class CommandHandlers:
         give_back = functools.partial(self.features.unsent.give_back, self.engine.session)
         return Answered(Streamed(pieces), lost=give_back)
 
-    def _feature(self, message: DeviceFeature, _fds: Sequence[int]) -> Message | Answered:
-        reply = self.features.answer(message)
-        lost = self.features.lost(message, reply)
-        return reply if lost is None else Answered(reply, lost=lost)
+    def _feature(self, message: DeviceFeature, _fds: Sequence[int]) -> Answered:
+        reply, lost = self.features.answer(message)
+        return Answered(reply, lost=lost)
 
     def _migration_write(self, message: MigDataWrite, _fds: Sequence[int]) -> Message:
         self._check_transfer(message.number)

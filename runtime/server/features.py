@@ -7,7 +7,7 @@ is the order of the checks here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -82,8 +82,11 @@ class Features:
             "DMA_LOGGING_REPORT": self._unreport,
         }
 
-    def answer(self, message: DeviceFeature, _fds: Sequence[int] = ()) -> DeviceFeatureReply:
+    def answer(self, message: DeviceFeature) -> tuple[DeviceFeatureReply, Lost | None]:
         """Do what DEVICE_FEATURE asks for.
+
+        Returns:
+            The reply, and what to call if it does not leave; None if that is no loss.
 
         Raises:
             MalformedError: The command makes no sense, or the device has no such feature or method.
@@ -100,33 +103,21 @@ class Features:
         if (flags & FEATURE_GET and not row.get) or (flags & FEATURE_SET and not row.set):
             raise _fault("method_unsupported", flags)
         if probe:
-            return DeviceFeatureReply.echo(message)
+            return DeviceFeatureReply.echo(message), None
         if not methods:
             raise _fault("method_missing", flags)
         if flags & FEATURE_GET:
             if len(message.data) < row.get_request:
                 raise _fault("size_wrong", flags)
             data = self._get[row.name](message)
-            return DeviceFeatureReply.got(message, data)
+            lost = self._gives_back[row.name](data) if row.forgets == "when_sent" else None
+            return DeviceFeatureReply.got(message, data), lost
         # The reply repeats the command: a client that has no room for that is refused before
         # anything is done, as by Linux.
         short = message.argsz < message.layout.size + len(message.data)
         if short or len(message.data) < row.set_request:
             raise _fault("size_wrong", flags)
-        return DeviceFeatureReply.echo(message, self._set[row.name](message.data))
-
-    def lost(self, message: DeviceFeature, reply: DeviceFeatureReply) -> Lost | None:
-        """Return what to call if the reply does not leave; None if that is no loss.
-
-        Args:
-            message: A command.
-            reply: What `answer` returned.
-        """
-        flags = message.flags
-        if flags & FEATURE_PROBE or not flags & FEATURE_GET:
-            return None
-        row = _ROWS[flags & FEATURE_MASK]
-        return self._gives_back[row.name](reply.data) if row.forgets == "when_sent" else None
+        return DeviceFeatureReply.echo(message, self._set[row.name](message.data)), None
 
     def _move(self, data: Data) -> Data:
         self._engine.set_state(_target(data))

@@ -96,6 +96,7 @@ class Channel:
     Attributes:
         sock: The socket; it belongs to the channel.
         connection: The connection.
+        waiting: The messages that wait to be sent, the first one first.
     """
 
     def __init__(
@@ -113,12 +114,7 @@ class Channel:
         self._traffic = traffic
         self._receiver = receiver
         self._queued = Queued(sock)
-        self._queue: deque[_Waiting] = deque()
-
-    @property
-    def waiting(self) -> int:
-        """How many messages wait to be sent."""
-        return len(self._queue)
+        self.waiting: deque[_Waiting] = deque()
 
     def allow_waiting_reads(self) -> None:
         """Have reads with `wait` wait for up to `READ_TIMEOUT_S` seconds for something to come."""
@@ -189,7 +185,7 @@ class Channel:
     def put(self, parts: tuple[Data, ...], fds: tuple[int, ...], lost: Lost | None = None) -> None:
         """Send the pieces of a message; see `send`."""
         left: Sequence[Data] = parts
-        if not self._queue:
+        if not self.waiting:
             try:
                 if len(parts) == 1:
                     # Nearly all messages: no list is made, nothing is added up.
@@ -215,18 +211,18 @@ class Channel:
         else:
             whole = memoryview(b"".join(parts))
             rest = whole[len(whole) - sum(map(len, left)) :]
-        self._queue.append(_Waiting(rest, fds, whole, lost))
+        self.waiting.append(_Waiting(rest, fds, whole, lost))
 
     def flush(self) -> None:
         """Send what was kept, as far as the client takes it."""
-        while self._queue:
-            first = self._queue[0]
+        while self.waiting:
+            first = self.waiting[0]
             sent = self._try((first.rest,), first.fds)
             if sent < len(first.rest):
                 if sent:
-                    self._queue[0] = first._replace(rest=first.rest[sent:], fds=())
+                    self.waiting[0] = first._replace(rest=first.rest[sent:], fds=())
                 return
-            self._queue.popleft()
+            self.waiting.popleft()
 
     def _send_much(
         self, parts: Sequence[Data], sent: int, fds: tuple[int, ...]
@@ -276,8 +272,8 @@ class Channel:
 
     def close(self) -> None:
         """Close the socket and the connection; what waits to be sent is lost, the last first."""
-        while self._queue:
-            waiting = self._queue.pop()
+        while self.waiting:
+            waiting = self.waiting.pop()
             if waiting.lost is not None:
                 waiting.lost(waiting.whole[HEADER_SIZE:])
         self.connection.close()

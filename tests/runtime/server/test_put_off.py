@@ -18,8 +18,8 @@ from support.raw_client import SET, Client, RefusedError
 from vfio_migration.model.wire import load_wire
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server import session
+from vfio_migration.runtime.server.server import ClientSockets
 from vfio_migration.runtime.server.session import Held, Session
-from vfio_migration.runtime.server.sockets import ClientSockets
 
 WIRE = load_wire()
 LIMITS = {name: WIRE.bound(f"put_off_{name}") for name in Held._fields}
