@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from vfio_migration.model.errors import Mistake, cut, escaped
 
@@ -44,6 +44,9 @@ _NOT_PRINTED: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 _MAX_DEPTH: Final = 8
 
+_Path: TypeAlias = tuple[str | int, ...]
+"""Where something stands: keys, and the index in a list."""
+
 
 def long_key(text: str) -> Mistake | None:
     """Find a dotted key of more parts than `MAX_KEY_PARTS` in the text of a TOML file."""
@@ -70,8 +73,13 @@ def too_large(data: Mapping[str, object]) -> list[Mistake]:
 def unprintable(data: Mapping[str, object]) -> list[Mistake]:
     """Find the texts with characters that a terminal may obey, or that do not show."""
     return [
-        Mistake(place, text, f"has the character U+{ord(char):04X}, which cannot be printed", _WAY)
-        for place, text in _texts(data, "", 0)
+        Mistake(
+            _place(path),
+            text,
+            f"has the character U+{ord(char):04X}, which cannot be printed",
+            _WAY,
+        )
+        for path, text in _texts(data, ())
         if (char := _first_unprintable(text)) is not None
     ]
 
@@ -85,15 +93,25 @@ def _first_unprintable(text: str) -> str | None:
     return next((char for char in text if unicodedata.category(char) in _NOT_PRINTED), None)
 
 
-def _texts(value: object, place: str, depth: int) -> Iterator[tuple[str, str]]:
+def _texts(value: object, path: _Path) -> Iterator[tuple[_Path, str]]:
     if isinstance(value, str):
-        yield place, value
-    elif depth > _MAX_DEPTH:
+        yield path, value
+    elif len(path) > _MAX_DEPTH:
         return
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            name = cut(escaped(str(key), quotes=False))
-            yield from _texts(item, f"{place}.{name}" if place else name, depth + 1)
+            yield from _texts(item, (*path, str(key)))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _texts(item, f"{place}[{index}]", depth + 1)
+            yield from _texts(item, (*path, index))
+
+
+def _place(path: _Path) -> str:
+    place = ""
+    for part in path:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        else:
+            name = cut(escaped(part, quotes=False))
+            place = f"{place}.{name}" if place else name
+    return place

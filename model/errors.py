@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
-from typing import TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-_Row = TypeVar("_Row")
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Row = TypeVar("_Row", bound=_HasName)
 
 _WIDTH = 60
 """How much of a value a message shows."""
@@ -86,12 +92,20 @@ class UnknownNameError(SpecError, KeyError):
     __str__ = ValueError.__str__  # not KeyError's, which shows the repr
 
 
-def lookup(kind: str, rows: Mapping[str, _Row], name: str) -> _Row:
-    """Return a row by its name; raise `UnknownNameError` if there is none."""
-    try:
-        return rows[name]
-    except KeyError:
-        raise UnknownNameError(kind, name, closest(name, rows), rows) from None
+class Named(dict[str, _Row]):
+    """Rows by their names. A name that no row has raises `UnknownNameError`.
+
+    Args:
+        kind: What the rows are, for the error: "state", "capability", ...
+        rows: The rows.
+    """
+
+    def __init__(self, kind: str, rows: Iterable[_Row]) -> None:
+        super().__init__((row.name, row) for row in rows)
+        self._kind = kind
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UnknownNameError(self._kind, name, closest(name, self), self)
 
 
 def why(error: OSError | ValueError) -> str:

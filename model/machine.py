@@ -73,6 +73,7 @@ class Machine:
     Attributes:
         spec: The whole table.
         capabilities: The capability set.
+        names: The names of the capabilities, in the order of the table.
         states: The states it supports, in the order of the table.
         arcs: The arcs between them, contracted ones included.
         not_settable: The states of the table that can never be asked for.
@@ -81,6 +82,7 @@ class Machine:
     def __init__(self, spec: Spec, capabilities: CapabilitySet) -> None:
         self.spec = spec
         self.capabilities = capabilities
+        self.names = spec.names(capabilities)
         self.states: tuple[State, ...] = tuple(
             row for row in spec.states if spec.supports(capabilities, row.name)
         )
@@ -103,11 +105,6 @@ class Machine:
 
     def __repr__(self) -> str:
         return f"<Machine {self.spec.name} {','.join(self.names)}>"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the capabilities, in the order of the table."""
-        return self.spec.names(self.capabilities)
 
     def supports(self, state: str) -> bool:
         """Say whether this capability set has `state`."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vfio_migration.model.errors import Mistake, SpecError, lookup
+from vfio_migration.model.errors import Mistake, Named, SpecError
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.plan_checks import check_places, check_plans
 from vfio_migration.model.spec import Row, Spec
@@ -189,15 +189,19 @@ class Plans(Row):
 
     def plan(self, name: str) -> Plan:
         """Return the plan called `name`; raise `UnknownNameError` if there is none."""
-        return lookup("plan", {row.name: row for row in self.plans}, name)
+        return self._plans[name]
+
+    @functools.cached_property
+    def _plans(self) -> Named[Plan]:
+        return Named("plan", self.plans)
 
     def migration(self, name: str) -> Migration:
         """Return the migration called `name`; raise `UnknownNameError` as `plan` does."""
-        return lookup("migration", {row.name: row for row in self.migrations}, name)
+        return Named("migration", self.migrations)[name]
 
     def assertion(self, name: str) -> Assertion:
         """Return the assertion called `name`; raise `UnknownNameError` as `plan` does."""
-        return lookup("assertion", {row.name: row for row in self.assertions}, name)
+        return Named("assertion", self.assertions)[name]
 
     def choose(self, name: str | None = None, *, pre_copy: bool = True) -> Migration:
         """Return the migration to follow: that of a name, else the first that will do.

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vfio_migration.model.errors import Mistake, SpecError, lookup
+from vfio_migration.model.errors import Mistake, Named, SpecError
 
 if TYPE_CHECKING:
     from vfio_migration.model.machine import Machine
@@ -288,29 +288,29 @@ class Spec(Row):
 
     def state(self, name: str) -> State:
         """Return the state called `name`; raise `UnknownNameError` if there is none."""
-        return self._states.get(name) or lookup("state", self._states, name)
+        return self._states[name]
 
     def capability(self, name: str) -> Capability:
         """Return the capability called `name`; raise `UnknownNameError` if there is none."""
-        return lookup("capability", self._capabilities, name)
+        return self._capabilities[name]
 
     def profile(self, name: str | None = None) -> Profile:
         """Return the profile called `name`, by default the first; raise `UnknownNameError`."""
         if name is None:
             return self.profiles[0]
-        return lookup("profile", {row.name: row for row in self.profiles}, name)
+        return Named("profile", self.profiles)[name]
 
     def operation(self, name: str) -> Operation:
         """Return the column of the grid called `name`."""
-        return self._operations.get(name) or lookup("operation", self._operations, name)
+        return self._operations[name]
 
     def session(self, name: str) -> Session:
         """Return the row of the grid called `name`."""
-        return self._sessions.get(name) or lookup("session", self._sessions, name)
+        return self._sessions[name]
 
     def event(self, name: EventName) -> Event:
         """Return what the table says of the event `name`."""
-        return lookup("event", {row.name: row for row in self.events}, name)
+        return self._events[name]
 
     def routing_rule(self, name: str | None = None) -> RoutingRule:
         """Return the routing rule called `name`, by default the one in force."""
@@ -319,7 +319,7 @@ class Spec(Row):
             if not in_force:
                 raise SpecError([Mistake("routing", None, "has no rule in force", None)])
             return in_force[0]
-        return lookup("routing rule", {row.name: row for row in self.routing}, name)
+        return Named("routing rule", self.routing)[name]
 
     def refusal(self, from_: str, to: str) -> Refusal | None:
         """Return the row that refuses this pair by name, or None."""
@@ -461,20 +461,24 @@ class Spec(Row):
         return {}
 
     @functools.cached_property
-    def _states(self) -> dict[str, State]:
-        return {row.name: row for row in self.states}
+    def _states(self) -> Named[State]:
+        return Named("state", self.states)
 
     @functools.cached_property
-    def _capabilities(self) -> dict[str, Capability]:
-        return {row.name: row for row in self.capabilities}
+    def _capabilities(self) -> Named[Capability]:
+        return Named("capability", self.capabilities)
 
     @functools.cached_property
-    def _operations(self) -> dict[str, Operation]:
-        return {row.name: row for row in self.operations}
+    def _operations(self) -> Named[Operation]:
+        return Named("operation", self.operations)
 
     @functools.cached_property
-    def _sessions(self) -> dict[str, Session]:
-        return {row.name: row for row in self.sessions}
+    def _sessions(self) -> Named[Session]:
+        return Named("session", self.sessions)
+
+    @functools.cached_property
+    def _events(self) -> Named[Event]:
+        return Named("event", self.events)
 
     @functools.cached_property
     def _positions(self) -> dict[str, tuple[int, int] | None]:
@@ -512,7 +516,7 @@ class Spec(Row):
 
 @functools.cache
 def _flag_type(members: tuple[tuple[str, int], ...]) -> type[enum.Flag]:
-    # By way of Any: mypy takes a call of `Flag` for the lookup of a member.
+    # By way of Any: mypy takes a call of `Flag` for the Named of a member.
     make: Any = enum.Flag
     made: type[enum.Flag] = make("Capabilities", members)
     return made

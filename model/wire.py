@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vfio_migration.model.errors import Mistake, SpecError, lookup
+from vfio_migration.model.errors import Mistake, Named, SpecError
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.spec import Row, Transfer
 
@@ -254,7 +254,6 @@ class Answer(Row):
 
 
 _Numbered = TypeVar("_Numbered", Command, Feature)
-_Named = TypeVar("_Named", Limit, Option, Holding, HeaderField, FlagWord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,11 +287,11 @@ class Wire(Row):
 
     def limit(self, name: str) -> Limit:
         """Return the limit called `name`; raise `UnknownNameError` if there is none."""
-        return _named("limit", self.limits, name)
+        return Named("limit", self.limits)[name]
 
     def holding(self, name: str) -> Holding:
         """Return the holding called `name`; raise `UnknownNameError` if there is none."""
-        return _named("holding", self.holdings, name)
+        return Named("holding", self.holdings)[name]
 
     def bound(self, name: str) -> int:
         """Return how much the server keeps of the holding called `name`; 0 if nothing bounds it.
@@ -305,11 +304,11 @@ class Wire(Row):
 
     def option(self, name: str) -> Option:
         """Return the option called `name`; raise `UnknownNameError` if there is none."""
-        return _named("option", self.options, name)
+        return Named("option", self.options)[name]
 
     def word(self, name: str) -> FlagWord:
         """Return the flags word called `name`; raise `UnknownNameError` if there is none."""
-        return _named("flags word", self.words, name)
+        return Named("flags word", self.words)[name]
 
     def word_of(self, command: str) -> FlagWord | None:
         """Return the flags word that a command has, or None."""
@@ -323,7 +322,7 @@ class Wire(Row):
 
     def bits(self, word: str, name: str) -> FlagBits:
         """Return the bits of a flags word by name; raise `UnknownNameError` if there are none."""
-        return lookup("flag", {row.name: row for row in self.flags if row.word == word}, name)
+        return Named("flag", (row for row in self.flags if row.word == word))[name]
 
     @property
     def header_size(self) -> int:
@@ -364,10 +363,6 @@ class Wire(Row):
 
 def _find(rows: tuple[_Numbered, ...], key: str | int) -> _Numbered | None:
     return next((row for row in rows if key in (row.name, row.number)), None)
-
-
-def _named(kind: str, rows: tuple[_Named, ...], name: str) -> _Named:
-    return lookup(kind, {row.name: row for row in rows}, name)
 
 
 # --- Reading --------------------------------------------------------------------------------------

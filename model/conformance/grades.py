@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from vfio_migration.model.errors import Mistake, lookup
+from vfio_migration.model.errors import Mistake, Named
 from vfio_migration.model.load import parse, typed
 from vfio_migration.model.spec import Row
 
@@ -75,16 +75,16 @@ class Grades(Row):
 
     def peer(self, name: str) -> PeerKind:
         """Return a kind of device; raise `UnknownNameError` if there is none."""
-        return lookup("kind of device", {row.name: row for row in self.peers}, name)
+        return Named("kind of device", self.peers)[name]
 
     @functools.cached_property
-    def by_name(self) -> dict[str, Check]:
+    def by_name(self) -> Named[Check]:
         """The checks by name."""
-        return {row.name: row for row in self.checks}
+        return Named("check", self.checks)
 
     def check(self, name: str) -> Check:
         """Return a check; raise `UnknownNameError` if there is none."""
-        return lookup("check", self.by_name, name)
+        return self.by_name[name]
 
     def source(self, check: str, row_source: str = "") -> str:
         """Return where it is said: in the row of the check, or in the row that is broken."""

@@ -34,6 +34,7 @@ from vfio_migration.runtime.client.calls import Call, RegionInfo
 from vfio_migration.runtime.client.common import (
     RETRY_S,
     BaseClient,
+    ClientSocket,
     connect_now,
     described,
     no_version,
@@ -46,7 +47,6 @@ from vfio_migration.runtime.client.errors import (
     RefusedError,
     TimedOutError,
 )
-from vfio_migration.runtime.client.socket import ClientSocket
 from vfio_migration.runtime.protocol.connection import Outgoing
 
 P = ParamSpec("P")

@@ -107,6 +107,7 @@ class Client(BaseClient, Closing):
             that began (as `time.monotonic` counts); returns the time at which the call is given
             up, whatever `timeout_s` is.
         devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
+        identify: Find out who sends the first message, for `sender`.
 
     Attributes:
         deadline_of: As given; may be set at any time.
@@ -129,6 +130,7 @@ class Client(BaseClient, Closing):
         observers: Iterable[ExchangeObserver] = (),
         deadline_of: DeadlineOf | None = None,
         devices: bool = False,
+        identify: bool = False,
     ) -> None:
         self.deadline_of = deadline_of
         super().__init__(
@@ -140,6 +142,7 @@ class Client(BaseClient, Closing):
             memory=memory,
             observers=observers,
             devices=devices,
+            identify=identify,
         )
         self._lock = threading.RLock()
         self._leader = 0  # the thread that waits for the sockets, for all

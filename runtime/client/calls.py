@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
-from vfio_migration.model.errors import lookup
+from vfio_migration.model.errors import Named
 from vfio_migration.model.wire import Feature
 from vfio_migration.runtime.client.errors import asked
 from vfio_migration.runtime.protocol.connection import Reply
@@ -53,7 +53,7 @@ from vfio_migration.runtime.protocol.messages.shapes import Message
 
 T = TypeVar("T")
 
-FEATURES: Final[dict[str, Feature]] = {row.name: row for row in WIRE.features}
+FEATURES: Final[Named[Feature]] = Named("feature", WIRE.features)
 
 Sink: TypeAlias = Callable[[Data], object]
 """Takes migration data. It is good until the sink returns."""
@@ -382,7 +382,7 @@ def _feature(
     room: int = 0,
     about: str = "",
 ) -> Call[T]:
-    row = lookup("feature", FEATURES, name)
+    row = FEATURES[name]
     if get and not probe:
         room = max(room, len(data) + row.get_reply)
     message = DeviceFeature.asking(

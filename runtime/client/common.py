@@ -6,7 +6,9 @@ import copy
 import functools
 import inspect
 import os
+import select
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +23,7 @@ from vfio_migration.runtime.client.core import (
     Pending,
     Reachable,
     disconnected,
+    dispose,
 )
 from vfio_migration.runtime.client.errors import (
     ClientError,
@@ -28,11 +31,17 @@ from vfio_migration.runtime.client.errors import (
     PeerProtocolError,
     TimedOutError,
 )
-from vfio_migration.runtime.client.socket import ClientSocket
-from vfio_migration.runtime.protocol.connection import Outgoing
+from vfio_migration.runtime.protocol.connection import Connection, Event, Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
-from vfio_migration.runtime.transport.channel import DisconnectedError, Traffic, peer_of
+from vfio_migration.runtime.transport.channel import (
+    MAX_REPLIES,
+    Channel,
+    DisconnectedError,
+    Traffic,
+    peer_of,
+)
 from vfio_migration.runtime.transport.descriptor_receiver import DescriptorReceiver
+from vfio_migration.runtime.transport.peer_process import Process, SenderDetector
 
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
@@ -42,6 +51,88 @@ TIMEOUT_S: Final = 30.0
 
 RETRY_S: Final = 0.02
 """After how many seconds a server at which too many wait is tried again."""
+
+
+_ENDED: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class ClientSocket:
+    """One socket of a client: events to the core, its answers back, in bounds.
+
+    A client has one of these, or two with a twin socket. They do not wait; their owner waits for
+    what they want.
+
+    A server that asks for memory and does not read the answers is not listened to while
+    `MAX_REPLIES` of them wait to be sent. What was read by then stays where it is: the messages
+    are good until the next read.
+
+    Args:
+        sock: The socket; it belongs to this object.
+        connection: The connection on it.
+        traffic: Counts the bytes.
+        core: What makes sense of it.
+        receiver: Receives the descriptors of the server.
+
+    Attributes:
+        fd: The descriptor of the socket.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        traffic: Traffic,
+        core: Core,
+        receiver: DescriptorReceiver,
+    ) -> None:
+        self._channel = Channel(sock, connection, traffic, receiver)
+        self._core = core
+        self._inbox: deque[Event] = deque()
+        self.fd = sock.fileno()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be sent that nothing more is read."""
+        return len(self._channel.waiting) >= MAX_REPLIES
+
+    @property
+    def wants(self) -> int:
+        """What is to be waited for: a mask of `select.poll`."""
+        waiting = len(self._channel.waiting)
+        wants = 0 if waiting >= MAX_REPLIES else select.POLLIN
+        return wants | select.POLLOUT if waiting else wants
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Send; what the server does not take now is copied and kept.
+
+        Raises:
+            DisconnectedError: The server is not there any more.
+        """
+        self._channel.send(outgoing)
+
+    def step(self, ready: int) -> None:
+        """Do what the socket is ready for, but read no more than once. Raises as `send`."""
+        if ready & select.POLLOUT:
+            self._channel.flush()
+            self._work()
+        if ready & ~select.POLLOUT and not self._inbox:
+            if not self.full:
+                self._inbox.extend(self._channel.read())
+                self._work()
+            elif ready & _ENDED:
+                raise DisconnectedError("the server has disconnected without reading its replies")
+
+    def _work(self) -> None:
+        while self._inbox and not self.full:
+            answer = self._core.handle(self._inbox.popleft())
+            if answer is not None:
+                self._channel.send(answer)
+
+    def close(self) -> None:
+        """Close the socket, and the descriptors of what was read and not taken in."""
+        while self._inbox:
+            dispose(self._inbox.popleft())
+        self._channel.close()
 
 
 class BaseClient:
@@ -57,6 +148,7 @@ class BaseClient:
         memory: Answers the server's DMA by messages.
         observers: Called with every message; see `Exchange`.
         devices: Take memory of real devices (VFIO, dma-buf) for the descriptor of a region, too.
+        identify: Find out who sends the first message.
 
     Attributes:
         spec: The table.
@@ -64,6 +156,7 @@ class BaseClient:
         timeout_s: As given.
         counters: Its `bytes_in` and `bytes_out` count what went over the sockets.
         pid: The process that listens, or 0 if the system does not know.
+        sender: Who sent the first message; None if it is not known.
     """
 
     def __init__(
@@ -77,6 +170,7 @@ class BaseClient:
         memory: Reachable | None = None,
         observers: Iterable[ExchangeObserver] = (),
         devices: bool = False,
+        identify: bool = False,
     ) -> None:
         default = "server" if isinstance(where, socket.socket) else str(where)
         self.name = default if name is None else name
@@ -84,6 +178,9 @@ class BaseClient:
         self.timeout_s = timeout_s
         self.counters = Traffic()
         self.pid = 0
+        self.sender: Process | None = None
+        self._detector: SenderDetector | None = None
+        self._identify = identify
         self._where = where
         self._core = Core(self.name, limits, memory=memory, observers=observers)
         self._sockets: list[ClientSocket] = []
@@ -135,6 +232,8 @@ class BaseClient:
     def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
         """Begin to use a socket. If this raises, it is the caller's to close."""
         self.pid = peer_of(sock)
+        if self._identify:
+            self._detector = SenderDetector(sock)
         # A descriptor for which this process has no room is dropped without a word, and it would be
         # the server that is blamed for the twin socket: see now whether there is room for one.
         os.close(os.dup(sock.fileno()))
@@ -189,6 +288,8 @@ class BaseClient:
         """Do what a socket is ready for."""
         if self.over is not None:
             return
+        if self._detector is not None and (sender := self._detector.detect()) is not None:
+            self.sender, self._detector = sender, None
         try:
             sock.step(ready)
         except DisconnectedError as error:

@@ -18,12 +18,10 @@ from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
 from vfio_migration.runtime.client import Client, ClientError, RefusedError
 from vfio_migration.runtime.client.blocking import connected
-from vfio_migration.runtime.client.core import ExchangeObserver, Pending
-from vfio_migration.runtime.client.socket import ClientSocket
+from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
-from vfio_migration.runtime.protocol.connection import Outgoing
 from vfio_migration.runtime.protocol.messages.version import Limits
-from vfio_migration.runtime.transport.peer_process import NOBODY, Process, SenderDetector, has_ended
+from vfio_migration.runtime.transport.peer_process import NOBODY, Process, has_ended
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
@@ -129,26 +127,6 @@ class CancelDeadline:
         return min(wished, self._deadline) + GRACE_S
 
 
-class _IdentifyingClient(Client):
-    """A client that hears who answers it.
-
-    Attributes:
-        sender: Who sent the first message; None if it is not known.
-    """
-
-    def _start(self, sock: socket.socket) -> tuple[Outgoing, Pending[int | None]]:
-        self.sender: Process | None = None
-        self._detector: SenderDetector | None = SenderDetector(sock)
-        return super()._start(sock)
-
-    def _step(self, sock: ClientSocket, ready: int) -> None:
-        if self._detector is not None:
-            self.sender = self._detector.detect()
-            if self.sender is not None:
-                self._detector = None
-        super()._step(sock, ready)
-
-
 class Endpoint:
     """A device at one end.
 
@@ -246,7 +224,7 @@ class Endpoint:
         """
         if not self._ours or self._client is None:
             return None
-        sender = self._client.sender if isinstance(self._client, _IdentifyingClient) else None
+        sender = self._client.sender
         self._client.close()
         self.connect()
         return sender or self._listener
@@ -304,8 +282,7 @@ class Endpoint:
     @property
     def _sender(self) -> Process | None:
         """Who answered on this connection; None if nobody listened to that. Raises as `client`."""
-        client = self.client
-        return client.sender if isinstance(client, _IdentifyingClient) else None
+        return self.client.sender
 
     @property
     def client(self) -> Client:
@@ -327,7 +304,7 @@ class Endpoint:
         """Agree on a version over the socket that is connected. Raises as `client`."""
         assert self._sock is not None
         sock, self._sock = self._sock, None
-        return _IdentifyingClient(
+        return Client(
             sock,
             name=self.where,
             spec=self._spec,
@@ -335,6 +312,7 @@ class Endpoint:
             limits=_LIMITS,
             observers=self._observers,
             deadline_of=self._cancel_deadline,
+            identify=True,
         )
 
     def close(self) -> None:

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from vfio_migration.runtime.kit.errors import CommandError, Part
-from vfio_migration.runtime.protocol.layout import WIRE
+from vfio_migration.runtime.protocol.layout import LIMITS, WIRE
 
-MAX_BITMAP: Final = WIRE.limit("max_data_xfer_size").value - 24
+MAX_BITMAP: Final = LIMITS["max_data_xfer_size"].value - 24
 """How many bytes of bitmap one report may have: with the 24 before it, the data of one message."""
 
 _SMALLEST: Final = 12

@@ -42,7 +42,6 @@ from vfio_migration.runtime.protocol.layout import (
     IrqSetFlags,
     RegionCapabilityId,
     RegionFlags,
-    feature_flags,
 )
 from vfio_migration.runtime.protocol.messages.catalogue import (
     COMMANDS,
@@ -90,6 +89,7 @@ from vfio_migration.runtime.protocol.messages.features import (
     FeatureDeviceState,
     FeatureMigration,
     MigDataSize,
+    feature_flags,
 )
 from vfio_migration.runtime.protocol.messages.region_access import (
     SingleWrite,

@@ -38,6 +38,7 @@ from vfio_migration.runtime.protocol.layout import (
     ERROR,
     HEADER,
     HEADER_SIZE,
+    LIMITS,
     MAJOR,
     MINOR,
     NO_REPLY,
@@ -383,11 +384,11 @@ class Connection:
             else (row.reply, row.reply_item, row.reply_bound)
         )
         if command and row.request_padding is not None:
-            return fixed + WIRE.limit(row.request_padding).value
+            return fixed + LIMITS[row.request_padding].value
         if not item or bound is None:
             return fixed
         limit = getattr(self.own, bound, None)
-        return fixed + (WIRE.limit(bound).value if limit is None else limit)
+        return fixed + (LIMITS[bound].value if limit is None else limit)
 
     def _room(self, fds: Descriptors) -> int:
         return {"none": 0, "unused": 0, "one": 1, "many": self.own.max_msg_fds}[fds]

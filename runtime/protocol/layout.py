@@ -13,6 +13,7 @@ import enum
 import struct
 from typing import Final, TypeAlias
 
+from vfio_migration.model.errors import Named
 from vfio_migration.model.wire import load_wire
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -20,6 +21,9 @@ Data: TypeAlias = bytes | bytearray | memoryview
 
 WIRE: Final = load_wire()
 """The table. It is read once: the numbers of commands are part of the classes of messages."""
+
+LIMITS: Final = Named("limit", WIRE.limits)
+"""What a side may say of how much it takes, by name."""
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -107,13 +111,3 @@ class RegionCapabilityId(enum.IntEnum):
 
     SPARSE_MMAP = 1
     TYPE = 2
-
-
-def feature_flags(index: int, *, get: bool = False, set_: bool = False, probe: bool = False) -> int:
-    """Return the flags word of a `DeviceFeature`."""
-    return (
-        index
-        | (FEATURE_GET if get else 0)
-        | (FEATURE_SET if set_ else 0)
-        | (FEATURE_PROBE if probe else 0)
-    )

@@ -22,6 +22,7 @@ from vfio_migration.runtime.protocol.layout import (
     FEATURE_MASK,
     FEATURE_PROBE,
     FEATURE_SET,
+    LIMITS,
     WIRE,
     Data,
 )
@@ -53,7 +54,7 @@ class Features:
     """
 
     def __init__(self, device: DeviceContract, engine: Engine) -> None:
-        self.max_data = WIRE.limit("max_data_xfer_size").value
+        self.max_data = LIMITS["max_data_xfer_size"].value
         self.unsent = Unsent(engine)
         self._device = device
         self._engine = engine

@@ -18,7 +18,6 @@ from vfio_migration.runtime.protocol.layout import (
     FEATURE_PROBE,
     FEATURE_SET,
     Data,
-    feature_flags,
 )
 from vfio_migration.runtime.protocol.messages.shapes import (
     Empty,
@@ -58,6 +57,16 @@ class _Feature(Message):
     def probe(self) -> bool:
         """Whether this only asks if it could be done."""
         return bool(self.flags & FEATURE_PROBE)
+
+
+def feature_flags(index: int, *, get: bool = False, set_: bool = False, probe: bool = False) -> int:
+    """Return the flags word of a `DeviceFeature`."""
+    return (
+        index
+        | (FEATURE_GET if get else 0)
+        | (FEATURE_SET if set_ else 0)
+        | (FEATURE_PROBE if probe else 0)
+    )
 
 
 @dataclass(frozen=True, slots=True)

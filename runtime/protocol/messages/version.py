@@ -16,11 +16,11 @@ from typing import Any, Final, Self
 
 from vfio_migration.model import json_text
 from vfio_migration.runtime.protocol.faults import MalformedError
-from vfio_migration.runtime.protocol.layout import WIRE, Data
+from vfio_migration.runtime.protocol.layout import LIMITS, WIRE, Data
 from vfio_migration.runtime.protocol.messages.shapes import Message, wrong_size
 
 _LAYOUT: Final = struct.Struct("=HH")
-_MAX_BYTES: Final = WIRE.limit("max_version_data").value
+_MAX_BYTES: Final = LIMITS["max_version_data"].value
 # An object or list in every 16 bytes: more than any peer needs, and few enough for any stack.
 _MAX_BRACKETS: Final = _MAX_BYTES // 16
 _LARGEST: Final = 2**64 - 1
@@ -187,11 +187,11 @@ class VersionReply(_VersionBody):
 
 
 def _value(name: str) -> int:
-    return WIRE.limit(name).value
+    return LIMITS[name].value
 
 
 def _default(name: str) -> int:
-    value = WIRE.limit(name).default
+    value = LIMITS[name].default
     assert value is not None, f"limit {name} has no default"
     return value
 

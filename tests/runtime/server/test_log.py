@@ -14,8 +14,8 @@ from vfio_migration.model import load
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError
 from vfio_migration.runtime.kit.devices import Edu
-from vfio_migration.runtime.server import log as log_module
-from vfio_migration.runtime.server.log import LOGGER, ServerLog
+from vfio_migration.runtime.server.log import LOGGER
+from vfio_migration.runtime.server.observer import MAX_KEPT_RECORDS, ServerLog
 
 STOP, RUNNING, P2P = (load().state(name).value for name in ("STOP", "RUNNING", "RUNNING_P2P"))
 
@@ -122,11 +122,11 @@ def test_no_more_is_kept_than_the_bound(lines: Lines) -> None:
     engine = engine_with(server_log, device)
     server_log.write()
     lines.records.clear()
-    for number in range(log_module.MAX_KEPT_RECORDS):
+    for number in range(MAX_KEPT_RECORDS):
         engine.set_state(RUNNING if number % 2 else P2P)
     assert lines.records == []
     engine.set_state(P2P)
-    assert len(lines.records) == log_module.MAX_KEPT_RECORDS + 1
+    assert len(lines.records) == MAX_KEPT_RECORDS + 1
     device.close()
 
 

@@ -28,11 +28,11 @@ from vfio_migration.runtime.server.log import (
     MAX_FIELD_CHARS,
     MAX_TEXT_CHARS,
     JsonLines,
-    ServerLog,
     Text,
     log_event,
 )
 from vfio_migration.runtime.server.log_writer import LogWriter
+from vfio_migration.runtime.server.observer import ServerLog
 from vfio_migration.runtime.server.repeats import INTERVAL_S, MAX_KINDS, Repeats
 
 STOP, RESUMING = 1, 4
