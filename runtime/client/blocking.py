@@ -71,6 +71,9 @@ _LOOK_UP: Final = 0.1
 
 DeadlineOf: TypeAlias = Callable[[float], float]
 
+GRACE_S: Final = 1.0
+"""How many seconds a server has to answer once somebody wished that all be given up."""
+
 _ONE: Final = (1).to_bytes(8, "little")
 """What makes an eventfd readable; any number but zero does."""
 
@@ -89,6 +92,40 @@ def _does(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
         return self.do(make(*args, **kwargs))
 
     return described(method, make)
+
+
+class CancelDeadline:
+    """Until when servers are waited for, given as `deadline_of` to one client or to many.
+
+    A server that hangs would have everybody wait for as long as a busy one may take.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._deadline = math.inf
+
+    def expire_at(self, deadline: float) -> None:
+        """Wait for nobody beyond `GRACE_S` after this time of `time.monotonic`; infinity is none.
+
+        A server that answers each request just in time would otherwise take as long as there are
+        requests.
+        """
+        self._deadline = deadline
+
+    def begin(self) -> None:
+        """From now on. May be called from a signal handler."""
+        self._since = time.monotonic()
+
+    def end(self) -> None:
+        """Be as patient as before, and without a deadline."""
+        self._since = None
+        self._deadline = math.inf
+
+    def __call__(self, begun: float) -> float:
+        """Return by when a wait that began then has to end."""
+        since = self._since
+        wished = math.inf if since is None else max(begun, since)
+        return min(wished, self._deadline) + GRACE_S
 
 
 class Client(BaseClient, Closing):

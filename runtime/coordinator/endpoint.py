@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
 from vfio_migration.runtime.client import Client, ClientError, RefusedError
-from vfio_migration.runtime.client.blocking import connected
+from vfio_migration.runtime.client.blocking import GRACE_S, CancelDeadline, connected
 from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
 from vfio_migration.runtime.protocol.messages.version import Limits
@@ -25,9 +23,6 @@ from vfio_migration.runtime.transport.peer_process import NOBODY, Process, has_e
 
 Side: TypeAlias = Literal["source", "destination"]
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
-
-GRACE_S: Final = 1.0
-"""How many seconds a server has to answer once somebody wished that all be given up."""
 
 _LIMITS: Final = Limits(twin_socket=False)
 """No memory is given to the device here, so there is nothing for a second socket to carry, and no
@@ -90,41 +85,6 @@ class Shape:
 
 def _ids(ids: tuple[int, int] | None) -> str:
     return "unknown" if ids is None else f"{ids[0]:04x}:{ids[1]:04x}"
-
-
-class CancelDeadline:
-    """Somebody wishes that it be given up: nobody is waited for much longer, as a `Client` asks it.
-
-    A server that hangs would have everybody wait for as long as a busy one may take. Whoever does
-    not answer in time has not answered: the rows of [[handovers]] say what follows.
-    """
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._deadline = math.inf
-
-    def expire_at(self, deadline: float) -> None:
-        """Wait for nobody beyond `GRACE_S` after this time of `time.monotonic`; infinity is none.
-
-        A server that answers each request just in time would otherwise take as long as there are
-        requests.
-        """
-        self._deadline = deadline
-
-    def begin(self) -> None:
-        """From now on. May be called from a signal handler."""
-        self._since = time.monotonic()
-
-    def end(self) -> None:
-        """Be as patient as before, and without a deadline."""
-        self._since = None
-        self._deadline = math.inf
-
-    def __call__(self, begun: float) -> float:
-        """Return by when a wait that began then has to end."""
-        since = self._since
-        wished = math.inf if since is None else max(begun, since)
-        return min(wished, self._deadline) + GRACE_S
 
 
 class Endpoint:

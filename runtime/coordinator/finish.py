@@ -21,7 +21,8 @@ from vfio_migration.runtime.client import (
     RefusedError,
     TimedOutError,
 )
-from vfio_migration.runtime.coordinator.endpoint import SIDES, CancelDeadline, Endpoint, Side
+from vfio_migration.runtime.client.blocking import CancelDeadline
+from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import (
     CannotMigrateError,
     Outcome,

@@ -30,10 +30,11 @@ from vfio_migration.model.plan import (
     default_plans,
 )
 from vfio_migration.runtime.client import Client, ClientError, PeerDisconnectedError, RefusedError
+from vfio_migration.runtime.client.blocking import CancelDeadline
 from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
-from vfio_migration.runtime.coordinator.endpoint import CancelDeadline, Endpoint, Side
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Side
 from vfio_migration.runtime.coordinator.errors import (
     CancelledError,
     CannotMigrateError,

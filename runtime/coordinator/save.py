@@ -29,12 +29,13 @@ from vfio_migration.runtime.client import (
     TimedOutError,
     calls,
 )
+from vfio_migration.runtime.client.blocking import CancelDeadline
 from vfio_migration.runtime.client.calls import Call
 from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator import preflight
 from vfio_migration.runtime.coordinator.bandwidth import Bandwidth
-from vfio_migration.runtime.coordinator.endpoint import CancelDeadline, Endpoint, Shape, Side
+from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape, Side
 from vfio_migration.runtime.coordinator.errors import (
     CancelledError,
     CannotMigrateError,

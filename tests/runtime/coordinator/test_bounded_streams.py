@@ -14,6 +14,7 @@ import pytest
 from support.hostile_value_server import DATA_SIZE, PciPeer, serving
 from support.peer_habits.base import PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY
 from support.raw_client import FEATURE, GET, MIG_WRITE
+from vfio_migration.runtime.client.blocking import GRACE_S, CancelDeadline
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,
     Coordinator,
@@ -22,7 +23,6 @@ from vfio_migration.runtime.coordinator import (
 )
 from vfio_migration.runtime.coordinator import save as saving_module
 from vfio_migration.runtime.coordinator import transfer as transfer_module
-from vfio_migration.runtime.coordinator.endpoint import GRACE_S, CancelDeadline
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 HELD = bytes(range(200))

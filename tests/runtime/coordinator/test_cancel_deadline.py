@@ -17,13 +17,13 @@ import pytest
 from support import forked_servers
 from support.migration_harness import Harness
 from vfio_migration.runtime.client import Client
+from vfio_migration.runtime.client.blocking import GRACE_S
 from vfio_migration.runtime.coordinator import (
     Coordinator,
     CoordinatorError,
     MigrationFailedError,
     Settings,
 )
-from vfio_migration.runtime.coordinator.endpoint import GRACE_S
 from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
