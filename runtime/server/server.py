@@ -484,7 +484,7 @@ class ClientSockets:
             # Nothing that comes is done before there is room for its reply, be it on the twin.
             self._watch(twin, listening | (select.POLLOUT if twin.waiting else 0))
         events: list[Event] = []
-        ended: DisconnectedError | None = None
+        ended = ""  # not the error, whose traceback would hold this frame, and all that called it
         if self._watchdog is not None:
             # In the middle of a call of the device, too: a client that keeps it waiting for memory
             # is not a server that hangs.
@@ -502,15 +502,13 @@ class ClientSockets:
                 if what & (select.POLLIN | select.POLLHUP | select.POLLERR):
                     if channel is main and not main_listening:
                         # It hung up and reads no replies any more: what it sent last is lost.
-                        ended = DisconnectedError(
-                            "the client has disconnected without reading its replies"
-                        )
+                        ended = "the client has disconnected without reading its replies"
                         continue
                     events += channel.read(keep=keep)
             except DisconnectedError as error:
-                ended = error
-        if ended is not None and not events:
-            raise ended
+                ended = str(error)
+        if ended and not events:
+            raise DisconnectedError(ended)
         return events
 
     @property

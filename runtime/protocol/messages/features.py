@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol, Self, TypeVar
+from typing import ClassVar, Final, Self, TypeVar
 
 from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import (
@@ -20,9 +20,11 @@ from vfio_migration.runtime.protocol.layout import (
     Data,
 )
 from vfio_migration.runtime.protocol.messages.shapes import (
+    Counted,
     Empty,
+    Fixed,
     Message,
-    check_room,
+    numbers,
     small_argsz,
     wrong_size,
 )
@@ -36,7 +38,9 @@ class _Feature(Message):
     __slots__ = ()
 
     layout = _FEATURE
+    argsz: int
     flags: int
+    data: Data
 
     @property
     def index(self) -> int:
@@ -57,6 +61,11 @@ class _Feature(Message):
     def probe(self) -> bool:
         """Whether this only asks if it could be done."""
         return bool(self.flags & FEATURE_PROBE)
+
+    def parts(self) -> tuple[Data, ...]:
+        """Return the payload in pieces."""
+        fixed = _FEATURE.pack(self.argsz, self.flags)
+        return (fixed, self.data) if self.data else (fixed,)
 
 
 def feature_flags(index: int, *, get: bool = False, set_: bool = False, probe: bool = False) -> int:
@@ -113,10 +122,13 @@ class DeviceFeature(_Feature):
         flags = feature_flags(index, get=get, set_=set_, probe=probe)
         return cls(_FEATURE.size + max(len(data), room), flags, data)
 
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        fixed = _FEATURE.pack(self.argsz, self.flags)
-        return (fixed, self.data) if self.data else (fixed,)
+    def room(self) -> int | None:
+        """Return how long a reply it takes; see `Message.room`.
+
+        How much of the data counts is said by the feature and not by `argsz`: the text has the
+        length of the data "added to argsz", which peers read differently.
+        """
+        return self.argsz if self.get and not self.probe else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +165,6 @@ class DeviceFeatureReply(_Feature):
         argsz, flags = _FEATURE.unpack_from(payload)
         return cls(argsz, flags, payload[8:])
 
-    @classmethod
-    def answering(cls, command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply; see `Message.answering`.
-
-        How much of the data counts is said by the feature and not by `argsz`: the text has the
-        length of the data "added to argsz", which peers read differently.
-        """
-        if isinstance(command, DeviceFeature) and command.get and not command.probe:
-            check_room(cls, payload, command.argsz)
-        return cls.parse(payload)
-
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        fixed = _FEATURE.pack(self.argsz, self.flags)
-        return (fixed, self.data) if self.data else (fixed,)
-
 
 # --- Data of the features -------------------------------------------------------------------------
 
@@ -179,19 +175,27 @@ _RANGE: Final = struct.Struct("=QQ")
 _REPORT: Final = struct.Struct("=QQQ")
 
 
-class FeatureData(Protocol):
-    """The data of a feature that is a structure of one size.
+class FeatureData:
+    """The data of a feature that is a structure of one size, its fields those of the class.
 
     Attributes:
         layout: The structure.
     """
+
+    __slots__ = ()
 
     layout: ClassVar[struct.Struct]
 
     @classmethod
     def parse(cls, data: Data) -> Self:
         """Read the data; raise `MalformedError` if it does not fit."""
-        ...
+        if len(data) != cls.layout.size:
+            raise _misfit(cls, data)
+        return cls(*cls.layout.unpack(data))
+
+    def pack(self) -> bytes:
+        """Return the data."""
+        return self.layout.pack(*numbers(self))
 
 
 _D = TypeVar("_D", bound=FeatureData)
@@ -207,44 +211,22 @@ def _misfit(kind: type[object], data: Data) -> MalformedError:
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureMigration:
+class FeatureMigration(FeatureData):
     """MIGRATION: the capability set of the device."""
 
-    layout: ClassVar[struct.Struct] = _U64
+    layout = _U64
 
     flags: int
 
-    @classmethod
-    def parse(cls, data: Data) -> Self:
-        """Read the data; raise `MalformedError` if it does not fit."""
-        if len(data) != _U64.size:
-            raise _misfit(cls, data)
-        return cls(*_U64.unpack(data))
-
-    def pack(self) -> bytes:
-        """Return the data."""
-        return _U64.pack(self.flags)
-
 
 @dataclass(frozen=True, slots=True)
-class FeatureDeviceState:
+class FeatureDeviceState(FeatureData):
     """MIG_DEVICE_STATE: a state. `data_fd` is unused, and -1 as Linux has it."""
 
-    layout: ClassVar[struct.Struct] = _STATE
+    layout = _STATE
 
     device_state: int
     data_fd: int = -1
-
-    @classmethod
-    def parse(cls, data: Data) -> Self:
-        """Read the data; raise `MalformedError` if it does not fit."""
-        if len(data) != _STATE.size:
-            raise _misfit(cls, data)
-        return cls(*_STATE.unpack(data))
-
-    def pack(self) -> bytes:
-        """Return the data."""
-        return _STATE.pack(self.device_state, self.data_fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,30 +285,19 @@ class DmaLoggingReport:
 
 
 @dataclass(frozen=True, slots=True)
-class MigDataSize:
+class MigDataSize(FeatureData):
     """MIG_DATA_SIZE: how much STOP_COPY is expected to stream."""
 
-    layout: ClassVar[struct.Struct] = _U64
+    layout = _U64
 
     stop_copy_length: int
-
-    @classmethod
-    def parse(cls, data: Data) -> Self:
-        """Read the data; raise `MalformedError` if it does not fit."""
-        if len(data) != _U64.size:
-            raise _misfit(cls, data)
-        return cls(*_U64.unpack(data))
-
-    def pack(self) -> bytes:
-        """Return the data."""
-        return _U64.pack(self.stop_copy_length)
 
 
 # --- MIG_DATA_READ and MIG_DATA_WRITE -------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class MigDataRead(Message):
+class MigDataRead(Fixed):
     """Read `size` bytes of migration data."""
 
     name = "MIG_DATA_READ"
@@ -354,87 +325,56 @@ class MigDataRead(Message):
         """Make the command with its argsz."""
         return cls(8 + size, size)
 
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        return (_FEATURE.pack(self.argsz, self.size),)
+
+class _MigData(Counted):
+    __slots__ = ()
+
+    layout = _FEATURE
+    padded = True
+
+    @property
+    def size(self) -> int:
+        """How much data that is."""
+        return len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
-class MigDataReadReply(Message):
+class MigDataReadReply(_MigData):
     """The data; less than asked for means that there is no more, for now or for good."""
 
     name = "MIG_DATA_READ"
     is_reply = True
-    layout = _FEATURE
 
     data: Data
-
-    @property
-    def size(self) -> int:
-        """How much that is."""
-        return len(self.data)
 
     @property
     def argsz(self) -> int:
         """The size of the payload."""
-        return 8 + len(self.data)
+        return self.layout.size + len(self.data)
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`. What follows `size` bytes of data is padding."""
-        if len(payload) < 8:
-            raise wrong_size(cls, payload)
-        _argsz, size = _FEATURE.unpack_from(payload)
-        if size > len(payload) - 8:
-            raise wrong_size(cls, payload, 8 + size)
-        return cls(payload[8 : 8 + size])
-
-    @classmethod
-    def answering(cls, command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply; see `Message.answering`."""
-        if isinstance(command, MigDataRead):
-            check_room(cls, payload, 8 + command.size)
-        return cls.parse(payload)
+        """Read a payload; see `Message.parse`. Its argsz is not looked at."""
+        return cls(cls.read(payload)[1])
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
-        size = len(self.data)
-        return (_FEATURE.pack(8 + size, size), self.data)
+        return (self.layout.pack(self.argsz, len(self.data)), self.data)
 
 
 @dataclass(frozen=True, slots=True)
-class MigDataWrite(Message):
+class MigDataWrite(_MigData):
     """Write migration data. `argsz` bounds a reply that has no payload: it is not looked at."""
 
     name = "MIG_DATA_WRITE"
-    layout = _FEATURE
 
     argsz: int
     data: Data
 
-    @property
-    def size(self) -> int:
-        """How much is to be written."""
-        return len(self.data)
-
-    @classmethod
-    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`. What follows `size` bytes of data is padding."""
-        if len(payload) < 8:
-            raise wrong_size(cls, payload)
-        argsz, size = _FEATURE.unpack_from(payload)
-        if size > len(payload) - 8:
-            raise wrong_size(cls, payload, 8 + size)
-        return cls(argsz, payload[8 : 8 + size])
-
     @classmethod
     def asking(cls, data: Data) -> Self:
         """Make the command, with the size of its payload as argsz, which every server takes."""
-        return cls(8 + len(data), data)
-
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        return (_FEATURE.pack(self.argsz, len(self.data)), self.data)
+        return cls(cls.layout.size + len(data), data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Final, Self
 
 from vfio_migration.runtime.protocol.layout import Data
 from vfio_migration.runtime.protocol.messages.shapes import (
+    Counted,
     Empty,
     Fixed,
     Message,
     Sized,
-    check_room,
     too_much,
     wrong_size,
 )
@@ -106,45 +106,20 @@ class DmaRead(Fixed):
 
 
 @dataclass(frozen=True, slots=True)
-class DmaReadReply(Message):
+class DmaReadReply(Counted):
     """What was read."""
 
     name = "DMA_READ"
     is_reply = True
     layout = _DMA
+    padded = True
 
     address: int
     data: Data
 
-    @property
-    def count(self) -> int:
-        """How much that is."""
-        return len(self.data)
-
-    @classmethod
-    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`. What follows `count` bytes of data is padding."""
-        if len(payload) < 16:
-            raise wrong_size(cls, payload)
-        address, count = _DMA.unpack_from(payload)
-        if count > len(payload) - 16:
-            raise wrong_size(cls, payload, 16 + count)
-        return cls(address, payload[16 : 16 + count])
-
-    @classmethod
-    def answering(cls, command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply; see `Message.answering`."""
-        if isinstance(command, DmaRead):
-            check_room(cls, payload, 16 + command.count)
-        return cls.parse(payload)
-
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        return (_DMA.pack(self.address, len(self.data)), self.data)
-
 
 @dataclass(frozen=True, slots=True)
-class DmaWrite(Message):
+class DmaWrite(Counted):
     """Server to client: write memory."""
 
     name = "DMA_WRITE"
@@ -152,25 +127,6 @@ class DmaWrite(Message):
 
     address: int
     data: Data
-
-    @property
-    def count(self) -> int:
-        """How much is to be written."""
-        return len(self.data)
-
-    @classmethod
-    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
-        if len(payload) < 16:
-            raise wrong_size(cls, payload)
-        address, count = _DMA.unpack_from(payload)
-        if count != len(payload) - 16:
-            raise wrong_size(cls, payload, 16 + count)
-        return cls(address, payload[16:])
-
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        return (_DMA.pack(self.address, len(self.data)), self.data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import Data
-from vfio_migration.runtime.protocol.messages.shapes import Fixed, Message, check_room, wrong_size
+from vfio_migration.runtime.protocol.messages.shapes import Counted, Fixed, Message, wrong_size
 
 _ACCESS: Final = struct.Struct("=QII")
 _MULTI: Final = struct.Struct("=Q")
@@ -32,82 +32,30 @@ class RegionRead(Fixed):
     count: int
 
 
-class _Access(Message):
-    __slots__ = ()
-
-    layout = _ACCESS
-
-    @classmethod
-    def _read(cls, payload: Data) -> tuple[int, int, Data]:
-        if len(payload) < 16:
-            raise wrong_size(cls, payload)
-        offset, region, count = _ACCESS.unpack_from(payload)
-        if count != len(payload) - 16:
-            raise wrong_size(cls, payload, 16 + count)
-        return offset, region, payload[16:]
-
-
 @dataclass(frozen=True, slots=True)
-class RegionReadReply(_Access):
+class RegionReadReply(Counted):
     """What was read."""
 
     name = "REGION_READ"
     is_reply = True
+    layout = _ACCESS
+    padded = True
 
     offset: int
     region: int
     data: Data
-
-    @property
-    def count(self) -> int:
-        """How much that is."""
-        return len(self.data)
-
-    @classmethod
-    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`. What follows `count` bytes of data is padding."""
-        if len(payload) < 16:
-            raise wrong_size(cls, payload)
-        offset, region, count = _ACCESS.unpack_from(payload)
-        if count > len(payload) - 16:
-            raise wrong_size(cls, payload, 16 + count)
-        return cls(offset, region, payload[16 : 16 + count])
-
-    @classmethod
-    def answering(cls, command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply; see `Message.answering`."""
-        if isinstance(command, RegionRead):
-            check_room(cls, payload, 16 + command.count)
-        return cls.parse(payload)
-
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        return (_ACCESS.pack(self.offset, self.region, len(self.data)), self.data)
 
 
 @dataclass(frozen=True, slots=True)
-class RegionWrite(_Access):
+class RegionWrite(Counted):
     """Write to a region."""
 
     name = "REGION_WRITE"
+    layout = _ACCESS
 
     offset: int
     region: int
     data: Data
-
-    @property
-    def count(self) -> int:
-        """How much is to be written."""
-        return len(self.data)
-
-    @classmethod
-    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`."""
-        return cls(*cls._read(payload))
-
-    def parts(self) -> tuple[Data, ...]:
-        """Return the payload in pieces."""
-        return (_ACCESS.pack(self.offset, self.region, len(self.data)), self.data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from vfio_migration.runtime.protocol.layout import Data, RegionCapabilityId, Reg
 from vfio_migration.runtime.protocol.messages.shapes import (
     Message,
     Sized,
-    check_room,
     wrong_size,
 )
 
@@ -100,6 +99,10 @@ class DeviceGetRegionInfo(Sized):
         """Make the command; capabilities come only if `argsz` has room for them."""
         return cls(argsz, 0, index, 0, 0, 0)
 
+    def room(self) -> int:
+        """Return how long a reply it takes; see `Message.room`."""
+        return self.argsz
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceGetRegionInfoReply(Message):
@@ -157,13 +160,6 @@ class DeviceGetRegionInfoReply(Message):
         elif flags & _CAPS_FLAG:
             found = _read_chain(payload[:argsz], first)
         return cls(index, flags & ~_CAPS_FLAG, size, offset, found, omitted)
-
-    @classmethod
-    def answering(cls, command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply; see `Message.answering`."""
-        if isinstance(command, DeviceGetRegionInfo):
-            check_room(cls, payload, command.argsz)
-        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
@@ -250,6 +246,10 @@ class DeviceGetRegionIoFds(Sized):
     index: int = 0
     count: int = 0
 
+    def room(self) -> int:
+        """Return how long a reply it takes; see `Message.room`."""
+        return self.argsz
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceGetRegionIoFdsReply(Message):
@@ -298,13 +298,6 @@ class DeviceGetRegionIoFdsReply(Message):
             offset, size, fd, kind, flags, _padding, value = _SUB_REGION.unpack_from(payload, at)
             found.append(SubRegion(offset, size, fd, kind, flags, value))
         return cls(index, tuple(found))
-
-    @classmethod
-    def answering(cls, command: Message, payload: Data, /) -> Self:
-        """Read the payload of a reply; see `Message.answering`."""
-        if isinstance(command, DeviceGetRegionIoFds):
-            check_room(cls, payload, command.argsz)
-        return cls.parse(payload)
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""

@@ -1,4 +1,4 @@
-"""The two shapes of a message: fields only, or fields and then data.
+"""The shapes of a message: fields only, or fields and then as much data as the last one says.
 
 A message is a frozen dataclass of the fields of its payload. Its class knows its command (`name`,
 `number`), whether it is the reply (`is_reply`) and the fixed part of its payload (`layout`); that
@@ -10,9 +10,10 @@ data back as it came in.
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Self, cast
 
@@ -64,14 +65,21 @@ class Message:
         raise NotImplementedError
 
     @classmethod
-    def answering(cls, _command: Message, payload: Data, /) -> Self:
+    def answering(cls, command: Message, payload: Data, /) -> Self:
         """Read the payload of a reply to that command, which it must fit. Raises as `parse`.
 
         A reply whose length varies says itself how much of it counts. What follows is padding, as
         servers send it that answer with as many bytes as were asked for, and is not looked at. A
         reply is never longer than was asked for.
         """
+        room = command.room()
+        if room is not None and len(payload) > room:
+            raise too_much(cls, len(payload), room)
         return cls.parse(payload)
+
+    def room(self) -> int | None:
+        """Return how long a reply a command takes; None if any of its kind will do."""
+        return None if self.asks is None else self.layout.size + int(getattr(self, self.asks))
 
     def takes_fds(self, count: int) -> int:
         """Return how many of the descriptors that came with it a command has a use for."""
@@ -94,8 +102,6 @@ class Fixed(Message):
 
     __slots__ = ()
 
-    _values: ClassVar[Callable[[Any], tuple[int, ...]]]
-
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
@@ -110,12 +116,7 @@ class Fixed(Message):
 
     def pack(self) -> bytes:
         """Return the payload."""
-        kind = type(self)
-        try:
-            values = kind._values
-        except AttributeError:
-            values = kind._values = _getter([field.name for field in fields(cast(Any, kind))])
-        return self.layout.pack(*values(self))
+        return self.layout.pack(*numbers(self))
 
 
 class Sized(Fixed):
@@ -157,7 +158,54 @@ class Empty(Message):
         return ()
 
 
-def _getter(names: list[str]) -> Callable[[Any], tuple[int, ...]]:
+class Counted(Message):
+    """A message that ends in `data`: the last number of `layout` says how much of it there is.
+
+    Attributes:
+        padded: What follows the data is padding; otherwise there may be nothing more.
+    """
+
+    __slots__ = ()
+
+    padded: ClassVar[bool] = False
+    data: Data
+
+    @property
+    def count(self) -> int:
+        """How much data that is."""
+        return len(self.data)
+
+    @classmethod
+    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
+        """Read a payload; see `Message.parse`."""
+        head, data = cls.read(payload)
+        return cast(Any, cls)(*head, data)  # type: ignore[no-any-return]
+
+    @classmethod
+    def read(cls, payload: Data) -> tuple[list[int], Data]:
+        """Return the numbers before the count, and the data. Raises as `parse`."""
+        size = cls.layout.size
+        if len(payload) < size:
+            raise wrong_size(cls, payload)
+        *head, count = cls.layout.unpack_from(payload)
+        end = size + count
+        if end > len(payload) or (end < len(payload) and not cls.padded):
+            raise wrong_size(cls, payload, end)
+        return head, payload[size:end]
+
+    def parts(self) -> tuple[Data, ...]:
+        """Return the payload in pieces."""
+        return (self.layout.pack(*numbers(self), len(self.data)), self.data)
+
+
+def numbers(message: Any) -> tuple[int, ...]:
+    """Return the fields of a message but for its data, in the order of its layout."""
+    return _getter(cast(Hashable, type(message)))(message)
+
+
+@functools.cache
+def _getter(kind: Any) -> Callable[[Any], tuple[int, ...]]:
+    names = [field.name for field in fields(kind) if field.name != "data"]
     if len(names) == 1:
         get = operator.attrgetter(names[0])
         return lambda message: (get(message),)
@@ -180,9 +228,3 @@ def too_much(kind: type[Message], count: int, asked: int) -> MalformedError:
     return MalformedError(
         "size_wrong", f"{kind.__name__}: {count} bytes, and {asked} were asked for"
     )
-
-
-def check_room(kind: type[Message], payload: Data, room: int) -> None:
-    """See that a reply is no longer than the `room` its command gave it; raise `MalformedError`."""
-    if len(payload) > room:
-        raise too_much(kind, len(payload), room)

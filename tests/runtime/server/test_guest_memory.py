@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from support.edu_client import (
     dma_done,
     until,
 )
+from support.open_descriptors import opened
 from support.raw_client import GET, SET, Client, RefusedError
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.protocol import Limits
@@ -133,6 +135,27 @@ def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve, caplog) -> N
         assert client.read(0, 0, 4) == b"\xed\x00\x00\x01"
         gone = [row for row in caplog.records if getattr(row, "event", None) == "disconnected"]
         assert [row.fields["why"] for row in gone] == ["the client closed its end"]
+
+
+def test_a_device_whose_transfer_was_cut_off_is_closed_whole(serve) -> None:
+    """No error that the server kept holds the buffer that was being written from."""
+    gc.collect()
+    gc.disable()  # which would find such an error some time
+    try:
+        served = serve(Edu(dma_seconds=0))
+        [fd] = {memory.fd for memory in served.device._kit_owned}
+        inode = os.fstat(fd).st_ino
+        with served.client() as client:
+            client.dma_map(0, 4096)
+            dma(client, BUFFER, 0, 100, from_device=True)
+            while client.message()[1] != raw.DMA_WRITE:
+                pass
+        until(lambda: served.server.client is None)
+        served.stop()
+        left = [int(one.split()[0]) for one in opened() if "bar0" in one]
+        assert inode not in [os.fstat(one).st_ino for one in left]
+    finally:
+        gc.enable()
 
 
 def test_work_under_way_waits_for_its_part_of_the_memory(serve) -> None:
