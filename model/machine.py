@@ -206,11 +206,12 @@ class Machine:
     def _selected(self) -> dict[tuple[str, str], str]:
         """The next steps that the routing rule selects."""
         rule = self.spec.routing_rule()
+        refused = {(row.from_, row.to) for row in self.spec.refusals}
         return {
             (state.name, target): first
             for state in self.states
             for target, first in self.first_steps(state.name, rule).items()
-            if target not in self.not_settable and self.spec.refusal(state.name, target) is None
+            if target not in self.not_settable and (state.name, target) not in refused
         }
 
     def _skipping(self) -> dict[tuple[str, str], str]:
