@@ -4,7 +4,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHONS := 3.11 3.12 3.13
-ROOMS := model runtime verifier diagrams cli
+ROOMS := model runtime verifier diagrams generators cli
 # What is run from the repository and is not installed.
 SCRIPTS := tools examples
 # How many processes share the tests, each file whole in one of them. 0: none but pytest's own,

@@ -20,7 +20,7 @@ from made_page import write_or_compare
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "design.md"
-ROOMS: Final = ("cli", "diagrams", "verifier", "runtime", "model")
+ROOMS: Final = ("cli", "diagrams", "generators", "verifier", "runtime", "model")
 WITH_WINGS: Final = ("verifier", "runtime")
 BEGIN: Final = "<!-- rooms: made by tools/rooms_picture.py from the imports; do not edit. -->\n"
 END: Final = "<!-- end of rooms -->\n"

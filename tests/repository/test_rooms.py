@@ -56,6 +56,7 @@ OUTSIDE = {
     "runtime": set[str](),
     "verifier": {"z3", "cvc5"},
     "diagrams": {"graphviz", "pygraphviz"},
+    "generators": set[str](),
     "cli": {"shtab"},
 }
 # Files that may import one more: each only when it is used, and never from another file.

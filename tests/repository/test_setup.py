@@ -136,7 +136,7 @@ class Copy:
         shutil.copytree(ROOT / "requirements", place / "requirements")
         for name in ("Makefile", "pyproject.toml"):
             shutil.copy(ROOT / name, place)
-        for room in ("src", "model", "runtime", "verifier", "diagrams", "cli"):
+        for room in ("src", "model", "runtime", "verifier", "diagrams", "generators", "cli"):
             (place / room).mkdir()
 
     def setup(self, *arguments: str) -> str:

@@ -1,0 +1,28 @@
+"""The engine as source: C, Rust and Python that other programs take in, and the proof that it fits.
+
+`compile_table` turns a table into what every language needs; `c_files`, `rust_file` and
+`python_file` write it down; `answers` has the engine of this package answer every request there is,
+and a program beside each engine gives the same answers, byte for byte.
+"""
+
+from vfio_migration.generators.answers import answers
+from vfio_migration.generators.c_engine import c_files
+from vfio_migration.generators.c_evidence import c_evidence
+from vfio_migration.generators.c_like import LIKE, like_file
+from vfio_migration.generators.compiled import Compiled, compile_table
+from vfio_migration.generators.python_engine import python_evidence, python_file
+from vfio_migration.generators.rust_engine import rust_evidence, rust_file
+
+__all__ = [
+    "LIKE",
+    "Compiled",
+    "answers",
+    "c_evidence",
+    "c_files",
+    "compile_table",
+    "like_file",
+    "python_evidence",
+    "python_file",
+    "rust_evidence",
+    "rust_file",
+]

@@ -1,0 +1,102 @@
+"""Identifiers made of the names of a table.
+
+A name of a table is a letter, then letters, digits, `_` and `-`. What becomes one identifier is
+refused, not numbered: whoever reads the code looks for the names of the specification.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from vfio_migration.model import Mistake, SpecError
+
+_PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+# fmt: off
+_RUST_WORDS: Final = frozenset((
+    "abstract", "become", "box", "const", "crate", "do", "dyn", "enum", "extern", "false", "fn",
+    "gen", "impl", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub",
+    "ref", "self", "static", "struct", "super", "trait", "true", "type", "typeof", "unsafe",
+    "unsized", "use", "virtual", "where",
+))
+# fmt: on
+_TEMPLATES: Final = Path(__file__).parent / "templates"
+_PLACE: Final = re.compile(r"^( *)@(\w+)@\n|@(\w+)@", re.MULTILINE)
+
+
+def constant(name: str) -> str:
+    """Return a name as a constant is written: upper case, `_` for `-`."""
+    return name.replace("-", "_").upper()
+
+
+def camel(name: str) -> str:
+    """Return a name as a variant of a Rust enum is written."""
+    return "".join(part[:1].upper() + part[1:].lower() for part in re.split(r"[-_]", name))
+
+
+def distinct(named: Iterable[tuple[str, str, str]], language: str) -> None:
+    """Refuse two names that become one identifier.
+
+    Args:
+        named: Of each: what it is, its name in the table, the identifier.
+        language: In which they are identifiers.
+
+    Raises:
+        SpecError: Two are the same.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    mistakes = []
+    for kind, name, identifier in named:
+        other = seen.setdefault(identifier, (kind, name))
+        if other != (kind, name):
+            problem = f"becomes {identifier} in {language}, as the {other[0]} {other[1]} does"
+            mistakes.append(Mistake(kind, name, problem, "rename one of the two"))
+    if mistakes:
+        raise SpecError(mistakes)
+
+
+def prefix_of(given: str | None, table: str) -> str:
+    """Return what every name of the generated C begins with.
+
+    Raises:
+        SpecError: It is not the beginning of an identifier.
+    """
+    prefix = table.replace("-", "_").lower() if given is None else given.removesuffix("_")
+    if not _PREFIX.fullmatch(prefix):
+        hint = "a letter, then letters, digits and _, as in my_device"
+        raise SpecError([Mistake("--prefix", given or table, "cannot begin a name in C", hint)])
+    return prefix
+
+
+def module_of(given: str | None, table: str) -> str:
+    """Return what a generated module is called.
+
+    Raises:
+        SpecError: No module of Rust or Python can be called that.
+    """
+    name = table.replace("-", "_").lower() if given is None else given
+    if not _PREFIX.fullmatch(name) or keyword.iskeyword(name) or name in _RUST_WORDS:
+        hint = "a letter, then letters, digits and _, and no word of the language"
+        raise SpecError(
+            [Mistake("--module", given or table, "cannot be the name of a module", hint)]
+        )
+    return name
+
+
+def filled(template: str, values: dict[str, str]) -> str:
+    """Return a template with the values put in for `@name@`.
+
+    A place that stands on a line of its own takes as many lines as its value has, each moved in as
+    far as the place stands; if the value is empty the line goes.
+    """
+
+    def put(found: re.Match[str]) -> str:
+        if found[3] is not None:
+            return values[found[3]]
+        lines = values[found[2]].splitlines()
+        return "".join(f"{found[1]}{line}".rstrip() + "\n" for line in lines)
+
+    return _PLACE.sub(put, (_TEMPLATES / template).read_text("utf-8"))
