@@ -30,6 +30,7 @@ The rest, by what it is for:
 - `vfio_migration.runtime.coordinator`: live migration; `coordinator.save`, `coordinator.recover`
 - `vfio_migration.verifier`: the prover (extra "verify")
 - `vfio_migration.diagrams`: pictures and tables (extra "diagrams")
+- `vfio_migration.generators`: the engine as source, in C, Rust and Python
 - `vfio_migration.cli`: the command; `python -m vfio_migration` runs it
 """
 

@@ -1,6 +1,6 @@
 """Every byte of the generated tables counts: change one, and the answers are others.
 
-The table is found in the program that was built, byte by byte, and a copy of the program is changed.
+The table is found in the program that was built, and one byte of a copy of it is changed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The compilers of this machine, for what is generated; one that is missing is said.
 
-`zig cc` is clang with everything it needs, from the package `ziglang`; it is used where it is there.
+`zig cc` is clang with all that it needs, from the package `ziglang`; it is used where it is there.
 """
 
 from __future__ import annotations

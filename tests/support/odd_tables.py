@@ -1,4 +1,4 @@
-"""Tables that a generator may stumble over: each is a table that loads, and none is the usual one."""
+"""Tables that a generator may stumble over: each loads, and all but the first are unusual."""
 
 from __future__ import annotations
 
