@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import compilers
-import generated
 import pytest
-from odd_tables import TABLES
-from samples import sample_where
+
+from support import compilers, generated
+from support.odd_tables import TABLES
+from support.samples import sample_where
 
 QUICK = ("vfio-v2", "strange-answers")
 """The tables of `make test`; `make exhaustive` takes the others."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import compilers
-import generated
 import pytest
-from samples import sample
+
+from support import compilers, generated
+from support.samples import sample
 
 TIMEOUT_S = 20
 """A changed table may lead round in a circle; that is noticed too."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import compilers
-from odd_tables import TABLES
-
+from support import compilers
+from support.odd_tables import TABLES
 from vfio_migration.generators import (
     Compiled,
     answers,

@@ -6,8 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from edits import find, spec_of, table_data
-
+from support.table_edits import find, spec_of, table_data
 from vfio_migration.model import Spec, load
 
 DATA = Path(__file__).resolve().parents[1] / "data"
