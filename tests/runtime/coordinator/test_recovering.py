@@ -109,6 +109,7 @@ def test_without_a_journal_in_every_combination_of_states(two: Harness):
     assert told == {"source": 20, "destination": 8, "refused": 36}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("keep", ["source", "destination"])
 def test_keep_in_every_combination_of_states(two: Harness, keep: str):
     """The side that was named runs, the other does not, wherever they stood."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import SPEC, FaultyEdu, FaultyMemory, Harness
+from support.samples import sample
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event, Hooks, MigrationFailedError
 from vfio_migration.runtime.files import compression
@@ -76,7 +77,7 @@ def size_of(harness: Harness) -> int:
 
 
 @pytest.mark.parametrize("how", [flip, cut, drop, double], ids=lambda how: how.__name__)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sample(KINDS, 2))
 def test_a_damaged_stream_is_refused(harness: Harness, kind: str, how: Callable[[int], Mangle]):
     """At any place: the destination refuses, and the source goes on with the whole state."""
     harness.serve("s0", KINDS[kind])
