@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vfio_migration.diagrams import Format
     from vfio_migration.model import Machine, Spec
     from vfio_migration.model.plan import Plans
+    from vfio_migration.model.sources.read import Reading
 
 PICTURE_FORMATS: Final[tuple[Format, ...]] = ("svg", "png", "pdf", "dot", "mmd", "json")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
@@ -76,14 +77,52 @@ def json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_spec(path: str | None) -> Spec:
-    """Load the table a command is about: a file, or a form that `history.toml` lists."""
-    from vfio_migration.model import load
+    """Load the table a command is about: a file, a form of `history.toml`, or a source."""
+    return read_table(path)[0]
 
-    if path is None or os.sep in path:
-        return load(path)
+
+def read_table(path: str | None) -> tuple[Spec, Reading | None]:
+    """Load a table, and what else its source says if it is one that `import` reads."""
+    from vfio_migration.model import SpecError, load
     from vfio_migration.model.history import named
+    from vfio_migration.model.sources.files import is_source
 
-    return named(path) or load(path)
+    if path is None:
+        return load(), None
+    form = None if os.sep in path else named(path)
+    if form is not None:
+        return form, None
+    if is_source(path):
+        from vfio_migration.model.sources.read import read
+
+        reading = read([path], load())
+        return reading.spec, reading
+    try:
+        return load(path), None
+    except SpecError:
+        _refuse_another_kind(path)
+        raise
+
+
+def _refuse_another_kind(path: str) -> None:
+    """Refuse a table that is none of the migration but of the connection, or of plans."""
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.load import parse, read_bytes
+    from vfio_migration.model.plan import Plans
+    from vfio_migration.model.raw_rows import sections_of
+    from vfio_migration.model.spec import Spec
+    from vfio_migration.model.wire import Wire
+
+    try:
+        keys = set(parse(read_bytes(path)))
+    except SpecError:
+        return  # that it is not valid TOML has been said
+    own = set(sections_of(Spec))
+    for kind, called, option in ((Wire, "the connection", "--wire"), (Plans, "plans", "--plans")):
+        theirs = set(sections_of(kind)) - own
+        if len(keys & theirs) > len(keys & own):
+            problem = f"is a table of {called}, and not one of states and arcs"
+            refuse("SPEC", path, problem, f"give it to a command that takes {option} FILE")
 
 
 def read_plans(spec: Spec, path: str | None) -> Plans | None:

@@ -6,30 +6,35 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import arguments as options
+from vfio_migration.cli.files import refuse
 
 if TYPE_CHECKING:
     from vfio_migration.model import Spec
+    from vfio_migration.model.sources.read import Reading
+    from vfio_migration.verifier.report.letter import Letter
 
 _HELP = """\
 Compare the behaviour of two tables: rows that differ, requests whose path moved, arcs that drivers
 have to take, and compatibility: whether a client or a driver that knows only OLD can work with a
 device that follows NEW. Each "fails" comes with a shortest sequence that shows it, which has been
-run on live engines of both tables. The definitions (1) to (6) are in docs/compatibility.md.
+run on live engines of both tables. The definitions (1) to (6) are in docs/compatibility.md. Both
+tables are verified, and what is newly violated, still violated and newly proved is listed.
 
-OLD and NEW are table files, sources that `import` reads, or names: builtin, linux-6.2, linux-6.1,
-linux-5.18-without-p2p, vfio-user.
+OLD and NEW are table files, sources that `import` reads (a file, a tree, git:REV), or names:
+builtin, linux-6.2, linux-6.1, linux-5.18-without-p2p, vfio-user.
 
 examples:
   vfio-migration diff builtin my_table.toml
   vfio-migration diff linux-6.1 builtin              # what Linux 6.2 changed
   vfio-migration diff builtin ~/linux                # a source, as `import` reads it
+  vfio-migration diff git:HEAD~1 git:HEAD --format mail
   vfio-migration diff my_table.toml builtin          # new clients, old devices
   vfio-migration diff builtin my_table.toml --require 1 6
   vfio-migration diff builtin my_table.toml --format mail
   vfio-migration diff builtin my_table.toml --json | jq .compatible
 """
 
-_FORMATS = ("text", "mail", "md", "json")
+_FORMATS = ("text", "mail", "md", "json", "sarif")
 
 
 def add(commands: Any) -> None:
@@ -50,7 +55,19 @@ def add(commands: Any) -> None:
         "--format",
         choices=_FORMATS,
         default="text",
-        help="text (the default), mail (72 columns, the summary first), md, or json",
+        help="text (the default), mail (72 columns, the summary first), md, json, or sarif",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="ID",
+        nargs="+",
+        action="extend",
+        help="the obligations (T4) or families (T) that are decided for both",
+    )
+    parser.add_argument(
+        "--no-obligations",
+        action="store_true",
+        help="decide no obligation: only what a client and a driver see is compared",
     )
     options.json_option(parser)
     parser.set_defaults(run=run)
@@ -62,22 +79,40 @@ def run(arguments: argparse.Namespace) -> int:
 
     # An answer in JSON is one object, and so is a complaint.
     arguments.json = arguments.json or arguments.format == "json"
-    old, new = _read(arguments.old), _read(arguments.new)
+    (old, _), (new, reading) = options.read_table(arguments.old), options.read_table(arguments.new)
     from vfio_migration.verifier.comparison.definitions import definition
     from vfio_migration.verifier.comparison.report import FORMATS, compare, to_data
 
     require = [definition(name).id for name in arguments.require or ()]
-    comparison = compare(old, new, (arguments.old, arguments.new), require)
-    if arguments.json:
+    names = (arguments.old, arguments.new)
+    letter = None if arguments.no_obligations else _verified(arguments, old, new, reading)
+    comparison = compare(old, new, names, require, letter)
+    if arguments.format == "sarif":
+        from vfio_migration.cli.verdicts import sarif_of
+
+        if letter is None:
+            refuse("--format", "sarif", "reports obligations", "leave out --no-obligations")
+        print(sarif_of(letter, arguments.new, reading), end="")
+    elif arguments.json:
         print_json(to_data(comparison))
     else:
         print(printable("\n".join(FORMATS[arguments.format](comparison))))
     return {True: YES, False: NO, None: UNKNOWN}[comparison.compatible]
 
 
-def _read(name: str) -> Spec:
-    """Load a table, or make one of a source."""
-    from vfio_migration.model import load
-    from vfio_migration.model.sources.read import is_source, read
+def _verified(
+    arguments: argparse.Namespace, old: Spec, new: Spec, reading: Reading | None
+) -> Letter:
+    """Decide the obligations for both tables."""
+    from vfio_migration.cli.verdicts import letter_of
+    from vfio_migration.verifier import select, verify
+    from vfio_migration.verifier.solver.workers import processors
 
-    return read([name], load()).spec if is_source(name) else options.read_spec(name)
+    reports = [verify(spec, only=arguments.only, jobs=processors()) for spec in (old, new)]
+    return letter_of(
+        arguments.new,
+        reports[1],
+        select(arguments.only),
+        against=(arguments.old, reports[0]),
+        reading=reading,
+    )

@@ -7,17 +7,20 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfio_migration.cli import arguments as options
 from vfio_migration.cli import files
+from vfio_migration.cli.output import NO, UNKNOWN, YES
 
 if TYPE_CHECKING:
     from vfio_migration.model import CapabilitySet, Spec
+    from vfio_migration.model.sources.read import Reading
     from vfio_migration.verifier import Obligation, Report, Verdict
     from vfio_migration.verifier.report.junit_sarif import Context
+    from vfio_migration.verifier.report.letter import Letter
     from vfio_migration.verifier.solver.smtlib import Origin
 
 _HELP = """\
@@ -27,6 +30,8 @@ premise happens; or show a shortest run that breaks it.
 examples:
   vfio-migration verify
   vfio-migration verify my_table.toml
+  vfio-migration verify drivers/vfio/vfio_main.c      # a source, as `import` reads it; or git:REV
+  vfio-migration verify my_table.toml --against builtin --format mail    # only what changed
   vfio-migration verify --only T4 T5               # or a whole family: --only T
   vfio-migration verify --profile vfio-user
   vfio-migration verify --json | jq .outcome
@@ -36,6 +41,7 @@ examples:
   vfio-migration verify --only T1 --solver both    # z3 and cvc5, which must agree
 """
 
+_FORMATS = ("text", "mail", "md", "json", "sarif")
 _SOLVERS = ("z3", "cvc5", "both")
 
 
@@ -45,6 +51,17 @@ def add(commands: Any) -> None:
         "verify", help="prove a table, or show what breaks", description=_HELP
     )
     options.spec_argument(parser)
+    parser.add_argument(
+        "--against",
+        metavar="OLD",
+        help="show only what is otherwise than for this table: a file, a source, or a name",
+    )
+    parser.add_argument(
+        "--format",
+        choices=_FORMATS,
+        default="text",
+        help="text (the default), mail (72 columns, the summary first), md, json, or sarif",
+    )
     parser.add_argument(
         "--only",
         metavar="ID",
@@ -110,24 +127,30 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify; 0 if all is proved, 1 if anything is violated, 3 if anything is unknown."""
-    from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json
+    from vfio_migration.cli.output import print_json, printable
     from vfio_migration.cli.progress import Progress
     from vfio_migration.model.wire import load_wire
 
+    # An answer in JSON is one object, and so is a complaint.
+    arguments.json = arguments.json or arguments.format == "json"
     files.keep_apart(
         {"--junit": arguments.junit, "--sarif": arguments.sarif},
         {
             "SPEC": arguments.spec,
+            "--against": arguments.against,
             "--plans": arguments.plans,
             "--wire": arguments.wire,
             "--claims": arguments.claims,
         },
     )
-    spec = options.read_spec(arguments.spec)
+    spec, reading = options.read_table(arguments.spec)
     spec.profile(arguments.profile)
+    old = None if arguments.against is None else options.read_spec(arguments.against)
     plans = options.read_plans(spec, arguments.plans)
     wire = load_wire(arguments.wire)
+    from vfio_migration.cli.verdicts import letter_of, sarif_of
     from vfio_migration.verifier import select, verify
+    from vfio_migration.verifier.report import letter as letters
     from vfio_migration.verifier.report.text import to_data
     from vfio_migration.verifier.solver.workers import processors
 
@@ -137,25 +160,15 @@ def run(arguments: argparse.Namespace) -> int:
         _list(chosen, arguments.json)
         return YES
     _check_outputs(arguments)
-    talks = not (arguments.json or arguments.quiet)
+    in_full = not arguments.json and arguments.format == "text" and old is None
+    talks = in_full and not arguments.quiet
     if talks:
-        sets = _sets(spec, arguments.profile)
-        print(
-            f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}, {len(spec.states)} states, "
-            f"{len(spec.arcs)} arcs, {len(sets)} capability sets\n",
-            flush=True,
-        )
+        _head(arguments, spec, reading)
     export = _origin(arguments, spec)
-    with Progress([obligation.id for obligation in chosen], talks) as progress:
 
-        def found(verdict: Verdict) -> None:
-            progress.clear()
-            if talks:
-                _show(verdict, brief=arguments.brief)
-            progress.advance()
-
-        report = verify(
-            spec,
+    def verified(of: Spec, found: Callable[[Verdict], None]) -> Report:
+        return verify(
+            of,
             plans=plans,
             wire=wire,
             profile=arguments.profile,
@@ -165,15 +178,74 @@ def run(arguments: argparse.Namespace) -> int:
             total_timeout=arguments.total_timeout,
             solver=arguments.solver,
             jobs=arguments.jobs or processors(),
-            export=export if arguments.smtlib is not None else None,
+            export=export if arguments.smtlib is not None and of is spec else None,
             progress=found,
         )
-    report, context = _write(arguments, report, chosen, export)
+
+    with Progress([obligation.id for obligation in chosen], talks) as progress:
+
+        def found(verdict: Verdict) -> None:
+            progress.clear()
+            if talks:
+                _show(verdict, brief=arguments.brief)
+            progress.advance()
+
+        before = None if old is None else verified(old, lambda _verdict: None)
+        report = verified(spec, found)
+    report, context = _write(arguments, report, chosen, export, reading)
+    against = None if before is None else (arguments.against, before)
+    name = arguments.spec or "vfio_v2.toml"
+    letter = letter_of(
+        name, report, chosen, against=against, reading=reading, command=export.command
+    )
     if arguments.json:
-        print_json(to_data(report))
-    else:
+        print_json(to_data(report) | _against_data(letter))
+    elif arguments.format == "sarif":
+        print(sarif_of(letter, arguments.spec, reading), end="")
+    elif in_full:
         _summary(report, context, arguments.quiet)
-    return {"proved": YES, "violated": NO, "unknown": UNKNOWN}[report.outcome]
+    else:
+        lines = {"md": letters.markdown, "mail": letters.text}.get(arguments.format)
+        made = letters.text(letter, 100) if lines is None else lines(letter)
+        print(printable("\n".join(made)))
+    return _status(letter)
+
+
+def _status(letter: Letter) -> int:
+    """Return the exit status: of the table, or of what is otherwise than for another one."""
+    outcome = letter.report.outcome
+    if letter.against is not None:
+        kinds = {change.kind for change in letter.changes}
+        unknown = "newly unknown" in kinds
+        outcome = "violated" if letter.violated else "unknown" if unknown else "proved"
+    return {"proved": YES, "violated": NO, "unknown": UNKNOWN}[outcome]
+
+
+def _against_data(letter: Letter) -> dict[str, Any]:
+    """Return what is otherwise than for another table, and what a source changes, as data."""
+    data: dict[str, Any] = {}
+    if letter.against is not None:
+        changes = [
+            {"id": one.verdict.id, "change": one.kind, "old": one.old} for one in letter.changes
+        ]
+        data["against"] = {"name": letter.against[0], "changes": changes}
+    if letter.changed or letter.findings:
+        data["source"] = {"changed": list(letter.changed), "findings": list(letter.findings)}
+    return data
+
+
+def _head(arguments: argparse.Namespace, spec: Spec, reading: Reading | None) -> None:
+    """Say what is verified, and what its source changes."""
+    sets = _sets(spec, arguments.profile)
+    print(
+        f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}, {len(spec.states)} states, "
+        f"{len(spec.arcs)} arcs, {len(sets)} capability sets"
+    )
+    for one in reading.changed if reading is not None else ():
+        print(f"changed: {one.place}: {one.value} {one.problem}")
+    for finding in reading.findings if reading is not None else ():
+        print(f"finding: {finding}")
+    print(flush=True)
 
 
 def _claims(path: str | None) -> tuple[Obligation, ...]:
@@ -222,6 +294,7 @@ def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
 
     profile = arguments.profile or ",".join(row.name for row in spec.profiles)
     words = ["verify", *([operand(arguments.spec)] if arguments.spec else [])]
+    words += ["--against", operand(arguments.against)] if arguments.against else []
     words += ["--profile", profile] if arguments.profile else []
     for option in ("plans", "wire", "claims"):
         given = getattr(arguments, option)
@@ -231,12 +304,14 @@ def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
 
 
 def _write(
-    arguments: argparse.Namespace, report: Report, chosen: Sequence[Obligation], export: Origin
+    arguments: argparse.Namespace,
+    report: Report,
+    chosen: Sequence[Obligation],
+    export: Origin,
+    reading: Reading | None,
 ) -> tuple[Report, Context]:
     """Write what was asked for; return the report with the names of what was written."""
-    from importlib import resources
-    from importlib.metadata import version
-
+    from vfio_migration.cli.verdicts import context_of
     from vfio_migration.verifier.report import junit_sarif as formats
     from vfio_migration.verifier.solver import smtlib
 
@@ -256,14 +331,7 @@ def _write(
                 path = folder / f"{verdict.id}.json"
                 files.write_whole("--traces", path, verdict.example.trace.to_json().encode())
                 saved[verdict.id] = str(path)
-    packaged = Path(str(resources.files("vfio_migration.model") / "vfio_v2.toml"))
-    context = formats.Context(
-        obligations=chosen,
-        origin=arguments.spec,
-        file=Path(arguments.spec or packaged),
-        version=version("vfio-migration"),
-        saved=saved,
-    )
+    context = dataclasses.replace(context_of(chosen, arguments.spec, reading), saved=saved)
     if arguments.junit is not None:
         files.write_whole("--junit", arguments.junit, formats.junit(report, context).encode())
     if arguments.sarif is not None:

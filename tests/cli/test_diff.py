@@ -12,6 +12,7 @@ from vfio_migration.cli.main import main
 from vfio_migration.verifier.comparison import report
 
 MAIL_COLUMNS = 72
+DIFF = ("diff", "--no-obligations")  # those are in test_verify_source.py, and take seconds
 
 
 @pytest.fixture
@@ -25,13 +26,13 @@ def lenient(tmp_path: Path) -> str:
 
 
 def test_a_compatible_change_exits_with_0_and_names_the_warnings(capsys) -> None:
-    assert main(["diff", "linux-5.18-without-p2p", "builtin"]) == 0
+    assert main([*DIFF, "linux-5.18-without-p2p", "builtin"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "linux-5.18-without-p2p to builtin: compatible by (3) and (5); (1), (4) fail"
 
 
 def test_an_incompatible_change_exits_with_1_and_shows_how(capsys, lenient: str) -> None:
-    assert main(["diff", "builtin", lenient]) == 1
+    assert main([*DIFF, "builtin", lenient]) == 1
     out = capsys.readouterr().out
     assert "  - refusal STOP_COPY -> PRE_COPY_P2P\n" in out
     assert out.endswith(": not compatible, for (5) fails; (1), (2), (4), (6) fail\n")
@@ -44,14 +45,14 @@ def test_an_incompatible_change_exits_with_1_and_shows_how(capsys, lenient: str)
 
 
 def test_the_definitions_that_decide_can_be_named(capsys, lenient: str) -> None:
-    assert main(["diff", "builtin", lenient, "--require", "3"]) == 0
-    assert main(["diff", "linux-6.1", "builtin", "--require", "1", "(6)"]) == 1
-    assert main(["diff", "linux-6.1", "builtin", "--require", "7"]) == 2
+    assert main([*DIFF, "builtin", lenient, "--require", "3"]) == 0
+    assert main([*DIFF, "linux-6.1", "builtin", "--require", "1", "(6)"]) == 1
+    assert main([*DIFF, "linux-6.1", "builtin", "--require", "7"]) == 2
     assert '--require: "7": is not a definition; there are 1, 2' in capsys.readouterr().err
 
 
 def test_the_shape_of_the_json(capsys, lenient: str) -> None:
-    assert main(["diff", "builtin", lenient, "--json"]) == 1
+    assert main([*DIFF, "builtin", lenient, "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
     assert data["compatible"] is False
     assert data["changes"][0].keys() == {"what", "kind", "name", "old", "new", "flags"}
@@ -66,7 +67,7 @@ def test_the_shape_of_the_json(capsys, lenient: str) -> None:
 
 
 def test_json_of_a_compatible_change_distinguishes_nothing(capsys) -> None:
-    assert main(["diff", "linux-6.1", "linux-6.2", "--format", "json"]) == 0
+    assert main([*DIFF, "linux-6.1", "linux-6.2", "--format", "json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["compatible"], data["distinguishing"]) == (True, None)
 
@@ -74,14 +75,14 @@ def test_json_of_a_compatible_change_distinguishes_nothing(capsys) -> None:
 @pytest.mark.parametrize("tables", [("linux-5.18-without-p2p", "builtin"), ("builtin", "LENIENT")])
 def test_mail_fits_into_72_columns_and_says_the_outcome_first(capsys, tables, lenient) -> None:
     old, new = (lenient if name == "LENIENT" else name for name in tables)
-    main(["diff", old, new, "--format", "mail"])
+    main([*DIFF, old, new, "--format", "mail"])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[1:])) <= MAIL_COLUMNS
     assert "compatible" in " ".join(lines[:3])
 
 
 def test_markdown_has_a_row_for_each_definition(capsys) -> None:
-    main(["diff", "linux-6.1", "builtin", "--format", "md"])
+    main([*DIFF, "linux-6.1", "builtin", "--format", "md"])
     out = capsys.readouterr().out
     assert [line[:4] for line in out.splitlines() if line.startswith("| (")] == [
         f"| ({number}" for number in range(1, 7)
@@ -91,12 +92,12 @@ def test_markdown_has_a_row_for_each_definition(capsys) -> None:
 
 def test_engines_that_disagree_with_the_search_exit_with_3(capsys, monkeypatch) -> None:
     monkeypatch.setattr(report, "confirm", lambda _decision: "they do otherwise")
-    assert main(["diff", "builtin", "builtin"]) == 3
+    assert main([*DIFF, "builtin", "builtin"]) == 3
     assert "builtin to builtin: unknown" in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_table_exits_with_2(capsys, tmp_path: Path) -> None:
-    assert main(["diff", "builtin", str(tmp_path / "absent.toml")]) == 2
+    assert main([*DIFF, "builtin", str(tmp_path / "absent.toml")]) == 2
     assert "cannot be read" in capsys.readouterr().err
-    assert main(["diff", "builtin", str(tmp_path / "absent.toml"), "--json"]) == 2
+    assert main([*DIFF, "builtin", str(tmp_path / "absent.toml"), "--json"]) == 2
     assert "error" in json.loads(capsys.readouterr().out)

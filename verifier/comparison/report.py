@@ -20,6 +20,8 @@ from vfio_migration.verifier.comparison.compatibility import (
 )
 from vfio_migration.verifier.comparison.confirm import confirm
 from vfio_migration.verifier.comparison.definitions import DEFINITIONS, Definition
+from vfio_migration.verifier.report import letter as letters
+from vfio_migration.verifier.report.letter import Letter
 
 Verdict = Literal["holds", "fails", "unknown"]
 """Unknown: the live engines do not do what the search says they do."""
@@ -65,6 +67,7 @@ class Comparison:
         names: What they are called in messages.
         changes: What differs.
         judgements: One for each definition.
+        letter: What became of the obligations, or None if they were not decided.
     """
 
     old: Spec
@@ -72,6 +75,7 @@ class Comparison:
     names: tuple[str, str]
     changes: tuple[Change, ...]
     judgements: tuple[Judgement, ...]
+    letter: Letter | None = None
 
     @property
     def compatible(self) -> bool | None:
@@ -83,7 +87,11 @@ class Comparison:
 
 
 def compare(
-    old: Spec, new: Spec, names: tuple[str, str] = ("OLD", "NEW"), require: Sequence[str] = ()
+    old: Spec,
+    new: Spec,
+    names: tuple[str, str] = ("OLD", "NEW"),
+    require: Sequence[str] = (),
+    letter: Letter | None = None,
 ) -> Comparison:
     """Compare two tables.
 
@@ -92,6 +100,7 @@ def compare(
         new: NEW.
         names: What they are called in messages.
         require: The definitions that decide, by name; by default those that say so.
+        letter: What became of the obligations, if they were decided.
 
     Raises:
         SpecError: The tables have no capability set in common, or do not hold together for one.
@@ -102,7 +111,7 @@ def compare(
         _judge(row, paired, decides=row.id in require if require else row.decides)
         for row in DEFINITIONS
     )
-    return Comparison(old, new, names, found, judged)
+    return Comparison(old, new, names, found, judged, letter)
 
 
 def _judge(definition: Definition, paired: Sequence[Pairing], *, decides: bool) -> Judgement:
@@ -143,7 +152,23 @@ def to_data(comparison: Comparison) -> dict[str, Any]:
         ],
         "definitions": [_judgement_data(judged) for judged in comparison.judgements],
         "distinguishing": None if shown is None else _steps_data(shown),
+        "obligations": _obligations_data(comparison.letter),
     }
+
+
+def _obligations_data(letter: Letter | None) -> list[dict[str, Any]] | None:
+    if letter is None:
+        return None
+    return [
+        {
+            "id": change.verdict.id,
+            "change": change.kind,
+            "old": change.old,
+            "new": change.verdict.outcome,
+            "violation": change.verdict.example.text if change.verdict.example else None,
+        }
+        for change in letter.changes
+    ]
 
 
 def _judgement_data(judged: Judgement) -> dict[str, Any]:
@@ -207,20 +232,23 @@ def text(comparison: Comparison) -> list[str]:
         "",
         *_judgement_lines(comparison, 100),
         "",
+        *([] if comparison.letter is None else [*letters.text(comparison.letter, 100), ""]),
         _last(comparison),
     ]
 
 
 def mail(comparison: Comparison) -> list[str]:
     """Return plain text in 72 columns, the summary first: fit for a reply or a cover letter."""
+    letter = comparison.letter
     lines = [
         _last(comparison),
+        *([] if letter is None else [*letters.text(letter, letters.WIDTH)]),
         "",
-        *_judgement_lines(comparison, 72),
+        *_judgement_lines(comparison, letters.WIDTH),
         "",
         *_change_lines(comparison),
     ]
-    return [part for line in lines for part in _folded(line, 72)]
+    return [part for line in lines for part in letters.folded(line, letters.WIDTH)]
 
 
 def markdown(comparison: Comparison) -> list[str]:
@@ -241,7 +269,9 @@ def markdown(comparison: Comparison) -> list[str]:
         if judged.shortest is not None:
             title = f"({judged.definition.id}) {judged.definition.title}"
             lines += ["", f"{title}:", "", "```text", *_shown(judged, judged.shortest), "```"]
-    return [*lines, "", "```text", *_change_lines(comparison), "```"]
+    lines += ["", "```text", *_change_lines(comparison), "```"]
+    letter = comparison.letter
+    return lines if letter is None else [*lines, "", *letters.markdown(letter)]
 
 
 def _last(comparison: Comparison) -> str:
@@ -297,12 +327,18 @@ def _judgement_lines(comparison: Comparison, width: int) -> Iterator[str]:
         mark = "decides" if judged.decides else "warning" if judged.verdict != "holds" else ""
         row = judged.definition
         yield f"  ({row.id}) {judged.verdict:<8}{row.title:<32}{mark}".rstrip()
+    shown: dict[tuple[str, ...], str] = {}
     for judged in comparison.judgements:
         if judged.shortest is None:
             continue
         yield ""
         yield from textwrap.wrap(f"({judged.definition.id}) {judged.definition.statement}", width)
-        yield from _shown(judged, judged.shortest)
+        lines = tuple(_shown(judged, judged.shortest))
+        first = shown.setdefault(lines, judged.definition.id)
+        if first != judged.definition.id:
+            yield f"  fails as ({first}) does, with the same sequence"
+            continue
+        yield from lines
         if judged.unconfirmed is not None:
             yield f"  unknown: {judged.unconfirmed}"
         else:
@@ -382,13 +418,6 @@ def _outcome(outcome: Outcome) -> str:
 
 def _place(position: Position) -> str:
     return f"{position.state}{' with a data session' if position.open else ''}"
-
-
-def _folded(line: str, width: int) -> list[str]:
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    if len(line) <= width:
-        return [line]
-    return textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 FORMATS: dict[str, Callable[[Comparison], list[str]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from vfio_migration.model import Spec, Step
 from vfio_migration.verifier.solver.obligation import Example
@@ -63,13 +64,24 @@ def _index(rows: Iterator[object], wanted: object) -> int | None:
     return next((index for index, row in enumerate(rows) if row == wanted), None)
 
 
-def described(spec: Spec, row: str) -> str:
-    """A row with its title and source; just its place if it is none of this table's."""
+def _row(spec: Spec, row: str) -> Any:
+    """The row at a place, or None if it is none of this table's."""
     match = _ROW.fullmatch(row)
     rows = getattr(spec, match[1], ()) if match else ()
-    if match is None or int(match[2]) >= len(rows):
+    return rows[int(match[2])] if match is not None and int(match[2]) < len(rows) else None
+
+
+def source(spec: Spec, row: str) -> str:
+    """The source of a row; empty if it is none of this table's."""
+    found = _row(spec, row)
+    return "" if found is None else str(found.source)
+
+
+def described(spec: Spec, row: str) -> str:
+    """A row with its title and source; just its place if it is none of this table's."""
+    found = _row(spec, row)
+    if found is None:
         return row
-    found = rows[int(match[2])]
     title = found.name if hasattr(found, "name") else str(found)
     return f"{row} ({title}; {found.source})"
 

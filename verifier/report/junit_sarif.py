@@ -6,7 +6,7 @@ import json
 import re
 import urllib.parse
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Context:
         file: Where the text of the table can be read.
         version: The version of this program.
         saved: Where traces were written, by obligation.
+        source: If the table is made of a source: the places in it that were changed. Rows are
+            pointed at where the source has them, and what no row is to blame for at the first.
     """
 
     obligations: Sequence[Obligation]
@@ -37,6 +39,7 @@ class Context:
     file: Path
     version: str
     saved: Mapping[str, str]
+    source: tuple[str, ...] | None = None
 
     def obligation(self, verdict: Verdict) -> Obligation:
         """The obligation a verdict is about."""
@@ -126,13 +129,14 @@ def _xml(text: str) -> str:
 # --- SARIF ---
 
 
-def sarif(report: Report, context: Context) -> str:
+def sarif(report: Report, context: Context, shown: Collection[str] | None = None) -> str:
     """Return SARIF 2.1.0: obligations are rules, violations are results at their table rows.
 
-    What is unknown is no result but a notification of the tool, as SARIF has it: then the run was
+    Of `shown` are the identifiers of the violations that are results; all by default. What is
+    unknown is no result but a notification of the tool, as SARIF has it: then the run was
     no success.
     """
-    text = context.file.read_text("utf-8")
+    text = "" if context.source is not None else context.file.read_text("utf-8")
     uri = urllib.parse.quote(context.origin or context.file.name)
     unknown = [verdict for verdict in report.verdicts if verdict.outcome == "unknown"]
     index = {obligation.id: number for number, obligation in enumerate(context.obligations)}
@@ -143,12 +147,12 @@ def sarif(report: Report, context: Context) -> str:
             "kind": "fail",
             "level": "error",
             "message": {"text": context.described(report, verdict)},
-            "locations": [_location(report, verdict, uri, text)],
+            "locations": [_location(report, verdict, context, text)],
             "partialFingerprints": {"obligation/v1": f"{report.spec.name}/{verdict.id}"},
             **_flow(verdict, uri),
         }
         for verdict in report.verdicts
-        if verdict.outcome == "violated"
+        if verdict.outcome == "violated" and (shown is None or verdict.id in shown)
     ]
     data = {
         "$schema": SARIF_SCHEMA,
@@ -195,18 +199,38 @@ def _rule(obligation: Obligation) -> dict[str, Any]:
     }
 
 
-def _location(report: Report, verdict: Verdict, uri: str, text: str) -> dict[str, Any]:
+def _location(report: Report, verdict: Verdict, context: Context, text: str) -> dict[str, Any]:
     """The row of the table; the table as a whole where no row is to blame."""
     blamed = rows.blamed(report.spec, verdict.example) if verdict.example else None
     row = blamed[1] if blamed else None
-    found = rows.lines(text, row) if row else None
-    physical: dict[str, Any] = {"artifactLocation": {"uri": uri}}
+    if context.source is None:
+        uri = context.origin or context.file.name
+        found = rows.lines(text, row) if row else None
+    else:
+        uri, found = _in_source(report, context, row)
+    physical: dict[str, Any] = {"artifactLocation": {"uri": urllib.parse.quote(uri)}}
     if found is not None:
         physical["region"] = {"startLine": found[0], "endLine": found[1]}
     location: dict[str, Any] = {"physicalLocation": physical}
     if row is not None:
         location["logicalLocations"] = [{"fullyQualifiedName": row, "kind": "member"}]
     return location
+
+
+_PLACE = re.compile(r"(?:git:[^:]+:)?(.+):(\d+)")
+"""A file and a line, of a commit or not."""
+
+
+def _in_source(
+    report: Report, context: Context, row: str | None
+) -> tuple[str, tuple[int, int] | None]:
+    """The file and line from which a row is made, or else the first that was changed."""
+    of_row = "" if row is None else rows.source(report.spec, row).partition(";")[0]
+    for place in (of_row, *(context.source or ())):
+        found = _PLACE.fullmatch(place)
+        if found is not None:
+            return found[1], (int(found[2]), int(found[2]))
+    return context.origin or context.file.name, None
 
 
 def _flow(verdict: Verdict, uri: str) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""`verify` and `diff` of a patched source: what a reviewer reads, and what tools read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support import c_sources
+from vfio_migration.cli.main import main
+from vfio_migration.model import load
+
+MAIL_COLUMNS = 72
+LINE = "is not an arc, so no driver takes it"
+
+
+@pytest.fixture
+def patched(tmp_path: Path, monkeypatch) -> str:
+    """A vfio_main.c in which RUNNING -> STOP sets out for STOP_COPY."""
+    monkeypatch.chdir(tmp_path)
+    steps = c_sources.cells(load()) | {("RUNNING", "STOP"): "STOP_COPY"}
+    Path("vfio_main.c").write_text(c_sources.linux(load(), steps), "utf-8")
+    return "vfio_main.c"
+
+
+def line_of(path: str) -> int:
+    lines = Path(path).read_text("utf-8").splitlines()
+    row = lines.index("\t\t[VFIO_DEVICE_STATE_RUNNING] = {")
+    cell = "\t\t\t[VFIO_DEVICE_STATE_STOP] = VFIO_DEVICE_STATE_STOP_COPY,"
+    return lines.index(cell, row) + 1
+
+
+def test_a_source_is_verified_and_what_it_changes_is_said_with_its_line(
+    capsys, patched: str
+) -> None:
+    assert main(["verify", patched, "--only", "T4"]) == 1
+    out = capsys.readouterr().out
+    at = f"{patched}:{line_of(patched)}"
+    assert f"changed: {at}: RUNNING -> STOP steps to STOP_COPY; in the base table it steps" in out
+    assert f"finding: {patched}:" in out
+    assert f"RUNNING -> STOP_COPY {LINE}" in out
+    assert f"the row: next_steps[0] (RUNNING -> STOP by STOP_COPY; {at})" in out
+
+
+def test_a_mail_begins_with_the_summary_and_fits_72_columns(capsys, patched: str) -> None:
+    assert main(["verify", patched, "--only", "T1", "T4", "--format", "mail"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "vfio_main.c: 1 violated, 1 proved (of 2 obligations)"
+    assert max(map(len, lines)) <= MAIL_COLUMNS
+    assert not [line for line in lines if line != line.rstrip()]
+    text = "\n".join(lines)
+    assert "The shortest counterexample, to T4:" in text
+    assert "saving     PRE_COPY <--> PRE_COPY_P2P ---> STOP_COPY" in text
+    assert "  ! the request RUNNING -> STOP by STOP_COPY" in text
+    assert "Made by: vfio-migration verify vfio_main.c" in text
+
+
+def test_markdown_has_a_table_of_what_is_violated(capsys, patched: str) -> None:
+    assert main(["verify", patched, "--only", "T4", "--format", "md"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("**vfio_main.c: 1 violated (of 1 obligations)**\n")
+    assert "| T4 | **violated** | Each request's path is legal, shortest and unique. |" in out
+
+
+@pytest.mark.parametrize("command", [["verify"], ["diff", "builtin"]], ids=lambda words: words[0])
+def test_sarif_points_at_the_line_of_the_source(capsys, patched: str, command: list[str]) -> None:
+    assert main([*command, patched, "--only", "T4", "T5", "--format", "sarif"]) == 1
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert [result["ruleId"] for result in run["results"]] == ["T4", "T5"]
+    for result in run["results"]:
+        place = result["locations"][0]["physicalLocation"]
+        assert place["artifactLocation"]["uri"] == patched
+        assert place["region"]["startLine"] == line_of(patched)
+
+
+def test_json_has_what_the_source_changes(capsys, patched: str) -> None:
+    assert main(["verify", patched, "--only", "T4", "--format", "json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["outcome"] == "violated"
+    assert data["source"]["changed"][0].startswith(f"{patched}:{line_of(patched)}: ")
+
+
+def test_against_another_table_only_what_changed_is_shown(capsys, patched: str) -> None:
+    assert main(["verify", patched, "--against", "builtin", "--only", "T1", "T4", "T5"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("vfio_main.c against builtin: 2 newly violated (of 3 obligations)\n")
+    assert "T1" not in out
+    assert "As before: 1 obligations." in out
+    assert main(["verify", "--against", patched, "--only", "T1", "T4", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    changes = [{"id": "T4", "change": "newly proved", "old": "violated"}]
+    assert data["against"] == {"name": patched, "changes": changes}
+    assert main(["verify", patched, "--against", patched, "--only", "T4"]) == 0
+    assert "1 still violated" in capsys.readouterr().out
+
+
+def test_a_comparison_names_the_obligations_that_are_newly_violated(capsys, patched: str) -> None:
+    assert main(["diff", "builtin", patched, "--only", "T1", "T4", "--format", "mail"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "builtin to vfio_main.c: not compatible, for (5) fails; (4), (6) fail"
+    assert lines[1] == "vfio_main.c against builtin: 1 newly violated (of 2 obligations)"
+    assert max(map(len, lines)) <= MAIL_COLUMNS
+    assert main(["diff", "builtin", patched, "--only", "T4", "--json"]) == 1
+    [change] = json.loads(capsys.readouterr().out)["obligations"]
+    assert (change["id"], change["change"]) == ("T4", "newly violated")
+    assert LINE in change["violation"]
+
+
+def test_a_state_and_an_arc_that_came_are_marked_on_the_grid(capsys, tmp_path: Path) -> None:
+    steps = c_sources.cells(load()) | {("STOP_COPY", "PRE_COPY_P2P"): "PRE_COPY_P2P"}
+    path = tmp_path / "vfio_main.c"
+    path.write_text(c_sources.linux(load(), steps), "utf-8")
+    assert main(["verify", str(path), "--only", "T2", "--format", "mail"]) == 1
+    out = capsys.readouterr().out
+    assert "PRE_COPY_P2P <==> STOP_COPY" in out
+    assert "  + STOP_COPY -> PRE_COPY_P2P is a new arc" in out
+    assert main(["diff", "linux-6.1", "builtin", "--only", "T1", "--format", "mail"]) == 0
+    out = capsys.readouterr().out
+    assert "*PRE_COPY* <==> *PRE_COPY_P2P*" in out
+
+
+def test_a_table_of_another_kind_is_named_as_what_it_is(capsys, tmp_path: Path) -> None:
+    for table, option in (("wire", "--wire"), ("plans", "--plans")):
+        main(["table", f"--{table}"])
+        path = tmp_path / f"{table}.toml"
+        path.write_text(capsys.readouterr().out, "utf-8")
+        assert main(["verify", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert "and not one of states and arcs" in err
+        assert f"takes {option} FILE" in err
