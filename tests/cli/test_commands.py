@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support import c_sources
 from support.samples import sample
 from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main, parser
@@ -346,6 +347,7 @@ def test_every_example_in_the_help_is_accepted(tmp_path, command):
     from vfio_migration.verifier.solver.encoding import path_trace
 
     shutil.copy(NINTH, tmp_path / "my_table.toml")
+    c_sources.tree(tmp_path, c_sources.linux(load()), "linux")
     trace = path_trace(load(), 7, ["RUNNING", "PRE_COPY"], "an example")
     (tmp_path / "run.json").write_text(trace.to_json(), "utf-8")
     ran = 0

@@ -68,6 +68,8 @@ def test_a_command_exists(page: str, command: str) -> None:
             assert re.fullmatch(r"vfio-migration(\[\w+\])?", package)
         case ["cp", source, _]:
             assert (ROOT / source).exists()
+        case ["cd" | "git", *_]:
+            pass  # of the reader's own tree
         case [program, *_]:
             assert script(program).exists(), f"{page}: {program} is not known here"
 
