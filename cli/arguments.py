@@ -71,6 +71,27 @@ def flags_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def names_option(parser: argparse.ArgumentParser, name: str, metavar: str, what: str) -> None:
+    """Add an option that takes several names, and may be given several times."""
+    parser.add_argument(name, metavar=metavar, nargs="+", action="extend", help=what)
+
+
+def solving_options(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """Add `--jobs N` and `--timeout SECONDS`, the time for one query."""
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=processes,
+        help="how many processes work at once; by default one for each processor",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds,
+        help=f"give up on a single query after this long{default}",
+    )
+
+
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

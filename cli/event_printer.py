@@ -11,11 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO, TypeAlias
 
 from vfio_migration.cli.output import one_line
 from vfio_migration.runtime.server.background_writer import BackgroundWriter
+from vfio_migration.runtime.transport.closing import Closing
 
 if TYPE_CHECKING:
     from vfio_migration.runtime.coordinator import Event
@@ -31,7 +31,7 @@ _UP: Final = "\x1b[{}A"
 _ERASE: Final = "\x1b[J"
 
 
-class Printer:
+class Printer(Closing):
     """Prints lines, and a few lines below them that change; a context.
 
     Args:
@@ -48,14 +48,6 @@ class Printer:
     def __enter__(self) -> Self:
         self._writer.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def line(self, text: str) -> None:
         """Print a line that stays, whatever is in it: names come from files and servers, too."""

@@ -141,12 +141,12 @@ def _step(step: MigrationStep) -> str:
 
 
 def _promises() -> Iterator[str]:
-    from vfio_migration.verifier import obligations
+    from vfio_migration.verifier import OBLIGATIONS
 
     yield ""
     yield "| | Promise | Ranges over | Method |"
     yield "|---|---|---|---|"
-    for row in obligations():
+    for row in OBLIGATIONS:
         if row.id.startswith("G"):
             yield f"| {row.id} | {row.statement} | {row.ranges_over} | {row.method} |"
     yield ""
@@ -216,9 +216,9 @@ def _row(name: str, size: int, *, failing: bool) -> str:
 
 def _proof(promise: str) -> str:
     from vfio_migration.model import load
-    from vfio_migration.verifier import Encoding, decide, obligations
+    from vfio_migration.verifier import OBLIGATIONS, Encoding, decide
 
-    obligation = next(o for o in obligations() if o.id == promise)
+    obligation = next(o for o in OBLIGATIONS if o.id == promise)
     times = []
     for _ in range(ROUNDS):
         encoding = Encoding(load())

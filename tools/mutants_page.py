@@ -16,7 +16,7 @@ from vfio_migration.model import load
 from vfio_migration.verifier.mutation.edits import KINDS
 from vfio_migration.verifier.mutation.mutate import LOAD, OUTCOMES, Fate, Survey, mutate
 from vfio_migration.verifier.mutation.text import FAILURES
-from vfio_migration.verifier.obligations.catalogue import obligations
+from vfio_migration.verifier.obligations.catalogue import OBLIGATIONS
 
 PAGE = "mutants.md"
 
@@ -62,7 +62,7 @@ def _page(survey: Survey) -> Iterator[str]:
     yield ""
     yield "| obligation | kills first | statement |"
     yield "|---|--:|---|"
-    statements = {obligation.id: obligation.statement for obligation in obligations()}
+    statements = {obligation.id: obligation.statement for obligation in OBLIGATIONS}
     statements[LOAD] = (
         "(No obligation: the edit makes a table that cannot be encoded, or that means nothing, and "
         "no file with it is loaded.)"

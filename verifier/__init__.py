@@ -8,7 +8,7 @@ which the extra "verify" brings; `MissingExtraError` says how to get it.
 from vfio_migration.model.extras import from_extra
 
 with from_extra():
-    from vfio_migration.verifier.obligations.catalogue import obligations
+    from vfio_migration.verifier.obligations.catalogue import OBLIGATIONS
     from vfio_migration.verifier.obligations.own_claims import load_claims, never
     from vfio_migration.verifier.prove import Report, Solving, Variant, decide, select, verify
     from vfio_migration.verifier.solver.encoding import Encoding, Formula
@@ -23,6 +23,7 @@ with from_extra():
     from vfio_migration.verifier.systems.device import DeviceSystem
 
 __all__ = [
+    "OBLIGATIONS",
     "DeviceSystem",
     "Encoding",
     "Event",
@@ -42,7 +43,6 @@ __all__ = [
     "decide",
     "load_claims",
     "never",
-    "obligations",
     "select",
     "verify",
 ]

@@ -20,7 +20,7 @@ from vfio_migration.model import RoutingRule, Spec, SpecError
 from vfio_migration.model.errors import Mistake, closest, did_you_mean
 from vfio_migration.model.plan import Plans
 from vfio_migration.model.wire import Wire
-from vfio_migration.verifier.obligations.catalogue import obligations
+from vfio_migration.verifier.obligations.catalogue import OBLIGATIONS
 from vfio_migration.verifier.obligations.table import variant_query
 from vfio_migration.verifier.solver import smtlib, workers
 from vfio_migration.verifier.solver.cvc5 import SecondSolver
@@ -109,7 +109,7 @@ def select(only: Sequence[str] | None, claims: Sequence[Obligation] = ()) -> tup
     Raises:
         SpecError: If a name stands for none, or a claim has the identifier of another obligation.
     """
-    known = (*obligations(), *claims)
+    known = (*OBLIGATIONS, *claims)
     names = [obligation.id.upper() for obligation in known]
     for claim in claims:
         if names.count(claim.id.upper()) > 1:

@@ -33,33 +33,15 @@ def add(commands: Any) -> None:
         description=_HELP,
     )
     options.spec_argument(parser)
-    parser.add_argument(
-        "--only", metavar="KIND", nargs="+", action="extend", help="kinds of edit; all by default"
-    )
-    parser.add_argument(
-        "--against",
-        metavar="ID",
-        nargs="+",
-        action="extend",
-        help="the obligations (T4) or families (T) to try; all by default",
-    )
+    options.names_option(parser, "--only", "KIND", "kinds of edit; all by default")
+    tried = "the obligations (T4) or families (T) to try; all by default"
+    options.names_option(parser, "--against", "ID", tried)
     parser.add_argument(
         "--full",
         action="store_true",
         help="try every obligation on every mutant, also after the first that is violated",
     )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=options.processes,
-        help="how many processes work at once; by default one for each processor",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=options.seconds,
-        help="give up on a single query after this long (default: 10)",
-    )
+    options.solving_options(parser, " (default: 10)")
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     options.json_option(parser)
     parser.set_defaults(run=run)

@@ -62,13 +62,7 @@ def add(commands: Any) -> None:
         default="text",
         help="text (the default), mail (72 columns, the summary first), md, json, or sarif",
     )
-    parser.add_argument(
-        "--only",
-        metavar="ID",
-        nargs="+",
-        action="extend",
-        help="obligations (T4) or families (T)",
-    )
+    options.names_option(parser, "--only", "ID", "obligations (T4) or families (T)")
     parser.add_argument(
         "--profile",
         metavar="NAME",
@@ -81,12 +75,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="obligations of your own besides, in a Python file; its code is run",
     )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=options.seconds,
-        help="give up on a single query after this long",
-    )
+    options.solving_options(parser)
     parser.add_argument(
         "--total-timeout",
         metavar="SECONDS",
@@ -99,12 +88,6 @@ def add(commands: Any) -> None:
         choices=_SOLVERS,
         default="z3",
         help="z3 (the default), cvc5, or both: they must agree on every query",
-    )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=options.processes,
-        help="how many processes work at once; by default one for each processor",
     )
     parser.add_argument("--list", action="store_true", help="list the obligations and stop")
     options.json_option(parser)

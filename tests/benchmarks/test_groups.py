@@ -12,7 +12,7 @@ import spin
 from support import explicit_group
 from vfio_migration.model import load
 from vfio_migration.model.plan import default_plans, loads_plans
-from vfio_migration.verifier import Encoding, decide, obligations
+from vfio_migration.verifier import OBLIGATIONS, Encoding, decide
 from vfio_migration.verifier.report.promela import promela
 from vfio_migration.verifier.systems.plan import Discipline
 
@@ -93,6 +93,6 @@ def test_spin_stores_the_situations_there_are(checked, name: str, failing: bool)
 
 @pytest.mark.parametrize("promise", ["G1", "G4"])
 def test_the_proof_needs_no_size(benchmark, promise: str):
-    obligation = next(o for o in obligations() if o.id == promise)
+    obligation = next(o for o in OBLIGATIONS if o.id == promise)
     verdict = benchmark.pedantic(lambda: decide(obligation, Encoding(load())), rounds=5)
     assert verdict.outcome == "proved"

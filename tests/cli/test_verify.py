@@ -363,12 +363,12 @@ def test_quiet_says_what_is_not_proved_and_the_outcome(capsys, bad_table):
 
 @pytest.mark.parametrize("jobs", sample(["2", "1", "64"], 3))
 def test_verdicts_come_in_the_catalogues_order(capsys, jobs):
-    from vfio_migration.verifier import obligations
+    from vfio_migration.verifier import OBLIGATIONS
 
     status, data = answer(capsys, "--only", "D", "T", "--jobs", jobs)
     assert status == 0
     ids = [verdict["id"] for verdict in data["verdicts"]]
-    assert ids == [one.id for one in obligations() if one.id[0] in "TD"]
+    assert ids == [one.id for one in OBLIGATIONS if one.id[0] in "TD"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from support.samples import sample
 from support.table_edits import ROOT
 from vfio_migration.model import SpecError, load
-from vfio_migration.verifier import obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, verify
 
 NAMED = [
     name
-    for name in (obligation.id for obligation in obligations())
+    for name in (obligation.id for obligation in OBLIGATIONS)
     if any(name in finding.decided_by for finding in module.findings())
 ]
 
@@ -35,7 +35,7 @@ def test_the_obligations_page_is_as_it_would_be_made():
 
 def test_every_obligation_is_listed():
     page = module.obligations_page()
-    assert all(f"**{row.id}.** {row.statement}" in page for row in obligations())
+    assert all(f"**{row.id}.** {row.statement}" in page for row in OBLIGATIONS)
 
 
 def test_a_finding_whose_obligation_is_not_proved_is_not_published(report):

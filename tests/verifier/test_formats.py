@@ -14,7 +14,7 @@ import pytest
 from support.samples import sample
 from support.table_edits import BROKEN, broken, spec_of, to_toml
 from vfio_migration.model import Spec, Step, Trace, load
-from vfio_migration.verifier import Example, Obligation, Report, Verdict, obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, Example, Obligation, Report, Verdict, verify
 from vfio_migration.verifier.report import blamed_rows as rows
 from vfio_migration.verifier.report import junit_sarif as formats
 from vfio_migration.verifier.report.text import disagreement_lines, to_data, violation
@@ -34,7 +34,7 @@ def golden(name: str, text: str) -> None:
 
 
 def by_id(name: str) -> Obligation:
-    return next(obligation for obligation in obligations() if obligation.id == name)
+    return next(obligation for obligation in OBLIGATIONS if obligation.id == name)
 
 
 def violated(name: str, example: Example) -> Verdict:
@@ -168,7 +168,7 @@ def table(tmp_path: Path) -> Path:
 
 def context(table: Path | None = None) -> formats.Context:
     return formats.Context(
-        obligations=obligations(),
+        obligations=OBLIGATIONS,
         origin=str(table) if table else None,
         file=table or ROOT / "model/vfio_v2.toml",
         version="1.2.3",
@@ -216,7 +216,7 @@ def test_sarif_points_at_the_row(spec: Spec, table: Path):
     assert data["version"] == "2.1.0"
     (run,) = data["runs"]
     rules = run["tool"]["driver"]["rules"]
-    assert [rule["id"] for rule in rules] == [obligation.id for obligation in obligations()]
+    assert [rule["id"] for rule in rules] == [obligation.id for obligation in OBLIGATIONS]
     results = {result["ruleId"]: result for result in run["results"]}
     assert set(results) == {verdict.id for verdict in MESSAGES.values()}  # violations only
     for result in results.values():

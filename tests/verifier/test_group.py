@@ -17,7 +17,7 @@ from support import explicit_group, table_edits
 from support.samples import sample, sample_where
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, loads_plans
-from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Verdict, decide, verify
 from vfio_migration.verifier.report.replay import replay
 from vfio_migration.verifier.solver.encoding import any_of
 from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup
@@ -66,11 +66,11 @@ def disciplines() -> dict[tuple[str, bool], Discipline]:
 def verdict_on(promise: str, plans: Plans) -> Verdict:
     """Decide an obligation of family G for other plans than those of the package."""
     encoding = Encoding(load(), plans=plans)
-    return decide(next(o for o in obligations() if o.id == promise), encoding)
+    return decide(next(o for o in OBLIGATIONS if o.id == promise), encoding)
 
 
 def test_the_family_is_complete():
-    assert [o.id for o in obligations() if o.id.startswith("G")] == FAMILY_G
+    assert [o.id for o in OBLIGATIONS if o.id.startswith("G")] == FAMILY_G
 
 
 @pytest.mark.parametrize("name", FAMILY_G)

@@ -17,7 +17,7 @@ from mutants_page import PAGE, page
 from vfio_migration.model import Spec, SpecError, from_data, load
 from vfio_migration.model.spec import Arc, Row
 from vfio_migration.runtime.engine.program import Program
-from vfio_migration.verifier import Encoding, Example, Obligation, Query, obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, Encoding, Example, Obligation, Query, verify
 from vfio_migration.verifier.mutation import mutate as module
 from vfio_migration.verifier.mutation.edits import KINDS, LABELS, Mutant, mutants
 from vfio_migration.verifier.mutation.equivalence import equivalent
@@ -317,7 +317,7 @@ def test_a_name_that_stands_for_nothing_is_refused(options: dict[str, Any], plac
 
 # --- all of them; of those that family T decides, a sample ---
 
-FAMILY_T = tuple(obligation.id for obligation in obligations() if obligation.id.startswith("T"))
+FAMILY_T = tuple(obligation.id for obligation in OBLIGATIONS if obligation.id.startswith("T"))
 DECIDED_BY_T = (
     *("arc-removed", "arc-added", "arc-redirected", "refusal-dropped", "routing"),
     *("request-order", "off-grid", "grid-order", "mandatory"),
@@ -342,7 +342,7 @@ def mutants_in(survey: Survey) -> list[Mutant]:
 
 def test_every_mutant_has_its_fate(survey: Survey):
     assert [fate.id for fate in survey.fates] == [mutant.id for mutant in mutants_in(survey)]
-    assert survey.tried in (FAMILY_T, tuple(obligation.id for obligation in obligations()))
+    assert survey.tried in (FAMILY_T, tuple(obligation.id for obligation in OBLIGATIONS))
     assert sum(survey.kills.values()) == len(survey.of("killed"))
     assert not survey.of("unknown")
     assert not survey.of("broken")

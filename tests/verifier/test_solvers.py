@@ -18,14 +18,14 @@ from support import environment
 from support.samples import sample, sample_where
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec, SpecError, load
-from vfio_migration.verifier import Encoding, Obligation, Solving, decide, obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, Encoding, Obligation, Solving, decide, verify
 from vfio_migration.verifier.solver import smtlib
 from vfio_migration.verifier.solver.cvc5 import Decision, SecondSolver
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.solving import CrossChecked
 
 ORIGIN = smtlib.Origin("vfio-v2", "linux", "STOP_COPY", "vfio-migration verify")
-CATALOGUE = obligations()
+CATALOGUE = OBLIGATIONS
 # The queries of these take a second or more: T9's are hundreds, those of D2 and S1 are of runs, and
 # of G's quantified ones G1 stands for all in `make test`.
 LONG = {
@@ -88,11 +88,11 @@ def test_a_text_does_not_depend_on_what_was_built_before_it(first: list[str]):
     code = """
         import hashlib, sys
         from vfio_migration.model import load
-        from vfio_migration.verifier import Encoding, obligations
+        from vfio_migration.verifier import Encoding, OBLIGATIONS
         from vfio_migration.verifier.solver import smtlib
         encoding = Encoding(load())
         origin = smtlib.Origin("t", "p", "s", "c")
-        wanted = [o for o in obligations() if not sys.argv[1:] or o.id in sys.argv[1:]]
+        wanted = [o for o in OBLIGATIONS if not sys.argv[1:] or o.id in sys.argv[1:]]
         for o in wanted:
             for query in o.queries(encoding):
                 document = smtlib.document(o, query, origin)
@@ -332,12 +332,12 @@ def test_what_a_child_raises_is_raised_in_the_parent(spec: Spec, monkeypatch):
         raise ZeroDivisionError("a fault of ours")
 
     faulty = Obligation("X1", "It fails.", "nothing", "symbolic", "It matters.", queries)
-    monkeypatch.setattr(prover, "obligations", lambda: (faulty,))
+    monkeypatch.setattr(prover, "OBLIGATIONS", (faulty,))
     with pytest.raises(ZeroDivisionError, match="a fault of ours") as caught:
         verify(spec, jobs=2)
     assert "in queries" in caught.value.__notes__[0]
     # The same in a claim is the user's to mend.
-    monkeypatch.setattr(prover, "obligations", lambda: ())
+    monkeypatch.setattr(prover, "OBLIGATIONS", ())
     for jobs in (None, 2):
         with pytest.raises(SpecError, match=r"X1.*cannot be asked: ZeroDivisionError"):
             verify(spec, claims=[faulty], jobs=jobs)
@@ -353,7 +353,7 @@ def test_an_error_that_cannot_travel_is_told_all_the_same(spec: Spec, monkeypatc
         raise LocalError("only here")
 
     faulty = Obligation("X1", "It fails.", "nothing", "symbolic", "It matters.", queries)
-    monkeypatch.setattr(prover, "obligations", lambda: (faulty,))
+    monkeypatch.setattr(prover, "OBLIGATIONS", (faulty,))
     with pytest.raises(RuntimeError, match="only here"):
         verify(spec, jobs=1)
 
@@ -380,7 +380,7 @@ SLOW = """
     from test_solvers import obligation_of, pigeons, query
     from vfio_migration.verifier import prove
     hard = [obligation_of(query(pigeons(13), "unsat"), id_=f"{{f}}1") for f in ("X", "Y")]
-    prove.obligations = lambda: tuple(hard)
+    prove.OBLIGATIONS = tuple(hard)
     from vfio_migration.cli.main import main
     print("begun", flush=True)
     raise SystemExit(main(["verify", "--quiet", "--jobs", "2"]))

@@ -25,7 +25,7 @@ from support.samples import sample, sample_where
 from support.table_edits import BROKEN, ROOT, apply, broken, spec_of, table_data
 from vfio_migration.model import load
 from vfio_migration.model.wire import Wire, load_wire, wire_from
-from vfio_migration.verifier import Encoding, Report, Solving, decide, obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Solving, decide, verify
 from vfio_migration.verifier.obligations.dirty_log import DmaLogSystem
 from vfio_migration.verifier.obligations.session_stream import EstimateSystem, SegmentationSystem
 from vfio_migration.verifier.solver.system import Event
@@ -42,7 +42,7 @@ def report() -> Report:
 
 
 def test_the_family_is_complete():
-    assert [o.id for o in obligations() if o.id.startswith("S")] == FAMILY_S
+    assert [o.id for o in OBLIGATIONS if o.id.startswith("S")] == FAMILY_S
 
 
 @pytest.mark.parametrize("name", FAMILY_S)
@@ -123,7 +123,7 @@ WIRES = sorted((ROOT / "tests/data/broken_wires").glob("s*.toml"))
 
 def _decided(promise: str, wire: Wire):
     encoding = Encoding(load(), wire=wire)
-    return decide(next(o for o in obligations() if o.id == promise), encoding, Solving())
+    return decide(next(o for o in OBLIGATIONS if o.id == promise), encoding, Solving())
 
 
 @pytest.mark.parametrize("path", WIRES, ids=lambda path: path.stem)
@@ -284,7 +284,7 @@ def test_the_model_can_lose_what_is_promised(who: str, monkeypatch):
     encoding = Encoding(load())
     for change in changes:
         _careless(kind.of(encoding), change, monkeypatch)
-    obligation = next(o for o in obligations() if o.id == promise)
+    obligation = next(o for o in OBLIGATIONS if o.id == promise)
     verdict = decide(obligation, encoding, Solving())
     if verdict.outcome == "unknown" and FRESH not in os.environ:
         # What z3 makes of a quantifier depends on all that this process has asked it before, and a

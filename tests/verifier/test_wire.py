@@ -13,7 +13,7 @@ from support.samples import sample
 from support.table_edits import ROOT, apply, spec_of, table_data
 from vfio_migration.model import Spec, load
 from vfio_migration.model.wire import Answer, Wire, load_wire, wire_from
-from vfio_migration.verifier import Encoding, Report, Verdict, decide, obligations, verify
+from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Verdict, decide, verify
 from vfio_migration.verifier.report.replay import replay
 
 FILES = sorted((ROOT / "tests/data/broken_wires").glob("w*.toml"))
@@ -28,7 +28,7 @@ def report() -> Report:
 def about(spec: Spec, wire: Wire, *names: str) -> list[Verdict]:
     """Decide family W, or some of it, over two tables."""
     encoding = Encoding(spec, wire=wire)
-    chosen = [o for o in obligations() if o.id in (names or FAMILY)]
+    chosen = [o for o in OBLIGATIONS if o.id in (names or FAMILY)]
     return [decide(obligation, encoding) for obligation in chosen]
 
 
@@ -41,7 +41,7 @@ def broken_tables(path: Path) -> tuple[dict[str, Any], Spec, Wire]:
 
 
 def test_the_family_is_complete():
-    assert [o.id for o in obligations() if o.id.startswith("W")] == FAMILY
+    assert [o.id for o in OBLIGATIONS if o.id.startswith("W")] == FAMILY
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vfio_migration.verifier.obligations.device import DEVICE
 from vfio_migration.verifier.obligations.group import GROUP
 from vfio_migration.verifier.obligations.stream import STREAM
@@ -18,7 +20,5 @@ FAMILIES = {
 }
 """The families by letter, in the order in which they are proved and documented."""
 
-
-def obligations() -> tuple[Obligation, ...]:
-    """Return every obligation, in the order in which they are documented."""
-    return (*TABLE, *DEVICE, *STREAM, *GROUP, *WIRE)
+OBLIGATIONS: Final[tuple[Obligation, ...]] = (*TABLE, *DEVICE, *STREAM, *GROUP, *WIRE)
+"""Every obligation, in the order in which they are documented."""
