@@ -153,7 +153,7 @@ def run_c(arguments: argparse.Namespace) -> int:
         for option in ("prefix", "plans", "evidence"):
             if getattr(arguments, option) is not None:
                 files.refuse(
-                    "--like", arguments.like, f"has no --{option}", f"leave --{option} out"
+                    "--like", arguments.like, f"goes without --{option}", f"leave --{option} out"
                 )
         made = like_file(spec, arguments.like, capabilities, command)
         return _finish(arguments, made, {})
