@@ -1,7 +1,7 @@
 """The vfio-user connection in its typed form: commands, features, bounds and answers.
 
 What `vfio_migration.model.spec` is for the state machine this is for the wire: rows that hold data
-and nothing else, read from a file by `load_wire` with every mistake in it reported at once. What a
+and nothing else, read from a file (`wire_load`) with every mistake in it reported at once. What a
 row may say is what its class has fields for.
 
 Sizes are bytes and do not count the header. A payload is `request` (or `reply`) bytes long; where
@@ -13,17 +13,11 @@ from __future__ import annotations
 
 import functools
 import operator
-import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vfio_migration.model.errors import Mistake, Named, SpecError
-from vfio_migration.model.load import parse, read_bytes, typed
+from vfio_migration.model.errors import Named
 from vfio_migration.model.spec import Row, Transfer
-
-DEFAULT = "wire.toml"
 
 Forgets = Literal["nothing", "when_served", "when_sent"]
 """When the server forgets what a reply carries, so that no other reply will carry it: not at all,
@@ -363,50 +357,3 @@ class Wire(Row):
 
 def _find(rows: tuple[_Numbered, ...], key: str | int) -> _Numbered | None:
     return next((row for row in rows if key in (row.name, row.number)), None)
-
-
-# --- Reading --------------------------------------------------------------------------------------
-
-
-def load_wire(path: str | Path | None = None) -> Wire:
-    """Read the table of the connection; without a path, the one that comes with the package.
-
-    Raises:
-        SpecError: If the file cannot be read or the table is wrong, with every mistake in it.
-    """
-    return _default() if path is None else wire_from(parse(read_bytes(path), str(path)), str(path))
-
-
-def use(path: str | Path) -> Wire:
-    """Make a file the table of the connection in this process, for all that is imported after.
-
-    The messages are made of the table when `vfio_migration.runtime.protocol` is imported.
-
-    Raises:
-        SpecError: As `load_wire`, or another table is in use already.
-    """
-    if _default.cache_info().currsize:
-        problem = "comes too late: another table of the connection is in use in this process"
-        raise SpecError([Mistake("wire", str(path), problem, "choose it before anything else")])
-    _chosen.append(load_wire(path))
-    return _default()
-
-
-_chosen: list[Wire] = []
-"""What `use` was given."""
-
-
-@functools.cache
-def _default() -> Wire:
-    if _chosen:
-        return _chosen[-1]
-    text = pkgutil.get_data("vfio_migration.model", DEFAULT)
-    assert text is not None, "the package is installed without its table"
-    return wire_from(parse(text, DEFAULT), DEFAULT)
-
-
-def wire_from(data: Mapping[str, object], origin: str | None = None) -> Wire:
-    """Make a table of the connection of plain data. Raises `SpecError` as `load_wire`."""
-    from vfio_migration.model.wire_checks import check_wire  # which builds on the classes above
-
-    return typed(Wire, check_wire, data, origin)

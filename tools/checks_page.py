@@ -17,7 +17,7 @@ from pathlib import Path
 from vfio_migration.cli.main import main
 from vfio_migration.model import load
 from vfio_migration.model.conformance.grades import load_grades
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/recording.md"

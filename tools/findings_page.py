@@ -16,7 +16,7 @@ from typing import Any
 from made_page import write_or_compare
 
 from vfio_migration.model import Mistake, Spec, SpecError, load
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.verifier.obligations.catalogue import FAMILIES, OBLIGATIONS
 from vfio_migration.verifier.prove import Report, verify
 from vfio_migration.verifier.report.text import variant_lines

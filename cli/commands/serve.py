@@ -112,9 +112,9 @@ def _descriptor(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Serve; 0 when stopped by a signal."""
     if arguments.wire is not None:
-        from vfio_migration.model import wire
+        from vfio_migration.model import wire_load
 
-        wire.use(arguments.wire)
+        wire_load.use(arguments.wire)
     if arguments.describe:
         return _describe(arguments)
     log = _log(arguments.log_format, arguments.log_level)

@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify; 0 if all is proved, 1 if anything is violated, 3 if anything is unknown."""
     from vfio_migration.cli.output import print_json, printable
     from vfio_migration.cli.progress import Progress
-    from vfio_migration.model.wire import load_wire
+    from vfio_migration.model.wire_load import load_wire
 
     # An answer in JSON is one object, and so is a complaint.
     arguments.json = arguments.json or arguments.format == "json"

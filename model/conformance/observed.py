@@ -34,7 +34,8 @@ from vfio_migration.model.conformance.observation import Observation
 from vfio_migration.model.conformance.situations import Points, Rules, known_sets
 from vfio_migration.model.conformance.stream_comparison import StreamComparison
 from vfio_migration.model.spec import CapabilitySet, Spec
-from vfio_migration.model.wire import Command, Feature, Occasion, Wire, load_wire
+from vfio_migration.model.wire import Command, Feature, Occasion, Wire
+from vfio_migration.model.wire_load import load_wire
 
 __all__ = ["Conformance", "Violation"]
 

@@ -14,7 +14,7 @@ import struct
 from typing import Final, TypeAlias
 
 from vfio_migration.model.errors import Named
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 
 Data: TypeAlias = bytes | bytearray | memoryview
 """What a payload can be made of. A view must be flat: one dimension, of bytes."""

@@ -10,7 +10,7 @@ import pytest
 from vfio_migration.cli.main import main
 from vfio_migration.model import SpecError, bounds, loads
 from vfio_migration.model.plan import load_plans
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 
 DATA = Path(__file__).parent.parent / "data"
 SMALL = (DATA / "small.toml").read_text("utf-8")

@@ -15,7 +15,8 @@ from hypothesis import given
 from support.strategies import plain
 from support.table_edits import ROOT
 from vfio_migration.model import SpecError, UnknownNameError, load
-from vfio_migration.model.wire import FROM_THE_TABLE, Occasion, Wire, load_wire, wire_from
+from vfio_migration.model.wire import FROM_THE_TABLE, Occasion, Wire
+from vfio_migration.model.wire_load import load_wire, wire_from
 
 TABLE = ROOT / "model/wire.toml"
 TABLE_DATA = tomllib.loads(TABLE.read_text("utf-8"))

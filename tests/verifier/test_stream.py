@@ -24,7 +24,8 @@ from support.explicit_stream import Migrations, cannot_cancel, estimates, segmen
 from support.samples import sample, sample_where
 from support.table_edits import BROKEN, ROOT, apply, broken, spec_of, table_data
 from vfio_migration.model import load
-from vfio_migration.model.wire import Wire, load_wire, wire_from
+from vfio_migration.model.wire import Wire
+from vfio_migration.model.wire_load import load_wire, wire_from
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Solving, decide, verify
 from vfio_migration.verifier.obligations.dirty_log import DmaLogSystem
 from vfio_migration.verifier.obligations.session_stream import EstimateSystem, SegmentationSystem

@@ -12,7 +12,8 @@ import pytest
 from support.samples import sample
 from support.table_edits import ROOT, apply, spec_of, table_data
 from vfio_migration.model import Spec, load
-from vfio_migration.model.wire import Answer, Wire, load_wire, wire_from
+from vfio_migration.model.wire import Answer, Wire
+from vfio_migration.model.wire_load import load_wire, wire_from
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Verdict, decide, verify
 from vfio_migration.verifier.report.replay import replay
 

@@ -22,7 +22,8 @@ from vfio_migration.model import Machine, Profile, RoutingRule, Spec, Step, Trac
 from vfio_migration.model.machine import lines
 from vfio_migration.model.plan import Plans, default_plans
 from vfio_migration.model.spec import Condition
-from vfio_migration.model.wire import Wire, load_wire
+from vfio_migration.model.wire import Wire
+from vfio_migration.model.wire_load import load_wire
 
 Made = TypeVar("Made")
 Term: TypeAlias = z3.BitVecRef

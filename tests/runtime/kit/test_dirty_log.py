@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit import dirty_log
 from vfio_migration.runtime.kit.dirty_log import MAX_BITMAP, DirtyLog
 from vfio_migration.runtime.kit.errors import CommandError

@@ -8,7 +8,7 @@ import pytest
 from protocol_support import HEADER, HOSTILE, RESET, VERSION, agreed, pair, raw, wire
 
 import vfio_migration.runtime.protocol as vp
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.protocol import CannotSendError, Connection, Limits
 from vfio_migration.runtime.protocol.connection import _ANSWERS
 

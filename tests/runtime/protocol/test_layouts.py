@@ -11,7 +11,7 @@ import pytest
 from protocol_support import HEADER
 
 import vfio_migration.runtime.protocol as vp
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.protocol import Connection, MalformedError, Message
 from vfio_migration.runtime.protocol import layout as protocol_layout
 

@@ -16,7 +16,7 @@ from support.edu_client import descriptors, eventfd, until
 from support.open_descriptors import settled
 from support.peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, shared_file
 from support.raw_client import RefusedError
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 
 PAGE = 4096

@@ -17,7 +17,7 @@ import pytest
 from support import raw_client as raw
 from support.edu_client import eventfd
 from support.raw_client import HEADER, PROBE, SET, RefusedError
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.files import descriptor_kinds
 from vfio_migration.runtime.kit.devices import Edu
 

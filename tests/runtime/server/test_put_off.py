@@ -15,7 +15,7 @@ from support import raw_client as raw
 from support.edu_client import BUFFER, dma, dma_done, until
 from support.open_descriptors import settled
 from support.raw_client import SET, Client, RefusedError
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server import session
 from vfio_migration.runtime.server.server import ClientSockets

@@ -22,7 +22,7 @@ from support import raw_client as raw
 from support.edu_client import until
 from support.open_descriptors import opened
 from support.raw_client import GET, PROBE, SET, Client, RefusedError
-from vfio_migration.model.wire import load_wire
+from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.state_stream import MAGIC
 from vfio_migration.runtime.protocol.connection import Connection
