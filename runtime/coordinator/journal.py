@@ -17,7 +17,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shlex
 import stat
 import zlib
@@ -33,7 +32,7 @@ from vfio_migration.model.plan import FIRST_HOLDER, Holder
 from vfio_migration.runtime.coordinator import ownership as claims
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError, NotTrustedError
 from vfio_migration.runtime.files import trusted_path
-from vfio_migration.runtime.files.atomic_file import kind_of
+from vfio_migration.runtime.files.atomic_file import AtomicFile, CannotWriteError, kind_of
 from vfio_migration.runtime.transport.peer_process import Process
 
 FORMAT: Final = 2
@@ -266,42 +265,19 @@ class Journal:
         fixed = json.dumps(self.to_data(), indent=1).encode() + b"\n\0"
         if len(fixed) > MAX_JOURNAL_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        file = AtomicFile(self.path, replace=not new)
         try:
-            with open(fd, "wb") as file:  # noqa: PTH123 - it is a descriptor
-                _allocate(fd, _room(fixed) + _SLOTS * _BLOCK)
+            with file:
+                file.reserve(_room(fixed) + _SLOTS * _BLOCK)
                 file.write(fixed)
-                file.flush()
-                os.fsync(fd)
-            if new:
-                # A link, unlike a rename, fails if somebody else was first.
-                os.link(beside, self.path)
-                beside.unlink()
-            else:
-                beside.replace(self.path)
-            try:
-                _sync(self.path.parent)
-            except OSError:
-                if new:
-                    self.path.unlink(missing_ok=True)
-                raise
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                beside.unlink()
-            raise
+        except CannotWriteError as error:
+            if new and file.placed:
+                self.path.unlink(missing_ok=True)
+            if error.__cause__ is not None:
+                raise error.__cause__ from None
+            # It was not the system that refused, but what stands there.
+            raise FileExistsError(errno.EEXIST, error.problem) from error
         self._fixed, self._used = fixed, 0
-
-
-def _allocate(fd: int, size: int) -> None:
-    """Have a new file take all its room; of zeros, where its file system knows no other way."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            raise
-        if os.pwrite(fd, bytes(size), 0) < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _room(fixed: bytes) -> int:

@@ -29,6 +29,8 @@ _MODE: Final = 0o600
 _NO_NAMELESS: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
+_NO_ALLOCATION: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
 _ROOM = "make room, or take a place on another file system"
 _HINTS: Final = {
     errno.ENOSPC: _ROOM,
@@ -128,6 +130,7 @@ class AtomicFile:
     Attributes:
         path: Where it will be.
         written: How many bytes were written.
+        placed: It has its name.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class AtomicFile:
     ) -> None:
         self.path = Path(path)
         self.written = 0
+        self.placed = False
         self._replace = replace
         self._mode = mode
         self._at = at
@@ -191,6 +195,19 @@ class AtomicFile:
             raise self._cannot(error) from error
         self._whole = True
 
+    def reserve(self, size: int) -> None:
+        """Take room for so many bytes now; what is not written stays zero."""
+        try:
+            try:
+                os.posix_fallocate(self._fd, 0, size)
+            except OSError as error:
+                if error.errno not in _NO_ALLOCATION:
+                    raise
+                if os.pwrite(self._fd, bytes(size), 0) < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        except OSError as error:
+            raise self._cannot(error) from error
+
     @property
     def is_open(self) -> bool:
         """Say whether it can be written to."""
@@ -237,6 +254,7 @@ class AtomicFile:
             self._place()
         except OSError as error:
             raise self._cannot(error) from error
+        self.placed = True
         try:
             os.fsync(self._folder)
         except OSError as error:
