@@ -19,6 +19,7 @@ from vfio_migration.model.raw_rows import (
     Data,
     PlainTable,
     arrow,
+    name_of,
     number_of,
     pair_of,
     text_of,
@@ -98,9 +99,9 @@ def names(table: PlainTable, may_be_empty: Collection[str], repeated: Collection
     """
     for section in table.sections:
         if section not in repeated:
-            table.unique(section, ".name", lambda row: text_of(row, "name"), "give it another")
+            table.unique(section, ".name", name_of, "give it another")
         for index, row in table.rows(section):
-            name = text_of(row, "name")
+            name = name_of(row)
             if name is not None and name.strip() and not NAME.fullmatch(name):
                 table.report(
                     f"{section}[{index}].name",
@@ -254,7 +255,7 @@ def _effects(table: PlainTable) -> None:
         return
     if any(mistake.place.startswith("states[") for mistake in table.mistakes):
         return  # a state with the wrong name or session makes its arcs look wrong
-    sessions = {text_of(row, "name"): text_of(row, "session") for _, row in table.rows("states")}
+    sessions = {name_of(row): text_of(row, "session") for _, row in table.rows("states")}
     lacking: dict[tuple[str, str], list[int]] = {}
     for index, row in table.rows("arcs"):
         pair = pair_of(row)
@@ -436,7 +437,7 @@ def _reachability(table: PlainTable) -> None:
     reachable = _closure(initial, pairs)
     returning = _closure(initial, [(to, from_) for from_, to in pairs])
     for index, row in table.rows("states"):
-        name = text_of(row, "name")
+        name = name_of(row)
         if name is None or name in by_failure:
             continue
         if name not in reachable:

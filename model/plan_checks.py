@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, it_has
-from vfio_migration.model.raw_rows import NAME, Data, number_of, text_of
+from vfio_migration.model.raw_rows import NAME, Data, name_of, number_of, text_of
 from vfio_migration.model.spec import Spec
 
 _MOVE = {"needs", "lacks", "may", "failed", "to", "event"}
@@ -20,12 +20,12 @@ _PLACING = ("needs", "lacks", "to")
 
 def check_plans(data: Data, spec: Spec) -> list[Mistake]:
     """Return every mistake of the plans for the groups of a table."""
-    plans = list(_rows(data.get("plans"), "plans"))
+    plans = _rows(data.get("plans"), "plans")
     if data.get("plans") == []:
         return [Mistake("plans", None, "has no rows", "add [[plans]]")]
-    names = [name for _, row in plans if (name := text_of(row, "name")) is not None]
-    assertions = list(_rows(data.get("assertions"), "assertions"))
-    asserted = [name for _, row in assertions if (name := text_of(row, "name")) is not None]
+    names = [name for _, row in plans if (name := name_of(row)) is not None]
+    assertions = _rows(data.get("assertions"), "assertions")
+    asserted = [name for _, row in assertions if (name := name_of(row)) is not None]
     mistakes = list(_unique(plans)) + list(_unique(assertions))
     for at, plan in plans:
         mistakes += _begins(at, plan, plans, names, spec)
@@ -37,11 +37,11 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
                 problem = "is less than no device"
                 mistakes.append(Mistake(f"{place}.count", count, problem, "0 allows none"))
         mistakes += _phases(at, plan, spec)
-    migrations = list(_rows(data.get("migrations"), "migrations"))
+    migrations = _rows(data.get("migrations"), "migrations")
     mistakes += _unique(migrations)
     mistakes += _fallbacks(migrations)
-    handovers = list(_rows(data.get("handovers"), "handovers"))
-    loss = list(_rows([data.get("loss")], ""))
+    handovers = _rows(data.get("handovers"), "handovers")
+    loss = _rows([data.get("loss")], "")
     for at, row in migrations + handovers + [("loss", row) for _, row in loss]:
         if row.get("steps") == []:
             mistakes.append(Mistake(f"{at}.steps", None, "has no rows", "add a step"))
@@ -55,7 +55,7 @@ def check_plans(data: Data, spec: Spec) -> list[Mistake]:
 
 def _fallbacks(migrations: list[tuple[str, Data]]) -> Iterator[Mistake]:
     """A fallback is another migration of the file, and has none itself."""
-    last = {text_of(row, "name"): "fallback" not in row for _, row in migrations}
+    last = {name_of(row): "fallback" not in row for _, row in migrations}
     for at, row in migrations:
         name = text_of(row, "fallback")
         if name is not None and not last.get(name, False):
@@ -101,10 +101,12 @@ def _step(
 
 def _phases_named(at: str, step: Data, plan: Data) -> Iterator[Mistake]:
     """The phases a step names are those of its plan, in the order they have there."""
-    known = [text_of(row, "name") or "" for _, row in _rows(plan.get("phases"), "")]
-    phases = step.get("phases", [])
+    phases = step.get("phases")
+    if not isinstance(phases, list):
+        return
+    known = [name_of(row) or "" for _, row in _rows(plan.get("phases"), "")]
     last = -1
-    for index, phase in enumerate(phases if isinstance(phases, list) else []):
+    for index, phase in enumerate(phases):
         place = f"{at}.phases[{index}]"
         if not isinstance(phase, str):
             continue
@@ -119,7 +121,7 @@ def _phases_named(at: str, step: Data, plan: Data) -> Iterator[Mistake]:
 
 
 def _phases(at: str, plan: Data, spec: Spec) -> Iterator[Mistake]:
-    phases = list(_rows(plan.get("phases"), f"{at}.phases"))
+    phases = _rows(plan.get("phases"), f"{at}.phases")
     yield from _unique(phases)
     if plan.get("phases") == []:
         yield Mistake(f"{at}.phases", None, "has no rows", "add [[plans.phases]]")
@@ -141,7 +143,7 @@ def _begins(
     if bool(before) == bool(after):
         problem = "must say either before or after"
         yield Mistake(at, text_of(plan, "name"), problem, "give one of the two")
-    open_ended = [text_of(row, "name") for _, row in plans if row.get("after")]
+    open_ended = [row.get("name") for _, row in plans if row.get("after")]
     for index, name in enumerate(after if isinstance(after, list) else []):
         place = f"{at}.after[{index}]"
         if isinstance(name, str) and name not in names:
@@ -151,7 +153,7 @@ def _begins(
             # Where such a plan may be left depends on where others may be: the chain must end.
             hint = "name the plans with before that lead there"
             yield Mistake(place, name, "is a plan that itself comes after others", hint)
-    rows = list(_rows(before, f"{at}.before"))
+    rows = _rows(before, f"{at}.before")
     for place, row in rows:
         for key in row:
             if key in ("may", "failed", "event"):
@@ -171,7 +173,7 @@ def check_places(data: Data, spec: Spec) -> list[Mistake]:
         mistake
         for at, plan in _rows(data.get("plans"), "plans")
         if plan.get("before")
-        for mistake in _placed(f"{at}.before", list(_rows(plan["before"], f"{at}.before")), spec)
+        for mistake in _placed(f"{at}.before", _rows(plan["before"], f"{at}.before"), spec)
     ]
 
 
@@ -236,7 +238,7 @@ def _unique(rows: list[tuple[str, Data]]) -> Iterator[Mistake]:
     """Names are names, and each stands once: plans are asked for by them, queries named by them."""
     seen: dict[str, str] = {}
     for place, row in rows:
-        name = text_of(row, "name")
+        name = name_of(row)
         if name is None:
             continue
         if not NAME.fullmatch(name):
@@ -247,9 +249,7 @@ def _unique(rows: list[tuple[str, Data]]) -> Iterator[Mistake]:
             yield Mistake(f"{place}.name", name, problem, "give it another")
 
 
-def _rows(value: object, place: str) -> Iterator[tuple[str, Data]]:
-    """Yield what in a list is a table, with its place."""
-    if isinstance(value, list):
-        for index, row in enumerate(value):
-            if isinstance(row, Mapping):
-                yield f"{place}[{index}]", row
+def _rows(value: object, place: str) -> list[tuple[str, Data]]:
+    """Return what in a list is a table, with its place."""
+    rows = value if isinstance(value, list) else []
+    return [(f"{place}[{at}]", row) for at, row in enumerate(rows) if isinstance(row, Mapping)]

@@ -7,7 +7,7 @@ the answer that keeps a check silent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, it_has
@@ -46,13 +46,12 @@ class PlainTable:
         self.mistakes: list[Mistake] = []
         self.unknown: dict[tuple[str, str, str], list[str]] = {}
         self.names = {
-            section: [text_of(row, "name") for _, row in self.rows(section)]
-            for section in self.sections
+            section: [name_of(row) for _, row in self.rows(section)] for section in self.sections
         }
         self.mandatory = [
             name
             for _, row in self.rows("capabilities")
-            if row.get("mandatory") is True and (name := text_of(row, "name")) is not None
+            if row.get("mandatory") is True and (name := name_of(row)) is not None
         ]
         # Not those whose `mandatory` cannot be read, or may be there with another spelling.
         self.optional = [
@@ -60,17 +59,15 @@ class PlainTable:
             for _, row in self.rows("capabilities")
             if row.get("mandatory", False) is False
             and row.keys() <= _CAPABILITY_KEYS
-            and (name := text_of(row, "name")) is not None
+            and (name := name_of(row)) is not None
             and name not in self.mandatory
         ]
 
-    def rows(self, section: str) -> Iterator[tuple[int, Data]]:
-        """Yield the rows of a section that are tables at all, with their index."""
+    def rows(self, section: str) -> list[tuple[int, Data]]:
+        """Return the rows of a section that are tables at all, with their index."""
         rows = self.data.get(section)
-        if isinstance(rows, list):
-            for index, row in enumerate(rows):
-                if isinstance(row, Mapping):
-                    yield index, row
+        rows = rows if isinstance(rows, list) else []
+        return [(index, row) for index, row in enumerate(rows) if isinstance(row, Mapping)]
 
     def readable(self, section: str) -> bool:
         """Say whether each row of a section has a good name of its own.
@@ -147,6 +144,11 @@ def text_of(row: Data, key: str) -> str | None:
     """Return what stands under a key, if it is a text."""
     value = row.get(key)
     return value if isinstance(value, str) else None
+
+
+def name_of(row: Data) -> str | None:
+    """Return the name of a row, if it is a text."""
+    return text_of(row, "name")
 
 
 def number_of(row: Data, key: str) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from vfio_migration.model import checks
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, it_has
-from vfio_migration.model.raw_rows import Data, PlainTable, number_of, text_of
+from vfio_migration.model.raw_rows import Data, PlainTable, name_of, number_of, text_of
 from vfio_migration.model.wire import (
     FROM_THE_TABLE,
     Answer,
@@ -59,7 +59,7 @@ def check_wire(data: Data) -> list[Mistake]:
 
 
 def _word_and_name(row: Data) -> tuple[str, str] | None:
-    word, name = text_of(row, "word"), text_of(row, "name")
+    word, name = text_of(row, "word"), name_of(row)
     return None if word is None or name is None else (word, name)
 
 
