@@ -207,6 +207,7 @@ def test_a_reader_that_has_seen_enough(waiting, start, tmp_path, form):
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     program = start("migrate", "s0", "d0", *form, out=pipe, err=pipe)
     with open(reader, "rb", buffering=0) as lines:  # noqa: PTH123 - a descriptor
+        os.set_blocking(reader, True)  # on a busy machine the line comes after the state
         until(lambda: harness.states == {"s0": "STOP_COPY", "d0": "RESUMING"})
         assert lines.readline()
     gate.set()
