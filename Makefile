@@ -7,9 +7,9 @@ PYTHONS := 3.11 3.12 3.13
 ROOMS := model runtime verifier diagrams generators cli
 # What is run from the repository and is not installed.
 SCRIPTS := tools examples
-# How many processes share the tests, each file whole in one of them. 0: none but pytest's own,
-# which is what --pdb and -s need.
-WORKERS ?= 2
+# How many processes share the tests, each file whole in one of them; many tests wait, so one more
+# than a small machine has processors. 0: none but pytest's own, which is what --pdb and -s need.
+WORKERS ?= 3
 # pip says only what is wrong: what it installs is pinned. The network is used when
 # requirements/dev.txt asks for something that is not there yet, and at no other time.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input

@@ -335,6 +335,7 @@ def test_a_server_that_ends_is_noticed(kind, serve) -> None:
             client.begin(calls.info())
 
 
+@pytest.mark.exhaustive
 def test_a_thousand_connections_leave_nothing(kind, serve) -> None:
     served = serve()
     with SharedMemory(4096) as memory:

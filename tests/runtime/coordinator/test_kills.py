@@ -29,7 +29,7 @@ from support.samples import sample, sample_where
 # whether devices can be migrated, and after that.
 APART = {1: (19, 4), 2: (89, 23)}
 OFFLINE = sample_where(MIGRATIONS, lambda migration: migration == "offline")
-ALONE = (("offline", ("edu",)), ("live", ("blob",)))
+ALONE = (("offline", ("edu",)),)
 
 
 def called(value: str | tuple[str, ...]) -> str:
@@ -109,7 +109,8 @@ def test_the_last_boundaries(pool: RigPool):
     assert found[8:] == ["destination"] * 4
 
 
-@pytest.mark.parametrize("migration", OFFLINE)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("migration", MIGRATIONS)
 def test_nobody_begins_the_killed_server_anew(pool: RigPool, migration: str):
     first, count = boundaries(pool, migration, ("edu", "edu"))
     orders = [
@@ -178,6 +179,7 @@ def test_a_server_is_killed_while_it_is_recovered(pool: RigPool, also: str):
 # --- the judge can say no ---
 
 
+@pytest.mark.exhaustive
 def test_without_a_journal_some_points_are_broken(pool: RigPool):
     """The journal is what it takes: without one, who is to run cannot be told at some points."""
     _, count = boundaries(pool, "offline", ("edu",))

@@ -348,8 +348,12 @@ def test_closing_leaves_nothing_behind() -> None:
 # --- a changed table ---
 
 
-def test_a_ninth_state_is_run_by_the_same_device(ninth_state: Spec) -> None:
+@pytest.mark.exhaustive
+def test_a_ninth_state_passes_the_whole_suite(ninth_state: Spec) -> None:
     assert list(find_problems(Sample, ninth_state, drive=drive_sample, capabilities=[7])) == []
+
+
+def test_a_ninth_state_is_run_by_the_same_device(ninth_state: Spec) -> None:
     device = Noting(spec=ninth_state)
     run = engine(device)
     run.set_state("STOP_P2P")

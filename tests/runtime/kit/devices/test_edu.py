@@ -379,6 +379,7 @@ def test_the_devices_are_known_by_name() -> None:
     assert {"edu": Edu, "memory": MemoryDevice} == DEVICES
 
 
+@pytest.mark.exhaustive
 def test_a_ninth_state(ninth_state: Spec) -> None:
     assert list(find_problems(Edu, ninth_state, drive=drive_edu, capabilities=[7])) == []
 
