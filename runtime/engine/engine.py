@@ -305,7 +305,7 @@ class Engine:
             if notify is not None:
                 notify(self, "request", "completed", start, now, clock(), to)
         finally:
-            if self._observers.interrupt is not None:
+            if notify is not None and self._observers.interrupt is not None:
                 self._observers.raise_interrupt()
         return now
 
