@@ -148,6 +148,19 @@ class Pen:
 
     # --- from the page's coordinates to Graphviz's, which count upwards ---
 
+    def sample_line(self, legend: Digraph, name: str, kind: EdgeKind, box: Box) -> None:
+        """Draw a line of a kind in a legend."""
+        line = Line(((box.left, box.y), (box.right, box.y)))
+        self.point_node(legend, f"{name}-a", line.start, "legend")
+        self.point_node(legend, f"{name}-b", line.end, "legend")
+        legend.edge(
+            f"{name}-a",
+            f"{name}-b",
+            id=name,
+            **self.line(line, kind, "normal"),
+            **{"class": classes("legend", kind)},
+        )
+
     def point(self, point: Point) -> Point:
         """Return a point as Graphviz counts."""
         return point[0], self.height - point[1]

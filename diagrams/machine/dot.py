@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vfio_migration.diagrams.drawing.kinds import Emphasis
 from vfio_migration.diagrams.drawing.palette import PALETTES, STYLES, Palette, Theme
 from vfio_migration.diagrams.drawing.pen import Pen, classes
-from vfio_migration.diagrams.drawing.shapes import Box, Line
+from vfio_migration.diagrams.drawing.shapes import Box
 from vfio_migration.diagrams.drawing.svg import Drawing, Group
 from vfio_migration.diagrams.machine.graph import Edge, Graph
 from vfio_migration.diagrams.machine.layout import (
@@ -156,16 +156,7 @@ class _Writer(Pen):
                 **{"class": "state initial legend"},
             )
         elif kind in STYLES:
-            line = Line(((box.left, box.y), (box.right, box.y)))
-            self.point_node(legend, f"{name}-a", line.start, "legend")
-            self.point_node(legend, f"{name}-b", line.end, "legend")
-            legend.edge(
-                f"{name}-a",
-                f"{name}-b",
-                id=name,
-                **self.line(line, kind, "normal"),
-                **{"class": classes("legend", kind)},
-            )
+            self.sample_line(legend, name, kind, box)
 
 
 def _node_colours(emphasis: Emphasis, palette: Palette) -> tuple[str, str]:

@@ -266,13 +266,4 @@ class _Writer(Pen):
             line = Line(((box.left, box.y), (box.right, box.y)))
             self._stroke(legend, name, line, kind, f"legend {kind}")
         elif kind in STYLES:
-            line = Line(((box.left, box.y), (box.right, box.y)))
-            self.point_node(legend, f"{name}-a", line.start, "legend")
-            self.point_node(legend, f"{name}-b", line.end, "legend")
-            legend.edge(
-                f"{name}-a",
-                f"{name}-b",
-                id=name,
-                **self.line(line, kind, "normal"),
-                **{"class": classes("legend", kind)},
-            )
+            self.sample_line(legend, name, kind, box)

@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 import z3
 
+from vfio_migration.model import Step, Trace
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example, Query
 
@@ -222,3 +223,33 @@ class System(abc.ABC):
 def _explained(text: str) -> Callable[[z3.ModelRef | None], Example]:
     """Explain an answer with a fixed sentence."""
     return lambda _model: Example(text)
+
+
+def run_of(
+    encoding: Encoding,
+    words: Sequence[int],
+    start: Sequence[str],
+    steps: Sequence[Step],
+    text: str,
+) -> Example:
+    """Return a run as an example, its text that of the steps and the capabilities.
+
+    Args:
+        encoding: What the run was found with.
+        words: The capabilities of each device.
+        start: Where each device begins.
+        steps: What happens.
+        text: What is said of it, without the capabilities.
+    """
+    spec = encoding.spec
+    text += f" (capabilities {' and '.join(dict.fromkeys(map(encoding.set_name, words)))})"
+    return Example(
+        text,
+        Trace(
+            spec=spec.name,
+            capabilities=tuple(spec.names(spec.capability_type(word)) for word in words),
+            start=tuple(start),
+            steps=tuple(steps),
+            title=text,
+        ),
+    )

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import z3
 
-from vfio_migration.model import Step, Trace
+from vfio_migration.model import Step
 from vfio_migration.verifier.solver.obligation import Example
-from vfio_migration.verifier.solver.system import Situation, Term
+from vfio_migration.verifier.solver.system import Situation, Term, run_of
 from vfio_migration.verifier.systems.connection_answers import Answers, Message
 
 
@@ -198,17 +198,6 @@ def traced(
         for step in run.steps(moment, name, situations[moment], situations[moment + 1])
     )
     encoding = answers.encoding
-    names = encoding.spec.names(encoding.spec.capability_type(run.word))
     start = run.state(situations[0]["state"])
     text = f"{len(events)} events from {start}: {'; '.join(str(step) for step in steps)}"
-    text += f" (capabilities {','.join(names)})"
-    return Example(
-        text,
-        Trace(
-            spec=encoding.spec.name,
-            capabilities=(names,),
-            start=(start,),
-            steps=steps,
-            title=text,
-        ),
-    )
+    return run_of(encoding, [run.word], [start], steps, text)

@@ -15,11 +15,11 @@ from typing import Final
 import z3
 
 from vfio_migration.model import Event as EventRow
-from vfio_migration.model import Step, Trace
+from vfio_migration.model import Step
 from vfio_migration.model.spec import EventName, Role
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, refusal_half_way
 from vfio_migration.verifier.solver.obligation import Example
-from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term, run_of
 
 CHANGE: Final[Role] = "state_change"
 """What specifications forbid a stopped device: to change its own state (see listings.toml)."""
@@ -391,16 +391,5 @@ class DeviceSystem(System):
                 said = {"connect": "a client connects", "read": "MIG_DATA_READ"}
                 steps.append(step(kind="note", note=said.get(name, "MIG_DATA_WRITE")))
         start = state(run[0]["state"])
-        names = encoding.spec.names(encoding.spec.capability_type(word))
         text = f"{len(events)} events from {start}: {'; '.join(str(step) for step in steps)}"
-        text += f" (capabilities {','.join(names)})"
-        return Example(
-            text,
-            Trace(
-                spec=encoding.spec.name,
-                capabilities=(names,),
-                start=(start,),
-                steps=tuple(steps),
-                title=text,
-            ),
-        )
+        return run_of(encoding, [word], [start], steps, text)

@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 
 import z3
 
-from vfio_migration.model import Step, Trace
+from vfio_migration.model import Step
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example
-from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term, run_of
 from vfio_migration.verifier.systems.device import DeviceSystem
 
 _DEVICES = ("source", "destination")
@@ -405,20 +405,5 @@ class MigrationSystem(System):
             str(step) if step.kind == "note" else f"{_DEVICES[step.device]}: {step}"
             for step in steps
         )
-        sets = list(dict.fromkeys(encoding.set_name(word) for word in words))
-        text += f" (capabilities {' and '.join(sets)})"
-        start = tuple(
-            encoding.read_state(model, run[0][name]) or "?" for name in ("source", "target")
-        )
-        return Example(
-            text,
-            Trace(
-                spec=encoding.spec.name,
-                capabilities=tuple(
-                    encoding.spec.names(encoding.spec.capability_type(word)) for word in words
-                ),
-                start=start,
-                steps=tuple(steps),
-                title=text,
-            ),
-        )
+        start = [encoding.read_state(model, run[0][name]) or "?" for name in ("source", "target")]
+        return run_of(encoding, words, start, steps, text)
