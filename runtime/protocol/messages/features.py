@@ -344,6 +344,7 @@ class MigDataReadReply(_MigData):
 
     name = "MIG_DATA_READ"
     is_reply = True
+    computed = 1
 
     data: Data
 
@@ -351,11 +352,6 @@ class MigDataReadReply(_MigData):
     def argsz(self) -> int:
         """The size of the payload."""
         return self.layout.size + len(self.data)
-
-    @classmethod
-    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
-        """Read a payload; see `Message.parse`. Its argsz is not looked at."""
-        return cls(cls.read(payload)[1])
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""

@@ -163,11 +163,13 @@ class Counted(Message):
 
     Attributes:
         padded: What follows the data is padding; otherwise there may be nothing more.
+        computed: How many of the first numbers follow from the rest, and are not kept.
     """
 
     __slots__ = ()
 
     padded: ClassVar[bool] = False
+    computed: ClassVar[int] = 0
     data: Data
 
     @property
@@ -178,12 +180,6 @@ class Counted(Message):
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
         """Read a payload; see `Message.parse`."""
-        head, data = cls.read(payload)
-        return cast(Any, cls)(*head, data)  # type: ignore[no-any-return]
-
-    @classmethod
-    def read(cls, payload: Data) -> tuple[list[int], Data]:
-        """Return the numbers before the count, and the data. Raises as `parse`."""
         size = cls.layout.size
         if len(payload) < size:
             raise wrong_size(cls, payload)
@@ -191,7 +187,8 @@ class Counted(Message):
         end = size + count
         if end > len(payload) or (end < len(payload) and not cls.padded):
             raise wrong_size(cls, payload, end)
-        return head, payload[size:end]
+        make: Callable[..., Self] = cls
+        return make(*head[cls.computed :], payload[size:end])
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
