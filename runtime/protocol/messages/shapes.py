@@ -183,12 +183,12 @@ class Counted(Message):
         size = cls.layout.size
         if len(payload) < size:
             raise wrong_size(cls, payload)
-        *head, count = cls.layout.unpack_from(payload)
-        end = size + count
-        if end > len(payload) or (end < len(payload) and not cls.padded):
+        values = cls.layout.unpack_from(payload)
+        end = size + values[-1]
+        if end != len(payload) and (end > len(payload) or not cls.padded):
             raise wrong_size(cls, payload, end)
         make: Callable[..., Self] = cls
-        return make(*head[cls.computed :], payload[size:end])
+        return make(*values[cls.computed : -1], payload[size:end])
 
     def parts(self) -> tuple[Data, ...]:
         """Return the payload in pieces."""
