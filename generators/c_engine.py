@@ -199,7 +199,7 @@ def _drop_bits(compiled: Compiled) -> str:
     names_ = [f"PREFIX_DROP_{names.constant(name)}" for name in compiled.drops()]
     lines = [f"#define {name} {1 << at}u" for at, name in enumerate(names_)]
     every = " | ".join(names_) or "0u"
-    lines += [f"#define PREFIX_DISCONNECT_DROPS ({every})", ""]
+    lines.append(f"#define PREFIX_DISCONNECT_DROPS ({every})")
     return "/* What of the client's is forgotten when it disconnects. */\n" + "\n".join(lines)
 
 
