@@ -8,6 +8,7 @@ device that logs nothing then carries no texts.
 from __future__ import annotations
 
 import errno as errno_module
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -62,12 +63,14 @@ def text(value: str) -> str:
         chr(byte) if 32 <= byte < 127 and byte not in b'"\\?' else f"\\{byte:03o}"
         for byte in value.encode()
     )
-    return f'"{out}"'
+    # What the table says is no place for the prefix (see `prefixed`).
+    return f'"{out}"'.replace("PREFIX_", "PREFIX\\137").replace("prefix_", "prefix\\137")
 
 
 def comment(value: str) -> str:
     """Return a text as it may stand in a comment of C."""
-    return " ".join(value.split()).replace("*/", "* /").replace("/*", "/ *")
+    said = " ".join(value.split()).replace("*/", "* /").replace("/*", "/ *")
+    return said.replace("PREFIX_", "PREFIX _").replace("prefix_", "prefix _")
 
 
 def state(name: str) -> str:
@@ -82,7 +85,8 @@ def arc(from_: str, to: str) -> str:
 
 def prefixed(source: str, prefix: str) -> str:
     """Return a source with the prefix of its names put in."""
-    return source.replace("PREFIX_", f"{prefix.upper()}_").replace("prefix_", f"{prefix}_")
+    source = re.sub(r"\bPREFIX_", f"{prefix.upper()}_", source)
+    return re.sub(r"\bprefix_", f"{prefix}_", source)
 
 
 def _check(compiled: Compiled) -> None:

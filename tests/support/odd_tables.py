@@ -11,6 +11,9 @@ from vfio_migration.model import Spec, load
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
+HARD_TO_QUOTE = 'prefix_é "such" \\ ??/ */ // @sets@ {} PREFIX_'
+"""A reason with what means something to a template, a compiler or a formatter."""
+
 RENAMED = {
     "STOP": "int",
     "RUNNING": "self",
@@ -18,7 +21,7 @@ RENAMED = {
     "RESUMING": "mro",
     "RUNNING_P2P": "A-B",
     "PRE_COPY": "class",
-    "PRE_COPY_P2P": "ok",
+    "PRE_COPY_P2P": "PREFIX_ok",
     "ERROR": "Error",
 }
 
@@ -52,7 +55,7 @@ def strange_answers() -> Spec:
     data["requests"].sort(key=lambda row: order.index(row["when"]))
     find(data, "requests", "value_unknown")["errno"] = "ERANGE"
     find(data, "requests", "no_way_out")["errno"] = "ENODEV"
-    find(data, "requests", "target_unsupported").update(errno="ENOTSUP", reason='no "such" \\ ?')
+    find(data, "requests", "target_unsupported").update(errno="ENOTSUP", reason=HARD_TO_QUOTE)
     find(data, "refusals", ["STOP_COPY", "PRE_COPY"])["errno"] = "EBUSY"
     failed = find(data, "events", "arc_failed")
     failed["session"] = "ended"
