@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vfio_migration.model import Spec
     from vfio_migration.runtime.client.core import ExchangeObserver
     from vfio_migration.runtime.client.recording import Recording
+    from vfio_migration.runtime.coordinator import Settings
 
 TWICE = "{}: is named twice; each socket is one end of one device"
 _OUTCOMES = {
@@ -71,6 +73,40 @@ def bound_options(parser: argparse.ArgumentParser, *, streams: bool = True) -> N
         type=options.byte_size,
         help="transfer no more than this of any device, all passes together: 64G, 1.5T (1T)",
     )
+
+
+def compress_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--compress CODEC`."""
+    parser.add_argument(
+        "--compress",
+        dest="codec",
+        metavar="CODEC",
+        choices=("none", "zlib", "zstd"),
+        default="none",
+        help=f"compress {what}: none (the default), zlib, zstd",
+    )
+
+
+def pre_copy_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--no-pre-copy`."""
+    parser.add_argument(
+        "--no-pre-copy",
+        dest="pre_copy",
+        action="store_false",
+        help=f"stop the devices first and {what} then",
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Return the settings for which a command has options, which have their names."""
+    from vfio_migration.runtime.coordinator import Settings
+
+    given = {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(Settings)
+        if field.name in arguments
+    }
+    return Settings(**{**given, "asserted": tuple(dict.fromkeys(arguments.asserted))})
 
 
 def assertion_options(parser: argparse.ArgumentParser) -> None:

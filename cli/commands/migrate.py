@@ -77,18 +77,8 @@ def add(commands: Any) -> None:
         type=options.byte_rate,
         help="transfer no more bytes a second than this: 500M, 1.5G, 200000 (M is 2 to the 20th)",
     )
-    parser.add_argument(
-        "--compress",
-        metavar="CODEC",
-        choices=("none", "zlib", "zstd"),
-        default="none",
-        help="compress the stream on its way: none (the default), zlib, zstd",
-    )
-    parser.add_argument(
-        "--no-pre-copy",
-        action="store_true",
-        help="stop the devices first and transfer all of their state then",
-    )
+    coordinating.compress_option(parser, "the stream on its way")
+    coordinating.pre_copy_option(parser, "transfer all of their state")
     coordinating.assertion_options(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="look at the devices, print the plan, do nothing"
@@ -112,6 +102,7 @@ def _count(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Migrate; 0 if the destinations run."""
     from vfio_migration.runtime.coordinator import Coordinator
+    from vfio_migration.runtime.files.compression import codec
 
     spec = options.read_spec(arguments.spec)
     plans = options.read_plans(spec, arguments.plans)
@@ -128,7 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         {"--journal": journal, "--record": arguments.record, "--output": arguments.output},
         {"--spec": arguments.spec, "--plans": arguments.plans},
     )
-    settings = _settings(arguments)
+    codec(arguments.codec)  # an absent library is said now, not in the middle
+    settings = coordinating.settings_of(arguments)
 
     def work(observers: list[ExchangeObserver], printer: Printer) -> None:
         from vfio_migration.cli import event_printer
@@ -156,26 +148,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     return coordinating.attempt(
         arguments, spec, dry if arguments.dry_run else work, again, pairs=pairs
-    )
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    from vfio_migration.runtime.coordinator import Settings
-    from vfio_migration.runtime.files.compression import codec
-
-    codec(arguments.compress)  # an absent library is said now, not in the middle
-    return Settings(
-        pre_copy=not arguments.no_pre_copy,
-        downtime=arguments.downtime,
-        max_passes=arguments.max_passes,
-        if_slow=arguments.if_slow,
-        bandwidth=arguments.bandwidth,
-        codec=arguments.compress,
-        timeout_s=arguments.timeout_s,
-        max_downtime=arguments.max_downtime,
-        max_pre_copy=arguments.max_pre_copy,
-        max_bytes=arguments.max_bytes,
-        asserted=tuple(dict.fromkeys(arguments.asserted)),
     )
 
 

@@ -54,13 +54,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "paths", metavar="SRC FILE", nargs="+", help="the socket of each device, then the file"
     )
-    parser.add_argument(
-        "--compress",
-        metavar="CODEC",
-        choices=("none", "zlib", "zstd"),
-        default="none",
-        help="compress the file: none (the default), zlib, zstd",
-    )
+    coordinating.compress_option(parser, "the file")
     parser.add_argument(
         "--then",
         choices=("stop", "run"),
@@ -68,9 +62,7 @@ def add(commands: Any) -> None:
         help="what becomes of the devices: they stand still (the default), or run on",
     )
     parser.add_argument("--replace", action="store_true", help="replace a file that is there")
-    parser.add_argument(
-        "--no-pre-copy", action="store_true", help="stop the devices first and save them then"
-    )
+    coordinating.pre_copy_option(parser, "save them")
     coordinating.bound_options(parser)
     coordinating.assertion_options(parser)
     coordinating.common_options(parser, journal=False)
@@ -88,7 +80,6 @@ def add(commands: Any) -> None:
 
 def save(arguments: argparse.Namespace) -> int:
     """Save; 0 if the file is there."""
-    from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.coordinator.save import Saver
 
     *sources, path = arguments.paths
@@ -100,15 +91,7 @@ def save(arguments: argparse.Namespace) -> int:
     )
 
     def work(common: dict[str, Any]) -> Saved:
-        settings = Settings(
-            pre_copy=not arguments.no_pre_copy,
-            codec=arguments.compress,
-            timeout_s=arguments.timeout_s,
-            max_downtime=arguments.max_downtime,
-            max_pre_copy=arguments.max_pre_copy,
-            max_bytes=arguments.max_bytes,
-            asserted=tuple(dict.fromkeys(arguments.asserted)),
-        )
+        settings = coordinating.settings_of(arguments)
         saver = Saver(sources, settings=settings, **common)
         with coordinating.cancelled_by_signals(saver.cancel):
             return saver.run(path, then=arguments.then, replace=arguments.replace)
@@ -135,7 +118,6 @@ def _recover(source: str) -> str:
 
 def restore(arguments: argparse.Namespace) -> int:
     """Restore; 0 if the devices run."""
-    from vfio_migration.runtime.coordinator import Settings
     from vfio_migration.runtime.coordinator.save import Restorer
 
     files.keep_apart(
@@ -144,11 +126,7 @@ def restore(arguments: argparse.Namespace) -> int:
     )
 
     def work(common: dict[str, Any]) -> Saved:
-        settings = Settings(
-            timeout_s=arguments.timeout_s,
-            max_downtime=arguments.max_downtime,
-            asserted=tuple(dict.fromkeys(arguments.asserted)),
-        )
+        settings = coordinating.settings_of(arguments)
         restorer = Restorer(arguments.sockets, settings=settings, **common)
         with coordinating.cancelled_by_signals(restorer.cancel):
             return restorer.run(arguments.file)
