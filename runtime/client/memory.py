@@ -9,17 +9,14 @@ serves the source and the destination of a migration alike.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import errno
-import fcntl
-import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from vfio_migration.runtime.client import calls
 from vfio_migration.runtime.client.calls import Call
+from vfio_migration.runtime.files.sealed_memory import SealedMemory
 from vfio_migration.runtime.protocol.layout import Data
 from vfio_migration.runtime.transport.closing import Closing
 
@@ -27,48 +24,14 @@ if TYPE_CHECKING:
     from vfio_migration.runtime.client.asynchronous import AsyncClient
     from vfio_migration.runtime.client.blocking import Client
 
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""A server that maps memory which can shrink could be killed by any process that shrinks it. And
-none of
-them may add a seal: one against writing would keep the next one out."""
-
 _LAST: Final = 1 << 64
 
 
-class SharedMemory(Closing):
-    """Memory with a descriptor.
-
-    Args:
-        size: How many bytes.
-        name: What it is called in /proc.
-
-    Attributes:
-        size: How many bytes.
-        fd: Its descriptor.
-        view: Its bytes.
-    """
+class SharedMemory(SealedMemory, Closing):
+    """Memory with a descriptor; see `SealedMemory`."""
 
     def __init__(self, size: int, name: str = "guest") -> None:
-        self.size = size
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self.fd, size)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self.fd, size)
-        except BaseException:
-            os.close(self.fd)
-            raise
-        self.view = memoryview(self._map)
-
-    def close(self) -> None:
-        """Give it back. Views that others still hold keep what they show."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            self.view.release()
-            with contextlib.suppress(BufferError):
-                self._map.close()
-            del self._map  # or it would outlive those views
+        super().__init__(size, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ plain memory in it (sparse mapping). Index numbers are those of VFIO for PCI dev
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vfio_migration.runtime.files.sealed_memory import SealedMemory
 from vfio_migration.runtime.kit.errors import CommandError, Part
 
 ROM_INDEX: Final = 6
@@ -27,31 +27,15 @@ PEER_NAME: Final = "vfio-migration-bar"
 when it is given the descriptor (`/proc/self/fd` tells the name)."""
 
 _POPULATE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-class Memory:
-    """Memory in a memfd, sealed against a change of size.
-
-    Attributes:
-        fd: The descriptor; it belongs to this object.
-        size: How long it is.
-        view: Its bytes, writable.
-    """
+class Memory(SealedMemory):
+    """Memory of a device."""
 
     def __init__(self, size: int, name: str = "vfio-migration") -> None:
         """Make `size` bytes of zeroes."""
-        self.size = size
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self.fd, size)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self.fd, size)
-            self._there = bytearray(-(-size // mmap.PAGESIZE))
-        except BaseException:
-            os.close(self.fd)
-            raise
-        self.view = memoryview(self._map)
+        super().__init__(size, name)
+        self._there = bytearray(-(-size // mmap.PAGESIZE))
 
     def __del__(self) -> None:
         # Set last: an object that could not be made has nothing to give back.
@@ -99,15 +83,6 @@ class Memory:
 
     def _pages(self, offset: int, size: int) -> tuple[int, int]:
         return offset // mmap.PAGESIZE, -(-min(self.size, offset + size) // mmap.PAGESIZE)
-
-    def close(self) -> None:
-        """Give it back. Views that others still hold stay readable."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            self.view.release()
-            with contextlib.suppress(BufferError):
-                self._map.close()
 
 
 @dataclass(frozen=True, slots=True)
