@@ -133,6 +133,7 @@ docs: setup ## write the generated files anew: diagrams, tables, what pages show
 	@$(BIN)/python tools/groups_page.py
 	@$(BIN)/python tools/checks_page.py
 	@$(BIN)/python tools/mutants_page.py
+	@$(BIN)/python tools/proposals_page.py
 	@$(BIN)/python tools/shown.py
 
 .PHONY: wheel

@@ -10,7 +10,8 @@ import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from vfio_migration.model.load import load, parse, typed
+from vfio_migration.model.edited import edited, edits
+from vfio_migration.model.load import load, parse, to_data, typed
 from vfio_migration.model.machine import contracted_arcs
 from vfio_migration.model.spec import Profile, Row, Spec
 
@@ -42,7 +43,12 @@ def forms() -> tuple[Form, ...]:
 
 @functools.cache
 def named(name: str) -> Spec | None:
-    """Return the form called `name` as a table, or None if none is."""
+    """Return the form or proposal called `name` as a table, or None if none is."""
+    for edit in edits():
+        if edit.name == name:
+            base = named(edit.base)
+            assert base is not None, f"{name} is made of {edit.base}, which is not there"
+            return edited(edit, to_data(base))
     for form in forms():
         if form.name == name:
             whole = load()

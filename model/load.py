@@ -8,6 +8,7 @@ together.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pkgutil
@@ -70,6 +71,25 @@ def from_data(data: Mapping[str, object], origin: str | None = None) -> Spec:
         SpecError: As `load`.
     """
     return typed(Spec, check, data, origin)
+
+
+def to_data(spec: Spec) -> dict[str, Any]:
+    """Return a table as plain data, as `from_data` reads it."""
+    return {
+        field.name: [_row(row) for row in value] if isinstance(value, tuple) else value
+        for field in dataclasses.fields(spec)
+        if (value := getattr(spec, field.name)) != ()
+    }
+
+
+def _row(row: Any) -> dict[str, Any]:
+    return {
+        field.name.rstrip("_"): list(value) if isinstance(value, tuple) else value
+        for field in dataclasses.fields(row)
+        if field.name != "via"
+        and (value := getattr(row, field.name)) is not None
+        and value != field.default
+    }
 
 
 # --- What every kind of table is read with --------------------------------------------------------

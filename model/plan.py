@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vfio_migration.model.errors import Mistake, Named, SpecError
-from vfio_migration.model.load import parse, read_bytes, typed
+from vfio_migration.model.load import load, parse, read_bytes, typed
 from vfio_migration.model.plan_checks import check_places, check_plans
 from vfio_migration.model.spec import Row, Spec
 
@@ -364,4 +364,18 @@ def default_plans(spec: Spec) -> Plans:
     """
     text = pkgutil.get_data("vfio_migration.model", DEFAULT)
     assert text is not None, "the package is installed without its plans"
-    return typed(Plans, lambda data: check_plans(data, spec), parse(text, DEFAULT), DEFAULT)
+    # A table that is a part of the package's has no device with the capabilities that it lacks: the
+    # moves that need them are nobody's, and every device is among those that lack them.
+    names = spec if not _is_part(spec, load()) else load()
+    return typed(Plans, lambda data: check_plans(data, names), parse(text, DEFAULT), DEFAULT)
+
+
+def _is_part(spec: Spec, whole: Spec) -> bool:
+    """Say whether a table has no capability and no state that another one does not have."""
+    return all(
+        {row.name for row in mine} <= {row.name for row in theirs}
+        for mine, theirs in (
+            (spec.capabilities, whole.capabilities),
+            (spec.states, whole.states),
+        )
+    )

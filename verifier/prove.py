@@ -31,6 +31,7 @@ from vfio_migration.verifier.solver.obligation import (
     Example,
     Obligation,
     Outcome,
+    Query,
     Verdict,
 )
 from vfio_migration.verifier.solver.solving import (
@@ -293,10 +294,11 @@ class _Run:
 
     def _decided(self, obligation: Obligation, encoding: Encoding, solving: Solving) -> _Found:
         try:
-            verdict = decide(obligation, encoding, solving)
+            taken: dict[str, Query] = {}
+            verdict = decide(obligation, encoding, solving, taken)
             if self.export is None:
                 return _Found(verdict)
-            queries = list(obligation.queries(encoding))
+            queries = [taken.get(query.name, query) for query in obligation.queries(encoding)]
             if verdict.outcome != "proved" and obligation.search is not None:
                 queries += obligation.search(encoding)
             return _Found(verdict, smtlib.documents(obligation, queries, self.export))
@@ -343,8 +345,20 @@ class _Run:
         return result
 
 
-def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None = None) -> Verdict:
-    """Decide one obligation."""
+def decide(
+    obligation: Obligation,
+    encoding: Encoding,
+    solving: Solving | None = None,
+    taken: dict[str, Query] | None = None,
+) -> Verdict:
+    """Decide one obligation.
+
+    Args:
+        obligation: The obligation.
+        encoding: The table.
+        solving: Who is asked.
+        taken: Filled with the witnesses that were found in place of others, by name.
+    """
     solving = solving or Solving()
     begun = time.perf_counter()
     witness: Example | None = None
@@ -370,6 +384,18 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
     for query in obligation.queries(encoding):
         answer = solving.ask(query)
         count += 1
+        if query.role == "witness" and answer.answer == "unsat":
+            for other in query.instead() if query.instead is not None else ():
+                answer = solving.ask(other)
+                count += 1
+                if answer.answer != "unsat":
+                    query = other
+                    break
+            else:
+                if query.idle:
+                    query = dataclasses.replace(query, expect="unsat")
+            if taken is not None:
+                taken[query.name] = query
         if answer.answer == "unknown":
             # Go on: another query may still refute, which says more than "unknown".
             pending.append(f"{query.name}: {answer.reason}")
@@ -386,7 +412,7 @@ def decide(obligation: Obligation, encoding: Encoding, solving: Solving | None =
                 never = "the premise never happens, so a proof says nothing"
                 pending.append(f"{query.name}: {query.lacking or never}")
         elif query.role == "witness" and witness is None:
-            witness = answer.example
+            witness = answer.example or Example(f"nothing: {query.idle}")
     if failed_steps and obligation.search is not None:
         for query in obligation.search(encoding):
             answer = solving.ask(query)

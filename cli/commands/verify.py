@@ -71,6 +71,17 @@ def add(commands: Any) -> None:
     options.plans_option(parser)
     options.wire_option(parser)
     parser.add_argument(
+        "--listings",
+        metavar="FILE",
+        help="what specifications list, for T8 and D3 to D5, in place of what comes with this "
+        "package",
+    )
+    parser.add_argument(
+        "--no-listings",
+        action="store_true",
+        help="leave out T8, which compares with listings and says nothing of what is safe",
+    )
+    parser.add_argument(
         "--claims",
         metavar="FILE",
         help="obligations of your own besides, in a Python file; its code is run",
@@ -123,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
             "--against": arguments.against,
             "--plans": arguments.plans,
             "--wire": arguments.wire,
+            "--listings": arguments.listings,
             "--claims": arguments.claims,
         },
     )
@@ -133,12 +145,17 @@ def run(arguments: argparse.Namespace) -> int:
     wire = load_wire(arguments.wire)
     from vfio_migration.cli.verdicts import letter_of, sarif_of
     from vfio_migration.verifier import select, verify
+    from vfio_migration.verifier.obligations.listings import LISTED, use
     from vfio_migration.verifier.report import letter as letters
     from vfio_migration.verifier.report.text import to_data
     from vfio_migration.verifier.solver.workers import processors
 
     claims = _claims(arguments.claims)
+    use(arguments.listings)
     chosen = select(arguments.only, claims)
+    if arguments.no_listings:
+        chosen = tuple(obligation for obligation in chosen if obligation.id != LISTED)
+        arguments.only = [obligation.id for obligation in chosen]
     if arguments.list:
         _list(chosen, arguments.json)
         return YES
@@ -279,9 +296,10 @@ def _origin(arguments: argparse.Namespace, spec: Spec) -> Origin:
     words = ["verify", *([operand(arguments.spec)] if arguments.spec else [])]
     words += ["--against", operand(arguments.against)] if arguments.against else []
     words += ["--profile", profile] if arguments.profile else []
-    for option in ("plans", "wire", "claims"):
+    for option in ("plans", "wire", "listings", "claims"):
         given = getattr(arguments, option)
         words += [f"--{option}", operand(given)] if given else []
+    words += ["--no-listings"] if arguments.no_listings else []
     sets = (",".join(spec.names(flags)) for flags in _sets(spec, arguments.profile))
     return Origin(spec.name, profile, "; ".join(sets), command(*words))
 
@@ -368,6 +386,7 @@ def _wrapped(text: str) -> str:
 
 
 def _summary(report: Report, context: Context, quiet: bool) -> None:
+    from vfio_migration.verifier.obligations.listings import LISTED, unlisted
     from vfio_migration.verifier.report.text import disagreement_lines, variant_lines
 
     for verdict in report.verdicts:
@@ -380,6 +399,9 @@ def _summary(report: Report, context: Context, quiet: bool) -> None:
     for variant in () if quiet else report.variants:
         lines = list(variant_lines(report.spec, variant))
         print("\nfinding: " + "\n".join(lines))
+    if not quiet and any(one.id == LISTED for one in report.verdicts):
+        for name in unlisted(report.spec):
+            print(f"\nno listing knows the {name}: {LISTED} is silent about it")
     counts = dict.fromkeys(("proved", "violated", "unknown"), 0)
     for verdict in report.verdicts:
         counts[verdict.outcome] += 1
@@ -390,6 +412,8 @@ def _summary(report: Report, context: Context, quiet: bool) -> None:
         "both": ", decided by z3 and cvc5",
     }[report.solver]
     line = f"{report.outcome}: {counted} in {report.seconds:.2f} s{by}"
+    if [one.id for one in report.verdicts if one.outcome == "violated"] == [LISTED]:
+        line += f"; {LISTED} compares with what is listed, and all else is safe (--no-listings)"
     print(("" if quiet else "\n") + _coloured(line, report.outcome))
 
 

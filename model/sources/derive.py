@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vfio_migration.model.errors import Mistake, SpecError
-from vfio_migration.model.load import from_data
+from vfio_migration.model.load import from_data, to_data
 from vfio_migration.model.machine import Machine
 from vfio_migration.model.sources.facts import Header, NextSteps, Place, wrong
 from vfio_migration.model.spec import Spec
@@ -337,25 +337,6 @@ def _steps(step: str | object | None) -> str:
 # --- rows as data ---------------------------------------------------------------------------------
 
 
-def to_data(spec: Spec) -> dict[str, Any]:
-    """Return a table as plain data, as `from_data` reads it."""
-    return {
-        field.name: [_row(row) for row in value] if isinstance(value, tuple) else value
-        for field in dataclasses.fields(spec)
-        if (value := getattr(spec, field.name)) != ()
-    }
-
-
-def _row(row: Any) -> dict[str, Any]:
-    return {
-        field.name.rstrip("_"): list(value) if isinstance(value, tuple) else value
-        for field in dataclasses.fields(row)
-        if field.name != "via"
-        and (value := getattr(row, field.name)) is not None
-        and value != field.default
-    }
-
-
 def to_toml(data: Mapping[str, Any]) -> str:
     """Write the data of a table as TOML."""
     import json
@@ -373,4 +354,4 @@ def to_toml(data: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-__all__ = ["derive", "failed_state", "to_data", "to_toml"]
+__all__ = ["derive", "failed_state", "to_toml"]

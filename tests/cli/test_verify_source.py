@@ -129,3 +129,33 @@ def test_a_table_of_another_kind_is_named_as_what_it_is(capsys, tmp_path: Path) 
         err = capsys.readouterr().err
         assert "and not one of states and arcs" in err
         assert f"takes {option} FILE" in err
+
+
+def test_a_hole_of_the_grid_is_named_with_two_ways_out(capsys) -> None:
+    assert main(["verify", "stop-p2p", "--only", "T1"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "passes over an empty place of the grid: no state is p2p_accepting and saving" in out
+    assert "Add that state with its arcs, or refuse PRE_COPY_P2P -> STOP_COPY" in out
+
+
+def test_listings_can_be_left_out_or_be_others(capsys, tmp_path: Path) -> None:
+    only = ["verify", "bus-master", "--only", "T1", "T8"]
+    assert main(only) == 1
+    assert "T8 compares with what is listed, and all else is safe" in capsys.readouterr().out
+    assert main([*only, "--no-listings"]) == 0
+    assert "T8" not in capsys.readouterr().out
+    path = tmp_path / "own.toml"
+    path.write_text("listings = []\n", "utf-8")
+    assert main([*only, "--listings", str(path)]) != 1
+    capsys.readouterr()
+    path.write_text("listings = [{ name = 1 }]\n", "utf-8")
+    assert main([*only, "--listings", str(path)]) == 2
+    assert "is no file of listings" in capsys.readouterr().err
+    assert main(only) == 1
+
+
+def test_what_no_listing_knows_is_named(capsys) -> None:
+    assert main(["verify", "post-copy", "--only", "T8"]) == 0
+    out = capsys.readouterr().out
+    assert "no listing knows the state POST_COPY: T8 is silent about it" in out
+    assert "no listing knows the capability POST_COPY: T8 is silent about it" in out

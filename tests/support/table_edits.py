@@ -6,13 +6,13 @@ A file of `tests/data/broken_tables` says what it breaks and how: rows to remove
 
 from __future__ import annotations
 
-import copy
 import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from vfio_migration.model import Spec, from_data
+from vfio_migration.model.edited import apply
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = ROOT / "tests/data/broken_tables"
@@ -27,30 +27,6 @@ def broken(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the file says of itself, and the data of the table it makes."""
     edit = tomllib.loads(path.read_text("utf-8"))
     return edit, apply(edit, table_data())
-
-
-def apply(edit: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    data = copy.deepcopy(data)
-    for section, keys in edit.get("remove", {}).items():
-        for key in keys:
-            data[section].remove(find(data, section, key))
-    for section, rows in edit.get("add", {}).items():
-        data[section] += rows
-    for change in edit.get("set", ()):
-        row = find(data, change["section"], change["row"]) if "row" in change else data
-        if "value" in change:
-            row[change["key"]] = change["value"]
-        else:
-            del row[change["key"]]
-    return data
-
-
-def find(data: dict[str, Any], section: str, key: object) -> dict[str, Any]:
-    for row in data[section]:
-        names = (row.get("name"), row.get("when"), row.get("kind"))
-        if key in (*names, [row.get("from"), row.get("to")]):
-            return row
-    raise LookupError(f"no row {key} in {section}")
 
 
 def spec_of(data: dict[str, Any]) -> Spec:

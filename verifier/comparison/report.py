@@ -134,7 +134,7 @@ def to_data(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as `diff --json` prints it."""
     failing = [judged for judged in comparison.judgements if judged.shortest is not None]
     deciding = [judged for judged in failing if judged.decides]
-    shown = next((judged.shortest for judged in deciding), None)
+    first = next((judged.shortest for judged in deciding), None)
     return {
         "old": comparison.names[0],
         "new": comparison.names[1],
@@ -151,7 +151,7 @@ def to_data(comparison: Comparison) -> dict[str, Any]:
             for change in comparison.changes
         ],
         "definitions": [_judgement_data(judged) for judged in comparison.judgements],
-        "distinguishing": None if shown is None else _steps_data(shown),
+        "distinguishing": None if first is None else _steps_data(first),
         "obligations": _obligations_data(comparison.letter),
     }
 
@@ -233,7 +233,7 @@ def text(comparison: Comparison) -> list[str]:
         *_judgement_lines(comparison, 100),
         "",
         *([] if comparison.letter is None else [*letters.text(comparison.letter, 100), ""]),
-        _last(comparison),
+        summary(comparison),
     ]
 
 
@@ -241,7 +241,7 @@ def mail(comparison: Comparison) -> list[str]:
     """Return plain text in 72 columns, the summary first: fit for a reply or a cover letter."""
     letter = comparison.letter
     lines = [
-        _last(comparison),
+        summary(comparison),
         *([] if letter is None else [*letters.text(letter, letters.WIDTH)]),
         "",
         *_judgement_lines(comparison, letters.WIDTH),
@@ -254,7 +254,7 @@ def mail(comparison: Comparison) -> list[str]:
 def markdown(comparison: Comparison) -> list[str]:
     """Return Markdown, the summary first."""
     lines = [
-        f"**{_last(comparison)}**",
+        f"**{summary(comparison)}**",
         "",
         "| | definition | verdict | fails for |",
         "|---|---|---|---|",
@@ -268,13 +268,13 @@ def markdown(comparison: Comparison) -> list[str]:
     for judged in comparison.judgements:
         if judged.shortest is not None:
             title = f"({judged.definition.id}) {judged.definition.title}"
-            lines += ["", f"{title}:", "", "```text", *_shown(judged, judged.shortest), "```"]
+            lines += ["", f"{title}:", "", "```text", *shown(judged, judged.shortest), "```"]
     lines += ["", "```text", *_change_lines(comparison), "```"]
     letter = comparison.letter
     return lines if letter is None else [*lines, "", *letters.markdown(letter)]
 
 
-def _last(comparison: Comparison) -> str:
+def summary(comparison: Comparison) -> str:
     """Return the outcome in one line."""
     names = " to ".join(comparison.names)
     deciding = [judged for judged in comparison.judgements if judged.decides]
@@ -327,14 +327,14 @@ def _judgement_lines(comparison: Comparison, width: int) -> Iterator[str]:
         mark = "decides" if judged.decides else "warning" if judged.verdict != "holds" else ""
         row = judged.definition
         yield f"  ({row.id}) {judged.verdict:<8}{row.title:<32}{mark}".rstrip()
-    shown: dict[tuple[str, ...], str] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for judged in comparison.judgements:
         if judged.shortest is None:
             continue
         yield ""
         yield from textwrap.wrap(f"({judged.definition.id}) {judged.definition.statement}", width)
-        lines = tuple(_shown(judged, judged.shortest))
-        first = shown.setdefault(lines, judged.definition.id)
+        lines = tuple(shown(judged, judged.shortest))
+        first = seen.setdefault(lines, judged.definition.id)
         if first != judged.definition.id:
             yield f"  fails as ({first}) does, with the same sequence"
             continue
@@ -347,7 +347,7 @@ def _judgement_lines(comparison: Comparison, width: int) -> Iterator[str]:
             yield f"  {by} did this."
 
 
-def _shown(judged: Judgement, decision: Decision) -> Iterator[str]:
+def shown(judged: Judgement, decision: Decision) -> Iterator[str]:
     """Yield the lines of a distinguishing sequence."""
     assert decision.distinguishing is not None
     old, new = decision.pairing.old, decision.pairing.new
@@ -426,4 +426,15 @@ FORMATS: dict[str, Callable[[Comparison], list[str]]] = {
     "md": markdown,
 }
 
-__all__ = ["FORMATS", "Comparison", "Judgement", "compare", "mail", "markdown", "text", "to_data"]
+__all__ = [
+    "FORMATS",
+    "Comparison",
+    "Judgement",
+    "compare",
+    "mail",
+    "markdown",
+    "shown",
+    "summary",
+    "text",
+    "to_data",
+]

@@ -7,6 +7,7 @@ from. The bad disciplines are refuted with two devices, by a shortest run.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import z3
@@ -18,7 +19,7 @@ from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Situation
-from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup, may, meets
+from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup, may, meets, too_many
 from vfio_migration.verifier.systems.handover import followed, handed_over
 from vfio_migration.verifier.systems.plan import ACCEPTS, STARTS, Discipline, shortest_meeting
 
@@ -74,7 +75,14 @@ def _g1(encoding: Encoding) -> Iterator[Query]:
         )
 
     # Quiesce both, next phases, stop one: the first run in which this can happen has few events.
-    yield group.happens("one-stops", one_stops, PREMISE)
+    alone = next((limit for limit in plans[0].limits if too_many(encoding.spec, limit, 2)), None)
+    idle = ""
+    if alone is not None:
+        idle = (
+            f"every device of this table lacks {alone.lacks}, and plan {plans[0].name} is for "
+            f"groups with {alone.count} of those at most: no group has two devices"
+        )
+    yield dataclasses.replace(group.happens("one-stops", one_stops, PREMISE), idle=idle)
 
 
 def _g1_search(encoding: Encoding) -> Iterator[Query]:
@@ -142,7 +150,8 @@ def _g3(encoding: Encoding) -> Iterator[Query]:
     plans = Discipline.marked(encoding, sound=True, after=False)
     limited = {limit.lacks for plan in plans for limit in plan.limits}
     unquiesced = _unquiesced(encoding)
-    bits = {row.name: row.value for row in encoding.spec.capabilities}
+    # Every device lacks a capability that the table does not have.
+    bits = dict.fromkeys(limited, 0) | {row.name: row.value for row in encoding.spec.capabilities}
     lacking = {name: {word for word in encoding.machines if not word & bits[name]} for name in bits}
     needed = {name for name, words in lacking.items() if words and words <= unquiesced}
     for name in sorted(limited | needed):

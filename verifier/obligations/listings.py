@@ -6,9 +6,14 @@ import functools
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
-from vfio_migration.model.spec import Role
+from vfio_migration.model.errors import Mistake, SpecError
+from vfio_migration.model.load import parse, read_bytes
+from vfio_migration.model.spec import Role, Spec
+
+LISTED: Final = "T8"
+"""The obligation that compares a table with listings, and says nothing of what is safe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,45 @@ class Listing:
         return frozenset(ends | {state for _, path in self.paths for state in path})
 
 
-@functools.cache
+_own: tuple[Listing, ...] | None = None
+
+
+def use(path: str | None) -> None:
+    """Hold tables against the listings of a file; None stands for those of the verifier.
+
+    Raises:
+        SpecError: The file cannot be read, or holds no listings.
+    """
+    global _own
+    if path is None:
+        _own = None
+        return
+    data = parse(read_bytes(path), path)
+    try:
+        _own = tuple(_listing(row) for row in data["listings"])  # type: ignore[attr-defined]
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"is no file of listings: {type(error).__name__}: {error}"
+        hint = "verifier/listings.toml shows the form"
+        raise SpecError([Mistake("--listings", path, problem, hint)]) from None
+
+
+def unlisted(spec: Spec) -> tuple[str, ...]:
+    """Return the states and capabilities of a table that no listing knows: T8 is silent on them."""
+    states = {name for listing in listings() for name in listing.numbers.states}
+    capabilities = {name for listing in listings() for name in listing.numbers.capabilities}
+    return (
+        *(f"state {row.name}" for row in spec.states if row.name not in states),
+        *(f"capability {row.name}" for row in spec.capabilities if row.name not in capabilities),
+    )
+
+
 def listings() -> tuple[Listing, ...]:
-    """Return every listing that comes with the verifier."""
+    """Return the listings in use: those that come with the verifier, or those of `use`."""
+    return _packaged() if _own is None else _own
+
+
+@functools.cache
+def _packaged() -> tuple[Listing, ...]:
     text = (resources.files("vfio_migration.verifier") / "listings.toml").read_text("utf-8")
     return tuple(_listing(row) for row in tomllib.loads(text)["listings"])
 

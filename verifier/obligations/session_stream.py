@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import z3
 
@@ -415,7 +416,10 @@ def estimates() -> tuple[Queries, Queries]:
         yield from system.inductive(system.lemmas)
         yield from system.never("wrong", wrong, system.lemmas)
         paused = system.is_event(system.event(2), "end_temporary")
-        yield system.happens("paused", system.paused, 5, paused)
+        ends = (encoding.spec.stream_end(row.name) for row in encoding.spec.states)
+        temporary = any(end is not None and end.kind == "temporary" for end in ends)
+        idle = "" if temporary else "no state of this table has a temporary end of stream"
+        yield replace(system.happens("paused", system.paused, 5, paused), idle=idle)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = EstimateSystem.of(encoding)

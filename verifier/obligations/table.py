@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import z3
 
-from vfio_migration.model import RoutingRule
+from vfio_migration.model import RoutingRule, Spec
 from vfio_migration.verifier.obligations.listed import as_listed
 from vfio_migration.verifier.obligations.requests import one_answer
 from vfio_migration.verifier.obligations.rules import no_idle_row, no_other_table
@@ -39,9 +39,7 @@ def _t1(encoding: Encoding) -> Iterator[Query]:
         "claim",
         (premise, z3.Not(encoding.one_step(from_, to))),
         "unsat",
-        step_example(
-            encoding, from_, to, lambda a, b: f"{a} -> {b} is an arc, but no step on the grid"
-        ),
+        step_example(encoding, from_, to, lambda a, b: _off_grid(encoding.spec, a, b)),
     )
     joined = any_of(
         [
@@ -51,12 +49,35 @@ def _t1(encoding: Encoding) -> Iterator[Query]:
         ]
     )
     contracted = any(line.via for line in encoding.lines)
+    shown = step_example(encoding, from_, to, lambda a, b: f"{a} -> {b} is one step")
     yield Query(
         "an-arc",
         "witness",
         (premise, joined) if contracted else (premise,),
         "sat",
-        step_example(encoding, from_, to, lambda a, b: f"{a} -> {b} is one step"),
+        shown,
+        instead=lambda: [Query("an-arc", "witness", (premise,), "sat", shown)],
+    )
+
+
+def _off_grid(spec: Spec, here: str, there: str) -> str:
+    """Say why an arc is no step: both axes change, or it passes over a place without a state."""
+    if spec.direction(here, there) is None:
+        return f"{here} -> {there} is an arc, but no step on the grid"
+    (column, row), (last, end) = spec.position(here) or (0, 0), spec.position(there) or (0, 0)
+    known = {spec.position(state.name) for state in spec.states}
+    operations = [one.name for one in spec.operations if not one.off_grid]
+    holes = [
+        f"{operations[x]} and {spec.sessions[y].name}"
+        for x in range(min(column, last), max(column, last) + 1)
+        for y in range(min(row, end), max(row, end) + 1)
+        if (x, y) not in known
+    ]
+    if not holes:
+        return f"{here} -> {there} is an arc, but no step on the grid"
+    return (
+        f"{here} -> {there} is an arc that passes over an empty place of the grid: no state is "
+        f"{' nor '.join(holes)}. Add that state with its arcs, or refuse {here} -> {there}"
     )
 
 
@@ -225,13 +246,15 @@ def _t4(encoding: Encoding) -> Iterator[Query]:
         request_example(encoding, from_, to, other_path),
         shorter=tuple(term == to for term in other[1:]),
     )
+    shown = request_example(encoding, from_, to, lambda *_: "")
     long = z3.And(path[2] != to, path[3] == to) if len(path) > 3 else z3.BoolVal(True)
     yield Query(
         "a-path",
         "witness",
         (request, arrives, legal, long),
         "sat",
-        request_example(encoding, from_, to, lambda *_: ""),
+        shown,
+        instead=lambda: [Query("a-path", "witness", (request, arrives, legal), "sat", shown)],
     )
 
 
@@ -368,7 +391,7 @@ TABLE: tuple[Obligation, ...] = (
         "Each arc is one step along one axis of the grid.",
         "every arc of every capability set",
         "symbolic",
-        "What a device does and what is streamed never change at once.",
+        "An arc changes what a device does or what is streamed, never both, and by one step.",
         _t1,
     ),
     Obligation(

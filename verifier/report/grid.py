@@ -27,6 +27,10 @@ def grid(new: Spec, old: Spec | None = None) -> list[str]:
         for place, name in at.items()
         if place is not None
     }
+    for row in range(len(rows)):
+        held = [place[0] for place in boxes if place[1] == row]
+        for column in range(min(held, default=0), max(held, default=0)):
+            boxes.setdefault((column, row), ".")  # a hole between two states
     changes = _Changes(new, old)
     widths = [
         max(

@@ -137,7 +137,9 @@ def sarif(report: Report, context: Context, shown: Collection[str] | None = None
     no success.
     """
     text = "" if context.source is not None else context.file.read_text("utf-8")
-    uri = urllib.parse.quote(context.origin or context.file.name)
+    of_table = context.origin or context.file.name
+    file = of_table if context.source is None else _in_source(report, context, None)[0]
+    uri = urllib.parse.quote(file)
     unknown = [verdict for verdict in report.verdicts if verdict.outcome == "unknown"]
     index = {obligation.id: number for number, obligation in enumerate(context.obligations)}
     results = [

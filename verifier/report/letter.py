@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vfio_migration.model import Spec
+from vfio_migration.verifier.obligations.listings import LISTED, unlisted
 from vfio_migration.verifier.prove import Report
 from vfio_migration.verifier.report import blamed_rows as rows
 from vfio_migration.verifier.report.grid import WIDTH, grid
@@ -85,14 +86,10 @@ def shortest(letter: Letter) -> Verdict | None:
 
     def length(verdict: Verdict) -> tuple[bool, bool, int]:
         trace = verdict.example.trace if verdict.example else None
-        compared = verdict.id == _COMPARED
+        compared = verdict.id == LISTED
         return compared, trace is None or not trace.steps, len(trace.steps) if trace else 0
 
     return min(letter.violated, key=length, default=None)
-
-
-_COMPARED = "T8"
-"""The obligation that compares with what is listed, and says nothing of what is safe."""
 
 
 def text(letter: Letter, width: int = WIDTH) -> list[str]:
@@ -180,6 +177,9 @@ def _others(letter: Letter) -> Iterator[str]:
         unknown = [one.verdict for one in letter.changes if one.kind == "newly unknown"]
     for verdict in unknown:
         yield f"Unknown: {verdict.id}, {verdict.reason}"
+    if any(verdict.id == LISTED for verdict in letter.report.verdicts):
+        for name in unlisted(letter.report.spec):
+            yield f"No listing knows the {name}: {LISTED} is silent about it."
 
 
 def folded(line: str, width: int) -> list[str]:

@@ -58,6 +58,10 @@ class Query:
         shorter: Bounds on the length of an example, tightest first: the first that can be met is,
             so that the example shown is a shortest one.
         lacking: Of a witness that the table lacks names for: which, and where to declare them.
+        instead: Of a witness: others that show as much, to be asked while this one cannot be met. A
+            smaller table may need more events, or have no case of the kind that shows most.
+        idle: Of a witness: what the table shows of why the premise can never happen in it. If the
+            witness cannot be met, this is what is said, and the obligation holds of nothing.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Query:
     explain: Callable[[z3.ModelRef | None], Example]
     shorter: tuple[z3.BoolRef, ...] = ()
     lacking: str = ""
+    instead: Callable[[], Iterable[Query]] | None = None
+    idle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import z3
@@ -200,12 +200,23 @@ class System(abc.ABC):
             )
 
     def happens(self, name: str, wanted: Bad, length: int, *conditions: Formula) -> Query:
-        """A witness: some run of this length from the start ends with a step like this."""
-        last = length - 1
-        good = wanted(self.situation(last), self.event(last), self.situation(length))
-        return Query(
-            name, "witness", self.run(length, good, *conditions), "sat", self._telling(length)
-        )
+        """A witness: some run of this length from the start ends with a step like this.
+
+        Without conditions on single events longer runs show as much, up to one that takes a device
+        through every state more.
+        """
+
+        def query(events: int) -> Query:
+            last = events - 1
+            good = wanted(self.situation(last), self.event(last), self.situation(events))
+            formulas = self.run(events, good, *conditions)
+            return Query(name, "witness", formulas, "sat", self._telling(events))
+
+        def longer() -> Iterator[Query]:
+            for events in range(length + 1, length + len(self.encoding.names) + 1):
+                yield query(events)
+
+        return query(length) if conditions else replace(query(length), instead=longer)
 
     def _telling(self, length: int) -> Callable[[z3.ModelRef | None], Example]:
         def explain(model: z3.ModelRef | None) -> Example:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import z3
 
-from vfio_migration.model import Step, Trace
+from vfio_migration.model import Spec, Step, Trace
 from vfio_migration.model.plan import Limit
 from vfio_migration.model.spec import Role
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
@@ -45,6 +45,16 @@ def meets(encoding: Encoding, one: Term, other: Term) -> Formula:
     failed = encoding.one_of(other, [lost] if lost is not None else [])
     refuses = z3.And(z3.Not(may(encoding, other, ACCEPTS)), z3.Not(failed))
     return z3.And(may(encoding, one, STARTS), refuses)
+
+
+def too_many(spec: Spec, limit: Limit, devices: int) -> bool:
+    """Say whether a group of so many devices exceeds a limit, whatever devices it has."""
+    return _bit(spec, limit) == 0 and limit.count < devices
+
+
+def _bit(spec: Spec, limit: Limit) -> int:
+    """The bit of the capability that a limit speaks of; 0 of one that no device of a table has."""
+    return next((row.value for row in spec.capabilities if row.name == limit.lacks), 0)
 
 
 class QuantifiedGroup:
@@ -82,7 +92,7 @@ class QuantifiedGroup:
         Of one device more than the limit that all lack it, two are the same. Where it allows none,
         one that lacks it is the only device there is.
         """
-        bit = self.encoding.spec.capability(limit.lacks).value
+        bit = _bit(self.encoding.spec, limit)
         devices = z3.Consts(
             [f"device{index}" for index in range(max(2, limit.count + 1))], self.sort
         )
@@ -237,7 +247,7 @@ class FiniteGroup(System):
     def _limits(self, now: Situation) -> Iterator[Formula]:
         """The group is one the plan is for."""
         for limit in self.discipline.plan.limits:
-            bit = self.encoding.spec.capability(limit.lacks).value
+            bit = _bit(self.encoding.spec, limit)
             without = [now[f"flags{device}"] & bit == 0 for device in range(self.size)]
             too_many = itertools.combinations(without, limit.count + 1) if self.size > 1 else ()
             yield from (z3.Not(z3.And(some)) for some in too_many)
