@@ -373,9 +373,20 @@ def _step_lines(number: int, step: Step, decision: Decision) -> Iterator[str]:
     else:
         outcomes = dict.fromkeys(_outcome(outcome) for outcome in step.old)
         yield f"       OLD: {' | '.join(outcomes)}"
+        if set(outcomes) == {_outcome(step.new)}:
+            yield from _conduct(decision, step)
         following = _following(decision, step)
         if following is not None:
             yield f"       taken for a device of OLD in {_place(following)}:"
+
+
+def _conduct(decision: Decision, step: Step) -> Iterator[str]:
+    """Yield what a device does otherwise where it stands, if that is all that can be told apart."""
+    mine = decision.pairing.new.seen(step.new.position).may
+    theirs = decision.pairing.old.seen(step.old[0].position).may
+    for words, activities in (("may not", theirs - mine), ("may besides", mine - theirs)):
+        if activities:
+            yield f"       there a device of NEW {words}: {', '.join(sorted(activities))}"
 
 
 def _following(decision: Decision, step: Step) -> Position | None:
