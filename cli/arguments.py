@@ -24,31 +24,23 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", re.ASCII)
 _UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
+def _own_file(parser: argparse.ArgumentParser, name: str, what: str, instead: str) -> None:
+    parser.add_argument(name, metavar="FILE", help=f"{what} of your own instead of {instead}")
+
+
 def spec_option(parser: argparse.ArgumentParser) -> None:
     """Add `--spec FILE`."""
-    parser.add_argument(
-        "--spec",
-        metavar="FILE",
-        help="a table of your own instead of the VFIO v2 table that comes with the package",
-    )
+    _own_file(parser, "--spec", "a table", "the VFIO v2 table that comes with the package")
 
 
 def plans_option(parser: argparse.ArgumentParser) -> None:
     """Add `--plans FILE`."""
-    parser.add_argument(
-        "--plans",
-        metavar="FILE",
-        help="plans of your own instead of those that come with the package",
-    )
+    _own_file(parser, "--plans", "plans", "those that come with the package")
 
 
 def wire_option(parser: argparse.ArgumentParser) -> None:
     """Add `--wire FILE`."""
-    parser.add_argument(
-        "--wire",
-        metavar="FILE",
-        help="a table of the connection of your own instead of the one that comes with the package",
-    )
+    _own_file(parser, "--wire", "a table of the connection", "the one that comes with the package")
 
 
 def spec_argument(parser: argparse.ArgumentParser) -> None:
