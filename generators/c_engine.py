@@ -263,12 +263,9 @@ def _unknown(compiled: Compiled) -> str:
     else:
         lines.append("/* The cell of a target that no state has is the same everywhere. */")
         lines.append(f"#define UNKNOWN {compiled.one_unknown:#x}u")
-    lines += ["static unsigned cell_at(const cell *row, unsigned there)", "{"]
-    lines.append(
-        "    return row[there];"
-        if compiled.one_unknown is None
-        else "    return there == N ? UNKNOWN : row[there];"
-    )
+    one = compiled.one_unknown is not None
+    lines += ["static unsigned unknown_at(const cell *row)", "{"]
+    lines += ["    (void)row;", "    return UNKNOWN;"] if one else ["    return row[N];"]
     return "\n".join([*lines, "}"])
 
 

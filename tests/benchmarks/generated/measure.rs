@@ -6,8 +6,9 @@ use engine::{Arc, Device, Effect, Engine, Failure, State};
 use std::hint::black_box;
 use std::time::Instant;
 
-const ROUNDS: u32 = 40;
-const TURNS: u32 = 100_000;
+/// Many short ones: the best of them was not interrupted.
+const ROUNDS: u32 = 2000;
+const TURNS: u32 = 2000;
 
 struct Nothing;
 
