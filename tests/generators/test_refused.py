@@ -8,7 +8,7 @@ import pytest
 
 from support import generated
 from support.odd_tables import TABLES
-from support.table_edits import find, spec_of, table_data
+from support.table_edits import spec_of, table_data
 from vfio_migration.generators import (
     c_files,
     compile_table,
@@ -18,6 +18,7 @@ from vfio_migration.generators import (
 )
 from vfio_migration.generators.names import module_of, prefix_of
 from vfio_migration.model import Spec, SpecError, load
+from vfio_migration.model.edited import find
 from vfio_migration.model.plan import load_plans
 
 

@@ -6,8 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from support.table_edits import find, spec_of, table_data
+from support.table_edits import spec_of, table_data
 from vfio_migration.model import Spec, load
+from vfio_migration.model.edited import find
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
