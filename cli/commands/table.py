@@ -14,6 +14,7 @@ changed is given to the other commands, as SPEC or --spec, --plans and --wire.
 examples:
   vfio-migration table > mine.toml
   vfio-migration table --plans > my_plans.toml
+  vfio-migration table --schema > table.schema.json    # for an editor: #:schema ./table.schema.json
 """
 
 TABLES: Final = {
@@ -24,6 +25,7 @@ TABLES: Final = {
     "history": ("history.toml", "earlier and smaller forms of the machine, for diff"),
 }
 """Each built-in table by its option: the file in `model`, and what stands in it."""
+_SCHEMA: Final = "schema"
 
 
 def add(commands: Any) -> None:
@@ -32,6 +34,13 @@ def add(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     for name, (_, what) in TABLES.items():
         which.add_argument(f"--{name}", dest="table", action="store_const", const=name, help=what)
+    which.add_argument(
+        "--schema",
+        dest="table",
+        action="store_const",
+        const=_SCHEMA,
+        help="the format of a table of one device, as JSON Schema",
+    )
     parser.set_defaults(run=run, table="machine")
 
 
@@ -39,6 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
     from vfio_migration.cli.output import YES
 
+    if arguments.table == _SCHEMA:
+        from vfio_migration.cli.output import print_json
+        from vfio_migration.model.schema import table_schema
+
+        print_json(table_schema())
+        return YES
     file, _ = TABLES[arguments.table]
     sys.stdout.flush()
     sys.stdout.buffer.write((resources.files("vfio_migration.model") / file).read_bytes())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from vfio_migration.cli.commands.table import TABLES
 from vfio_migration.cli.main import main
+from vfio_migration.model.edited import edits
+from vfio_migration.model.history import named
+from vfio_migration.model.load import to_data
 
 MODEL = Path(__file__).resolve().parents[2] / "model"
 
@@ -48,3 +53,20 @@ def test_a_copy_is_read_as_the_table_it_is_a_copy_of(
     of_the_copy = capsys.readouterr().out
     assert main(["route", "PRE_COPY", "STOP_COPY"]) == 0
     assert capsys.readouterr().out == of_the_copy
+
+
+def test_the_schema_takes_the_tables_that_are_tables_and_no_misspelt_key(capsys) -> None:
+    import jsonschema
+
+    assert main(["table", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    data = tomllib.loads((MODEL / "vfio_v2.toml").read_text("utf-8"))
+    jsonschema.validate(data, schema)
+    for edit in edits():
+        spec = named(edit.name)
+        assert spec is not None
+        jsonschema.validate(to_data(spec), schema)
+    data["arcs"][3]["form"] = data["arcs"][3].pop("from")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, schema)
