@@ -192,7 +192,7 @@ def picture_format(output: str | None, given: Format | None) -> Format:
     suffix = Path(output).suffix.lstrip(".").lower()
     found = next((name for name in PICTURE_FORMATS if name == suffix), None)
     if given is not None:
-        # A PNG that is called x.svg opens nowhere; an ending that says nothing is another matter.
+        # A PNG that is called x.svg opens nowhere; an ending that states nothing is another matter.
         if found not in (None, given):
             hint = f"leave it out, or end the name in .{given}"
             refuse("--format", given, f"contradicts the name of the file, {output}", hint)
@@ -202,7 +202,7 @@ def picture_format(output: str | None, given: Format | None) -> Format:
         refuse(
             "--output",
             output,
-            "does not say by its ending which format it is",
+            "has an ending that no format has",
             f"end it in one of {endings}, or give --format",
         )
     return found
@@ -254,7 +254,7 @@ def processes(text: str) -> int:
 
 
 def ignores(number: int) -> bool:
-    """Say whether a signal was ignored when this process was started, as `nohup` and `&` have it.
+    """Return whether a signal was ignored when this process began, as `nohup` and `&` have it.
 
     It then stays ignored, as the parent process has asked for.
     """

@@ -44,7 +44,7 @@ _OUTCOMES = {
 
 
 def bound_options(parser: argparse.ArgumentParser, *, streams: bool = True) -> None:
-    """Add the options that bound what a device can make of a transfer, whatever it says.
+    """Add the options that bound what a device can make of a transfer, whatever it states.
 
     Args:
         parser: The parser.
@@ -274,8 +274,8 @@ def _print_error(
         import json
 
         now = 0.0 if begun is None else round(time.monotonic() - begun, 6)
-        said = {"event": "error", "time": now, "message": why, "hints": list(hints)}
-        event_printer.print_last(sys.stdout, [json.dumps({**said, "outcome": outcome})])
+        record = {"event": "error", "time": now, "message": why, "hints": list(hints)}
+        event_printer.print_last(sys.stdout, [json.dumps({**record, "outcome": outcome})])
         return
     what = "" if meant is None else f" ({meant})"
     event_printer.print_last(

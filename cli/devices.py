@@ -34,7 +34,7 @@ def make(arguments: argparse.Namespace) -> DeviceContract:
     """Make the device that `--device`, `--flags` and `--spec` ask for.
 
     Raises:
-        SpecError: It cannot be made; the message says why.
+        SpecError: It cannot be made; the message states why.
     """
     from vfio_migration.runtime.kit.devices import DEVICES
 
@@ -63,7 +63,7 @@ def summary(arguments: argparse.Namespace) -> tuple[str, str]:
     name = arguments.device.partition(",")[0]
     kind = _class(name) if ":" in name else DEVICES.get(name)
     if kind is None:
-        make(arguments).close()  # says what is wrong
+        make(arguments).close()  # states what is wrong
     called = str(getattr(kind, "name", "") or name.rpartition(":")[2])
     text = inspect.getdoc(kind) or called
     return called, " ".join(text.split("\n\n")[0].split())
@@ -138,7 +138,7 @@ def _module(where: str, name: str) -> Any:
             hint = "it is looked for in the current folder and where Python has its packages"
             _refuse(name, f"there is no module {missing}", hint)
         _refuse(name, f"cannot be imported: {_described(error)}", None)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - any of them is said
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any of them is stated
         _refuse(name, f"cannot be imported: {_described(error)}", None)
 
 
@@ -206,7 +206,7 @@ def _reader(row: inspect.Parameter) -> Callable[[str, str], Any]:
 def _chosen(
     device: str, words: Iterable[str], readers: Mapping[str, Callable[[str, str], Any]]
 ) -> dict[str, Any]:
-    """Read what was said of a device: keys and values."""
+    """Read what was stated of a device: keys and values."""
     from vfio_migration.model.errors import closest
 
     chosen: dict[str, Any] = {}
@@ -219,7 +219,7 @@ def _chosen(
                 key, f"is not an option of {device}", f"did you mean {near}?" if near else there
             )
         if key in chosen:
-            _refuse(key, "is said twice", "say it once")
+            _refuse(key, "is given twice", "give it once")
         chosen[key] = readers[key](key, text if given else "")
     return chosen
 
@@ -289,13 +289,13 @@ def _made(device: str, kind: Callable[..., Any], given: Mapping[str, Any]) -> De
 
 
 def _described(error: BaseException) -> str:
-    """Return what an exception is, what it says, and which line raised it."""
+    """Return what an exception is, what it states, and which line raised it."""
     from vfio_migration.runtime.engine.errors import words
 
-    said, name = words(error), type(error).__name__
-    text = name if said == name else f"{name}: {said}"
+    text, name = words(error), type(error).__name__
+    text = name if text == name else f"{name}: {text}"
     if isinstance(error, SyntaxError) and error.filename:
-        return text  # which says where
+        return text  # which states where
     place, trace = "", error.__traceback__
     while trace is not None:
         frame = trace.tb_frame

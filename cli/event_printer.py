@@ -162,20 +162,20 @@ class TextReporter:
         yield f"{fields['side']:<11} {fields['phase']:<12} {fields['summary']}"
 
     def _moved(self, fields: dict[str, Any]) -> Iterable[str]:
-        if fields["how"] == "reset":  # what a phase asks for was said with it
+        if fields["how"] == "reset":  # what a phase asks for was stated with it
             where = f"{fields['device']}: {fields['from']} -> {fields['to']}"
             yield f"{fields['side']:<11} {'reset':<12} {where}"
 
     def _stopped(self, fields: dict[str, Any]) -> Iterable[str]:
         expected = fields["expected"]
-        said = "" if expected is None else f", expected for {seconds(expected)}"
-        yield f"{'':<11} downtime begins{said}"
+        expectation = "" if expected is None else f", expected for {seconds(expected)}"
+        yield f"{'':<11} downtime begins{expectation}"
 
     def _running(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"{'':<11} downtime ends after {seconds(fields['downtime'])}"
 
     def _asserted(self, fields: dict[str, Any]) -> Iterable[str]:
-        yield f"taken on trust: {fields['summary']} ({fields['option'] or 'as the journal says'})"
+        yield f"taken on trust: {fields['summary']} ({fields['option'] or 'by the journal'})"
 
     def _falls_back(self, fields: dict[str, Any]) -> Iterable[str]:
         yield f"goes on without pre-copy: {fields['why']}"
@@ -194,13 +194,13 @@ class TextReporter:
         yield f"recovering: {fields['why']}"
 
     def _won(self, fields: dict[str, Any]) -> Iterable[str]:
-        said = {
+        phrases = {
             "source": "the source runs",
             "destination": "the destination runs",
             "lost": "nobody holds the whole state",
             "undecided": "it is not known who runs",
         }
-        who, why = said[fields["outcome"]], fields["why"]
+        who, why = phrases[fields["outcome"]], fields["why"]
         if why == self._because:
             yield who
         else:
@@ -231,7 +231,7 @@ class TextReporter:
         if fields["asserted"]:
             yield f"  {'on trust':<12} {', '.join(fields['asserted'])}"
         for one in fields["not_stopped"]:
-            yield f"  not known to stand still: {one}"
+            yield f"  not known to be stopped: {one}"
 
     def _saved(self, fields: dict[str, Any]) -> Iterable[str]:
         rate = fields["bytes"] / fields["seconds"] if fields["seconds"] else 0

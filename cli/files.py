@@ -93,9 +93,9 @@ def writable(option: str, path: str | None, *, folder: bool = False) -> None:
         name = "." if replaced and not found.is_magic else found.name
         effective = os.access in os.supports_effective_ids
         if not os.access(name, os.W_OK, dir_fd=found.folder, effective_ids=effective):
-            said = os.strerror(errno.EACCES)
+            reason = os.strerror(errno.EACCES)
             hint = "take a folder that you may write to"
-            refuse(option, path, f"cannot be written: {said}", hint)
+            refuse(option, path, f"cannot be written: {reason}", hint)
     finally:
         os.close(found.folder)
 
@@ -136,7 +136,7 @@ def _read(option: str, path: str) -> bytes:
 
 
 def _other_kind(text: bytes) -> str | None:
-    """Say what a file is that check-trace reads and is no trace."""
+    """Return what a file is that check-trace reads and is no trace."""
     from vfio_migration.model import json_text
 
     try:
@@ -165,7 +165,7 @@ def write_whole(option: str, path: str | Path, data: bytes) -> None:
 
 
 def refuse(option: str, value: object, problem: str, hint: str | None = None) -> NoReturn:
-    """Say what is wrong with what an option names."""
+    """Return what is wrong with what an option names."""
     from vfio_migration.model import Mistake, SpecError
 
     raise SpecError([Mistake(option, value, problem, hint)])

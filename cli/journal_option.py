@@ -37,7 +37,7 @@ def to_read(arguments: argparse.Namespace) -> Path | None:
     try:
         claimed = [one for one in map(claims.claimed, arguments.sockets) if one is not None]
     except CannotMigrateError:
-        return None  # the recovery says so
+        return None  # the recovery states it
     where = Path(arguments.journal) if arguments.journal is not None else None
     if where is not None:
         _check_way(arguments, where)
@@ -48,8 +48,8 @@ def to_read(arguments: argparse.Namespace) -> Path | None:
     return where
 
 
-def stands(arguments: argparse.Namespace) -> bool:
-    """Say whether there is a journal."""
+def exists(arguments: argparse.Namespace) -> bool:
+    """Return whether there is a journal."""
     from vfio_migration.runtime.coordinator.journal import beside
 
     where = arguments.journal or beside(arguments.sockets[0])

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     _fill_in()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() == "utf-8":
-        # In UTF-8 this touches the bytes of file names that are no text, and nothing else.
+        # In UTF-8 this touches the bytes of file names that are not text, and nothing else.
         with contextlib.suppress(OSError):  # a descriptor that was exchanged cannot seek, say
             sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -46,12 +46,12 @@ def print_json(data: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape what is no text, for a name may come from anywhere; lines stay lines."""
+    """Escape what is not text, for a name may come from anywhere; lines stay lines."""
     return encodable("\n".join(map(one_line, text.split("\n"))))
 
 
 def one_line(text: str) -> str:
-    """Escape what is no text, or would end the line."""
+    """Escape what is not text, or would end the line."""
     if text.isprintable():
         return text
     return "".join(

@@ -46,7 +46,7 @@ class Progress:
         self.show()
 
     def show(self) -> None:
-        """Say which item is waited for."""
+        """Show which item is waited for."""
         if self._shown and self._done < len(self._items):
             item = self._items[self._done]
             sys.stderr.write(f"{_ERASE}{item} ... {self._done + 1} of {len(self._items)}")

@@ -97,18 +97,18 @@ class Stopper:
 
     def _end(self, why: str, status: int) -> NoReturn:
         # What is logged may wait for a lock that the thread that hangs has.
-        last = threading.Thread(target=self._say, args=(why, status), daemon=True)
+        last = threading.Thread(target=self._print, args=(why, status), daemon=True)
         last.start()
         last.join(2 * _LOG_TIMEOUT_S)
         os._exit(status)
 
-    def _say(self, why: str, status: int) -> None:
+    def _print(self, why: str, status: int) -> None:
         at = self._where()
         log_event("ended_by_force", level=logging.ERROR, why=why, at=at, status=status)
         self._log.end(_LOG_TIMEOUT_S)
 
     def _where(self) -> str:
-        """Say in which method of the device the thread that serves is, or else where it is."""
+        """Return in which method of the device the thread that serves is, or else where it is."""
         frame: FrameType | None = sys._current_frames().get(self._main)
         found = frame
         while frame is not None:

@@ -94,10 +94,10 @@ def _label(edge: Edge) -> str:
         parts.append("step " + ", ".join(mark.label for mark in edge.marks))
     if any(mark.failed for mark in edge.marks):
         parts.append("fails")
-    said = edge.event_text or _MERMAID_WORDS[edge.kind]
+    text = edge.event_text or _MERMAID_WORDS[edge.kind]
     if edge.kind == "refused" and edge.errno:
-        said += f" {edge.errno}"
-    return words(", ".join([*parts, said] if said else parts))
+        text += f" {edge.errno}"
+    return words(", ".join([*parts, text] if text else parts))
 
 
 def _identifier(node: Node) -> str:

@@ -41,9 +41,9 @@ def _intro(spec: Spec) -> str:
         f"This is the whole of the table {_code(spec.name)}: the states of a device that is "
         "migrated, the arcs, which are the single steps between them, what becomes of each request "
         "for a state, and what data can be streamed where. A device offers some of the "
-        "capabilities; the last tables say, for each set of them, which state comes next on the "
-        "way from any state to any other. The column Source says where in the specification a row "
-        f"is taken from. {NONE} stands for none."
+        "capabilities; the last tables show, for each set of them, which state comes next on the "
+        "way from any state to any other. The column Source names where in the specification a row "
+        f"is taken from. {NONE} means none."
     )
 
 
@@ -154,7 +154,7 @@ def _sessions(spec: Spec) -> Section:
 def _stream_ends(spec: Spec) -> Section:
     return _table(
         "Ends of the stream",
-        "How a client is told that there is nothing to read, and where.",
+        "How a client learns that there is nothing to read, and where.",
         ("End", "In", "Linux", "vfio-user", "Pre-copy information", "Meaning", "Source"),
         (
             (
@@ -225,7 +225,7 @@ def _requests(spec: Spec) -> Section:
 
 def _by_pair(value: str | None, outcome: str, *, code: bool = False) -> str:
     if value is None:
-        return "as the pair says" if outcome == "refused" else NONE
+        return "as the pair requires" if outcome == "refused" else NONE
     return _code(value) if code else value
 
 
@@ -245,7 +245,7 @@ def _routing(spec: Spec) -> Section:
     return _table(
         "Routing",
         "The path of a request is a shortest one among those that the rule in force allows.",
-        ("Rule", "In force", "Guarded session", "May stand inside a path", "Meaning", "Source"),
+        ("Rule", "In force", "Guarded session", "May be inside a path", "Meaning", "Source"),
         (
             (
                 _code(row.name),
@@ -287,7 +287,7 @@ def _events(spec: Spec) -> Section:
 def _capabilities(spec: Spec) -> Section:
     return _table(
         "Capabilities",
-        "What a device may offer, and the bit that says so.",
+        "What a device may offer, and the bit that means it.",
         ("Capability", "Flag", "Mandatory", "Meaning", "Source"),
         (
             (

@@ -43,7 +43,7 @@ def main(source: str, destination: str) -> int:
     except MigrationFailedError as error:
         print(f"{error}\nwho runs now: {error.outcome}", file=sys.stderr)
         return 1
-    print(f"{summary.bytes} bytes; it stood still for {summary.downtime * 1000:.0f} ms")
+    print(f"{summary.bytes} bytes; it was stopped for {summary.downtime * 1000:.0f} ms")
     return 0
 
 

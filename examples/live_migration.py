@@ -64,7 +64,7 @@ def _wait(path: Path) -> None:
             client.state()
             return
         time.sleep(0.01)
-    raise SystemExit(f"{path}: the server did not come up; {path.with_suffix('.log')} says why")
+    raise SystemExit(f"{path}: the server did not come up; {path.with_suffix('.log')} states why")
 
 
 def _migrate(sources: Sequence[Path], destinations: Sequence[Path], record: Path) -> int:

@@ -1,12 +1,12 @@
 """A guest as small as can be: keeps `edu` and `memory` devices busy while they are moved.
 
 It does what a virtual machine does for its devices. It lets them reach each other (the peer's
-memory mapped as guest memory, by descriptor), drives them, stands still while they are moved, and
+memory mapped as guest memory, by descriptor), drives them, is stopped while they are moved, and
 goes on at whichever side then runs, through the connections that `Coordinator` was given as
 `clients`.
 
 What every device has written to its peer is counted where the write begins. A write that was lost
-because its target stood still already, or that was done twice, shows in `check`.
+because its target was stopped already, or that was done twice, shows in `check`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Workload:
             thread.join()
 
     def pause(self) -> None:
-        """Let the processors of the guest stand still. The devices go on."""
+        """Let the processors of the guest are stopped. The devices go on."""
         self._held.clear()
         self._runs.clear()
         self._held.wait()
@@ -94,7 +94,7 @@ class Workload:
         self._runs.set()
 
     def check(self, side: Literal["source", "destination"]) -> list[str]:
-        """Say what of the peer-to-peer DMA went wrong. All devices of the side have to stand still.
+        """Return what of the peer-to-peer DMA went wrong. All devices of the side must be stopped.
 
         Returns:
             One sentence each; none if every write arrived, once.

@@ -1,7 +1,7 @@
 """How large a table may be, and which characters its texts may have.
 
 A table may come from a stranger. What reads, routes and verifies it takes time and memory that grow
-with the number of states, capability sets and rows, and what it says is printed on terminals. So
+with the number of states, capability sets and rows, and what it states is printed on terminals. So
 there are bounds, far above any table that people write, and each has its message.
 """
 

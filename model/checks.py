@@ -3,7 +3,7 @@
 The checks read the plain data of the file, not the typed rows, so that a table with a misspelt key
 in one place still gets its dangling arcs in another reported in the same run. What has the wrong
 type is passed over here: `vfio_migration.model.load` reports it. And one mistake is reported once:
-where a section cannot be read, nothing is said of the rows that refer to it.
+where a section cannot be read, nothing is stated of the rows that refer to it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def texts(table: PlainTable, heads: Collection[str], keys: Collection[str]) -> N
                     for position, item in enumerate(value):
                         _blank(table, f"{place}[{position}]", item)
                         if isinstance(item, str) and item in value[:position]:
-                            problem = "stands twice in this list"
+                            problem = "occurs twice in this list"
                             table.report(f"{place}[{position}]", item, problem, "remove one")
 
 
@@ -156,7 +156,7 @@ def _axes(table: PlainTable) -> None:
             table.report(
                 f"sessions[{index}].judged",
                 True,
-                f'is said of a session whose transfer is "{row["transfer"]}": there is no stream '
+                f'is for a session whose transfer is "{row["transfer"]}": there is no stream '
                 "to judge",
                 "remove it",
             )
@@ -172,16 +172,16 @@ def _one_each(table: PlainTable, section: str, key: str, wanted: Collection[str]
     """Report rows of a section that say the same twice, and what none of them says."""
     table.unique(section, f".{key}", lambda row: text_of(row, key), "remove one of the two")
     rows = table.data.get(section)
-    said = [text_of(row, key) for _, row in table.rows(section)]
-    # A row that says something else, or nothing that can be read, may be the one that is missing.
+    given = [text_of(row, key) for _, row in table.rows(section)]
+    # A row that states something else, or nothing that can be read, may be the one that is missing.
     if (
         isinstance(rows, list)
         and rows
-        and len(said) == len(rows)
-        and all(s in wanted for s in said)
+        and len(given) == len(rows)
+        and all(s in wanted for s in given)
     ):
         for one in wanted:
-            if one not in said:
+            if one not in given:
                 table.report(section, None, f'has no row with {key} = "{one}"', "add one")
 
 
@@ -250,7 +250,7 @@ def _effects(table: PlainTable) -> None:
     rows = table.data.get("session_effects")
     effects = [pair for _, row in table.rows("session_effects") if (pair := pair_of(row))]
     if not isinstance(rows, list) or not rows or len(set(effects)) != len(rows):
-        return  # a row that cannot be read, or stands twice, may be the one that seems to lack
+        return  # a row that cannot be read, or occurs twice, may be the one that seems to lack
     if not all(table.knows("sessions", end) for pair in effects for end in pair):
         return
     if any(mistake.place.startswith("states[") for mistake in table.mistakes):
@@ -330,7 +330,7 @@ def _requests(table: PlainTable) -> None:
                     place, None, "is missing from a row that refuses", f'add {key} = "..."'
                 )
             elif refuses and by_name and key in row:
-                problem = "is never used: [[refusals]] says it for each pair"
+                problem = "is never used: [[refusals]] specifies it for each pair"
                 table.report(place, row[key], problem, "remove it")
         if row.get("outcome") == "nothing" and "errno" in row:
             table.report(
@@ -346,9 +346,9 @@ def _routing(table: PlainTable) -> None:
     rules = table.data.get("routing")
     if not isinstance(rules, list) or not rules:
         return
-    said = [row.get("in_force") if isinstance(row, Mapping) else None for row in rules]
-    in_force = [index for index, value in enumerate(said) if value is True]
-    if not in_force and all(value is False for value in said):
+    given = [row.get("in_force") if isinstance(row, Mapping) else None for row in rules]
+    in_force = [index for index, value in enumerate(given) if value is True]
+    if not in_force and all(value is False for value in given):
         table.report("routing", None, "has no rule in force", "set in_force = true on one of them")
     for index in in_force[1:]:
         table.report(
@@ -388,7 +388,7 @@ def _events(table: PlainTable) -> None:
                 "is missing: the failed request must be answered something",
                 'add errno = "..."',
             )
-        # A name that stands twice is a mistake of its own: which event the row means is not known.
+        # A name that occurs twice is a mistake of its own: which event the row means is not known.
         known = row.get("name") in get_args(EventName)
         single = table.names["events"].count(str(row.get("name"))) == 1
         if row.get("drops") and known and single and row["name"] != _LEAVING:
@@ -396,7 +396,7 @@ def _events(table: PlainTable) -> None:
                 f"events[{index}].drops",
                 row["drops"],
                 "is read where a client goes away only",
-                f'say it in the row name = "{_LEAVING}"',
+                f'put it into the row name = "{_LEAVING}"',
             )
 
 
@@ -405,7 +405,7 @@ _LEAVING = "disconnect"
 
 
 def _connected_by_known_arcs(table: PlainTable) -> bool:
-    """Say whether it can be told which states the arcs connect."""
+    """Return whether it is known which states the arcs connect."""
     if not table.knows("states", table.data.get("initial")):
         return False
     arcs = table.data.get("arcs")

@@ -1,4 +1,4 @@
-"""What can be wrong with a table or a question about it, said so that it can be mended."""
+"""What can be wrong with a table or a question about it, written so that it can be mended."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ class Named(dict[str, _Row]):
 
 
 def why(error: OSError | ValueError) -> str:
-    """Say why a file cannot be had, in the same words on every Python.
+    """Return why a file cannot be had, in the same words on every Python.
 
     Of a name with a NUL in it, Python complains itself, by a ValueError.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said = str(error)
-    return "embedded null byte" if "embedded null" in said else said
+    text = str(error)
+    return "embedded null byte" if "embedded null" in text else text
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -26,7 +26,7 @@ _NAME: Final = "vfio-migration"
 
 
 class MissingExtraError(ImportError):
-    """A package that an extra brings is not installed; the message says how to install it.
+    """A package that an extra brings is not installed; the message states how to install it.
 
     Attributes:
         name: The name under which the package is imported.

@@ -17,7 +17,7 @@ def digraph(machine: Machine) -> networkx.DiGraph[str]:
     Nodes and edges come in the order of the table. A node carries `value`, `operation`, `session`,
     `requires`, `settable`, `summary` and `position` (column and row on the grid, or None off it);
     an edge carries `effect`, `via`, `summary` and `source`; the graph carries `name` and
-    `capabilities`. Refusals are no edges: the graph says what arcs there are, not what a request
+    `capabilities`. Refusals are no edges: the graph states what arcs there are, not what a request
     leads to.
 
     Raises:

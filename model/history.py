@@ -1,6 +1,6 @@
 """Earlier and smaller forms of the state machine, by name: what `history.toml` lists.
 
-A form is the table without some capabilities. It is computed, so that no fact stands twice.
+A form is the table without some capabilities. It is computed, so that no fact occurs twice.
 """
 
 from __future__ import annotations
@@ -61,28 +61,29 @@ def named(name: str) -> Spec | None:
 
 def without(spec: Spec, capabilities: Iterable[str]) -> Spec:
     """Return a table without some capabilities, and without the states that require them."""
-    gone = frozenset(capabilities)
-    states = tuple(row for row in spec.states if not gone.intersection(row.requires))
+    removed = frozenset(capabilities)
+    states = tuple(row for row in spec.states if not removed.intersection(row.requires))
     kept = frozenset(row.name for row in states)
     columns = frozenset(row.operation for row in states)
     return replace(
         spec,
-        capabilities=tuple(row for row in spec.capabilities if row.name not in gone),
-        profiles=tuple(_profiles(spec, gone)),
+        capabilities=tuple(row for row in spec.capabilities if row.name not in removed),
+        profiles=tuple(_profiles(spec, removed)),
         # A column without a state would stand between its neighbours.
         operations=tuple(row for row in spec.operations if row.name in columns),
         states=states,
-        # What is joined here was one arc for whoever knew no more; there is nothing it passes over.
+        # What is joined here was one arc for anybody who knew no more; there is nothing it passes
+        # over.
         arcs=tuple(replace(arc, via=()) for arc in contracted_arcs(spec, kept)),
         refusals=tuple(row for row in spec.refusals if {row.from_, row.to} <= kept),
     )
 
 
-def _profiles(spec: Spec, gone: frozenset[str]) -> Iterator[Profile]:
+def _profiles(spec: Spec, removed: frozenset[str]) -> Iterator[Profile]:
     """Yield the profiles that know nothing of what is gone, or else what is left of the first."""
-    whole = [row for row in spec.profiles if not gone.intersection(row.universe)]
+    whole = [row for row in spec.profiles if not removed.intersection(row.universe)]
     for row in whole or spec.profiles[:1]:
-        yield replace(row, universe=tuple(name for name in row.universe if name not in gone))
+        yield replace(row, universe=tuple(name for name in row.universe if name not in removed))
 
 
 __all__ = ["Form", "forms", "named", "without"]

@@ -1,8 +1,8 @@
-"""Reads JSON that a stranger may have written: it says one thing, or it is refused.
+"""Reads JSON that a stranger may have written: it states one thing, or it is refused.
 
 Python's own reader takes more than JSON has: NaN and Infinity, numbers that overflow to infinity,
-and a key that stands twice in one object, of which only the last counts. Two readers of such a text
-need not agree on what it says, and a time that is not a number passes every comparison. So each
+and a key that occurs twice in one object, of which only the last counts. Two readers of such a text
+need not agree on what it states, and a time that is not a number passes every comparison. So each
 reader of this package (recordings, logs, traces, journals, headers, status answers) reads by this
 one.
 """
@@ -24,8 +24,8 @@ class JsonError(ValueError):
 
     Attributes:
         problem: What is wrong, to be read after the place.
-        place: Where: "line 3, column 7", "byte 12"; empty if it cannot be said.
-        is_json: It has the form of JSON, and what it says is refused.
+        place: Where: "line 3, column 7", "byte 12"; empty if it is not known.
+        is_json: It has the form of JSON, and what it states is refused.
     """
 
     def __init__(self, problem: str, place: str = "", *, is_json: bool = False) -> None:
@@ -78,7 +78,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _RefusedValueError(f"the key {key[:_MAX_SHOWN]!r} stands there twice")
+                raise _RefusedValueError(f"the key {key[:_MAX_SHOWN]!r} occurs twice")
             seen.add(key)
     return found
 
@@ -95,13 +95,13 @@ def _finite(text: str) -> float:
 
 
 def _place(text: str | bytes) -> str:
-    """Return where a text that has the form of JSON first says what is refused."""
+    """Return where a text that has the form of JSON first states what is refused."""
     # Of bytes json.loads tells the encoding by their beginning.
-    said = (
+    text = (
         text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
     )
     keys: list[set[str] | None] = []  # of each object that is open; None is a list
-    tokens = list(_TOKEN.finditer(said))
+    tokens = list(_TOKEN.finditer(text))
     for token, behind in zip(tokens, [*tokens[1:], None], strict=True):
         word = token[0]
         if word in "{[":
@@ -113,10 +113,10 @@ def _place(text: str | bytes) -> str:
             if open_keys is not None and behind is not None and behind[0] == ":":
                 key = json.loads(word, strict=False)
                 if key in open_keys:
-                    return _line(said, token.start())
+                    return _line(text, token.start())
                 open_keys.add(key)
         elif word.lstrip("-")[0] in "NI" or (word[-1].isdigit() and math.isinf(float(word))):
-            return _line(said, token.start())
+            return _line(text, token.start())
     return ""
 
 

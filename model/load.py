@@ -1,6 +1,6 @@
 """Reading a table from a file, and refusing a bad one with all its mistakes at once.
 
-There are three kinds of mistake. The file is not valid TOML: then there is nothing else to say. A
+There are three kinds of mistake. The file is not valid TOML: then there is nothing else to state. A
 row has the wrong shape: pydantic finds these, and they are put into the words of the format here.
 The rows contradict each other: `vfio_migration.model.checks` finds these. The last two are reported
 together.
@@ -96,7 +96,7 @@ def _row(row: Any) -> dict[str, Any]:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return what is in a file; a `SpecError` says why it cannot be read."""
+    """Return what is in a file; a `SpecError` states why it cannot be read."""
     try:
         # Bounded, for a device file may have no end.
         with Path(path).open("rb") as file:
@@ -105,13 +105,13 @@ def read_bytes(path: str | Path) -> bytes:
         problem = f"cannot be read: {why(error)}"
         raise SpecError([Mistake("file", str(path), problem, None)]) from error
     if len(data) > bounds.MAX_TABLE_BYTES:
-        problem = f"has more than {bounds.MAX_TABLE_BYTES} bytes, so this is no table"
+        problem = f"has more than {bounds.MAX_TABLE_BYTES} bytes, so this is not a table"
         raise SpecError([Mistake("file", str(path), problem, None)])
     return data
 
 
 def parse(text: str | bytes, origin: str | None = None) -> dict[str, object]:
-    """Return the data of TOML text; a `SpecError` says why there is none."""
+    """Return the data of TOML text; a `SpecError` states why there is none."""
     try:
         # Bytes and text go the same way, so that neither may hold what UTF-8 cannot write.
         encoded = text.encode("utf-8") if isinstance(text, str) else text
@@ -136,7 +136,7 @@ def typed(
 
     Args:
         kind: A frozen dataclass whose fields are texts and tuples of rows.
-        check: Finds what the rows say against each other.
+        check: Finds what the rows specify against each other.
         data: The data, as `tomllib` gives it.
         origin: The name the table has in messages.
 
@@ -234,7 +234,7 @@ def _is_text(value: str) -> bool:
 
 
 def _key(key: object) -> str:
-    """Return a key as pydantic can read it; one that is no text is unknown in any case."""
+    """Return a key as pydantic can read it; one that is not text is unknown in any case."""
     return key if isinstance(key, str) and _is_text(key) else ascii(key)
 
 

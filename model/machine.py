@@ -30,7 +30,7 @@ from vfio_migration.model.spec import (
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a request is refused: the errno the client is answered, and the row that says so."""
+    """Why a request is refused: the errno the client is answered, and the row that states it."""
 
     errno: str
     reason: str
@@ -107,7 +107,7 @@ class Machine:
         return f"<Machine {self.spec.name} {','.join(self.names)}>"
 
     def supports(self, state: str) -> bool:
-        """Say whether this capability set has `state`."""
+        """Return whether this capability set has `state`."""
         return state in self._supported
 
     def arc(self, from_: str, to: str) -> Arc | None:
@@ -174,7 +174,7 @@ class Machine:
                 return Route(from_, to, (), self._refused(rule, from_, to))
         arcs = self.follow(from_, str(to))
         if arcs is None:
-            # The table has no "no_path" row and there is no path: nothing left to say but that.
+            # The table has no "no_path" row and there is no path: nothing left to state but that.
             problem = "has no path, and no row of requests refuses it"
             raise SpecError([Mistake("request", f"{from_} -> {to}", problem, None)])
         return Route(from_, to, arcs, None)
@@ -242,7 +242,7 @@ class Machine:
         """Return a step that no arc is, which a device is led to all the same."""
         rows = (row for row in self.spec.next_steps if (row.from_, row.to) == (from_, target))
         row = next(rows, self.spec.next_steps[0])
-        summary = "A step that is no arc of the table."
+        summary = "A step that is not an arc of the table."
         return Arc(from_=from_, to=to, summary=summary, source=row.source)
 
     # --- paths ---
@@ -262,7 +262,7 @@ class Machine:
     def _walks(self, start: str, rule: RoutingRule) -> Iterable[Callable[[str, bool], bool]]:
         """Yield, for each kind of path the rule allows, a test of its states.
 
-        The test takes a state and whether it stands inside the path (rather than at its end).
+        The test takes a state and whether it is inside the path (rather than at its end).
         """
         guarded = frozenset(row.name for row in self.states if row.session == rule.guarded)
         if rule.interior == "always":

@@ -28,7 +28,7 @@ Side = Literal["source", "destination"]
 """One of the two groups of a migration."""
 
 Holder = Literal["source", "delivered", "destination"]
-"""Who holds the state, as far as a journal says: the source; the source, and the destination too,
+"""Who holds the state, by the record of a journal: the source; the source, and the destination,
 which was delivered all of it; the destination. See [[migrations]] in the file."""
 
 FIRST_HOLDER: Holder = "source"
@@ -47,7 +47,7 @@ class Move(Row):
     event: str | None = None
 
     def meets(self, capabilities: frozenset[str]) -> bool:
-        """Say whether a device with these capabilities is meant."""
+        """Return whether a device with these capabilities is meant."""
         return capabilities.issuperset(self.needs) and capabilities.isdisjoint(self.lacks)
 
 
@@ -112,7 +112,7 @@ class MigrationStep(Row):
         plan: The plan they follow.
         phases: Through which of its phases, in its order; none means all.
         transfer: In passes while the sources run, or the rest, to the final end of every stream.
-        holder: What the journal says from here on of who holds the state; it is written before
+        holder: What the journal records from here on of who holds the state; it is written before
             anything else of the step is done. None if nothing changes.
     """
 
@@ -144,7 +144,7 @@ class Handover(Row):
 
     Attributes:
         winner: The side that is to run.
-        holders: What the journal may say of who holds the state.
+        holders: What the journal may record of who holds the state.
         failed: Whether the row also holds if devices of the winner have failed.
         undoes: Whether the other side may have run since it was given the state.
         still: The sides of which no device may be found in a state that permits it anything. At
@@ -156,7 +156,7 @@ class Handover(Row):
     winner: Side
     holders: tuple[Holder, ...]
     failed: bool = False
-    undoes: bool = False
+    rolls_back: bool = False
     still: tuple[Side, ...] = ()
     steps: tuple[MigrationStep, ...]
     summary: str
@@ -226,7 +226,7 @@ class Plans(Row):
         """Return what is done with a side that holds its state if `winner` is to run.
 
         Raises:
-            SpecError: No handover says so.
+            SpecError: No handover states it.
         """
         for row in self.handovers:
             steps = tuple(step for step in row.steps if step.side == side)
@@ -250,7 +250,7 @@ class Plans(Row):
         return tuple(row for row in phases if not step.phases or row.name in step.phases)
 
 
-def standing(plan: Plan, machine: Machine) -> str | None:
+def state_before(plan: Plan, machine: Machine) -> str | None:
     """Return where a device with these capabilities stands before a plan, or None if it is open."""
     names = frozenset(machine.names)
     return next((move.to for move in plan.before if move.meets(names)), None)

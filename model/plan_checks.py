@@ -15,7 +15,7 @@ from vfio_migration.model.spec import Spec
 _MOVE = {"needs", "lacks", "may", "failed", "to", "event"}
 _STEP = {"side", "plan", "phases", "transfer", "holder"}
 _PLACING = ("needs", "lacks", "to")
-"""What a row of `before` may say: where devices stand follows from their capabilities alone."""
+"""What a row of `before` may state: where devices are follows from their capabilities alone."""
 
 
 def check_plans(data: Data, spec: Spec) -> list[Mistake]:
@@ -82,9 +82,9 @@ def _step(
         elif "transfer" in step:
             for key in ("side", "phases"):
                 if key in step:
-                    yield Mistake(f"{at}.{key}", None, "says nothing of a transfer", "drop it")
+                    yield Mistake(f"{at}.{key}", None, "has no meaning for a transfer", "drop it")
         elif "side" not in step:
-            yield Mistake(at, None, "must say whose devices move", "give side")
+            yield Mistake(at, None, "must name the side whose devices move", "give side")
     name = text_of(step, "plan")
     if name is None:
         return
@@ -94,7 +94,7 @@ def _step(
         return
     plan = next(row for _, row in plans if row.get("name") == name)
     if plan.get("sound") is False:
-        hint = "mark it sound, and see what the verifier says"
+        hint = "mark it sound, and run the verifier"
         yield Mistake(f"{at}.plan", name, "is a plan marked unsound", hint)
     yield from _phases_named(at, step, plan)
 
@@ -132,7 +132,7 @@ def _phases(at: str, plan: Data, spec: Spec) -> Iterator[Mistake]:
             yield from _move(move_place, move, spec)
     moves = [move for _, phase in phases[-1:] for _, move in _rows(phase.get("moves"), "")]
     if plan.get("sound") is True and moves and not any("to" in move for move in moves):
-        problem = "has no state it leads to, so nothing says where a sound plan ends"
+        problem = "has no state it leads to, so it is open where a sound plan ends"
         yield Mistake(phases[-1][0], None, problem, 'give a move with "to"')
 
 
@@ -141,7 +141,7 @@ def _begins(
 ) -> Iterator[Mistake]:
     before, after = plan.get("before", []), plan.get("after", [])
     if bool(before) == bool(after):
-        problem = "must say either before or after"
+        problem = "must have either before or after"
         yield Mistake(at, text_of(plan, "name"), problem, "give one of the two")
     open_ended = [row.get("name") for _, row in plans if row.get("after")]
     for index, name in enumerate(after if isinstance(after, list) else []):
@@ -158,7 +158,7 @@ def _begins(
         for key in row:
             if key in ("may", "failed", "event"):
                 hint = f"take {', '.join(_PLACING)}"
-                yield Mistake(f"{place}.{key}", None, "says nothing before a plan", hint)
+                yield Mistake(f"{place}.{key}", None, "has no meaning before a plan", hint)
         if "to" not in row:
             yield Mistake(place, None, "must name a state", "give to")
         yield from _references(place, row, spec)
@@ -235,7 +235,7 @@ def _known(place: str, kind: str, name: object, spec: Spec) -> Iterator[Mistake]
 
 
 def _unique(rows: list[tuple[str, Data]]) -> Iterator[Mistake]:
-    """Names are names, and each stands once: plans are asked for by them, queries named by them."""
+    """Names are names, and each is once: plans are asked for by them, queries named by them."""
     seen: dict[str, str] = {}
     for place, row in rows:
         name = name_of(row)
@@ -245,7 +245,7 @@ def _unique(rows: list[tuple[str, Data]]) -> Iterator[Mistake]:
             hint = "a name is a letter, then letters, digits, _ and -"
             yield Mistake(f"{place}.name", name, "is not a name", hint)
         elif seen.setdefault(name, place) != place:
-            problem = f"stands already in {seen[name]}"
+            problem = f"is already in {seen[name]}"
             yield Mistake(f"{place}.name", name, problem, "give it another")
 
 

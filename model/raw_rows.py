@@ -70,7 +70,7 @@ class PlainTable:
         return [(index, row) for index, row in enumerate(rows) if isinstance(row, Mapping)]
 
     def readable(self, section: str) -> bool:
-        """Say whether each row of a section has a good name of its own.
+        """Return whether each row of a section has a good name of its own.
 
         If not, what seems to be missing from the section may be the row that is broken, or the one
         that has the name of another.
@@ -84,7 +84,7 @@ class PlainTable:
         self.mistakes.append(Mistake(place, value, problem, hint))
 
     def knows(self, section: str, name: object) -> bool:
-        """Say whether `name` is the name of a row of a section that is readable."""
+        """Return whether `name` is the name of a row of a section that is readable."""
         return self.readable(section) and name in self.names[section]
 
     def refer(self, place: str, value: object, section: str, kind: str) -> None:
@@ -100,7 +100,8 @@ class PlainTable:
     def report_unknown(self) -> None:
         """Report the names that were noted.
 
-        A name that is unknown in many places is told once: then it is rather the row that should
+        A name that is unknown in many places is reported once: then it is rather the row that
+            should
         have it that is wrong.
         """
         for (section, kind, value), places in self.unknown.items():
@@ -136,7 +137,7 @@ class PlainTable:
             first = seen.setdefault(value, index)
             if first != index:
                 shown = arrow(value) if isinstance(value, tuple) else value
-                problem = f"stands already in {section}[{first}]"
+                problem = f"is already in {section}[{first}]"
                 self.report(f"{section}[{index}]{what}", shown, problem, way_out)
 
 

@@ -114,7 +114,7 @@ class Session(Row):
     """A row of the grid: what is streamed there.
 
     `grows_while` names the activity that lets a session grow: while it is permitted, the end of the
-    stream is temporary. `judged` says that closing the session is where its stream is accepted or
+    stream is temporary. `judged` states that closing the session is where its stream is accepted or
     refused.
     """
 
@@ -215,7 +215,7 @@ class RequestRule(Row):
 class RoutingRule(Row):
     """Which paths are allowed, of which the shortest is taken.
 
-    States whose session is `guarded` may stand inside a path "always", "never", or only if the
+    States whose session is `guarded` may be inside a path "always", "never", or only if the
     "whole_path", both ends included, is guarded.
     """
 
@@ -338,7 +338,7 @@ class Spec(Row):
         return effect
 
     def permits(self, state: str, activity: str) -> bool:
-        """Say whether a device may do `activity` while it is in `state`."""
+        """Return whether a device may do `activity` while it is in `state`."""
         return activity in self.operation(self.state(state).operation).may
 
     def activity(self, role: Role) -> str | None:
@@ -346,7 +346,7 @@ class Spec(Row):
         return next((row.name for row in self.activities if row.role == role), None)
 
     def permits_role(self, state: str, role: Role) -> bool:
-        """Say whether a device may do the activity with a role while it is in `state`."""
+        """Return whether a device may do the activity with a role while it is in `state`."""
         activity = self.activity(role)
         return activity is not None and self.permits(state, activity)
 
@@ -440,7 +440,7 @@ class Spec(Row):
         return tuple(self.capability_type(word) for word in sorted(words))
 
     def supports(self, capabilities: CapabilitySet, state: str) -> bool:
-        """Say whether a device with these capabilities has `state`."""
+        """Return whether a device with these capabilities has `state`."""
         word = int(capabilities.value)
         return all(word & self.capability(name).value for name in self.state(state).requires)
 

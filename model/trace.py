@@ -25,7 +25,7 @@ StepKind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing that happened to a device, and where the device stands after it.
+    """One thing that happened to a device, and where the device is after it.
 
     Attributes:
         kind: What happened. A "request" is the client's wish; the arcs it takes, its refusal or
@@ -49,7 +49,7 @@ class Step:
     note: str | None = None
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return it in one line."""
         arc = f"{self.from_} -> {self.to}"
         text = {
             "request": f"SET_STATE {self.to}",
@@ -76,8 +76,9 @@ class Trace:
         start: The state in which each device begins.
         steps: What happens, in order.
         title: What the run shows, in one sentence.
-        names: What each device is called, or nothing. Where devices have names, a note says itself
-            whom it is about: a device, or nobody but whoever coordinates them.
+        names: What each device is called, or nothing. Where devices have names, a note states
+            itself
+            whom it is about: a device, or nobody but their coordinator.
     """
 
     spec: str
@@ -88,11 +89,11 @@ class Trace:
     names: tuple[str, ...] = ()
 
     def name(self, device: int) -> str:
-        """What a device is called: by its number, where the run does not say."""
+        """What a device is called: by its number, where the run does not state."""
         return self.names[device] if self.names else f"device {device}"
 
     def describe(self, step: Step) -> str:
-        """Say a step in one line, and of which device it is if there are several."""
+        """Return a step in one line, and of which device it is if there are several."""
         alone = len(self.start) == 1 or (step.kind == "note" and self.names)
         return str(step) if alone else f"{self.name(step.device)}: {step}"
 

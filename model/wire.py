@@ -119,7 +119,7 @@ class FlagChoice(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit(Row):
-    """What the server allows at most. With a `default` it is told in VERSION, under its name.
+    """What the server allows at most. With a `default` it is notified in VERSION, under its name.
 
     The default is what a peer that names no number of its own is taken to have named.
     """
@@ -147,8 +147,8 @@ class Holding(Row):
     """Something a client can make the server keep, and how much of it.
 
     At its `limit` the server refuses more, reads nothing until there is room again, or keeps less
-    detail and says more than is true, where that does no harm. What belongs to the connection ends
-    with it; what belongs to the client is dropped as the disconnect row of the migration table
+    detail and states more than is true, where that does no harm. What belongs to the connection
+    ends with it; what belongs to the client is dropped as the disconnect row of the migration table
     says.
     """
 

@@ -40,7 +40,7 @@ def check_wire(data: Data) -> list[Mistake]:
     table = PlainTable(data, Wire)
     checks.texts(table, ("name", "title"), _KEYS)
     for section in ("flags", "answers"):
-        table.names[section] = []  # told apart by word and name, and by `when`
+        table.names[section] = []  # distinguished by word and name, and by `when`
     checks.names(table, ("options", "answers", "choices"), ("flags",))
     table.unique("flags", "", _word_and_name, "give it another")
     table.unique("answers", ".when", lambda row: text_of(row, "when"), "remove one of the two")
@@ -148,7 +148,7 @@ def _answers(table: PlainTable) -> None:
         silent = row.get("outcome") == "ignored"
         if "errno" in row and (silent or when in FROM_THE_TABLE):
             problem = "is never used: " + (
-                "the row answers nothing" if silent else "the migration table says it"
+                "the row answers nothing" if silent else "the migration table has it"
             )
             table.report(place, row["errno"], problem, "remove it")
         elif "errno" not in row and not silent and when not in FROM_THE_TABLE:
@@ -173,12 +173,12 @@ def _roles(table: PlainTable) -> None:
         if not found and isinstance(rows, list) and rows and _legible(table, section, key):
             table.report(section, None, f"has no row with {written}", "one must have it")
         for index in found[1:]:
-            problem = f"stands already in {section}[{found[0]}]"
+            problem = f"is already in {section}[{found[0]}]"
             table.report(f"{section}[{index}].{key}", value, problem, "only one can have it")
 
 
 def _legible(table: PlainTable, section: str, key: str) -> bool:
-    """Say whether a key can be read in every row; if not, that row may be the one that lacks."""
+    """Return whether a key can be read in every row; if not, that row may be the one that lacks."""
     keys = {field.name for field in fields(Command if section == "commands" else Feature)}
     allowed = ("negotiate", "reset", "feature", "other", True, False, None)
     rows = table.data.get(section)

@@ -44,13 +44,13 @@ def checks() -> Iterator[str]:
         yield title
         yield ""
         last = "Sign of" if grade == "suspicious" else "Section"
-        yield f"| Check | What has to hold | What the specification says | {last} |"
+        yield f"| Check | What has to hold | What the specification states | {last} |"
         yield "|-------|------------------|-----------------------------|---------|"
         for row in rows:
             if grade_of(row.name) != grade:
                 continue
             place = row.sign_of if grade == "suspicious" else row.source or "as below"
-            yield f"| `{row.name}` | {row.summary} | {row.says or '-'} | {place} |"
+            yield f"| `{row.name}` | {row.summary} | {row.text or '-'} | {place} |"
     yield ""
     yield "A malformed reply is a violation of the section about its command. The other rows:"
     yield ""
@@ -107,10 +107,10 @@ def written(page: str) -> str:
     )
     found = re.search(r"^```jsonl\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert found is not None
-    said = answer(found[1])
+    text = answer(found[1])
     return re.sub(
         r"^```text\n.*?^```$",
-        lambda _: f"```text\n{said}```",
+        lambda _: f"```text\n{text}```",
         page,
         count=1,
         flags=re.DOTALL | re.MULTILINE,

@@ -112,7 +112,7 @@ def _anchor(title: str) -> str:
 
 
 def _decides(finding: Finding, name: str, verdicts: dict[str, Verdict], spec: Spec) -> str:
-    """Say what one deciding obligation or row says; refuse to publish what does not hold."""
+    """Return the words of a deciding obligation or row; refuse to publish what does not hold."""
     place = f"findings: {finding.id}"
     if ": " not in name:
         verdict = verdicts.get(name)
@@ -123,8 +123,8 @@ def _decides(finding: Finding, name: str, verdicts: dict[str, Verdict], spec: Sp
     section, _, key = name.partition(": ")
     for row in (*getattr(spec, section, ()), *getattr(load_wire(), section, ())):
         if key in [getattr(row, field, None) for field in ("name", "when", "kind")]:
-            said = getattr(row, "summary", None) or getattr(row, "reason", None) or ""
-            return f"the row {key} of `[[{section}]]`: {said}"
+            text = getattr(row, "summary", None) or getattr(row, "reason", None) or ""
+            return f"the row {key} of `[[{section}]]`: {text}"
     raise SpecError([Mistake(place, name, "is not a row of the table", None)])
 
 

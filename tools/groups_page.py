@@ -1,6 +1,6 @@
 """What of docs/groups.md is written by a program.
 
-    python tools/groups_page.py            the plans and the promises, from their tables
+    python tools/groups_page.py            the plans and the obligations, from their tables
     python tools/groups_page.py --measure  the figures too, with spin; takes some minutes
 
 A test holds the first to their tables. The figures are of the machine they name, and stay as they
@@ -36,7 +36,7 @@ def sections() -> dict[str, str]:
         "plans": "\n".join(_plans()),
         "migrations": "\n".join(_migrations()),
         "handovers": "\n".join(_handovers()),
-        "promises": "\n".join(_promises()),
+        "obligations": "\n".join(_proved_obligations()),
     }
 
 
@@ -85,16 +85,16 @@ def _move(move: Move) -> str:
 
 
 def _who(move: Move) -> str:
-    said = [
+    words = [
         f"{word} {' and '.join(names)}"
         for word, names in (("with", move.needs), ("without", move.lacks))
         if names
     ]
     if move.may is not None:
-        said.append(f"that may `{move.may}`")
+        words.append(f"that may `{move.may}`")
     if move.failed:
-        said.append("that failed")
-    return " ".join(["each device" if not said else "devices", *said])
+        words.append("that failed")
+    return " ".join(["each device" if not words else "devices", *words])
 
 
 def _migrations() -> Iterator[str]:
@@ -103,7 +103,7 @@ def _migrations() -> Iterator[str]:
 
     for row in default_plans(load()).migrations:
         yield f"\n**`{row.name}`**. {row.summary}\n"
-        yield "| Step | The journal says |"
+        yield "| Step | The journal records |"
         yield "|---|---|"
         for step in row.steps:
             yield f"| {_step(step)} | {step.holder or ''} |"
@@ -115,7 +115,7 @@ def _handovers() -> Iterator[str]:
     from vfio_migration.model.plan import default_plans
 
     yield ""
-    yield "| | Who is to run | If the journal says | Steps | Why |"
+    yield "| | Who is to run | If the journal records | Steps | Why |"
     yield "|---|---|---|---|---|"
     plans = default_plans(load())
     for index, row in enumerate(plans.handovers):
@@ -144,7 +144,7 @@ def _promises() -> Iterator[str]:
     from vfio_migration.verifier import OBLIGATIONS
 
     yield ""
-    yield "| | Promise | Ranges over | Method |"
+    yield "| | Obligation | Ranges over | Method |"
     yield "|---|---|---|---|"
     for row in OBLIGATIONS:
         if row.id.startswith("G"):
@@ -214,7 +214,7 @@ def _row(name: str, size: int, *, failing: bool) -> str:
     return " | ".join([states, *cells])
 
 
-def _proof(promise: str) -> str:
+def _proof(id_: str) -> str:
     from vfio_migration.model import load
     from vfio_migration.verifier import OBLIGATIONS, Encoding, decide
 

@@ -32,9 +32,9 @@ def _page(survey: Survey) -> Iterator[str]:
     yield ""
     yield (
         "Would the obligations notice a mistake in the table? `vfio-migration mutate` makes every "
-        "single edit of it and shows that each violates an obligation, is no table that loads, or "
-        "changes nothing that anybody can tell. An edit that does none of these is a survivor: a "
-        "line of the table that no obligation speaks of. There must be none."
+        "single edit of it and shows that each violates an obligation, is not a table that loads, "
+        "or changes nothing that anybody can observe. An edit that does none of these is a "
+        "survivor: a line of the table that no obligation speaks of. There must be none."
     )
     yield ""
     counted = [(outcome, len(survey.of(outcome))) for outcome in OUTCOMES]

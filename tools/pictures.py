@@ -81,7 +81,7 @@ def _difference(path: Path, found: bytes, wanted: bytes) -> str:
             _lines(found), _lines(wanted), f"{path} (as it is)", f"{path} (as it should be)", n=1
         )
     )
-    # Bytes that are no text can differ where their text does not.
+    # Bytes that are not text can differ where their text does not.
     return diff.rstrip("\n") or f"{path}: differs in bytes that are no UTF-8"
 
 

@@ -66,7 +66,7 @@ def real_output(block: Block) -> str:
     """Run the command of a block and return what it prints.
 
     Raises:
-        RuntimeError: If its exit status is not the one the block promises.
+        RuntimeError: If its exit status is not the one the block guarantees.
     """
     words = shlex.split(block.command)
     with tempfile.TemporaryDirectory() as elsewhere:

@@ -2,7 +2,7 @@
 
 `verify` decides obligations about a `Spec` and returns a `Report`. What a claim of a user's own is
 made of (docs/own-claims.md) is exported here too. Importing this package needs z3,
-which the extra "verify" brings; `MissingExtraError` says how to get it.
+which the extra "verify" brings; `MissingExtraError` states how to get it.
 """
 
 from vfio_migration.model.extras import from_extra

@@ -274,7 +274,7 @@ class _Run:
         """Do tasks in a process of their own."""
         if not self.claims:
             # z3 can leave out its checks of our calls, as under `python -O`: a tenth of the time.
-            # They stay for claims, where a wrong call must be told and not crash.
+            # They stay for claims, where a wrong call must be reported and not crash.
             z3.z3.Z3_DEBUG = False
         yield from self.work(unit)
 
@@ -397,7 +397,7 @@ def decide(
             if taken is not None:
                 taken[query.name] = query
         if answer.answer == "unknown":
-            # Go on: another query may still refute, which says more than "unknown".
+            # Go on: another query may still refute, which states more than "unknown".
             pending.append(f"{query.name}: {answer.reason}")
             if answer.disagreement is not None:
                 # An answer is kept for every query of these formulas, whatever their names.
@@ -409,7 +409,7 @@ def decide(
             if query.role == "step":
                 failed_steps.append(query.name)
             else:
-                never = "the premise never happens, so a proof says nothing"
+                never = "the premise never happens, so a proof shows nothing"
                 pending.append(f"{query.name}: {query.lacking or never}")
         elif query.role == "witness" and witness is None:
             witness = answer.example or Example(f"nothing: {query.idle}")

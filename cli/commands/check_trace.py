@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 _HELP = """\
 Hold a recorded run against the specification, and name every step that it does not allow. Four
-kinds of file are told apart by what is in them: a recording (--record), a capture of the wire, the
+kinds of file are distinguished by what is in them: a recording (--record), a capture of the wire,
+    the
 log of a server (serve --log-format json), and a trace (replay, verify --traces).
 
 What is found in a recording or a capture has one of three grades:
-  violation    the specification does not allow it, and the section that says so is named
+  violation    the specification does not allow it, and the section that states it is named
   suspicious   it is allowed, and the sign of a known defect
   house rule   our own server would not do it; nobody else is held to that (--strict)
-docs/recording.md lists every check with its grade, and says what can be seen in each kind of file.
+docs/recording.md lists every check with its grade, and states what can be seen in each kind of
+file.
 
 examples:
   vfio-migration check-trace run.jsonl
@@ -41,7 +43,7 @@ exit status: 0 there is no violation (with --strict: and no house rule is broken
 
 _MAX_LINE_BYTES = 1 << 20
 """How many bytes a line may have. `/dev/zero` is one line without an end."""
-_LONGEST_MESSAGE = 4 << 20
+_MAX_MESSAGE_BYTES = 4 << 20
 """How many one of a capture may have: it holds a message of 1 MiB in hexadecimal digits."""
 
 
@@ -60,7 +62,7 @@ def add(commands: Any) -> None:
         "--flags",
         metavar="NAMES",
         help="the capabilities of the devices, as STOP_COPY,P2P,PRE_COPY or as a number (7); "
-        "by default what the run says, or any that fits",
+        "by default what the run shows, or any that fits",
     )
     parser.add_argument(
         "--strict",
@@ -94,7 +96,7 @@ class Result:
 
     Attributes:
         kind: What kind of file it is.
-        devices: The devices it tells of.
+        devices: The devices it reports.
         lines: How many lines, or steps, were read.
         held: How many of which kind were held against the tables.
         unrestricted: How many of which kind no table restricts.
@@ -151,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_data(result, spec, strict=arguments.strict))
     else:
-        for line in _told(name, result, spec, strict=arguments.strict):
+        for line in _report_lines(name, result, spec, strict=arguments.strict):
             print(encodable(one_line(line)))
     return YES if result.worst(strict=arguments.strict) is None else NO
 
@@ -163,7 +165,7 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
     from pathlib import Path
 
     if path == "-":
-        if sys.stdin is None:  # whoever started us closed it
+        if sys.stdin is None:  # the parent closed it
             raise _wrong(_FILE, path, "cannot be read: standard input is closed")
         return nullcontext(sys.stdin.buffer)
     try:
@@ -179,7 +181,7 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
 def check(
     file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None, name: str = "FILE"
 ) -> Result:
-    """Tell what kind of file it is, and hold it against the specification.
+    """Describe what kind of file it is, and hold it against the specification.
 
     Args:
         file: The file.
@@ -317,7 +319,7 @@ def _capture(
         lines = [Observation.of(line, spec) for line in capture.lines(data)]
         return [finding for line in lines for finding in examination.observe(line)]
 
-    _each(file, result, observe, first, _LONGEST_MESSAGE)
+    _each(file, result, observe, first, _MAX_MESSAGE_BYTES)
     _count(result, examination)
     return result
 
@@ -381,7 +383,7 @@ def _each(
         data = _object(line, result.lines)
         if data is None:
             if not line.endswith(b"\n"):
-                # Whoever wrote it was killed, or had no room for it.
+                # Its writer was killed, or had no room for it.
                 result.lines -= 1
                 result.cut = True
                 return
@@ -428,7 +430,7 @@ def _wrong(place: str, value: object, problem: str, hint: str | None = None) -> 
     return SpecError([Mistake(place, value, problem, hint)])
 
 
-# --- what is said ---
+# --- what is stated ---
 
 _KINDS = {
     "recording": "a recording",
@@ -462,7 +464,7 @@ def _placed(result: Result, one: Placed) -> dict[str, Any]:
     return line | {"place": one.place} | asdict(one.finding)
 
 
-def _told(name: str, result: Result, spec: Spec, *, strict: bool) -> Iterator[str]:
+def _report_lines(name: str, result: Result, spec: Spec, *, strict: bool) -> Iterator[str]:
     unit = "step" if result.kind == "trace" else "line"
     lines = f"{result.lines} {unit}{'' if result.lines == 1 else 's'}"
     devices = ", ".join(result.devices) or "no device"
@@ -485,7 +487,7 @@ def _finding(head: str, one: Placed, unit: str, states: int) -> Iterator[str]:
     found = one.finding
     again = f" ({one.times} times, last in {unit} {one.last})" if one.times > 1 else ""
     yield f"{head}: {found.device}: {found.step}{again}"
-    if found.reason != found.says:
+    if found.reason != found.text:
         yield f"  why: {found.reason}"
     if found.situations:
         known = len(found.situations) < states
@@ -498,28 +500,28 @@ def _finding(head: str, one: Placed, unit: str, states: int) -> Iterator[str]:
         yield f"  row: {found.row}"
     if found.source and found.source != "decision":
         yield f"  source: {found.source}"
-    if found.says:
-        yield f"  the text says: {found.says}"
+    if found.text:
+        yield f"  the text states: {found.text}"
 
 
 def _sum(result: Result, *, strict: bool) -> str:
-    """Say in one line what came of it."""
+    """Return in one line what came of it."""
     counts = Counter({grade: result.left_out[grade] for grade in _GRADES})
     for one in result.found.values():
         counts[one.finding.grade] += one.times
-    said = []
+    parts = []
     if counts["violation"]:
-        said.append(_number(counts["violation"], "violation"))
+        parts.append(_number(counts["violation"], "violation"))
     else:
-        said.append("every step is allowed")
+        parts.append("every step is allowed")
     if counts["suspicious"]:
-        said.append(f"{counts['suspicious']} suspicious")
+        parts.append(f"{counts['suspicious']} suspicious")
     if counts["house rule"]:
         rules = _number(counts["house rule"], "house rule") + " not kept"
-        said.append(rules if strict else f"{rules} (--strict shows them)")
+        parts.append(rules if strict else f"{rules} (--strict shows them)")
     if left := sum(result.left_out.values()):
-        said.append(f"{left} of them not shown")
-    return "; ".join(said)
+        parts.append(f"{left} of them not shown")
+    return "; ".join(parts)
 
 
 def _number(count: int, what: str) -> str:

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--format",
         choices=options.PICTURE_FORMATS,
-        help="the format, where the name of the file does not say; it may not say another",
+        help="the format, where the ending of the name gives none; it may not contradict it",
     )
     parser.add_argument(
         "--theme",
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("devices", "plans"):
         given = getattr(arguments, option)
         if given is not None and arguments.migration is None:
-            problem = "says nothing without a migration"
+            problem = "has no meaning without a migration"
             refuse(f"--{option}", given, problem, "add --migration live")
     if arguments.migration is not None:
         return _draw(_migration(spec, arguments, flags), chosen, arguments)
@@ -114,7 +114,7 @@ def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | Non
     if arguments.devices is not None:
         if flags is not None:
             hint = "give each device its capabilities there"
-            refuse("--flags", arguments.flags, "is said by --devices already", hint)
+            refuse("--flags", arguments.flags, "is given by --devices already", hint)
         group = [options.read_flags(part) for part in arguments.devices.split(":")]
     try:
         plans = options.read_plans(spec, arguments.plans)

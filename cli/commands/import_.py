@@ -12,7 +12,7 @@ _HELP = """\
 Read the next-step table of drivers/vfio/vfio_main.c (and include/uapi/linux/vfio.h for the values
 of states and capabilities), the tables of libvfio-user's lib/migration.c, or the text of vfio-user
 (docs/interop/vfio-user.rst of QEMU), and print a table that does the same. Each state, arc, refusal
-and capability names the file and line it is from; what stands in no source is from the base table.
+and capability names the file and line it is from; what is in no source is from the base table.
 A comment that contradicts the table is a finding, on standard error. What cannot be read is an
 error with file and line. See docs/import.md.
 

@@ -34,7 +34,7 @@ examples:
 
 exit status:
   0    the destination runs with the whole state
-  1    it does not: refused beforehand, or failed; the message says who runs
+  1    it does not: refused beforehand, or failed; the message states who runs
   2    wrong input: nothing was begun
   3    it is not known who runs: a server does not answer and may run
   130  given up by Ctrl-C: the source runs; or a second Ctrl-C did not wait: run recover
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
         metavar="TIME",
         type=options.duration,
         default=0.3,
-        help="for how long the devices may stand still: 300ms (the default), 1.5s",
+        help="for how long the devices may be stopped: 300ms (the default), 1.5s",
     )
     parser.add_argument(
         "--max-passes",
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
         type=_count,
         default=30,
         help="stop them after N passes of each, even if it takes longer than that (30); the last "
-        "pass, while they stand still, is none of these",
+        "pass, while they are stopped, is none of these",
     )
     parser.add_argument(
         "--if-slow",
@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         _dry_run(arguments, spec, plans, pairs, settings, observers)
 
     def again() -> list[str]:
-        if not journals.stands(arguments):
+        if not journals.exists(arguments):
             return []
         elsewhere = [] if arguments.journal is None else ["--journal", operand(journal)]
         return [f"run: {command('recover', *map(operand, sockets), *elsewhere)}"]
@@ -159,7 +159,7 @@ def _dry_run(
     settings: Settings,
     observers: list[ExchangeObserver],
 ) -> None:
-    """Say what would be done with these devices, and draw it if that is asked for."""
+    """Return what would be done with these devices, and draw it if that is asked for."""
     from pathlib import Path
 
     from vfio_migration.cli.output import printable
@@ -199,7 +199,7 @@ def _dry_run(
 
 
 def _cannot_draw(arguments: argparse.Namespace) -> str | None:
-    """Say why there will be no picture of that name."""
+    """Return why there will be no picture of that name."""
     from vfio_migration.model import SpecError
 
     if not arguments.dry_run:
@@ -207,5 +207,5 @@ def _cannot_draw(arguments: argparse.Namespace) -> str | None:
     try:
         options.picture_format(arguments.output, None)
     except SpecError:
-        return "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"
+        return "its ending names no format; end it in .svg, .png, .pdf, .dot or .mmd"
     return None

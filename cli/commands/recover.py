@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _HELP = """\
 Bring the devices of a migration that was killed, or could not be brought to its end, back to
-exactly one running side. Who that is follows from the journal of the migration, which stands beside
-the first source, and from what the servers say. Devices go back along named arcs; a reset is the
+exactly one running side. Who that is follows from the journal of the migration, which is beside
+the first source, and from what the servers report. Devices go back along named arcs; a reset is the
 last resort. It can be run as often as one likes.
 
 examples:
   vfio-migration recover /run/a.sock /run/b.sock
   vfio-migration recover a0.sock b0.sock a1.sock b1.sock --journal /var/tmp/run.migration
-  vfio-migration recover /run/a.sock --keep source      # the destination is gone for good
+  vfio-migration recover /run/a.sock --keep source      # the destination is lost for good
 
 exit status:
   0  one side runs with the whole state, or as --keep asked
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--keep",
         choices=("source", "destination"),
-        help="this side is to run, whatever the journal says; the other is given up",
+        help="this side is to run, whatever the journal records; the other is given up",
     )
     coordinating.common_options(parser)
     parser.set_defaults(run=run)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     twice = next((one for one in sockets if sockets.count(one) > 1), None)
     if twice is not None:
         return coordinating.wrong(arguments, coordinating.TWICE.format(twice))
-    if arguments.keep == "destination" and len(sockets) == 1 and not journals.stands(arguments):
+    if arguments.keep == "destination" and len(sockets) == 1 and not journals.exists(arguments):
         return coordinating.wrong(
             arguments, "--keep destination: which one is not known: give SRC DST"
         )

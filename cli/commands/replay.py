@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vfio_migration.verifier.report.replay import Replay
 
 _HELP = """\
-Run a trace (a counterexample, a recorded run) again on the live engine, and say step by step
-whether the engine does the same. The device of the engine fails where the trace says so.
+Run a trace (a counterexample, a recorded run) again on the live engine, and print step by step
+whether the engine does the same. The device of the engine fails where the trace has it.
 
 examples:
   vfio-migration replay run.json
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Replay; 0 if the engine does what the trace says, 1 if it differs."""
+    """Replay; 0 if the engine does what the trace states, 1 if it differs."""
     from vfio_migration.cli.output import NO, YES, encodable, one_line, print_json
     from vfio_migration.verifier.report.replay import replay
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SAVE = """\
 Save the state of the device behind each SRC to FILE, which is made as a whole or not at all, with
-checksums over everything in it (docs/save-format.md). The devices stand still afterwards, so that a
+checksums over everything in it (docs/save-format.md). The devices are stopped afterwards, so that a
 restored one is the only one that runs; with --then run they go on.
 
 examples:
@@ -26,7 +26,7 @@ examples:
 
 exit status:
   0    the file is there
-  1    it is not: refused beforehand, or failed; the message says whether the devices run
+  1    it is not: refused beforehand, or failed; the message states whether the devices run
   2    wrong input: nothing was begun
   3    it is not known who runs: a server does not answer and may run
   130  given up by Ctrl-C: the devices run
@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
         "--then",
         choices=("stop", "run"),
         default="stop",
-        help="what becomes of the devices: they stand still (the default), or run on",
+        help="what becomes of the devices: they are stopped (the default), or run on",
     )
     parser.add_argument("--replace", action="store_true", help="replace a file that is there")
     coordinating.pre_copy_option(parser, "save them")
@@ -102,11 +102,11 @@ def save(arguments: argparse.Namespace) -> int:
 
 
 def _how_to_go_on(sources: list[str], path: str) -> list[str]:
-    """Say that the devices stand still, and what lets them go on."""
-    who, them = ("the device stands", "it") if len(sources) == 1 else ("the devices stand", "them")
+    """Report that the devices are stopped, and what lets them go on."""
+    who, them = ("the device is", "it") if len(sources) == 1 else ("the devices are", "them")
     places = ["DST"] * len(sources)
     return [
-        f"{who} still, and nothing runs with what was saved",
+        f"{who} stopped, and nothing runs with what was saved",
         *(f"to let {operand(one)} run on: {_recover(one)}" for one in sources),
         f"to restore {them}, here or elsewhere: {command('restore', operand(path), *places)}",
     ]

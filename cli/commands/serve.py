@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _HELP = """\
 Serve a device to vfio-user clients, one at a time, until SIGTERM or SIGINT. The device keeps its
 state when a client goes away. What happens is logged on standard error; SIGUSR1 logs the counters,
-SIGUSR2 disconnects the present client (`vfio-migration status` says who that is).
+SIGUSR2 disconnects the present client (`vfio-migration status` states who that is).
 
 The socket is made with mode 0600 and removed at the end. One at which nobody listens any more is
 replaced. Beside it there is SOCKET.status, which `vfio-migration status` reads. Without SOCKET and
@@ -36,9 +36,9 @@ examples:
   vfio-migration serve --fd=3              # a socket that the starting process has opened as 3
   systemd-socket-activate -l /run/edu.sock vfio-migration serve
 
-exit status: 0 stopped by a signal, or the client of --fd is gone; 2 wrong input; 3 stopped by a
-signal, but a callback of the device did not return within 4 seconds; 143 (SIGTERM) or 130 (SIGINT)
-ended at once by a second signal
+exit status: 0 stopped by a signal, or the client of --fd disconnected; 2 wrong input; 3 stopped
+by a signal, but a callback of the device did not return within 4 seconds; 143 (SIGTERM) or 130
+(SIGINT) ended at once by a second signal
 """
 
 
@@ -168,7 +168,7 @@ def _socket(arguments: argparse.Namespace) -> AbstractContextManager[socket.sock
     fd = listening.activated(os.environ) if arguments.fd is None else arguments.fd
     if fd is None:
         raise listening.CannotListenError(
-            "say where: SOCKET, --fd FDNUM, or a socket by LISTEN_FDS"
+            "give a socket: SOCKET, --fd FDNUM, or a socket by LISTEN_FDS"
         )
     return listening.given(fd)
 

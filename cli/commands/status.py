@@ -9,20 +9,21 @@ from typing import Any
 from vfio_migration.cli import arguments as options
 
 _HELP = """\
-Show how servers stand: state, capabilities, who is connected and for how long. Nothing is changed,
-and nobody is kept waiting: a server of this package says so at a socket of its own, SOCKET.status,
+Show the status of servers: state, capabilities, who is connected and for how long. Nothing is
+changed, and nobody is kept waiting: a server of this package reports it at a socket of its own,
+    SOCKET.status,
 also while another client is connected.
 
 Other servers have no such socket, and are not connected to unless --connect is given: a server
 serves one client at a time, and some reset their device or end when a client leaves. With --connect
-it is asked as a client would ask; who else is connected cannot be told.
+it is asked as a client would ask; who else is connected is not known.
 
 examples:
   vfio-migration status /run/edu.sock
   vfio-migration status /run/*.sock --json
   vfio-migration status /run/other.sock --connect --timeout 5
 
-exit status: 0 each server said how it stands; 1 nobody serves at one of them; 2 wrong input;
+exit status: 0 each server returned its status; 1 nobody serves at one of them; 2 wrong input;
 3 one does not answer, or has no status socket
 """
 
@@ -40,7 +41,7 @@ _DENIED = (
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("status", help="show how servers stand", description=_HELP)
+    parser = commands.add_parser("status", help="show the status of servers", description=_HELP)
     parser.add_argument("sockets", metavar="SOCKET", nargs="+", help="where a server listens")
     parser.add_argument(
         "--connect",
@@ -161,7 +162,7 @@ def _lines(server: dict[str, Any]) -> list[str]:
     lines = [f"{path}: {server['state']}"]
     lines.append(f"  {'capabilities':<12} {','.join(server['capabilities'])}")
     if "serving_seconds" not in server:
-        return [*lines, f"  {'client':<12} cannot be told"]
+        return [*lines, f"  {'client':<12} is not known"]
     client = server["client"]
     if client is None:
         who = f"none now; connections so far: {server['connections']}"

@@ -20,7 +20,7 @@ examples:
 TABLES: Final = {
     "machine": ("vfio_v2.toml", "the states, arcs, refusals and rules of one device (the default)"),
     "plans": ("group_plan.toml", "the plans for groups of devices, migrations and handovers"),
-    "wire": ("wire.toml", "what the vfio-user connection promises: commands, features, answers"),
+    "wire": ("wire.toml", "what the vfio-user connection guarantees: commands, features, answers"),
     "conformance": ("conformance.toml", "what check-trace holds a recorded run against"),
     "history": ("history.toml", "earlier and smaller forms of the machine, for diff"),
 }

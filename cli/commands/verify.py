@@ -408,7 +408,7 @@ def _summary(report: Report, context: Context, quiet: bool) -> None:
     counted = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     by = {
         "z3": "",
-        "cvc5": ", decided by cvc5; z3 tells the examples",
+        "cvc5": ", decided by cvc5; the examples are z3's",
         "both": ", decided by z3 and cvc5",
     }[report.solver]
     line = f"{report.outcome}: {counted} in {report.seconds:.2f} s{by}"

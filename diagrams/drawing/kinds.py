@@ -1,4 +1,4 @@
-"""What the strokes of a picture tell apart, and a theme has a look for."""
+"""What the strokes of a picture distinguish, and a theme has a look for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Colours and line styles: one look for each kind of edge, in two themes.
 
 Every kind differs from every other in its line (width, dashes, ends) as well as in its colour, so
-that nobody has to tell colours apart; the colours themselves follow Okabe and Ito's set, which the
+that nobody has to distinguish colours; the colours themselves follow Okabe and Ito's set, which the
 common kinds of colour blindness keep distinct, darkened or lightened to stand out from the page.
 """
 
@@ -44,7 +44,7 @@ class Palette:
     still: str
     shade: str
 
-    def standing(self, liveness: Liveness) -> tuple[str, str]:
+    def bar_colours(self, liveness: Liveness) -> tuple[str, str]:
         """Return the fill and the border of a bar in which a device may do so much."""
         return {
             "all": (self.live, self.border),

@@ -52,7 +52,7 @@ class Pen:
     # --- clusters: what stands behind ---
 
     def cluster(self, parent: Digraph, name: str, box: Box, fill: str, line: str) -> None:
-        """Draw a box that stands behind what is in it."""
+        """Draw a box that is behind what is in it."""
         with parent.subgraph(name=f"cluster_{name}") as cluster:
             self.cluster_attributes(cluster, name, box, fill, line)
 

@@ -51,7 +51,7 @@ class Box:
         return self.y + self.height / 2
 
     def overlaps(self, other: Box) -> bool:
-        """Say whether the two share more than their edges."""
+        """Return whether the two share more than their edges."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -60,7 +60,7 @@ class Box:
         )
 
     def holds(self, point: Point) -> bool:
-        """Say whether a point lies inside or on the edge."""
+        """Return whether a point lies inside or on the edge."""
         return self.left <= point[0] <= self.right and self.top <= point[1] <= self.bottom
 
 
@@ -145,7 +145,7 @@ def at(line: Line, share: float) -> Point:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One line of text. `y` is its baseline, so that the font has no say in where it stands."""
+    """One line of text. `y` is its baseline, so that the font has no say in where it is."""
 
     x: float
     y: float
@@ -172,7 +172,7 @@ def balanced(text: str, width: float, size: float) -> list[str]:
 
 
 def elide(text: str, characters: int) -> str:
-    """Shorten a name to so many characters; its end is kept, which tells sockets apart."""
+    """Shorten a name to so many characters; its end is kept, which distinguishes sockets."""
     if len(text) <= characters:
         return text
     tail = text[-(characters - 1) :]

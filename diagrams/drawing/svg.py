@@ -28,7 +28,7 @@ class Group:
     """What the layout knows of one group of the SVG, by its `id`.
 
     Attributes:
-        title: What it says when pointed at.
+        title: What it states when pointed at.
         data: Attributes for programs, their names without the "data-".
         pins: Where its lines of text belong.
     """
@@ -40,7 +40,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """A picture, ready for Graphviz, and what the SVG of it has to say.
+    """A picture, ready for Graphviz, and what the SVG of it has to state.
 
     Attributes:
         dot: Its DOT text.

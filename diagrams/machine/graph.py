@@ -52,7 +52,7 @@ class Node:
         initial: Whether a device begins here.
         settable: Whether it can be asked for.
         summary: What it means.
-        source: Where the specification says so.
+        source: Where the specification states it.
         emphasis: How much it stands out.
     """
 
@@ -96,7 +96,7 @@ class Edge:
         events: For an event, the names of the rows that lead this way.
         errno: What a client that is refused is answered.
         summary: What it means; for a refusal, the reason.
-        source: Where the specification says so.
+        source: Where the specification states it.
         marks: The steps that took it.
         emphasis: How much it stands out.
     """

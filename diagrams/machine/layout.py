@@ -39,7 +39,7 @@ TIP = 2.0  # between an arrow and the state it points at
 LINE = 13.0  # from baseline to baseline
 LEGEND_LINE = 21.0
 SAMPLE = 40.0  # the length of a line in the legend
-MOST_STEPS = 40  # how many steps of a run are listed in the picture
+MAX_STEPS = 40  # how many steps of a run are listed in the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +292,9 @@ class _Page:
             self.texts.append(Text(left + SAMPLE + 10, middle + 3.5, entry.text))
         y = top + 22 + LEGEND_LINE * -(-len(entries) // columns) - 4
         y = self._small_print(self.graph.notes, y, "muted")
-        steps = list(self.graph.steps[:MOST_STEPS])
-        if len(self.graph.steps) > MOST_STEPS:
-            steps.append(f"… and {len(self.graph.steps) - MOST_STEPS} more")
+        steps = list(self.graph.steps[:MAX_STEPS])
+        if len(self.graph.steps) > MAX_STEPS:
+            steps.append(f"… and {len(self.graph.steps) - MAX_STEPS} more")
         y = self._small_print(steps, y + (8 if steps else 0), "text")
         box = Box.between(MARGIN, top, self.right, y + 11)
         return box, samples, box.bottom + MARGIN

@@ -144,7 +144,7 @@ def _span(start: Cell | None, end: Cell) -> int:
 
 
 def _is_clear(start: Cell, end: Cell, occupied: frozenset[Cell]) -> bool:
-    """Say whether a straight line along one axis joins two cells and meets no third state."""
+    """Return whether a straight line along one axis joins two cells and meets no third state."""
     (c1, r1), (c2, r2) = start, end
     if (c1 == c2) == (r1 == r2):
         return False

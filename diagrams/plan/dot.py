@@ -25,7 +25,7 @@ from vfio_migration.diagrams.plan.layout import (
     lay_out_plan,
 )
 from vfio_migration.diagrams.plan.text import render as plan_text
-from vfio_migration.diagrams.plan.view import PlanView, Standing
+from vfio_migration.diagrams.plan.view import PlanView, ShownState
 
 if TYPE_CHECKING:
     from graphviz import Digraph
@@ -57,7 +57,7 @@ def _rules(palette: Palette) -> Rules:
         ".bar text": {"fill": palette.text},
     }
     for liveness in get_args(Liveness):
-        fill, border = palette.standing(liveness)
+        fill, border = palette.bar_colours(liveness)
         rules[f".bar.{liveness} path"] = {"fill": fill, "stroke": border}
     rules[".bar.streams path"] = {"stroke": palette.keeps}
     return {
@@ -155,10 +155,10 @@ class _Writer(Pen):
         )
 
     def _state(
-        self, parent: Digraph, name: str, state: Standing, box: Box, label: str, legend: str = ""
+        self, parent: Digraph, name: str, state: ShownState, box: Box, label: str, legend: str = ""
     ) -> None:
         palette = self.palette
-        fill, border = palette.standing(state.liveness)
+        fill, border = palette.bar_colours(state.liveness)
         parent.node(
             name,
             label=self.plain(label),
@@ -254,7 +254,7 @@ class _Writer(Pen):
 
     def _sample(self, legend: Digraph, name: str, sample: PlanSample) -> None:
         box, kind = sample.box, sample.kind
-        if isinstance(kind, Standing):
+        if isinstance(kind, ShownState):
             plain = replace(kind, streams=False)
             self._state(legend, name, plain, Box(box.x, box.y, 34, 14), "", "legend")
         elif kind == "session":

@@ -7,7 +7,7 @@
     >>> svg = render(view, "svg")
 
 What each device does is asked of the rows, move by move, as the coordinator asks it: which move of
-a phase applies to a device where it stands, and where one step of that move leads.
+a phase applies to a device where it is, and where one step of that move leads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vfio_migration.diagrams.plan.view import (
     Idle,
     Lane,
     PlanView,
+    ShownState,
     Stage,
-    Standing,
 )
 from vfio_migration.model import Machine, Session, Spec
 from vfio_migration.model.plan import (
@@ -41,7 +41,7 @@ from vfio_migration.model.plan import (
     applying,
     exceeds,
     load_plans,
-    standing,
+    state_before,
     step,
 )
 
@@ -49,7 +49,7 @@ Capabilities = str | int | tuple[str, ...] | None
 """A capability set as `Spec.capability_set` takes it; None is all that the first profile knows."""
 
 _TRANSFERS = {
-    "passes": "Carry over what the sources tell while they run, until little is left.",
+    "passes": "Carry over what the sources stream while they run, until little is left.",
     "rest": "Carry over the rest, to the final end of every stream.",
 }
 
@@ -67,8 +67,8 @@ class Pair:
         destination: What the device is called that the copy is loaded into.
         capabilities: What the source offers, as names or as a flags word.
         destination_capabilities: What the destination offers; by default the same.
-        source_state: Where the source stands; by default where the plan begins.
-        destination_state: Where the destination stands; by default where the plan begins.
+        source_state: Where the source is; by default where the plan begins.
+        destination_state: Where the destination is; by default where the plan begins.
     """
 
     source: str
@@ -89,7 +89,7 @@ class Pair:
         return self.capabilities
 
     def begins(self, side: Side) -> str | None:
-        """Return where it stands on one side, if that was said."""
+        """Return where it is on one side, if that was stated."""
         return self.source_state if side == "source" else self.destination_state
 
 
@@ -168,11 +168,11 @@ class _Walk:
         self.idle: list[Idle] = []
 
     def _begins(self, device: Pair, side: Side, machine: Machine) -> str:
-        """Return where a device stands at first: as was said, or where its first plan begins."""
+        """Return where a device is at first: as was stated, or where its first plan begins."""
         state = device.begins(side)
         first = next((row.plan for row in self.migration.steps if row.side == side), None)
         if state is None and first is not None:
-            state = standing(self.plans.plan(first), machine)
+            state = state_before(self.plans.plan(first), machine)
         state = self.spec.initial if state is None else self.spec.state(state).name
         if not machine.supports(state):
             names = ",".join(machine.names)
@@ -195,7 +195,7 @@ class _Walk:
             name=self.migration.name,
             title=f"Migration {self.migration.name}: {count} device{'s' * (count > 1)}",
             summary=self.migration.summary,
-            states=tuple(self._standing(row.name) for row in rows),
+            states=tuple(self._shown_state(row.name) for row in rows),
             operations=tuple(
                 Heading(name=row.name, summary=row.summary, source=row.source)
                 for row in self.spec.operations
@@ -235,7 +235,7 @@ class _Walk:
                 summary=_TRANSFERS[row.transfer],
                 holder=holder,
                 flows=flows,
-                stands=tuple(self.at),
+                states_after=tuple(self.at),
             )
         if row.side is None or row.plan is None:
             return
@@ -263,11 +263,11 @@ class _Walk:
                 summary=phase.summary,
                 holder=holder,
                 hops=tuple(hops),
-                stands=tuple(self.at),
+                states_after=tuple(self.at),
             )
 
     def _flows(self) -> Iterator[int]:
-        """Yield the devices whose source has something to tell, and whose destination listens."""
+        """Yield the devices whose source has something to stream that the destination takes."""
         for index, lane in enumerate(self.lanes):
             if lane.side == SIDES[0]:
                 other = index + len(self.lanes) // len(SIDES)
@@ -280,11 +280,11 @@ class _Walk:
         half = len(self.lanes) // len(SIDES)
         for device in range(half):
             if device not in flows:
-                stands = " and ".join(
+                states_after = " and ".join(
                     f"{self.lanes[index].label} in {self.at[index]}"
                     for index in (device, half + device)
                 )
-                raise PlanError(f"{stands}: nothing can be transferred between them")
+                raise PlanError(f"{states_after}: nothing can be transferred between them")
 
     def _session(self, state: str) -> Session:
         return self.spec.session(self.spec.state(state).session)
@@ -316,7 +316,7 @@ class _Walk:
 
     # --- what is read off it ---
 
-    def _standing(self, name: str) -> Standing:
+    def _shown_state(self, name: str) -> ShownState:
         row = self.spec.state(name)
         operation = self.spec.operation(row.operation)
         liveness: Liveness = "some"
@@ -326,7 +326,7 @@ class _Walk:
             liveness = "none"
         elif len(operation.may) == len(self.spec.activities):
             liveness = "all"
-        return Standing(
+        return ShownState(
             name=name,
             value=row.value,
             operation=operation.name,
@@ -337,9 +337,9 @@ class _Walk:
         )
 
     def _is_final(self, holder: Holder) -> bool:
-        """Say whether no row leads back to the source as it was, whoever is killed from here on."""
+        """Return whether no row leads back to the source as it was: from here on it is too late."""
         back = [row for row in self.plans.handovers if row.winner == SIDES[0]]
-        whole = [row for row in back if not row.undoes and not row.failed]
+        whole = [row for row in back if not row.rolls_back and not row.failed]
         return bool(self.plans.handovers) and not any(holder in row.holders for row in whole)
 
     def _downtime(self) -> Downtime | None:
@@ -360,7 +360,7 @@ class _Walk:
                 first = stage.number
             up = all(
                 serves(state)
-                for lane, state in zip(self.lanes, stage.stands, strict=True)
+                for lane, state in zip(self.lanes, stage.states_after, strict=True)
                 if lane.side == SIDES[1]
             )
             if not up:
@@ -371,7 +371,7 @@ class _Walk:
             return None
         return Downtime(
             first=first,
-            # A destination that never stood still is no reason for a downtime to go on.
+            # A destination that was never stopped is no reason for a downtime to go on.
             last=None if last is None else max(first, last),
             activities=activities,
         )

@@ -26,11 +26,11 @@ from vfio_migration.diagrams.drawing.shapes import (
     wrap,
 )
 from vfio_migration.diagrams.plan.legend import SampleKind, entries
-from vfio_migration.diagrams.plan.view import SIDES, Hop, PlanView, Stage, Standing
+from vfio_migration.diagrams.plan.view import SIDES, Hop, PlanView, ShownState, Stage
 
 MARGIN = 24.0
 PAD = 12.0
-LABELS = 168.0  # the width of what is said of a lane
+LABELS = 168.0  # the width of what is stated of a lane
 LANE = 36.0  # from lane to lane
 BAR = 22.0  # the height of a bar
 ARROW = 34.0  # from bar to bar
@@ -57,7 +57,7 @@ class PlacedBar:
 
     lane: int
     stage: int
-    state: Standing
+    state: ShownState
     box: Box
 
 
@@ -104,7 +104,7 @@ class Held:
 class PlanSample:
     """An entry of the legend: what it explains, a state if it is one, and the box of its sample."""
 
-    kind: SampleKind | Standing
+    kind: SampleKind | ShownState
     text: str
     box: Box
 
@@ -391,13 +391,13 @@ class _Page:
     def _legend(self, y: float) -> tuple[Box, tuple[PlanSample, ...], float]:
         top = y + 22
         inside = self.right - MARGIN - 2 * PAD
-        said = list(entries(self.view))
+        items = list(entries(self.view))
         widths, last = (
-            [SAMPLE + 24 + 10 * each * len(text) for _, text in said] for each in (_PRINT, _WIDE)
+            [SAMPLE + 24 + 10 * each * len(text) for _, text in items] for each in (_PRINT, _WIDE)
         )
         rows, places = in_columns(widths, last, inside)
         samples = []
-        for index, ((kind, text), place) in enumerate(zip(said, places, strict=True)):
+        for index, ((kind, text), place) in enumerate(zip(items, places, strict=True)):
             left = MARGIN + PAD + place
             middle = top + 22 + LEGEND_LINE * (index % rows)
             samples.append(PlanSample(kind, text, Box(left + SAMPLE / 2, middle, SAMPLE, 14)))

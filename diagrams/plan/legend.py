@@ -7,13 +7,13 @@ from typing import Literal
 
 from vfio_migration.diagrams.drawing.kinds import EdgeKind
 from vfio_migration.diagrams.machine.graph import KIND_TEXT
-from vfio_migration.diagrams.plan.view import PlanView, Standing, people
+from vfio_migration.diagrams.plan.view import PlanView, ShownState, people
 
 SampleKind = EdgeKind | Literal["session", "flow", "downtime", "no_return"]
 """What an entry explains, if it is no state."""
 
 
-def entries(view: PlanView) -> Iterator[tuple[SampleKind | Standing, str]]:
+def entries(view: PlanView) -> Iterator[tuple[SampleKind | ShownState, str]]:
     """Yield what each entry of the legend explains, and its words."""
     for row in view.operations:
         members = [state for state in view.states if state.operation == row.name]

@@ -52,11 +52,11 @@ def plan_to_mermaid(view: PlanView) -> str:
             lines += [f"    rect {_SHADE}", f"    Note over {everyone}: downtime begins"]
         if stage.number == view.no_return:
             lines.append(f"    Note over {everyone}: point of no return")
-        said = f"{stage.number}. {headline(stage)}"
+        text = f"{stage.number}. {headline(stage)}"
         if holder is not None and stage.holder != holder:
-            said += f", {holds(stage)}"
+            text += f", {holds(stage)}"
         holder = stage.holder
-        lines.append(f"    Note over {everyone}: {words(said)}")
+        lines.append(f"    Note over {everyone}: {words(text)}")
         lines += _messages(view, stage)
         if view.downtime is not None and stage.number == view.downtime.last:
             lines += [f"    Note over {everyone}: downtime ends", "    end"]
@@ -68,10 +68,10 @@ def plan_to_mermaid(view: PlanView) -> str:
 def _messages(view: PlanView, stage: Stage) -> Iterator[str]:
     for hop in stage.hops:
         name = _id(view, hop.lane)
-        said = ", ".join(
+        text = ", ".join(
             part for part in (f"{hop.from_} → {hop.to}", hop.event or _KEPT.get(hop.kind)) if part
         )
-        yield f"    {name}->>{name}: {words(said)}"
+        yield f"    {name}->>{name}: {words(text)}"
     for device in stage.flows:
         source, destination = (_id(view, view.lane(side, device)) for side in SIDES)
         yield f"    {source}-){destination}: data"

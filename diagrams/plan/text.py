@@ -84,8 +84,8 @@ def _devices(view: PlanView, width: int) -> Iterator[str]:
         names = f"{pair[0].label} → {pair[1].label}"
         start = f"  {device + 1:>{digits}}  "
         yield from _wrapped(names, start, " " * len(start), width)
-        said = offers[0] if offers[0] == offers[1] else " → ".join(offers)
-        yield from _wrapped(said, " " * len(start), " " * len(start), width)
+        line = offers[0] if offers[0] == offers[1] else " → ".join(offers)
+        yield from _wrapped(line, " " * len(start), " " * len(start), width)
 
 
 def _stage(stage: Stage, digits: int, width: int) -> Iterator[str]:
@@ -99,8 +99,8 @@ def _moves(view: PlanView, stage: Stage, width: int) -> Iterator[str]:
         yield from _wrapped(" ".join(path), f"{_INDENT}{_listed(devices)}: ", _INDENT * 2, width)
     if stage.flows:
         numbers = tuple(device + 1 for device in stage.flows)
-        said = "data flows from the source to the destination"
-        yield from _wrapped(said, f"{_INDENT}{_listed(numbers)}: ", _INDENT * 2, width)
+        line = "data flows from the source to the destination"
+        yield from _wrapped(line, f"{_INDENT}{_listed(numbers)}: ", _INDENT * 2, width)
 
 
 def _listed(devices: Sequence[int]) -> str:
@@ -118,8 +118,8 @@ def _listed(devices: Sequence[int]) -> str:
 def _afterwards(view: PlanView, width: int) -> Iterator[str]:
     texts = []
     if view.idle:
-        said = "Left out, for no device of this group has anything to do there"
-        texts.append(f"{said}: {view.idle_names}.")
+        text = "Left out, for no device of this group has anything to do there"
+        texts.append(f"{text}: {view.idle_names}.")
     if view.downtime is not None and view.downtime.last is None:
         texts.append("The plan ends before every destination runs: the downtime does not end.")
     if view.downtime is None:

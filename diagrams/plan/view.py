@@ -18,7 +18,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ShownState:
     """A state that some device of the group stands in.
 
     Attributes:
@@ -49,7 +49,7 @@ class Lane:
         device: Its number in the group, from 0; the other side has a device of the same number.
         label: What it is called: its socket, say.
         capabilities: What it offers, in the order of the table.
-        state: Where it stands before the first stage.
+        state: Where it is before the first stage.
     """
 
     side: Side
@@ -70,8 +70,8 @@ class Hop:
 
     Attributes:
         lane: Whose, as a place in `PlanView.lanes`.
-        from_: Where it stands before.
-        to: Where it stands then.
+        from_: Where it is before.
+        to: Where it is then.
         kind: What the step is to the data session, or "event" for one that is no arc.
         event: The event, if it is one.
         summary: What it means.
@@ -96,10 +96,10 @@ class Stage:
         plan: The plan it is a phase of; None for a transfer.
         transfer: How much is transferred; None for a phase.
         summary: What it is for.
-        holder: Who holds the state, as the journal says from its beginning.
+        holder: Who holds the state, as the journal records from its beginning.
         hops: The steps, device by device. Those of different devices come in any order.
         flows: The numbers of the devices whose data flows.
-        stands: Where the device of each lane stands afterwards.
+        stands: Where the device of each lane is afterwards.
     """
 
     number: int = 0
@@ -111,7 +111,7 @@ class Stage:
     holder: Holder
     hops: tuple[Hop, ...] = ()
     flows: tuple[int, ...] = ()
-    stands: tuple[str, ...]
+    states_after: tuple[str, ...]
 
     def path(self, lane: int) -> tuple[Hop, ...]:
         """Return the steps of one device."""
@@ -166,7 +166,7 @@ class PlanView:
     name: str
     title: str
     summary: str
-    states: tuple[Standing, ...]
+    states: tuple[ShownState, ...]
     operations: tuple[Heading, ...]
     lanes: tuple[Lane, ...]
     stages: tuple[Stage, ...]

@@ -32,8 +32,8 @@ class Finding:
         situations: Where the device could be, as far as was known.
         allowed: What would have been right instead.
         row: The row of a table, or "".
-        source: Where it is said, or "".
-        says: What the specification says of it, in short, or "".
+        source: Where the text has it, or "".
+        text: What the text of the specification has of it, in short, or "".
         sign_of: What it is the sign of, or "".
     """
 
@@ -46,7 +46,7 @@ class Finding:
     allowed: tuple[str, ...] = ()
     row: str = ""
     source: str = ""
-    says: str = ""
+    text: str = ""
     sign_of: str = ""
 
 
@@ -97,14 +97,14 @@ class Examination:
 
 
 _SOURCES: dict[Grade, Callable[[str, str], str]] = {
-    "violation": lambda said, _row: said,
-    "suspicious": lambda _said, _row: "",  # nobody says that it is not allowed
-    "house rule": lambda said, row: row or said,
+    "violation": lambda source, _row: source,
+    "suspicious": lambda _source, _row: "",  # no document forbids it
+    "house rule": lambda source, row: row or source,
 }
 
 
 def graded(found: Violation, grade: Grade | None = None) -> Finding:
-    """Return what was found with its grade, and with what the specification says of it."""
+    """Return what was found with its grade, and with what the specification states of it."""
     grades = load_grades()
     if not found.check:
         return Finding(
@@ -120,7 +120,7 @@ def graded(found: Violation, grade: Grade | None = None) -> Finding:
         )
     check = grades.check(found.check)
     decided = grades.grade(found.check, found.source) if grade is None else grade
-    said = grades.source(found.check, found.source)
+    source = grades.source(found.check, found.source)
     return Finding(
         grade=decided,
         check=found.check,
@@ -130,7 +130,7 @@ def graded(found: Violation, grade: Grade | None = None) -> Finding:
         situations=found.situations,
         allowed=found.allowed,
         row=found.row,
-        source=_SOURCES[decided](said, found.source),
-        says=check.says,
+        source=_SOURCES[decided](source, found.source),
+        text=check.text,
         sign_of=check.sign_of if decided == "suspicious" else "",
     )

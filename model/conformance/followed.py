@@ -28,7 +28,7 @@ class Violation:
         reason: Why that is not allowed.
         situations: Where the device could be, as far as was known.
         allowed: What would have been allowed instead.
-        row: The row of a table that says so, or "" if no single one does.
+        row: The row of a table that states it, or "" if no single one does.
         source: The place of the specification which that row is taken from, or "".
         check: The check that found it, or "" if it is one of an engine's own steps.
     """
@@ -43,7 +43,7 @@ class Violation:
     check: str = ""
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return it in one line."""
         instead = f"; allowed: {' or '.join(self.allowed)}" if self.allowed else ""
         return f"{self.device}: {self.step}: {self.reason}{instead}"
 
@@ -58,11 +58,13 @@ class Because(NamedTuple):
 
 
 UNKNOWN = Because("nothing is known of it", check="state_unsupported")
-SAID = Because("it said so itself, and nothing has moved it since", check="state_moved")
+REPORTED = Because(
+    "it returned this state itself, and nothing has moved it since", check="state_moved"
+)
 
 
 class Judge:
-    """Says what one kind of device is held to.
+    """Decides what one kind of device is held to.
 
     Args:
         kind: Which, as in `model/conformance.toml`.
@@ -79,7 +81,7 @@ class Judge:
         self._held: dict[tuple[str, str], bool] = {}
 
     def holds(self, check: str, row_source: str = "") -> bool:
-        """Say whether it is held to a check, whose broken row has this source."""
+        """Return whether it is held to a check, whose broken row has this source."""
         key = check, row_source
         if key not in self._held:
             self._held[key] = self.grades.holds(self._peer, check, row_source)
@@ -109,7 +111,7 @@ class Followed:
         rules: The migration table.
         words: The capability sets it can have.
         given: It is known to have these, and not found out.
-        judge: What it is held to; to all there is if nothing is said.
+        judge: What it is held to; to all there is by default.
 
     Attributes:
         points: Where it can be.
@@ -131,7 +133,7 @@ class Followed:
         self._spec = rules.spec
         self._words = words
         self._given = given
-        self._told: int | None = None
+        self._flags: int | None = None
         self.fates: set[tuple[bool, bool]] = set()
         self.points = rules.anywhere(words)
         self.because = UNKNOWN
@@ -140,14 +142,14 @@ class Followed:
         """Know nothing of it any more."""
         self.points, self.because = self._rules.anywhere(self._words), UNKNOWN
 
-    def said(self, state: str | int) -> None:
-        """Believe of a device of which nothing is known that it is where it says."""
+    def reported(self, state: str | int) -> None:
+        """Believe of a device of which nothing is known that it is where it states."""
         found = frozenset(one for one in self.points if one.state == state)
         if found:
-            self.points, self.because = found, SAID
+            self.points, self.because = found, REPORTED
 
     def situations(self, points: Points | None = None) -> tuple[str, ...]:
-        """Say where it can be, or where these are."""
+        """Return where it can be, or where these are."""
         these = self.points if points is None else points
         return tuple(dict.fromkeys(self._shown(one) for one in sorted(these)))
 
@@ -219,7 +221,7 @@ class Followed:
         return FirstViolationError(_asked(target, errno, "is"), reasons[0], allowed)
 
     def _since(self, target: str | int, errno: Errno, ways: list[tuple[Point, Way]]) -> Because:
-        """Say why the device can only be where it can be after a request."""
+        """Return why the device can only be where it can be after a request."""
         asked = _asked(target, errno, "was")
         for point, way in ways:
             if way.refused is not None and is_errno(errno, way.refused.errno):
@@ -228,7 +230,7 @@ class Followed:
                 return because._replace(reason=words, check="state_after_refusal")
             if way.failing and way.refused is None and errno is not None:
                 row = self._spec.event("arc_failed")
-                words = f"{asked}, and a device whose arc fails stands before it, or has failed"
+                words = f"{asked}, and a device whose arc fails is before it, or has failed"
                 rows = "[[events]] arc_failed, arc_failed_for_good"
                 return Because(words, rows, row.source, "state_after_failure")
             if way.end is not None and errno is None and len(way.stops) > 1:
@@ -261,18 +263,18 @@ class Followed:
             return found | after if lenient else found
         found = after
         if lenient:
-            # A state that no arc leaves is one that a reset leads out of, whoever it is.
+            # A state that no arc leaves is one that a reset leads out of, no matter which.
             rules = self._rules
             found = found.union(*(rules.valid(one) for one in points if not rules.stuck(one)))
         return found
 
-    def client_gone(self) -> None:
+    def client_disconnected(self) -> None:
         """The client went away."""
         if not self.judge.holds("state_kept"):
             self.forget()
-            self._told = None
+            self._flags = None
             return
-        # A device that fails when it is told so is found as after any failure for good.
+        # A device that fails when it is notified so is found as after any failure for good.
         self.points = self._after("disconnect", self.points).union(
             self._after("arc_failed_for_good", self.points)
         )
@@ -284,9 +286,9 @@ class Followed:
     def _after(self, event: EventName, points: Points) -> Points:
         return frozenset(self._rules.after(event, one) for one in points)
 
-    # --- what it tells of itself ---
+    # --- what it reports itself ---
 
-    def told_state(self, state: str | int, points: Points) -> Points:
+    def reported_state(self, state: str | int, points: Points) -> Points:
         """GET told a state; return those of `points` in which that is right."""
         found = frozenset(one for one in points if one.state == state)
         recovers = self.because.check == "reset_recovers"
@@ -297,7 +299,7 @@ class Followed:
         if not found:
             there = {one.state for one in points}
             allowed = [row.name for row in self._spec.states if row.name in there]
-            step = f"the device says that it is in {state}"
+            step = f"the device returns its state, {state}"
             raise FirstViolationError(step, self._cannot_be(state, points), allowed)
         return found
 
@@ -314,10 +316,10 @@ class Followed:
             return self.because._replace(check="failed_by_itself")
         return self.because
 
-    def told_flags(self, flags: tuple[str, ...] | int) -> None:
+    def reported_flags(self, flags: tuple[str, ...] | int) -> None:
         """GET told its capabilities."""
         shown = str(flags) if isinstance(flags, int) else ",".join(flags)
-        step = f"the device says that its capabilities are {shown}"
+        step = f"the device returns its capabilities, {shown}"
         holds = self.judge.holds
         known = sum(row.value for row in self._spec.capabilities)
         if isinstance(flags, int) and flags & ~known and not holds("flags_unknown"):
@@ -329,11 +331,11 @@ class Followed:
             check = "flags_unknown" if over else "flags_mandatory"
             because = Because(str(error), "[[capabilities]]", check=check)
             raise FirstViolationError(step, because) from None
-        if self._told not in (None, word):
+        if self._flags not in (None, word):
             if holds("flags_changed"):
-                words = "it said otherwise before, and they do not change"
+                words = "it returned others before, and they do not change"
                 because = Because(words, "[[capabilities]]", check="flags_changed")
-                raise FirstViolationError(step, because, [self._set(self._told)])
+                raise FirstViolationError(step, because, [self._set(self._flags)])
             self.points = self._rules.anywhere((word,))
         points = frozenset(one for one in self.points if one.word == word)
         if not points and word not in self._words and not self._given:
@@ -346,7 +348,7 @@ class Followed:
             if self._given:
                 words, check = "these are not the capabilities that were given", "flags_given"
             raise FirstViolationError(step, Because(words, "[[capabilities]]", check=check), sets)
-        self._told, self.points = word, points
+        self._flags, self.points = word, points
 
     def _set(self, word: int | None) -> str:
         return ",".join(self._spec.names(self._spec.capability_set(word)))
@@ -412,14 +414,14 @@ def nothing_to_do(spec: Spec) -> Because:
 
 
 def outcome(errno: Errno) -> str:
-    """Say what an answer is."""
+    """Return what an answer is."""
     if errno is None:
         return "success"
     return f"an error ({errno})" if errno else "an error without an errno"
 
 
 def is_errno(errno: Errno, named: str | None) -> bool:
-    """Say whether an answer is an error that may be the named one: one without an errno may."""
+    """Return whether an answer is an error that may be the named one: one without an errno may."""
     return errno == 0 or (errno is not None and errno == named)
 
 

@@ -50,15 +50,15 @@ class Check(Row):
     Attributes:
         name: What it is called where it is made.
         summary: What has to hold.
-        says: What the specification says of it, in short.
-        source: Where it says so; None if the row that is broken says it.
+        text: What the text of the specification has of it, in short.
+        source: Where the text has it; None if the row that is broken names that.
         sign_of: What a breach is the sign of, if it is allowed.
-        times: How often it has to happen before anybody hears of it.
+        times: How often it has to happen before anybody learns of it.
     """
 
     name: str
     summary: str
-    says: str = ""
+    text: str = ""
     source: str | None = None
     sign_of: str = ""
     times: int = 1
@@ -87,12 +87,12 @@ class Grades(Row):
         return self.by_name[name]
 
     def source(self, check: str, row_source: str = "") -> str:
-        """Return where it is said: in the row of the check, or in the row that is broken."""
+        """Return where it is stated: in the row of the check, or in the row that is broken."""
         own = self.check(check).source
         return row_source if own is None else own
 
     def holds(self, peer: PeerKind, check: str, row_source: str = "") -> bool:
-        """Say whether a kind of device is held to a check, whose broken row has this source."""
+        """Return whether a kind of device is held to a check, whose broken row has this source."""
         source = self.source(check, row_source)
         return any(place.startswith(peer.bound_by) for place in source.split("; "))
 

@@ -1,7 +1,7 @@
 """A server's log, held against the table: `vfio-migration serve --log-format json`.
 
-One log is about one device, from the moment the server serves it. What the engine says of it
-(transition, request, reset, disconnect) is held step by step; whoever else names the state
+One log is about one device, from the moment the server serves it. What the engine reports of it
+(transition, request, reset, disconnect) is held step by step; any other event that names the state
 (connected, disconnected, counters, stopped) must name that one. Where lines were left out
 (`left_out`), it is taken up again from what comes next. All else is passed over.
 """
@@ -24,7 +24,7 @@ _OUTCOMES = {
     "reset": ("completed", "failed"),
     "disconnect": ("completed", "failed"),
 }
-_STANDS = ("attached", "connected", "disconnected", "counters", "stopped")
+_STATE_EVENTS = ("attached", "connected", "disconnected", "counters", "stopped")
 """Events of which the state is all that is held."""
 _KINDS = 100
 """How many kinds of events that are passed over are counted apart."""
@@ -35,7 +35,7 @@ class LogConformance:
 
     Args:
         spec: The table.
-        capabilities: What the device offers, if that is known; else the log says so, or it is any
+        capabilities: What the device offers, if that is known; else the log states it, or it is any
             that fits.
 
     Attributes:
@@ -67,16 +67,16 @@ class LogConformance:
                 self._serving(data)
             elif event in _OUTCOMES:
                 self._happened(event, data)
-            elif event in _STANDS:
+            elif event in _STATE_EVENTS:
                 self._must_be_over(event)
                 state = data.get("state")
                 if state:
-                    self.steps.stands(self._state(data, "state"), f"{event} in {state}")
+                    self.steps.reported(self._state(data, "state"), f"{event} in {state}")
             else:
                 if event == "left_out":
                     # The server has written no more than so many lines a second.
                     self.steps = Steps(self.spec, self._words)
-                # However many kinds there are, so many are told apart: the names are the log's.
+                # However many kinds there are, so many are distinguished: the names are the log's.
                 full = len(self.unrestricted) >= _KINDS and event not in self.unrestricted
                 self.unrestricted["others" if full else event] += 1
                 return None
@@ -104,7 +104,7 @@ class LogConformance:
             raise FirstViolationError(f"a device with {data['flags']} is served", because, [names])
         self._words = words
         self.steps = Steps(self.spec, words, self.spec.initial)
-        self.steps.stands(state, f"a device is served that is in {state}")
+        self.steps.reported(state, f"a device is served that is in {state}")
 
     def _happened(self, event: str, data: Mapping[str, Any]) -> None:
         outcome = _text(data, "outcome")

@@ -18,7 +18,7 @@ FORMAT: Final = 1
 """The version of the format of recordings; a reader refuses a higher one."""
 
 KIND: Final = "recording"
-"""What the first line of a recording says it is the beginning of."""
+"""What the first line of a recording records it is the beginning of."""
 
 MAX_LINE_BYTES: Final = 1 << 20
 """How many bytes a line has at most."""
@@ -47,7 +47,7 @@ class Observation:
         feature: For DEVICE_FEATURE, which: by name, or by number if the wire table has none.
         methods: For DEVICE_FEATURE, the words of PROBE, GET and SET.
         state: A migration state, asked for or told: by name, or by number if no state has it.
-        flags: A capability set that was told: names, or a number if they are not the table's.
+        flags: A capability set that was reported: names, or a number if they are not the table's.
         size: How much data the message holds; in MIG_DATA_READ, how much it asks for.
         count: The same, for commands that call it so.
         argsz: How long a reply the command takes.
@@ -91,7 +91,9 @@ class Observation:
         what = _take(data, "what", None, str)
         if what not in get_args(What):
             hint = did_you_mean(closest(what, get_args(What))) or it_has(get_args(What))
-            raise _wrong("what", data.get("what"), "is nothing a recording tells of", hint)
+            raise _wrong(
+                "what", data.get("what"), "is not a kind of line that a recording has", hint
+            )
         if what == "note":
             return _NOTE
         device = _take(data, "device", None, str)
@@ -192,7 +194,7 @@ def _methods(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _flags(data: Mapping[str, Any]) -> tuple[str, ...] | int | None:
-    """Names are a capability set; a number that stands there in other commands is just a number."""
+    """Names are a capability set; a number that is there in other commands is just a number."""
     value = data.get("flags")
     if isinstance(value, list):
         for name in value:

@@ -11,7 +11,7 @@ that of a request for a state may be given in the middle of that request, or aft
 What a device is held to, `model/conformance.toml` says: each check is named where it is made, and
 one to which this kind of device is not held widens what it can do instead of being broken.
 
-`docs/recording.md` says what can be seen in this way and what cannot.
+`docs/recording.md` states what can be seen in this way and what cannot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from vfio_migration.model.conformance.followed import (
-    SAID,
+    REPORTED,
     Because,
     FirstViolationError,
     Followed,
@@ -80,13 +80,13 @@ class _Device:
         unwanted: The commands that want no reply, by id.
         changing: Those that may change something and have no reply yet, or get none; in order.
         sent: How many commands were sent.
-        features: Which features it has, as far as it has said.
+        features: Which features it has, as far as it has reported.
         logging: Whether DMA is logged, if that is known.
         logs: What may have turned that on or off and has no reply yet, or gets none; in order.
-        takes: How much data it takes in one message, if it has said.
+        takes: How much data it takes in one message, if it has reported.
         connection: Which of its connections this is about.
         waiting: The others, which it does not serve yet, each with its VERSION.
-        shared: It has served two at a time: what comes of it nobody can tell.
+        shared: It has served two at a time: what comes of it nobody knows.
         refused: The state and the target of the request that was refused last, if the table
             accepts it.
         refusals: How many times in succession that was.
@@ -157,7 +157,7 @@ class Conformance:
         wire: As given.
         held: How many answers of which kind were held against the tables.
         unrestricted: How many of which kind neither table restricts.
-        notes: How many lines were remarks of whoever recorded.
+        notes: How many lines were remarks of the recorder.
         judge: What the devices are held to.
         stream_comparison: What was read from which device, and written into which.
         remarks: What was found in the last line besides its violation: signs of a known defect, and
@@ -220,7 +220,7 @@ class Conformance:
                 self.held["connections"] += 1
             elif seen.what == "gone":
                 self._ended_upon_command(device, seen)
-                self._gone(device)
+                self._disconnected(device)
             elif seen.what == "served":
                 self.unrestricted["DMA by messages"] += 1
         except FirstViolationError as broken:
@@ -236,7 +236,7 @@ class Conformance:
             )
             device.followed.forget()
             if seen.what == "reply" and "GET" in seen.methods and seen.state is not None:
-                device.followed.said(seen.state)
+                device.followed.reported(seen.state)
             device.features, device.logging = {}, None
             for sent in (*device.pending.values(), *device.changing):
                 sent.late = True
@@ -252,7 +252,7 @@ class Conformance:
         return device
 
     def _is_of_another(self, device: _Device, seen: Observation) -> bool:
-        """Say whether a line is of another connection than the one that is served, and held."""
+        """Return whether a line is of another connection than the one that is served, and held."""
         if seen.connection != device.connection:
             row = self._rows.get(seen.command)
             negotiates = row is not None and row.does == "negotiate"
@@ -276,20 +276,20 @@ class Conformance:
     def _serves(self, device: _Device, connection: int) -> None:
         """It is the turn of another connection: that before has hung up, or waits as well."""
         if device.connected:
-            self._gone(device)  # and nobody has said so
+            self._disconnected(device)  # and nobody has stated it
         for sent in device.pending.values():
             device.waiting[device.connection] = sent.command
         device.connection = connection
         device.drop()
-        if (hello := device.waiting.pop(connection, None)) is not None:
-            self._sent(device, hello)
+        if (waiting_command := device.waiting.pop(connection, None)) is not None:
+            self._sent(device, waiting_command)
 
     # --- commands and their replies ---
 
     def _sent(self, device: _Device, seen: Observation) -> None:
         row = self._rows.get(seen.command)
         if row is not None and row.does == "negotiate" and (device.connected or device.pending):
-            self._gone(device)  # and nobody has said so
+            self._disconnected(device)  # and nobody has stated it
         device.sent += 1
         sent = _Sent(device.sent, seen)
         if row is not None:
@@ -323,7 +323,7 @@ class Conformance:
             device.changing.remove(sent)
         if sent in device.logs:
             device.logs.remove(sent)
-            if sent.late or sent.resets:  # whether a reset ends it no specification says
+            if sent.late or sent.resets:  # whether a reset ends it no specification states
                 device.logging = None
         row = self._rows.get(seen.command)
         if seen.malformed is not None:
@@ -344,7 +344,7 @@ class Conformance:
             device.takes = seen.max_data_xfer_size
         elif row.does == "reset":
             self.held["resets"] += 1
-            self._settle(device, sent)
+            self._complete(device, sent)
             device.forget_refusals()
             if seen.errno is None:
                 self.stream_comparison.was_reset(device.name)
@@ -353,7 +353,7 @@ class Conformance:
             device.followed.was_reset(seen.errno)
         elif row.transfer != "none":
             self.held["data read" if row.transfer == "read" else "data written"] += 1
-            self._settle(device, sent)
+            self._complete(device, sent)
             self._transferred(device, row, sent, seen)
         elif row.does == "feature":
             self._feature(device, sent, seen)
@@ -379,7 +379,7 @@ class Conformance:
     def _malformed(
         self, device: _Device, row: Command | None, sent: _Sent, seen: Observation
     ) -> None:
-        """A reply that does not fit its command says nothing else."""
+        """A reply that does not fit its command states nothing else."""
         self.held["malformed replies"] += 1
         self.stream_comparison.doubt(device.name)
         named, source = seen.command, "docs/interop/vfio-user.rst: Header"
@@ -389,7 +389,7 @@ class Conformance:
         because = Because(str(seen.malformed), f"[[commands]] {named}", source, "reply_malformed")
         raise FirstViolationError(step, because, ["a reply that fits, or an error"])
 
-    def _settle(self, device: _Device, sent: _Sent) -> None:
+    def _complete(self, device: _Device, sent: _Sent) -> None:
         """Take account of what was sent before and not answered: it was served before, too."""
         for one in device.pending.values():  # in the order in which they were sent
             if one.order > sent.order:
@@ -407,7 +407,7 @@ class Conformance:
             return device.followed.while_reset(points)
         return points | device.followed.fed(points)
 
-    def _gone(self, device: _Device) -> None:
+    def _disconnected(self, device: _Device) -> None:
         """The client is gone: what it asked for last may have been done or not."""
         self.held["disconnections"] += 1
         if any(self._moves_data(one) for one in device.pending.values()):
@@ -415,7 +415,7 @@ class Conformance:
         self.stream_comparison.interrupted(device.name)
         for one in device.changing:
             device.followed.points = self._during(device, device.followed.points, one)
-        device.followed.client_gone()
+        device.followed.client_disconnected()
         device.connected, device.logging, device.takes = False, None, None
         device.drop()
         device.changing, device.logs = [], []
@@ -456,7 +456,7 @@ class Conformance:
         """In a session a device may be unable to; outside of one our server has one answer."""
         followed, asked = device.followed, command.size or 0
         inside = followed.inside(row.transfer)
-        if inside == followed.points and row.transfer == "read" and asked <= self._most(device):
+        if inside == followed.points and row.transfer == "read" and asked <= self._max_read(device):
             self._sign(device, "read_refused", _answered(command, seen))
         found = followed.fed(inside)
         fits = any(is_errno(seen.errno, one) for one in self._errnos(device, asked))
@@ -466,7 +466,7 @@ class Conformance:
             raise self._not_refused(command, seen, "out_of_session", "outside_session_answer")
         followed.points = found
 
-    def _most(self, device: _Device) -> int:
+    def _max_read(self, device: _Device) -> int:
         most = self.wire.limit("max_data_xfer_size").value
         return min(most, device.takes or most)
 
@@ -474,7 +474,7 @@ class Conformance:
         """Return what may be answered out of session: a row before that one may hold as well."""
         answer, bound = self.wire.answer("out_of_session"), self.wire.answer("over_bound")
         errnos = set() if answer is None else {answer.errno}
-        if bound is not None and asked > self._most(device):
+        if bound is not None and asked > self._max_read(device):
             errnos.add(bound.errno)
         return errnos
 
@@ -513,7 +513,7 @@ class Conformance:
             self._got(device, row, sent, seen)
         elif sent.target is not None:
             self.held["requests for a state"] += 1
-            self._settle(device, sent)
+            self._complete(device, sent)
             self._requested(device, sent, seen)
         else:
             self._logged(device, row, sent, seen)
@@ -537,7 +537,8 @@ class Conformance:
     def _refused_again(self, device: _Device, here: Points, target: str | int, step: str) -> None:
         """A request that the table accepts was refused; remark it if that goes on and on."""
         states = {one.state for one in here}
-        # After a refusal a device may be anywhere. One that has not said otherwise is where it was.
+        # After a refusal a device may be anywhere. One that has not reported otherwise is where it
+        # was.
         known = device.refused is not None and device.refused[0] in states
         state = device.refused[0] if device.refused and known else min(states)
         if len(states) > 1 and not known:
@@ -550,7 +551,7 @@ class Conformance:
             self._remark(device, "path_refused_again", step, reason, (), here)
 
     def _is_absent(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> bool:
-        """Say whether there is no such feature. A device cannot say so once and otherwise then."""
+        """Return whether the feature is absent. A device cannot have it once and lack it then."""
         if not self.judge.holds("feature_comes_and_goes"):
             return False
         known = device.features.get(row.name)
@@ -559,17 +560,18 @@ class Conformance:
         if absent and sent.command.methods == ("SET",) and known is not False:
             # What is set may also fail with this error, as it may with any.
             if known is None and sent.target is not None:
-                self._settle(device, sent)
+                self._complete(device, sent)
                 device.followed.points = self._during(device, device.followed.points, sent)
             return known is None
         if known is None:
             device.features[row.name] = not absent
         elif known is absent:
             assert answer is not None
-            said = "that it has no such feature" if absent else "that it has this feature"
-            before_ = "otherwise before" if absent else "before that it has no such feature"
+            now, before = "no such feature", "it"
+            if not absent:
+                now, before = "this feature", "no such feature"
             because = Because(
-                f"it says {said}, and said {before_}",
+                f"by this answer the device has {now}, and by an earlier one it has {before}",
                 f"[[answers]] {answer.when}",
                 answer.source,
                 "feature_comes_and_goes",
@@ -585,25 +587,26 @@ class Conformance:
         if seen.errno is None:
             self._check_size(row, command, seen)
         if row.moves:
-            self.held["states told"] += 1
+            self.held["states returned"] += 1
             if seen.state is not None:
-                self._told_state(device, sent, seen.state)
+                self._reported_state(device, sent, seen.state)
         elif capabilities:
-            self.held["capabilities told"] += 1
+            self.held["capabilities returned"] += 1
             if seen.flags is not None:
-                device.followed.told_flags(seen.flags)
+                device.followed.reported_flags(seen.flags)
         else:
             self._logged(device, row, sent, seen)
 
-    def _told_state(self, device: _Device, sent: _Sent, state: str | int) -> None:
+    def _reported_state(self, device: _Device, sent: _Sent, state: str | int) -> None:
         points, overtakes = device.followed.points, False
         for one in device.changing:
             if one.order < sent.order and not one.feeds:
-                # It may still be under way: what is told now says nothing about what comes of it.
+                # It may still be under way: what is reported now states nothing about what comes of
+                # it.
                 points, overtakes = self._during(device, points, one), True
-        found = device.followed.told_state(state, points)
+        found = device.followed.reported_state(state, points)
         if not overtakes:
-            device.followed.points, device.followed.because = found, SAID
+            device.followed.points, device.followed.because = found, REPORTED
 
     def _check_size(self, row: Feature, command: Observation, seen: Observation) -> None:
         if seen.size is None or command.argsz is None:
@@ -683,7 +686,7 @@ class Conformance:
     # --- what is remarkable ---
 
     def _sign(self, device: _Device, check: str, step: str) -> None:
-        self._remark(device, check, step, self.judge.grades.check(check).says)
+        self._remark(device, check, step, self.judge.grades.check(check).text)
 
     def _remark(
         self,
@@ -717,7 +720,7 @@ class Conformance:
 
 
 def _named(command: Observation) -> str:
-    """Say which command it is."""
+    """Return which command it is."""
     if command.feature is None:
         return command.command
     about = f"{' '.join(command.methods)} {command.feature}"

@@ -1,4 +1,4 @@
-"""Where a device can be after something was asked of it, as far as its client can ever tell.
+"""Where a device can be after something was asked of it, as far as its client can ever observe.
 
 `Rules` reads the migration table: what a request, a reset or a disconnect can lead to. It is what
 `vfio_migration.model.conformance.observed` follows devices with.
@@ -39,7 +39,7 @@ class Way(NamedTuple):
 
     Attributes:
         refused: Why it is refused, or None.
-        stops: Where the device stands before each arc, and at last at the end. Empty if refused.
+        stops: Where the device is before each arc, and at last at the end. Empty if refused.
         unfed: The arc after the last stop cannot succeed: it closes a session that is judged, and
             nothing was written to it.
         closes: The session that was open at the beginning is closed.
@@ -59,12 +59,12 @@ class Way(NamedTuple):
 
     @property
     def failing(self) -> tuple[Point, ...]:
-        """Where the device stands before each arc that can fail."""
+        """Where the device is before each arc that can fail."""
         return self.stops if self.unfed else self.stops[:-1]
 
 
 class Rules:
-    """What the migration table says, for following devices.
+    """What the migration table specifies, for following devices.
 
     Args:
         spec: The table.
@@ -84,15 +84,15 @@ class Rules:
         return self.spec.machine(word)
 
     def transfer(self, state: str) -> Transfer:
-        """Say what may be done with migration data in a state."""
+        """Return what may be done with migration data in a state."""
         return self._transfers[state]
 
     def judged(self, state: str) -> bool:
-        """Say whether the stream of the session of this state is judged when it closes."""
+        """Return whether the stream of the session of this state is judged when it closes."""
         return self._judged[state]
 
     def ends_for_good(self, state: str) -> bool:
-        """Say whether what is read to its end in a state has no more to come."""
+        """Return whether what is read to its end in a state has no more to come."""
         end = self.spec.stream_end(state)
         return end is not None and end.kind == "final"
 
@@ -119,11 +119,11 @@ class Rules:
         return here | {one for one in self.valid(point) if one.state not in states}
 
     def arrivals(self, point: Point, target: str | int) -> Points:
-        """Return where a device stands that says it came to a state, by whatever way."""
+        """Return where a device is that states it came to a state, by whatever way."""
         return frozenset(one for one in self.valid(point) if one.state == target)
 
     def stuck(self, point: Point) -> bool:
-        """Say whether no arc leaves the state."""
+        """Return whether no arc leaves the state."""
         return not self.machine(point.word).arcs_from(point.state)
 
     # --- what leads where ---
@@ -157,7 +157,7 @@ class Rules:
         return route if route.refused is None else route.refused
 
     def effect(self, from_: str, to: str) -> Effect:
-        """Return what an arc does to the data session; "none" if the table does not say."""
+        """Return what an arc does to the data session; "none" if the table does not state."""
         try:
             return self.spec.effect(from_, to)
         except SpecError:

@@ -1,6 +1,6 @@
-"""What an engine says of its device, held against the table: the log of a server, a `Trace`.
+"""What an engine reports of its device, held against the table: the log of a server, a `Trace`.
 
-An engine tells of every arc, so nothing has to be guessed: `Steps` knows where the device stands,
+An engine reports every arc, so nothing has to be guessed: `Steps` knows where the device is,
 and holds each step against the arcs of the contracted table, the rows of events, and the numbers
 of data sessions. Only the capability set may be unknown; it is then any that fits.
 """
@@ -33,13 +33,13 @@ class Steps:
     Args:
         spec: The table.
         words: The capability sets it can have, as flags words.
-        state: Where it stands, if that is known.
+        state: Where it is, if that is known.
 
     Attributes:
         words: Those that are left.
-        state: Where it stands, or None.
+        state: Where it is, or None.
         session: The number of its open data session, or None, or `SOMEWHERE`.
-        failed: The arc that failed, until the request says that it failed.
+        failed: The arc that failed, until the request states that it failed.
     """
 
     def __init__(self, spec: Spec, words: Iterable[int], state: str | None = None) -> None:
@@ -51,7 +51,7 @@ class Steps:
         self._used: set[int] = set()
         # The arcs since something else happened: longer than there are states no path is.
         self._trail: deque[tuple[str, str]] = deque(maxlen=len(spec.states))
-        # Those are all of them, and not only those that are told of.
+        # Those are all of them, and not only those that are reported.
         self._whole = state is not None
 
     def _unknown(self, state: str) -> Session:
@@ -72,12 +72,12 @@ class Steps:
         arc, effect = self._arc(step, from_, to)
         about, source = f"[[arcs]] {from_} -> {to}", arc.source
         if state != to:
-            reason = f"the device then stands in {state}"
+            reason = f"the device is then in {state}"
             raise FirstViolationError(step, Because(reason, about, source), [to])
         before = self.session
         if effect == "opens":
             if session is None or session in self._used:
-                reason = "it opens a data session, and none is told"
+                reason = "it opens a data session, and none is reported"
                 if session is not None:
                     reason = (
                         f"it opens a data session, and {session} is the number of an earlier one"
@@ -93,11 +93,11 @@ class Steps:
                     step, Because(reason, *self._effect(from_, to)), [_number(before)]
                 )
         elif session is not None:
-            reason = f"it closes the data session, and {session} is told"
+            reason = f"it closes the data session, and {session} is reported"
             raise FirstViolationError(
                 step, Because(reason, *self._effect(from_, to)), ["no session"]
             )
-        self._stand(to, session)
+        self._move_to(to, session)
         self._trail.append((from_, to))
 
     def arc_failed(
@@ -108,7 +108,7 @@ class Steps:
         session: Session,
         events: tuple[EventName, ...] = ("arc_failed", "arc_failed_for_good"),
     ) -> None:
-        """An arc failed; `events` says how it may have."""
+        """An arc failed; `events` states how it may have."""
         step = f"arc {from_} -> {to} fails"
         self._arc(step, from_, to)
         self._event(step, [self.spec.event(name) for name in events], state, session)
@@ -182,7 +182,7 @@ class Steps:
         """A request failed: an arc of its path has just done so, after those before it."""
         step, failed = f"SET_STATE {target} fails", self.failed
         if failed is None and not self._whole and not self._trail:
-            self.stands(state, step, session)  # what failed was before the beginning
+            self.reported(state, step, session)  # what failed was before the beginning
             self._over()
             return
         if failed is None:
@@ -209,7 +209,7 @@ class Steps:
             _, allowed = self._decided(route)
             raise FirstViolationError(step, Because(reason, *self._why_accepted(route)), allowed)
         self.words = tuple(fitting)
-        self.stands(state, step, session)
+        self.reported(state, step, session)
         self._over()
 
     def route(self, target: str | int) -> Route:
@@ -265,7 +265,7 @@ class Steps:
             kept = self.session if row.session == "kept" else None
             same = session == kept or (kept == SOMEWHERE and session is not None)
             if state == then and same:
-                self._stand(state, session)
+                self._move_to(state, session)
                 return
         row = rows[-1] if state == (rows[-1].to or self.state) else rows[0]
         allowed = [
@@ -273,7 +273,7 @@ class Steps:
             f"{_number(self.session if row.session == 'kept' else None)}"
             for row in rows
         ]
-        reason = f"the device then stands in {state} with {_number(session)}"
+        reason = f"the device is then in {state} with {_number(session)}"
         raise FirstViolationError(
             step, Because(reason, f"[[events]] {row.name}", row.source), allowed
         )
@@ -283,11 +283,11 @@ class Steps:
         self._trail.clear()
         self._whole = True
 
-    # --- where it stands ---
+    # --- where it is ---
 
-    def stands(self, state: str, step: str = "", session: Session = SOMEWHERE) -> None:
-        """Somebody says where it stands, and perhaps with which session."""
-        step = step or f"the device stands in {state}"
+    def reported(self, state: str, step: str = "", session: Session = SOMEWHERE) -> None:
+        """Somebody states where it is, and perhaps with which session."""
+        step = step or f"the device is in {state}"
         if self.state is None:
             self._begin(step, state)
         elif state != self.state:
@@ -299,24 +299,24 @@ class Steps:
     def _begin(self, step: str, state: str) -> None:
         """Find it somewhere, for the first time."""
         self.words = tuple(self._having(step, state))
-        self._stand(state, self._unknown(state))
+        self._move_to(state, self._unknown(state))
 
     def _from(self, step: str, state: str) -> None:
         if self.state is None:
             self._begin(step, state)
         elif state != self.state:
-            reason = f"it begins in {state}, and the device stands in {self.state}"
+            reason = f"it begins in {state}, and the device is in {self.state}"
             raise FirstViolationError(step, Because(reason), [f"a step from {self.state}"])
 
     def _unmoved(self, step: str, state: str, session: Session, because: Because) -> None:
         known = session == self.session or (self.session == SOMEWHERE and session is not None)
         if state != self.state or not known:
-            words = f"{because.reason}, and it then stands in {state} with {_number(session)}"
+            words = f"{because.reason}, and it is then in {state} with {_number(session)}"
             allowed = [f"{self.state} with {_number(self.session)}"]
             raise FirstViolationError(step, because._replace(reason=words), allowed)
-        self._stand(state, session)
+        self._move_to(state, session)
 
-    def _stand(self, state: str, session: Session) -> None:
+    def _move_to(self, state: str, session: Session) -> None:
         self.state, self.session = state, session
         if session is not None:
             self._used.add(session)

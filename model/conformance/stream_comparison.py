@@ -92,12 +92,12 @@ class StreamComparison:
         self._written: dict[str, Stream] = {}
 
     def takes_part(self, device: str, source: str | None) -> None:
-        """A device is said to be given the state of a source."""
+        """A device is reported to be given the state of a source."""
         if source is not None:
             self._sources[device] = source
 
     def was_read(self, device: str, order: int, seen: Observation, *, final: bool) -> None:
-        """Data was read; `final` says that nothing more will come."""
+        """Data was read; `final` states that nothing more will come."""
         stream = self._read.setdefault(device, Stream())
         stream.ended = stream.ended or final
         stream.add(Piece(order, seen.size or 0, seen.crc))
@@ -176,7 +176,7 @@ class StreamComparison:
 
 
 def _not_comparable(source: str | None, read: Stream | None, written: Stream) -> str | None:
-    """Say why nothing can be concluded, or None."""
+    """Return why nothing can be concluded, or None."""
     if source is None:
         return "streams whose source is not named"
     if read is None:
@@ -201,7 +201,7 @@ def _never_written(stream: Stream) -> Iterator[Piece]:
 
 
 def _difference(source: str, read: Stream, written: Stream) -> Wrong:
-    """Say what the difference looks like."""
+    """Return what the difference looks like."""
     gave, took = read.size, written.size
     allowed = ("an error", f"the {gave} bytes of {source}, in their order")
     if took < gave:

@@ -1,6 +1,6 @@
 """A `Trace`, held against the table: the first of its steps that is not allowed.
 
-A trace tells of requests as well as of arcs, so that the arcs must be those of the path, one after
+A trace reports requests as well as of arcs, so that the arcs must be those of the path, one after
 the other. It may begin anywhere, leave requests out, and end in the middle of one.
 """
 
@@ -53,11 +53,11 @@ def check_trace(trace: Trace, spec: Spec) -> tuple[int, Violation] | None:
 def _take(device: _Device, step: Step, spec: Spec) -> None:
     steps, asked = device.steps, device.asked
     if step.kind == "note":
-        steps.stands(step.state, str(step), step.session)
+        steps.reported(step.state, str(step), step.session)
         return
     if step.kind == "request":
         _must_be_over(device, step)
-        steps.stands(step.state, str(step), step.session)
+        steps.reported(step.state, str(step), step.session)
         assert step.to is not None
         device.asked, device.taken = steps.route(_name(step.to, spec)), 0
         return
@@ -125,7 +125,7 @@ def _must_be_over(device: _Device, step: Step) -> None:
 
 
 def _is_failed_event(step: Step, steps: Steps) -> bool:
-    """Say whether a recorder noted a reset or a disconnect that failed: there is no such arc."""
+    """Return whether a recorder noted a reset or a disconnect that failed: there is no such arc."""
     return (
         step.kind == "arc_failed_for_good"
         and step.to == step.state

@@ -1,7 +1,7 @@
 """C, as far as the tables need it: arrays with designators, enumerators, and `#define`.
 
 Everything else is refused with its line: a range, a position without a designator, a directive or a
-macro inside a table, a table that stands twice or under a condition. A table must never be read as
+macro inside a table, a table that occurs twice or under a condition. A table must never be read as
 another one than a compiler would make of it.
 """
 
@@ -54,7 +54,7 @@ class CFile:
     # --- arrays ---
 
     def has_array(self, name: str) -> bool:
-        """Say whether the file initializes an array of this name."""
+        """Return whether the file initializes an array of this name."""
         return any(True for _ in self._arrays(name))
 
     def array(self, name: str) -> Node:
@@ -79,7 +79,7 @@ class CFile:
             raise self.refuse(declaration, f"is not const, so {name} may be another at run time")
         value = declarator.child_by_field_name("value")
         if value is None or value.type != "initializer_list":
-            raise self.refuse(declarator, "is no list of cells")
+            raise self.refuse(declarator, "is not a list of cells")
         return value
 
     def _arrays(self, name: str) -> Iterator[Node]:
@@ -97,14 +97,14 @@ class CFile:
         """Yield the cells of an initializer: the name that designates each, its value, its place.
 
         Raises:
-            SpecError: A cell is written in another form, or stands twice.
+            SpecError: A cell is written in another form, or occurs twice.
         """
         seen: dict[str, Place] = {}
         for node in initializer.named_children:
             if node.type == "comment":
                 continue
             if node.type != "initializer_pair":
-                raise self.refuse(node, "is no cell of the form [STATE] = VALUE")
+                raise self.refuse(node, "is not a cell of the form [STATE] = VALUE")
             name = self._designator(node)
             value = node.child_by_field_name("value")
             if value is None:
@@ -117,7 +117,7 @@ class CFile:
     def _designator(self, pair: Node) -> str:
         designators = pair.children_by_field_name("designator")
         if len(designators) != 1 or designators[0].type != "subscript_designator":
-            raise self.refuse(pair, "is no cell of the form [STATE] = VALUE")
+            raise self.refuse(pair, "is not a cell of the form [STATE] = VALUE")
         [inside] = designators[0].named_children or [designators[0]]
         return self.identifier(inside)
 
@@ -130,7 +130,7 @@ class CFile:
         while node.type == "parenthesized_expression" and len(node.named_children) == 1:
             node = node.named_children[0]
         if node.type != "identifier":
-            raise self.refuse(node, "is no name of a state or capability")
+            raise self.refuse(node, "is not a name of a state or capability")
         name = _text(node)
         if name in self.macros:
             raise self.refuse(node, f"is a macro, defined at {self.macros[name]}")
@@ -168,7 +168,7 @@ class CFile:
 
     @staticmethod
     def is_all_zero(row: Node) -> bool:
-        """Say whether a row is { 0, 0, ... }."""
+        """Return whether a row is { 0, 0, ... }."""
         values = [node for node in row.named_children if node.type != "comment"]
         return bool(values) and all(_text(node) == "0" for node in values)
 
@@ -208,7 +208,7 @@ class CFile:
         """Return the enumerators of `enum name`: name, value, place, and if the value is written.
 
         Raises:
-            SpecError: As `enum`, or a value is no plain number.
+            SpecError: As `enum`, or a value is not a plain number.
         """
         body = self.enum(name).child_by_field_name("body")
         assert body is not None
@@ -219,7 +219,7 @@ class CFile:
                 continue
             tag = node.child_by_field_name("name")
             if node.type != "enumerator" or tag is None:
-                raise self.refuse(node, "is no enumerator")
+                raise self.refuse(node, "is not an enumerator")
             value = node.child_by_field_name("value")
             if value is not None:
                 following = self._number(value)
@@ -231,7 +231,7 @@ class CFile:
         try:
             return int(_text(node), 0)
         except ValueError:
-            raise self.refuse(node, "is no plain number") from None
+            raise self.refuse(node, "is not a plain number") from None
 
     def definitions(self, prefix: str) -> Iterator[tuple[str, Node, Place]]:
         """Yield the macros whose name begins so: name, value, place."""
@@ -260,7 +260,7 @@ class CFile:
 
 
 def _is_guard(node: Node) -> bool:
-    """Say whether `#ifndef X` is the guard of a header: it defines X first, and has no #else."""
+    """Return whether `#ifndef X` is the guard of a header: it defines X first, and has no #else."""
     name = node.child_by_field_name("name")
     named = [child for child in node.named_children if child.type != "comment"]
     if name is None or len(named) < 2 or named[1].type != "preproc_def":

@@ -48,7 +48,7 @@ def derive(steps: NextSteps, numbers: Header | None, base: Spec, name: str) -> d
 
     Raises:
         SpecError: The source names what the base does not know, contradicts itself, or does what
-            no table can say.
+            no table can state.
     """
     failed = failed_state(base)
     _fits(steps, numbers, base, failed)
@@ -83,7 +83,7 @@ def derive(steps: NextSteps, numbers: Header | None, base: Spec, name: str) -> d
     if mistakes:
         # What differs from the base is what somebody changed, as a rule: it is named first.
         changed = changed_cells(steps, base)
-        raise SpecError([*_first(changed), *_first(mistakes)], "no table can say this")
+        raise SpecError([*_first(changed), *_first(mistakes)], "no table can express this")
     if not data["next_steps"]:
         del data["next_steps"]
     return data
@@ -94,9 +94,9 @@ def _fits(steps: NextSteps, numbers: Header | None, base: Spec, failed: str) -> 
     for state, place in steps.rows.items():
         if state not in known:
             hint = "add it to a copy of the base table, with its operation and session: --base"
-            raise wrong(place, state, "is no state of the base table", hint)
+            raise wrong(place, state, "is not a state of the base table", hint)
     if failed not in steps.rows:
-        raise SpecError([Mistake("--base", failed, "is no state of the source", None)])
+        raise SpecError([Mistake("--base", failed, "is not a state of the source", None)])
     for (here, there), cell in steps.cells.items():
         refuses = cell.next == failed
         if failed in (here, there) and not refuses:
@@ -105,7 +105,7 @@ def _fits(steps: NextSteps, numbers: Header | None, base: Spec, failed: str) -> 
     if numbers is not None:
         for state, place in steps.rows.items():
             if state not in numbers.states:
-                raise wrong(place, state, "is no enumerator of the header")
+                raise wrong(place, state, "is not an enumerator of the header")
         for state, (_, place) in numbers.states.items():
             if state not in steps.rows:
                 raise wrong(place, state, "is a state without a row in the next-step table")
@@ -114,7 +114,7 @@ def _fits(steps: NextSteps, numbers: Header | None, base: Spec, failed: str) -> 
         for capability in names:
             if capability not in listed:
                 hint = "give the header that defines it too"
-                raise wrong(place, capability, "is no capability of the base table", hint)
+                raise wrong(place, capability, "is not a capability of the base table", hint)
 
 
 def _states(data: dict[str, Any], steps: NextSteps, numbers: Header | None) -> None:
@@ -194,7 +194,7 @@ def _refusals(
 def _effects(data: Mapping[str, Any], steps: NextSteps, failed: str) -> Iterator[dict[str, Any]]:
     """Yield what a step between two sessions does of which the base table does not speak.
 
-    No source says it. The session that was open is not closed in any way that a table knows: it
+    No source reports it. The session that was open is not closed in any way that a table knows: it
     is taken to be there still, and one to be opened if something is streamed at the other end.
     """
     session = {row["name"]: row["session"] for row in data["states"]}
@@ -207,7 +207,7 @@ def _effects(data: Mapping[str, Any], steps: NextSteps, failed: str) -> Iterator
             if here != failed and cell.next != failed and ends not in known:
                 known.add(ends)
                 effect = "opens" if streams[ends[1]] else "closes"
-                source = f"assumed, for no source says it; {cell.place} needs it"
+                source = f"assumed, for no source reports it; {cell.place} needs it"
                 yield {"from": ends[0], "to": ends[1], "effect": effect, "source": source}
 
 
@@ -261,7 +261,7 @@ def _inexpressible(spec: Spec, steps: NextSteps, failed: str) -> tuple[Mistake, 
             step = _looked_up(steps, machine, here, there, failed)
             wanted = machine.next_step(here, there)
             if step is _NEVER_ENDS and spec.next_steps:
-                continue  # there is no step then, and T6 says of which request it is so
+                continue  # there is no step then, and T6 states of which request it is so
             if step != wanted:
                 request = f"{here} -> {there}"
                 problem = f"{_steps(step)}; by the shortest path of its arcs it {_steps(wanted)}"

@@ -1,4 +1,4 @@
-"""What was read from a source: each fact with the file and line where it stands."""
+"""What was read from a source: each fact with the file and line where it is."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class NextSteps:
     Attributes:
         cells: Per present state and target, the cell.
         rows: Per present state, where its row begins.
-        required: Per state, the capabilities it requires and where that stands; None if the
-            source does not say.
+        required: Per state, the capabilities it requires and where that is; None if the
+            source does not report.
         skips: Smaller capability sets follow from the table by skipping states that they lack.
         prose: What the comment above the table lists, or None.
     """
@@ -72,8 +72,8 @@ class Prose:
     """What the sentences of a source list. They are held against its table and overrule nothing.
 
     Attributes:
-        arcs: Pairs that are said to be arcs.
-        refused: Pairs that are said to be refused.
+        arcs: Pairs that are reported to be arcs.
+        refused: Pairs that are reported to be refused.
         paths: Paths of three states and more.
         place: Where the list begins.
         every_set: The arcs are those of all capability sets together, and not of the largest one.
@@ -92,7 +92,7 @@ class Finding:
 
     Attributes:
         place: Where the sentence is.
-        other: Where the table says otherwise.
+        other: Where the table specifies otherwise.
         problem: What is wrong.
     """
 

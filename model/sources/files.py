@@ -24,7 +24,7 @@ GIT: Final = "git:"
 
 
 def is_source(path: str) -> bool:
-    """Say whether a path stands for a source and not for a table."""
+    """Return whether a path stands for a source and not for a table."""
     return path.endswith((".c", ".h", ".rst")) or path.startswith(GIT) or Path(path).is_dir()
 
 
@@ -63,12 +63,12 @@ def _of_commit(name: str) -> list[tuple[str, bytes]]:
     commit = _git(name, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if commit is None:
         hint = "run the command inside the repository, and write git:REV, as in git:HEAD~1"
-        raise SpecError([Mistake("SOURCE", name, "is no commit of a repository here", hint)])
+        raise SpecError([Mistake("SOURCE", name, "is not a commit of a repository here", hint)])
     at = commit.decode("ascii").strip()
     if path:
         text = _git(name, "cat-file", "blob", f"{at}:{path}")
         if text is None:
-            problem = "is no file of that commit"
+            problem = "is not a file of that commit"
             raise SpecError([Mistake("SOURCE", name, problem, "name it from the top of the tree")])
         return [(name, text)]
     found = []
@@ -80,7 +80,7 @@ def _of_commit(name: str) -> list[tuple[str, bytes]]:
 
 
 def _git(name: str, *words: str) -> bytes | None:
-    """Ask git; None if it says no."""
+    """Ask git; None if it states no."""
     try:
         done = subprocess.run(["git", *words], capture_output=True, check=False)
     except OSError as error:

@@ -33,7 +33,7 @@ def next_steps(file: CFile, failed: str) -> NextSteps:
         here = without_prefix(name, _STATE, place)
         rows[here] = place
         if row.type != "initializer_list":
-            raise file.refuse(row, "is no row of cells")
+            raise file.refuse(row, "is not a row of cells")
         if file.is_all_zero(row):
             zeros.append(here)
             continue

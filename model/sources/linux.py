@@ -40,7 +40,7 @@ def next_steps(file: CFile, failed: str) -> NextSteps:
         here = without_prefix(name, _STATE, place)
         rows[here] = place
         if row.type != "initializer_list":
-            raise file.refuse(row, "is no row of cells")
+            raise file.refuse(row, "is not a row of cells")
         for target, value, at in file.cells(row):
             there = without_prefix(target, _STATE, at)
             step = without_prefix(file.identifier(value), _STATE, at)
@@ -82,7 +82,7 @@ def header(file: CFile) -> Header:
     for name, node, place in file.definitions(_FLAG):
         bit = _BIT.fullmatch(text_of(node).strip())
         if bit is None or name.removeprefix(_FLAG) in capabilities:
-            raise file.refuse(node, f"is no plain bit, or defines {name} again")
+            raise file.refuse(node, f"is not a plain bit, or defines {name} again")
         capabilities[name.removeprefix(_FLAG)] = 1 << int(bit[1]), place
     above = file.comment_above(file.enum(ENUM))
     prose = None if above is None else listed(*above, every_set=False)
@@ -92,7 +92,7 @@ def header(file: CFile) -> Header:
 def without_prefix(name: str, prefix: str, place: Place) -> str:
     """Return the name of a state or capability as a table has it."""
     if not name.startswith(prefix) or name == prefix:
-        raise wrong(place, name, f"does not begin with {prefix}, so it is no name of this table")
+        raise wrong(place, name, f"does not begin with {prefix}, so it is not a name of this table")
     return name.removeprefix(prefix)
 
 

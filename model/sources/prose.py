@@ -75,7 +75,7 @@ def findings(prose: Prose, spec: Spec, steps: NextSteps) -> Iterator[Finding]:
     for named, place in _named(prose):
         if unknown := [state for state in named if state not in steps.rows]:
             first = next(iter(steps.rows.values()))
-            yield Finding(place, first, f"{unknown[0]} is no state of the table")
+            yield Finding(place, first, f"{unknown[0]} is not a state of the table")
     yield from _arcs(prose, spec, whole, steps)
     yield from _refusals(prose, whole, steps)
     yield from _paths(prose, whole, steps)

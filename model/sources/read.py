@@ -62,7 +62,7 @@ def read(paths: Iterable[str], base: Spec) -> Reading:
     data = derive(steps, numbers, base, f"from-{Path(named[0]).stem}")
     spec = from_data(data, named[0])
     prose = (steps.prose, numbers.prose if numbers else None)
-    found_ = tuple(one for said in prose if said for one in findings(said, spec, steps))
+    found_ = tuple(one for text in prose if text for one in findings(text, spec, steps))
     return Reading(data, spec, found_, changed_cells(steps, base))
 
 
@@ -83,11 +83,11 @@ def _read(name: str, text: bytes, base: Spec) -> tuple[NextSteps | None, Header 
 
 
 def table_text(reading: Reading, base: Spec) -> str:
-    """Return the text of a table, with a head that says what is from where."""
+    """Return the text of a table, with a head that states what is from where."""
     found = "".join(f"#\n# A sentence contradicts the table: {one}\n" for one in reading.findings)
     return f"""\
 # Made by `vfio-migration import`. States, arcs, refusals, next steps and capabilities are from the
-# source that each row names, with its line. From the base table {base.name}: what stands in no
+# source that each row names, with its line. From the base table {base.name}: what is in no
 # source, which is the place of a state on the grid, the summaries, the errnos, and all other
 # sections.
 {found}

@@ -1,6 +1,6 @@
 """The text of vfio-user (docs/interop/vfio-user.rst of QEMU): states, flags, arcs and rules.
 
-The text lists arcs, and says by which rules a path is selected; the next steps are what the rules
+The text lists arcs, and states by which rules a path is selected; the next steps are what the rules
 select. A state that is "not used in vfio-user" is left out.
 """
 
@@ -85,7 +85,7 @@ def read(name: str, text: bytes, base: Spec) -> tuple[NextSteps, Header]:
         base: The table in which the states have their place on the grid.
 
     Raises:
-        SpecError: A section is not there, or says something in a form that is not read.
+        SpecError: A section is not there, or states something in a form that is not read.
         ImportError: docutils is not installed.
     """
     document = _Text(name, text)
@@ -94,7 +94,7 @@ def read(name: str, text: bytes, base: Spec) -> tuple[NextSteps, Header]:
     for state, (_, place) in states.items():
         if state not in known:
             hint = "add it to a copy of the base table, with its operation and session: --base"
-            raise wrong(place, state, "is no state of the base table", hint)
+            raise wrong(place, state, "is not a state of the base table", hint)
     arcs, refused, rules_at = *_arcs(document, states), _rules(document)
     needed = {flag for row in base.states if row.name in states for flag in row.requires}
     flags = {flag: found for flag, found in _flags(document).items() if flag in needed}
@@ -184,7 +184,7 @@ def _flags(document: _Text) -> dict[str, tuple[int, Place]]:
             continue
         place = document.place(rf"\|[^\n]*{cells[-1]}\b", line)
         if not cells[0].isdigit() or int(cells[0]) > 63:
-            raise wrong(place, cells[0], f"is no bit for {cells[-1]}")
+            raise wrong(place, cells[0], f"is not a bit for {cells[-1]}")
         if name[1] in found:
             raise wrong(place, name[1], "is a flag that is listed twice")
         found[name[1]] = 1 << int(cells[0]), place
@@ -209,7 +209,7 @@ def _arcs(
                 raise wrong(place, block.astext()[:40], "is an item that lists no ``A -> B``")
             if pairs and not is_list and not _FORBIDS.search(" ".join(block.astext().split())):
                 (here, there), place = pairs[0]
-                problem = "is neither listed as a transition nor said not to be allowed"
+                problem = "is neither listed as a transition nor ruled out"
                 raise wrong(place, f"{here} -> {there}", problem)
             into = arcs if is_list else refused
             for pair, place in pairs:
@@ -235,10 +235,10 @@ def _pairs(
         found = _ARC.fullmatch(text.strip())
         place = document.place(r"``\s*" + r"\s+".join(map(re.escape, text.split())), line)
         if found is None:
-            raise wrong(place, text, "is no transition of the form ``A -> B``")
+            raise wrong(place, text, "is not a transition of the form ``A -> B``")
         for state in found.groups():
             if state not in states:
-                raise wrong(place, state, "is no state that the text lists as used")
+                raise wrong(place, state, "is not a state that the text lists as used")
         yield (found[1], found[2]), place
     if _ARC.search(outside):
         raise wrong(
@@ -247,7 +247,7 @@ def _pairs(
 
 
 def _rules(document: _Text) -> Place:
-    """Hold the rules against those that are known; return where they stand."""
+    """Hold the rules against those that are known; return where they are."""
     from docutils import nodes
 
     section, line = document.section(_RULES)

@@ -41,7 +41,7 @@ class AsyncInterrupts(Vectors):
         while not (found := self.taken()) and self.fds:
             self._raised = raised = loop.create_future()
             for fd in self.fds:
-                loop.add_reader(fd, _settle, raised)
+                loop.add_reader(fd, _set_result, raised)
             try:
                 await raised
             finally:
@@ -54,7 +54,7 @@ class AsyncInterrupts(Vectors):
         if raised is not None:
             for fd in self.fds:
                 raised.get_loop().remove_reader(fd)
-            _settle(raised)
+            _set_result(raised)
 
     def close(self) -> None:
         """Close the descriptors; a task that waits for them waits no more."""
@@ -96,6 +96,6 @@ class AsyncInterrupts(Vectors):
             self.close()
 
 
-def _settle(raised: asyncio.Future[None]) -> None:
+def _set_result(raised: asyncio.Future[None]) -> None:
     if not raised.done():
         raised.set_result(None)

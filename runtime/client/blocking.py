@@ -405,7 +405,7 @@ class Client(BaseClient, Closing):
         return self.begin(self._set_state(state))
 
     def supports(self, feature: str, *, get: bool = False, set_: bool = False) -> bool:
-        """Say whether the device has a feature with these methods.
+        """Return whether the device has a feature with these methods.
 
         Raises:
             UnknownNameError: The wire has none of this name; nothing was sent. Else as `do`.

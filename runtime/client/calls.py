@@ -160,15 +160,15 @@ def region_info(index: int, *, room: int = 4096) -> Call[RegionInfo]:
     """Ask about a region; `room` is how long a reply is taken, capabilities included."""
 
     def read(reply: Reply) -> RegionInfo:
-        said = reply.message
-        assert isinstance(said, DeviceGetRegionInfoReply)
+        info = reply.message
+        assert isinstance(info, DeviceGetRegionInfoReply)
         areas: tuple[MmapArea, ...] = ()
-        for one in said.capabilities:
+        for one in info.capabilities:
             if isinstance(one, SparseMmap):
                 areas += one.areas
         # One descriptor stands for all areas; the specification allows no more.
         fd = reply.fds[0] if reply.fds else None
-        return RegionInfo(index, said.flags, said.size, said.offset, areas, fd, said.omitted)
+        return RegionInfo(index, info.flags, info.size, info.offset, areas, fd, info.omitted)
 
     asked = DeviceGetRegionInfo.asking(index, argsz=room)
     return Call(asked, read, release=RegionInfo.close)
@@ -198,7 +198,7 @@ def set_irqs(
     bools: bytes = b"",
     fds: Sequence[int] = (),
 ) -> Call[None]:
-    """Say what happens when an interrupt is raised, masked or unmasked; `flags` are `IrqSetFlags`.
+    """Set what happens when an interrupt is raised, masked or unmasked; `flags`: `IrqSetFlags`.
 
     Args:
         flags: One DATA and one ACTION.
@@ -229,13 +229,13 @@ def region_read(region: int, offset: int, count: int) -> Call[bytes]:
 
 
 def region_write(region: int, offset: int, data: Data, *, no_reply: bool = False) -> Call[None]:
-    """Write to a region; with `no_reply` nobody says whether it was done."""
+    """Write to a region; with `no_reply` nobody states whether it was done."""
     size = len(data)
 
     def read(reply: Reply) -> None:
         assert isinstance(reply.message, RegionWriteReply)
         if reply.message.count != size:
-            # An error says that nothing was done; what half a write has done nobody can say.
+            # An error states that nothing was done; what half a write has done nobody can state.
             why = f"REGION_WRITE: {reply.message.count} of {size} bytes were written"
             raise MalformedError("size_wrong", why)
 
@@ -403,7 +403,8 @@ def _data(reply: Reply) -> Data:
 def data_read(size: int, sink: Sink) -> Call[int]:
     """Read migration data into `sink`; the result is how many bytes there were.
 
-    Fewer than `size` mean that there is no more: for now or for good, as the table says of the
+    Fewer than `size` mean that there is no more: for now or for good, as the table specifies for
+        the
     state.
     """
 

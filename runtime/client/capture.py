@@ -2,8 +2,8 @@
 
 A capture has a line for each message, in the order in which they passed somebody who stood between
 a client and a server: an object with `from`, "client" or "server", and `message`, the bytes of the
-message in hexadecimal digits; `descriptors` says how many came with it. A line without a message
-whose `what` begins with "gone" says who ended the connection. `Capture.lines` makes of each line
+message in hexadecimal digits; `descriptors` states how many came with it. A line without a message
+whose `what` begins with "gone" states who ended the connection. `Capture.lines` makes of each line
 those of a recording, for `vfio_migration.model.conformance.observation`.
 
 What the client itself has made up is not judged: a command of which nothing can be made is known by
@@ -63,7 +63,7 @@ class Capture:
         self._over = False
 
     def lines(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield what a line says, as lines of a recording.
+        """Yield what a line states, as lines of a recording.
 
         Raises:
             SpecError: The line is damaged.
@@ -79,7 +79,9 @@ class Capture:
         message = _bytes(data["message"])
         ident, number, size, flags, code = HEADER.unpack_from(message)
         if size != len(message):
-            raise _wrong("message", None, f"has {len(message)} bytes, and its header says {size}")
+            raise _wrong(
+                "message", None, f"has {len(message)} bytes, and the size in its header is {size}"
+            )
         payload = message[HEADER_SIZE:]
         count = data.get("descriptors", 0)
         if type(count) is not int or count < 0:
@@ -90,7 +92,7 @@ class Capture:
         elif kind == TYPE_REPLY:
             yield from self._reply(sender, ident, number, flags, code, payload)
         else:
-            # Neither: what it answers, if anything, it does not say in the words of the text.
+            # Neither: what it answers, if anything, it does not state in the words of the text.
             yield {"what": "note", "event": "a message that is neither command nor reply"}
 
     def _command(

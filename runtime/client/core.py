@@ -108,7 +108,7 @@ class Exchange:
         by: For "gone": who has ended the connection.
         fds: How many descriptors went with it.
         no_reply: For "command": none is wanted.
-        connection: Tells the connections of this process apart; 0 if nobody has counted them.
+        connection: distinguishes the connections of this process; 0 if nobody has counted them.
     """
 
     peer: str
@@ -166,7 +166,7 @@ class Pending(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     def abandon(self) -> None:
-        """Say that nobody waits for it any more: what comes of it is given back."""
+        """Report that nobody waits for it any more: what comes of it is given back."""
         self.abandoned, self._then = True, None
         value, self._value = self._value, None
         if value is not None and not self._taken and self.call.release is not None:
@@ -226,7 +226,7 @@ class Core:
         self._observers: Sequence[ExchangeObserver] = tuple(observers)
         self._number = next(_numbers)
         self._pending: dict[int, Pending[object]] = {}
-        self._longest = self.connection.largest - HEADER_SIZE
+        self._max_size = self.connection.largest - HEADER_SIZE
 
     @property
     def waiting(self) -> int:
@@ -263,9 +263,9 @@ class Core:
             raise copy.copy(self.over)
         for fd in call.fds:
             os.fstat(fd)
-        if isinstance(call.message, DeviceFeature) and call.message.argsz > self._longest:
+        if isinstance(call.message, DeviceFeature) and call.message.argsz > self._max_size:
             raise CannotSendError(
-                f"a reply of {call.message.argsz} bytes; no more than {self._longest}"
+                f"a reply of {call.message.argsz} bytes; no more than {self._max_size}"
             )
         outgoing = self.connection.send_command(call.message, no_reply=call.no_reply, fds=call.fds)
         return outgoing, self._await(outgoing, call)

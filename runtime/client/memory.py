@@ -87,7 +87,7 @@ class AddressSpace:
         if (before and before[-1].address + before[-1].size > window.address) or (
             after and end > after[0].address
         ):
-            raise ValueError(f"{where}: something stands there already")
+            raise ValueError(f"{where}: something is mapped there already")
         starts = (*starts[:place], window.address, *starts[place:])
         self._table = starts, (*before, window, *after)
 

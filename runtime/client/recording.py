@@ -11,7 +11,7 @@ A recording never gets into the way of the run: what goes wrong with the file, o
 cannot be reported, is kept in `error`, nothing more is written, and the messages go on. A pipe
 whose reader is too slow counts as that too.
 
-What is written of a message is what it says, not what it carries: of data its length, and of
+What is written of a message is what it states, not what it carries: of data its length, and of
 migration data its CRC-32 as well. `docs/recording.md` has the format; `vfio-migration check-trace`
 reads it.
 """
@@ -142,7 +142,7 @@ class Recording(Closing):
         """Return a watch that calls the device `label`, whatever its client calls it.
 
         Args:
-            label: Tells the devices of a run apart.
+            label: distinguishes the devices of a run.
             role: What part it takes (source, destination); written down at once.
         """
         if role is not None:
@@ -285,15 +285,13 @@ class Wording:
         return _fields(type(message))(message)
 
     def _feature(self, message: DeviceFeature | DeviceFeatureReply) -> dict[str, Any]:
-        said = _which(message) | {"size": len(message.data), "argsz": message.argsz}
+        shown = _which(message) | {"size": len(message.data), "argsz": message.argsz}
         row = _FEATURES.get(message.index)
         if message.probe or row is None or not len(message.data):
-            return said
-        with contextlib.suppress(
-            MalformedError
-        ):  # its size is written, which is what is wrong with it
-            said |= self._data(row, message)
-        return said
+            return shown
+        with contextlib.suppress(MalformedError):  # its size is in the record, and is what is wrong
+            shown |= self._data(row, message)
+        return shown
 
     def _data(self, row: Feature, message: DeviceFeature | DeviceFeatureReply) -> dict[str, Any]:
         data = message.data
@@ -351,33 +349,33 @@ def _which(message: DeviceFeature | DeviceFeatureReply) -> dict[str, Any]:
 
 
 def _version(message: Version | VersionReply) -> dict[str, Any]:
-    said: dict[str, Any] = {"version": f"{message.major}.{message.minor}"}
+    shown: dict[str, Any] = {"version": f"{message.major}.{message.minor}"}
     for field in fields(message.capabilities) if message.capabilities else ():
         value = getattr(message.capabilities, field.name)
         if value is not None:
-            said[field.name] = value.supported if field.name == "twin_socket" else value
-    return said
+            shown[field.name] = value.supported if field.name == "twin_socket" else value
+    return shown
 
 
 _known: dict[type[Message], Callable[[Message], dict[str, Any]]] = {}
 
 
 def _fields(kind: type[Message]) -> Callable[[Message], dict[str, Any]]:
-    """Return what tells of a message of plain fields: numbers as they are, of the rest how much."""
+    """Return what describes a message of plain fields: numbers as they are, sizes of the rest."""
     found = _known.get(kind)
     if found is None:
         numbers = [field.name for field in fields(cast("Any", kind)) if field.type == "int"]
         counted = [field.name for field in fields(cast("Any", kind)) if field.type != "int"]
-        # A message that carries data says in one of these how much it is.
+        # A message that carries data states in one of these how much it is.
         sizes = [
             name for name in ("count", "wr_cnt") if isinstance(getattr(kind, name, 0), property)
         ]
 
         def describe(message: Message) -> dict[str, Any]:
-            said = {name: getattr(message, name) for name in (*numbers, *sizes)}
+            shown = {name: getattr(message, name) for name in (*numbers, *sizes)}
             if not sizes:
-                said |= {name: len(getattr(message, name)) for name in counted}
-            return said
+                shown |= {name: len(getattr(message, name)) for name in counted}
+            return shown
 
         found = _known[kind] = describe
     return found

@@ -3,7 +3,7 @@
     with client.region_info(2) as info, MappedRegion(info) as region:
         region.areas[0].view[:4]
 
-A server says of each region whether it can be mapped, and if only parts of it can, which. It can
+A server reports of each region whether it can be mapped, and if only parts of it can, which. It can
 make the file behind it shorter at any time, unless that is sealed; a process that touches memory
 that is not there any more is killed by SIGBUS. So plain files that can shrink, and what is no plain
 file, are mapped only if asked for.
@@ -28,7 +28,7 @@ _MAX_OFFSET: Final = (1 << 63) - 1
 
 
 class NotMappableError(ValueError):
-    """The region, or what the server says of it, cannot be mapped. Nothing is."""
+    """The region, or what the server reports of it, cannot be mapped. Nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class MappedRegion(Closing):
     """What of a region can be mapped, mapped.
 
     Args:
-        info: What the server says of the region. Its descriptor stays the caller's, and is not
+        info: What the server reports of the region. Its descriptor stays the caller's, and is not
             needed any more.
         trusting: Map a file too that the server can make shorter, and what is no file.
 
@@ -151,7 +151,9 @@ def _checked(info: RegionInfo, trusting: bool) -> list[MmapArea]:
             raise NotMappableError(f"{name}: its file can get shorter")
     elif not trusting:
         # A character device can be mapped where there is nothing behind it to be touched.
-        raise NotMappableError(f"{name}: what is behind it is no file, and need not reach that far")
+        raise NotMappableError(
+            f"{name}: what is behind it is not a file, and need not reach that far"
+        )
     return areas
 
 

@@ -20,7 +20,7 @@ class Bandwidth:
 
     Args:
         rate: Bytes a second, or None for no limit.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
 
     Attributes:
         rate: As given.

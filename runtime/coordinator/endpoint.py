@@ -33,7 +33,7 @@ _CONFIG: Final = 7
 _IDS: Final = struct.Struct("<HH")
 """Vendor and device, with which configuration space begins."""
 MAX_PARTS: Final = 64
-"""No PCI device has as many regions or types of interrupts: who says so is not asked further."""
+"""No PCI device has as many regions or types of interrupts: who states it is not asked further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class Shape:
             ):
                 ids = data["ids"]
                 return cls(None if ids is None else (ids[0], ids[1]), tuple(regions), tuple(irqs))
-        raise ValueError("this is no shape of a device")
+        raise ValueError("this is not the shape of a device")
 
     def differences(self, other: Shape) -> list[str]:
-        """Say what is not the same, in words: mine, then the other's."""
+        """Return what is not the same, in words: mine, then the other's."""
         found = []
         if self.ids != other.ids:
             found.append(f"PCI device {_ids(self.ids)} and {_ids(other.ids)}")
@@ -148,12 +148,12 @@ class Endpoint:
     # --- the connection ---
 
     def connect(self) -> Process:
-        """Connect, anew if the connection is over; return who listens there. Nothing is said yet.
+        """Connect, anew if the connection is over; return who listens there. Nothing is stated yet.
 
         Once connected a version is negotiated, at the latest before this side hangs up: some
         servers end if a client hangs up before.
 
-        What the owner of a connection had mapped is gone with it. To see where the device stands,
+        What the owner of a connection had mapped is gone with it. To see where the device is,
         and to move it, needs none of it.
 
         Raises:
@@ -197,7 +197,7 @@ class Endpoint:
         return self._listener
 
     def has_ended(self, process: Process) -> bool | None:
-        """Say whether a process that was noted is gone since; None if it is not known."""
+        """Return whether a process that was noted is gone since; None if it is not known."""
         if self._watched is None or self._watched[1] < 0 or self._watched[0] != process:
             return None
         return has_ended(self._watched[1])
@@ -224,10 +224,10 @@ class Endpoint:
         return sender
 
     def is_served_by(self, process: Process | None) -> bool | None:
-        """Say whether that is who serves there now; None if it is not known.
+        """Return whether that is who serves there now; None if it is not known.
 
         Args:
-            process: As `note` or `identify` returned it; None for whoever it is.
+            process: As `note` or `identify` returned it; None for any process.
 
         Raises:
             ClientError: It does not answer.
@@ -296,7 +296,7 @@ class Endpoint:
         """The table as its capabilities contract it.
 
         Raises:
-            CannotMigrateError: It says that it cannot be migrated.
+            CannotMigrateError: It states that it cannot be migrated.
             ClientError: It does not answer.
         """
         if self._machine is None:
@@ -351,7 +351,8 @@ class Endpoint:
             got = client.region_read(_CONFIG, len(found), min(left, client.transfer))[:left]
             if not got:
                 raise CannotMigrateError(
-                    f"{self.label}: what kind of device it is cannot be told: REGION_READ brought "
+                    f"{self.label}: what kind of device it is cannot be determined: REGION_READ "
+                    "brought "
                     f"{len(found)} of the {size} bytes at the beginning of its configuration space",
                     ["have its server answer reads of configuration space with what is asked for"],
                     refused=True,
@@ -366,7 +367,7 @@ class Endpoint:
         return self.state
 
     def left(self) -> int | None:
-        """Ask how much is left to read once it is stopped; None if it cannot say."""
+        """Ask how much is left to read once it is stopped; None if it cannot state."""
         client = self.client
         if self._sizes is None:
             self._sizes = client.supports("MIG_DATA_SIZE", get=True)
@@ -378,15 +379,15 @@ class Endpoint:
             return None
 
     def may(self, activity: str) -> bool:
-        """Say whether the table permits an activity in the state it was last known to be in."""
+        """Return whether the table permits an activity in the state it was last known to be in."""
         return self.state is not None and self._spec.permits(self.state, activity)
 
     def may_change(self) -> bool:
-        """Say whether the device may change its own state where it was last known to be."""
+        """Return whether the device may change its own state where it was last known to be."""
         return self.state is not None and self._spec.permits_role(self.state, "state_change")
 
     def end_is_final(self) -> bool:
-        """Say whether its stream, in that state, ends for good; see [[stream_ends]]."""
+        """Return whether its stream, in that state, ends for good; see [[stream_ends]]."""
         end = None if self.state is None else self._spec.stream_end(self.state)
         return end is not None and end.kind == "final"
 

@@ -1,7 +1,7 @@
 """What can become of a migration besides success, by what is left behind.
 
 `CannotMigrateError`: nothing was begun, everything is as it was. `MigrationFailedError`: it was
-begun, and `outcome` says who runs now. Both say in `hints` what to do.
+begun, and `outcome` states who runs now. Both state in `hints` what to do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CannotMigrateError(CoordinatorError):
 
 
 class NotTrustedError(CannotMigrateError):
-    """Another user may have left a claim or a journal: nothing is done that it says."""
+    """Another user may have left a claim or a journal: nothing is done that it states."""
 
 
 class CancelledError(CoordinatorError):
@@ -79,5 +79,5 @@ class MigrationFailedError(CoordinatorError):
 
 
 def is_denied(error: BaseException | None) -> bool:
-    """Say whether this user may not make the connection: the server may well be there."""
+    """Return whether this user may not make the connection: the server may well be there."""
     return error is not None and isinstance(error.__cause__, PermissionError)

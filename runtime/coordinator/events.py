@@ -45,4 +45,4 @@ def report_asserted(asserted: Iterable[str], plans: Plans, report: Report) -> No
 
 
 def ignore(_event: Event) -> None:
-    """Tell nobody."""
+    """Ignore the event."""

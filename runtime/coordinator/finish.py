@@ -1,7 +1,7 @@
 """Brings what a migration left behind to exactly one running side, by the rows of [[handovers]].
 
 It is asked of the journal who holds the state, and of the servers whether they are the processes
-they were. What follows from that stands in the rows; here it is carried out.
+they were. What follows from that is in the rows; here it is carried out.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.coordinator.preflight import is_put_away
 from vfio_migration.runtime.transport.peer_process import Process
 
-_ANEW: Final = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
+_ANEW: Final = "it has to be set up anew, or a save restored into it (vfio-migration restore)"
 _BLANK: Final = "its server was started after the migration began, so its device is blank"
 KEEP: Final = "--keep source or --keep destination"
 
 ENDING_S: Final = 1.0
 """For how many seconds in all to wait for the end of processes whose connections have ended.
 
-One that is killed closes its sockets a moment before it is gone, and in that moment it seems to be
-there and not to answer.
+One that is killed closes its sockets a moment before it has ended, and in that moment it seems to
+be there and not to answer.
 """
 
 _LOOK_AGAIN_AFTER_S: Final = 0.005
@@ -56,11 +56,11 @@ class Finished:
     Attributes:
         outcome: Who runs.
         why: Why, in the words of the row that decided.
-        problems: What did not go as the row says.
-        not_stopped: The devices of the other side that are not known to stand still.
+        problems: What did not go as the row specifies.
+        not_stopped: The devices of the other side that are not known to be stopped.
         unidentified: The devices of which it is not known whether they are served by the same
             process as before; nothing was done then.
-        advice: What to do, if some of the state is lost: where the devices stand, and what of it
+        advice: What to do, if some of the state is lost: where the devices are, and what of it
             can be used again.
     """
 
@@ -81,12 +81,12 @@ class Finisher:
         spec: The table.
         plans: The plans and handovers.
         report: Called with each event.
-        given_up: Sides that whoever asks says are gone for good.
-        asked: Why a side is to run, where no journal says who holds the state. Then what the rows
-            say of it is not known.
-        before: Who served each device when the migration began, as far as a journal says that goes
-            by somebody's word instead.
-        final: Nobody will ask again: a device whose process is gone is owed nothing more.
+        given_up: Sides that the caller gives up for good.
+        asked: Why a side is to run, where no journal records who holds the state. Then what the
+            rows say of it is not known.
+        before: Who served each device when the migration began, as far as a journal records that
+            goes by somebody's word instead.
+        final: Nobody will ask again: nothing more is done for a device whose process has ended.
         cancel_deadline: Ends once it is known who answers: these are waited for on their way back.
     """
 
@@ -119,8 +119,8 @@ class Finisher:
         self._groups = {
             side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
-        self._gone: dict[str, ClientError | CannotMigrateError] = {}
-        # Those that answer, and do not say where their device stands.
+        self._unreachable: dict[str, ClientError | CannotMigrateError] = {}
+        # Those that answer, and do not state where their device stands.
         self._silent: set[Endpoint] = set()
         # Those whose device was being loaded when it was first looked at.
         self._loaded: set[Endpoint] = set()
@@ -145,7 +145,7 @@ class Finisher:
                 if hung := self._missed():
                     return self._undecided(hung, "it may still hold the state", problems)
                 return self._lost(problems)
-            if row.undoes and (hung := self._may_run_unseen(row)):
+            if row.rolls_back and (hung := self._may_run_unseen(row)):
                 return self._undecided(hung, "it may run", problems)
             why = row.summary if self._asked is None else self._asked
             self._report(Event("recovering", {"winner": row.winner, "why": why}))
@@ -172,8 +172,8 @@ class Finisher:
         self._report_to(event)
 
     def _look(self) -> None:
-        """See who is there, whether it is who it was, and where each device stands."""
-        self._gone.clear()
+        """See who is there, whether it is who it was, and where each device is."""
+        self._unreachable.clear()
         self._silent.clear()
         self._served.clear()
         ending = []
@@ -181,8 +181,10 @@ class Finisher:
             for index, device in enumerate(entries):
                 process = self._process(side, index)
                 self._look_at(device, process)
-                gone = isinstance(self._gone.get(device.label), PeerDisconnectedError)
-                if gone and process is not None and process.is_there():
+                disconnected = isinstance(
+                    self._unreachable.get(device.label), PeerDisconnectedError
+                )
+                if disconnected and process is not None and process.is_there():
                     ending.append((device, process))
         deadline = time.monotonic() + ENDING_S
         for device, process in ending:
@@ -191,7 +193,7 @@ class Finisher:
             self._look_at(device, process)
 
     def _look_at(self, device: Endpoint, process: Process | None) -> None:
-        self._gone.pop(device.label, None)
+        self._unreachable.pop(device.label, None)
         self._served[device] = False
         try:
             device.connect()
@@ -200,14 +202,14 @@ class Finisher:
             self._served[device] = device.is_served_by(process)
         except (ClientError, CannotMigrateError) as error:
             device.state = None
-            self._gone[device.label] = error
+            self._unreachable[device.label] = error
             if _answered(error) and self._may_be(device, process):
                 self._silent.add(device)
         if device.transfers() == "write":
             self._loaded.add(device)
 
     def _may_be(self, device: Endpoint, process: Process | None) -> bool:
-        """Say whether a device may be served by this process, as far as is known."""
+        """Return whether a device may be served by this process, as far as is known."""
         try:
             return device.is_served_by(process) is not False
         except ClientError:
@@ -223,7 +225,7 @@ class Finisher:
         return found
 
     def _is_alive(self, side: Side) -> bool | None:
-        """Say whether a side holds what it held; None if it is not known."""
+        """Return whether a side holds what it held; None if it is not known."""
         if side not in self._endpoints or side in self._given_up:
             return False
         served = {self._served[device] for device in self._endpoints[side]}
@@ -231,7 +233,7 @@ class Finisher:
 
     def _rows(self, also: Sequence[Side] = ()) -> Iterator[Handover]:
         """Yield the rows that hold, or would if the sides `also` could be reached."""
-        # Another process has a blank device: where that stands says nothing.
+        # Another process has a blank device: where that is states nothing.
         states: dict[Side, list[str]] = {
             side: [
                 (one.state or "") if self._served[one] is not False else ""
@@ -272,7 +274,7 @@ class Finisher:
         return not_stopped
 
     def _failed(self, side: Side) -> list[Endpoint]:
-        """Return the devices of a side that failed for good: what they held is gone."""
+        """Return the devices of a side that failed for good: what they held is lost."""
         failed = self._spec.event("arc_failed_for_good").to
         return [device for device in self._endpoints[side] if device.state == failed]
 
@@ -280,7 +282,7 @@ class Finisher:
         return [device for device in self._endpoints[side] if device.state is not None]
 
     def _matters(self, row: Handover | None) -> list[Endpoint]:
-        """Return the devices of which it would have to be told who serves them.
+        """Return the devices of which it would have to be known who serves them.
 
         Args:
             row: The one that holds if none of them is served by who served it.
@@ -314,20 +316,20 @@ class Finisher:
         return []
 
     def _hung(self, side: Side) -> list[Endpoint]:
-        """Return the devices whose processes are there, and which do not say where they stand."""
+        """Return the devices whose processes are there, and which do not state where they are."""
         hung = []
         for index, device in enumerate(self._endpoints.get(side, ())):
             if device.state is not None or side in self._given_up:
                 continue
             there = self._is_there(side, index)
-            error = self._gone.get(device.label)
+            error = self._unreachable.get(device.label)
             late = isinstance(error, TimedOutError) or is_denied(error)
             if there or device in self._silent or (late and there is None):
                 hung.append(device)
         return hung
 
     def _is_there(self, side: Side, index: int) -> bool | None:
-        """Say whether the process that served a device still exists; None if it is not known."""
+        """Return whether the process that served a device still exists; None if it is not known."""
         process = self._process(side, index)
         if process is None:
             return None
@@ -343,7 +345,11 @@ class Finisher:
             "undecided",
             f"{names(asked)}: it is not known whether the server that answers is the one that "
             "was there, or one with a blank device",
-            [*problems, *map(str, self._gone.values()), f"say which side is to run: {KEEP}"],
+            [
+                *problems,
+                *map(str, self._unreachable.values()),
+                f"choose which side is to run: {KEEP}",
+            ],
             unidentified=asked,
         )
 
@@ -361,20 +367,23 @@ class Finisher:
             f"{names(devices)}: {words}"
             for devices, words in (
                 (mute, f"does not answer, and {there}: {what}"),
-                (silent, f"its server answers, and does not say where the device stands: {what}"),
+                (
+                    silent,
+                    f"its server answers, and does not return the state of its device: {what}",
+                ),
             )
             if devices
         ]
         return Finished(
             "undecided",
             "; ".join(parts),
-            [*problems, *map(str, self._gone.values())],
+            [*problems, *map(str, self._unreachable.values())],
             list(hung),
         )
 
     def _lost(self, problems: list[str]) -> Finished:
         """Nobody holds the whole state: take the steps of [loss]."""
-        problems += [str(error) for error in self._gone.values()]
+        problems += [str(error) for error in self._unreachable.values()]
         was = self._journal.holder
         why = self._why_lost(was)
         loss = self._plans.loss
@@ -394,7 +403,7 @@ class Finisher:
                 not_stopped = [
                     one for one in group.endpoints if one.state is None or one.may_change()
                 ]
-            elif step.side not in self._given_up:  # else whoever asks does not want it to run
+            elif step.side not in self._given_up:  # else the caller does not want it to run
                 try:
                     group.bring(step, self._there(step.side))
                 except StepFailedError as failure:
@@ -403,7 +412,7 @@ class Finisher:
         winners = self._endpoints.get(loss.winner, ())
         runs = self._is_alive(loss.winner) is True and all(one.may_change() for one in winners)
         held = any(
-            row.winner == loss.winner and was in row.holders and not (row.undoes or row.failed)
+            row.winner == loss.winner and was in row.holders and not (row.rolls_back or row.failed)
             for row in self._plans.handovers
         )
         if runs and held:
@@ -413,7 +422,7 @@ class Finisher:
         return self._done(Finished("lost", why, problems, not_stopped, advice=self._advice()))
 
     def _why_lost(self, holder: Holder) -> str:
-        """Say who of those that held the state does so no more."""
+        """Return who of those that held the state does so no more."""
         rows = [row for row in self._plans.handovers if holder in row.holders]
         held = [
             device
@@ -422,13 +431,13 @@ class Finisher:
             for device in self._endpoints.get(side, ())
             if self._served[device] is False
         ]
-        gone = [device for device in held if device.state is None]
+        unreachable = [device for device in held if device.state is None]
         anew = [device for device in held if device.state is not None]
         held_it = "held the state" if self._asked is None else "is to run"
         parts = [
             f"{names(devices)}: {held_it}, and {what}"
             for devices, what in (
-                (gone, "cannot be reached any more"),
+                (unreachable, "cannot be reached any more"),
                 (anew, "the server that answers has a blank device"),
             )
             if devices
@@ -436,12 +445,12 @@ class Finisher:
         return "; ".join(parts) or "no way back could be followed to its end"
 
     def _advice(self) -> list[str]:
-        """Say where the devices are left once the state is lost, and what to do with them."""
+        """Return where the devices are left once the state is lost, and what to do with them."""
         advice = []
         for device in self._endpoints.get("destination", ()):
             if device.state is None or device.may_change():
                 continue
-            where = f"stands still in {device.state}"
+            where = f"is stopped in {device.state}"
             if not is_put_away(device, self._spec):
                 # Some servers keep the state through a reset, and refuse every way out of it.
                 what = "if it holds nothing that is needed: start its server anew"
@@ -474,11 +483,11 @@ class Finisher:
         return entry.source_process if side == "source" else entry.destination_process
 
     def _owed(self, side: Side, index: int, device: Endpoint) -> bool:
-        """Say whether a device may still have to be brought to where it belongs."""
+        """Return whether a device may still have to be brought to where it belongs."""
         if device.state is not None:
             return False
-        gone = side in self._given_up or self._is_there(side, index) is False
-        return not (self._final and gone)
+        given_up = side in self._given_up or self._is_there(side, index) is False
+        return not (self._final and given_up)
 
     def _done(self, finished: Finished) -> Finished:
         finished.problems = list(dict.fromkeys(finished.problems))  # each row tried may have met it
@@ -490,7 +499,7 @@ class Finisher:
         ]
         if self._final:
             finished.problems += [
-                f"{device.label}: not known to stand still; once it can be reached, recover again"
+                f"{device.label}: not known to be stopped; once it can be reached, recover again"
                 for device in owed
             ]
         running = any(device.may_change() for device in finished.not_stopped)
@@ -502,5 +511,5 @@ class Finisher:
 
 
 def _answered(error: ClientError | CannotMigrateError) -> bool:
-    """Say whether somebody answered, and it was no answer to what was asked."""
+    """Return whether somebody answered, and it was no answer to what was asked."""
     return isinstance(error, RefusedError | PeerProtocolError | CannotMigrateError)

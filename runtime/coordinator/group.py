@@ -112,10 +112,10 @@ class Group:
 
         Those that are gone are passed over. One that refuses has its maps taken away, is reset, and
         is asked again: a device without maps reaches nobody. One whose maps cannot be taken away is
-        not reset, nor is one that stands still and may still have to go on with what it holds.
+        not reset, nor is one that is stopped and may still have to go on with what it holds.
 
         Returns:
-            Those that could not be brought to stand still.
+            Those that could not be brought to be stopped.
         """
         left = list(among)
         for phase in self._plans.phases(step):
@@ -135,10 +135,10 @@ class Group:
         return [device for device in among if device.state is None or device.may_change()]
 
     def verify(self, among: Sequence[Endpoint]) -> None:
-        """See that devices stand where they were led: none has ended its session by itself.
+        """See that devices are where they were led: none has ended its session by itself.
 
         Raises:
-            StepFailedError: One of them does not, or does not say where it stands.
+            StepFailedError: One of them does not, or does not state where it is.
         """
         for device in among:
             led = device.state
@@ -165,7 +165,7 @@ class Group:
             self._report(Event("failed", {**fields, "now": device.state}))
 
     def _has_no_maps(self, device: Endpoint) -> bool:
-        """Take all maps of a device away; say whether that was done. Raises as `Endpoint.client`.
+        """Take away all maps of a device; return whether it was done. Raises as `Endpoint.client`.
 
         Not every server can take all maps at once. They go with the connection, too, if it may be
         ended: then the device may be served by another process, which is led on without a reset.
@@ -258,7 +258,7 @@ class Group:
         failures: list[tuple[Endpoint, str]],
         way: _Way,
     ) -> None:
-        """Take note of what a device did not do, and see where it stands now."""
+        """Take note of what a device did not do, and see where it is now."""
         before, why = device.state, str(error)
         device.state = None
         if isinstance(error, RefusedError):

@@ -1,10 +1,10 @@
-"""The journal of a migration: what has to be known if whoever coordinates it is killed.
+"""The journal of a migration: what has to be known if its coordinator is killed.
 
-It says which process serves each device, and who holds the state (see [[migrations]] in
+It states which process serves each device, and who holds the state (see [[migrations]] in
 `model/group_plan.toml`). It is there from before the first device is asked anything until the side
-that is not to run is known to stand still. Each change is on the disk before anything else is done.
+that is not to run is known to be stopped. Each change is on the disk before anything else is done.
 
-The disk may be full by then, and that must not be what leaves two sides standing still. So the file
+The disk may be full by then, and that must not be what leaves two sides stopped. So the file
 has all its room from the beginning: behind what does not change (JSON, and a NUL) there are slots,
 each a block of its own that is written once, with who holds the state from then on. The last slot
 whose checksum is right counts; one that was torn counts for nothing. Only a journal whose slots are
@@ -51,13 +51,13 @@ _HOLDERS: Final[dict[str, Holder]] = {
     "both": FIRST_HOLDER,
 }
 """What is read of who holds the state. Format 1 said "both" from before the rest was transferred:
-that says no more than that the destination was not started yet."""
+that states no more than that the destination was not started yet."""
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_KEEP: Final = "say which side is to run: --keep source or --keep destination"
+_KEEP: Final = "choose which side is to run: --keep source or --keep destination"
 
 
 class NotWrittenError(OSError):
-    """The journal cannot be written, and says what it said before."""
+    """The journal cannot be written, and states what it said before."""
 
     @property
     def why(self) -> str:
@@ -70,7 +70,7 @@ class NotWrittenError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A device, by the paths of its sockets, and who serves it at each; None for whoever does."""
+    """A device, by the paths of its sockets, and who serves it at each; None for any process."""
 
     source: str
     destination: str
@@ -83,7 +83,7 @@ class Journal:
     """A journal.
 
     Attributes:
-        path: Where it stands; None keeps it in memory alone.
+        path: Where it is; None keeps it in memory alone.
         migration: The row of [[migrations]] that is followed.
         entries: The devices.
         holder: Who holds the state.
@@ -105,7 +105,7 @@ class Journal:
         """Write it for the first time, and claim all sockets.
 
         Raises:
-            CannotMigrateError: One of them belongs to a migration that was not settled, or it
+            CannotMigrateError: One of them belongs to a migration that was not finished, or it
             cannot be
                 written.
         """
@@ -126,7 +126,7 @@ class Journal:
             everywhere = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
             raise CannotMigrateError(
                 f"{claims.shown(str(self.path))}: the journal cannot be written: {why(error)}",
-                [] if everywhere else ["say where it can be: --journal FILE"],
+                [] if everywhere else ["choose another place: --journal FILE"],
             ) from error
 
     def amend(self, entries: tuple[Entry, ...]) -> None:
@@ -146,9 +146,9 @@ class Journal:
         if size == _room(fixed) + _SLOTS * _BLOCK:
             self._fixed, self._used = fixed, used
 
-    def takes_over(self, stands: bool) -> None:
-        """Take the place of a journal that stands there, if one does."""
-        self._written = stands
+    def takes_over(self, exists: bool) -> None:
+        """Take the place of a journal that is there, if one does."""
+        self._written = exists
 
     @property
     def sockets(self) -> list[str]:
@@ -172,7 +172,7 @@ class Journal:
         """Return what to run to settle it from this folder.
 
         Args:
-            more: What else is to be said to it.
+            more: What else is to be reported to it.
         """
         words = [name for one in self.entries for name in (one.source, one.destination) if name]
         words = [operand(self.here(name)) for name in words]
@@ -210,7 +210,7 @@ class Journal:
         return None
 
     @property
-    def stands(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a file that somebody may still need."""
         return self._written
 
@@ -286,7 +286,7 @@ def _room(fixed: bytes) -> int:
 
 
 def _slot(fixed: bytes, number: int, holder: str) -> bytes:
-    """Return what is written into a slot; its checksum says that it belongs to this journal."""
+    """Return what is written into a slot; its checksum states that it belongs to this journal."""
     content = {"number": number, "holder": holder}
     check = zlib.crc32(json.dumps(content).encode(), zlib.crc32(fixed))
     return json.dumps({**content, "check": f"{check:08x}"}).encode() + b"\n"
@@ -314,11 +314,11 @@ def unfinished(socket: str, journal: Path) -> CannotMigrateError:
     with contextlib.suppress(OSError):
         if kind := kind_of(journal.stat().st_mode):
             return CannotMigrateError(
-                f"{journal}: is {kind}, and stands where the journal of {socket} would",
-                ["take it away, or say where the journal can be: --journal FILE"],
+                f"{journal}: is {kind}, and is where the journal of {socket} would be",
+                ["take it away, or choose another place for the journal: --journal FILE"],
                 refused=True,
             )
-    hints = [f"its journal, {journal}, says how it is settled: vfio-migration recover"]
+    hints = [f"its journal, {journal}, records how to recover it: vfio-migration recover"]
     try:
         found = read(journal)
         if found is not None:
@@ -348,7 +348,7 @@ def _folder() -> str:
 def read(path: Path) -> Journal | None:
     """Read a journal; None if there is none.
 
-    What it says is done to devices, so it is believed only if it belongs to this user or to root,
+    What it states is done to devices, so it is believed only if it belongs to this user or to root,
     is a file, and cannot be written by others: in a folder like `/tmp` anybody can leave one.
 
     Raises:
@@ -433,14 +433,14 @@ def _check_trusted(there: os.stat_result | None, path: Path) -> None:
         return
     name = claims.shown(str(path))
     if kind := kind_of(there.st_mode):
-        hint = "take it away, or say where the journal is: --journal FILE"
+        hint = "take it away, or give the place of the journal: --journal FILE"
         raise NotTrustedError(f"{name}: is {kind}, and no journal", [hint])
     trusted_path.check_owner(there, "the file")
     if there.st_mode & _OTHERS_WRITE:
         raise NotTrustedError(
             f"{name}: is not taken for the journal of a migration: others can write to it (mode "
             f"{stat.S_IMODE(there.st_mode):04o})",
-            [f"if you know what it says: {shlex.join(['chmod', 'go-w', operand(path)])}"],
+            [f"if you know what is in it: {shlex.join(['chmod', 'go-w', operand(path)])}"],
         )
 
 
@@ -454,7 +454,7 @@ def _process_data(process: Process | None) -> dict[str, Any] | None:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 

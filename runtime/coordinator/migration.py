@@ -3,7 +3,8 @@
     coordinator = Coordinator([("a.sock", "b.sock")], report=print)
     summary = coordinator.run()
 
-The steps are those of the table, and each device is asked for nothing but what a row says. What is
+The steps are those of the table, and each device is asked for nothing but what a row specifies.
+What is
 here is what no table can hold: sockets, time, how long to pre-copy, and whom to notify.
 """
 
@@ -64,14 +65,14 @@ class Summary:
     Attributes:
         devices: How many devices.
         seconds: From the first request to the last reply.
-        downtime: For how many seconds some device of the group stood still.
+        downtime: For how many seconds some device of the group was stopped.
         bytes: How many bytes of state were transferred.
         sent: How many of them went over, compressed or not.
         passes: In how many passes the device that streamed most did so, the last one, while it
-            stood still, included.
-        last_pass: How many bytes were transferred while the devices stood still.
+            was stopped, included.
+        last_pass: How many bytes were transferred while the devices were stopped.
         expected_downtime: What was expected before they were stopped; None if nobody could know.
-        not_stopped: The sources that are not known to stand still, and why, if any.
+        not_stopped: The sources that are not known to be stopped, and why, if any.
         asserted: What the operator answered for: names of rows of [[assertions]].
         fell_back: Why the devices were stopped before anything was transferred, though they were to
             run meanwhile; None if all went as it was to.
@@ -117,7 +118,7 @@ class Coordinator:
         hooks: What a program that owns the guest does meanwhile.
         report: Called with each event.
         observers: Called with every message.
-        journal: Where the journal stands while it goes on; None keeps none, and then nobody can
+        journal: Where the journal is while it goes on; None keeps none, and then nobody can
             bring back what a killed coordinator leaves behind.
         clients: Connections that somebody else made and closes, by the path of their socket.
     """
@@ -178,7 +179,7 @@ class Coordinator:
         self._won = False  # every destination runs: no way back, and none is needed
         self._expected: float | None = None
         self._paused = False
-        # Pairs whose destination has not said yet what it is.
+        # Pairs whose destination has not reported yet what it is.
         self._unseen: list[tuple[Endpoint, Endpoint]] = []
         self._took: list[float] = []  # by the phases of a step, each
 
@@ -221,7 +222,7 @@ class Coordinator:
 
         Raises:
             CannotMigrateError: Nothing was begun.
-            MigrationFailedError: It failed or was cancelled; it says who runs.
+            MigrationFailedError: It failed or was cancelled; it states who runs.
         """
         sockets = [one.where for side in self._endpoints.values() for one in side]
         claims.check_names(sockets)  # they may not have been there before
@@ -261,7 +262,7 @@ class Coordinator:
         migration = self._migration
         begun = time.monotonic()
         self._expire_before_stop(begun)
-        # Before the first word is said, so that whoever is killed leaves no question open.
+        # Before the first word is stated, so that a kill at any moment leaves no question open.
         try:
             self._journal = journal = Journal(
                 self._journal_path,
@@ -288,7 +289,7 @@ class Coordinator:
         report_asserted(self._settings.asserted, self._plans, self._report_event)
         try:
             not_stopped = self._follow(migration, journal)
-            # The sources stand still, and hold the state until it is known that it has arrived.
+            # The sources are stopped, and hold the state until it is known that it has arrived.
             self._verify("destination")
         except Exception as error:
             # Whatever it was, a mistake of ours or of a hook: no device is left half-way.
@@ -316,7 +317,7 @@ class Coordinator:
     def _follow(
         self, migration: Migration, journal: Journal, *, prepared: bool = False
     ) -> list[Endpoint]:
-        """Take the steps of a migration; return the sources not known to stand still.
+        """Take the steps of a migration; return the sources not known to be stopped.
 
         Args:
             migration: The row.
@@ -354,7 +355,7 @@ class Coordinator:
     def _may_start_over(
         self, migration: Migration, step: MigrationStep, error: StepFailedError | RefusedError
     ) -> bool:
-        """Say whether all goes on without what a source refused: it runs, or can be led back."""
+        """Return whether all goes on without what a source refused: it runs, or can be led back."""
         if migration.fallback is None or self._cancelled.is_set():
             return False
         if step.transfer == "rest" or step.side == "destination":
@@ -401,7 +402,7 @@ class Coordinator:
                 group.bring(step, group.endpoints)
             elif not prepared and (not_stopped := group.put_away(step, group.endpoints)):
                 raise StepFailedError(
-                    f"{self._fell_back}; and then {names(not_stopped)}: not known to stand still",
+                    f"{self._fell_back}; and then {names(not_stopped)}: not known to be stopped",
                     [device.label for device in not_stopped],
                 )
         self._resume("source")
@@ -414,7 +415,7 @@ class Coordinator:
             raise StepFailedError(_NOT_DELIVERED.format(migration.name))
 
     def _check_cancelled(self, journal: Journal) -> None:
-        # Too late is it once the journal says that the destination may run.
+        # Too late is it once the journal records that the destination may run.
         if journal.holder == "destination":
             return
         if self._cancelled.is_set():
@@ -457,7 +458,7 @@ class Coordinator:
             self._resume("destination")
 
     def _look_again(self) -> None:
-        """See what the destinations are that did not say so while they stood still."""
+        """See what the destinations are that did not state it while they were stopped."""
         unseen, self._unseen = self._unseen, []
         for source, destination in unseen:
             preflight.compare(source.label, source.shape(), destination)
@@ -475,13 +476,13 @@ class Coordinator:
             )
 
     def _overhead(self, step: MigrationStep) -> float:
-        """Say how long the requests take while the devices stand still: as long as those before."""
+        """Return how long the requests to stopped devices will take: as long as those before."""
         steps = self._migration.steps
         coming = sum(len(self._plans.phases(one)) for one in steps[steps.index(step) :])
         return coming * sum(self._took) / len(self._took) if self._took else 0.0
 
     def _verify(self, side: Side) -> None:
-        """See that every device stands where the plan has led it."""
+        """See that every device is where the plan has led it."""
         self._groups[side].verify(self._endpoints[side])
 
     def _retire(self, step: MigrationStep) -> list[Endpoint]:
@@ -510,12 +511,12 @@ class Coordinator:
         if losing and not self._paused:
             self._paused = True
             self._hooks.pause()
-        stands_still = [
+        stopping = [
             device
             for device, move in moves
             if move.to is not None and not self._spec.permits_role(move.to, "state_change")
         ]
-        if stands_still and self._stopped_at is None:
+        if stopping and self._stopped_at is None:
             self._stopped_at = time.monotonic()
             self._cancel_deadline.expire_at(self._deadline)
             self._report_event(Event("stopped", {"side": "source", "expected": self._expected}))
@@ -556,9 +557,9 @@ class Coordinator:
         hints += finished.advice
         if finished.unidentified:
             hints.append(f"run: {self._recovery()} {KEEP}")
-        elif finished.outcome == "undecided" or finished.not_stopped or self._journal.stands:
+        elif finished.outcome == "undecided" or finished.not_stopped or self._journal.exists:
             late = (
-                f"{names(finished.not_stopped)}: not known to stand still; "
+                f"{names(finished.not_stopped)}: not known to be stopped; "
                 if finished.not_stopped
                 else ""
             )

@@ -1,8 +1,8 @@
-"""Whose devices these are: one coordinator at a time, and one migration until it was settled.
+"""Whose devices these are: one coordinator at a time, and one migration until it was finished.
 
 Two things keep a socket to one migration. While a process moves the device behind it, it holds the
 lock of a file beside the socket, `X.sock.lock`, which the kernel drops when the process dies. From
-the beginning of a migration until it was settled there is a claim beside the socket,
+the beginning of a migration until it was finished there is a claim beside the socket,
 `X.sock.migration`: the journal, or a symbolic link to it.
 """
 
@@ -48,7 +48,7 @@ def check_names(names: Sequence[str], what: str = "each socket is one end of one
 
     Args:
         names: The names, as they were given.
-        what: What a socket is to whoever names it.
+        what: What a socket is to anybody who names it.
 
     Raises:
         CannotMigrateError: One of them cannot be, or two lead to the same socket.
@@ -56,7 +56,7 @@ def check_names(names: Sequence[str], what: str = "each socket is one end of one
     found: dict[str, str] = {}
     for name in names:
         if problem := _no_path(name):
-            raise CannotMigrateError(f"{shown(name)}: is no path of a socket: {problem}")
+            raise CannotMigrateError(f"{shown(name)}: is not a path of a socket: {problem}")
         keys = list(_keys(name))
         if other := next((found[key] for key in keys if key in found), None):
             place = os.path.abspath(name)  # noqa: PTH100 - as `beside`
@@ -127,7 +127,7 @@ def _busy(path: str, error: LockedError) -> CannotMigrateError:
 
 
 def _has_other_names(path: str) -> bool:
-    """Say whether the file of a socket has several names (hard links), each with a lock file."""
+    """Return whether the file of a socket has several names (hard links), each with a lock file."""
     try:
         return os.stat(path).st_nlink > 1  # noqa: PTH116 - as bytes allow
     except (OSError, ValueError):
@@ -161,7 +161,7 @@ def _locked_by_name(path: str) -> Iterator[None]:
 
 
 def _taker(name: str) -> str:
-    """Say which process and user listen at an abstract name; nothing if that is not known."""
+    """Return which process and user listen at an abstract name; nothing if that is not known."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         probe.connect(name)

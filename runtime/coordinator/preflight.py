@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from vfio_migration.model import Spec
-from vfio_migration.model.plan import Migration, Plans, exceeds, standing
+from vfio_migration.model.plan import Migration, Plans, exceeds, state_before
 from vfio_migration.runtime.client import ClientError, PeerDisconnectedError, RefusedError
 from vfio_migration.runtime.coordinator.endpoint import SIDES, Endpoint, Shape, Side
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
@@ -32,10 +32,10 @@ def check(
         asserted: The names of the assertions that the operator answers for.
 
     Returns:
-        The pairs whose destination does not say what it is where it stands; see `compare`.
+        The pairs whose destination does not report what it is where it is; see `compare`.
 
     Raises:
-        CannotMigrateError: They cannot be migrated, or not together; says which and why.
+        CannotMigrateError: They cannot be migrated, or not together; states which and why.
         PeerDisconnectedError: A server that was there is not any more.
     """
     for side in SIDES:
@@ -90,11 +90,11 @@ def check_limits(
             ]
             if limit.unless is not None:
                 row = plans.assertion(limit.unless)
-                hints.append(f"or say {row.option}, if you can answer for it: {row.summary}")
+                hints.append(f"or give {row.option}, if you can answer for it: {row.summary}")
             raise CannotMigrateError(
                 f"{names(lacking)}: lack {limit.lacks}, and of a group only {limit.count} may: "
                 f"with {len(lacking)} no order of steps keeps each from starting DMA to another "
-                "that stands still already (obligation G3)",
+                "that is stopped already (obligation G3)",
                 hints,
                 refused=True,
             )
@@ -105,7 +105,7 @@ def check_transfer(device: Endpoint) -> None:
 
     Raises `CannotMigrateError`, and as `client`.
 
-    A server may say that it takes none, and then no stream would ever come to an end.
+    A server may report that it takes none, and then no stream would ever come to an end.
     """
     if (takes := device.client.transfer) < 1:
         raise CannotMigrateError(
@@ -117,7 +117,7 @@ def check_transfer(device: Endpoint) -> None:
 
 
 def is_put_away(device: Endpoint, spec: Spec) -> bool:
-    """Say whether a device stands as a migration leaves the side that is not to run.
+    """Return whether a device is as a migration leaves the side that is not to run.
 
     Such a device can be migrated to. One that failed, or whose session is still open, cannot.
     """
@@ -126,9 +126,9 @@ def is_put_away(device: Endpoint, spec: Spec) -> bool:
 
 
 def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans) -> None:
-    """See that a device stands where a migration begins.
+    """See that a device is where a migration begins.
 
-    A destination is blank. It may run, or stand still without a session, as a migration leaves the
+    A destination is blank. It may run, or be stopped without a session, as a migration leaves the
     side that is not to run.
 
     Raises:
@@ -137,7 +137,7 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
     assert device.state is not None
     begins = next(
         (
-            standing(plans.plan(step.plan), device.machine)
+            state_before(plans.plan(step.plan), device.machine)
             for step in migration.steps
             if step.side == device.side and step.plan is not None
         ),
@@ -157,13 +157,13 @@ def check_state(device: Endpoint, migration: Migration, spec: Spec, plans: Plans
 
 
 class NotSeenError(Exception):
-    """A device that stands still does not say what it is; where it is loaded it may."""
+    """A device that is stopped does not state what it is; where it is loaded it may."""
 
 
 def compare(label: str, wanted: Shape, device: Endpoint) -> None:
     """See that a destination is of the kind that is wanted.
 
-    Some servers refuse DEVICE_GET_INFO of a device that stands still, and answer it as soon as the
+    Some servers refuse DEVICE_GET_INFO of a device that is stopped, and answer it as soon as the
     device is about to be loaded.
 
     Args:
@@ -172,7 +172,7 @@ def compare(label: str, wanted: Shape, device: Endpoint) -> None:
         device: The destination.
 
     Raises:
-        NotSeenError: The device stands still and refuses to say what it is.
+        NotSeenError: The device is stopped and refuses to state what it is.
         CannotMigrateError: It is of another kind.
         ClientError: It does not answer, or refuses where it should answer.
     """

@@ -64,9 +64,9 @@ class InOrder:
     Replies may come in any order. What comes too early is copied and kept: no more of it than reads
     are under way behind the one that is waited for.
 
-    A read that brings less than was asked for says that there is no more. Where that is final (see
-    [[stream_ends]]) data behind it proves that it was no end; and a short read is believed only
-    once the read behind it has brought nothing.
+    A read that brings less than was asked for states that there is no more. Where that is final
+    (see [[stream_ends]]) data behind it proves that it was no end; and a short read is believed
+    only once the read behind it has brought nothing.
 
     Args:
         take: Is given the data.
@@ -108,7 +108,7 @@ class InOrder:
         if got and self.ended and self._final:
             raise StepFailedError(
                 f"{self._label}: its stream goes on behind its end: MIG_DATA_READ brought "
-                f"{self._short} of {self._size} bytes, which says that there is no more, and the "
+                f"{self._short} of {self._size} bytes, which means that there is no more, and the "
                 f"next one {got}",
                 [self._label],
                 [
@@ -220,7 +220,7 @@ class Stream:
         asked = 0
 
         def read_on() -> bool:
-            """Say whether there is more to be asked for."""
+            """Return whether there is more to be asked for."""
             if stop.is_set():
                 return False
             if order.ended:

@@ -33,7 +33,7 @@ from vfio_migration.runtime.coordinator.journal import Entry, Journal
 _ASKED: Final = "--keep {}: it runs because that was asked for; what it holds is not known here"
 _GUESSED: Final = (
     "there is no journal of a migration; no destination is known to run, and the source can go on "
-    "from where it stands ({}); what it holds is not known here"
+    "from where it is ({}); what it holds is not known here"
 )
 _OTHER: Final[dict[Side, Side]] = {"source": "destination", "destination": "source"}
 
@@ -53,8 +53,8 @@ def recover(
 
     Args:
         pairs: The sockets of each device: source, and destination if it is known.
-        journal: Where the journal stands, if not beside a source.
-        keep: Which side is to run, whatever the journal says; the other one is given up.
+        journal: Where the journal is, if not beside a source.
+        keep: Which side is to run, whatever the journal records; the other one is given up.
         spec: The table; that of the package if none is given.
         plans: The plans; those of the package if none are given.
         report: Called with each event.
@@ -179,7 +179,7 @@ def _check_permitted(devices: Iterable[Endpoint]) -> None:
     """See that this user may connect to the devices.
 
     One that does not answer may be taken for gone. One that may not be asked is not gone: it may
-    run, and another with it, or hold the state that would be said to be lost.
+    run, and another with it, or hold the state that would be reported to be lost.
 
     Raises:
         CannotMigrateError: This user may not.
@@ -206,7 +206,7 @@ def _first(plans: Plans) -> str:
 
 
 def _forget(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Return the entries of whoever serves these devices now."""
+    """Return the entries of the processes that serve these devices now."""
     return tuple(Entry(one.source, one.destination, None, None) for one in entries)
 
 
@@ -246,9 +246,11 @@ def _check_named(
     for source, destination in pairs:
         real = os.path.realpath(source)
         if real not in known:
-            refuse(f"{source}: is no source of the migration in {found.path}")
+            refuse(f"{source}: is not a source of the migration in {found.path}")
         if destination is not None and os.path.realpath(destination) != known[real]:
-            refuse(f"{destination}: {found.path} says that {source} was migrated to {names[real]}")
+            refuse(
+                f"{destination}: {found.path} records that {source} was migrated to {names[real]}"
+            )
 
 
 def _guess(
@@ -256,9 +258,9 @@ def _guess(
     endpoints: dict[Side, Sequence[Endpoint]],
     plans: Plans,
 ) -> Journal | Finished:
-    """Say who holds the state, from where the devices stand; only if there is no doubt.
+    """Return who holds the state, from where the devices are; only if there is no doubt.
 
-    If one side runs and the other stands still already, there is nothing to do.
+    If one side runs and the other is stopped already, there is nothing to do.
 
     Raises:
         CannotMigrateError: There is.
@@ -269,7 +271,7 @@ def _guess(
             try:
                 device.look()
                 if side == "source":
-                    _ = device.machine  # by which it is told where it begins
+                    _ = device.machine  # from which it is known where it begins
             except ClientError as error:
                 why = f"{error}, and there is no journal of a migration"
                 if isinstance(error, TimedOutError):
@@ -280,16 +282,16 @@ def _guess(
     runs = [device.may_change() for device in destinations]
     handed_over = not any(device.may_change() or device.transfers() != "none" for device in sources)
     if handed_over and runs and all(runs):
-        return Finished("destination", "it runs, the source stands still: nothing to do")
+        return Finished("destination", "it runs, the source is stopped: nothing to do")
     running = all(device.may_change() and device.transfers() == "none" for device in sources)
     quiesced = any(device.state != _initial(device) for device in sources)
     if running and not quiesced and not any(_moves(device) for device in destinations):
-        still = ", the destination stands still" if destinations else ""
+        still = ", the destination is stopped" if destinations else ""
         return Finished("source", f"it runs{still}: nothing to do")
     # A source that has handed its state over holds what has been for some time: its destination may
-    # have run since, and stand still for another reason. One that is being loaded is no source.
+    # have run since, and are stopped for another reason. One that is being loaded is no source.
     loaded = any(device.transfers() == "write" for device in sources)
-    # Of a source that stands still only a destination that does not run says that it may go on.
+    # Of a source that is stopped only a destination that does not run states that it may go on.
     unseen = not destinations and not all(device.may_change() for device in sources)
     if not (handed_over or loaded or unseen or any(runs)):
         return Journal(None, _first(plans), entries, "source")
@@ -309,11 +311,11 @@ def _initial(device: Endpoint) -> str:
 
 
 def _moves(device: Endpoint) -> bool:
-    """Say whether a device runs, or is in the middle of being moved."""
+    """Return whether a device runs, or is in the middle of being moved."""
     return device.may_change() or device.transfers() != "none"
 
 
 _HINTS: Final = (
-    "say where the journal is: --journal FILE",
-    "or say which side is to run, and the other is stopped: --keep source or --keep destination",
+    "give the place of the journal: --journal FILE",
+    "or choose which side is to run, and the other is stopped: --keep source or --keep destination",
 )

@@ -59,7 +59,7 @@ from vfio_migration.runtime.transport.peer_process import Process
 _BLOCK: Final = 1 << 20
 _REPORT_EVERY_S: Final = 0.1
 _KEPT_FREE: Final = 16
-"""Which part of the room that a file system has is left free by a save, if nobody says more."""
+"""Which part of the room that a file system has is left free by a save, by default."""
 _SMALL_FILE: Final = 64 << 20
 """A file of so many bytes may fill its file system all the same."""
 
@@ -71,7 +71,7 @@ class Saved:
     Attributes:
         devices: How many devices.
         seconds: How long it took.
-        downtime: For how long the devices stood still; None if they still do.
+        downtime: For how long the devices were stopped; None if they still do.
         bytes: How many bytes of state.
         stored: How many bytes the file has.
         fell_back: Why the devices were stopped before any of their state was saved, though they
@@ -98,7 +98,7 @@ class Saved:
 
 
 class _StartOverError(Exception):
-    """A device refused to be saved while it runs, and runs: it is to be saved once it stands still.
+    """A device refused to be saved while it runs, and runs: it is to be saved once it is stopped.
 
     Attributes:
         why: What it refused.
@@ -137,14 +137,14 @@ class _FileEnd:
             raise StepFailedError(
                 f"the file has {self._writer.written} bytes and goes on, and no more than "
                 f"{self._room} of its file system are filled with it",
-                hints=["take a file system with more room, or say how much it may be: --max-bytes"],
+                hints=["take a file system with more room, or allow a smaller save: --max-bytes"],
             )
         pending = Pending(call)
         pending.succeed(None)
         return pending
 
     def finish(self, pending: Pending[None]) -> None:
-        """Say that it is written."""
+        """Report that it is written."""
         pending.result()
 
 
@@ -191,7 +191,7 @@ class Half:
             False  # whether somebody cannot be distinguished from one with a blank device
         )
         self._late = False
-        # Devices that have not said yet whether they are of the kind that was saved.
+        # Devices that have not reported yet whether they are of the kind that was saved.
         self._unseen: list[tuple[str, Shape, Endpoint]] = []
         observers = tuple(observers)
         self.endpoints = [
@@ -254,10 +254,10 @@ class Half:
             raise CannotMigrateError(str(error)) from error
 
     def lead(self, winner: Side) -> list[str]:
-        """Bring the devices to run or to stand still, as a handover to a side does.
+        """Bring the devices to run or to be stopped, as a handover to a side does.
 
         Args:
-            winner: The side that is to run: if it is not this one, they are to stand still.
+            winner: The side that is to run: if it is not this one, they are to be stopped.
 
         Returns:
             What went wrong: they are led as far as they follow.
@@ -276,7 +276,7 @@ class Half:
             except (ClientError, CannotMigrateError) as error:
                 device.state = None
                 why = error.why if isinstance(error, CannotMigrateError) else str(error)
-                problems.append(f"{why}: where the device stands is not known")
+                problems.append(f"{why}: the state of the device is not known")
             else:
                 if same is None:
                     self.unidentified = True
@@ -294,7 +294,7 @@ class Half:
             for step in steps:
                 if away:
                     not_stopped = self.group.put_away(step, there)
-                    problems += [f"{one.label}: is not known to stand still" for one in not_stopped]
+                    problems += [f"{one.label}: is not known to be stopped" for one in not_stopped]
                 else:
                     self.group.bring(step, there)
         except StepFailedError as failure:
@@ -302,7 +302,7 @@ class Half:
         return problems
 
     def _gave_up(self, error: Exception) -> bool:
-        """Say whether it was because somebody wished so: then nobody was waited for any longer."""
+        """Return whether the user cancelled it: then nobody was waited for any longer."""
         return isinstance(error, CancelledError) or (self.cancelled.is_set() and not self._late)
 
     def _why(self, error: Exception) -> str:
@@ -340,15 +340,15 @@ class Saver(Half):
 
         Args:
             path: The file.
-            then: Whether the devices stand still afterwards, so that a restored one is the only one
+            then: Whether the devices are stopped afterwards, so that a restored one is the only one
                 that runs, or run on.
             replace: A file that is there may be replaced.
 
         Raises:
             CannotMigrateError: Nothing was begun.
-            MigrationFailedError: There is no file; it says whether the devices run. Or all is in
+            MigrationFailedError: There is no file; it states whether the devices run. Or all is in
             it, and
-                the devices did not do then what was asked for; it says so.
+                the devices did not do then what was asked for; it states it.
             ImportError: The library of the codec is not installed. Nothing was begun.
         """
         try:
@@ -464,7 +464,7 @@ class Saver(Half):
         outcome: Outcome = "lost"
         if then == "stop" or self.hung() or self.unidentified:
             outcome = "undecided"
-        does = "run on" if then == "run" else "stand still"
+        does = "run on" if then == "run" else "are stopped"
         return MigrationFailedError(
             f"{path}: is written and whole, but not all of the devices {does}: {problems[0]}",
             outcome,
@@ -572,8 +572,7 @@ class Restorer(Half):
             problems = self.lead("source")
             still = [one for one in self.endpoints if one.state and not one.may_change()]
             hints = [
-                f"{one.label}: stands still; restore into it again before it is used"
-                for one in still
+                f"{one.label}: is stopped; restore into it again before it is used" for one in still
             ]
             hints += problems
             # One that was asked to run may do so once it answers again.

@@ -1,4 +1,4 @@
-"""What whoever migrates can choose."""
+"""What can be chosen for a migration."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Settings:
     Attributes:
         migration: The name of the row of [[migrations]] to follow; None for the first that will do.
         pre_copy: Whether state may be transferred while the sources run, where no row is named.
-        downtime: For how many seconds the devices may stand still. Pre-copy ends once that is
+        downtime: For how many seconds the devices may be stopped. Pre-copy ends once that is
             expected to do.
         max_passes: After how many passes of each device pre-copy ends all the same. What is left
-            then is transferred while they stand still, and is no pass of these.
+            then is transferred while they are stopped, and is no pass of these.
         if_slow: What happens then: "stop" stops the devices and takes longer than `downtime`,
             "cancel" gives the migration up.
         bandwidth: How many bytes a second may go over to the destinations, all devices together;

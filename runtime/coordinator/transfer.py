@@ -5,12 +5,13 @@ coordinates watches them, reports how far they are, and decides when pre-copy ha
 
 Pre-copy ends when the time the rest is expected to take is within the downtime that is allowed, or
 when more passes bring nothing. What is left is asked of the device (MIG_DATA_SIZE, of Linux); one
-that cannot say has as much left as it streamed in its last pass, if that came to an end by itself.
+that cannot state has as much left as it streamed in its last pass, if that came to an end by
+itself.
 
-What a device says of itself is no licence. A pass goes on for as long as what it says is left falls
-with what is read; it brings no more than it said when it began, nor twice what any pass before it
-brought. Pre-copy as a whole, the rest, and the time for which devices are held still have bounds of
-their own, in bytes and seconds, in which no device has a say.
+What a device reports of itself is no licence. A pass goes on for as long as what it states is left
+falls with what is read; it brings no more than it said when it began, nor twice what any pass
+before it brought. Pre-copy as a whole, the rest, and the time for which devices are held still have
+bounds of their own, in bytes and seconds, in which no device has a say.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _STALLED: Final = 4
 _MORE: Final = "allow a longer downtime, give it more bandwidth, or stop them all the same"
 _LEAST_PASS: Final = 1 << 16
 MAX_PASS_S: Final = 10.0
-"""After how many seconds a pass ends of a device that cannot say how much it has, or for which that
+"""After how many seconds a pass ends of a device that cannot report how much it has, or that
 has not become less with what was read."""
 _LEAST_FALL: Final = 1 / 8
 """By which part of what was read the rest of a pass has to become less, for the pass to go on."""
@@ -81,7 +82,7 @@ class _Worker(threading.Thread):
         self._stop_all = stop
         self._news = news
         self._enough = enough
-        self._most = most
+        self._max_bytes = most
 
     def run(self) -> None:
         """Move the stream: once to its end, or pass after pass until asked to stop."""
@@ -121,14 +122,14 @@ class _Worker(threading.Thread):
         would never come to an end of it.
 
         Args:
-            left: How much the device says it has.
+            left: How much the device reports it has.
             longest: How many bytes the longest pass before it brought; 0 if there was none.
 
         Returns:
             Whether the stream came to its end for now, and how much is left.
         """
         stream, goes_on = self.stream, False
-        room = self._most - stream.bytes
+        room = self._max_bytes - stream.bytes
         bound = room if left is None else min(left, room)
         if longest:
             bound = min(bound, 2 * longest)
@@ -183,11 +184,11 @@ class Transfer:
             for source, destination in pairs
         )
         self._meter = Meter()
-        self._told = self._overhead = 0.0
+        self._reported_at = self._overhead = 0.0
         self.delivered = False
 
     def passes(self, overhead: float = 0.0) -> float | None:
-        """Pre-copy; return for how long the devices will stand still, if that can be known.
+        """Pre-copy; return for how long the devices will be stopped, if that can be known.
 
         Args:
             overhead: How many seconds all that is no transfer takes meanwhile.
@@ -245,7 +246,7 @@ class Transfer:
         finally:
             stop.set()
             self._end(workers)
-        # What was sent is paid for while the devices run: they need not stand still for it.
+        # What was sent is paid for while the devices run: they need not be stopped for it.
         self._cancelled.wait(self._bandwidth.spend(0))
         return self._progress("passes", workers)
 
@@ -303,7 +304,7 @@ class Transfer:
             raise CancelledError("cancelled")
 
     def _is_little(self, workers: Sequence[_Worker]) -> bool:
-        """Say whether so little is left that how fast it went until now says nothing of it.
+        """Return whether so little is left that how fast it went until now states nothing of it.
 
         A device that does not change has nothing to stream, and the rate falls while it waits.
         """
@@ -315,7 +316,7 @@ class Transfer:
         return seconds + self._overhead <= self._settings.downtime
 
     def _progress(self, step: str, workers: Sequence[_Worker]) -> float | None:
-        """Tell how far it is; return for how long the devices would stand still if stopped now."""
+        """Report how far it is; return for how long the devices would be stopped if stopped now."""
         if self._cancelled.is_set():
             raise CancelledError("cancelled")
         total = sum(one.bytes for one in self.streams)
@@ -329,9 +330,9 @@ class Transfer:
         left = sum(known) if len(known) == len(workers) else None
         expected = left / rate + self._overhead if left is not None and rate > 0 else None
         now = time.monotonic()
-        if now - self._told < _REPORT_EVERY_S and not all(one.done for one in workers):
+        if now - self._reported_at < _REPORT_EVERY_S and not all(one.done for one in workers):
             return expected
-        self._told = now
+        self._reported_at = now
         self._report(
             Event(
                 "progress",
@@ -358,7 +359,7 @@ class Transfer:
 
 def _all_of(errors: Sequence[BaseException]) -> BaseException:
     """Return one error that names every device that failed, each with what it answered."""
-    # What is wrong with the devices is to be said; what else there is comes along.
+    # What is wrong with the devices is to be stated; what else there is comes along.
     reported = [one for one in errors if isinstance(one, ClientError | CoordinatorError)]
     reasons = {one.why if isinstance(one, CoordinatorError) else str(one): one for one in reported}
     found = next(iter(reported), errors[0])
@@ -399,6 +400,6 @@ def _slow(rounds: int, expected: float | None, wanted: float, bound: str | None 
         )
     much = "nobody knows how long" if expected is None else f"{expected:.2f} s"
     return (
-        f"after {rounds} passes the devices would still stand still for {much}, and {wanted:g} s "
+        f"after {rounds} passes the devices would still be stopped for {much}, and {wanted:g} s "
         "are allowed: they change faster than they can be transferred"
     )

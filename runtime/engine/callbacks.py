@@ -65,7 +65,7 @@ class DisconnectingDevice(Device, Protocol):
         Args:
             to: Where the device is to stand.
             drops: What of the client's is forgotten ([[events]] of the table): "dma_maps",
-                "interrupts". Whoever holds these drops them, whether or not this fails.
+                "interrupts". Anybody who holds these drops them, whether or not this fails.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""The engine: takes requests and moves one device, as the table says and no other way.
+"""The engine: takes requests and moves one device, as the table specifies and no other way.
 
-*Situations.* The device stands in a `Situation`: a state and perhaps a data session. Each step
+*Situations.* The device is in a `Situation`: a state and perhaps a data session. Each step
 computes the whole next situation and then assigns it once, so that it can be read from any thread
 at any time, without waiting, and is never half of one and half of another. While a request is under
 way readers see the states it passes through. `state` and `session` read one after the other may
@@ -124,7 +124,7 @@ class Engine:
 
     @property
     def situation(self) -> Situation:
-        """Where the device stands: state and session of one moment."""
+        """Where the device is: state and session of one moment."""
         return self._now
 
     @property
@@ -166,7 +166,7 @@ class Engine:
 
         Raises:
             RequestRefusedError: The table refuses the request. Nothing has changed.
-            RequestFailedError: An arc failed. The device stands where the arcs before it had led,
+            RequestFailedError: An arc failed. The device is where the arcs before it had led,
                 or, if the arc failed for good, where the table sends such a device.
             UnknownNameError: The table has no state of this name. Nothing has changed, and no
                 observer is notified: a peer sends numbers, so this is a slip of the program.
@@ -209,7 +209,7 @@ class Engine:
         """Take note that the client disconnected; return the situation the device is in then.
 
         What of the client's is to be dropped is `drops` of the row of the table; device and
-        observers are notified. Dropping it is for whoever holds it, whether or not this fails.
+        observers are notified. Dropping it is for anybody who holds it, whether or not this fails.
 
         Raises:
             DisconnectFailedError: The device failed. It stands where the table sends one that
@@ -388,11 +388,11 @@ class Engine:
         return then
 
     def _place(self, fault: BaseException, now: Situation, *, back: bool) -> tuple[Event, str]:
-        """Assign where a failure leaves the device; return the row that says so, and the errno.
+        """Assign where a failure leaves the device; return the row that states it, and the errno.
 
         Args:
             fault: What the device raised.
-            now: Where the device stood when it was called.
+            now: Where the device was when it was called.
             back: Whether it can answer for being back there.
         """
         own = fault if isinstance(fault, ArcError) else None

@@ -1,6 +1,6 @@
-"""What can go wrong while a device runs, told apart by whose fault it is.
+"""What can go wrong while a device runs, distinguished by whose fault it is.
 
-`ANSWERS` is the one place that says which errno a peer is answered for which exception; a server
+`ANSWERS` is the one place that states which errno a peer is answered for which exception; a server
 asks `answer_to`. An exception that carries an errno of its own (the row of the table that refused,
 the code the device named) is answered with that, and the errno in `ANSWERS` stands in when it has
 none.
@@ -94,8 +94,8 @@ class DeviceFailedError(EngineError):
     """A callback of the device failed; `__cause__` is what it raised.
 
     Attributes:
-        situation: Where the device stands now.
-        event: The row of the table that says so.
+        situation: Where the device is now.
+        event: The row of the table that states it.
         errno: The name of the error a peer is answered.
     """
 
@@ -105,11 +105,11 @@ class DeviceFailedError(EngineError):
         self.event = event
         self.errno = errno
 
-    def _says(self, what: str) -> str:
+    def _describe(self, what: str) -> str:
         return f"{what} failed ({self.errno}); the device is in {self.situation.state}"
 
     def __str__(self) -> str:
-        return self._says("the device")
+        return self._describe("the device")
 
 
 class RequestFailedError(DeviceFailedError):
@@ -130,14 +130,14 @@ class RequestFailedError(DeviceFailedError):
         self.to = to
 
     def __str__(self) -> str:
-        return f"{self.from_} -> {self.to}: {self._says(f'arc {self.arc}')}"
+        return f"{self.from_} -> {self.to}: {self._describe(f'arc {self.arc}')}"
 
 
 class ResetFailedError(DeviceFailedError):
-    """The reset of the device failed: where it stands is unknown, as after a failure for good."""
+    """The reset of the device failed: where it is is unknown, as after a failure for good."""
 
     def __str__(self) -> str:
-        return self._says("reset")
+        return self._describe("reset")
 
 
 class DisconnectFailedError(DeviceFailedError):
@@ -147,7 +147,7 @@ class DisconnectFailedError(DeviceFailedError):
     """
 
     def __str__(self) -> str:
-        return self._says("disconnect")
+        return self._describe("disconnect")
 
 
 class ReenteredError(EngineError, RuntimeError):
@@ -176,7 +176,7 @@ class Answer:
     Attributes:
         error: The exception, subclasses included.
         fault: Whose fault it is.
-        errno: The name of the errno that stands in when the exception carries none.
+        errno: The name of the errno that is in when the exception carries none.
         summary: When this happens, in words.
     """
 

@@ -17,7 +17,7 @@ from vfio_migration.model.spec import Effect, EventName
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """Where a device stands: two situations that are equal cannot be told apart by a client.
+    """Where a device is: two situations that are equal cannot be distinguished by a client.
 
     Attributes:
         state: The name of its state.
@@ -77,8 +77,8 @@ class Program:
                 try:
                     route = machine.route(state.name, target.name)
                 except SpecError:
-                    # The table does not say what becomes of this request; asking again when it is
-                    # made gives whoever made it that error.
+                    # The table does not state what becomes of this request; asking again when it is
+                    # made gives its caller that error.
                     continue
                 if route.refused is None:
                     moves = tuple(_move(machine, arc) for arc in route.arcs)

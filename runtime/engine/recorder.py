@@ -30,7 +30,7 @@ class _NotedError(Exception):
     """Stands in a record that is kept for its error, which would keep the frames it passed.
 
     Attributes:
-        note: What the step says of it.
+        note: What the step states of it.
     """
 
     def __init__(self, note: str | None) -> None:
@@ -54,7 +54,7 @@ class Recorder:
             raise ValueError(f"maxlen: {maxlen}: must be at least 1")
         self._maxlen = maxlen
         self._lock = threading.Lock()
-        # Where each device stands before the first of the records, in the order of the devices.
+        # Where each device is before the first of the records, in the order of the devices.
         self._start: dict[ObservedEngine, str] = {}
         # Made steps when somebody asks, for most are dropped before.
         self._records: list[Record] = []
@@ -187,11 +187,11 @@ def _step(record: Record, device: int) -> Step:
             kind = "reset" if record.kind == "reset" else "disconnect"
         case "reset" | "disconnect", "failed" if record.event is not None:
             # A trace has no kind of its own for this. It is what an arc that fails for good does,
-            # and the note says that it was none.
+            # and the note states that it was none.
             kind, from_, to = _failure(record.event), record.before.state, record.after.state
             note = f"no arc, but {record.kind} failed: {note}"
         case about:
-            raise AssertionError(f"{about}: is no step of a trace")
+            raise AssertionError(f"{about}: is not a step of a trace")
     return Step(
         kind=kind,
         device=device,

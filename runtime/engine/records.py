@@ -15,7 +15,7 @@ from vfio_migration.runtime.engine.callbacks import Device
 from vfio_migration.runtime.engine.program import Situation
 
 Kind = Literal["attached", "request", "arc", "reset", "disconnect"]
-"""What a record is about. "attached" is an observer's first, and says where the device stands."""
+"""What a record is about. "attached" is an observer's first, and states where the device is."""
 
 Phase = Literal["started", "completed", "failed", "refused"]
 """How far that has come. Each "started" is followed by exactly one of the others; only a request is
@@ -27,7 +27,7 @@ class ObservedEngine(Protocol):
 
     @property
     def situation(self) -> Situation:
-        """Where the device stands."""
+        """Where the device is."""
         ...
 
     @property
@@ -62,11 +62,11 @@ class Record(NamedTuple):
     arc, so they are what is made fastest: a frozen dataclass takes three times as long.
 
     Attributes:
-        engine: The engine it happens in, by which devices are told apart.
+        engine: The engine it happens in, by which devices are distinguished.
         kind: What it is about.
         phase: How far that has come.
-        before: Where the device stood when it started.
-        after: Where the device stands now; this is `engine.situation`.
+        before: Where the device was when it started.
+        after: Where the device is now; this is `engine.situation`.
         at: When that was, in nanoseconds of `time.perf_counter_ns`.
         target: For a request, the state asked for: its name, or a number that no state has.
         arc: For an arc, which.

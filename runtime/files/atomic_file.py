@@ -74,7 +74,7 @@ class CannotWriteError(Exception):
 
 
 def kind_of(mode: int) -> str | None:
-    """Say what is there if it is no regular file."""
+    """Return what is there if it is no regular file."""
     return next((name for is_one, name in _KINDS if is_one(mode)), None)
 
 
@@ -210,7 +210,7 @@ class AtomicFile:
 
     @property
     def is_open(self) -> bool:
-        """Say whether it can be written to."""
+        """Return whether it can be written to."""
         return self._fd >= 0
 
     def give_up(self) -> None:
@@ -259,7 +259,7 @@ class AtomicFile:
             os.fsync(self._folder)
         except OSError as error:
             if error.errno != errno.EINVAL:  # some file systems cannot
-                problem = f"is complete, but its folder cannot be flushed: {_said(error)}"
+                problem = f"is complete, but its folder cannot be flushed: {_reason(error)}"
                 hint = "it may be lost if the power fails now; write it again to be sure"
                 raise CannotWriteError(self.path, problem, hint, _name(error)) from error
 
@@ -333,7 +333,7 @@ class AtomicFile:
 def _cannot(path: Path, error: OSError | ValueError, written: int) -> CannotWriteError:
     number = getattr(error, "errno", None) or 0
     hint = _HINTS.get(number, "take another path")
-    problem = f"cannot be written: {_said(error)}"
+    problem = f"cannot be written: {_reason(error)}"
     if written:
         problem += f", after {written} bytes"
     return CannotWriteError(path, problem, hint, _name(error))
@@ -347,6 +347,6 @@ def _name(error: OSError | ValueError) -> str | None:
     return errno.errorcode.get(getattr(error, "errno", None) or 0)
 
 
-def _said(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     name = _name(error)
     return f"{why(error)} ({name})" if name else why(error)

@@ -14,7 +14,7 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
     """Make a folder of text files, in place of the one that is there.
 
     Args:
-        folder: The folder; the one it stands in is there.
+        folder: The folder; the one it is in is there.
         files: Texts by their path in the folder, which names one folder in it at most.
 
     Raises:

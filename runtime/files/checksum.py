@@ -1,8 +1,8 @@
 """CRC-32 of large pieces of memory, as fast as this installation has it.
 
-It is the CRC-32 of zlib, whoever computes it. zlib-ng, if it is installed (the extra `fast`), does
-so with the carry-less multiplication that processors have: 20 GB/s of memory that is in no cache,
-and 100 GB/s of what is, where `zlib.crc32` reaches 2.4 and 5.6.
+It is the CRC-32 of zlib, no matter what computes it. zlib-ng, if it is installed (the extra
+`fast`), does so with the carry-less multiplication that processors have: 20 GB/s of memory that is
+in no cache, and 100 GB/s of what is, where `zlib.crc32` reaches 2.4 and 5.6.
 """
 
 from __future__ import annotations

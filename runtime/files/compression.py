@@ -3,7 +3,7 @@
 A codec is asked for by name. Only this module knows a compression library, and imports it when its
 codec is asked for: the extra "compress" brings the one for "zstd".
 
-What is decompressed may come from a stranger. The size it must have is said beforehand; a block
+What is decompressed may come from a stranger. The size it must have is stated beforehand; a block
 that would have another is refused, and no more memory is used than for that size.
 """
 
@@ -52,7 +52,7 @@ def codec(name: str) -> Codec:
 
     Raises:
         ValueError: There is none of this name.
-        MissingExtraError: Its library is not installed; the message says how to get it.
+        MissingExtraError: Its library is not installed; the message states how to get it.
     """
     makers: dict[str, Callable[[], Codec]] = {"none": _None, "zlib": _Zlib, "zstd": _Zstd}
     if name not in makers:
@@ -105,7 +105,7 @@ class _Zlib:
 
 
 class _Zstd:
-    """One Zstandard frame (RFC 8878) that says its size, with its checksum (XXH64)."""
+    """One Zstandard frame (RFC 8878) that states its size, with its checksum (XXH64)."""
 
     name = "zstd"
     _LEVEL: Final = 3
@@ -136,4 +136,4 @@ class _Zstd:
 
 def _bytes(found: int) -> str:
     # CONTENTSIZE_UNKNOWN and CONTENTSIZE_ERROR are -1 and -2 modulo 2**64.
-    return "a number of bytes they do not say" if found >= 1 << 63 else f"{found} bytes"
+    return "an unknown number of bytes" if found >= 1 << 63 else f"{found} bytes"

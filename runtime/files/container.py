@@ -9,7 +9,7 @@
             ...
 
 A file is there whole or not at all. Nothing of it is handed out before all of it was checked:
-damage of any kind is found before a destination hears of the stream. None of this is proof against
+damage of any kind is found before a destination learns of the stream. None of this is proof against
 someone who means to deceive; but whatever a file says, reading it takes no more memory than a
 block and a header of the largest size do.
 """
@@ -204,7 +204,8 @@ class ContainerWriter:
             try:
                 self._gather(device, view)
             except BaseException:
-                # Whoever catches this must not end up with a file in which something is missing.
+                # Anybody who catches this must not end up with a file in which something is
+                # missing.
                 self._file.give_up()
                 raise
 
@@ -252,7 +253,7 @@ class ContainerWriter:
 
 
 class _Record(NamedTuple):
-    """A record's header, and where it stands."""
+    """A record's header, and where it is."""
 
     at: int
     head: bytes
@@ -368,7 +369,9 @@ class ContainerReader:
             raise CannotReadError(self.path, "is empty", 0)
         magic = self._read(0, min(self.size, len(MAGIC)), "the magic")
         if not MAGIC.startswith(magic):
-            raise CannotReadError(self.path, f"is no saved migration: it begins with {magic!r}", 0)
+            raise CannotReadError(
+                self.path, f"is not a saved migration: it begins with {magic!r}", 0
+            )
         fields = self._read(0, PROLOGUE.size, "the header")
         _, version, length, crc, _ = PROLOGUE.unpack(fields)
         if version > VERSION:

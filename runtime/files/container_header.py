@@ -17,7 +17,7 @@ MAX_DEVICES: Final = 256
 
 MAX_DEPTH: Final = 100
 """How deep objects and lists are nested in it at most, the whole counted. Without this bound it
-would be that of whoever reads, and of how much stack is left there."""
+would be that of anybody who reads, and of how much stack is left there."""
 
 
 class BadHeaderError(ValueError):
@@ -29,7 +29,7 @@ class DeviceHeader:
     """What is known of one device.
 
     Attributes:
-        name: How its people call it. Bytes of a path that are no text are written escaped.
+        name: How its people call it. Bytes of a path that are not text are written escaped.
         identity: What its destination must be like: PCI ids, sizes of regions, migration flags.
             Anything JSON can hold; its meaning is between who saves and who restores.
         more: Anything else JSON can hold.
@@ -108,7 +108,7 @@ class Header:
             raise BadHeaderError(f"codec: {name!r} is none that is known: {', '.join(NAMES)}")
         rows = top.get("devices")
         if not isinstance(rows, list):
-            raise BadHeaderError("devices: is no list")
+            raise BadHeaderError("devices: is not a list")
         if not 1 <= len(rows) <= MAX_DEVICES:
             raise BadHeaderError(f"devices: are {len(rows)}; from 1 to {MAX_DEVICES} may be")
         return cls(
@@ -155,11 +155,11 @@ def _inside(outer: Any) -> Iterable[object]:
 
 def _object(place: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadHeaderError(f"{place}: is no object")
+        raise BadHeaderError(f"{place}: is not an object")
     return value
 
 
 def _text(place: str, value: object) -> str:
     if not isinstance(value, str):
-        raise BadHeaderError(f"{place}: is no text")
+        raise BadHeaderError(f"{place}: is not text")
     return value

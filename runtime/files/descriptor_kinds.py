@@ -8,7 +8,8 @@ that takes them from the socket of the peer, hands on those that are safe to hav
 `/dev/null` in the place of the others, which it never closes. It is the one that waits for ever,
 when it ends.
 
-A descriptor on its way holds its reader too: whoever reads the message, or closes the socket it is
+A descriptor on its way holds its reader too: anybody who reads the message, or closes the socket it
+    is
 in, gives up the last reference to a file that its sender has closed already, and a TCP socket with
 SO_LINGER is waited for then, as long as its owner says. The receiver has a reference to all of
 them, so that nobody else's is the last. A process that ends waits for none of these.
@@ -39,7 +40,7 @@ SOCKET = "socket"
 HARMLESS = "harmless"
 """Of no use, and closing it waits for nobody."""
 UNKNOWN = "unknown"
-"""Anything else: whoever closes it may wait for ever."""
+"""Anything else: anybody who closes it may wait for ever."""
 
 LOCAL_TYPES = frozenset(
     ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
@@ -125,7 +126,7 @@ def _other(fd: int, info: dict[str, str]) -> str:
 
 
 def _is_local(fd: int) -> bool:
-    """Say whether it is a UNIX socket; closing one of a network may wait for the other end."""
+    """Return whether it is a UNIX socket; closing one of a network may wait for the other end."""
     twin = _socket.socket(fileno=os.dup(fd))
     try:
         return twin.getsockopt(_socket.SOL_SOCKET, _SO_DOMAIN) == _socket.AF_UNIX

@@ -1,4 +1,4 @@
-"""A lock on a file that only this user can make, and that says who holds it.
+"""A lock on a file that only this user can make, and that states who holds it.
 
 A lock that anybody can take can be taken by a stranger who never gives it back: `flock` on a folder
 needs only the right to read it, and an abstract UNIX socket has no owner at all. The file of this
@@ -66,7 +66,7 @@ def locked(path: Path, *, timeout_s: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed before it is let go: whoever opened it meanwhile sees that it is gone.
+        # Removed before it is let go: anybody who opened it meanwhile sees that it is gone.
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(fd)
@@ -94,12 +94,12 @@ def _lock(fd: int, path: Path) -> None:
     """Lock an open file, and write down who does; raise `BlockingIOError` if somebody holds it."""
     there = os.fstat(fd)
     if not stat.S_ISREG(there.st_mode):
-        raise _unusable(path, "is there and is no lock")
+        raise _unusable(path, "is there and is not a lock")
     if not trusted(there.st_uid):
         raise _unusable(path, f"belongs to another user ({there.st_uid})")
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if not _is_at(path, there):
-        raise BlockingIOError  # whoever held it has removed it since: there may be a new one
+        raise BlockingIOError  # its holder has removed it since: there may be a new one
     os.ftruncate(fd, 0)
     os.pwrite(fd, b"%d\n" % os.getpid(), 0)
 
@@ -143,7 +143,7 @@ def _held(path: Path) -> LockedError:
 
 
 def _name(pid: int) -> str:
-    """Return what a process is called, in parentheses; nothing if it cannot be told."""
+    """Return what a process is called, in parentheses; nothing if it is not known."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
     except OSError:

@@ -31,7 +31,7 @@ class TrustedPath:
     """The end of a path.
 
     Attributes:
-        folder: A descriptor of the folder (O_PATH); whoever asked closes it.
+        folder: A descriptor of the folder (O_PATH); the caller closes it.
         name: The name in it. There may be nothing of this name.
         is_magic: The name is a link of the kernel's own, in /proc, which only `open` can follow.
     """
@@ -54,7 +54,7 @@ class TrustedPath:
 
 
 def trusted(owner: int) -> bool:
-    """Say whether what belongs to this user id may decide where we write."""
+    """Return whether what belongs to this user id may decide where we write."""
     return owner in (os.geteuid(), 0)
 
 

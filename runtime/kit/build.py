@@ -34,7 +34,7 @@ class Bar:
         areas: For registers: the parts that are plain memory, whole pages each if a client may
             map them.
         mappable: A client may map plain memory of it. What is written through such a map nobody is
-            told of, so it is streamed only when the device stands still.
+            reported, so it is streamed only when the device is stopped.
         is64: It has a 64-bit address, and takes the next number too.
         prefetchable: Reading it changes nothing.
     """
@@ -61,7 +61,7 @@ class Declaring(Protocol):
     interrupts: Interrupts
 
     def permits(self, role: Role, /) -> bool:
-        """Say whether the table permits an activity of this role now."""
+        """Return whether the table permits an activity of this role now."""
         ...
 
     def config_written(self, offset: int, size: int, /) -> None:

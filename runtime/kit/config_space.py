@@ -36,7 +36,7 @@ _NO_POWER_STATES: Final = (1, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a device says it is.
+    """Who a device reports it is.
 
     Attributes:
         vendor: Vendor ID.
@@ -93,11 +93,11 @@ class ConfigSpace:
         """Add a BAR of memory; one of 64 bits takes the next number too.
 
         Raises:
-            ValueError: Its size is no power of two of at least 16, it does not fit, or is
+            ValueError: Its size is not a power of two of at least 16, it does not fit, or is
                 taken.
         """
         if size < 16 or size & (size - 1):
-            raise ValueError(f"BAR {number}: size {size:#x} is no power of two of at least 16")
+            raise ValueError(f"BAR {number}: size {size:#x} is not a power of two of at least 16")
         if not 0 <= number < (5 if is64 else 6) or (not is64 and size > 1 << 31):
             raise ValueError(f"BAR {number}: does not fit")
         taken = {number, number + 1} if is64 else {number}
@@ -164,7 +164,7 @@ class ConfigSpace:
         self.add_capability(CAP_PCIE, bytes(content), bytes(writable))
 
     def set_interrupt_pin(self, pin: int) -> None:
-        """Say which of INTA# (1) to INTD# (4) the device has, 0 for none."""
+        """Return which of INTA# (1) to INTD# (4) the device has, 0 for none."""
         self.data[INTERRUPT_PIN] = pin
         self.seal()
 

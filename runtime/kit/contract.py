@@ -7,11 +7,11 @@
 *Threads.* A device is used by one thread at a time. A server with several holds a lock of its own
 around every call, those that the engine makes included.
 
-*Time.* A device has no threads of its own: it says in `deadline` when it wants to be called next,
+*Time.* A device has no threads of its own: it states in `deadline` when it wants to be called next,
 and does what is due in `tick`. A server waits for messages no longer than until then.
 
-*Descriptors.* Whoever hands a descriptor to a device keeps it and closes it: what the device wants
-to hold on to, it duplicates.
+*Descriptors.* Anybody who hands a descriptor to a device keeps it and closes it: what the device
+wants to hold on to, it duplicates.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class DeviceContract(DisconnectingDevice, Protocol):
     """A device that a server can serve.
 
-    `disconnect` drops what it is told to (the maps of `memory`, the descriptors of `interrupts`)
+    `disconnect` drops what it is asked to (the maps of `memory`, the descriptors of `interrupts`)
     whether or not it then fails.
     """
 
@@ -67,7 +67,8 @@ class DeviceContract(DisconnectingDevice, Protocol):
     def stream_read(self, size: int, /) -> list[Part]:
         """Return the next `size` bytes of the open saving session, in parts.
 
-        Fewer than `size` mean that there is no more: for now or for good, as the table says of the
+        Fewer than `size` mean that there is no more: for now or for good, as the table specifies
+            for the
         state (`Spec.stream_end`). Parts that show memory of the device stay right only until the
         device is called again, so they are to be sent, or copied, before that.
 
@@ -87,7 +88,7 @@ class DeviceContract(DisconnectingDevice, Protocol):
         ...
 
     def precopy_info(self) -> PrecopyInfo:
-        """Say how much is left to read.
+        """Return how much is left to read.
 
         Raises:
             CommandError: The present state has no stream, or one that cannot grow any more.

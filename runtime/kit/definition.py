@@ -105,7 +105,7 @@ def check_callbacks(who: type, kit: type) -> None:
 
 
 def check_activities(who: type, kit: type, spec: Spec) -> None:
-    """Look at the activities that a class asks `may` about, as far as they stand in it as text.
+    """Look at the activities that a class asks `may` about, as far as they are in it as text.
 
     Raises:
         DeviceDefinitionError: The table has no such activity.
@@ -137,7 +137,7 @@ def _where(code: CodeType) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _asked_by(who: type, kit: type) -> tuple[tuple[str, str], ...]:
-    """Return what a class asks `may` about, each with where that stands."""
+    """Return what a class asks `may` about, each with where that is."""
     found = []
     for one in who.__mro__[: who.__mro__.index(kit)]:
         for function in vars(one).values():
@@ -149,7 +149,7 @@ def _asked_by(who: type, kit: type) -> tuple[tuple[str, str], ...]:
 
 
 def _asked(code: CodeType, names: Mapping[str, Any]) -> Iterator[tuple[CodeType, str]]:
-    """Yield what `may` is called with in some code, if it stands there or is a global of it."""
+    """Yield what `may` is called with in some code, if it is there or is a global of it."""
     before = None
     for step in dis.get_instructions(code):
         if before is not None and before.argval == "may" and step.opname != "PUSH_NULL":
@@ -177,14 +177,14 @@ def _number(value: object, low: int, high: int) -> bool:
 
 def _name(value: object) -> Iterator[_Complaint]:
     if not isinstance(value, str) or not value.strip():
-        yield "", f"{value!r:.80} is not a name", "say what the device is called, or leave it out"
+        yield "", f"{value!r:.80} is not a name", "give the name of the device, or leave it out"
     elif len(value) > _MAX_NAME:
         yield "", f"a name of {len(value)} characters", f"at most {_MAX_NAME} can be saved"
 
 
 def _identity(value: object) -> Iterator[_Complaint]:
     if not isinstance(value, Identity):
-        yield "", f"{value!r:.80} is no Identity", "write `Identity(vendor=..., device=...)`"
+        yield "", f"{value!r:.80} is not an Identity", "write `Identity(vendor=..., device=...)`"
         return
     for part, bits in _IDENTITY_BITS.items():
         number = getattr(value, part)
@@ -196,14 +196,14 @@ def _identity(value: object) -> Iterator[_Complaint]:
 
 def _bars(value: object) -> Iterator[_Complaint]:
     if not isinstance(value, Mapping):
-        yield "", f"{type(value).__name__} is no mapping", "write `{0: Bar(4096)}`"
+        yield "", f"{type(value).__name__} is not a mapping", "write `{0: Bar(4096)}`"
         return
     for number, bar in value.items():
         place = f"[{number!r:.20}]"
         if not _number(number, 0, _BARS - 1):
             yield place, "there is no such BAR", f"a device has BARs 0 to {_BARS - 1}"
         elif not all(hasattr(bar, name) for name in ("size", "areas", "is64")):
-            yield place, f"{bar!r:.80} is no Bar", "write `Bar(4096)`"
+            yield place, f"{bar!r:.80} is not a Bar", "write `Bar(4096)`"
         elif not _number(bar.size, _MIN_BAR, _MAX_BAR_64) or bar.size & (bar.size - 1):
             way_out = f"it is a power of two of at least {_MIN_BAR} and at most {_MAX_BAR_64:#x}"
             yield place, f"size {bar.size!r:.40} is out of range", way_out
@@ -216,7 +216,7 @@ def _bars(value: object) -> Iterator[_Complaint]:
 
 def _private(value: object) -> Iterator[_Complaint]:
     if not isinstance(value, Mapping):
-        yield "", f"{type(value).__name__} is no mapping", "write `{'name': size}`"
+        yield "", f"{type(value).__name__} is not a mapping", "write `{'name': size}`"
         return
     for name, size in value.items():
         place = f"[{name!r:.80}]"
@@ -248,7 +248,7 @@ def _version(value: object) -> Iterator[_Complaint]:
 
 def _loads(value: object) -> Iterator[_Complaint]:
     if not isinstance(value, Collection) or isinstance(value, str | bytes):
-        yield "", f"{value!r:.40} is no collection of versions", "write `(1, 2)`"
+        yield "", f"{value!r:.40} is not a collection of versions", "write `(1, 2)`"
         return
     for one in value:
         for _, wrong, way_out in _version(one):
@@ -259,7 +259,7 @@ def _deferrable(value: object) -> Iterator[_Complaint]:
     if value is None:
         return
     if not isinstance(value, Collection) or isinstance(value, str | bytes):
-        yield "", f"{value!r:.40} is no collection of names", 'write `("finish",)`'
+        yield "", f"{value!r:.40} is not a collection of names", 'write `("finish",)`'
 
 
 _CHECKS: Final = {

@@ -5,8 +5,8 @@ writes mark whole tracking pages; a report covers any range in pages of any othe
 bit from that of the first reported address of a marked page to that of the last, and forgets a
 marked page only if it covered all of it. So a report may tell too much and never too little.
 
-The log has a bound, `log_chunks` of the table of the connection. Beyond it nothing is told apart:
-all that is logged is reported as written, by every report until logging ends.
+The log has a bound, `log_chunks` of the table of the connection. Beyond it nothing is
+distinguished: all that is logged is reported as written, by every report until logging ends.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class DirtyLog:
             if length <= 0 or iova < 0 or iova + length > 1 << 64:
                 raise CommandError(f"no range: {iova:#x}+{length:#x}", occasion="argument_invalid")
         if page_size <= 0 or page_size & (page_size - 1):
-            message = f"page size {page_size:#x} is no power of two"
+            message = f"page size {page_size:#x} is not a power of two"
             raise CommandError(message, occasion="argument_invalid")
         self._shift = min(max(page_size.bit_length() - 1, _SMALLEST), _LARGEST)
         self.page_size = 1 << self._shift
@@ -109,7 +109,7 @@ class DirtyLog:
         if not self.on:
             raise CommandError("DMA is not logged", occasion="logging_off")
         if page_size <= 0 or page_size & (page_size - 1):
-            message = f"page size {page_size:#x} is no power of two"
+            message = f"page size {page_size:#x} is not a power of two"
             raise CommandError(message, occasion="argument_invalid")
         end = iova + length
         if length <= 0 or iova < 0 or end > 1 << 64:

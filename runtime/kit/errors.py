@@ -30,7 +30,7 @@ class CommandError(Exception):
 
     Attributes:
         occasion: Which row of the wire table ([[answers]]) this is a case of, or None.
-        errno: The name of the error the client is answered, if no row says so.
+        errno: The name of the error the client is answered, if no row states it.
     """
 
     def __init__(

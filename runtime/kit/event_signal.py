@@ -1,9 +1,9 @@
 """Adding one to an eventfd of a client, without ever waiting for it.
 
 A write to an eventfd waits while its count is at its limit, for as long as the client likes; that
-it was below the limit a moment ago says nothing. What the kernel adds by itself, on the completion
-of asynchronous I/O, it adds without waiting. So an event is the completion of a read that asks for
-nothing, of the eventfd itself since no other descriptor need be free (Linux AIO with
+it was below the limit a moment ago states nothing. What the kernel adds by itself, on the
+completion of asynchronous I/O, it adds without waiting. So an event is the completion of a read
+that asks for nothing, of the eventfd itself since no other descriptor need be free (Linux AIO with
 `IOCB_FLAG_RESFD`).
 
 Where there is no such I/O (a kernel without it, a system call filter) the write is done by a thread
@@ -65,14 +65,14 @@ class EventSignal:
             assert self._calls is not None
             self._libc.syscall(self._calls[1], self._context)
 
-    def client_gone(self) -> None:
+    def client_disconnected(self) -> None:
         """Take note that the client went away: a thread that waits for it is left behind."""
         if self._writing is not None:
             self._waiting = [one for one in (*self._waiting, self._writing) if one.is_alive()]
             self._writing = None
 
     def send(self, fd: int) -> bool:
-        """Add one to an eventfd whose count has room for it; say whether that was done.
+        """Add one to an eventfd whose count has room for it; return whether that was done.
 
         A client that let its count fill up has an unread event already; one more would tell it
         nothing.
@@ -85,7 +85,7 @@ class EventSignal:
         return done or self._write(fd)
 
     def _complete(self, fd: int, calls: tuple[int, int, int, int]) -> bool:
-        """Have a read completed that asks for nothing; say whether the system takes it."""
+        """Have a read completed that asks for nothing; return whether the system takes it."""
         *_, collect, submit = calls
         numbers = (0, 0, 0, _READ, 0, fd, 0, 0, 0, 0, _SIGNALS, fd)
         _REQUEST.pack_into(self._request, 0, *numbers)

@@ -27,7 +27,7 @@ from vfio_migration.runtime.kit.errors import CommandError, Part
 from vfio_migration.runtime.kit.region import PEER_NAME
 
 _TMPFS: Final = 0x01021994
-"""What `statfs` says of memory in pages of the usual size, a memfd of huge pages not included."""
+"""What `statfs` states of memory in pages of the usual size, a memfd of huge pages not included."""
 _CHUNK: Final = 256 << 10
 """How many bytes the system copies at a time, where it has to."""
 
@@ -152,7 +152,7 @@ def with_file(
 def _refusal(kind: str) -> str:
     if kind == DEVICE:
         return "this is memory of a device, which is mapped only if the operator permits it"
-    return "this descriptor is no memory that can be mapped safely"
+    return "this descriptor is not memory that can be mapped safely"
 
 
 def _mapped(row: GuestMap, fd: int, offset: int) -> memoryview:
@@ -164,7 +164,7 @@ def _mapped(row: GuestMap, fd: int, offset: int) -> memoryview:
 
 
 def _stays(fd: int) -> bool:
-    """Say whether all that is mapped of it stays there, or is made anew: it is a sealed memfd.
+    """Return whether all that is mapped of it stays there, or is made anew: it is a sealed memfd.
 
     Of huge pages there may be none to make a page anew, so they do not count.
     """

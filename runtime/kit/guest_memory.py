@@ -11,7 +11,7 @@ of by itself. A map is a peer's if its descriptor is that of a device region (ou
 their name, those of real devices by not being plain memory), or if it touches an address window
 declared with `add_peer_window`, which is the only way to know one that came without a descriptor.
 
-*Access.* Memory that came with a descriptor is reached through it (`guest_map` says how); memory
+*Access.* Memory that came with a descriptor is reached through it (`guest_map` states how); memory
 that came without one by messages, through `reach`.
 """
 
@@ -28,7 +28,7 @@ from vfio_migration.runtime.kit.guest_map import GuardedCopy, GuestMap, as_peer,
 from vfio_migration.runtime.protocol.layout import WIRE
 
 MAX_MAPS: Final = WIRE.bound("dma_maps")
-"""How many maps a client may have, if nothing else is said."""
+"""How many maps a client may have, by default."""
 
 MAX_MAPPED_FILES: Final = WIRE.bound("mapped_files")
 """How many of the maps may have come with a descriptor."""
@@ -198,18 +198,18 @@ class GuestMemory:
             message = f"{iova:#x}+{size:#x} is not mapped so"
             raise CommandError(message, occasion="map_unknown")
         del self._starts[place]
-        gone = self._maps.pop(place)
-        if gone.view is not None:
+        removed = self._maps.pop(place)
+        if removed.view is not None:
             self._mapped_files -= 1
-            self._mapped_bytes -= gone.size
-        gone.close()
+            self._mapped_bytes -= removed.size
+        removed.close()
 
     def unmap_all(self) -> None:
         """Take back all ranges."""
         maps, self._maps, self._starts = self._maps, [], []
         self._mapped_files = self._mapped_bytes = 0
-        for gone in maps:
-            gone.close()
+        for removed in maps:
+            removed.close()
         if self._copy is not None:
             self._copy.close()
             self._copy = None
@@ -244,7 +244,7 @@ class GuestMemory:
         return "peer_dma" if peer else "guest_dma"
 
     def permitted(self, iova: int, size: int) -> bool:
-        """Say whether the device may access this range now.
+        """Return whether the device may access this range now.
 
         A range that is not mapped is permitted while DMA is: the access fails, as on hardware. But
         not while memory is `abandoned`.

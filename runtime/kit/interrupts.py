@@ -1,8 +1,9 @@
 """Interrupts: descriptors that the client gave, and what the device has raised.
 
-INTx is a level: `raise_line` and `lower_line` move it. The client is told by one event, after which
-the interrupt is masked until the client unmasks it; if the line is still up then, it is told again
-(VFIO calls this automasked). MSI and MSI-X are events: `trigger`.
+INTx is a level: `raise_line` and `lower_line` move it. The client is notified by one event, after
+    which
+the interrupt is masked until the client unmasks it; if the line is still up then, it is reported
+again (VFIO calls this automasked). MSI and MSI-X are events: `trigger`.
 
 A client unmasks INTx by a message, or by the descriptor that it gave for UNMASK: with vfio-user the
 device writes to it when the interrupt is unmasked, with Linux the client does to unmask it, and so
@@ -72,7 +73,7 @@ class Interrupts:
         intx: Whether it has a line.
         msi: How many MSI vectors it has.
         msix: How many MSI-X vectors it has.
-        err: Whether it can tell of errors.
+        err: Whether it can observe of errors.
         req: Whether it can ask to be given back.
         gate: Says whether the device may raise interrupts now.
 
@@ -135,7 +136,7 @@ class Interrupts:
         return self._index(index).flags
 
     def armed(self, index: int) -> bool:
-        """Say whether the client gave any descriptor for a kind."""
+        """Return whether the client gave any descriptor for a kind."""
         return any(fd >= 0 for fd in self._all[index].events)
 
     def set(
@@ -204,7 +205,7 @@ class Interrupts:
         """Close all descriptors: the client went away. What is pending stays pending."""
         for index in range(INDEXES):
             self._disable(index)
-        event_signal().client_gone()
+        event_signal().client_disconnected()
         self.masked = False
 
     # --- for the device ---
@@ -224,7 +225,7 @@ class Interrupts:
     def raise_line(self) -> None:
         """Put INTx up, if it is not."""
         self.line = True
-        self._tell_line()
+        self._signal_line()
 
     def lower_line(self) -> None:
         """Take INTx down."""
@@ -247,12 +248,12 @@ class Interrupts:
 
     @property
     def awaits_unmask(self) -> bool:
-        """Whether INTx is up and masked, and the client may say so by a descriptor: see `heed`."""
+        """Whether INTx is masked while up, to be unmasked by event: see `read_unmask_event`."""
         return self.line and self.masked and self._mask_events[ACTION_UNMASK] >= 0 and self._gate()
 
-    def heed(self) -> None:
-        """Look whether the client has unmasked INTx by its descriptor."""
-        self._tell_line()
+    def read_unmask_event(self) -> None:
+        """Read whether the client has unmasked INTx by its event descriptor."""
+        self._signal_line()
 
     def restore(self, line: bool, pending: Iterable[tuple[int, int]]) -> None:
         """Take over what another device had raised and not sent.
@@ -283,10 +284,10 @@ class Interrupts:
                     self.waiting.discard((index, vector))
                     self._send(fd)
 
-    def _tell_line(self) -> None:
+    def _signal_line(self) -> None:
         row = self._all[INTX]
-        heard = row.count and row.events[0] >= 0
-        if self.line and heard and self._gate():
+        listened = row.count and row.events[0] >= 0
+        if self.line and listened and self._gate():
             if self.masked:
                 # Fewer than before: the client has read it, and counts from there.
                 count = self._count()
@@ -296,7 +297,7 @@ class Interrupts:
                 self._send(row.events[0])
 
     def _mask(self) -> None:
-        # What was said before it was masked does not unmask it.
+        # What was stated before it was masked does not unmask it.
         self._unmasks = self._count()
         if not self.masked:
             self.masked = True
@@ -306,7 +307,7 @@ class Interrupts:
         if self.masked:
             self.masked = False
             self._send(self._mask_events[ACTION_UNMASK])
-        self._tell_line()
+        self._signal_line()
 
     def _count(self) -> int:
         """Return how often the descriptor for UNMASK was written and not read, by whomever."""
@@ -369,7 +370,7 @@ def _kept(fd: int) -> int:
     except OSError as error:
         raise CommandError(f"descriptor {fd}: {error}", errno=error.errno or "EBADF") from error
     if kept < 0:
-        raise _invalid(f"descriptor {fd} is no eventfd")
+        raise _invalid(f"descriptor {fd} is not an eventfd")
     return kept
 
 

@@ -48,7 +48,7 @@ class MigratableDevice:
         spec: The table.
         sections: The numbers of the sections that make a whole state, and of those that an older
             device did not save.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
 
     Attributes:
         spec: As given.
@@ -233,7 +233,8 @@ class MigratableDevice:
     def _kit_switch(self, to: str, back_to: str | None = None) -> None:
         """Come to a state: tell the device what it loses and gains, open and shut the gates.
 
-        If the device fails to and says that it is back, it is told so of what it was told before.
+        If the device fails to and states that it is back, it is notified so of what it was notified
+        before.
         """
         if self._kit_hooked[to] == self._kit_on:
             self._kit_state = to

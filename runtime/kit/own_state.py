@@ -2,7 +2,7 @@
 
 Work that is put off has a section of its own, made by `pending_work`.
 
-And what a stream says of who saved it: a device takes over the state only of one like itself.
+And what a stream states of who saved it: a device takes over the state only of one like itself.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def header(device: Saved) -> dict[str, Any]:
 
 
 def check(device: Saved, found: object) -> None:
-    """Hold what a stream says of who saved it against who is to load it.
+    """Hold what a stream states of who saved it against who is to load it.
 
     Raises:
         StreamRefusedError: It is another kind of device, or a version that this one does not load.
     """
     mine = header(device)
     if not isinstance(found, Mapping):
-        raise StreamRefusedError("the first frame does not say who saved this")
+        raise StreamRefusedError("the first frame does not name the device that was saved")
     for key in ("device", "id", "memories"):
         if found.get(key) != mine[key]:
             raise StreamRefusedError(f"{key}: {found.get(key)!r}; this device has {mine[key]!r}")

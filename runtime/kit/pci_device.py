@@ -1,7 +1,7 @@
 """The device kit: what people subclass who write a device.
 
-A device says what it is (class attributes), answers register accesses (`bar_read`, `bar_write`) and
-gives its state out and takes it in (`save`, `load`, `reset_device`). The rest is here:
+A device reports what it is (class attributes), answers register accesses (`bar_read`, `bar_write`)
+and gives its state out and takes it in (`save`, `load`, `reset_device`). The rest is here:
 configuration space, interrupts, memory of the guest, work to be done later, streams, and when what
 is permitted.
 
@@ -91,14 +91,14 @@ class PciDevice(MigratableDevice):
 
     Args:
         spec: The table to run by; the one of the package if none is given.
-        capabilities: What of the table's capabilities to offer; all if nothing is said.
-        clock: Tells the time in seconds.
+        capabilities: What of the table's capabilities to offer; all by default.
+        clock: Returns the time in seconds.
         max_maps: How many maps of guest memory a client may have.
 
     Attributes:
         spec: The table.
         capabilities: The names of the capabilities offered, joined by commas.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
         memories: The parts of the state that the kit streams by pages.
         regions: By VFIO index.
         interrupts: All interrupts; `interrupt` is what a device mostly wants.
@@ -131,7 +131,7 @@ class PciDevice(MigratableDevice):
     """Which versions `load` takes, besides `version`."""
     deferrable: Collection[str] | None = None
     """Which methods can be put off with `later`, and so be named by a stream; all of its own if
-    nothing is said."""
+    nothing is stated."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Look at a device when its class is defined; see `kit_definition`.
@@ -217,7 +217,7 @@ class PciDevice(MigratableDevice):
     # --- what the kit offers to a device ---
 
     def may(self, activity: str) -> bool:
-        """Say whether the table permits an activity in the present state.
+        """Return whether the table permits an activity in the present state.
 
         Raises:
             DeviceDefinitionError: The table has no such activity.
@@ -245,8 +245,8 @@ class PciDevice(MigratableDevice):
             delay: How many seconds; what is less than none is none.
             work: A method of this device.
             arguments: What it is called with: None, numbers, str, bytes, and tuples of these.
-            needs: Another method of this device, called with the same arguments: it must say True
-                as well, all the time. While it does not, the time stands still. For work that is
+            needs: Another method of this device, called with the same arguments: it must state True
+                as well, all the time. While it does not, the time is stopped. For work that is
                 DMA it returns `self.dma.permitted(...)`.
 
         Raises:
@@ -289,7 +289,7 @@ class PciDevice(MigratableDevice):
         """Raise an interrupt the way the guest wants it: MSI-X, MSI, or the line.
 
         The line stays up until `interrupts.lower_line`. A guest that has allocated fewer MSI
-        vectors than there are is told by one of those: `vector` modulo how many there are then.
+        vectors than there are is reported by one of those: `vector` modulo how many there are then.
         """
         irq, config = self.interrupts, self.config
         if vector < self.msix and (irq.armed(MSIX) or config.msix_enabled):
@@ -345,7 +345,7 @@ class PciDevice(MigratableDevice):
             owned.close()
 
     def _kit_check_definition(self) -> None:
-        """Look at what only an object, and a table, can tell of what a class declares."""
+        """Look at what only an object, and a table, can observe of what a class declares."""
         kind = type(self)
         kit_definition.check_declared(kind, vars(self))
         kit_definition.check_activities(kind, PciDevice, self.spec)
@@ -366,12 +366,12 @@ class PciDevice(MigratableDevice):
         self.reset_device()
 
     def kit_header(self) -> Mapping[str, Any]:
-        """Say who saves."""
+        """Return who saves."""
         return kit_state.header(self)
 
-    def kit_check(self, said: object, /) -> None:
+    def kit_check(self, record: object, /) -> None:
         """Raise `StreamRefusedError` if who saved is another kind of device."""
-        kit_state.check(self, said)
+        kit_state.check(self, record)
 
     def kit_sections(self) -> Sequence[tuple[int, Part]]:
         """Return the state that is not in `memories`, by number."""
@@ -396,7 +396,7 @@ class PciDevice(MigratableDevice):
                 self._kit_timers.restore(left, *self._kit_bound(row), row)
 
     def _kit_bound(self, row: Work) -> tuple[Callable[[], object], Callable[[], bool]]:
-        """Return what is done, and what says whether it may be done now."""
+        """Return what is done, and what states whether it may be done now."""
         work = functools.partial(getattr(self, row.method), *row.arguments)
         if row.needs is None:
             return work, lambda: self.permits("state_change")

@@ -7,7 +7,7 @@ middle of a migration.
 
 The section of a stream that holds it: its layout and how many pieces there are (`_HEAD`), and then
 each in the order in which they were put off: the seconds that are left of its delay and three
-lengths (`_ROW`), the name of the method, the name of the method that says whether it may be done
+lengths (`_ROW`), the name of the method, the name of the method that states whether it may be done
 now, empty if there is none, and the arguments as JSON: a list, in which `{"bytes": "6869"}` is
 bytes and a list is a tuple. Numbers are little-endian.
 """
@@ -51,8 +51,8 @@ class Work:
     Attributes:
         method: The name of the method of the device.
         arguments: What it is called with, and so is `needs`.
-        needs: The name of the method that says whether it may be done now, or None.
-        packed: The arguments as they stand in a stream.
+        needs: The name of the method that states whether it may be done now, or None.
+        packed: The arguments as they are in a stream.
         size: How many bytes it takes in a stream.
     """
 
@@ -141,7 +141,7 @@ def _row(device: object, kit: type, left: float, name: bytes, needs: bytes, pack
         raise ValueError(f"it is due in {left} seconds")
     arguments: object = json.loads(packed)
     if not isinstance(arguments, list):
-        raise ValueError("its arguments are no list")  # noqa: TRY004 - it is a stream that is wrong
+        raise ValueError("its arguments are not a list")  # noqa: TRY004 - it is a stream that is wrong
     plain = tuple(_from_json(one) for one in arguments)
     method, condition = name.decode(), needs.decode() or None
     for one in (method, condition):
@@ -170,13 +170,13 @@ def _name(device: object, work: object, who: str, role: str) -> str:
     what = getattr(work, "__qualname__", None) or type(work).__name__
     raise UnsavableWorkError(
         f"{who}: {role} put off with `later` is {what}, which a stream cannot name, so a migration "
-        f"would lose it; write a method of {who} and say `self.later(seconds, self.method, ...)`, "
+        f"would lose it; write a method of {who} and call `self.later(seconds, self.method, ...)`, "
         "with what it needs to know as arguments"
     )
 
 
 def unfit(device: type, kit: type, name: str) -> str | None:
-    """Say why no method of this name can be work; None if one can."""
+    """Return why no method of this name can be work; None if one can."""
     found = inspect.getattr_static(device, name, None)
     if not isinstance(found, FunctionType):
         return f"{device.__name__} has no such method"
@@ -190,7 +190,7 @@ def unfit(device: type, kit: type, name: str) -> str | None:
 
 
 def _unfit(device: type, kit: type, name: str, count: int) -> str | None:
-    """Say why a method cannot be work that is called with so many arguments; None if it can."""
+    """Return why a method cannot be work that is called with so many arguments; None if it can."""
     if (why := unfit(device, kit, name)) is not None:
         return why
     allowed = getattr(device, "deferrable", None)
@@ -224,11 +224,11 @@ def _plain(value: object, place: str, depth: int = 0) -> Plain:
         return tuple(_plain(one, place, depth + 1) for one in value)
     out = "keep it in the device, and pass what finds it there"
     if isinstance(value, list):
-        out = "say `tuple(...)`"
+        out = "use `tuple(...)`"
     elif isinstance(value, bytearray | memoryview):
-        out = "say `bytes(...)`"
+        out = "use `bytes(...)`"
     elif callable(value):
-        out = "what says whether it may be done is given as `needs=self.method`"
+        out = "what decides whether it may be done is given as `needs=self.method`"
     raise UnsavableWorkError(f"{place} is {type(value).__name__}; a stream carries {_PLAIN}: {out}")
 
 

@@ -105,7 +105,7 @@ class Region:
         fd_offset: Where in `fd` the region begins.
         areas: The parts that can be mapped. One as long as the region: all of it.
         writable_stopped: A client may write it in every state, because clients restore it while
-            the device stands still: what it then holds is not the device's own doing.
+            the device is stopped: what it then holds is not the device's own doing.
     """
 
     size: int = 0
@@ -158,7 +158,7 @@ class Region:
 
 
 Gate = Callable[[], bool]
-"""Says whether the device may change its own state now."""
+"""Decides whether the device may change its own state now."""
 
 
 def _always() -> bool:
@@ -166,7 +166,7 @@ def _always() -> bool:
 
 
 def refuse_write() -> CommandError:
-    """Return what a write is answered in a state in which the device stands still."""
+    """Return what a write is answered in a state in which the device is stopped."""
     return CommandError("the device is stopped and cannot be changed", errno="EBUSY")
 
 
@@ -175,7 +175,7 @@ class MemoryRegion(Region):
 
     Args:
         memory: The memory; it belongs to the region.
-        mappable: A client may map it. What it writes there nobody is told of.
+        mappable: A client may map it. What it writes there nobody is notified of.
         gate: Says whether it may be written now.
         wrote: Called with offset and size after each write by message.
     """
@@ -255,7 +255,7 @@ class CallbackRegion(Region):
         self._gate = gate
 
     def _read(self, offset: int, size: int) -> Part:
-        # Not a list of pieces: whoever reads a megabyte of registers would have 131072 made.
+        # Not a list of pieces: anybody who reads a megabyte of registers would have 131072 made.
         whole = bytearray()
         for at, width, plain in self._pieces(offset, size):
             if plain and self.memory is not None:

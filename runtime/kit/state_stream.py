@@ -15,7 +15,7 @@ header of 24 bytes (`FRAME`) and `length` bytes:
 
 The first frame is HELLO: who saved this, as JSON. MEMORY fills a part of a memory and may come
 again for the same part; the last one counts. SECTION is state that is not memory; here too the last
-one counts. END says that all that came before is the whole state of the device. It carries a
+one counts. END states that all that came before is the whole state of the device. It carries a
 BLAKE2b digest of all headers before it and of the contents of HELLO and SECTION frames. If a device
 runs on after END (no table of ours allows that, but one may), more frames follow, and another END.
 
@@ -51,7 +51,7 @@ MAX_RUN: Final = 1 << 20
 MAX_SECTION: Final = 1 << 24
 """How many bytes the sections of a stream may have together: they are kept until it is judged.
 Memory is not: a large state belongs there."""
-MAX_HELLO: Final = 1 << 16
+MAX_HEADER: Final = 1 << 16
 
 _DIGEST: Final = 32
 
@@ -72,7 +72,7 @@ class StreamWriter:
     Args:
         header: Who saves; anything JSON can hold.
         memories: What is streamed by pages.
-        sections: Returns the rest of the state, by number; asked once the device stands still.
+        sections: Returns the rest of the state, by number; asked once the device is stopped.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class StreamWriter:
 
         Args:
             size: How many.
-            still: The device stands still: all there is can be streamed, and its end. Memory is
+            still: The device is stopped: all there is can be streamed, and its end. Memory is
                 then handed out as it is, without a copy.
         """
         parts: list[Part] = []
@@ -124,13 +124,13 @@ class StreamWriter:
                 parts.append(part)
                 taken.append((part, again))
         except BaseException:
-            # Nobody gets them: whoever reads again goes on where this would have begun.
+            # Nobody gets them: anybody who reads again goes on where this would have begun.
             self._ready.extendleft(reversed(taken))
             raise
         return parts
 
     def info(self) -> PrecopyInfo:
-        """Return what is left to read while the device does not stand still.
+        """Return what is left to read while the device does not be stopped.
 
         Headers of frames that are not made yet are counted: what is left only falls by reading.
         """
@@ -144,7 +144,7 @@ class StreamWriter:
         return PrecopyInfo(initial, dirty)
 
     def left(self) -> int:
-        """Return how many bytes are left to read if the device stood still now."""
+        """Return how many bytes are left to read if the device was stopped now."""
         waiting = sum(len(part) for part, _ in self._ready)
         if self._ended:
             return waiting
@@ -152,7 +152,7 @@ class StreamWriter:
         return waiting + sum(map(_framed, lefts)) + _ending(self._sections())
 
     def _make(self, still: bool) -> bool:
-        """Make the next frame; say whether there was any to make."""
+        """Make the next frame; return whether there was any to make."""
         if self._ended:
             return False
         for number, memory in enumerate(self._memories):
@@ -328,7 +328,7 @@ class StreamReader:
 
     def _begin(self, head: bytes) -> None:
         if head[:-1] != MAGIC[:-1]:
-            raise StreamRefusedError("this is no migration stream")
+            raise StreamRefusedError("this is not a migration stream")
         if head != MAGIC:
             raise StreamRefusedError(f"format {head[-1]}; this is read: {MAGIC[-1]}")
         self._digest.update(head)
@@ -342,7 +342,7 @@ class StreamReader:
         if (self._frames == 0) != (kind == HEADER):
             raise StreamRefusedError(f"{where}: kind {kind} is out of place")
         bound = {
-            HEADER: MAX_HELLO,
+            HEADER: MAX_HEADER,
             MEMORY: MAX_RUN,
             SECTION: MAX_SECTION,
             END: _DIGEST,

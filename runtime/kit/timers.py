@@ -4,8 +4,9 @@ A timer counts down only while what it needs is permitted; otherwise it is froze
 had left. So work that was under way when a device was stopped is neither done nor lost: it goes on
 when the device does, or when the device does that took over its state (`waiting` and `restore`).
 
-What is asked for a permission may raise, as the work may. It is asked at every arc and by whoever
-wants to know the next deadline, none of whom has anything to do with the work: the error is kept
+What is asked for a permission may raise, as the work may. It is asked at every arc and by anybody
+who wants to know the next deadline, none of whom has anything to do with the work: the error is
+    kept
 until the work is done, which is at once, and ends it as if the work itself had raised.
 """
 
@@ -19,7 +20,7 @@ Permission = Callable[[], bool]
 
 
 Mark = TypeVar("Mark")
-"""What whoever puts work off knows it by."""
+"""What anybody who puts work off knows it by."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +48,7 @@ class Timers(Generic[Mark]):
     """All work of a device that is to be done later.
 
     Args:
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
         weigh: Says how much a piece of work counts for in `weight`.
 
     Attributes:
@@ -82,7 +83,7 @@ class Timers(Generic[Mark]):
 
     def waiting(self) -> list[tuple[float, Mark]]:
         """Return what is left of each, in the order in which they were put off."""
-        self.settle()
+        self.update()
         now = self._clock()
         return [(_left(timer, now), timer.mark) for timer in self._timers]
 
@@ -104,7 +105,7 @@ class Timers(Generic[Mark]):
         self._timers.remove(timer)
         self.weight -= self._weigh(timer.mark)
 
-    def settle(self) -> None:
+    def update(self) -> None:
         """Freeze and thaw: what is permitted may have changed."""
         if not self._timers:
             return
@@ -121,7 +122,7 @@ class Timers(Generic[Mark]):
         """Return when the next is due, or None."""
         if not self._timers:
             return None  # as most of the time, and this is asked for each command
-        self.settle()
+        self.update()
         due = [timer.since + timer.left for timer in self._timers if timer.since is not None]
         return min(due, default=None)
 
@@ -130,7 +131,7 @@ class Timers(Generic[Mark]):
 
         Whatever the work raises, or what it needs has raised, ends it and goes on to the caller.
         """
-        self.settle()
+        self.update()
         now = self._clock()
         due = [
             (timer.since + timer.left, timer)
@@ -151,7 +152,7 @@ def _left(timer: Timer[Mark], now: float) -> float:
 
 
 def _permits(timer: Timer[Mark]) -> bool:
-    """Say whether a timer may count down; one for which that cannot be said is due at once."""
+    """Return whether a timer may count down; one for which that is not known is due at once."""
     if timer.fault is None:
         try:
             return timer.needs()

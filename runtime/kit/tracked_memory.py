@@ -48,8 +48,8 @@ class TrackedMemory:
     Args:
         name: What it is called in a stream.
         view: Its bytes.
-        tracked: All changes go through `write` or are told by `mark`. If not (a client may have
-            mapped it), it can be streamed only once the device stands still.
+        tracked: All changes go through `write` or are reported by `mark`. If not (a client may have
+            mapped it), it can be streamed only once the device is stopped.
         page_size: The unit of tracking.
         prefault: Called with offset and size of what is about to be accessed in a row.
         fill: Called with an offset and what is to stand there, if that is better than to change
@@ -57,7 +57,7 @@ class TrackedMemory:
 
     Attributes:
         name: What it is called in a stream.
-        view: Its bytes. Whoever changes them through it calls `mark`.
+        view: Its bytes. Anybody who changes them through it calls `mark`.
         size: How many.
         tracked: Whether all changes are known.
     """
@@ -94,7 +94,7 @@ class TrackedMemory:
         self.mark(offset, len(data))
 
     def mark(self, offset: int, size: int) -> None:
-        """Say that some of it has been changed."""
+        """Report that some of it has been changed."""
         if self._dirty is not None and size > 0:
             first, last = offset // self._page, (offset + size - 1) // self._page
             if first == last:

@@ -228,7 +228,7 @@ class Connection:
         self._fds: list[int] = []  # of the message that has begun and not come to its end
         self._sent: dict[int, Message] = {}
         self._unanswered = 0
-        self.largest = HEADER_SIZE + max(self._longest(row, False) for row in WIRE.commands)
+        self.largest = HEADER_SIZE + max(self._max_size(row, False) for row in WIRE.commands)
         self._update_accepted()
         self._next_id = 0
         self._buffer = bytearray()
@@ -375,7 +375,7 @@ class Connection:
     def _agreed_on(self, row: Row) -> bool:
         return row.needs is None or bool(getattr(self.agreed, row.needs, False))
 
-    def _longest(self, row: Row, mine: bool) -> int:
+    def _max_size(self, row: Row, mine: bool) -> int:
         """How long a payload that this side gets, or sends, for a command may be."""
         command = self._mine(row) == mine
         fixed, item, bound = (
@@ -395,7 +395,7 @@ class Connection:
 
     def _update_accepted(self) -> None:
         """Find out which commands of the peer are served now."""
-        self._replies = {row.number: self._longest(row, True) for row in WIRE.commands}
+        self._replies = {row.number: self._max_size(row, True) for row in WIRE.commands}
         self._accepted = {
             row.number: AcceptedCommand(
                 COMMANDS[row.number].parse, self._room(row.takes_fds), self._check(row)
@@ -492,7 +492,7 @@ class Connection:
         """Return what looks at a command once it is read."""
         if row.before_version:
             return self._propose
-        longest = self._longest(row, False)
+        longest = self._max_size(row, False)
         most = self.own.max_data_xfer_size
         word = WIRE.word_of(row.name)
         rule = None if word is None else FlagRule(word.name)
@@ -583,7 +583,7 @@ class Connection:
     # --- What is wrong ---
 
     def _why_not(self, number: int, flags: int) -> tuple[Occasion, str]:
-        """Say why a message is not served: the first row of [[answers]] that holds."""
+        """Return why a message is not served: the first row of [[answers]] that holds."""
         holding = dict(self._reasons(number, flags))
         for row in WIRE.answers:
             if row.when in holding:
@@ -618,7 +618,7 @@ class Connection:
         flags: int,
         fds: tuple[int, ...],
     ) -> None:
-        """Make a message a fault, and end the connection if that is what the table says."""
+        """Make a message a fault, and end the connection if that is what the table specifies."""
         self._drop(fds)
         occasion: Occasion
         occasion, why = reason
@@ -773,17 +773,18 @@ class Connection:
     ) -> Outgoing | None:
         """Return the reply to a command, or None if none is wanted.
 
-        If it is longer than the argsz of the command, what goes out is the fixed part, which says
+        If it is longer than the argsz of the command, what goes out is the fixed part, which states
         how long it would have been.
 
         Raises:
-            CannotSendError: It is no reply to this command, or that has been answered already, or
+            CannotSendError: It is not a reply to this command, or that has been answered already,
+                or
             the
                 client does not take that many descriptors.
         """
         number = command.number
         if message.number != number or not message.is_reply:
-            raise CannotSendError(f"{type(message).__name__} is no reply to command {number}")
+            raise CannotSendError(f"{type(message).__name__} is not a reply to command {number}")
         if fds:
             self._check_fds(fds, _ROWS[number].gives_fds)
         if command.no_reply:
@@ -830,7 +831,7 @@ class Connection:
 
 
 def takes_descriptors(number: int, flags: int) -> bool:
-    """Say whether a message with this header may have descriptors that are of use."""
+    """Return whether a message with this header may have descriptors that are of use."""
     row = _ROWS.get(number)
     if row is None:
         return False

@@ -80,7 +80,7 @@ class BackgroundWriter(Generic[_Item]):
         return True
 
     def close(self, timeout_s: float) -> bool:
-        """Write what waits; say whether all of it was taken within a time.
+        """Write what waits; return whether all of it was taken within a time.
 
         The thread is left behind if it still waits for the reader then. It ends with the process.
         """

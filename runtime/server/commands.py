@@ -1,9 +1,9 @@
 """What a server does with each command of its client: a command in, a reply out, no socket.
 
 Nothing about migration is decided here. A state that is asked for goes to the engine; whether data
-may be read or written is what the session of the present state says in the migration table, against
-the `transfer` of the command in the table of the connection; which features there are, with which
-methods and sizes, is read from there too, and so is every errno.
+may be read or written is what the session of the present state states in the migration table,
+against the `transfer` of the command in the table of the connection; which features there are, with
+which methods and sizes, is read from there too, and so is every errno.
 
 What a command needs of the connection itself (VERSION, replies to DMA) is not here but in
 `vfio_migration.runtime.server.session`.
@@ -178,7 +178,7 @@ class CommandHandlers:
             return self._refusal(error, command.number)
 
     def _refusal(self, error: Exception, number: int) -> str:
-        """Return the name of the errno that says what a command raised; log what is a mistake."""
+        """Return the name of the errno that states what a command raised; log what is a mistake."""
         if isinstance(error, CommandError):
             return _errno(error)
         if isinstance(error, MalformedError):
@@ -276,7 +276,7 @@ class CommandHandlers:
         flags = (_READ if region.readable else 0) | (_WRITE if region.writable else 0)
         if not region.mappable or self.max_fds < 1:
             return Answered(DeviceGetRegionInfoReply(message.index, flags, region.size, 0))
-        # A region that can be mapped as a whole says so in a capability too. So its full reply is
+        # A region that can be mapped as a whole states it in a capability too. So its full reply is
         # longer than the fixed part, and a client without room for descriptors asks again.
         areas = tuple(MmapArea(area.offset, area.size) for area in region.areas)
         reply = DeviceGetRegionInfoReply(

@@ -39,7 +39,7 @@ class TokenBucket:
     Args:
         per_s: How many a second.
         burst: How many at once.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TokenBucket:
         self._level, self._at = burst, clock()
 
     def holds(self, count: float, *, reserved: float = 0.0) -> bool:
-        """Say whether so many may be taken now, and this part of the burst is left then."""
+        """Return whether so many may be taken now, and this part of the burst is left then."""
         now = self._clock()
         self._level = min(self._burst, self._level + (now - self._at) * self._per_s)
         self._at = now
@@ -66,7 +66,7 @@ class LogWriter(logging.Handler):
     Args:
         fd: The descriptor. It stays the caller's.
         formatter: Makes the lines: `vfio_migration.runtime.server.log.JsonLines` or `Text`.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class LogWriter(logging.Handler):
         return self._log_left_out() and self._put(line)
 
     def _fits(self, size: int, *, is_error: bool) -> bool:
-        """Say whether the rate has room for a line.
+        """Return whether the rate has room for a line.
 
         Once it had none, it has none again before there is room for those of a whole second, so
-        that what is left out is said once a second at most. Errors do not wait for this.
+        that what is left out is stated once a second at most. Errors do not wait for this.
         """
         if is_error:
             return self._lines.holds(1) and self._bytes.holds(size)

@@ -26,7 +26,7 @@ class Repeats(Generic[_Kind]):
     Args:
         report: Logs that lines of a kind were left out, and how many, where no line of this kind
             comes that could hold it.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Repeats(Generic[_Kind]):
         return len(self._kinds)
 
     def admit(self, kind: _Kind) -> int | None:
-        """Say whether a line is to be logged.
+        """Return whether a line is to be logged.
 
         Returns:
             How many of its kind were left out before it; None if it is only to be counted.

@@ -172,7 +172,7 @@ class Server(Closing):
         self._wake_up()
 
     def end_reason(self) -> str:
-        """Say why the present client is to end, or nothing if it is not."""
+        """Return why the present client is to end, or nothing if it is not."""
         if self._stopping:
             return "the server is to end"
         if self._to_end is not None and self._to_end is self.client:

@@ -99,7 +99,7 @@ class Held(NamedTuple):
         return Held(self.commands + 1, self.data + data, self.fds + len(command.fds))
 
     def within(self, most: Held) -> bool:
-        """Say whether it is no more than `most`, in each."""
+        """Return whether it is no more than `most`, in each."""
         return all(one <= other for one, other in zip(self, most, strict=True))
 
 
@@ -398,7 +398,7 @@ class Session:
             if self.over or time.monotonic() >= until:
                 raise _os_error("ETIMEDOUT", "the client does not answer")
             if full and not self._port.has_twin:
-                raise _os_error("ETIMEDOUT", "the reply stands behind more than can be put off")
+                raise _os_error("ETIMEDOUT", "the reply comes after more than can be put off")
             try:
                 if self._inbox and not full and not self._port.congested:
                     self._port.check_end()

@@ -210,7 +210,7 @@ def read(path: str | Path, timeout: float) -> dict[str, Any]:
             text += part
     found = _checked(text)
     if found is None:
-        raise NoStatusError(f"{where}: what answers there is no status of a server")
+        raise NoStatusError(f"{where}: what answers there is not the status of a server")
     if found["socket"] != [place.st_dev, place.st_ino]:
         raise NoStatusError(f"{where}: belongs to a server that {path} does not lead to any more")
     return found
@@ -241,7 +241,7 @@ def _checked(text: bytes) -> dict[str, Any] | None:
 
 
 def _is_counted(found: dict[str, Any]) -> bool:
-    """Say whether each number is one that can be counted, and shown."""
+    """Return whether each number is one that can be counted, and shown."""
     client = found["client"] or {}
     pids = [one["pid"] for one in (found, client) if "pid" in one]
     times = [found["serving_seconds"], client.get("connected_seconds", 0)]
@@ -254,7 +254,7 @@ def _is_counted(found: dict[str, Any]) -> bool:
 
 
 def listens(path: str | Path) -> bool | None:
-    """Say whether somebody listens at a socket, without a connection; None if that is not known.
+    """Return whether somebody listens at a socket, without a connection; None if that is not known.
 
     The kernel lists sockets by the names they were bound to, in its own network namespace.
     """
@@ -272,5 +272,5 @@ def listens(path: str | Path) -> bool | None:
 
 
 def is_socket(path: str | Path) -> bool:
-    """Say whether a path leads to a socket; raise `OSError` if it leads nowhere."""
+    """Return whether a path leads to a socket; raise `OSError` if it leads nowhere."""
     return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - as bytes allow

@@ -41,7 +41,7 @@ from vfio_migration.runtime.testing.stream_checks import (
     check_strangers,
 )
 from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, require
-from vfio_migration.runtime.testing.wording import described, fails, in_hook, standing
+from vfio_migration.runtime.testing.wording import described, fails, in_hook, where_in_words
 
 Check = Callable[[Setup], None]
 
@@ -51,7 +51,7 @@ _MADE_TO_FAIL = "made to fail by the test"
 
 
 def check_every_arc(setup: Setup) -> None:
-    """D1, S5: each arc can be taken, streams are where the table says, the device goes on after."""
+    """D1, S5: each arc can be taken, streams are where the table has them, the device goes on."""
     for arc in setup.machine.arcs:
         with setup.trial() as trial, setup.trial() as twin:
             trial.drive()
@@ -67,9 +67,9 @@ def check_every_arc(setup: Setup) -> None:
                 require("D9", False, fails(failure))
             # The one that stayed behind runs for as long, and what was held back is done by now.
             if setup.spec.permits_role(arc.to, "state_change"):
-                twin.settle(1.0)
+                twin.wait(1.0)
             for one in (trial, twin):
-                one.settle(1.0)
+                one.wait(1.0)
             go_on_alike(trial, twin, f"after {arc}, the device and one that stayed behind")
 
 
@@ -107,7 +107,7 @@ def check_refusals(setup: Setup) -> None:
 def check_reset(setup: Setup) -> None:
     """D9, D12: a reset leads from everywhere to a device like a new one."""
     # With all work done the line is up, if there is one and work ends with an interrupt.
-    for trial in chain(at_each_state(setup), at_each_state(setup, hears="line", busy=False)):
+    for trial in chain(at_each_state(setup), at_each_state(setup, listens_to="line", busy=False)):
         transfer = setup.transfer(trial.engine.state)
         if transfer == "read":
             trial.read(100)
@@ -167,7 +167,7 @@ def _disconnected(trial: Trial, *, mapped: bool) -> None:
         require("D9", False, f"after a disconnect in {where}: {fails(failure)}")
     if not mapped:
         trial.guest.connect(trial.device)
-    trial.settle(0.0)  # as a server does: work that has waited for the guest counts from now on
+    trial.wait(0.0)  # as a server does: work that has waited for the guest counts from now on
     if transfer != "write":
         with beside(trial) as twin:
             go_on_alike(trial, twin, f"a device after a disconnect in {where}, and one without")
@@ -237,11 +237,15 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
             break  # else it failed by its own doing, as it may, and it is tried again
     if not calls:
         return  # this arc does not call this hook
-    how = "and says that it is for good" if for_good else "and says that the device is back"
+    how = "and states that it is for good" if for_good else "and states that the device is back"
     what = f"{arc}, where `{hook}` fails, {how}"
     if failure is None:
         swallowed = len(calls) == 1
-        require("D11", not swallowed, f"{what}: the failure is swallowed, and the arc said taken")
+        require(
+            "D11",
+            not swallowed,
+            f"{what}: the failure is swallowed, and the arc is reported as taken",
+        )
         return  # it called the hook again, and then it did not fail
     if for_good or failure.event.name == "arc_failed_for_good":
         lost = trial.spec.event("arc_failed_for_good").to
@@ -253,7 +257,9 @@ def _fail_once(trial: Trial, arc: Arc, hook: str, for_good: bool) -> None:
         return
     now = trial.engine.situation
     require(
-        "D11", now == before, f"{what}: it was in {standing(before)}, and is in {standing(now)}"
+        "D11",
+        now == before,
+        f"{what}: it was in {where_in_words(before)}, and is in {where_in_words(now)}",
     )
     differ = unlike(seen, trial.observe(), "first", "then")
     require("D11", not differ, f"{what}: the device has changed: {differ}")
@@ -350,7 +356,7 @@ def check_dma_log(setup: Setup) -> None:
 
 def _written_while(trial: Trial, seconds: float) -> set[tuple[str, int]]:
     before = trial.guest.contents()
-    trial.settle(seconds)
+    trial.wait(seconds)
     return trial.guest.changed_since(before)
 
 

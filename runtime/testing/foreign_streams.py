@@ -1,6 +1,6 @@
-"""Streams that are whole and undamaged as streams, and wrong in what they say.
+"""Streams that are whole and undamaged as streams, and wrong in what they state.
 
-A checksum protects against accidents on the way. It says nothing about who made a stream: another
+A checksum protects against accidents on the way. It states nothing about who made a stream: another
 device, another version, or a writer with a mistake. So the streams here have good checksums, and
 it is the device itself that must refuse them, or take them over as they are.
 
@@ -154,17 +154,20 @@ def _other_devices(setup: Setup, rows: list[Frame]) -> Iterator[tuple[str, list[
     """Yield streams that say they are of something else."""
     header: dict[str, Any] = json.loads(rows[0].content)
 
-    def saying(**more: Any) -> list[Frame]:
+    def with_header(**more: Any) -> list[Frame]:
         return _with(rows, HEADER, 0, json.dumps(header | more).encode())
 
-    yield "a device of another name", saying(device="another device")
-    yield "a device with another identity", saying(id=[0xFFFE, 0xFFFE])
-    yield "a device with other memories", saying(memories=[*header["memories"], ["more", 4096]])
+    yield "a device of another name", with_header(device="another device")
+    yield "a device with another identity", with_header(id=[0xFFFE, 0xFFFE])
+    yield (
+        "a device with other memories",
+        with_header(memories=[*header["memories"], ["more", 4096]]),
+    )
     with setup.trial() as trial:
         loads = [int(one) for one in getattr(trial.device, "loads", ())]
     unknown = 1 + max([int(header["version"]), *loads])
-    yield f"version {unknown} of the device", saying(version=unknown)
-    yield "a device that does not say who it is", _with(rows, HEADER, 0, b"[]")
+    yield f"version {unknown} of the device", with_header(version=unknown)
+    yield "a device that does not name itself", _with(rows, HEADER, 0, b"[]")
 
 
 def _other_lengths(rows: list[Frame]) -> Iterator[tuple[str, list[Frame]]]:

@@ -36,12 +36,12 @@ _FEW: Final = 4
 """How many accesses a driver makes to each BAR that is not told to be thorough."""
 
 
-Hears: TypeAlias = Literal["all", "line", "nothing"]
+Listens: TypeAlias = Literal["all", "line", "nothing"]
 """Which interrupts a guest listens to: all kinds, INTx alone, or none yet."""
 
 
 class Clock:
-    """A clock that stands still until it is moved.
+    """A clock that is stopped until it is moved.
 
     Args:
         now: What it shows to begin with.
@@ -63,11 +63,11 @@ class Guest:
 
     Attributes:
         thorough: Whether its driver is to write to every register there is: set where all of them
-            are compared afterwards. `fuzz` heeds it; whoever drives better need not.
+            are compared afterwards. `fuzz` heeds it; anybody who drives better need not.
     """
 
-    def __init__(self, hears: Hears = "all") -> None:
-        self.hears: Hears = hears
+    def __init__(self, listens_to: Listens = "all") -> None:
+        self.listens_to: Listens = listens_to
         self.memory = Memory(GUEST_SIZE, "guest")
         self.peer = Memory(PEER_SIZE, f"{PEER_NAME}-of-a-peer")
         self.memory.view[:] = random.Random(0).randbytes(GUEST_SIZE)
@@ -93,7 +93,7 @@ class Guest:
         space.write(BARS, struct.pack("<I", 0xFEB00000))
         space.write(COMMAND, struct.pack("<H", 6))
         at, seen = bytes(space.read(0x34, 1))[0] & ~3, set[int]()
-        while self.hears != "line" and at and at not in seen:
+        while self.listens_to != "line" and at and at not in seen:
             seen.add(at)
             number, follows, control = struct.unpack("<BBH", space.read(at, 4))
             if number in (CAP_MSI, CAP_MSIX):
@@ -103,7 +103,7 @@ class Guest:
 
     def listen(self, device: DeviceContract) -> None:
         """Listen to all interrupts from now on."""
-        self.hears = "all"
+        self.listens_to = "all"
         self.hang_up()
         self._listen(device)
 
@@ -112,7 +112,7 @@ class Guest:
         for index in range(INDEXES):
             messages = index in (MSI, MSIX)
             count = device.interrupts.count(index)
-            if count and (self.hears == "all" or (self.hears == "line" and not messages)):
+            if count and (self.listens_to == "all" or (self.listens_to == "line" and not messages)):
                 fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]
                 self.events += fds
                 self._indexes.append(index)
@@ -125,9 +125,9 @@ class Guest:
 
     def interrupts(self) -> int:
         """Return how many interrupts have come since this was last asked."""
-        return sum(self.heard())
+        return sum(self.raised())
 
-    def heard(self) -> list[int]:
+    def raised(self) -> list[int]:
         """Return how many have come since then of each there is, by kind and vector."""
         counts = []
         for fd in self.events:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.testing.observe import not_arrived
-from vfio_migration.runtime.testing.steps import settle_alike, whole_life
+from vfio_migration.runtime.testing.steps import finish_alike, whole_life
 from vfio_migration.runtime.testing.trial import ObligationViolatedError, Setup, Trial, require
 from vfio_migration.runtime.testing.wording import fails
 
@@ -59,7 +59,7 @@ def _move(source: Trial, target: Trial, life: int, which: str) -> None:
     require("S1", same, f"{which}: the state is not what the source had")
     for trial in (source, target):
         trial.ask(setup.spec.initial)
-    settle_alike(source, target, f"{which}: source and destination")
+    finish_alike(source, target, f"{which}: source and destination")
 
 
 def check_descriptors(setup: Setup) -> None:

@@ -27,7 +27,7 @@ class Sight(NamedTuple):
         size: It is seen in pieces of so many bytes, one after the other; 0: as a whole.
         memory: It is plain memory.
         register: It is a register that the device itself answers for.
-        stopped: A client may write it while the device stands still.
+        stopped: A client may write it while the device is stopped.
     """
 
     what: str
@@ -85,7 +85,7 @@ def differing(one: Seen, other: Seen) -> list[Sight]:
 
 
 def unlike(one: Seen, other: Seen, who: str, whose: str) -> str:
-    """Say where two sights differ first, in each thing that is seen, and what is in either there.
+    """Return where two observations differ first, in each thing observed, and both contents.
 
     Args:
         one: The one.
@@ -104,7 +104,7 @@ def unlike(one: Seen, other: Seen, who: str, whose: str) -> str:
 
 
 def not_arrived(one: Seen, other: Seen) -> str:
-    """Say what of a source was not seen at the destination, and who may have forgotten it."""
+    """Return what of a source was not seen at the destination, and who may have forgotten it."""
     words = unlike(one, other, "source", "destination")
     if any(sight.register for sight in differing(one, other)):
         words += " (does `save` leave it out, or `load` not put it back?)"

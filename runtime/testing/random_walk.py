@@ -7,7 +7,7 @@ import random
 from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.testing.observe import not_arrived
 from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, require
-from vfio_migration.runtime.testing.wording import fails, standing
+from vfio_migration.runtime.testing.wording import fails, where_in_words
 
 
 class Walk:
@@ -68,7 +68,7 @@ class Walk:
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and hold what happens in it against the table."""
-        self.trial.idle() if seconds >= 1 else self.trial.settle(seconds)
+        self.trial.idle() if seconds >= 1 else self.trial.wait(seconds)
 
     def read(self, size: int) -> None:
         """Read on; a stream that is whole is taken over by another device."""
@@ -119,13 +119,13 @@ class Walk:
         require(
             "D9",
             self.trial.engine.situation == before,
-            f"a disconnect in {standing(before)} moved the device",
+            f"a disconnect in {where_in_words(before)} moved the device",
         )
         self.trial.guest.hang_up()
         self.trial.guest.connect(self.trial.device)
 
     def coherent(self) -> None:
-        """Hold what the device offers against what the table says."""
+        """Hold what the device offers against what the table specifies."""
         self.trial.coherent()
 
     def _forget(self) -> None:

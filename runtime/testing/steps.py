@@ -9,20 +9,20 @@ from collections.abc import Iterator
 
 from vfio_migration.model import Arc
 from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
-from vfio_migration.runtime.testing.guest import Hears
+from vfio_migration.runtime.testing.guest import Listens
 from vfio_migration.runtime.testing.observe import unlike
 from vfio_migration.runtime.testing.trial import Setup, Trial, require
 
-_SETTLING_STEPS = 20
+_FINISHING_STEPS = 20
 """Steps of time, each twice as long as the one before: from a millisecond to nine minutes."""
 
 
 def at_each_state(
-    setup: Setup, seeds: int = 1, hears: Hears = "all", *, busy: bool = True
+    setup: Setup, seeds: int = 1, listens_to: Listens = "all", *, busy: bool = True
 ) -> Iterator[Trial]:
     """Yield driven devices in each state, with work begun (`busy`) or with all of it done."""
     for state, seed in itertools.product(setup.states(lambda _: True), range(seeds)):
-        with setup.trial(seed, hears) as trial:
+        with setup.trial(seed, listens_to) as trial:
             _begin(trial, busy=busy)
             trial.reach(state)
             yield trial
@@ -38,7 +38,7 @@ def _begin(trial: Trial, *, busy: bool) -> None:
 @contextlib.contextmanager
 def beside(trial: Trial) -> Iterator[Trial]:
     """Make a twin of a device of `at_each_state`, which stays where it began."""
-    with trial.setup.trial(0, trial.guest.hears) as twin:
+    with trial.setup.trial(0, trial.guest.listens_to) as twin:
         _begin(twin, busy=True)
         yield twin
 
@@ -52,10 +52,10 @@ def leave(trial: Trial, arc: Arc) -> None:
 
 
 def resumed(
-    setup: Setup, stream: bytes, pieces: tuple[int, ...] = (1 << 16,), hears: Hears = "all"
+    setup: Setup, stream: bytes, pieces: tuple[int, ...] = (1 << 16,), listens_to: Listens = "all"
 ) -> Trial:
-    """Return a device that has taken a stream over and stands still."""
-    made = Trial(setup, 50, hears)  # unlike any source: another time, other contents
+    """Return a device that has taken a stream over and is stopped."""
+    made = Trial(setup, 50, listens_to)  # unlike any source: another time, other contents
     try:
         made.drive()
         made.reach(setup.writing()[0])
@@ -97,38 +97,38 @@ def go_on_alike(
         trial.rng = random.Random(seed)
         trial.clock.now += 1
         trial.guest.serve_line(trial.device)
-        trial.settle(1.0)
+        trial.wait(1.0)
         trial.drive(2, thorough=thorough)
     left, right = (trial.observe(thorough=thorough) for trial in (one, other))
     differ = unlike(left, right, "the former", "the latter")
     require("S5", not differ, f"{who} go on unlike: {differ}")
-    heard = [trial.guest.heard() for trial in (one, other)]
-    described = interrupts_in_words(one, heard[0], heard[1], ("former", "latter"))
-    require("S5", heard[0] == heard[1], f"{who} go on unlike: interrupts heard: {described}")
+    raised = [trial.guest.raised() for trial in (one, other)]
+    described = interrupts_in_words(one, raised[0], raised[1], ("former", "latter"))
+    require("S5", raised[0] == raised[1], f"{who} go on unlike: interrupts received: {described}")
 
 
-def settle_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> None:
+def finish_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> None:
     """Let two devices finish what they have begun, undriven, and hold them side by side.
 
     What a driver does next may hide that work which was under way has been lost: so it does
     nothing here, and time alone passes, the same for both.
     """
-    heard = [list[int](), list[int]()]
-    for trial, counts in ((one, heard[0]), (other, heard[1])):
-        # A line that was up is told to a new listener, which the source's has heard before.
+    raised = [list[int](), list[int]()]
+    for trial, counts in ((one, raised[0]), (other, raised[1])):
+        # A line that was up is reported to a new listener, which the source's has heard before.
         trial.guest.serve_line(trial.device)
-        trial.guest.heard()
+        trial.guest.raised()
         before = trial.world()
-        for step in range(_SETTLING_STEPS):
-            trial.settle(0.001 * 2**step)
-        counts += trial.guest.heard()
+        for step in range(_FINISHING_STEPS):
+            trial.wait(0.001 * 2**step)
+        counts += trial.guest.raised()
         counts.append(int(trial.world() != before))
     left, right = (trial.observe(thorough=thorough) for trial in (one, other))
     differ = unlike(left, right, "source", "destination")
     lost = "work that was put off has been lost, or is done otherwise"
     require("S1", not differ, f"{who}, left alone until all is done, differ ({lost}): {differ}")
-    described = interrupts_in_words(one, heard[0], heard[1])
-    same = heard[0] == heard[1]
+    described = interrupts_in_words(one, raised[0], raised[1])
+    same = raised[0] == raised[1]
     require("S1", same, f"{who}, left alone until all is done, differ ({lost}): {described}")
 
 
@@ -138,7 +138,7 @@ def interrupts_in_words(
     there: list[int],
     who: tuple[str, str] = ("source", "destination"),
 ) -> str:
-    """Say where two counts of interrupts, and of whether memory was written, differ."""
+    """Return where two counts of interrupts, and of whether memory was written, differ."""
     names = [f"{kind} {vector}" for kind, vector in trial.guest.listened(trial.device)]
     described = [
         f"{name}: {mine} of the {who[0]}, {yours} of the {who[1]}"
@@ -153,7 +153,7 @@ def interrupts_in_words(
 def as_new(trial: Trial, when: str) -> None:
     """Hold a device that was reset against one that was just made."""
     trial.coherent(when)
-    with trial.setup.trial(hears=trial.guest.hears) as fresh:
+    with trial.setup.trial(listens_to=trial.guest.listens_to) as fresh:
         fresh.guest.take_over_memory(trial.guest)
         seen, new = trial.observe(), fresh.observe()
         differ = unlike(seen, new, "it has", "a new device")

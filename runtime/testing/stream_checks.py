@@ -11,31 +11,31 @@ import random
 
 from vfio_migration.runtime.engine.errors import RequestFailedError
 from vfio_migration.runtime.kit.interrupts import MSI, MSIX
-from vfio_migration.runtime.testing.guest import Hears
+from vfio_migration.runtime.testing.guest import Listens
 from vfio_migration.runtime.testing.observe import not_arrived, unlike
 from vfio_migration.runtime.testing.steps import (
     as_new,
+    finish_alike,
     go_on_alike,
     interrupts_in_words,
     resumed,
-    settle_alike,
 )
 from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, is_errno, require
-from vfio_migration.runtime.testing.wording import fails, standing
+from vfio_migration.runtime.testing.wording import fails, where_in_words
 
 
 def check_migration(setup: Setup) -> None:
     """S1, S2, S5: what arrives is the whole state, however cut; the source is unharmed."""
     pieces = ((1,), (7, 64), (1 << 20,))
     growing = [*setup.ends("temporary"), None]
-    ways = itertools.product(_ears(setup), enumerate(growing), setup.ends("final"))
-    for seed, (hears, (number, begin), final) in enumerate(ways):
+    ways = itertools.product(_guests(setup), enumerate(growing), setup.ends("final"))
+    for seed, (listens_to, (number, begin), final) in enumerate(ways):
         # With all work done, and with some still to be done; both ways if there is but one.
         for busy in (False, True) if len(growing) == 1 else (bool(number % 2),):
-            _migrates(setup, seed, hears, begin, final, pieces[number % len(pieces)], busy)
+            _migrates(setup, seed, listens_to, begin, final, pieces[number % len(pieces)], busy)
 
 
-def _ears(setup: Setup) -> tuple[Hears, ...]:
+def _guests(setup: Setup) -> tuple[Listens, ...]:
     """Return the ways to listen to interrupts that can make a difference to the device."""
     with setup.trial() as trial:
         irq = trial.device.interrupts
@@ -46,13 +46,13 @@ def _ears(setup: Setup) -> tuple[Hears, ...]:
 def _migrates(
     setup: Setup,
     seed: int,
-    hears: Hears,
+    listens_to: Listens,
     begin: str | None,
     final: str,
     pieces: tuple[int, ...],
     busy: bool,
 ) -> None:
-    with setup.trial(seed, hears) as source:
+    with setup.trial(seed, listens_to) as source:
         source.guest.set_up(source.device)
         source.drive(3, thorough=True)
         stream = b""
@@ -71,7 +71,7 @@ def _migrates(
         left = source.estimate(f"in {source.where}")
         rest = source.read_all(4093)
         enough = bool(left) or not rest
-        require("S3", enough, f"nothing is said to be left, and {len(rest)} bytes are read")
+        require("S3", enough, f"nothing is reported to be left, and {len(rest)} bytes are read")
         more = b"".join(source.read(100) for _ in range(3))
         require("S3", not more, "there is more after the end of the stream")
         require("D5", source.observe() == seen, "streaming changed the device")
@@ -80,7 +80,7 @@ def _migrates(
 
 def _follow(source: Trial, final: str) -> None:
     """Go on to the final end of stream, by arcs that keep the session."""
-    source.settle(0.0)
+    source.wait(0.0)
     source.ask(final)
 
 
@@ -89,7 +89,7 @@ def _arrives(
 ) -> None:
     seen = source.observe(thorough=True)
     try:
-        target = resumed(setup, stream, pieces, source.guest.hears)
+        target = resumed(setup, stream, pieces, source.guest.listens_to)
     except RequestFailedError as failure:
         require("S1", False, f"a whole stream is refused: {fails(failure)}")
         return
@@ -103,16 +103,16 @@ def _arrives(
         # Both go on alike: nothing of the state was only in the source's memory of it.
         for trial in (source, target):
             trial.ask(setup.spec.initial)
-        if source.guest.hears == "nothing":
-            # What was raised while nobody listened is told to whoever does first.
+        if source.guest.listens_to == "nothing":
+            # What was raised while nobody listened is reported to anybody who does first.
             for trial in (source, target):
                 trial.guest.listen(trial.device)
-            here, there = source.guest.heard(), target.guest.heard()
+            here, there = source.guest.raised(), target.guest.raised()
             described = interrupts_in_words(source, here, there)
             require(
                 "S1", here == there, f"interrupts that were kept have not all arrived: {described}"
             )
-        settle_alike(source, target, "source and destination")
+        finish_alike(source, target, "source and destination")
         go_on_alike(source, target, "source and destination", seed=seed, thorough=True)
 
 
@@ -144,7 +144,7 @@ def check_mapped_memory(setup: Setup) -> None:
 
 
 def _scribble(trial: Trial) -> bool:
-    """Write to memory of the device as a client does that has mapped it; say if there is any."""
+    """Write to memory of the device as a client does that has mapped it; return if there is any."""
     done = False
     for region in trial.device.regions:
         for area in region.areas if region.mappable else ():
@@ -156,7 +156,7 @@ def _scribble(trial: Trial) -> bool:
 
 
 def check_ends_of_stream(setup: Setup) -> None:
-    """S3: an end of stream that can pass is told apart from the last; initial bytes only fall."""
+    """S3: a temporary end of stream differs from the final one; initial bytes only fall."""
     for state in setup.ends("temporary"):
         with setup.trial() as trial:
             trial.drive(2)
@@ -165,7 +165,7 @@ def check_ends_of_stream(setup: Setup) -> None:
             for size in (1, 4096, 1 << 20, 1 << 20):
                 data = trial.try_read(size)
                 if data is None:
-                    break  # nothing can be read while it runs: there is no end to tell apart
+                    break  # nothing can be read while it runs: there is no end to distinguish
                 info = trial.device.precopy_info()
                 require("S3", info.initial <= left, f"initial bytes rose to {info.initial}")
                 left = info.initial
@@ -212,7 +212,7 @@ def _refused(setup: Setup, stream: bytes, what: str, rest: bytes | None = None) 
         now = trial.engine.situation
         lost = setup.spec.event("arc_failed_for_good").to
         back = now == situation
-        words = f"{what}: refused, which left the device in {standing(now)}"
+        words = f"{what}: refused, which left the device in {where_in_words(now)}"
         require("D11", back or now.state == lost, words)
         trial.idle()
         if back:

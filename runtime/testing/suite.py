@@ -6,7 +6,7 @@
 That makes a test case which drives the device, for every capability set of the table, through every
 arc, every failing step, a reset and a disconnect at every point and several life cycles, moves its
 state to another one in all ways the table allows, damages streams, and has hypothesis try what
-nobody thought of. Each test says which obligation it is about (docs/obligations.md): D of one
+nobody thought of. Each test states which obligation it is about (docs/obligations.md): D of one
 device, S of streams. A device that breaks one fails with the number and what happened.
 
 Hypothesis is needed for the last of these only: the extra "testing" brings it.
@@ -62,7 +62,7 @@ class Problem(NamedTuple):
         check: The check that found it.
         capabilities: The capability set it was found with.
         words: What happened.
-        place: Where the device stood, and what it had been asked last.
+        place: Where the device was, and what it had been asked last.
     """
 
     obligation: str
@@ -98,7 +98,7 @@ def device_test_suite(
         spec: The table; the one of the package if none is given.
         drive: What a driver does to the device: called with the device, a `Guest` (whose memory is
             mapped at `GUEST_AT`, that of a peer at `PEER_AT`) and a random number generator. If
-            nothing is said it is `fuzz`: anything is written to the first registers of each BAR,
+            nothing is stated it is `fuzz`: anything is written to the first registers of each BAR,
             and to each of them where a migration is compared. The better it drives, the more is
             tried.
         capabilities: The capability sets to try; all of the table's first profile by default.

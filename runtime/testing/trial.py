@@ -19,7 +19,7 @@ from vfio_migration.runtime.engine.errors import RequestFailedError, errno_numbe
 from vfio_migration.runtime.engine.records import Record
 from vfio_migration.runtime.kit.contract import DeviceContract
 from vfio_migration.runtime.kit.errors import CommandError
-from vfio_migration.runtime.testing.guest import Clock, Drive, Guest, Hears, fuzz
+from vfio_migration.runtime.testing.guest import Clock, Drive, Guest, Listens, fuzz
 from vfio_migration.runtime.testing.observe import Seen, look, unlike
 from vfio_migration.runtime.testing.wording import described, in_hook, in_words
 
@@ -32,7 +32,7 @@ between two moments is the same for a source and a destination, whatever the tim
 MAX_TRIES: Final = 4
 """How often what fails by the device's own doing is tried again."""
 _ENDLESS: Final = 16
-"""How many times what was said to be left is read before it is given up."""
+"""How many times what was reported to be left is read before it is given up."""
 
 
 class ObligationViolatedError(AssertionError):
@@ -41,7 +41,7 @@ class ObligationViolatedError(AssertionError):
     Attributes:
         obligation: Its number among the obligations ("D3", "S1"), as in docs/obligations.md.
         words: What happened.
-        place: Where the device stood and what it had been asked last; empty if nobody knows.
+        place: Where the device was and what it had been asked last; empty if nobody knows.
         several: It is about several devices, and `place` about each of them.
     """
 
@@ -86,12 +86,12 @@ class Setup:
         return self.spec.machine(self.flags)
 
     @contextlib.contextmanager
-    def trial(self, seed: int = 1, hears: Hears = "all") -> Iterator[Trial]:
+    def trial(self, seed: int = 1, listens_to: Listens = "all") -> Iterator[Trial]:
         """Make a device and a guest for it."""
-        with Trial(self, seed, hears) as made:
+        with Trial(self, seed, listens_to) as made:
             yield made
 
-    # --- places, by what the table says of them ---
+    # --- places, by what the table specifies for them ---
 
     def states(self, wanted: Callable[[State], object]) -> list[str]:
         """Return the states of this capability set that can be asked for and for which it holds."""
@@ -110,7 +110,7 @@ class Setup:
         ]
 
     def quiet(self) -> str:
-        """Return a state without a session in which the device stands still."""
+        """Return a state without a session in which the device is stopped."""
         return self.states(
             lambda row: (
                 self.transfer(row.name) == "none"
@@ -147,23 +147,23 @@ class Trial:
         clock: The device's time.
     """
 
-    def __init__(self, setup: Setup, seed: int, hears: Hears = "all") -> None:
+    def __init__(self, setup: Setup, seed: int, listens_to: Listens = "all") -> None:
         self.setup = setup
         self.spec = setup.spec
-        # As on two hosts: what the time is on one says nothing on the other.
+        # As on two hosts: what the time is on one states nothing on the other.
         self.clock = Clock(1000.0 * (1 + 1000 // (1 + seed)))
         self.rng = random.Random(seed)
         self.device = setup.factory(spec=setup.spec, capabilities=setup.flags, clock=self.clock)
         self.engine = Engine(setup.spec, setup.flags, self.device, observers=[self._note])
         self._last = "it was made"
-        self.guest = Guest(hears)
+        self.guest = Guest(listens_to)
         self.guest.connect(self.device)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
-        """Give all back; whatever was raised is told where the device stood."""
+        """Give all back; whatever was raised is reported where the device was."""
         if isinstance(error, ObligationViolatedError):
             if not error.place or error.several:
                 error.several = True
@@ -178,9 +178,9 @@ class Trial:
 
     @property
     def place(self) -> str:
-        """Where the device stands, and what has happened to it last, in words."""
+        """Where the device is, and what has happened to it last, in words."""
         names = ",".join(self.setup.machine.names)
-        return f"a device with {names} stands in {self.engine.state} after {self._last}"
+        return f"a device with {names} is in {self.engine.state} after {self._last}"
 
     def close(self) -> None:
         """Give all back."""
@@ -191,7 +191,7 @@ class Trial:
     # --- acting ---
 
     def hold(self, number: str, holds: object, words: str) -> None:
-        """Raise `ObligationViolatedError` unless this holds, with where the device stands."""
+        """Raise `ObligationViolatedError` unless this holds, with where the device is."""
         if not holds:
             raise ObligationViolatedError(number, words, self.place)
 
@@ -206,7 +206,7 @@ class Trial:
         try:
             for _ in range(times):
                 self.setup.drive(self.device, self.guest, self.rng)
-                self.settle(0.01)
+                self.wait(0.01)
         finally:
             self.guest.thorough = False
 
@@ -214,7 +214,7 @@ class Trial:
         """Do what a driver does, and let no time pass: what it begins is still under way."""
         self.setup.drive(self.device, self.guest, self.rng)
 
-    def settle(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Let time pass, and the device do what is due."""
         self.clock.now += round(seconds * _UNROUND / _TICK) * _TICK
         for _ in range(8):
@@ -241,7 +241,7 @@ class Trial:
         self.coherent()
 
     def coherent(self, when: str = "") -> None:
-        """Hold what the device offers against what the table says of the state it is in."""
+        """Hold what the device offers against what the table specifies for the state it is in."""
         state, device = self.engine.state, self.device
         transfer, end = self.setup.transfer(state), self.spec.stream_end(state)
         at = f"in {self.where} {when}".strip()
@@ -259,21 +259,19 @@ class Trial:
         self.hold(
             "S3",
             _works(device.precopy_info) == informs,
-            f"{at}: how much is left is {'not ' if informs else ''}told",
+            f"{at}: how much is left is {'not ' if informs else ''}reported",
         )
         if transfer != "write" and self.spec.state(state).settable:
             self.estimate(at)
 
     def estimate(self, at: str) -> int:
-        """Return how much the device says is left to be read once it is stopped."""
+        """Return how much the device reports is left to be read once it is stopped."""
         try:
             size = self.device.stop_copy_length()
         except Exception as error:
-            words = (
-                f"{at}: how much will be left cannot be said{in_hook(error)}: {described(error)}"
-            )
+            words = f"{at}: how much will be left is not known{in_hook(error)}: {described(error)}"
             raise ObligationViolatedError("S3", words, self.place) from error
-        self.hold("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are said to be left")
+        self.hold("S3", 0 <= size < 1 << 64, f"{at}: {size} bytes are reported to be left")
         return size
 
     def reach(self, state: str) -> None:
@@ -368,7 +366,7 @@ class Trial:
         before, seen = self.world(), self.observe()
         self.guest.interrupts()
         state = self.engine.state
-        self.settle(1.0)
+        self.wait(1.0)
         after, came = self.world(), self.guest.interrupts()
         permits = {row.role for row in self.spec.activities if self.spec.permits(state, row.name)}
         if "guest_dma" not in permits:
@@ -389,7 +387,7 @@ class Trial:
             with self.guest.watching(self.device) as changed:
                 self.begin()
             before = self.guest.contents()
-            self.settle(1.0)
+            self.wait(1.0)
             changed |= self.guest.changed_since(before)
             now = self.observe()
             # Plain memory that a client maps is out of anybody's hands, and what a client restores
@@ -405,7 +403,7 @@ class Trial:
 
 
 def _works(call: Callable[[], object], *, busy: bool = False) -> bool:
-    """Say whether something is answered; `busy`: one that fails for now counts as well."""
+    """Return whether something is answered; `busy`: one that fails for now counts as well."""
     try:
         call()
     except CommandError as refusal:
@@ -414,7 +412,7 @@ def _works(call: Callable[[], object], *, busy: bool = False) -> bool:
 
 
 def is_errno(failure: RequestFailedError) -> bool:
-    """Say whether a failure names an errno that exists."""
+    """Return whether a failure names an errno that exists."""
     try:
         return errno_number(failure.errno) > 0
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a complaint about a device says: which obligation, in words, and who raised what where."""
+"""The words of a complaint about a device: which obligation, and who raised what where."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OBLIGATIONS: Final = {
     "D3": "A stopped device starts no DMA and raises no interrupt",
     "D4": "No peer-to-peer DMA starts while the device is quiesced or stopped",
     "D5": (
-        "The device's own state stands still while it is stopped, so what STOP_COPY streams "
+        "The device's own state does not change while it is stopped, so what STOP_COPY streams "
         "is a snapshot"
     ),
     "D6": (
         "The failed state is entered only by a failure, of an arc, a reset or a disconnect, "
         "and left only by a reset"
     ),
-    "D7": "After a failed request the device stands on the request's path or in the failed state",
+    "D7": "After a failed request the device is on the request's path or in the failed state",
     "D8": "A refused request changes nothing at all",
     "D9": "From every state there is a way back to the initial one, with at most one reset",
     "D10": "No arc both closes a session and opens another",
@@ -39,9 +39,9 @@ OBLIGATIONS: Final = {
         "reads and writes cut it up, and whichever replies are not sent"
     ),
     "S3": (
-        "Temporary and final end of stream are told apart: after a final one nothing comes, "
+        "Temporary and final end of stream are distinguished: after a final one nothing comes, "
         "and initial_bytes only falls, except when the device announces new initial data to "
-        "a client that asked to be told"
+        "a client that asked to be notified"
     ),
     "S4": "An incomplete or damaged stream never leads to a running device",
     "S5": (
@@ -66,7 +66,7 @@ _DEEP: Final = 8
 
 
 def in_words(obligation: str) -> str:
-    """Return what an obligation says, in brackets, if it is one of the obligations."""
+    """Return what an obligation states, in brackets, if it is one of the obligations."""
     return f" ({OBLIGATIONS[obligation]})" if obligation in OBLIGATIONS else ""
 
 
@@ -105,8 +105,8 @@ def fails(failure: RequestFailedError) -> str:
     return f"{failure.arc} fails{in_hook(failure)}: {described(failure.__cause__)}"
 
 
-def standing(situation: Situation) -> str:
-    """Return where a device stands, in words."""
+def where_in_words(situation: Situation) -> str:
+    """Return the state and the data session of a device, in words."""
     if situation.session is None:
         return f"{situation.state}, without a data session"
     return f"{situation.state}, in data session {situation.session}"

@@ -1,4 +1,4 @@
-"""The process that receives the descriptors of peers; `descriptor_kinds` says why there is one.
+"""The process that receives the descriptors of peers; `descriptor_kinds` states why there is one.
 
 It is started when the first descriptor comes, and serves one peer after the other. One that has
 got a descriptor which must not be closed is left behind with it when its peer goes away, and the

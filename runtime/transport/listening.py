@@ -31,7 +31,7 @@ START_TIMEOUT_S: Final = 5.0
 
 
 class CannotListenError(Exception):
-    """There is no listening there; the message says why and what to do."""
+    """There is no listening there; the message states why and what to do."""
 
 
 @contextlib.contextmanager
@@ -93,11 +93,11 @@ def given(fd: int) -> socket.socket:
         sock = socket.socket(fileno=fd)
     except OSError as error:
         if error.errno == errno.ENOTSOCK:
-            raise CannotListenError(f"descriptor {fd} is no UNIX stream socket") from error
+            raise CannotListenError(f"descriptor {fd} is not a UNIX stream socket") from error
         raise CannotListenError(f"descriptor {fd}: {why(error)}") from error
     if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
         sock.detach()
-        raise CannotListenError(f"descriptor {fd} is no UNIX stream socket")
+        raise CannotListenError(f"descriptor {fd} is not a UNIX stream socket")
     if not is_listening(sock) and not _has_peer(sock):
         sock.detach()
         raise CannotListenError(
@@ -108,7 +108,7 @@ def given(fd: int) -> socket.socket:
 
 
 def is_listening(sock: socket.socket) -> bool:
-    """Say whether clients connect to this socket, or it is a client's already."""
+    """Return whether clients connect to this socket, or it is a client's already."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 

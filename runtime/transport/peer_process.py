@@ -1,6 +1,6 @@
 """Which process serves a device: a server that was started anew has lost what its device held.
 
-The kernel says of a connection who listens there, and of a message who sent it. These need not be
+The kernel states of a connection who listens there, and of a message who sent it. These need not be
 the same: a service manager listens and hands its sockets over, a relay stands between. It is the
 one who answers that has the device.
 
@@ -80,7 +80,7 @@ class Process:
         return int(_INT.unpack(raw)[0])
 
     def is_same(self, other: Process) -> bool | None:
-        """Say whether this is that process; None if that cannot be known."""
+        """Return whether this is that process; None if that cannot be known."""
         if self.boot and other.boot and self.boot != other.boot:
             return False
         if self.unique and other.unique:
@@ -91,7 +91,7 @@ class Process:
         return (self.pid, self.started) == (other.pid, other.started)
 
     def is_there(self) -> bool | None:
-        """Say whether it still exists and is no zombie; None if that cannot be known here."""
+        """Return whether it still exists and is no zombie; None if that cannot be known here."""
         if self.boot and self.boot != _boot():
             return False
         if not self.pid or (self.space and self.space != _space()):
@@ -132,11 +132,11 @@ class Process:
                         0 <= one <= _MAX_NUMBER for one in (started, unique, space)
                     ):
                         return cls(pid, started, unique, boot, space)
-        raise ValueError(f"{data!r} is no process")
+        raise ValueError(f"{data!r} is not a process")
 
 
 def has_ended(pidfd: int) -> bool:
-    """Say whether the process of a pidfd exists no more, or is a zombie."""
+    """Return whether the process of a pidfd exists no more, or is a zombie."""
     poll = select.poll()  # any number of descriptors may be open
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))

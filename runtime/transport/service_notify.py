@@ -49,7 +49,7 @@ class Watchdog:
     Args:
         interval_s: How many seconds are between two messages.
         environ: As for `notify`.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Watchdog:
         self._due = 0.0
 
     def feed(self) -> float:
-        """Say that the loop goes on, if it is time; return when it is time again."""
+        """Report that the loop goes on, if it is time; return when it is time again."""
         now = self._clock()
         if now >= self._due:
             notify(WATCHDOG, environ=self._environ)

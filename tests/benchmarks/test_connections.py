@@ -49,18 +49,18 @@ def test_clients_leave_nothing_behind(served) -> None:
                 client.mig_read(4096)
                 client.reset()
 
-    def settled() -> tuple[int, int]:
+    def finished() -> tuple[int, int]:
         with Client(path) as client:
             assert client.state == 2
         time.sleep(0.2)
         return kept(process)
 
     connect(500)
-    descriptors, resident = settled()
+    descriptors, resident = finished()
     begun = time.perf_counter()
     connect(CLIENTS)
     seconds = time.perf_counter() - begun
-    descriptors_after, resident_after = settled()
+    descriptors_after, resident_after = finished()
     grown = resident_after - resident
     print(
         f"\n{CLIENTS} clients in {seconds:.1f} s; descriptors {descriptors} -> {descriptors_after}"

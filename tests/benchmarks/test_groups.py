@@ -1,7 +1,7 @@
 """Groups in spin, beside the proof that needs no size. Run with `make spin`.
 
 Spin and gcc are no development dependencies: this is skipped with the other benchmarks, and where
-it is asked for and they are missing, it fails and says how to get them.
+it is asked for and they are missing, it fails and states how to get them.
 """
 
 from __future__ import annotations

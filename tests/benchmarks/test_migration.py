@@ -1,7 +1,7 @@
 """Whole migrations: how fast against C that only copies, what downtime they take, what they leave.
 
 The C program sends 1 GiB from one process to another over a UNIX stream socket, into fresh memory.
-A migration sends it twice, from the source to whoever coordinates and on to the destination,
+A migration sends it twice, from the source to the coordinator and on to the destination,
 checks every byte at both ends, and moves the device through all of its states.
 
 Nothing here asserts a time: a busy machine is no bug. What is left behind is asserted.
@@ -44,8 +44,10 @@ def copy(tmp_path_factory):
 
 def copied(program: Path) -> tuple[float, float]:
     """Seconds, and seconds of processor time, for 1 GiB in C."""
-    said = subprocess.run([program, str(GIB)], capture_output=True, text=True, check=True).stdout
-    took, spent = map(float, said.split())
+    reported = subprocess.run(
+        [program, str(GIB)], capture_output=True, text=True, check=True
+    ).stdout
+    took, spent = map(float, reported.split())
     return took, spent
 
 

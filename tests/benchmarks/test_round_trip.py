@@ -21,7 +21,7 @@ from support.c_peers import (
     Driver,
     Exchange,
     get_state,
-    hello,
+    handshake,
     region_read,
     region_write,
     running,
@@ -72,7 +72,7 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
         Driver(built, ours, here) as us,
         Driver(built, theirs, here) as them,
     ):
-        us.turns(1, hello())
+        us.turns(1, handshake())
         us.turns(100, *messages)
         them.turns(100, *messages)
         # In turns, so that whatever else the machine does falls on both alike.
@@ -88,7 +88,7 @@ def test_a_round_trip(built, tmp_path, name: str, apart: bool) -> None:
     )
 
 
-def test_without_a_compiler_it_says_what_to_install(tmp_path, monkeypatch) -> None:
+def test_without_a_compiler_it_states_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(c_peers.NotBuiltError, match="apt-get install gcc"):
         c_peers.build(tmp_path)

@@ -21,7 +21,7 @@ import pytest
 from support import c_peers
 from support.c_peers import (
     Driver,
-    hello,
+    handshake,
     read_data,
     running,
     serving,
@@ -95,7 +95,7 @@ def test_reading(built, tmp_path, block: int, apart: bool) -> None:
         Driver(built, ours, here) as us,
         Driver(built, theirs, here) as them,
     ):
-        us.turns(1, hello())
+        us.turns(1, handshake())
         for number in range(ROUNDS + 1):
             us.turns(1, set_state(STOP_COPY))
             mine, answer = us.turns(SIZE // block, ask)
@@ -143,7 +143,7 @@ def test_writing(built, tmp_path, stream: Path, apart: bool) -> None:
         Driver(built, ours, here) as us,
         Driver(built, theirs, here) as them,
     ):
-        us.turns(1, hello())
+        us.turns(1, handshake())
         for _ in range(WRITE_ROUNDS):
             us.turns(1, c_peers.reset())
             us.turns(1, set_state(RESUMING))

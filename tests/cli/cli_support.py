@@ -85,7 +85,7 @@ def until(condition: Callable[[], object], what: str = "it does not happen") -> 
         time.sleep(0.005)
 
 
-def says(ran: Ran, status: int, *lines: str) -> None:
+def complains(ran: Ran, status: int, *lines: str) -> None:
     """See that a command printed nothing but a complaint."""
     assert ran.err == "".join(
         f"{line}\n" for line in (f"vfio-migration: error: {lines[0]}", *lines[1:])
@@ -94,7 +94,7 @@ def says(ran: Ran, status: int, *lines: str) -> None:
 
 
 class Gate(threading.Event):
-    """For an arc of a device in `harness`: says whether the device hangs in it already."""
+    """For an arc of a device in `harness`: states whether the device hangs in it already."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Served:
 
     @property
     def state(self) -> str:
-        """Where the device stands."""
+        """Where the device is."""
         with Client(self.path) as client:
             return client.state()
 
@@ -136,7 +136,7 @@ class Program:
         file_size: How large files of its own may become (RLIMIT_FSIZE).
         environment: What is different in its environment.
         override: Whether it may pass over the modes of files, as root may.
-        timeout_s: How many seconds it waits for whoever reads, at its end.
+        timeout_s: How many seconds it waits for anybody who reads, at its end.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Program:
         return not self._process.is_alive()
 
     def over_within(self, seconds: float) -> bool:
-        """Say whether it ends within a time."""
+        """Return whether it ends within a time."""
         self._process.join(seconds)
         return self.over
 

@@ -59,8 +59,8 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         finally:  # `serve` logs its own way
             root.handlers[:] = before
             root.setLevel(level)
-        said = capfd.readouterr()
-        return Ran(status, said.out, said.err)
+        reported = capfd.readouterr()
+        return Ran(status, reported.out, reported.err)
 
     return cli
 

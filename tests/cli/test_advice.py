@@ -92,11 +92,11 @@ def test_what_an_interrupted_migration_advises_is_safe_to_copy(name, tmp_path, m
         assert main(["migrate", f"--journal={name}", "--", name, f"{name}2"]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    said = capfd.readouterr().err
+    reported = capfd.readouterr().err
     if "\n" in name:  # it is escaped, for a terminal, and cannot be copied at all
-        assert "pwned" not in said
+        assert "pwned" not in reported
         return
-    found = understood(re.search(r"run: (.*)", said)[1])
+    found = understood(re.search(r"run: (.*)", reported)[1])
     assert same(found.sockets[0], name)
     assert same(found.sockets[1], f"{name}2")
     assert same(found.journal, name)

@@ -30,7 +30,7 @@ def test_the_command_line_has_an_option_for_every_assertion(cli, harness: Harnes
     assert json.loads(ran.out.splitlines()[-1])["asserted"] == ["no_peer_dma"]
 
 
-def test_people_are_told_what_was_taken_on_trust(cli, harness: Harness):
+def test_people_see_what_was_taken_on_trust(cli, harness: Harness):
     without_p2p(harness)
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--no-peer-dma")
     assert "taken on trust: No device of the group does DMA to another device of it." in ran.out

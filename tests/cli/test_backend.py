@@ -94,9 +94,9 @@ def internet() -> socket.socket:
     ("make", "why"),
     [
         (unconnected, "is a UNIX stream socket that neither listens nor is connected"),
-        (datagrams, "is no UNIX stream socket"),
-        (packets, "is no UNIX stream socket"),
-        (internet, "is no UNIX stream socket"),
+        (datagrams, "is not a UNIX stream socket"),
+        (packets, "is not a UNIX stream socket"),
+        (internet, "is not a UNIX stream socket"),
     ],
 )
 def test_a_descriptor_that_cannot_be_served_is_refused_and_stays_open(cli, make, why) -> None:

@@ -34,7 +34,7 @@ def asks(ident: int, number: int, payload: bytes = b"", flags: int = 0) -> tuple
     return "client", message(ident, number, COMMAND | flags, payload)
 
 
-def says(ident: int, number: int, payload: bytes = b"") -> tuple[str, bytes]:
+def expected(ident: int, number: int, payload: bytes = b"") -> tuple[str, bytes]:
     return "server", message(ident, number, REPLY, payload)
 
 
@@ -42,7 +42,10 @@ def fails(ident: int, number: int, errno: int) -> tuple[str, bytes]:
     return "server", message(ident, number, REPLY | ERROR, errno=errno)
 
 
-HELLO = (asks(0, VERSION, struct.pack("=HH", 0, 1)), says(0, VERSION, struct.pack("=HH", 0, 0)))
+HANDSHAKE = (
+    asks(0, VERSION, struct.pack("=HH", 0, 1)),
+    expected(0, VERSION, struct.pack("=HH", 0, 0)),
+)
 
 
 def state(value: int, flags: int) -> bytes:
@@ -56,7 +59,7 @@ def found(path: str) -> list[tuple[str, str]]:
     return grades([one for line in text.splitlines() for one in capture.lines(json.loads(line))])
 
 
-def test_what_qemu_and_a_server_say_is_read_and_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_qemu_and_a_server_state_is_read_and_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-trace", str(QEMU), "--strict"]) == 0
     assert capsys.readouterr().out == (
         f"{QEMU}: a capture of server, 76 lines\n"
@@ -72,31 +75,31 @@ def test_a_violation_in_a_capture_names_file_and_line(
 ) -> None:
     path = capture_of(
         tmp_path / "wire.jsonl",
-        *HELLO,
+        *HANDSHAKE,
         asks(1, FEATURE, state(3, SET)),
-        says(1, FEATURE, state(3, SET)),
+        expected(1, FEATURE, state(3, SET)),
         asks(2, FEATURE, state(6, SET)),
-        says(2, FEATURE, state(6, SET)),
+        expected(2, FEATURE, state(6, SET)),
     )
     assert main(["check-trace", path]) == 1
     wrong = f"{path}:6: violation: server: SET_STATE PRE_COPY is answered with success\n"
     assert wrong in capsys.readouterr().out
 
 
-def test_a_malformed_reply_in_a_capture_is_a_violation_that_says_what_is_malformed(
+def test_a_malformed_reply_in_a_capture_is_a_violation_that_states_what_is_malformed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = capture_of(
         tmp_path / "wire.jsonl",
-        *HELLO,
+        *HANDSHAKE,
         asks(1, GET_INFO, struct.pack("=IIII", 16, 0, 0, 0)),
-        says(1, GET_INFO, b"short"),
+        expected(1, GET_INFO, b"short"),
     )
     assert main(["check-trace", path]) == 1
-    said = capsys.readouterr().out
-    assert f"{path}:4: violation: server: DEVICE_GET_INFO is answered with a reply that" in said
-    assert "5 bytes" in said
-    assert "  source: docs/interop/vfio-user.rst: VFIO_USER_DEVICE_GET_INFO\n" in said
+    reported = capsys.readouterr().out
+    assert f"{path}:4: violation: server: DEVICE_GET_INFO is answered with a reply that" in reported
+    assert "5 bytes" in reported
+    assert "  source: docs/interop/vfio-user.rst: VFIO_USER_DEVICE_GET_INFO\n" in reported
 
 
 def test_the_habits_of_other_clients_are_not_held_against_the_server(tmp_path: Path) -> None:
@@ -106,13 +109,13 @@ def test_the_habits_of_other_clients_are_not_held_against_the_server(tmp_path: P
     info = struct.pack("=IIII", 32, 0, 0, 0)
     capture = capture_of(
         tmp_path / "wire.jsonl",
-        *HELLO,
+        *HANDSHAKE,
         asks(1, REGION_INFO, long),
-        says(1, REGION_INFO, region),
+        expected(1, REGION_INFO, region),
         asks(1, GET_INFO, info),
         asks(1, GET_INFO, info),
-        says(1, GET_INFO, struct.pack("=IIII", 16, 2, 9, 5)),
-        says(1, GET_INFO, struct.pack("=IIII", 16, 2, 9, 5)),
+        expected(1, GET_INFO, struct.pack("=IIII", 16, 2, 9, 5)),
+        expected(1, GET_INFO, struct.pack("=IIII", 16, 2, 9, 5)),
         asks(7, 99, b"no command has this number"),
         fails(7, 99, 22),
         asks(8, FEATURE, b"?"),
@@ -125,13 +128,13 @@ def test_the_habits_of_other_clients_are_not_held_against_the_server(tmp_path: P
 def test_an_error_without_an_errno_in_a_capture_is_an_error(tmp_path: Path) -> None:
     capture = capture_of(
         tmp_path / "wire.jsonl",
-        *HELLO,
+        *HANDSHAKE,
         asks(1, FEATURE, state(3, SET)),
-        says(1, FEATURE, state(3, SET)),
+        expected(1, FEATURE, state(3, SET)),
         asks(2, FEATURE, state(6, SET)),
         fails(2, FEATURE, 0),
         asks(3, FEATURE, struct.pack("=II", 16, GET | DEVICE_STATE)),
-        says(3, FEATURE, state(3, GET)),
+        expected(3, FEATURE, state(3, GET)),
     )
     assert found(capture) == []
 
@@ -140,7 +143,7 @@ def test_an_error_reply_that_has_the_type_of_a_command_is_passed_over(tmp_path: 
     """rust-vmm 0.1.3 answers so; nothing is made of it."""
     capture = capture_of(
         tmp_path / "wire.jsonl",
-        *HELLO,
+        *HANDSHAKE,
         asks(1, RESET),
         ("server", message(1, RESET, ERROR)),
     )
@@ -165,7 +168,7 @@ def test_the_relay_and_the_recording_of_one_connection_are_judged_alike(tmp_path
     assert found(str(out)) == [("suspicious", "reset_refused")]
 
 
-def test_the_relay_says_who_ended_the_connection(tmp_path: Path) -> None:
+def test_the_relay_states_who_ended_the_connection(tmp_path: Path) -> None:
     out = tmp_path / "wire.jsonl"
     with (
         running(tmp_path, "a", habits.DiesUponRead) as server,
@@ -187,7 +190,7 @@ def test_the_relay_says_who_ended_the_connection(tmp_path: Path) -> None:
         ({"from": "client", "message": "00" * 9}, "message: has 9 bytes, and a header 16"),
         (
             {"from": "client", "message": message(1, 4, 0)[:-1].hex() + "0000"},
-            "message: has 17 bytes, and its header says 16",
+            "message: has 17 bytes, and the size in its header is 16",
         ),
         (
             {"from": "client", "message": message(1, 13, 0).hex(), "descriptors": -1},
@@ -198,7 +201,7 @@ def test_the_relay_says_who_ended_the_connection(tmp_path: Path) -> None:
 def test_a_damaged_line_of_a_capture_is_named_with_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: dict[str, object], why: str
 ) -> None:
-    path = Path(capture_of(tmp_path / "wire.jsonl", *HELLO))
+    path = Path(capture_of(tmp_path / "wire.jsonl", *HANDSHAKE))
     path.write_text(path.read_text("utf-8") + json.dumps(line) + "\n", "utf-8")
     assert main(["check-trace", str(path)]) == 2
     assert capsys.readouterr().err == f"vfio-migration: error: {path}: line 3: {why}\n"

@@ -59,7 +59,7 @@ def trace(tmp_path: Path) -> Path:
 
 
 def change(path: Path, old: str, new: str) -> int:
-    """Change the last line that says something; return its number."""
+    """Change the last line that states something; return its number."""
     lines = path.read_text("utf-8").splitlines()
     index = max(index for index, line in enumerate(lines) if old in line)
     lines[index] = lines[index].replace(old, new)
@@ -71,7 +71,7 @@ def test_a_recording_that_holds(run: Path, capsys):
     assert main(["check-trace", str(run)]) == 0
     assert capsys.readouterr().out == (
         f"{run}: a recording of src, 13 lines\n"
-        "  held against vfio-v2: connections 1; capabilities told 1; requests for a state 2; "
+        "  held against vfio-v2: connections 1; capabilities returned 1; requests for a state 2; "
         "data read 1; disconnections 1\n"
         "every step is allowed\n"
     )
@@ -94,14 +94,14 @@ def test_a_recording_that_does_not(run: Path, capsys):
 
 def test_a_log(log: Path, capsys):
     assert main(["check-trace", str(log)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"{log}: a server's log of src, 11 lines\n")
-    assert said.endswith("every step is allowed\n")
+    reported = capsys.readouterr().out
+    assert reported.startswith(f"{log}: a server's log of src, 11 lines\n")
+    assert reported.endswith("every step is allowed\n")
     line = change(log, '"session": 1, "us"', '"us"')
     assert main(["check-trace", str(log)]) == 1
     assert capsys.readouterr().out.endswith(
         f"{log}:{line}: violation: src: disconnect\n"
-        "  why: the device then stands in STOP_COPY with no session\n"
+        "  why: the device is then in STOP_COPY with no session\n"
         "  before: STOP_COPY with session 1\n"
         "  allowed instead: STOP_COPY with session 1\n"
         "  row: [[events]] disconnect\n"
@@ -139,7 +139,7 @@ def test_as_json(run: Path, capsys):
     violation = answer["violation"]
     assert violation.keys() == {
         *("line", "device", "step", "reason", "situations", "allowed", "row", "source"),
-        *("place", "grade", "check", "says", "sign_of"),
+        *("place", "grade", "check", "text", "sign_of"),
     }
     assert (violation["line"], violation["allowed"]) == (line, ["refused (EINVAL)"])
     assert answer["findings"] == [violation | {"times": 1}]
@@ -148,8 +148,8 @@ def test_as_json(run: Path, capsys):
 @pytest.mark.parametrize("name", check_trace_golden.RUNS)
 def test_what_is_printed_of_each_grade_is_that_on_record(name: str):
     """If not: `PYTHONPATH=tests python -m support.check_trace_golden`."""
-    said, status = check_trace_golden.printed(name)
-    assert said == (ROOT / f"tests/cli/golden/{name}.txt").read_text("utf-8")
+    reported, status = check_trace_golden.printed(name)
+    assert reported == (ROOT / f"tests/cli/golden/{name}.txt").read_text("utf-8")
     assert status == check_trace_golden.RUNS[name][2]
 
 
@@ -235,13 +235,13 @@ def test_a_line_that_is_cut_off_is_left_out(run: Path, log: Path, capsys):
         ("{", "line 4: is damaged: it is not a JSON object"),
         ("[]", "line 4: is damaged: it is not a JSON object"),
         ('{"what": "gone"}', "line 4: device: is missing"),
-        ('{"what": "going"}', 'line 4: what: "going": is nothing a recording tells of'),
+        ('{"what": "going"}', 'line 4: what: "going": is not a kind of line that a recording has'),
         ('{"time": NaN, "what": "note"}', "line 4, column 10: NaN is not a number that JSON has"),
         ('{"time": -Infinity, "what": "note"}', "line 4, column 10: -Infinity is not a number"),
         ('{"time": 1e999, "what": "note"}', "line 4, column 10: 1e999 is too large a number"),
         (
             '{"what": "note", "what": "gone"}',
-            "line 4, column 18: the key 'what' stands there twice",
+            "line 4, column 18: the key 'what' occurs twice",
         ),
     ],
 )
@@ -251,15 +251,15 @@ def test_a_damaged_line(run: Path, capsys, line: str, message: str, as_json: boo
     lines[3] = line
     run.write_text("\n".join(lines) + "\n", "utf-8")
     assert main(["check-trace", str(run), *(["--json"] if as_json else [])]) == 2
-    said = capsys.readouterr()
+    reported = capsys.readouterr()
     if as_json:
-        assert message in json.loads(said.out)["error"]["message"]
+        assert message in json.loads(reported.out)["error"]["message"]
     else:
-        assert message in said.err
+        assert message in reported.err
 
 
 @pytest.mark.parametrize("end", ["\n", ""])
-def test_a_log_in_which_a_key_stands_twice_is_refused_with_file_and_line(log, capsys, end):
+def test_a_log_in_which_a_key_occurs_twice_is_refused_with_file_and_line(log, capsys, end):
     """Also in the last line, of which another reader would have taken the other value."""
     count = len(log.read_text("utf-8").splitlines())
     with log.open("a", encoding="utf-8") as file:
@@ -267,8 +267,8 @@ def test_a_log_in_which_a_key_stands_twice_is_refused_with_file_and_line(log, ca
             '{"event": "stopped", "level": "info", "state": "STOP", "state": "RUNNING"}' + end
         )
     assert main(["check-trace", str(log)]) == 2
-    said = capsys.readouterr().err
-    assert f"{log}: line {count + 1}, column 56: the key 'state' stands there twice" in said
+    reported = capsys.readouterr().err
+    assert f"{log}: line {count + 1}, column 56: the key 'state' occurs twice" in reported
 
 
 @pytest.mark.parametrize(
@@ -295,9 +295,9 @@ def test_wrong_input(tmp_path: Path, capsys, text: str, message: str):
     path = tmp_path / "file"
     path.write_text(text, "utf-8")
     assert main(["check-trace", str(path)]) == 2
-    said = capsys.readouterr()
-    assert message in said.err
-    assert "Traceback" not in said.err
+    reported = capsys.readouterr()
+    assert message in reported.err
+    assert "Traceback" not in reported.err
 
 
 def test_no_such_file(tmp_path: Path, capsys):
@@ -347,7 +347,7 @@ def test_the_keys_of_the_page_are_the_keys_that_are_written(run: Path):
 
 
 def test_a_server_in_a_process_of_its_own(tmp_path: Path, capsys):
-    """Recording and log of one run, as a user makes them; the server is told to end."""
+    """Recording and log of one run, as a user makes them; the server is reported to end."""
     path, log, run = tmp_path / "edu.sock", tmp_path / "server.log", tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "vfio_migration.cli.main", "serve", path]
     with log.open("w") as file:
@@ -362,9 +362,9 @@ def test_a_server_in_a_process_of_its_own(tmp_path: Path, capsys):
         process.wait()
     for file_ in (run, log):
         assert main(["check-trace", str(file_)]) == 0, capsys.readouterr().out
-    said = capsys.readouterr().out
-    assert "a recording of src, " in said
-    assert "a server's log of edu, " in said
+    reported = capsys.readouterr().out
+    assert "a recording of src, " in reported
+    assert "a server's log of edu, " in reported
 
 
 def drive(path: Path, run: Path) -> None:

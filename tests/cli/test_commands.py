@@ -67,7 +67,7 @@ def test_route_to_a_value_no_state_has_is_refused(capsys, value):
     assert answer["refused"]["when"] == "value_unknown"
 
 
-def test_route_tells_each_arc(capsys):
+def test_route_shows_each_arc(capsys):
     assert main(["route", "PRE_COPY", "STOP_COPY"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("PRE_COPY -> PRE_COPY_P2P -> STOP_COPY")
@@ -75,7 +75,7 @@ def test_route_tells_each_arc(capsys):
     assert "keeps the session" in out
 
 
-def test_route_without_a_target_says_what_can_be_done(capsys, spec):
+def test_route_without_a_target_states_what_can_be_done(capsys, spec):
     assert main(["route", "STOP_COPY"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == [row.name for row in spec.states]
@@ -94,7 +94,7 @@ def test_route_names_the_mistake_and_the_right_spelling(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["route", "RUNNING_P2P", "STOP", "--flags", "STOP_COPY"], "RUNNING_P2P"),
         (["route", "RUNNING", "STOP", "--flags", "P2P"], "lacks STOP_COPY"),
@@ -109,10 +109,10 @@ def test_route_names_the_mistake_and_the_right_spelling(capsys):
         (["diagram", "--trace", "/no/such/trace.json"], "/no/such/trace.json"),
     ],
 )
-def test_wrong_input_is_named_and_exits_with_2(capsys, arguments, says):
+def test_wrong_input_is_named_and_exits_with_2(capsys, arguments, message):
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert says in captured.err
+    assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
 
@@ -143,16 +143,16 @@ def test_wrong_usage_with_json_is_one_object(arguments):
         ["restore", "file"],
     ],
 )
-def test_whoever_prints_events_prints_what_is_wrong_as_one(arguments):
+def test_anybody_who_prints_events_prints_what_is_wrong_as_one(arguments):
     """One object a line, whichever part of the command complains (docs/migrating.md)."""
     done = run(*arguments, "--json")
     assert (done.returncode, done.stderr) == (2, "")
     [line] = done.stdout.splitlines()
-    said = json.loads(line)
-    assert said["event"] == "error"
-    assert said["message"]
-    assert (said["hints"], said["outcome"]) == ([], None)
-    assert "time" in said
+    reported = json.loads(line)
+    assert reported["event"] == "error"
+    assert reported["message"]
+    assert (reported["hints"], reported["outcome"]) == ([], None)
+    assert "time" in reported
 
 
 # --- verify ---
@@ -168,7 +168,7 @@ def test_verify_proves_the_table_and_publishes_the_finding():
     assert "PRE_COPY -> STOP_COPY goes PRE_COPY -> PRE_COPY_P2P -> STOP_COPY" in done.stdout
 
 
-def test_verify_json_has_the_promised_shape(capsys):
+def test_verify_json_has_the_documented_shape(capsys):
     assert main(["verify", "--only", "T", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["outcome"] == "proved"
@@ -197,7 +197,7 @@ def test_verify_exits_with_1_on_a_broken_table(tmp_path, capsys, path):
     assert main(["verify", str(table), "--only", edit["breaks"], "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["outcome"] == "violated"
-    assert edit["says"] in report["verdicts"][0]["violation"]
+    assert edit["message"] in report["verdicts"][0]["violation"]
 
 
 def test_the_command_a_violation_names_shows_it_again(tmp_path, capsys):

@@ -25,7 +25,7 @@ def test_a_migration_is_drawn_with_two_devices(tmp_path, capsys):
     assert b"point of no return" in picture.read_bytes()
 
 
-def test_devices_are_said_as_flags_are(capsys):
+def test_devices_are_stated_as_flags_are(capsys):
     whole = "STOP_COPY,P2P,PRE_COPY"
     assert offers(drawn(capsys, "--migration", "live")) == [whole, whole]
     group = drawn(capsys, "--migration", "offline", "--devices", "STOP_COPY,P2P:1:7")
@@ -52,15 +52,15 @@ def test_devices_are_said_as_flags_are(capsys):
         ),
         (
             ["--devices", "7:7"],
-            '--devices: "7:7": says nothing without a migration; add --migration live',
+            '--devices: "7:7": has no meaning without a migration; add --migration live',
         ),
         (
             ["--migration", "live", "--flags", "7", "--devices", "7"],
-            '--flags: "7": is said by --devices already; give each device its capabilities there',
+            '--flags: "7": is given by --devices already; give each device its capabilities there',
         ),
         (["--migration", "live", "--devices", "7:"], 'flags: "": lacks STOP_COPY'),
     ],
 )
-def test_what_is_wrong_is_told(capsys, arguments, message):
+def test_what_is_wrong_is_reported(capsys, arguments, message):
     assert main(["diagram", *arguments]) == 2
     assert message in capsys.readouterr().err

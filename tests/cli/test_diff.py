@@ -73,7 +73,7 @@ def test_json_of_a_compatible_change_distinguishes_nothing(capsys) -> None:
 
 
 @pytest.mark.parametrize("tables", [("linux-5.18-without-p2p", "builtin"), ("builtin", "LENIENT")])
-def test_mail_fits_into_72_columns_and_says_the_outcome_first(capsys, tables, lenient) -> None:
+def test_mail_fits_into_72_columns_and_states_the_outcome_first(capsys, tables, lenient) -> None:
     old, new = (lenient if name == "LENIENT" else name for name in tables)
     main([*DIFF, old, new, "--format", "mail"])
     lines = capsys.readouterr().out.splitlines()

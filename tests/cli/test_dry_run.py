@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_support import files, says, until
+from cli_support import complains, files, until
 
 from support.migration_harness import FaultyMemory, Harness
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from support.table_edits import ROOT
 from vfio_migration.model.extras import install_command
 
@@ -19,7 +19,7 @@ from vfio_migration.model.extras import install_command
 def test_a_dry_run_is_words_and_changes_nothing(two: Harness, cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
-    before = two.states, list(two.arcs), settled()
+    before = two.states, list(two.arcs), opened_at_rest()
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--dry-run")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out == (ROOT / "tests/cli/golden/dry-run.txt").read_text("utf-8")
@@ -33,8 +33,8 @@ def test_a_dry_run_is_words_and_changes_nothing(two: Harness, cli, monkeypatch):
 def test_a_dry_run_is_the_run(pair: Harness, cli):
     plan = cli("migrate", "s0", "d0", "--dry-run").out
     ran = cli("migrate", "s0", "d0", "--json")
-    said = [(one["phase"], one["side"], one["plan"]) for one in ran.of("phase")]
-    assert said == [
+    reported = [(one["phase"], one["side"], one["plan"]) for one in ran.of("phase")]
+    assert reported == [
         match
         for match in re.findall(r"\d\. (\S+) \((\w+), plan (\S+)\)", plan)
         if match[0] != "passes"
@@ -74,12 +74,12 @@ def test_a_dry_run_draws(pair: Harness, cli, name, begins):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("x.gif", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
-        ("x", "its ending says no format; end it in .svg, .png, .pdf, .dot or .mmd"),
+        ("x.gif", "its ending names no format; end it in .svg, .png, .pdf, .dot or .mmd"),
+        ("x", "its ending names no format; end it in .svg, .png, .pdf, .dot or .mmd"),
     ],
 )
 def test_a_picture_of_no_kind(pair: Harness, cli, name, why):
-    says(cli("migrate", "s0", "d0", "--dry-run", "-o", name), 2, f"-o {name}: {why}")
+    complains(cli("migrate", "s0", "d0", "--dry-run", "-o", name), 2, f"-o {name}: {why}")
     ran = cli("migrate", "s0", "d0", "--dry-run", "-o", "nowhere/x.svg")
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("vfio-migration: error: --output: ")
@@ -107,7 +107,7 @@ def test_a_plan_that_gets_stuck_is_a_refusal(pair: Harness, cli, monkeypatch):
 
     monkeypatch.setattr(diagrams, "migration_view", stuck)
     why = "s0: phase stop of plan save does not lead on from PRE_COPY"
-    says(cli("migrate", "s0", "d0", "--dry-run"), 1, why)
+    complains(cli("migrate", "s0", "d0", "--dry-run"), 1, why)
 
 
 def test_a_dry_run_without_the_packages_that_draw(pair: Harness, cli, monkeypatch):

@@ -26,7 +26,7 @@ from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event
 
 JUDGED = ("RESUMING", "STOP")
-GONE_ON = ("PRE_COPY", "RUNNING")
+CONTINUED = ("PRE_COPY", "RUNNING")
 SOURCE = "The source holds the whole state: the destination never ran on it, or was given up."
 CANCELLED = f"vfio-migration: error: cancelled (the source runs)\n  {SOURCE}\n"
 PRE_COPY = {"s0": "PRE_COPY", "d0": "RESUMING"}
@@ -61,8 +61,8 @@ def test_it_is_given_up(big: Harness, start, number):
     program.signal(number)
     ran = program.ends()
     assert (ran.status, ran.err) == (130, CANCELLED)
-    told = [line[13:] for line in masked(ran.out).splitlines()]
-    assert told[told.index(f"recovering: {SOURCE}") + 1 :] == [
+    recorded = [line[13:] for line in masked(ran.out).splitlines()]
+    assert recorded[recorded.index(f"recovering: {SOURCE}") + 1 :] == [
         "destination stop         Stop every device that is not stopped yet.",
         "d0: refuses what it was given, so it is reset",
         "destination reset        d0: RESUMING -> RUNNING",
@@ -102,7 +102,7 @@ def test_it_can_be_done_again(big: Harness, start, cli):
 @pytest.mark.parametrize("json", [False, True])
 def test_a_second_time_does_not_wait(harness: Harness, start, cli, elsewhere, json):
     gate = Gate()
-    gates = dict.fromkeys((GONE_ON, ("PRE_COPY", "PRE_COPY_P2P")), gate)
+    gates = dict.fromkeys((CONTINUED, ("PRE_COPY", "PRE_COPY_P2P")), gate)
     harness.serve("s0", FaultyMemory, size=BIG, gate=gates)
     harness.serve("d0", FaultyMemory, size=BIG)
     journal = ["--journal", "elsewhere"] if elsewhere else []
@@ -301,7 +301,7 @@ def at_a_rate(harness: Harness, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_progress_stands_in_one_place_and_is_gone_in_the_end(
+def test_progress_is_in_one_place_and_is_removed_in_the_end(
     harness: Harness, start, terminal, count
 ):
     arguments = at_a_rate(harness, count)
@@ -317,10 +317,10 @@ def test_progress_stands_in_one_place_and_is_gone_in_the_end(
     assert terminal.written.count("\x1b[J") >= 2
     lines = terminal.lines
     assert not [line for line in lines if re.search(r"pass +\d+   ", line)]
-    told = [line for line in lines if line]
-    assert masked(told[0]) == f"{count} device{'s' * (count > 1)}, live migration"
-    assert masked(told[-1]) == "  last pass    # B"
-    assert len(told) == count + 1 + 12 + 6
+    recorded = [line for line in lines if line]
+    assert masked(recorded[0]) == f"{count} device{'s' * (count > 1)}, live migration"
+    assert masked(recorded[-1]) == "  last pass    # B"
+    assert len(recorded) == count + 1 + 12 + 6
     assert lines[count + 1] == ""  # between the devices and what becomes of them
 
 
@@ -383,7 +383,7 @@ def test_a_status_is_no_line(capfd):
 
 
 def test_a_pipe_that_does_not_block_is_waited_for():
-    """Whoever shares a terminal may have set O_NONBLOCK on it."""
+    """Anybody who shares a terminal may have set O_NONBLOCK on it."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -437,7 +437,7 @@ def test_an_event_that_is_not_known_is_passed_over():
     assert printed(live=False, work=lambda one: TextReporter(one)(Event("new", {"a": 1}))) == ""
 
 
-def test_who_runs_is_said_once():
+def test_who_runs_is_stated_once():
     from vfio_migration.cli.event_printer import TextReporter
 
     why = "the source runs, and is left in RUNNING"
@@ -445,5 +445,5 @@ def test_who_runs_is_said_once():
     assert printed(live=False, work=lambda one: TextReporter(one)(won)).endswith(f" s  {why}\n")
 
 
-def test_the_sentence_of_the_row_is_the_one_that_is_told(spec):
+def test_the_sentence_of_the_row_is_the_one_that_is_reported(spec):
     assert SOURCE in [row.summary for row in default_plans(spec).handovers]

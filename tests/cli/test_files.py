@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_support import says
+from cli_support import complains
 
 from support.migration_harness import Harness
 from support.table_edits import ROOT
@@ -39,7 +39,7 @@ def test_a_recording_does_not_replace_what_is_restored(pair: Harness, cli, how):
     before = Path("a.save").read_bytes()
     record = named("a.save", how)
     why = f'--record: "{record}": is the same file as FILE: it would be overwritten; name another'
-    says(cli("restore", "a.save", "d0", "--record", record), 2, why)
+    complains(cli("restore", "a.save", "d0", "--record", record), 2, why)
     assert Path("a.save").read_bytes() == before
 
 
@@ -65,7 +65,7 @@ def overwriting(table: str, run: str) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("number", range(len(overwriting("t", "r"))))
 def test_no_output_replaces_an_input(pair: Harness, cli, number):
-    # With an ending that says a format, so that nothing else is wrong.
+    # With an ending that states a format, so that nothing else is wrong.
     shutil.copy(TABLE, "table.svg")
     Path("run.json").write_text(json.dumps(TRACE))
     before = {name: Path(name).read_bytes() for name in ("table.svg", "run.json")}
@@ -89,7 +89,7 @@ def test_two_outputs_are_two_files(pair: Harness, cli):
         ran = cli(*words, one, "new", two, "./new")
         assert ran.status == 2
         assert f'{two}: "./new": is the same file as {one}: it would be written twice' in ran.err
-    says(
+    complains(
         cli("migrate", "s0", "d0", "--record", "s0.migration"),
         2,
         '--record: "s0.migration": is the same file as --journal: it would be written twice; '
@@ -120,9 +120,9 @@ def test_what_is_read_as_a_trace(harness: Harness, cli, command):
         ("/dev/zero", "is longer than 16777216 bytes, the most a trace may have"),
         ("nowhere", "cannot be read: No such file or directory"),
     ):
-        says(cli(*command, file), 2, f'{place}: "{file}": {problem}')
+        complains(cli(*command, file), 2, f'{place}: "{file}": {problem}')
     Path("bytes").write_bytes(b'{"\xff"}')
-    says(cli(*command, "bytes"), 2, "byte 2: is not valid JSON: it is not UTF-8")
+    complains(cli(*command, "bytes"), 2, "byte 2: is not valid JSON: it is not UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_name_that_is_just_not_too_long(harness: Harness, cli, words, name):
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 @pytest.mark.parametrize("there", [None, "folder"])
 def test_a_folder_that_cannot_be_written(harness: Harness, start, option, mode, there):
-    """That is said before anything is proved."""
+    """That is stated before anything is proved."""
     Path("folder").mkdir()
     if there:
         Path("folder/x").mkdir(mode=0o555)

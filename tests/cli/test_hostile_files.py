@@ -230,7 +230,7 @@ def test_every_value_of_a_recording_is_taken_or_refused_with_file_and_line(
 
 
 def answer(place: os.stat_result) -> dict[str, Any]:
-    """What a server says at its status socket."""
+    """What a server reports at its status socket."""
     return {
         "status": 1,
         "socket": [place.st_dev, place.st_ino],

@@ -1,4 +1,4 @@
-"""Whatever value a server puts into a reply, a command says in one message what came of it."""
+"""Whatever value a server puts into a reply, a command states in one message what came of it."""
 
 from __future__ import annotations
 
@@ -116,13 +116,16 @@ def test_a_configuration_read_answered_with_three_bytes_is_read_on(
 
 
 @pytest.mark.parametrize("command", [("migrate", "s", "d"), ("save", "s", "file")])
-def test_a_configuration_read_answered_with_nothing_is_said(
+def test_a_configuration_read_answered_with_nothing_is_stated(
     cli: Callable[..., Ran], command: tuple[str, ...]
 ) -> None:
     with serving(Path("s"), BringsNothing(HELD)), serving(Path("d"), PciPeer(bytes(200))):
         ran = cli(*command)
     assert ran.status == 1
-    assert "s: what kind of device it is cannot be told: REGION_READ brought 0 of the 4" in ran.err
+    assert (
+        "s: what kind of device it is cannot be determined: REGION_READ brought 0 of the 4"
+        in ran.err
+    )
 
 
 @pytest.mark.parametrize("takes", [1, 2, 3])
@@ -141,7 +144,7 @@ def test_a_server_that_takes_one_to_three_bytes_at_a_time_is_migrated(
 
 
 @pytest.mark.parametrize("length", [8, 12, 15])
-def test_a_source_that_does_not_say_what_it_can_is_not_recovered_by_a_guess(
+def test_a_source_that_does_not_state_what_it_can_is_not_recovered_by_a_guess(
     cli: Callable[..., Ran], length: int
 ) -> None:
     """It was a traceback: without a journal nobody held a bad answer to this question."""

@@ -48,8 +48,8 @@ def test_a_patch_that_no_rule_selects_is_written_down_and_its_comments_are_named
     assert main(["import", str(path)]) == 0
     printed = capsys.readouterr()
     assert [str(row) for row in loads(printed.out).next_steps] == ["RUNNING -> STOP by RESUMING"]
-    says = "lists the arc RUNNING -> STOP, but the table steps to RESUMING"
-    assert says in printed.err
+    message = "lists the arc RUNNING -> STOP, but the table steps to RESUMING"
+    assert message in printed.err
     assert f"# A sentence contradicts the table: {path}:" in printed.out
 
 
@@ -58,7 +58,7 @@ def test_a_state_that_the_base_lacks_is_named_with_the_way_out(capsys, tmp_path:
     text = c_sources.linux(load()).replace("STATE_RUNNING_P2P", "STATE_QUIESCED")
     path.write_text(text, "utf-8")
     assert main(["import", str(path)]) == 2
-    assert "is no state of the base table; add it to a copy" in capsys.readouterr().err
+    assert "is not a state of the base table; add it to a copy" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_way_to_get_it_is_named(capsys, monkeypatch, tree: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_support import says
+from cli_support import complains
 
 from support.migration_harness import Harness
 
@@ -21,7 +21,7 @@ def test_a_journal_that_is_no_file(pair: Harness, cli, command, kind):
     os.mkfifo("pipe")
     name = "d0" if kind == "socket" else kind
     why = f'--journal: "{name}": is a {kind}, and no journal; name a file'
-    says(cli(*command, "--journal", name), 2, why)
+    complains(cli(*command, "--journal", name), 2, why)
     assert Path(name).exists()
     assert pair.states == {"s0": "RUNNING", "d0": "RUNNING"}
 
@@ -56,7 +56,9 @@ def test_a_file_that_is_no_journal_is_not_removed(pair: Harness, cli):
     Path("run.jsonl").write_text('{"kind": "recording"}\n')
     why = "run.jsonl: this is not a journal of a migration, or it is damaged"
     hint = "  leave --journal out, or remove it yourself"
-    says(cli("recover", "s0", "d0", "--keep", "source", "--journal", "run.jsonl"), 2, why, hint)
+    complains(
+        cli("recover", "s0", "d0", "--keep", "source", "--journal", "run.jsonl"), 2, why, hint
+    )
     assert Path("run.jsonl").read_text() == '{"kind": "recording"}\n'
 
 

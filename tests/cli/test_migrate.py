@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_support import Ran, files, masked, says
+from cli_support import Ran, complains, files, masked
 
 from support.migration_harness import ALWAYS, FaultyEdu, FaultyMemory, Harness
 from support.table_edits import ROOT
@@ -31,7 +31,7 @@ HEAD = """\
 """
 
 
-def settled(text: str) -> str:
+def finished(text: str) -> str:
     """What is printed once, whatever the machine: neither progress nor the number of passes."""
     lines = [line for line in masked(text).splitlines() if not re.search(r"  pass \d+ ", line)]
     return re.sub(r"(?<=passes       )\d+", "#", "\n".join(lines) + "\n")
@@ -43,7 +43,7 @@ def settled(text: str) -> str:
 def test_one_device(pair: Harness, cli):
     ran = cli("migrate", "s0", "d0")
     assert (ran.status, ran.err) == (0, "")
-    assert settled(ran.out) == ONE
+    assert finished(ran.out) == ONE
     assert pair.states == {"s0": "STOP", "d0": "RUNNING"}
     assert pair.hosts["d0"].whole
     assert files() == ["d0", "s0"]
@@ -52,7 +52,7 @@ def test_one_device(pair: Harness, cli):
 def test_two_devices(two: Harness, cli):
     ran = cli("migrate", "s0", "d0", "s1", "d1")
     assert (ran.status, ran.err) == (0, "")
-    text = settled(ran.out)
+    text = finished(ran.out)
     assert text.startswith(HEAD)
     # The same phases in the same order, once for the group.
     phases = ONE.partition("\n\n")[2]
@@ -65,7 +65,7 @@ def test_two_devices(two: Harness, cli):
 def test_quietly(pair: Harness, cli):
     ran = cli("migrate", "s0", "d0", "--quiet")
     assert (ran.status, ran.err) == (0, "")
-    assert settled(ran.out) == ONE[ONE.index("migrated") :]
+    assert finished(ran.out) == ONE[ONE.index("migrated") :]
 
 
 def test_compressed(pair: Harness, cli):
@@ -89,7 +89,7 @@ def test_devices_that_are_stopped_first(pair: Harness, cli):
 
 
 def documented() -> dict[str, tuple[set[str], set[str], set[str]]]:
-    """What docs/migrating.md promises of each event: fields, those that may be left out, nested."""
+    """What docs/migrating.md has of each event: fields, those that may be left out, nested ones."""
     text = (ROOT / "docs/migrating.md").read_text("utf-8").partition("| `event` |")[2]
     found = {}
     for line in text.partition("\n\n")[0].splitlines()[2:]:
@@ -119,7 +119,7 @@ def as_documented(ran: Ran) -> set[str]:
     return {one["event"] for one in ran.events}
 
 
-def test_json_is_what_the_page_says(two: Harness, cli):
+def test_json_is_what_the_page_states(two: Harness, cli):
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--json")
     assert (ran.status, ran.err) == (0, "")
     seen = {"plan", "phase", "moved", "progress", "stopped", "running", "retired", "summary"}
@@ -149,7 +149,7 @@ def test_the_figures_agree(two: Harness, cli):
     assert before[-1]["bytes"] <= summary["bytes"] - summary["last_pass"]
 
 
-def test_json_of_a_failure_is_what_the_page_says(harness: Harness, cli):
+def test_json_of_a_failure_is_what_the_page_states(harness: Harness, cli):
     harness.serve("s0")
     harness.serve("d0", faults={JUDGED: (ALWAYS, False)})
     ran = cli("migrate", "s0", "d0", "--json")
@@ -176,21 +176,21 @@ def test_json_of_a_refusal_is_one_object(pair: Harness, cli, more: list[str]):
 
 
 def test_a_socket_too_few(cli):
-    says(cli("migrate", "a", "b", "c"), 2, "c: has no DST: give SRC DST [SRC DST ...]")
+    complains(cli("migrate", "a", "b", "c"), 2, "c: has no DST: give SRC DST [SRC DST ...]")
 
 
 @pytest.mark.parametrize("sockets", [["a", "b", "a", "b"], ["a", "a"], ["a", "b", "c", "./a"]])
 def test_a_socket_named_twice(cli, tmp_path, monkeypatch, sockets):
     monkeypatch.chdir(tmp_path)
     why = f"{tmp_path}/a: is named twice; each socket is one end of one device"
-    says(cli("migrate", *sockets), 2, why)
+    complains(cli("migrate", *sockets), 2, why)
     assert not list(tmp_path.iterdir())
 
 
 def test_nobody_serves(harness: Harness, cli):
     harness.serve("s0")
-    says(cli("migrate", "s0", "d0"), 2, "d0: nobody serves there: No such file or directory")
-    says(
+    complains(cli("migrate", "s0", "d0"), 2, "d0: nobody serves there: No such file or directory")
+    complains(
         cli("migrate", "nowhere", "s0"),
         2,
         "nowhere: nobody serves there: No such file or directory",
@@ -207,7 +207,7 @@ def test_a_source_in_a_wrong_state(pair: Harness, cli):
         "  if it holds nothing that is needed: start its server anew",
     )
     why = "s0: is in STOP, and a source begins in RUNNING"
-    says(cli("migrate", "s0", "d1"), 1, why, *hints)
+    complains(cli("migrate", "s0", "d1"), 1, why, *hints)
     assert pair.running == {"d0", "d1"}
 
 
@@ -230,7 +230,7 @@ def test_two_devices_without_p2p(harness: Harness, cli):
         harness.serve(name, capabilities="STOP_COPY,PRE_COPY")
     why = (
         "d0, d1: lack P2P, and of a group only 1 may: with 2 no order of steps keeps each from "
-        "starting DMA to another that stands still already (obligation G3)"
+        "starting DMA to another that is stopped already (obligation G3)"
     )
     hint = (
         "  migrate them without the others, if they do no DMA to each other, or with at most 1 of "
@@ -240,7 +240,7 @@ def test_two_devices_without_p2p(harness: Harness, cli):
         "  or say --no-peer-dma, if you can answer for it: No device of the group does DMA to "
         "another device of it."
     )
-    says(cli("migrate", "s0", "d0", "s1", "d1"), 1, why, hint, trust)
+    complains(cli("migrate", "s0", "d0", "s1", "d1"), 1, why, hint, trust)
     assert harness.running == {"s0", "d0", "s1", "d1"}
     assert cli("migrate", "s0", "d0").status == 0
 
@@ -254,7 +254,7 @@ def test_a_journal_that_is_there(pair: Harness, cli, where):
     assert ran.status == 1
     assert ran.err.startswith("vfio-migration: error: ")
     assert "s0: an earlier migration of this device was not brought to its end\n" in ran.err
-    assert f"{journal}, says how it is settled" in ran.err
+    assert f"{journal}, records how to recover it" in ran.err
     assert journal.read_text() == "precious"
     assert pair.running == {"s0", "d0"}
 
@@ -262,17 +262,17 @@ def test_a_journal_that_is_there(pair: Harness, cli, where):
 def test_a_journal_in_a_folder_that_cannot_be_written(pair: Harness, start):
     Path("folder").mkdir(mode=0o555)
     ran = start("migrate", "s0", "d0", "--journal", "folder/journal", override=False).ends()
-    says(
+    complains(
         ran,
         2,
         "folder/journal: the journal cannot be written: Permission denied",
-        "  say where it can be: --journal FILE",
+        "  choose another place: --journal FILE",
     )
     assert pair.running == {"s0", "d0"}
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "complains"),
     [
         ("--downtime", "5m", "5m is not a time; 300ms and 1.5s are"),
         ("--downtime", "0", "0 is not a time; 300ms and 1.5s are"),
@@ -290,13 +290,13 @@ def test_a_journal_in_a_folder_that_cannot_be_written(pair: Harness, start):
         ("--compress", "lz4", "invalid choice: 'lz4' (choose from 'none', 'zlib', 'zstd')"),
     ],
 )
-def test_wrong_values(cli, option, value, says):
+def test_wrong_values(cli, option, value, complains):
     ran = cli("migrate", "a", "b", option, value)
     assert (ran.status, ran.out) == (2, "")
     last = ran.err.splitlines()[-1]
-    if "choice" in says:  # not all Pythons quote
-        says, last = says.replace("'", ""), last.replace("'", "")
-    assert last.endswith(f"error: argument {option}: {says}")
+    if "choice" in complains:  # not all Pythons quote
+        complains, last = complains.replace("'", ""), last.replace("'", "")
+    assert last.endswith(f"error: argument {option}: {complains}")
 
 
 @pytest.mark.parametrize(
@@ -311,14 +311,14 @@ def test_right_values(value, bytes_):
 
 
 def test_a_picture_without_a_dry_run(pair: Harness, cli):
-    says(cli("migrate", "s0", "d0", "-o", "x.svg"), 2, "-o x.svg: goes with --dry-run")
+    complains(cli("migrate", "s0", "d0", "-o", "x.svg"), 2, "-o x.svg: goes with --dry-run")
     assert pair.running == {"s0", "d0"}
 
 
 def test_a_codec_that_is_not_installed(pair: Harness, cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     why = f"zstandard is not installed; run: {install_command('compress')}"
-    says(cli("migrate", "s0", "d0", "--compress", "zstd"), 2, why)
+    complains(cli("migrate", "s0", "d0", "--compress", "zstd"), 2, why)
     assert pair.running == {"s0", "d0"}
     assert files() == ["d0", "s0"]
 
@@ -378,7 +378,7 @@ def test_the_destination_runs_all_the_same(harness: Harness, cli):
     assert harness.hosts["d0"].whole
 
 
-def test_it_cannot_be_told_who_runs(harness: Harness, cli):
+def test_it_is_not_known_who_runs(harness: Harness, cli):
 
     gate = threading.Event()
     harness.serve("s0", gate={PRE_COPIES: gate})
@@ -390,7 +390,7 @@ def test_it_cannot_be_told_who_runs(harness: Harness, cli):
         "PRE_COPY is not answered (it is not known who runs)\n"
         "  s0: does not answer, and its process is there: it may still hold the state\n"
         "  s0: VERSION is not answered; does it serve another client?\n"
-        "  s0: not known to stand still; once it can be reached run: vfio-migration recover s0 d0\n"
+        "  s0: not known to be stopped; once it can be reached run: vfio-migration recover s0 d0\n"
     )
     gate.set()
     ran = cli("recover", "s0", "d0")
@@ -405,7 +405,7 @@ def test_a_device_that_changes_too_fast(harness: Harness, cli):
     ran = cli("migrate", "s0", "d0", "-q", *slow)
     assert ran.status == 1
     assert masked(ran.err).startswith(
-        "vfio-migration: error: after 1 passes the devices would still stand still for # s, and "
+        "vfio-migration: error: after 1 passes the devices would still be stopped for # s, and "
         "# s are allowed: they change faster than they can be transferred (the source runs)\n"
     )
     assert harness.running == {"s0"}
@@ -450,7 +450,7 @@ def test_a_ninth_state(harness: Harness, cli, kind, more):
         harness.serve(name, kind, spec=ninth)
     assert "STOP_P2P" in {row.name for row in ninth.states}
     if more:
-        # A destination may stand still in any state of the table, in a new one too.
+        # A destination may be stopped in any state of the table, in a new one too.
         harness.hosts["d0"].server.engine.set_state("STOP_P2P")
     ran = cli("migrate", "s0", "d0", "--spec", NINTH, "--record", "run.jsonl", *more)
     assert (ran.status, ran.err) == (0, "")

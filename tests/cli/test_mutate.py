@@ -33,7 +33,7 @@ def test_what_is_caught_exits_with_0(capsys, arguments: list[str], count: int):
     assert last.startswith(f"{count} mutants: {count} killed, 0 equivalent, 0 survived in ")
 
 
-def test_what_survives_is_told_and_exits_with_1(capsys):
+def test_what_survives_is_reported_and_exits_with_1(capsys):
     arguments = ["--only", "arc-removed", "--against", "T1", "--jobs", "1"]
     assert main(["mutate", *arguments]) == 1
     out = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_the_mutants_are_listed(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--only", "arc-remove"], 'did you mean "arc-removed"?'),
         (["--against", "T99"], "there is no such obligation or family"),
@@ -91,13 +91,13 @@ def test_the_mutants_are_listed(capsys):
         (["no_such_table.toml"], "cannot be read"),
     ],
 )
-def test_wrong_input_exits_with_2(capsys, arguments, says):
+def test_wrong_input_exits_with_2(capsys, arguments, message):
     try:
         status = main(["mutate", *arguments])
     except SystemExit as exit_:
         status = exit_.code
     assert status == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_table_that_is_not_proved_is_wrong_input(capsys, tmp_path):

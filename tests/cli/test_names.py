@@ -1,4 +1,4 @@
-"""Names of sockets and files that are no text, or would do something to a terminal."""
+"""Names of sockets and files that are not text, or would do something to a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORGED = "a\nevery byte is right"
 
 
 def raw(text: str) -> bool:
-    """Say whether a terminal would be told more than text."""
+    """Return whether a terminal would be reported more than text."""
     return any(not char.isprintable() and char not in "\n\t" for char in text)
 
 
@@ -30,7 +30,7 @@ def raw(text: str) -> bool:
 def test_sockets(harness: Harness, cli, name):
     harness.serve(name)
     harness.serve("d0")
-    said, shown = name.encode("unicode_escape").decode(), False
+    reported, shown = name.encode("unicode_escape").decode(), False
     for words in (
         ("migrate", name, "d0", "--dry-run"),
         ("migrate", name, "d0"),
@@ -46,7 +46,7 @@ def test_sockets(harness: Harness, cli, name):
         assert not raw(ran.out + ran.err), words
         assert "Traceback" not in ran.err
         assert "\nevery byte" not in ran.out + ran.err
-        shown = shown or said in ran.out + ran.err
+        shown = shown or reported in ran.out + ran.err
     assert shown
 
 
@@ -73,7 +73,7 @@ def test_files(harness: Harness, cli, name):
 
 @pytest.mark.parametrize("name", [ESCAPE, FORGED, "x" * (1 << 19)])
 def test_devices_in_a_saved_file(harness: Harness, cli, name):
-    """Who wrote the file says what the devices are called."""
+    """Who wrote the file states what the devices are called."""
     harness.serve("d0")
     with ContainerWriter("saved", Header((DeviceHeader(name), DeviceHeader("b")))) as file:
         file.write(0, b"state")
@@ -83,8 +83,8 @@ def test_devices_in_a_saved_file(harness: Harness, cli, name):
     assert ran.err.count("\n") == 1
     assert len(ran.err) < 2000
     assert ran.err.endswith(", b), and 1 is given; give one DST for each, in this order\n")
-    said = json.loads(cli("restore", "saved", "d0", "--json").out)
-    assert name in said["message"]
+    reported = json.loads(cli("restore", "saved", "d0", "--json").out)
+    assert name in reported["message"]
 
 
 def test_a_trace(cli, tmp_path):

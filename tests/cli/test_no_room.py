@@ -59,13 +59,13 @@ def test_too_many_open_files(pair: Harness, cli, name, limit):
 @pytest.mark.parametrize("limits", sample([(7, 10, 32), (*range(7, 14), 32)], 2), ids=len)
 def test_the_server_is_not_blamed(pair: Harness, limits):
     """A descriptor that finds no room is dropped by the kernel: the twin socket came to nobody."""
-    said = [limited(limit, "migrate", "s0", "d0", "--dry-run").stderr for limit in limits]
-    assert not any("without a descriptor" in one for one in said)
-    assert said[0]
-    assert not said[-1]
+    reported = [limited(limit, "migrate", "s0", "d0", "--dry-run").stderr for limit in limits]
+    assert not any("without a descriptor" in one for one in reported)
+    assert reported[0]
+    assert not reported[-1]
 
 
 def test_another_place_is_no_way_out_for_a_journal(pair: Harness):
-    said = [limited(limit, "migrate", "s0", "d0").stderr for limit in range(8, 14)]
-    assert all("Too many open files" in one for one in said)
-    assert not any("--journal" in one for one in said)
+    reported = [limited(limit, "migrate", "s0", "d0").stderr for limit in range(8, 14)]
+    assert all("Too many open files" in one for one in reported)
+    assert not any("--journal" in one for one in reported)

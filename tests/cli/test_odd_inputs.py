@@ -85,13 +85,13 @@ def test_an_event_that_is_no_word(event, shown, tmp_path, capsys):
     problem = f"event: {shown}: is not a string: the line is damaged"
     for number, lines in ((1, [line]), (2, [SERVING, line])):
         assert main(["check-trace", written(tmp_path / "log", lines)]) == 2
-        said = capsys.readouterr().err
-        assert said == f"vfio-migration: error: {tmp_path / 'log'}: line {number}: {problem}\n"
+        reported = capsys.readouterr().err
+        assert reported == f"vfio-migration: error: {tmp_path / 'log'}: line {number}: {problem}\n"
     assert main(["check-trace", written(tmp_path / "log", [SERVING, {"level": "info"}])]) == 2
     assert "line 2: event: is missing" in capsys.readouterr().err
 
 
-def test_so_many_kinds_of_events_are_told_apart(tmp_path, capsys):
+def test_so_many_kinds_of_events_are_distinguished(tmp_path, capsys):
     lines = [{"event": f"kind {number}", "level": "info"} for number in range(500)]
     path = written(tmp_path / "log", [*lines, lines[0]])
     assert main(["check-trace", path, "--json"]) == 0
@@ -147,11 +147,11 @@ def test_words_that_cannot_be_encoded(encoding, number, tmp_path):
         assert "Traceback" not in done.stderr, (path, done.stderr)
         assert "\x1b" not in done.stdout
         if more:
-            told = json.dumps(json.loads(done.stdout), ensure_ascii=False)
-            assert "\ud800" in told or "\\uD800" in told
+            recorded = json.dumps(json.loads(done.stdout), ensure_ascii=False)
+            assert "\ud800" in recorded or "\\uD800" in recorded
 
 
-def test_a_device_cannot_say_that_all_is_well(tmp_path, capsys):
+def test_a_device_cannot_state_that_all_is_well(tmp_path, capsys):
     path = written(tmp_path / "log", [SERVING | {"device": "a\nevery step is allowed\ud800"}])
     assert main(["check-trace", path]) == 0
     first = capsys.readouterr().out.splitlines()[0]
@@ -178,11 +178,11 @@ def test_file_names_that_are_no_text(command, more, tmp_path):
     done = shell(f"cd '{tmp_path}'; vm {command} $'\\xff.jsonl' {more}")
     assert "Traceback" not in done.stderr
     assert done.returncode == (2 if command == "verify" else 0)
-    gone = shell(f"cd '{tmp_path}'; vm check-trace $'\\xff.gone' {more}")
-    assert "Traceback" not in gone.stderr
-    assert gone.returncode == 2
+    ended = shell(f"cd '{tmp_path}'; vm check-trace $'\\xff.gone' {more}")
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 2
     if more:
-        assert json.loads(gone.stdout)["error"]["mistakes"][0]["value"] == "\udcff.gone"
+        assert json.loads(ended.stdout)["error"]["mistakes"][0]["value"] == "\udcff.gone"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_complaint_that_nobody_can_read(command):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_complaint_to_a_reader_that_has_gone(unbuffered):
+def test_a_complaint_to_a_reader_that_has_ended(unbuffered):
     command = "(sleep 0.2; vm check-trace /nowhere --json; echo $? >&2) | true"
     done = shell(command, PYTHONUNBUFFERED=unbuffered)
     assert done.stderr == "2\n"

@@ -79,7 +79,7 @@ def test_a_diagram_goes_where_a_link_leads(tmp_path):
 
 def test_a_file_without_an_end_is_no_table(capsys):
     assert main(["verify", "/dev/zero"]) == 2
-    assert "so this is no table" in capsys.readouterr().err
+    assert "so this is not a table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["-1", "x", "", "9" * 20, "\u0663"])

@@ -75,7 +75,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "says"),
+    ("device", "complains"),
     [
         ("own_nope:X", f'"own_nope:X": there is no module own_nope; {WHERE}'),
         ("own_nope.nic:X", f'"own_nope.nic:X": there is no module own_nope; {WHERE}'),
@@ -124,22 +124,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ),
     ],
 )
-def test_what_is_wrong_with_a_class_is_one_line_and_no_traceback(cli, here, device, says) -> None:
+def test_what_is_wrong_with_a_class_is_one_line_and_no_traceback(
+    cli, here, device, complains
+) -> None:
     ran = cli("serve", here / "nowhere" / "x.sock", "--device", device)
     assert (ran.status, ran.out) == (2, "")
-    assert ran.err == f"vfio-migration: error: --device: {says.replace('{here}', str(here))}\n"
+    assert ran.err == f"vfio-migration: error: --device: {complains.replace('{here}', str(here))}\n"
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("word", "complains"),
     [
         ("queues=x", '--device queues: "x": is not a number; 64M and 0x1000 are'),
         ("queues=1,fast=2", '--device fast: "2": is neither yes nor no'),
     ],
 )
-def test_an_option_is_read_as_its_parameter_is_annotated(cli, here, word, says) -> None:
+def test_an_option_is_read_as_its_parameter_is_annotated(cli, here, word, complains) -> None:
     ran = cli("serve", "x", "--device", f"own_nic:Nic,{word}")
-    assert ran.err == f"vfio-migration: error: {says}\n"
+    assert ran.err == f"vfio-migration: error: {complains}\n"
 
 
 def test_what_a_function_makes_is_held_to_be_a_device(cli, here) -> None:
@@ -165,11 +167,11 @@ def test_a_class_of_the_current_folder_is_served_with_its_options(here) -> None:
     ]
     words = ["--device", "own_nic:Nic,queues=3,label=a", "--flags", "STOP_COPY,P2P"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
-    with log.open("w") as said:
+    with log.open("w") as given:
         process = subprocess.Popen(
             [*command, "serve", path, *words, "--log-format", "json"],
             cwd=here,
-            stderr=said,
+            stderr=given,
             env=environment,
         )
     try:

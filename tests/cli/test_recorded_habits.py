@@ -1,6 +1,6 @@
 """Recordings of servers that we did not write: no legal habit is called a violation.
 
-Who has which habit stands in `support.peer_habits.servers`.
+Who has which habit is in `support.peer_habits.servers`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WRONG: dict[type[Peer], set[str]] = {
 """Habits that the text forbids, and the checks that find them."""
 
 SUSPICIOUS: dict[type[Peer], set[str]] = {
-    habits.RefusesMostWhileStopped: {"reset_refused"},
+    habits.RefusesNearlyAllWhileStopped: {"reset_refused"},
     habits.RunsOnceItsClientHangsUp: {"state_kept"},
     habits.PreCopyReadsFail: {"read_refused"},
     habits.PreCopyFailsPartWay: {"read_refused"},

@@ -79,13 +79,13 @@ def test_what_is_changed_between_source_and_destination_is_found_in_the_recordin
     assert [one["check"] for one in wrong] == [check]
 
 
-def test_the_recording_of_a_group_says_which_belong_together_and_all_streams_are_compared(
+def test_the_recording_of_a_group_states_which_belong_together_and_all_streams_are_compared(
     two: Harness, cli: Any
 ) -> None:
     assert cli("migrate", "s0", "d0", "s1", "d1", "--record", "run.jsonl").status == 0
     lines = lines_of(Path("run.jsonl"))
-    said = [(one["device"], one["role"], one["pair"]) for one in lines if one.get("pair")]
-    assert said == [
+    reported = [(one["device"], one["role"], one["pair"]) for one in lines if one.get("pair")]
+    assert reported == [
         ("s0", "source", "d0"),
         ("d0", "destination", "s0"),
         ("s1", "source", "d1"),
@@ -102,7 +102,9 @@ def test_the_recording_of_a_group_says_which_belong_together_and_all_streams_are
     assert cli("check-trace", "run.jsonl").status == 1
 
 
-def test_a_recording_that_pairs_nobody_is_not_compared_and_says_so(pair: Harness, cli: Any) -> None:
+def test_a_recording_that_pairs_nobody_is_not_compared_and_states_it(
+    pair: Harness, cli: Any
+) -> None:
     assert cli("migrate", "s0", "d0", "--record", "run.jsonl").status == 0
     lines = [line for line in lines_of(Path("run.jsonl")) if "pair" not in line]
     altered(lines, writes(lines, "d0"))

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_support import BIG, SLOW, Gate, masked, says, until
+from cli_support import BIG, SLOW, Gate, complains, masked, until
 
 from support.migration_harness import FaultyMemory, Harness
 
@@ -16,16 +16,17 @@ TAKEN = "The destination has taken the whole state over, and may have run."
 HALF = "refuses what it was given, so it is reset"
 JUDGED = ("RESUMING", "STOP")
 STARTED = ("RUNNING_P2P", "RUNNING")
-ANEW = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
+ANEW = "it has to be set up anew, or a save restored into it (vfio-migration restore)"
 UNCLEAR = "there is no journal of a migration, and it is not known who is to run"
 HINTS = (
-    "  say where the journal is: --journal FILE",
-    "  or say which side is to run, and the other is stopped: --keep source or --keep destination",
+    "  give the place of the journal: --journal FILE",
+    "  or choose which side is to run, and the other is stopped: --keep source or --keep "
+    "destination",
 )
-NOTHING = "    0.000 s  the destination runs: it runs, the source stands still: nothing to do\n"
+NOTHING = "    0.000 s  the destination runs: it runs, the source is stopped: nothing to do\n"
 
 
-def stand(harness: Harness, **states: str) -> None:
+def start_served(harness: Harness, **states: str) -> None:
     """Lead devices to where they are to stand."""
     for name, state in states.items():
         harness.hosts[name].server.engine.set_state(state)
@@ -56,9 +57,9 @@ def test_a_migration_that_was_killed(big: Harness, start, cli, named):
     assert Path("s0.migration").exists()
     ran = cli("recover", *named)
     assert (ran.status, ran.err) == (0, "")
-    told = masked(ran.out).splitlines()
-    assert told[0] == f"    0.000 s  recovering: {SOURCE}"
-    assert told[-1] == "    0.000 s  the source runs"
+    recorded = masked(ran.out).splitlines()
+    assert recorded[0] == f"    0.000 s  recovering: {SOURCE}"
+    assert recorded[-1] == "    0.000 s  the source runs"
     assert big.states == {"s0": "RUNNING", "d0": "STOP"}
     assert big.hosts["s0"].whole
     assert not Path("s0.migration").exists()
@@ -70,8 +71,8 @@ def test_it_is_quiet(big: Harness, start, cli):
     assert (ran.status, ran.err) == (0, "")
     # A device with half a stream does not stop: it is reset.
     lines = (f"d0: {HALF}", f"the source runs: {SOURCE}")
-    told = [f"    0.000 s  {line}\n" for line in lines]
-    assert masked(ran.out) == "".join(told)
+    recorded = [f"    0.000 s  {line}\n" for line in lines]
+    assert masked(ran.out) == "".join(recorded)
 
 
 def test_it_is_json(big: Harness, start, cli):
@@ -112,10 +113,10 @@ def test_other_pairs_than_those_of_the_journal(big: Harness, start, cli):
     big.serve("d1", FaultyMemory, size=BIG)
     before = big.states
     right = "  run: vfio-migration recover s0 d0"
-    why = "d1: elsewhere says that s0 was migrated to d0"
-    says(cli("recover", "s0", "d1", "--journal", "elsewhere"), 2, why, right)
-    why = "d1: is no source of the migration in elsewhere"
-    says(cli("recover", "d1", "d0", "--journal", "elsewhere"), 2, why, right)
+    why = "d1: elsewhere records that s0 was migrated to d0"
+    complains(cli("recover", "s0", "d1", "--journal", "elsewhere"), 2, why, right)
+    why = "d1: is not a source of the migration in elsewhere"
+    complains(cli("recover", "d1", "d0", "--journal", "elsewhere"), 2, why, right)
     assert big.states == before
     assert Path("elsewhere").exists()
 
@@ -123,13 +124,13 @@ def test_other_pairs_than_those_of_the_journal(big: Harness, start, cli):
 @pytest.mark.parametrize("keep", [[], ["--keep", "destination"]])
 @pytest.mark.parametrize("named", [["d0"], ["d0", "s0"]])
 def test_a_destination_in_the_place_of_a_source(big: Harness, start, cli, named, keep):
-    """It is refused, and what is said to run is what settles it."""
+    """It is refused, and what is reported to run is what settles it."""
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     before = big.states
     where = Path("s0.migration").resolve()  # a destination has but a link to it
     ran = cli("recover", *named, *keep)
     right = " ".join(["vfio-migration recover s0 d0", *keep])
-    says(ran, 2, f"d0: is no source of the migration in {where}", f"  run: {right}")
+    complains(ran, 2, f"d0: is not a source of the migration in {where}", f"  run: {right}")
     assert big.states == before
     if not keep:
         assert cli(*right.split()[1:]).status == 0
@@ -149,7 +150,7 @@ def test_the_sources_of_several_devices(harness: Harness, start, cli):
     gate.set()
     ran = cli("recover", "s0", "s1")
     right = "  run: vfio-migration recover s0 d0 s1 d1"
-    says(ran, 2, "s1: s0.migration says that s0 was migrated to d0", right)
+    complains(ran, 2, "s1: s0.migration records that s0 was migrated to d0", right)
     assert cli("recover", "s1").status == 0
     assert not list(Path().glob("*.migration"))
 
@@ -176,7 +177,7 @@ def test_a_destination_that_was_started(harness: Harness, start, cli):
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_a_side_is_kept_whatever_the_journal_says(harness: Harness, start, cli, keep):
+def test_a_side_is_kept_whatever_the_journal_states(harness: Harness, start, cli, keep):
     gate = threading.Event()
     harness.serve("s0")
     harness.serve("d0", gate={STARTED: gate})
@@ -194,7 +195,7 @@ def test_a_side_is_kept_whatever_the_journal_says(harness: Harness, start, cli, 
     assert not Path("s0.migration").exists()
 
 
-def test_a_side_that_is_gone_for_good(tmp_path, serve, start, cli):
+def test_a_side_that_has_ended_for_good(tmp_path, serve, start, cli):
     source, destination = (serve(name, f"memory,size={BIG}") for name in ("s0", "d0"))
     program = start("migrate", source.path, destination.path, *SLOW)
     until(lambda: "pre-copy" in program.out)
@@ -227,7 +228,7 @@ def test_there_was_nothing_to_recover(harness: Harness, cli):
 def test_no_destination_runs(harness: Harness, cli, state):
     harness.serve("s0")
     harness.serve("d0")
-    stand(harness, s0=state, d0="RESUMING")
+    start_served(harness, s0=state, d0="RESUMING")
     assert cli("recover", "s0", "d0").status == 0
     assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
     assert harness.hosts["s0"].whole
@@ -235,12 +236,12 @@ def test_no_destination_runs(harness: Harness, cli, state):
 
 @pytest.mark.parametrize("state", ["PRE_COPY", "STOP_COPY", "RUNNING"])
 def test_one_source_alone(harness: Harness, cli, state):
-    """One that stands still may have a destination that runs: whoever asks has to know."""
+    """One that is stopped may have a destination that runs: the caller has to know."""
     harness.serve("s0")
-    stand(harness, s0=state)
+    start_served(harness, s0=state)
     keep = []
     if state == "STOP_COPY":
-        says(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in {state}", *HINTS)
+        complains(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in {state}", *HINTS)
         assert harness.states == {"s0": state}
         keep = ["--keep", "source"]
     ran = cli("recover", "s0", *keep)
@@ -253,9 +254,9 @@ def test_one_source_alone(harness: Harness, cli, state):
 def test_it_is_not_clear_who_is_to_run(harness: Harness, cli, state):
     harness.serve("s0")
     harness.serve("d0")
-    stand(harness, s0=state)
+    start_served(harness, s0=state)
     before = harness.states
-    says(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in {state}, d0 in RUNNING", *HINTS)
+    complains(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in {state}, d0 in RUNNING", *HINTS)
     assert harness.states == before
     ran = cli("recover", "s0", "d0", "--json")
     (error,) = ran.events
@@ -263,13 +264,13 @@ def test_it_is_not_clear_who_is_to_run(harness: Harness, cli, state):
     assert [f"  {hint}" for hint in error["hints"]] == list(HINTS)
 
 
-def test_a_source_that_stands_still_may_have_been_retired(harness: Harness, cli):
+def test_a_source_that_is_stopped_may_have_been_retired(harness: Harness, cli):
     """Its destination may have run since, and been stopped."""
     harness.serve("s0")
     harness.serve("d0")
-    stand(harness, s0="STOP", d0="STOP")
-    says(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in STOP, d0 in STOP", *HINTS)
-    says(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in STOP", *HINTS)
+    start_served(harness, s0="STOP", d0="STOP")
+    complains(cli("recover", "s0", "d0"), 2, f"{UNCLEAR}: s0 in STOP, d0 in STOP", *HINTS)
+    complains(cli("recover", "s0"), 2, f"{UNCLEAR}: s0 in STOP", *HINTS)
     assert harness.running == set()
     assert cli("recover", "s0", "--keep", "source").status == 0
     assert harness.running == {"s0"}
@@ -277,7 +278,7 @@ def test_a_source_that_stands_still_may_have_been_retired(harness: Harness, cli)
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_it_is_said_who_is_to_run(harness: Harness, cli, keep):
+def test_it_is_stated_who_is_to_run(harness: Harness, cli, keep):
     harness.serve("s0")
     harness.serve("d0")
     harness.hosts["d0"].fill()
@@ -289,9 +290,9 @@ def test_it_is_said_who_is_to_run(harness: Harness, cli, keep):
 
 def test_a_destination_that_nobody_named(harness: Harness, cli):
     harness.serve("s0")
-    stand(harness, s0="STOP")
+    start_served(harness, s0="STOP")
     ran = cli("recover", "s0", "--keep", "destination")
-    says(ran, 2, "--keep destination: which one is not known: give SRC DST")
+    complains(ran, 2, "--keep destination: which one is not known: give SRC DST")
     assert harness.states == {"s0": "STOP"}
 
 
@@ -299,7 +300,7 @@ def test_nobody_serves(harness: Harness, cli):
     harness.serve("s0")
     why = "d0: nobody serves there: No such file or directory"
     why += ", and there is no journal of a migration"
-    says(cli("recover", "s0", "d0"), 2, why, *HINTS)
+    complains(cli("recover", "s0", "d0"), 2, why, *HINTS)
     assert cli("recover", "s0", "d0", "--keep", "source").status == 0
     assert harness.running == {"s0"}
 
@@ -308,9 +309,9 @@ def test_nobody_serves(harness: Harness, cli):
 
 
 def test_sockets_that_make_no_pairs(cli):
-    says(cli("recover", "a", "b", "c"), 2, "c: has no DST: give SRC DST [SRC DST ...]")
+    complains(cli("recover", "a", "b", "c"), 2, "c: has no DST: give SRC DST [SRC DST ...]")
     why = "a: is named twice; each socket is one end of one device"
-    says(cli("recover", "a", "b", "a", "c"), 2, why)
+    complains(cli("recover", "a", "b", "a", "c"), 2, why)
 
 
 @pytest.mark.parametrize(
@@ -327,21 +328,23 @@ def test_a_journal_that_is_damaged(harness: Harness, cli, text, why):
     ran = cli("recover", "s0")
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith(f"vfio-migration: error: s0.migration: {why}")
-    assert ran.err.endswith("\n  say which side is to run: --keep source or --keep destination\n")
+    assert ran.err.endswith(
+        "\n  choose which side is to run: --keep source or --keep destination\n"
+    )
 
 
 def test_a_side_is_kept_though_the_journal_is_damaged(harness: Harness, cli):
-    """The message says that this helps."""
+    """The message states that this helps."""
     harness.serve("s0")
     harness.serve("d0")
-    stand(harness, s0="STOP_COPY", d0="RESUMING")
+    start_served(harness, s0="STOP_COPY", d0="RESUMING")
     Path("s0.migration").write_text("damaged")
     assert cli("recover", "s0", "d0", "--keep", "source").status == 0
     assert harness.states == {"s0": "RUNNING", "d0": "STOP"}
 
 
 def test_a_journal_that_cannot_be_written(big: Harness, start, cli):
-    """A journal that cannot be removed is said, and is no reason not to bring anybody back."""
+    """A journal that cannot be removed is stated, and is no reason not to bring anybody back."""
     Path("folder").mkdir()
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"}, "--journal", "folder/journal")
     Path("folder").chmod(0o555)
@@ -395,7 +398,7 @@ def test_the_state_is_lost(form, tmp_path, serve, start, cli):
     why = f"{source.path}: held the state, and cannot be reached any more"
     then = [
         f"{source.path}: nobody serves there: Connection refused",
-        f"{destination.path}: stands still in STOP and is blank; it can be migrated to again",
+        f"{destination.path}: is stopped in STOP and is blank; it can be migrated to again",
         f"start the server of {source.path} anew: it is blank; {ANEW}",
     ]
     ran = cli("recover", source.path, destination.path, *form)
@@ -406,13 +409,13 @@ def test_the_state_is_lost(form, tmp_path, serve, start, cli):
         last = ran.events[-1]
         assert (last["event"], last["message"], last["hints"]) == ("error", why, then)
     else:
-        told = [line[13:] for line in masked(ran.out).splitlines()]
-        assert (told[0], told[-1]) == (f"recovering: {why}", "nobody holds the whole state")
+        recorded = [line[13:] for line in masked(ran.out).splitlines()]
+        assert (recorded[0], recorded[-1]) == (f"recovering: {why}", "nobody holds the whole state")
         lines = [f"vfio-migration: error: {why} (the state is lost)", *(f"  {one}" for one in then)]
         assert ran.err.splitlines() == lines
     assert destination.state == "STOP"
     assert not Path(f"{source.path}.migration").exists()
-    # What was said is so.
+    # What was stated is so.
     serve("s0", f"memory,size={BIG}")
     ran = cli("migrate", source.path, destination.path, "-q")
     assert (ran.status, ran.err) == (0, "")
@@ -431,7 +434,7 @@ def test_of_two_sources_one_is_lost(tmp_path, serve, start, cli):
     sources[1].kill()
     ran = cli("recover", *paths)
     assert ran.status == 1
-    still = "stands still in STOP and is blank; it can be migrated to again"
+    still = "is stopped in STOP and is blank; it can be migrated to again"
     assert ran.err.splitlines()[2:] == [
         *(f"  {one.path}: {still}" for one in destinations),
         f"  {sources[0].path}: runs with what it held, without the rest",
@@ -450,7 +453,7 @@ def test_the_state_is_lost_and_the_source_was_started_anew(tmp_path, serve, star
     assert ran.err.splitlines()[1:] == [
         f"  {source.path}: held the state, and cannot be reached any more",
         f"  {source.path}: nobody serves there: Connection refused",
-        f"  {destination.path}: stands still in STOP and is blank; it can be migrated to again",
+        f"  {destination.path}: is stopped in STOP and is blank; it can be migrated to again",
         f"  start the server of {source.path} anew: it is blank; {ANEW}",
         f"  once it can be reached run: vfio-migration recover {source.path} {destination.path}",
     ]
@@ -460,7 +463,7 @@ def test_the_state_is_lost_and_the_source_was_started_anew(tmp_path, serve, star
     assert ran.status == 1
     assert ran.err.splitlines() == [
         f"vfio-migration: error: {why} (the state is lost)",
-        f"  {destination.path}: stands still in STOP; it can be migrated to again",
+        f"  {destination.path}: is stopped in STOP; it can be migrated to again",
         f"  {source.path}: runs and is blank; {ANEW}",
     ]
     assert (anew.state, destination.state) == ("RUNNING", "STOP")

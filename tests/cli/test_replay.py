@@ -109,7 +109,7 @@ def test_of_several_devices_each_is_called_by_its_name(tmp_path: Path, capsys, n
     path = tmp_path / "run.json"
     path.write_text(trace.to_json(), "utf-8")
     first, second = names or ("device 0", "device 1")
-    about = "" if names else "device 0: "  # with names, a note says itself whom it is about
+    about = "" if names else "device 0: "  # with names, a note states itself whom it is about
     assert main(["replay", str(path)]) == 0
     assert capsys.readouterr().out == (
         f"  0. ok       {first}: RUNNING (STOP_COPY,P2P)\n"
@@ -165,12 +165,12 @@ def test_wrong_input(tmp_path: Path, capsys, text: str, message: str, as_json: b
     path = tmp_path / "run.json"
     path.write_text(text, "utf-8")
     assert main(["replay", str(path), *(["--json"] if as_json else [])]) == 2
-    said = capsys.readouterr()
+    reported = capsys.readouterr()
     if as_json:
-        assert message in json.loads(said.out)["error"]["message"]
+        assert message in json.loads(reported.out)["error"]["message"]
     else:
-        assert said.out == ""
-        assert message in said.err
+        assert reported.out == ""
+        assert message in reported.err
 
 
 @pytest.mark.parametrize("name", ["missing.json", ".", "a\0b"])

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_support import files, masked, says, until
+from cli_support import complains, files, masked, until
 from test_migrate import as_documented
 
 from support.migration_harness import ALWAYS, FaultyMemory, Harness
@@ -27,8 +27,8 @@ STOPS = ("PRE_COPY_P2P", "STOP_COPY")
 JUDGED = ("RESUMING", "STOP")
 STARTED = ("RUNNING_P2P", "RUNNING")
 
-STANDS_STILL = """\
-  the device stands still, and nothing runs with what was saved
+IS_STOPPED = """\
+  the device is stopped, and nothing runs with what was saved
   to let s0 run on: vfio-migration recover s0 --keep source
   to restore it, here or elsewhere: vfio-migration restore a.save DST
 """
@@ -59,7 +59,7 @@ runs before all have.
 """
 
 
-def told(text: str) -> str:
+def recorded(text: str) -> str:
     """Return what is printed but how far it is."""
     lines = [
         line
@@ -79,7 +79,7 @@ def memory(harness: Harness, name: str, **options) -> FaultyMemory:
 
 
 def holds(device: FaultyMemory) -> bool:
-    """Say whether a memory that stands still holds what its count of changes says."""
+    """Return whether a memory that is stopped holds what its count of changes says."""
     return (
         device.changes >= 40
         and bytes(device.block("bar2").view) == contents(7, SIZE, device.changes)[:]
@@ -135,16 +135,16 @@ def test_what_is_printed(harness: Harness, cli):
     harness.serve("d0")
     stop(harness, "d0")
     ran = cli("save", "s0", "a.save")
-    assert (ran.status, told(ran.out), ran.err) == (0, SAVED + STANDS_STILL, "")
+    assert (ran.status, recorded(ran.out), ran.err) == (0, SAVED + IS_STOPPED, "")
     ran = cli("restore", "a.save", "d0")
-    assert (ran.status, told(ran.out), ran.err) == (0, RESTORED, "")
+    assert (ran.status, recorded(ran.out), ran.err) == (0, RESTORED, "")
     assert harness.hosts["d0"].whole
     ran = cli("save", "d0", "b.save", "-q", "--then", "run")
     saved = SAVED.partition("\n\n")[2].replace("a.save", "b.save")
     assert masked(ran.out) == saved.replace("  state", "  downtime     # s\n  state")
 
 
-def test_json_is_what_the_page_says(harness: Harness, cli):
+def test_json_is_what_the_page_states(harness: Harness, cli):
     for name in ("s0", "d0"):
         memory(harness, name)
     ran = cli("save", "s0", "a.save", "--json", "--then", "run")
@@ -214,7 +214,7 @@ def test_a_file_that_is_there(harness: Harness, cli):
     harness.serve("s0")
     Path("a.save").write_text("precious")
     why = "a.save: is there already; remove it, take another name, or allow it to be replaced"
-    says(cli("save", "s0", "a.save"), 2, why)
+    complains(cli("save", "s0", "a.save"), 2, why)
     assert Path("a.save").read_text() == "precious"
     assert (harness.states, harness.arcs) == ({"s0": "RUNNING"}, [])
     assert cli("save", "s0", "a.save", "--replace").status == 0
@@ -237,7 +237,7 @@ def test_a_file_that_is_there(harness: Harness, cli):
 def test_a_place_that_is_none(harness: Harness, cli, path, why):
     harness.serve("s0")
     harness.serve("s1")
-    says(cli("save", "s0", path), 2, f"{path}: {why}")
+    complains(cli("save", "s0", path), 2, f"{path}: {why}")
     assert harness.arcs == []
 
 
@@ -246,7 +246,7 @@ def test_a_folder_that_cannot_be_written(harness: Harness, start):
     Path("folder").mkdir(mode=0o555)
     ran = start("save", "s0", "folder/a.save", override=False).ends()
     why = "Permission denied (EACCES); take a folder that you may write to"
-    says(ran, 2, f"folder/a.save: cannot be written: {why}")
+    complains(ran, 2, f"folder/a.save: cannot be written: {why}")
     assert harness.arcs == []
 
 
@@ -259,7 +259,7 @@ def test_a_codec_that_is_not_installed(harness: Harness, cli, monkeypatch, comma
     monkeypatch.setitem(sys.modules, "zstandard", None)
     paths = ["s0", "b.save", "--compress", "zstd"] if command == "save" else ["a.save", "d0"]
     why = f"zstandard is not installed; run: {install_command('compress')}"
-    says(cli(command, *paths), 2, why)
+    complains(cli(command, *paths), 2, why)
     assert harness.arcs == []
     assert files() == ["a.save", "d0", "s0"]
 
@@ -302,7 +302,7 @@ def damaged(data: bytes, how: str) -> bytes:
         ("truncated", r"is truncated at byte \d+: block 0 of device 0 goes to byte \d+"),
         ("longer", r"4 bytes follow its end at byte \d+"),
         ("empty", "is empty"),
-        ("another", "is no saved migration: it begins with b'somethin'"),
+        ("another", "is not a saved migration: it begins with b'somethin'"),
     ],
 )
 def test_a_file_that_is_damaged(harness: Harness, cli, how, why):
@@ -321,29 +321,29 @@ def test_a_file_that_is_damaged(harness: Harness, cli, how, why):
 def test_a_file_that_is_not_there(harness: Harness, cli):
     harness.serve("d0")
     ran = cli("restore", "a.save", "d0")
-    says(ran, 2, "a.save: cannot be read: No such file or directory")
+    complains(ran, 2, "a.save: cannot be read: No such file or directory")
 
 
 # --- the devices ---
 
 
 def test_too_few_arguments(cli):
-    says(cli("save", "a.save"), 2, "a.save: give SRC [SRC ...] FILE")
+    complains(cli("save", "a.save"), 2, "a.save: give SRC [SRC ...] FILE")
 
 
 @pytest.mark.parametrize("command", ["save", "restore"])
 def test_a_socket_named_twice(harness: Harness, cli, tmp_path, command):
     harness.serve("s0")
     paths = ["s0", "./s0", "a.save"] if command == "save" else ["a.save", "s0", "./s0"]
-    says(cli(command, *paths), 2, f"{tmp_path}/s0: is named twice; each socket is one device")
+    complains(cli(command, *paths), 2, f"{tmp_path}/s0: is named twice; each socket is one device")
 
 
 def test_nobody_serves(harness: Harness, cli):
     harness.serve("s0")
     why = "nowhere: nobody serves there: No such file or directory"
-    says(cli("save", "s0", "nowhere", "a.save"), 2, why)
+    complains(cli("save", "s0", "nowhere", "a.save"), 2, why)
     assert cli("save", "s0", "a.save").status == 0
-    says(cli("restore", "a.save", "nowhere"), 2, why)
+    complains(cli("restore", "a.save", "nowhere"), 2, why)
 
 
 def test_another_number_of_devices(harness: Harness, cli):
@@ -351,7 +351,7 @@ def test_another_number_of_devices(harness: Harness, cli):
         harness.serve(name)
     assert cli("save", "s0", "s1", "a.save").status == 0
     why = "the file holds 2 devices (s0, s1), and 1 is given; give one DST for each, in this order"
-    says(cli("restore", "a.save", "d0"), 2, why)
+    complains(cli("restore", "a.save", "d0"), 2, why)
     assert harness.states["d0"] == "RUNNING"
 
 
@@ -395,11 +395,11 @@ def test_a_restore_that_the_device_refuses(harness: Harness, cli, how):
     before = Path("a.save").read_bytes()
     ran = cli("restore", "a.save", "d0", "-q")
     now = "ERROR" if how[1] else "RESUMING"
-    says_so = f"plan resume, phase judge: d0: SET_STATE STOP is refused (EIO); it is in {now} now"
+    states_it = f"plan resume, phase judge: d0: SET_STATE STOP is refused (EIO); it is in {now} now"
     assert ran.status == 1
     assert ran.err == (
-        f"vfio-migration: error: {says_so} (the devices do not run; the file is as it was)\n"
-        "  d0: stands still; restore into it again before it is used\n"
+        f"vfio-migration: error: {states_it} (the devices do not run; the file is as it was)\n"
+        "  d0: is stopped; restore into it again before it is used\n"
     )
     assert harness.running == {"d1"}
     assert Path("a.save").read_bytes() == before
@@ -407,13 +407,13 @@ def test_a_restore_that_the_device_refuses(harness: Harness, cli, how):
     assert harness.hosts["d1"].whole
 
 
-def test_a_save_says_that_the_devices_stand_still_and_how_they_go_on(harness: Harness, cli):
-    """And what it says is so: word for word it lets them go on."""
+def test_a_save_states_that_the_devices_are_stopped_and_how_they_go_on(harness: Harness, cli):
+    """And what it states is so: word for word it lets them go on."""
     for name in ("s0", "s1"):
         harness.serve(name)
     ran = cli("save", "s0", "s1", "a b.save", "--json")
     hints = json.loads(ran.out.splitlines()[-1])["hints"]
-    assert hints[0] == "the devices stand still, and nothing runs with what was saved"
+    assert hints[0] == "the devices are stopped, and nothing runs with what was saved"
     assert harness.running == set()
     for hint in hints[1:3]:
         command = shlex.split(hint.partition(": ")[2])
@@ -451,7 +451,7 @@ def test_a_source_that_fails_for_good(harness: Harness, cli):
     assert harness.hosts["s1"].whole
 
 
-# --- nobody can tell who runs ---
+# --- nobody knows who runs ---
 
 
 @pytest.mark.parametrize("then", ["stop", "run"])

@@ -59,7 +59,7 @@ def test_a_destination_that_is_killed(harness: Harness, serve, cli, monkeypatch)
     assert first.startswith("vfio-migration: error: d0: ")
     assert first.endswith("(the devices do not run; the file is as it was)")
     assert hints == [
-        "  d1: stands still; restore into it again before it is used",
+        "  d1: is stopped; restore into it again before it is used",
         "  d0: cannot be reached",
     ]
     assert two.state == "STOP"
@@ -138,7 +138,7 @@ def test_a_restore_that_is_given_up(harness: Harness, start, cli, arc, form):
     else:
         assert ran.err == (
             "vfio-migration: error: cancelled (the devices do not run; the file is as it was)\n"
-            "  d0: stands still; restore into it again before it is used\n"
+            "  d0: is stopped; restore into it again before it is used\n"
         )
         # That what is in it by then is not taken over is no failure.
         assert "fail" not in ran.out

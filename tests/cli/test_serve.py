@@ -21,23 +21,23 @@ PROGRAM = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
 class Running:
     """A server in a process of its own."""
 
-    def __init__(self, arguments, path: Path | None, *, said: Path, command=PROGRAM, **options):
-        self.path, self._log = path, said
-        with said.open("w") as file:
+    def __init__(self, arguments, path: Path | None, *, reported: Path, command=PROGRAM, **options):
+        self.path, self._log = path, reported
+        with reported.open("w") as file:
             self.process = subprocess.Popen(
                 [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stderr=file, **options
             )
-        self.until(lambda: "serving" in self.said)
+        self.until(lambda: "serving" in self.reported)
 
     @property
-    def said(self) -> str:
+    def reported(self) -> str:
         return self._log.read_text("utf-8")
 
     def until(self, condition) -> None:
         deadline = time.monotonic() + 20
         while not condition():
-            assert time.monotonic() < deadline, self.said
-            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.reported
+            assert self.process.poll() is None, self.reported
             time.sleep(0.01)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -52,7 +52,9 @@ def start(tmp_path):
     def start(*arguments, at: Path | None = None, **options) -> Running:
         path = at if at is not None else tmp_path / "edu.sock"
         where = () if "--fd" in arguments or options.pop("nowhere", False) else (path,)
-        made = Running([*where, *arguments], path, said=tmp_path / f"{len(started)}.log", **options)
+        made = Running(
+            [*where, *arguments], path, reported=tmp_path / f"{len(started)}.log", **options
+        )
         started.append(made)
         return made
 
@@ -63,7 +65,7 @@ def start(tmp_path):
 
 
 def fails(*arguments, **options) -> str:
-    """What a server that does not start says; it must say so with status 2."""
+    """What a server that does not start says; it must state it with status 2."""
     ran = subprocess.run(
         [*PROGRAM, *map(str, arguments)],
         capture_output=True,
@@ -86,7 +88,7 @@ def test_it_ends_well_and_takes_its_socket_with_it(start, number, connected) -> 
     client = Client(served.path) if connected else None
     assert served.stop(number) == 0
     assert not served.path.exists()
-    assert "Traceback" not in served.said
+    assert "Traceback" not in served.reported
     if client is not None:
         assert client.sock.recv(1) == b""
         client.close()
@@ -185,11 +187,11 @@ def test_each_line_of_the_log_is_an_object(start, flags) -> None:
         with pytest.raises(RefusedError):
             client.set_state(99)
         client.reset()
-    served.until(lambda: "disconnected" in served.said)
+    served.until(lambda: "disconnected" in served.reported)
     served.process.send_signal(signal.SIGUSR1)
-    served.until(lambda: '"counters"' in served.said)
+    served.until(lambda: '"counters"' in served.reported)
     assert served.stop() == 0
-    lines = [json.loads(line) for line in served.said.splitlines()]
+    lines = [json.loads(line) for line in served.reported.splitlines()]
     events = [line["event"] for line in lines]
     for event in ("serving", "connected", "transition", "request", "reset", "disconnected"):
         assert event in events
@@ -208,9 +210,9 @@ def test_the_log_for_people_is_one_line_an_event(start) -> None:
     served = start()
     with Client(served.path) as client:
         client.set_state(1)
-    served.until(lambda: "disconnected" in served.said)
+    served.until(lambda: "disconnected" in served.reported)
     assert served.stop() == 0
-    assert 'transition what="RUNNING_P2P -> STOP" outcome=completed state=STOP' in served.said
+    assert 'transition what="RUNNING_P2P -> STOP" outcome=completed state=STOP' in served.reported
 
 
 def test_a_device_by_name(start) -> None:

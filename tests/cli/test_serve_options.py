@@ -1,4 +1,4 @@
-"""What `serve --device NAME,KEY=VALUE` takes, and what it says of a wrong word."""
+"""What `serve --device NAME,KEY=VALUE` takes, and what it states of a wrong word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMORY = "there are size, rate, seed"
 
 
 @pytest.mark.parametrize(
-    ("device", "says"),
+    ("device", "complains"),
     [
         (
             "",
@@ -37,7 +37,7 @@ MEMORY = "there are size, rate, seed"
         ("memory,rate=1.5M", f'--device rate: "1.5M": {NUMBER}'),
         ("memory,rate=18446744073709551616", f'--device rate: "18446744073709551616": {NUMBER}'),
         ("memory,seed=0x", f'--device seed: "0x": {NUMBER}'),
-        ("memory,size=4M,size=8M", '--device: "size": is said twice; say it once'),
+        ("memory,size=4M,size=8M", '--device: "size": is stated twice; say it once'),
         (
             "memory,size=3M",
             '--device: "memory,size=3M": size 3145728: must be a power of two of at least 4096',
@@ -53,11 +53,11 @@ MEMORY = "there are size, rate, seed"
         ),
     ],
 )
-def test_a_wrong_word(cli, tmp_path, device, says):
+def test_a_wrong_word(cli, tmp_path, device, complains):
     path = tmp_path / "nowhere" / "x.sock"  # where a word that is taken is not served for ever
     ran = cli("serve", path, "--device", device)
     assert (ran.status, ran.out) == (2, "")
-    assert ran.err == f"vfio-migration: error: {says}\n"
+    assert ran.err == f"vfio-migration: error: {complains}\n"
 
 
 def test_right_words(serve):
@@ -83,7 +83,7 @@ def test_the_help_names_every_word():
         assert all(f"{word}=" in text for word in words)
 
 
-def test_the_log_says_what_was_asked_for(serve):
+def test_the_log_states_what_was_asked_for(serve):
     served = serve("m.sock", "memory,size=4K")
     log = served.path.with_suffix(".log")
     until(lambda: '"serving"' in log.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""SIGTERM ends a server whatever its client, its device or whoever reads its log does."""
+"""SIGTERM ends a server whatever its client, its device or anybody who reads its log does."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 @contextlib.contextmanager
-def reader_gone() -> Iterator[int]:
+def reader_ended() -> Iterator[int]:
     reader, writer = os.pipe()
     os.close(reader)
     yield writer
@@ -86,7 +86,7 @@ def refusals(client: Client, count: int) -> None:
             client.set_state(100 + number)
 
 
-@pytest.mark.parametrize("stderr", [full_pipe, stopped_terminal, reader_gone, full_disk])
+@pytest.mark.parametrize("stderr", [full_pipe, stopped_terminal, reader_ended, full_disk])
 def test_a_log_that_nobody_reads_stops_neither_the_server_nor_sigterm(folder, stderr) -> None:
     with stderr() as fd, ServerProcess(folder, "--log-level", "debug", stderr=fd) as served:
         for _ in range(3):
@@ -243,6 +243,6 @@ def test_an_idle_client_is_disconnected_and_the_next_one_served(folder) -> None:
     with ServerProcess(folder, "--idle-timeout", "2") as served:
         with served.client() as first, served.client(version=False) as second:
             assert first.sock.recv(1) == b""
-            second.agreed = second.hello(CAPABILITIES)
+            second.agreed = second.handshake(CAPABILITIES)
             assert second.state == 2
         assert 'why="idle for 2 s"' in served.log

@@ -1,6 +1,6 @@
-"""What the command line says of servers with habits that we did not choose.
+"""What the command line states of servers with habits that we did not choose.
 
-Who has which habit stands in `support.peer_habits.servers`.
+Who has which habit is in `support.peer_habits.servers`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HARMLESS: tuple[type[Peer], ...] = (
     habits.RepliesAsCommand,
     habits.SendsPayloadWithErrors,
     habits.LeavesDataFdZero,
-    habits.RefusesMostWhileStopped,
+    habits.RefusesNearlyAllWhileStopped,
     habits.RefusesRegionsWhileCopying,
     habits.CallsUnknownFeatureInvalid,
     habits.ResetKeepsState,

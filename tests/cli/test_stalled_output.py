@@ -70,7 +70,7 @@ def test_a_full_disk_is_named(command) -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_a_closed_output_and_a_reader_that_has_gone_are_no_mistake(command) -> None:
+def test_a_closed_output_and_a_reader_that_has_ended_are_no_mistake(command) -> None:
     words, _served = command
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
     ran = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)

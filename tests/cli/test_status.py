@@ -21,7 +21,7 @@ from vfio_migration.runtime.server.status import StatusSocket, beside
 from vfio_migration.runtime.transport.listening import listening
 
 
-class Standing:
+class StatusServer:
     """A server with a status socket, in a thread."""
 
     def __init__(self, path: Path, *, with_status: bool = True) -> None:
@@ -51,20 +51,20 @@ class Standing:
 
 
 @pytest.fixture
-def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def start_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    begun: list[Standing] = []
+    begun: list[StatusServer] = []
 
-    def stand(name: str = "edu.sock", **options) -> Standing:
-        begun.append(Standing(Path(name), **options))
+    def start_served(name: str = "edu.sock", **options) -> StatusServer:
+        begun.append(StatusServer(Path(name), **options))
         return begun[-1]
 
-    yield stand
+    yield start_served
     for one in begun:
         one.close()
 
 
-def counted(served: Standing) -> dict:
+def counted(served: StatusServer) -> dict:
     """What has happened to a device; bytes are counted only after they were sent."""
     keys = ("state", "connections", "transitions", "requests", "resets", "disconnects")
     found = served.server.counters.snapshot()
@@ -75,8 +75,8 @@ def servers(ran) -> list[dict]:
     return json.loads(ran.out)["servers"]
 
 
-def test_it_shows_state_and_capabilities_and_that_nobody_is_connected(cli, stand) -> None:
-    stand()
+def test_it_shows_state_and_capabilities_and_that_nobody_is_connected(cli, start_served) -> None:
+    start_served()
     ran = cli("status", "edu.sock")
     assert (ran.status, ran.err) == (0, "")
     lines = ran.out.splitlines()
@@ -96,10 +96,10 @@ class Denied(socket.socket):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def test_a_socket_that_the_user_may_not_connect_to_is_not_said_to_lack_a_server(
-    cli, stand, monkeypatch
+def test_a_socket_that_the_user_may_not_connect_to_is_not_reported_to_lack_a_server(
+    cli, start_served, monkeypatch
 ) -> None:
-    stand()
+    start_served()
     monkeypatch.setattr(socket, "socket", Denied)
     ran = cli("status", "edu.sock")
     assert (ran.status, ran.err) == (3, "")
@@ -110,8 +110,8 @@ def test_a_socket_that_the_user_may_not_connect_to_is_not_said_to_lack_a_server(
         Client("edu.sock")
 
 
-def test_it_shows_who_is_connected_and_for_how_long_and_takes_no_seat(cli, stand) -> None:
-    served = stand()
+def test_it_shows_who_is_connected_and_for_how_long_and_takes_no_seat(cli, start_served) -> None:
+    served = start_served()
     with Client(served.path) as client:
         client.set_state("STOP_COPY")
         before = counted(served)
@@ -131,8 +131,8 @@ def test_it_shows_who_is_connected_and_for_how_long_and_takes_no_seat(cli, stand
     assert (found["state"], found["client"], found["connections"]) == ("STOP_COPY", None, 1)
 
 
-def test_it_answers_while_the_device_hangs(cli, stand) -> None:
-    served = stand()
+def test_it_answers_while_the_device_hangs(cli, start_served) -> None:
+    served = start_served()
     hangs, go_on = threading.Event(), threading.Event()
 
     def stop() -> None:
@@ -150,16 +150,16 @@ def test_it_answers_while_the_device_hangs(cli, stand) -> None:
     assert (found["outcome"], found["state"]) == ("serving", "RUNNING_P2P")
 
 
-def test_its_socket_is_for_its_owner_and_is_removed_at_the_end(stand) -> None:
-    served = stand()
+def test_its_socket_is_for_its_owner_and_is_removed_at_the_end(start_served) -> None:
+    served = start_served()
     where = beside(served.path)
     assert stat.S_IMODE(where.stat().st_mode) == 0o600
     served.close()
     assert not where.exists()
 
 
-def test_who_asks_and_never_reads_holds_nobody(cli, stand) -> None:
-    stand()
+def test_who_asks_and_never_reads_holds_nobody(cli, start_served) -> None:
+    start_served()
     asking = []
     for _ in range(50):
         asking.append(socket.socket(socket.AF_UNIX))
@@ -169,9 +169,9 @@ def test_who_asks_and_never_reads_holds_nobody(cli, stand) -> None:
         sock.close()
 
 
-def test_a_server_whose_status_socket_cannot_be_made_serves_all_the_same(cli, stand) -> None:
+def test_a_server_whose_status_socket_cannot_be_made_serves_all_the_same(cli, start_served) -> None:
     Path("edu.sock.status").write_text("precious")
-    served = stand()
+    served = start_served()
     assert Path("edu.sock.status").read_text() == "precious"
     with Client(served.path) as client:
         assert client.state() == "RUNNING"
@@ -183,20 +183,22 @@ NO_CHANNEL = (
 )
 
 
-def test_another_server_is_not_connected_to_unless_that_is_asked_for(cli, stand) -> None:
-    served = stand(with_status=False)
+def test_another_server_is_not_connected_to_unless_that_is_asked_for(cli, start_served) -> None:
+    served = start_served(with_status=False)
     ran = cli("status", "edu.sock")
     assert (ran.status, ran.out) == (3, f"edu.sock: {NO_CHANNEL}\n")
     assert served.server.counters.connections == 0
     ran = cli("status", "--connect", "edu.sock")
     assert (ran.status, ran.out) == (
         0,
-        "edu.sock: RUNNING\n  capabilities STOP_COPY,P2P,PRE_COPY\n  client       cannot be told\n",
+        "edu.sock: RUNNING\n  capabilities STOP_COPY,P2P,PRE_COPY\n  client       is not known\n",
     )
 
 
-def test_a_server_that_serves_another_client_is_given_up_after_the_timeout(cli, stand) -> None:
-    served = stand(with_status=False)
+def test_a_server_that_serves_another_client_is_given_up_after_the_timeout(
+    cli, start_served
+) -> None:
+    served = start_served(with_status=False)
     with Client(served.path) as client:
         ran = cli("status", "--connect", "--timeout", "0.2", "edu.sock")
         assert ran.status == 3
@@ -206,8 +208,10 @@ def test_a_server_that_serves_another_client_is_given_up_after_the_timeout(cli, 
         assert client.state() == "RUNNING"
 
 
-def test_a_status_socket_that_never_answers_is_given_up_after_the_timeout(cli, stand) -> None:
-    stand(with_status=False)
+def test_a_status_socket_that_never_answers_is_given_up_after_the_timeout(
+    cli, start_served
+) -> None:
+    start_served(with_status=False)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind("edu.sock.status")
         silent.listen()
@@ -217,10 +221,10 @@ def test_a_status_socket_that_never_answers_is_given_up_after_the_timeout(cli, s
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"{}", b"[", b"[" * 60000, b'{"status": 1}', b"x" * 70000, b"\xff"]
+    "reported", [b"", b"{}", b"[", b"[" * 60000, b'{"status": 1}', b"x" * 70000, b"\xff"]
 )
-def test_what_is_no_status_is_not_believed(cli, stand, said) -> None:
-    stand(with_status=False)
+def test_what_is_no_status_is_not_believed(cli, start_served, reported) -> None:
+    start_served(with_status=False)
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind("edu.sock.status")
         stranger.listen()
@@ -228,7 +232,7 @@ def test_what_is_no_status_is_not_believed(cli, stand, said) -> None:
         def answer() -> None:
             sock, _ = stranger.accept()
             with sock:
-                sock.sendall(said)
+                sock.sendall(reported)
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -237,16 +241,18 @@ def test_what_is_no_status_is_not_believed(cli, stand, said) -> None:
     assert (ran.status, ran.out) == (3, f"edu.sock: {NO_CHANNEL}\n")
 
 
-def test_the_status_of_a_server_that_was_replaced_is_not_taken_for_the_new_one(cli, stand) -> None:
-    stand()
+def test_the_status_of_a_server_that_was_replaced_is_not_taken_for_the_new_one(
+    cli, start_served
+) -> None:
+    start_served()
     Path("edu.sock").unlink()
     with listening("edu.sock"):
         ran = cli("status", "edu.sock")
     assert (ran.status, ran.out) == (3, f"edu.sock: {NO_CHANNEL}\n")
 
 
-def test_nobody_and_what_is_no_socket_and_all_in_one(cli, stand) -> None:
-    stand()
+def test_nobody_and_what_is_no_socket_and_all_in_one(cli, start_served) -> None:
+    start_served()
     Path("file").touch()
     for name in ("dead.sock", "dead.sock.status"):
         with socket.socket(socket.AF_UNIX) as left:

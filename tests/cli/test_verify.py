@@ -294,7 +294,10 @@ def test_a_disagreement_is_loud_and_exits_with_3(capsys, tmp_path, monkeypatch):
     status = main(["verify", "--only", "T1", "-q", "--solver", "both", "--smtlib", str(folder)])
     out = capsys.readouterr().out
     assert status == 3
-    assert "the solvers disagree about T1: to arc-off-grid, z3 says unsat and cvc5 says sat" in out
+    assert (
+        "the solvers disagree about T1: to arc-off-grid, z3 reports unsat and cvc5 reports sat"
+        in out
+    )
     (file,) = re.findall(r"the query: (.*)", out)
     assert file == str(folder / "T1/arc-off-grid.smt2")
     assert Path(file).is_file()
@@ -336,7 +339,7 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
     return process.wait(), got.decode()
 
 
-def test_progress_is_one_line_on_a_terminal_and_gone_at_the_end():
+def test_progress_is_one_line_on_a_terminal_and_removed_at_the_end():
     status, got = on_a_terminal("--only", "T1", "T2", "T3")
     assert status == 0
     erase = "\r\x1b[K"
@@ -351,7 +354,7 @@ def test_progress_is_for_people_who_wait(option):
     assert on_a_terminal("--only", "T1", option) == (0, "")
 
 
-def test_quiet_says_what_is_not_proved_and_the_outcome(capsys, bad_table):
+def test_quiet_states_what_is_not_proved_and_the_outcome(capsys, bad_table):
     assert main(["verify", "--only", "T", "--quiet"]) == 0
     out = capsys.readouterr().out
     assert re.fullmatch(r"proved: \d+ proved in \d+\.\d\d s\n", out)

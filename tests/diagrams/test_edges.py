@@ -57,7 +57,7 @@ def test_the_arcs_drawn_are_the_arcs_routes_take(machine, read):
     assert {(start, to) for start, to, kind in drawn if kind in EFFECT} == taken
 
 
-def test_contracted_arcs_say_what_they_pass_over(spec):
+def test_contracted_arcs_state_what_they_pass_over(spec):
     graph = machine_graph(spec.machine("STOP_COPY,PRE_COPY"))
     via = {(edge.from_, edge.to): edge.via for edge in graph.edges if edge.via}
     assert via == {
@@ -163,7 +163,7 @@ def test_every_step_is_listed_in_the_picture(whole, run, read):
     assert "8. arc PRE_COPY → PRE_COPY_P2P fails for good (EIO), now ERROR" in texts
 
 
-def test_devices_are_told_apart(spec, whole, run):
+def test_devices_are_distinguished(spec, whole, run):
     two = replace(
         run,
         capabilities=run.capabilities * 2,
@@ -203,7 +203,7 @@ def test_a_run_that_does_not_fit_is_refused(whole, run):
 
 
 def test_ninth_state_is_drawn_with_no_code_change(ninth_state, read):
-    """A column, a state and two arcs that the code has never heard of."""
+    """A column, a state and two arcs that the code has never learned of."""
     machine = ninth_state.machine()
     graph = machine_graph(machine)
     dot = to_dot(graph)
@@ -218,7 +218,7 @@ def test_ninth_state_is_drawn_with_no_code_change(ninth_state, read):
 
 
 def test_events_come_from_the_table(spec, read):
-    """Where reset leads elsewhere, and a disconnect somewhere, the picture says so."""
+    """Where reset leads elsewhere, and a disconnect somewhere, the picture states it."""
     events = [
         replace(row, to={"reset": "STOP", "disconnect": "STOP"}.get(row.name, row.to))
         for row in spec.events

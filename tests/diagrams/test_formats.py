@@ -1,4 +1,4 @@
-"""Each format is what it says it is, is the same every time, and can be read by everybody."""
+"""Each format is what it states it is, is the same every time, and can be read by everybody."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_pdf_is_whole_and_has_no_date(graph):
     assert pdf.rstrip().endswith(b"%%EOF")
     assert not re.search(rb"D:20\d\d", pdf)
     # Blanking the date must not have moved anything: the table of objects still begins where the
-    # file says it does.
+    # file states it does.
     start = int(re.search(rb"startxref\s+(\d+)", pdf)[1])
     assert re.match(rb"xref|\d+ 0 obj", pdf[start : start + 20])
 
@@ -76,7 +76,7 @@ def test_json_holds_everything(graph):
         "place": [2, 1],
         "initial": False,
         "settable": True,
-        "summary": "The device stands still.",
+        "summary": "The device is stopped.",
         "source": "include/uapi/linux/vfio.h: VFIO_DEVICE_STATE_STOP",
         "emphasis": "dim",
     }

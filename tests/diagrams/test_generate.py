@@ -59,12 +59,12 @@ def test_check_passes_on_what_was_written(docs, capsys):
 
 def test_check_fails_on_a_changed_line(docs, capsys):
     path = docs / "tables.md"
-    path.write_text(path.read_text("utf-8").replace("stands still", "lies still", 1), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("is stopped", "lies still", 1), "utf-8")
     status, printed = check(docs, capsys)
     assert status == 1
     assert f"--- {path} (as it is)\n+++ {path} (as it should be)\n" in printed
     assert "lies still" in next(line for line in printed.split("\n") if line.startswith("-|"))
-    assert "stands still" in next(line for line in printed.split("\n") if line.startswith("+|"))
+    assert "is stopped" in next(line for line in printed.split("\n") if line.startswith("+|"))
 
 
 def test_check_fails_on_a_truncated_file(docs, capsys):

@@ -107,7 +107,7 @@ def test_arcs_are_straight(machine):
             assert len(placed.line.corners) == 2, str(placed.edge)
 
 
-def test_states_stand_on_the_grid_of_the_table(machine):
+def test_states_are_on_the_grid_of_the_table(machine):
     spec = machine.spec
     boxes = {placed.node.name: placed.box for placed in lay_out(machine_graph(machine)).nodes}
     for one, two in combinations(machine.states, 2):
@@ -175,7 +175,7 @@ def test_badges_do_not_collide(machine, run):
             assert not any(badge.overlaps(placed.box) for placed in layout.nodes)
 
 
-def test_two_states_at_one_place_stand_side_by_side(spec):
+def test_two_states_at_one_place_are_side_by_side(spec):
     from dataclasses import replace
 
     twin = replace(spec.state("STOP"), name="STOP_TWIN", value=8)

@@ -27,18 +27,20 @@ def test_the_view_is_what_live_engines_do(spec, name, group):
         for hop in stage.hops:
             lane = view.lanes[hop.lane]
             arcs.setdefault((lane.side, lane.device), []).append((hop.from_, hop.to))
-        stands = {
+        states_after = {
             (lane.side, lane.device): state
-            for lane, state in zip(view.lanes, stage.stands, strict=True)
+            for lane, state in zip(view.lanes, stage.states_after, strict=True)
         }
-        shown.append((stage.name, arcs, stands, {key: streams[s] for key, s in stands.items()}))
+        shown.append(
+            (stage.name, arcs, states_after, {key: streams[s] for key, s in states_after.items()})
+        )
     # What does nothing is left out of the view: phases without arcs, transfers without data.
     kept = [
-        (phase, arcs, stands, sessions)
-        for (phase, arcs), stands, sessions in zip(
-            walked.phases, walked.stands, walked.sessions, strict=True
+        (phase, arcs, states_after, sessions)
+        for (phase, arcs), states_after, sessions in zip(
+            walked.phases, walked.states_after, walked.sessions, strict=True
         )
-        if arcs or (phase in ("passes", "rest") and _streaming(stands))
+        if arcs or (phase in ("passes", "rest") and _streaming(states_after))
     ]
     assert shown == kept
     left_out = [
@@ -47,11 +49,11 @@ def test_the_view_is_what_live_engines_do(spec, name, group):
     assert [row.name for row in view.idle if row.transfer is None] == left_out
 
 
-def _streaming(stands: dict[tuple[str, int], str]) -> bool:
+def _streaming(states_after: dict[tuple[str, int], str]) -> bool:
     saving = {"PRE_COPY", "PRE_COPY_P2P", "STOP_COPY"}
     return any(
-        state in saving and stands["destination", number] == "RESUMING"
-        for (side, number), state in stands.items()
+        state in saving and states_after["destination", number] == "RESUMING"
+        for (side, number), state in states_after.items()
         if side == "source"
     )
 
@@ -73,14 +75,18 @@ def test_data_flows_where_there_is_some(spec, name, group):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("group", GROUPS, ids=str)
-def test_downtime_is_while_somebody_stands_still(spec, name, group):
+def test_downtime_is_while_somebody_is_stopped(spec, name, group):
     """By the names of the states, which the view does not know."""
     moving = {"RUNNING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"}
     view = migration_view(spec, pairs(group), name)
     lanes = range(len(group))
-    first = next(s.number for s in view.stages if not all(s.stands[n] in moving for n in lanes))
+    first = next(
+        s.number for s in view.stages if not all(s.states_after[n] in moving for n in lanes)
+    )
     last = max(
-        s.number for s in view.stages if not all(s.stands[n + len(group)] in moving for n in lanes)
+        s.number
+        for s in view.stages
+        if not all(s.states_after[n + len(group)] in moving for n in lanes)
     )
     assert view.downtime.first == first
     assert view.downtime.last == last + 1
@@ -96,7 +102,7 @@ def test_beyond_the_point_of_no_return_the_destination_may_run(spec, name, group
     )
     assert view.no_return == next(s.number for s in view.stages if s.holder == "destination")
     before = view.stages[view.no_return - 2]
-    assert {before.stands[n + len(group)] for n in range(len(group))} == {"STOP"}
+    assert {before.states_after[n + len(group)] for n in range(len(group))} == {"STOP"}
 
 
 def test_without_handovers_nothing_is_known_of_a_way_back(spec):
@@ -119,7 +125,7 @@ def test_a_migration_that_starts_nothing_has_no_end_of_downtime(spec):
     assert view.downtime.last is None
 
 
-def test_a_destination_that_never_stands_still_prolongs_no_downtime(spec):
+def test_a_destination_that_is_never_stopped_prolongs_no_downtime(spec):
     plans = load_plans(spec)
     steps = plans.migration("live").steps[3:4]
     view = migration_view(spec, pairs((7,)), replace(plans.migration("live"), steps=steps), plans)
@@ -130,7 +136,7 @@ def test_a_destination_that_never_stands_still_prolongs_no_downtime(spec):
 # --- which groups ---
 
 
-def test_devices_may_stand_where_retiring_left_them(spec):
+def test_devices_may_be_where_retiring_left_them(spec):
     pair = Pair("/a", "/b", 7, destination_state="STOP")
     view = migration_view(spec, [pair])
     assert view.stages[0].name == "load"
@@ -146,7 +152,7 @@ def test_the_two_sides_may_offer_different_things(spec):
         ("STOP_COPY",),
         ("STOP_COPY", "P2P", "PRE_COPY"),
     ]
-    assert view.stages[-1].stands == ("STOP", "STOP", "RUNNING", "RUNNING")
+    assert view.stages[-1].states_after == ("STOP", "STOP", "RUNNING", "RUNNING")
 
 
 def test_capabilities_are_those_of_the_first_profile_if_none_are_given(spec):
@@ -173,7 +179,7 @@ def test_capabilities_are_those_of_the_first_profile_if_none_are_given(spec):
         ),
     ],
 )
-def test_a_group_that_cannot_be_migrated_is_told_why(spec, devices, message):
+def test_a_group_that_cannot_be_migrated_learns_why(spec, devices, message):
     with pytest.raises(PlanError) as caught:
         migration_view(spec, devices)
     assert str(caught.value) == message
@@ -188,7 +194,7 @@ def test_names_nobody_knows(spec):
         migration_view(spec, [Pair("/a", "/b", 7, source_state="RUNNIN")])
 
 
-def test_a_phase_that_leads_nowhere_is_told(spec):
+def test_a_phase_that_leads_nowhere_is_reported(spec):
     text = (ROOT / "model/group_plan.toml").read_text("utf-8")
     wrong = text.replace('moves = [{ to = "RESUMING" }]', 'moves = [{ to = "PRE_COPY" }]', 1)
     assert wrong != text
@@ -211,7 +217,7 @@ def test_labels_are_what_can_be_drawn(spec):
 
 def test_a_ninth_state_is_walked_through(ninth_state):
     view = migration_view(ninth_state, [Pair("/a", "/b", 7), Pair("/c", "/d", 7)])
-    assert view.stages[-1].stands[2:] == ("RUNNING", "RUNNING")
+    assert view.stages[-1].states_after[2:] == ("RUNNING", "RUNNING")
 
 
 # --- as data ---

@@ -42,7 +42,7 @@ def mixed(spec):
     return migration_view(spec, pairs((7, 5)))
 
 
-def said(view):
+def reported(view):
     """Each step, by its device; and each stream."""
     hops = [
         (view.lanes[hop.lane].side, view.lanes[hop.lane].device, hop.from_, hop.to)
@@ -73,7 +73,7 @@ def test_dot_shows_the_plan(view):
             assert (tail.side, head.side) == ("source", "destination")
             assert tail.device == head.device
             flows.append(tail.device)
-    wanted_hops, wanted_flows = said(view)
+    wanted_hops, wanted_flows = reported(view)
     assert Counter(hops) == Counter(wanted_hops)
     assert Counter(flows) == Counter(wanted_flows)
     shown = Counter(lanes.values())
@@ -96,7 +96,7 @@ def test_svg_shows_the_plan(view):
             hops.append((lane.side, lane.device, row["data-from"], row["data-to"]))
         elif row["id"].startswith("flow-"):
             flows.append(int(row["data-device"]))
-    assert (Counter(hops), Counter(flows)) == tuple(map(Counter, said(view)))
+    assert (Counter(hops), Counter(flows)) == tuple(map(Counter, reported(view)))
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     for lane, first in enumerate(view.lanes):
         bars = [row for row in drawn if row["id"].startswith(f"bar-{lane}-")]
@@ -122,7 +122,7 @@ def test_mermaid_shows_the_plan(view):
     hops = [(side, int(n) - 1, from_, to) for side, n, name, from_, to in found if name == side + n]
     flows = re.findall(r"^    source(\d+)-\)destination(\d+): data$", body, re.MULTILINE)
     assert all(one == two for one, two in flows)
-    assert (hops, [int(one) - 1 for one, _ in flows]) == said(view)
+    assert (hops, [int(one) - 1 for one, _ in flows]) == reported(view)
     assert body.count("participant ") == len(view.lanes)
     assert len(re.findall(r"^    (?:box|rect) ", body, re.MULTILINE)) == body.count("\n    end\n")
     order = [
@@ -142,7 +142,7 @@ def test_text_shows_the_plan(view):
             first, _, last = part.partition("-")
             for device in range(int(first), int(last or first) + 1):
                 hops |= {(device - 1, *pair) for pair in pairwise(states)}
-    assert hops == {(device, from_, to) for _, device, from_, to in said(view)[0]}
+    assert hops == {(device, from_, to) for _, device, from_, to in reported(view)[0]}
     for stage in view.stages:
         assert f"{stage.number}. {stage.name} (" in text
         assert stage.summary in text
@@ -217,7 +217,7 @@ def test_svg_does_not_depend_on_the_fonts(spec, tmp_path):
     )
     view = migration_view(spec, [Pair("/a", "/b", 7), Pair("/c", "/d", 5)])
     assert done.stdout == render(view, "svg")
-    assert done.stderr == b"", "Graphviz says when a text does not fit"
+    assert done.stderr == b"", "Graphviz states when a text does not fit"
 
 
 @pytest.mark.parametrize("format_", ["svg", "dot"])

@@ -132,7 +132,7 @@ def test_time_runs_to_the_right(views):
                 assert columns[bar.stage].left < bar.box.left <= columns[bar.stage].right
 
 
-def test_marks_stand_where_they_belong(views):
+def test_marks_are_where_they_belong(views):
     for view in views:
         layout = lay_out_plan(view)
         columns = {column.stage.number: column.box for column in layout.columns}
@@ -216,7 +216,7 @@ def test_eliding_keeps_the_end():
         assert len(elide(LONG, length)) <= length
 
 
-def test_two_names_that_end_alike_are_told_apart_by_their_number(spec):
+def test_two_names_that_end_alike_are_distinguished_by_their_number(spec):
     view = migration_view(spec, pairs((7, 7)))
     same = replace(view, lanes=tuple(replace(lane, label=LONG) for lane in view.lanes))
     labels = [text.text for text in lay_out_plan(same).texts if "…" in text.text]

@@ -46,7 +46,7 @@ def test_a_name_is_not_broken(spec):
     assert f"     {long}" in lines or f"  1  {long} →" in lines or any(long in row for row in lines)
 
 
-def test_what_does_not_happen_is_said(spec):
+def test_what_does_not_happen_is_stated(spec):
     from dataclasses import replace
 
     view = migration_view(spec, pairs((7, 7)))

@@ -1,4 +1,4 @@
-"""The tables for manuals say all that the table says, in markup that is valid."""
+"""The tables for manuals say all that the table specifies, in markup that is valid."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_tables_are_rectangular(spec, ninth_state, format_):
             assert len({len(row) for row in rows}) == 1, name
 
 
-def test_both_formats_say_the_same(spec):
+def test_both_formats_state_the_same(spec):
     one = markdown_tables(tables(spec, "md"))
     two = rst_tables(tables(spec, "rst"))
     plain = {
@@ -173,7 +173,7 @@ def test_a_change_of_the_table_changes_its_section(spec):
 
 
 @pytest.mark.parametrize("form", ["md", "rst"])
-def test_a_newcomer_is_told_what_it_is(spec, form):
+def test_a_newcomer_learns_what_it_is(spec, form):
     notice, _, rest = tables(spec, form).partition("\n\n")
     assert "Made by vfio-migration tables. Do not edit this: edit the table" in notice
     before, _, _ = rest.partition("States")

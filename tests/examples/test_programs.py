@@ -62,7 +62,7 @@ def test_the_client_reads_the_state_and_lets_the_device_run_again(tmp_path: Path
     assert ended.returncode == 0
 
 
-def test_the_client_says_that_nobody_serves(tmp_path: Path) -> None:
+def test_the_client_states_that_nobody_serves(tmp_path: Path) -> None:
     ended = run("read_state.py", tmp_path / "nobody", tmp_path / "state")
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"{tmp_path / 'nobody'}: ")
@@ -77,7 +77,7 @@ def test_the_coordinator_moves_the_device(tmp_path: Path) -> None:
         with Client(source) as one, Client(destination) as other:
             assert (one.state() == "RUNNING", other.state()) == (False, "RUNNING")
     assert "source: stop\n" in ended.stdout
-    assert " bytes; it stood still for " in ended.stdout
+    assert " bytes; it was stopped for " in ended.stdout
 
 
 def test_the_coordinator_begins_nothing_without_a_destination(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Every kind of descriptor that a hostile client could send, as data: its name and how it is made.
 
-The rows are made by `descriptor_workshop`, in a process with a mount namespace of its own, so that
+The rows are made by `descriptor_maker`, in a process with a mount namespace of its own, so that
 a server sees no mount of it. What a machine does not offer is named by `Need`, and missing only
 where the need is.
 """

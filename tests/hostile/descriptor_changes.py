@@ -17,7 +17,7 @@ from typing import Final
 from descriptor_catalogue import LIBC, SIZE, Use
 
 FOLDER: Final = ContextVar("FOLDER", default=Path("/nowhere"))
-"""The folder of the workshop."""
+"""The folder of the maker."""
 KEEP_SIZE_AND_PUNCH: Final = 3
 _MAX_WRITES: Final = 1000
 """More than the queue of a pipe or socket takes; what is no queue is not filled without end."""
@@ -85,7 +85,7 @@ def forbid(fd: int) -> None:
 
 
 def made_here(fd: int) -> bool:
-    """Say whether a descriptor is of something that these tests have made.
+    """Return whether a descriptor is of something that these tests have made.
 
     The folder `/`, `/dev/null` and files of /sys are in the catalogue, too; root may change them.
     """
@@ -96,7 +96,7 @@ def made_here(fd: int) -> bool:
 
 
 def own_path(fd: int) -> Path | None:
-    """Return where a file is that the workshop has made; None of any other."""
+    """Return where a file is that the maker has made; None of any other."""
     path = Path(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115 - what this link says
     return path if path.is_relative_to(FOLDER.get()) else None
 
@@ -162,7 +162,7 @@ FOR: Final[dict[Use, tuple[str, ...]]] = {
     Use.EVENT: ("fill_and_drain", "fill_and_drain", "fill", "nonblocking", "append", "duplicate"),
     Use.STRAY: ("nonblocking", "append", "fill", "lock", "duplicate"),
 }
-"""Which changes make sense for which use; `unmount` is the workshop's."""
+"""Which changes make sense for which use; `unmount` is the maker's."""
 
 
 def attempt(name: str, fd: int) -> None:

@@ -46,7 +46,7 @@ class Input:
         self._at += size
         return found.ljust(size, b"\0")
 
-    def said(self) -> tuple[bytes, int]:
+    def reported(self) -> tuple[bytes, int]:
         """Some bytes to be received, and which descriptors come with them: kind << 5 | how many."""
         what = self.byte()
         count = self.byte() if what & 0x40 else 0
@@ -107,8 +107,8 @@ def server(data: bytes) -> None:
     connection = Connection("server", close_fd=owned.closed.append)
     how = source.byte()
     if how & 1:
-        said = AGREED if how & 4 else TWIN
-        for event in connection.receive(HEADER.pack(0, 1, 16 + len(said), 0, 0) + said):
+        reported = AGREED if how & 4 else TWIN
+        for event in connection.receive(HEADER.pack(0, 1, 16 + len(reported), 0, 0) + reported):
             check_sent(
                 bytes(connection.version_reply(event, 9 if how & 8 and not how & 4 else None))
             )
@@ -116,7 +116,7 @@ def server(data: bytes) -> None:
             check_sent(bytes(connection.send_command(vp.DmaRead(0, 40))))
             check_sent(bytes(connection.send_command(vp.DmaWrite(0, b"1234"))))
     while source and not connection.closed:
-        what, count = source.said()
+        what, count = source.reported()
         for event in _receive(connection, what, owned.give(count), bool(how & 2)):
             if isinstance(event, vp.ProtocolFault):
                 assert not event.fatal or connection.closed
@@ -157,12 +157,12 @@ def client(data: bytes) -> None:
     connection.send_version()
     how = source.byte()
     if how & 1:
-        said = AGREED
-        connection.receive(HEADER.pack(0, 1, 16 + len(said), 1, 0) + said)
+        reported = AGREED
+        connection.receive(HEADER.pack(0, 1, 16 + len(reported), 1, 0) + reported)
     while source and not connection.closed:
         if connection.agreed is not None:
             connection.send_command(_ASKED[source.byte() % len(_ASKED)])
-        what, count = source.said()
+        what, count = source.reported()
         if how & 4 and len(what) >= 16:  # the id of what was asked for last
             waiting = list(connection._sent)
             ident = waiting[-1] if waiting else 0
@@ -226,7 +226,7 @@ class World:
 
 
 class FakePort:
-    """A `Port` whose other end says what an input says."""
+    """A `Port` whose other end states what an input says."""
 
     def __init__(self, source: Input, world: World, connection: Connection) -> None:
         self.congested = False
@@ -244,10 +244,10 @@ class FakePort:
         if not self._source:
             raise ConnectionResetError
         self.congested = False
-        return self.hear(False, only_twin=full)
+        return self.receive_for(False, only_twin=full)
 
-    def hear(self, buffered: bool, *, only_twin: bool = False) -> list[vp.Event]:
-        what, count = self._source.said()
+    def receive_for(self, buffered: bool, *, only_twin: bool = False) -> list[vp.Event]:
+        what, count = self._source.reported()
         connection = self._connection
         if self.twin is not None and (self._source.byte() & 1 or only_twin):
             connection, buffered = self.twin, False
@@ -267,7 +267,7 @@ _WORLD: list[World] = []
 
 
 def session(data: bytes) -> None:
-    """A whole session: an edu, served; time passes when the input says so."""
+    """A whole session: an edu, served; time passes when the input states it."""
     if not _WORLD:
         _WORLD.append(World())
     world = _WORLD[0]
@@ -278,8 +278,8 @@ def session(data: bytes) -> None:
     port = FakePort(source, world, connection)
     one = Session(world.handlers, connection, port, Counters(), timeout_s=5, blocked_timeout_s=5)
     if how & 1:
-        said = AGREED if how & 4 else TWIN
-        one.feed(connection.receive(HEADER.pack(0, 1, 16 + len(said), 0, 0) + said))
+        reported = AGREED if how & 4 else TWIN
+        one.feed(connection.receive(HEADER.pack(0, 1, 16 + len(reported), 0, 0) + reported))
     if how & 8:
         # Memory that messages lead to, and a transfer that is due.
         one.feed(connection.receive(_TRANSFER))
@@ -296,7 +296,7 @@ def session(data: bytes) -> None:
                 port.congested = False
                 one.work()
                 if not one.over:
-                    one.feed(port.hear(False))
+                    one.feed(port.receive_for(False))
     except ConnectionError:
         pass
     finally:
@@ -353,7 +353,7 @@ def seeds() -> list[bytes]:
         (17, struct.pack("=II", 108, 100), 0),
         (18, struct.pack("=II", 8, 4) + b"VFIO", 0),
     ]
-    said = [
+    reported = [
         bytes((0x40 if fds else 0,))
         + (bytes((fds,)) if fds else b"")
         + bytes((number, len(body)))
@@ -362,8 +362,8 @@ def seeds() -> list[bytes]:
         for number, body, fds in bodies
     ]
     # What a session does before it listens: no time passes, or a little.
-    singly = [bytes((how, 200)) + one for how in (5, 13) for one in said]
-    rows = [bytes((how,)) + b"".join(b"\x4f" + one for one in said) for how in (5, 13, 9, 1)]
+    singly = [bytes((how, 200)) + one for how in (5, 13) for one in reported]
+    rows = [bytes((how,)) + b"".join(b"\x4f" + one for one in reported) for how in (5, 13, 9, 1)]
     replies = [
         b"\x0d\x40" + bytes((3, 11, 16 + 100)) + struct.pack("=QQ", 0, 100) + bytes(100) + b"\0" * 4
     ]

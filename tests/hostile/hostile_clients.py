@@ -1,4 +1,4 @@
-"""Hostile clients: how they say what `hostile_messages` makes up, and how they hear or do not."""
+"""Hostile clients: how they state what `hostile_messages` makes up, and how they hear or do not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 
 import descriptor_changes
 from descriptor_catalogue import Use
-from hostile_messages import MIB, Hostile, Said
+from hostile_messages import MIB, Hostile, Outgoing
 
 from support import raw_client as raw
 from support.raw_client import HEADER
@@ -38,7 +38,7 @@ class Attacker:
     def __init__(self, path: Path, hostile: Hostile | None, *, deaf: bool = False) -> None:
         self.messages = 0
         self.answers = 0
-        self.gone = False
+        self.ended = False
         self._hostile, self._deaf = hostile, deaf
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(TIMEOUT_S)
@@ -49,13 +49,13 @@ class Attacker:
             raise
         self._sock.setblocking(False)
         self._twin: socket.socket | None = None
-        self._heard: dict[socket.socket, bytearray] = {self._sock: bytearray()}
+        self._received: dict[socket.socket, bytearray] = {self._sock: bytearray()}
 
-    def say(self, said: Iterable[Said], *, cut: int = ROOM) -> bool:
+    def send(self, messages: Iterable[Outgoing], *, cut: int = ROOM) -> bool:
         """Send, `cut` bytes at a time; False once that is of no use any more."""
         pieces: list[tuple[bytes, tuple[int, ...]]] = []
         gathered = bytearray()
-        for one in said:
+        for one in messages:
             self.messages += 1
             if one.fds:
                 pieces += [(bytes(gathered), ()), (one.data, one.fds)]
@@ -68,25 +68,25 @@ class Attacker:
                 if not self._send(data[at : at + cut], fds if at == 0 else ()):
                     return False
         self._listen()
-        return not self.gone
+        return not self.ended
 
-    def hear(self, seconds: float) -> None:
+    def receive_for(self, seconds: float) -> None:
         """Answer what the server asks for meanwhile."""
         until = time.monotonic() + seconds
-        while not self.gone and (left := until - time.monotonic()) > 0:
-            select.select([*self._heard], [], [], left)
+        while not self.ended and (left := until - time.monotonic()) > 0:
+            select.select([*self._received], [], [], left)
             self._listen()
 
     def finish(self) -> None:
-        """Say nothing more and hear the server out: all that was said has been read then."""
-        if not self.gone:
+        """Say nothing more and hear the server out: all that was stated has been read then."""
+        if not self.ended:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
-                self.gone = True
+                self.ended = True
         until = time.monotonic() + TIMEOUT_S
-        while not self.gone:
-            select.select([*self._heard], [], [], 0.5)
+        while not self.ended:
+            select.select([*self._received], [], [], 0.5)
             self._listen()
             if time.monotonic() > until:
                 raise StuckError("the server does not hang up")
@@ -97,13 +97,13 @@ class Attacker:
         self._sock.close()
         if self._twin is not None:
             self._twin.close()
-        self.gone = True
+        self.ended = True
 
     # --- inside ---
 
     def _send(self, data: bytes, fds: tuple[int, ...]) -> bool:
         until = time.monotonic() + (0.02 if self._deaf else TIMEOUT_S)
-        while data and not self.gone:
+        while data and not self.ended:
             self._listen()
             try:
                 sent = _give(self._sock, data, fds)
@@ -116,15 +116,15 @@ class Attacker:
                 select.select(reading, [self._sock], [], 0.02)
                 continue
             except OSError:
-                self.gone = True
+                self.ended = True
                 break
             data, fds = data[sent:], ()
-        return not self.gone
+        return not self.ended
 
     def _listen(self) -> None:
-        if self._deaf or self.gone:
+        if self._deaf or self.ended:
             return
-        for sock in list(self._heard):
+        for sock in list(self._received):
             try:
                 data, fds, _, _ = socket.recv_fds(sock, 1 << 18, 4, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -132,34 +132,34 @@ class Attacker:
             except OSError:
                 data, fds = b"", []
             if not data:
-                self.gone = self.gone or sock is self._sock
+                self.ended = self.ended or sock is self._sock
                 if sock is self._twin:
-                    del self._heard[sock]
+                    del self._received[sock]
                 continue
-            heard = self._heard[sock]
-            heard += data
+            received = self._received[sock]
+            received += data
             self._keep(fds)
-            self._answer(sock, heard)
+            self._answer(sock, received)
 
     def _keep(self, fds: list[int]) -> None:
         for fd in fds:
             if self._twin is None and "socket:" in os.readlink(f"/proc/self/fd/{fd}"):  # noqa: PTH115
                 self._twin = socket.socket(fileno=fd)
                 self._twin.setblocking(False)
-                self._heard[self._twin] = bytearray()
+                self._received[self._twin] = bytearray()
             else:
                 _change_region(fd)
                 os.close(fd)
 
-    def _answer(self, sock: socket.socket, heard: bytearray) -> None:
+    def _answer(self, sock: socket.socket, received: bytearray) -> None:
         """Go through the messages of the server; answer its commands."""
         at = 0
-        while len(heard) - at >= HEADER.size:
-            ident, command, size, flags, _ = HEADER.unpack_from(heard, at)
+        while len(received) - at >= HEADER.size:
+            ident, command, size, flags, _ = HEADER.unpack_from(received, at)
             assert size >= HEADER.size, "the server sent garbage"
-            if len(heard) - at < size:
+            if len(received) - at < size:
                 break
-            payload = bytes(heard[at + HEADER.size : at + size])
+            payload = bytes(received[at + HEADER.size : at + size])
             at += size
             if flags & 0xF == 0:
                 assert command in (raw.DMA_READ, raw.DMA_WRITE)
@@ -168,19 +168,19 @@ class Attacker:
                     self.answers += 1
                     answer = self._hostile.answer(ident, command, payload)
                     self._out(sock, answer)
-        del heard[:at]
+        del received[:at]
 
-    def _out(self, sock: socket.socket, said: Said) -> None:
+    def _out(self, sock: socket.socket, reported: Outgoing) -> None:
         """Send an answer if there is room; otherwise the server does not get it."""
         try:
-            sent = _give(sock, said.data, said.fds)
+            sent = _give(sock, reported.data, reported.fds)
         except BlockingIOError:
             return
         except OSError:
-            self.gone = self.gone or sock is self._sock
+            self.ended = self.ended or sock is self._sock
             return
-        if sent < len(said.data):
-            self.gone = True  # half an answer: nothing said after it would mean anything
+        if sent < len(reported.data):
+            self.ended = True  # half an answer: nothing said after it would mean anything
 
 
 def _change_region(fd: int) -> None:
@@ -224,42 +224,42 @@ def attack(path: Path, hostile: Hostile) -> Attacker:
         client.hang_up()
     else:
         client.finish()
-    hostile.workshop.rest()
+    hostile.maker.rest()
     return client
 
 
 def _speak(client: Attacker, hostile: Hostile, manner: str) -> None:
     chance = hostile.chance
-    if chance.random() < 0.95 and not client.say([hostile.version(honest=chance.random() < 0.95)]):
+    if chance.random() < 0.95 and not client.send([hostile.version(honest=chance.random() < 0.95)]):
         return
     if manner == "deaf":
         for _ in range(400):
-            if not client.say([hostile.greedy()]):
+            if not client.send([hostile.greedy()]):
                 return
         return
     if manner == "loads":
         for _ in range(3):
-            if not client.say(hostile.migration()):
+            if not client.send(hostile.migration()):
                 return
         return
     if manner in ("memory", "interrupts"):
         use = Use.EVENT if manner == "interrupts" else Use.MEMORY
-        name = chance.choice(hostile.workshop.of(use))
-        hostile.workshop.change(hostile.change(name), name)
+        name = chance.choice(hostile.maker.of(use))
+        hostile.maker.change(hostile.change(name), name)
         make = hostile.interrupts if manner == "interrupts" else hostile.memory
         for _ in range(6):
-            if not client.say(make(name)):
+            if not client.send(make(name)):
                 return
         return
     if chance.random() < 0.3:
-        name = chance.choice([*hostile.workshop.fds])
-        hostile.workshop.change(hostile.change(name), name)
+        name = chance.choice([*hostile.maker.fds])
+        hostile.maker.change(hostile.change(name), name)
     if manner in ("transfers", "answers nothing"):
         for _ in range(6):
-            if not client.say(hostile.transfer()):
+            if not client.send(hostile.transfer()):
                 return
-            client.hear(0.004)
-            if not client.say([hostile.message() for _ in range(chance.choice((0, 3, 30)))]):
+            client.receive_for(0.004)
+            if not client.send([hostile.message() for _ in range(chance.choice((0, 3, 30)))]):
                 return
         return
     cut = chance.choice((1, 3, 7, 15, 100)) if manner == "cuts small" else ROOM
@@ -268,7 +268,7 @@ def _speak(client: Attacker, hostile: Hostile, manner: str) -> None:
     while count > 0:
         batch = [hostile.message() for _ in range(min(count, chance.choice((1, 8, 64, 256))))]
         count -= len(batch)
-        if not client.say(batch, cut=cut):
+        if not client.send(batch, cut=cut):
             return
     if chance.random() < 0.3:
-        client.say([chance.choice((hostile.half, hostile.fatal))()])
+        client.send([chance.choice((hostile.half, hostile.fatal))()])

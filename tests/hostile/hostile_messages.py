@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from descriptor_catalogue import Use
 from descriptor_changes import FOR
-from descriptor_workshop import ROWS, Workshop
+from descriptor_maker import ROWS, DescriptorMaker
 
 from support import raw_client as raw
 from support.raw_client import GET, HEADER, PROBE, SET
@@ -31,7 +31,7 @@ WIDE_EDGES = (*EDGES, 1 << 32, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 4096
 STATES = range(8)
 SHORT = 600
 """So many messages a client sends at most without anything special, in a test of some thousands."""
-# Registers of edu and of memory, and what an edu is told to do by them.
+# Registers of edu and of memory, and what an edu is reported to do by them.
 REGISTERS = (0x00, 0x04, 0x08, 0x10, 0x18, 0x20, 0x24, 0x60, 0x64, 0x80, 0x88, 0x90, 0x98, 0x40000)
 
 
@@ -52,7 +52,7 @@ class Chance(random.Random):
         return low + int(self.random() * (high - low))
 
 
-class Said(NamedTuple):
+class Outgoing(NamedTuple):
     """Bytes to be sent, and the descriptors that go with the first of them."""
 
     data: bytes
@@ -65,17 +65,17 @@ class Hostile:
 
     Args:
         chance: Where everything comes from.
-        workshop: Where descriptors to be sent along are made.
+        maker: Where descriptors to be sent along are made.
         stream: An honest migration stream, to be spoiled.
         longest: How many messages a client sends at most, unless it has something special to do.
     """
 
     def __init__(
-        self, chance: Chance, workshop: Workshop, stream: bytes, *, longest: int = SHORT
+        self, chance: Chance, maker: DescriptorMaker, stream: bytes, *, longest: int = SHORT
     ) -> None:
         self.chance = chance
         self.longest = longest
-        self.workshop = workshop
+        self.maker = maker
         self.stream = stream
         self._at = 0  # how much of the stream was written
         self._ident = 0
@@ -89,35 +89,37 @@ class Hostile:
 
     # --- messages ---
 
-    def version(self, *, honest: bool | None = None) -> Said:
+    def version(self, *, honest: bool | None = None) -> Outgoing:
         """A VERSION; an honest one is always taken."""
         chance = self.chance
-        said = {
+        reported = {
             "max_msg_fds": chance.choice((0, 1, 8, 16)),
             "max_data_xfer_size": chance.choice((0, 1, 1000, MIB, 1 << 40)),
             "max_dma_maps": chance.choice((0, 3, 65535)),
             "write_multiple": True,
             "twin_socket": {"supported": chance.random() < 0.3},
         }
-        text = json.dumps({"capabilities": said}).encode() + b"\0"
+        text = json.dumps({"capabilities": reported}).encode() + b"\0"
         if honest is False or (honest is None and chance.random() < 0.1):
             text = self._bomb()
         body = struct.pack("=HH", 0, chance.choice((0, 0, 7))) + text
-        return Said(self._head(raw.VERSION, body))
+        return Outgoing(self._head(raw.VERSION, body))
 
-    def message(self) -> Said:
+    def message(self) -> Outgoing:
         """Anything: right, or spoiled in one way."""
         chance = self.chance
         number, body, fds = chance.choice(self._kinds)()
         how = chance.random()
         if how < 0.55:
-            return Said(self._head(number, body, chance.choice((0, 0, 0, 0x10))), fds)
+            return Outgoing(self._head(number, body, chance.choice((0, 0, 0, 0x10))), fds)
         if how < 0.57:
             return self.version()
         if how < 0.60:
-            return Said(self._head(chance.choice(COMMANDS), body, chance.choice((1, 0x21))), fds)
+            return Outgoing(
+                self._head(chance.choice(COMMANDS), body, chance.choice((1, 0x21))), fds
+            )
         if how < 0.62:
-            return Said(self._head(chance.randrange(1 << 16), body, self._number(32)), fds)
+            return Outgoing(self._head(chance.randrange(1 << 16), body, self._number(32)), fds)
         if how < 0.70:
             body = body[: chance.randrange(len(body) + 1)]
         elif how < 0.78:
@@ -128,24 +130,24 @@ class Hostile:
             fds = self._some(chance.choice((1, 1, 1, 2, 2, 2, 15, 16)))
         elif how < 0.97:
             # A reply to a command the server may be waiting with, or to none.
-            return Said(self._reply(chance.randrange(20), chance.choice((11, 12)), body), fds)
+            return Outgoing(self._reply(chance.randrange(20), chance.choice((11, 12)), body), fds)
         elif how < 1 - 1 / self.longest:
             body = struct.pack("=QQ", 0, 0) + chance.randbytes(chance.randrange(64))
             number = chance.choice(COMMANDS)
         else:
             return self.fatal(number, body)
-        return Said(self._head(number, body), fds)
+        return Outgoing(self._head(number, body), fds)
 
-    def fatal(self, number: int = raw.FEATURE, body: bytes = b"") -> Said:
+    def fatal(self, number: int = raw.FEATURE, body: bytes = b"") -> Outgoing:
         """A message after which nothing can be read any more."""
         chance = self.chance
         if chance.random() < 0.2:
-            return Said(self._head(number, body), self._some(17), fatal=True)
+            return Outgoing(self._head(number, body), self._some(17), fatal=True)
         sizes = (0, 1, 15, MIB + 33, MIB + 4096, 1 << 31, (1 << 32) - 1)
         head = HEADER.pack(self._next(), number, chance.choice(sizes), 0, 0)
-        return Said(head + body, fatal=True)
+        return Outgoing(head + body, fatal=True)
 
-    def migration(self) -> list[Said]:
+    def migration(self) -> list[Outgoing]:
         """The device made to take in the honest stream: whole, or spoiled in one place."""
         chance, stream = self.chance, self.stream
         if chance.random() < 0.7:
@@ -158,7 +160,7 @@ class Hostile:
         return [
             *map(self._state, (1, 4)),
             *(
-                Said(
+                Outgoing(
                     self._head(
                         raw.MIG_WRITE, struct.pack("=II", 8 + len(piece), len(piece)) + piece
                     )
@@ -168,76 +170,76 @@ class Hostile:
             *map(self._state, ends),
         ]
 
-    def _write(self, piece: bytes) -> Said:
+    def _write(self, piece: bytes) -> Outgoing:
         size = struct.pack("=II", 8 + len(piece), len(piece))
-        return Said(self._head(raw.MIG_WRITE, size + piece))
+        return Outgoing(self._head(raw.MIG_WRITE, size + piece))
 
-    def transfer(self) -> list[Said]:
+    def transfer(self) -> list[Outgoing]:
         """An edu made to reach for memory that only messages lead to."""
-        said = [Said(self._head(raw.RESET, b""))]
+        reported = [Outgoing(self._head(raw.RESET, b""))]
         for address, size in ((0, 0x10000), (0x10000, 1 << 27)):
             body = struct.pack("=IIQQQ", 32, 3, 0, address, size)
-            said.append(Said(self._head(raw.DMA_MAP, body)))
+            reported.append(Outgoing(self._head(raw.DMA_MAP, body)))
         if self.chance.random() < 0.3:
             body = struct.pack("=IIQII", 4096, SET | 6, 4096, 0, 0)
-            said.append(Said(self._head(raw.FEATURE, body)))
+            reported.append(Outgoing(self._head(raw.FEATURE, body)))
         number, body, _ = self._registers(sane=self.chance.random() < 0.8)
-        said.append(Said(self._head(number, body)))
-        return said
+        reported.append(Outgoing(self._head(number, body)))
+        return reported
 
-    def memory(self, name: str) -> list[Said]:
+    def memory(self, name: str) -> list[Outgoing]:
         """An edu made to use what is called memory of the guest, over and over."""
-        chance, fd = self.chance, self.workshop.fds[name]
-        said = [Said(self._head(raw.RESET, b""))]
+        chance, fd = self.chance, self.maker.fds[name]
+        reported = [Outgoing(self._head(raw.RESET, b""))]
         for flags in chance.sample((3, 3, 7, 11), k=2):
             for size in (0x10000, 0x1000):
                 offset = chance.choice((0, 0, 0x1000, 0xF000, 1 << 21, 1 << 41))
                 body = struct.pack("=IIQQQ", 32, flags, offset, 0, size)
-                said.append(Said(self._head(raw.DMA_MAP, body), (fd,)))
+                reported.append(Outgoing(self._head(raw.DMA_MAP, body), (fd,)))
             for _ in range(6):
                 number, body, _ = self._registers(sane=True)
-                said.append(Said(self._head(number, body)))
-                said.append(Said(self._head(*self._region_read()[:2])))
+                reported.append(Outgoing(self._head(number, body)))
+                reported.append(Outgoing(self._head(*self._region_read()[:2])))
             if chance.random() < 0.5:
                 body = struct.pack("=IIQQ", 24, 2, 0, 0)
-                said.append(Said(self._head(raw.DMA_UNMAP, body)))
-        return said
+                reported.append(Outgoing(self._head(raw.DMA_UNMAP, body)))
+        return reported
 
-    def interrupts(self, name: str) -> list[Said]:
+    def interrupts(self, name: str) -> list[Outgoing]:
         """A device made to signal a descriptor, over and over."""
-        fd = self.workshop.fds[name]
+        fd = self.maker.fds[name]
         index = self.chance.choice((0, 0, 1, 2))
         trigger = struct.pack("=IIIII", 20, 0x21, index, 0, 1)
         return [
-            Said(self._head(raw.SET_IRQS, struct.pack("=IIIII", 20, 0x24, index, 0, 1)), (fd,)),
-            Said(self._head(raw.SET_IRQS, struct.pack("=IIIII", 20, 0x14, 0, 0, 1)), (fd,)),
-            *(Said(self._head(raw.SET_IRQS, trigger)) for _ in range(200)),
+            Outgoing(self._head(raw.SET_IRQS, struct.pack("=IIIII", 20, 0x24, index, 0, 1)), (fd,)),
+            Outgoing(self._head(raw.SET_IRQS, struct.pack("=IIIII", 20, 0x14, 0, 0, 1)), (fd,)),
+            *(Outgoing(self._head(raw.SET_IRQS, trigger)) for _ in range(200)),
         ]
 
     def change(self, name: str) -> str:
         """Return what is done to a descriptor while the server has it."""
         return self.chance.choice(FOR[ROWS[name].use])
 
-    def _state(self, value: int) -> Said:
-        return Said(self._head(raw.FEATURE, struct.pack("=IIIi", 16, SET | 2, value, -1)))
+    def _state(self, value: int) -> Outgoing:
+        return Outgoing(self._head(raw.FEATURE, struct.pack("=IIIi", 16, SET | 2, value, -1)))
 
-    def half(self) -> Said:
+    def half(self) -> Outgoing:
         """A message that is never finished."""
         number = self.chance.choice(COMMANDS)
         size = self.chance.choice((17, 48, 4096, MIB))
         whole = HEADER.pack(self._next(), number, size, 0, 0) + bytes(min(size, 70000) - 16)
-        return Said(whole[: self.chance.randrange(1, len(whole))], self._some(1))
+        return Outgoing(whole[: self.chance.randrange(1, len(whole))], self._some(1))
 
-    def greedy(self) -> Said:
+    def greedy(self) -> Outgoing:
         """A command with a reply of up to 1 MiB."""
         if self.chance.random() < 0.5:
             body = struct.pack("=II", MIB + 8, MIB)
-            return Said(self._head(raw.MIG_READ, body))
+            return Outgoing(self._head(raw.MIG_READ, body))
         offset = self.chance.choice((0, 0x40000))
         size = MIB if self.chance.random() < 0.02 else 4096
-        return Said(self._head(raw.REGION_READ, struct.pack("=QII", offset, 0, size)))
+        return Outgoing(self._head(raw.REGION_READ, struct.pack("=QII", offset, 0, size)))
 
-    def answer(self, ident: int, command: int, payload: bytes) -> Said:
+    def answer(self, ident: int, command: int, payload: bytes) -> Outgoing:
         """A reply to DMA_READ or DMA_WRITE of the server: right, wrong, or an error."""
         chance = self.chance
         address, count = struct.unpack_from("=QQ", payload)
@@ -246,18 +248,18 @@ class Hostile:
             body += bytes(count)
         how = chance.random()
         if how < 0.3:
-            return Said(HEADER.pack(ident, command, 16 + len(body), 1, 0) + body)
+            return Outgoing(HEADER.pack(ident, command, 16 + len(body), 1, 0) + body)
         if how < 0.5:
-            return Said(self._reply(ident, command, body[: chance.randrange(len(body) + 1)]))
+            return Outgoing(self._reply(ident, command, body[: chance.randrange(len(body) + 1)]))
         if how < 0.6:
-            return Said(self._reply(ident, command, body + chance.randbytes(9)), self._some(1))
+            return Outgoing(self._reply(ident, command, body + chance.randbytes(9)), self._some(1))
         if how < 0.7:
-            return Said(HEADER.pack(ident, command, 16, 0x21, self._number(32)))
+            return Outgoing(HEADER.pack(ident, command, 16, 0x21, self._number(32)))
         if how < 0.8:
-            return Said(self._reply(ident, chance.choice(COMMANDS), body))
+            return Outgoing(self._reply(ident, chance.choice(COMMANDS), body))
         if how < 0.9:
-            return Said(self._reply(ident + 1 & 0xFFFF, command, body))
-        return Said(self._reply(ident, command, struct.pack("=QQ", self._number(64), 1 << 40)))
+            return Outgoing(self._reply(ident + 1 & 0xFFFF, command, body))
+        return Outgoing(self._reply(ident, command, struct.pack("=QQ", self._number(64), 1 << 40)))
 
     # --- the commands ---
 
@@ -341,8 +343,8 @@ class Hostile:
         sizes = self.chance.choices((0, 1, 4, 8, 9), (9, 9, 9, 9, 1), k=count)
         one = struct.Struct("=QII8s")
         writes = b"".join(one.pack(*self._region()[:2], size, b"\1" * 8) for size in sizes)
-        said = count if self.chance.random() < 0.9 else self._number(64)
-        return raw.WRITE_MULTI, struct.pack("=Q", said) + writes, ()
+        reported = count if self.chance.random() < 0.9 else self._number(64)
+        return raw.WRITE_MULTI, struct.pack("=Q", reported) + writes, ()
 
     def _dma_map(self) -> tuple[int, bytes, tuple[int, ...]]:
         chance = self.chance
@@ -428,12 +430,12 @@ class Hostile:
 
     def _some(self, count: int) -> tuple[int, ...]:
         """Return any descriptors."""
-        return tuple(self.chance.choices([*self.workshop.fds.values()], k=count))
+        return tuple(self.chance.choices([*self.maker.fds.values()], k=count))
 
     def _several(self, use: Use, count: int) -> tuple[int, ...]:
         """Return descriptors that are sent for a use."""
-        names = self.chance.choices(self.workshop.of(use), k=count)
-        return tuple(self.workshop.fds[name] for name in names)
+        names = self.chance.choices(self.maker.of(use), k=count)
+        return tuple(self.maker.fds[name] for name in names)
 
     def _one(self, use: Use) -> int:
         return self._several(use, 1)[0]

@@ -236,9 +236,10 @@ class Watched:
         return sorted(os.readlink(one) for one in folder.iterdir())  # noqa: PTH115
 
     def complaints(self) -> None:
-        """Fail if the server has logged an error: nothing a client says may be one.
+        """Fail if the server has logged an error: nothing a client reports may be one.
 
-        A stream that is refused is told of with the traceback of what `load` raised, at level info.
+        A stream that is refused is reported with the traceback of what `load` raised, at level
+        info.
         """
         with self.log.open("rb") as file:
             file.seek(self._read)
@@ -258,7 +259,7 @@ class Watched:
                 assert json.loads(line)["message"] == "a stream is refused"
 
     def ended_in(self) -> str:
-        """Return the state that the server says it has left the device in."""
+        """Return the state that the server reports it has left the device in."""
         last = json.loads(self.log.read_text("utf-8").splitlines()[-1])
         assert last["event"] == "stopped"
         return str(last["state"])

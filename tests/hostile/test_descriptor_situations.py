@@ -14,7 +14,7 @@ import descriptor_changes
 import pytest
 from descriptor_catalogue import CATALOGUE, Row, Use
 from descriptor_changes import FOR
-from descriptor_workshop import Workshop, check_missing
+from descriptor_maker import DescriptorMaker, check_missing
 from hostile_server import Watched
 
 from support import raw_client as raw
@@ -63,7 +63,7 @@ def test_sigterm_ends_a_server_in_time_whatever_descriptor_its_client_changes(
 ) -> None:
     row = next(row for row in CATALOGUE if row.name == name)
     changes = [*dict.fromkeys(FOR[row.use])][: None if WHOLE else 2]
-    with Watched("edu", tmp_path) as watched, Workshop(tmp_path / "hostile", [name]) as shop:
+    with Watched("edu", tmp_path) as watched, DescriptorMaker(tmp_path / "hostile", [name]) as shop:
         check_missing(shop.missing)
         if name not in shop.fds:
             pytest.skip(f"there is none on this machine: {shop.missing[name]}")

@@ -95,8 +95,8 @@ def test_commands_that_ask_for_little(watched, held) -> None:
 
 def test_a_flood_on_the_twin_while_replies_wait(roomy, held) -> None:
     """Replies nobody asked for are passed over, but not while nothing is done at all."""
-    said = {**CAPABILITIES, "twin_socket": {"supported": True}}
-    with Client(roomy.path, capabilities=said) as client:
+    reported = {**CAPABILITIES, "twin_socket": {"supported": True}}
+    with Client(roomy.path, capabilities=reported) as client:
         twin = socket.socket(fileno=client.fds.pop())
         read = message(raw.REGION_READ, struct.pack("=QII", 0, 2, MIB))
         stuff(client.sock, read * 40)
@@ -124,7 +124,7 @@ def test_maps_interrupts_and_a_log(watched, held) -> None:
 
 
 def test_descriptors_until_there_are_no_more(watched, held) -> None:
-    """The limit of the process is reached first: the client is told, and nothing else happens."""
+    """The limit of the process is reached first: the client is notified of it, no more."""
     with Client(watched.path) as client:
         memory = os.memfd_create("guest")
         os.ftruncate(memory, 4096)
@@ -137,9 +137,9 @@ def test_descriptors_until_there_are_no_more(watched, held) -> None:
         held("maps", "messages read ahead", "the message")
 
 
-def wait_for_memory(watched: Watched, **said: object) -> Client:
+def wait_for_memory(watched: Watched, **reported: object) -> Client:
     """Return a client that the device waits for, in the middle of a transfer."""
-    client = Client(watched.path, capabilities={**CAPABILITIES, **said})
+    client = Client(watched.path, capabilities={**CAPABILITIES, **reported})
     client.reset()
     client.dma_map(0, 1 << 16)
     for register, value in ((0x80, 0), (0x88, 0x40000), (0x90, 4096), (0x98, 1)):
@@ -197,9 +197,9 @@ def test_a_state_that_is_too_long(watched, held) -> None:
         client.set_state(3)
         stream = client.mig_read(MIB)
         length = struct.unpack_from("<I", stream, 8 + 4)[0]
-        hello = stream[: 8 + frame.size + length]
+        handshake = stream[: 8 + frame.size + length]
         client.set_state(4)
-        client.mig_write(hello)
+        client.mig_write(handshake)
         section = bytes(16 * MIB)
         for number, block in enumerate((1, 1, 1, 0), 1):
             head = frame.pack(3, 0, block, len(section), 0, zlib.crc32(section), number)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from descriptor_workshop import Workshop, workshop
+from descriptor_maker import DescriptorMaker, maker
 from hostile_clients import attack
 from hostile_messages import SHORT, Chance, Hostile
 from hostile_server import Stderr, Watched
@@ -24,11 +24,11 @@ from hostile_server import Stderr, Watched
 from support.samples import sample_where
 from vfio_migration.runtime.transport.descriptor_receiver import MAX_LEFT
 
-# `make hostile` says how many messages; the seed can be given to see a failure again.
+# `make hostile` states how many messages; the seed can be given to see a failure again.
 MESSAGES = int(os.environ.get("VFIO_MIGRATION_HOSTILE", "15000"))
 SEED = int(os.environ.get("VFIO_MIGRATION_SEED", "1"))
 LARGE = MESSAGES >= 100_000
-PART, LONGEST = (40_000, 10 * SHORT) if LARGE else (4000, SHORT)
+PART, MAX_BYTES = (40_000, 10 * SHORT) if LARGE else (4000, SHORT)
 """After so many messages the server is looked at, and the descriptors are made anew; and so many
 messages a client sends at most, so that there are some thirty clients in between. Of a million,
 most are to be messages, and not the beginnings and ends of clients."""
@@ -108,13 +108,15 @@ def test_hostile_messages(situation: str, tmp_path) -> None:
         watched = around.enter_context(Watched(about.kind, tmp_path, stderr=about.stderr))
         # After the processes have been started: a child closes what it inherits, and would wait for
         # the descriptors that are never closed.
-        shop = around.enter_context(workshop(tmp_path / "hostile"))
+        shop = around.enter_context(maker(tmp_path / "hostile"))
         figures = _attack(situation, wanted, watched, control, shop)
     print(f"\n{situation}: {figures}; SIGTERM {watched.end_s:.2f} s;", end="")
     print(f" {time.perf_counter() - begun:.1f} s; not on this machine: {[*shop.missing]}")
 
 
-def _attack(situation: str, wanted: int, watched: Watched, control: Watched, shop: Workshop) -> str:
+def _attack(
+    situation: str, wanted: int, watched: Watched, control: Watched, shop: DescriptorMaker
+) -> str:
     logged = watched.stderr == "log"
     counted = watched.counted() if logged else 0
     sent = taken = answers = clients = part = 0
@@ -123,7 +125,7 @@ def _attack(situation: str, wanted: int, watched: Watched, control: Watched, sho
         if part > 1:
             shop.make()
         chance = Chance(f"{SEED} {situation} {part}")
-        hostile = Hostile(chance, shop, watched.stream[:300_000], longest=LONGEST)
+        hostile = Hostile(chance, shop, watched.stream[:300_000], longest=MAX_BYTES)
         until = sent + min(PART, max(wanted - taken, 100))
         try:
             while watched.processes() < MANY_LEFT and (sent < until or clients < MIN_CLIENTS):

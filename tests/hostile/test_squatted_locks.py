@@ -63,7 +63,7 @@ def test_sigterm_ends_a_server_that_waits_for_a_squatted_lock(tmp_path) -> None:
         assert took < MAX_END_S
 
 
-def test_a_server_gives_up_a_squatted_lock_and_says_who_holds_it(tmp_path) -> None:
+def test_a_server_gives_up_a_squatted_lock_and_states_who_holds_it(tmp_path) -> None:
     with waiting_server(tmp_path) as server:
         status, _ = ends_within(server.pid, server.poll, START_TIMEOUT_S + MAX_END_S)
         assert status == 2

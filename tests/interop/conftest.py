@@ -75,8 +75,8 @@ def boot(guest: Path) -> Callable[..., Run]:
             )
         except subprocess.TimeoutExpired as late:
             parts = [part or b"" for part in (late.stdout, late.stderr)]
-            said = "".join(part.decode(errors="replace")[-4000:] for part in parts)
-            pytest.fail(f"the guest did not finish in {TIMEOUT_S} s:\n{said}", pytrace=False)
+            reported = "".join(part.decode(errors="replace")[-4000:] for part in parts)
+            pytest.fail(f"the guest did not finish in {TIMEOUT_S} s:\n{reported}", pytrace=False)
         return Run(ran.returncode, tuple(ran.stdout.splitlines()), ran.stderr)
 
     return boot
@@ -84,7 +84,7 @@ def boot(guest: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def mapped(guest: Path) -> Callable[[str], list[str]]:
-    """Starts a machine that stands still, and returns the lines of its maps that show a device."""
+    """Starts a machine that is stopped, and returns the lines of its maps that show a device."""
 
     def mapped(device: str) -> list[str]:
         assert QEMU
@@ -129,16 +129,16 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
         command = [str(program), "serve", str(path), "--device", name]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-        def said() -> str:
+        def reported() -> str:
             log.seek(0)
             return f"{' '.join(command)} said:\n{log.read()[-4000:]}"
 
         try:
-            _wait(path, process, said)
+            _wait(path, process, reported)
             yield path
-            assert process.poll() is None, f"the server is gone: {process.returncode}; {said()}"
+            assert process.poll() is None, f"the server is gone: {process.returncode}; {reported()}"
             process.terminate()
-            assert process.wait(timeout=10) == 0, said()
+            assert process.wait(timeout=10) == 0, reported()
         finally:
             process.kill()
             process.wait()
@@ -171,14 +171,14 @@ def vfio_user(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callab
             recorder.wait()
 
 
-def _wait(path: Path, process: subprocess.Popen[bytes], said: Callable[[], str]) -> None:
+def _wait(path: Path, process: subprocess.Popen[bytes], reported: Callable[[], str]) -> None:
     """Until the process listens there."""
     deadline = time.monotonic() + 20
     while not _listens(path):
         if process.poll() is not None:
-            pytest.fail(f"ended with status {process.returncode}; {said()}", pytrace=False)
+            pytest.fail(f"ended with status {process.returncode}; {reported()}", pytrace=False)
         if time.monotonic() > deadline:
-            pytest.fail(f"no socket at {path} after 20 s; {said()}", pytrace=False)
+            pytest.fail(f"no socket at {path} after 20 s; {reported()}", pytrace=False)
         time.sleep(0.05)
 
 

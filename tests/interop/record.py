@@ -1,10 +1,10 @@
-"""Stands between a vfio-user client and a server, and writes down what each says.
+"""Stands between a vfio-user client and a server, and writes down what each states.
 
     python tests/interop/record.py LISTEN SERVER OUT.jsonl
 
 connects a client of the socket LISTEN with the socket SERVER, passes every message and every
 descriptor on as it came, and writes one line per message: who sent it, its command, how many
-descriptors came with it, and its bytes; and at the end one that says who closed. One connection,
+descriptors came with it, and its bytes; and at the end one that states who closed. One connection,
 until a side closes. `vfio-migration check-trace` reads what it writes. It knows the header
 of a message and nothing else, so it can be wrong about nothing else.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 HEADER = struct.Struct("=HHIII")
-MOST_DESCRIPTORS = 64
+MAX_DESCRIPTORS = 64
 COMMANDS = {
     1: "VERSION",
     2: "DMA_MAP",
@@ -49,7 +49,7 @@ def receive(peer: socket.socket) -> tuple[bytes, list[int]]:
     descriptors: list[int] = []
     size = HEADER.size
     while len(message) < size:
-        part, taken, _, _ = socket.recv_fds(peer, size - len(message), MOST_DESCRIPTORS)
+        part, taken, _, _ = socket.recv_fds(peer, size - len(message), MAX_DESCRIPTORS)
         if not part:
             return b"", descriptors
         message += part

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-PASSED = 33  # QEMU's exit status when the guest says that all was right
+PASSED = 33  # QEMU's exit status when the guest reports that all was right
 
 INTERRUPTS = ("by-hand", "by-factorial", "factorial", "by-dma", "this-way", "in-all", "none-left")
 CHECKS = [
@@ -61,7 +61,7 @@ def test_the_next_machine_is_served_like_the_first(boot, server, vfio_user) -> N
 @pytest.mark.parametrize(
     ("server", "sizes"), [("edu", [4096]), ("memory,size=1M", [4096])], indirect=["server"]
 )
-def test_qemu_maps_what_a_region_says_can_be_mapped(server, vfio_user, mapped, sizes) -> None:
+def test_qemu_maps_what_a_region_states_can_be_mapped(server, vfio_user, mapped, sizes) -> None:
     """The flag and the descriptor come with the full reply only, which QEMU asks for."""
     found = []
     for line in mapped(vfio_user(server)):

@@ -103,7 +103,7 @@ def test_path_that_no_file_can_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reported"),
     [
         (ValueError("embedded null byte"), "embedded null byte"),
         (ValueError("stat: embedded null character in path"), "embedded null byte"),  # 3.13
@@ -111,10 +111,10 @@ def test_path_that_no_file_can_have() -> None:
         (OSError("of our own"), "of our own"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_alike_on_every_python(
-    error: OSError | ValueError, said: str
+def test_what_is_wrong_with_a_file_is_stated_alike_on_every_python(
+    error: OSError | ValueError, reported: str
 ) -> None:
-    assert why(error) == said
+    assert why(error) == reported
 
 
 def test_file_with_a_byte_order_mark(tmp_path: Path, spec: Spec) -> None:
@@ -162,7 +162,7 @@ def test_unknown_name_lists_what_there_is_when_nothing_is_near(spec: Spec) -> No
 
 
 def test_a_missing_none_is_not_a_value() -> None:
-    """TOML has no null, and data that has one is refused where it stands."""
+    """TOML has no null, and data that has one is refused where it is."""
     import tomllib
 
     data = tomllib.loads((HERE.parent / "data" / "small.toml").read_text("utf-8"))

@@ -69,8 +69,10 @@ def test_the_largest_table_is_loaded_and_routed():
 
 
 def test_a_table_with_more_states_is_refused():
-    said = message(chain(bounds.MAX_STATES + 1))
-    assert "states: has 257 rows, more than a table may have; there may be 256 at the most" in said
+    reported = message(chain(bounds.MAX_STATES + 1))
+    assert (
+        "states: has 257 rows, more than a table may have; there may be 256 at the most" in reported
+    )
 
 
 def test_a_table_with_more_capabilities_is_refused():
@@ -99,9 +101,9 @@ def test_a_section_with_more_rows_is_refused():
 )
 @pytest.mark.parametrize("place", ["{} = 1", "[{}]", "[[{}]]", "x = {{ {} = 1 }}"])
 def test_a_key_of_many_parts_is_refused_before_it_is_parsed(key: str, place: str):
-    said = message(SMALL + "\n" + place.format(key))
-    assert f"line {SMALL.count(chr(10)) + 2}" in said
-    assert "is a key of more than 16 parts" in said
+    reported = message(SMALL + "\n" + place.format(key))
+    assert f"line {SMALL.count(chr(10)) + 2}" in reported
+    assert "is a key of more than 16 parts" in reported
 
 
 @pytest.mark.parametrize("text", ["w" * 900_000, '"' * 900_000, " " * 900_000, "a ." * 300_000])
@@ -129,10 +131,10 @@ def test_a_file_longer_than_a_table_may_be_is_refused(tmp_path, capsys):
     ],
 )
 def test_a_text_that_a_terminal_would_obey_is_refused(escape: str, place: str, old: str):
-    said = message(SMALL.replace(old, old + escape, 1))
-    assert place in said
-    assert "which cannot be printed" in said
-    assert said.replace("\n", "").isprintable()
+    reported = message(SMALL.replace(old, old + escape, 1))
+    assert place in reported
+    assert "which cannot be printed" in reported
+    assert reported.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(
@@ -150,5 +152,5 @@ def test_the_other_tables_are_held_to_it_too(tmp_path, name, load):
         load(path)
 
 
-def test_letters_of_any_language_may_stand_in_a_table():
+def test_letters_of_any_language_may_be_in_a_table():
     assert loads(SMALL.replace("A small device", "Ein kleines Ger\u00e4t, \u5c0f")).title

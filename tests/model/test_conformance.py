@@ -50,7 +50,7 @@ def test_a_state_that_is_never_there() -> None:
 
 def test_a_state_that_contradicts_what_was_answered() -> None:
     wrong = Script().get("RUNNING").set("STOP").get("RUNNING").breaks()
-    assert wrong.step == "the device says that it is in RUNNING"
+    assert wrong.step == "the device returns its state, RUNNING"
     assert wrong.reason == "SET_STATE STOP was answered with success"
     assert (wrong.allowed, wrong.row) == (("STOP",), "[[arcs]] RUNNING_P2P -> STOP")
 
@@ -105,7 +105,7 @@ def test_data_outside_of_a_session() -> None:
     Script().get("STOP_COPY").read(100, "EIO").read(100, 100).holds()
 
 
-def test_what_is_read_tells_the_state() -> None:
+def test_what_is_read_shows_the_state() -> None:
     assert Script().read(10, 10).set("PRE_COPY", "EIO").get("RESUMING").breaks()
     assert Script().write(10).get("STOP_COPY").breaks().allowed == ("RESUMING",)
 
@@ -146,7 +146,7 @@ def test_capabilities_do_not_change() -> None:
     Script().flags(SETS[0]).flags(SETS[0]).holds()
     wrong = Script().flags(SETS[0]).flags(SETS[1]).breaks()
     assert wrong.allowed == ("STOP_COPY",)
-    assert wrong.reason == "it said otherwise before, and they do not change"
+    assert wrong.reason == "it returned others before, and they do not change"
     assert "lacks STOP_COPY" in Script().flags(["P2P"]).breaks().reason
     assert "bits that stand for no capability" in Script().flags(65).breaks().reason
     wrong = Script().set("PRE_COPY").flags(SETS[0]).breaks()
@@ -170,7 +170,7 @@ def test_a_client_that_comes_back_finds_the_state() -> None:
     assert run.read(9, 9).breaks().row == "[[stream_ends]] final"
 
 
-def hello(run: Script, connection: int, *whats: str) -> Script:
+def handshake(run: Script, connection: int, *whats: str) -> Script:
     about = {"id": 0, "command": "VERSION", "connection": connection}
     for what in whats:
         run.add(what, **(about if what in ("command", "reply") else {"connection": connection}))
@@ -185,35 +185,35 @@ def turned(run: Script, connection: int) -> Script:
 
 
 def test_a_client_that_waits_for_its_turn_takes_nothing_from_the_one_that_is_served() -> None:
-    run = hello(Script().set("STOP"), 2, "command")
+    run = handshake(Script().set("STOP"), 2, "command")
     run.get("STOP").holds()
-    run = hello(run, 2, "gone").get("STOP")
+    run = handshake(run, 2, "gone").get("STOP")
     run.holds()
     assert run.get("RUNNING").breaks()
-    assert hello(Script().set("STOP"), 2, "command", "gone").read(1, 1).breaks()
+    assert handshake(Script().set("STOP"), 2, "command", "gone").read(1, 1).breaks()
 
 
 def test_clients_are_served_in_turn() -> None:
-    run = hello(hello(Script().set("STOP"), 2, "command"), 3, "command").add("gone")
-    run = hello(run, 2, "reply", "connected")
+    run = handshake(handshake(Script().set("STOP"), 2, "command"), 3, "command").add("gone")
+    run = handshake(run, 2, "reply", "connected")
     turned(run.get("STOP"), 2).holds()
-    wrong = hello(Script().set("STOP"), 2, "command").add("gone")
-    assert turned(hello(wrong, 2, "reply", "connected").get("RUNNING"), 2).breaks()
+    wrong = handshake(Script().set("STOP"), 2, "command").add("gone")
+    assert turned(handshake(wrong, 2, "reply", "connected").get("RUNNING"), 2).breaks()
     turned(run.set("RUNNING"), 2).holds()
-    run = hello(hello(run, 2, "gone"), 3, "reply", "connected")
+    run = handshake(handshake(run, 2, "gone"), 3, "reply", "connected")
     assert turned(run.get("STOP"), 3).breaks().allowed == ("ERROR", "RUNNING")
 
 
-def test_a_client_that_is_forgotten_is_gone() -> None:
+def test_a_client_that_is_forgotten_has_ended() -> None:
     """Nobody has closed it, and nobody waits for its replies."""
-    run = hello(Script().flags(SETS[0]).set("STOP_COPY"), 2, "command", "reply", "connected")
+    run = handshake(Script().flags(SETS[0]).set("STOP_COPY"), 2, "command", "reply", "connected")
     turned(run.get("STOP_COPY"), 2).holds()
-    turned(hello(run, 1, "gone").read(9, 9), 2).holds()
+    turned(handshake(run, 1, "gone").read(9, 9), 2).holds()
     assert turned(run.get("RUNNING"), 2).breaks()
 
 
 def test_a_device_that_serves_two_at_a_time_is_not_held() -> None:
-    run = hello(Script().set("STOP"), 2, "command", "reply", "connected")
+    run = handshake(Script().set("STOP"), 2, "command", "reply", "connected")
     turned(run.set("RUNNING"), 2)
     run.get("RUNNING").get("STOP").holds()
     conformance = Conformance(SPEC)
@@ -270,7 +270,7 @@ def test_dma_logging_is_on_or_off() -> None:
 
 
 @pytest.mark.parametrize("method", ["START", "STOP"])
-def test_dma_logging_of_which_nothing_was_heard_may_be_on_or_off(method: str) -> None:
+def test_dma_logging_of_which_nothing_was_received_may_be_on_or_off(method: str) -> None:
     before = Script().feature(f"DMA_LOGGING_{'STOP' if method == 'START' else 'START'}", "SET", {})
     asked = {"feature": f"DMA_LOGGING_{method}", "method": "SET"}
     for more in ({}, {"no_reply": True}):
@@ -285,7 +285,7 @@ def test_dma_logging_of_which_nothing_was_heard_may_be_on_or_off(method: str) ->
 
 
 def test_a_reset_may_end_dma_logging() -> None:
-    """No specification says whether it does."""
+    """No specification states whether it does."""
     run = Script().feature("DMA_LOGGING_START", "SET", {}).reset()
     run.feature("DMA_LOGGING_START", "SET", {}).holds()
     assert run.feature("DMA_LOGGING_START", "SET", {}).breaks().row == "[[answers]] logging_on"
@@ -296,7 +296,7 @@ def test_a_reset_may_end_dma_logging() -> None:
     assert run.get("STOP").breaks()
 
 
-def test_the_size_of_what_is_told() -> None:
+def test_the_size_of_what_is_reported() -> None:
     state = {"size": 4}
     wrong = Script().feature("MIG_DEVICE_STATE", "GET", state).breaks()
     assert (wrong.reason, wrong.allowed) == ("its data is 8 bytes", ("8 bytes",))
@@ -324,7 +324,7 @@ def test_nothing_is_served_before_a_version_is_agreed() -> None:
     Script(connected=False).do("VERSION", {}, {}).get("STOP").holds()
 
 
-def test_devices_are_told_apart() -> None:
+def test_devices_are_distinguished() -> None:
     one, two = Script("one").get("STOP"), Script("two").get("RUNNING")
     lines = [line for pair in zip(one.lines, two.lines, strict=True) for line in pair]
     assert first_wrong(lines) is None
@@ -362,13 +362,13 @@ def under_way(*order: int, states: list[str] = ["STOP"]) -> Script:  # noqa: B00
     run.add("command", id=50, **which, method="SET", state="STOP")
     for number, _ in enumerate(states, 51):
         run.add("command", id=number, **which, method="GET", argsz=16)
-    told = {number: {"state": state, "size": 8} for number, state in enumerate(states, 51)}
+    recorded = {number: {"state": state, "size": 8} for number, state in enumerate(states, 51)}
     for number in order:
-        run.add("reply", id=number, **which, method="GET", **told.get(number, {}))
+        run.add("reply", id=number, **which, method="GET", **recorded.get(number, {}))
     return run
 
 
-def test_a_state_told_in_the_middle_of_a_request() -> None:
+def test_a_state_reported_in_the_middle_of_a_request() -> None:
     for state in ("RUNNING", "RUNNING_P2P", "STOP", "ERROR"):
         under_way(51, 50, states=[state]).get("STOP").holds()
     assert under_way(51, states=["PRE_COPY"]).breaks().allowed == (
@@ -384,7 +384,7 @@ def test_a_command_without_a_reply_is_served_in_its_turn() -> None:
     run = Script().flags(SETS[-1]).get("STOP").set("RESUMING")
     run.add("command", id=70, command="MIG_DATA_WRITE", size=10, no_reply=True)
     run.set("RUNNING").holds()
-    # The same, where the recording does not say that there will be none.
+    # The same, where the recording does not state that there will be none.
     run = Script().flags(SETS[-1]).get("STOP").set("RESUMING")
     run.add("command", id=70, command="MIG_DATA_WRITE", size=10)
     run.add("command", id=70, command="REGION_WRITE").add("reply", id=70, command="REGION_WRITE")
@@ -402,7 +402,7 @@ def test_replies_that_others_have_overtaken_are_not_held() -> None:
 # --- other tables ---
 
 
-def test_a_ninth_state_is_followed_as_it_stands(ninth_state: Spec) -> None:
+def test_a_ninth_state_is_followed_as_it_is(ninth_state: Spec) -> None:
     """Nothing here knows a state by its name."""
     new = next(row.name for row in ninth_state.states if row.name not in STATES)
     machine = ninth_state.machine()
@@ -422,7 +422,7 @@ def test_a_ninth_state_is_followed_as_it_stands(ninth_state: Spec) -> None:
         ({}, "what: is missing"),
         (
             {"what": "comand"},
-            'what: "comand": is nothing a recording tells of; did you mean "command"?',
+            'what: "comand": is not a kind of line that a recording has; did you mean "command"?',
         ),
         ({"what": "gone"}, "device: is missing"),
         ({"what": "gone", "device": 3}, "device: 3: is not a string"),

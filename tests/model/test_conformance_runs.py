@@ -63,7 +63,7 @@ def _plain(line: Line) -> Line:
 
 @pytest.mark.parametrize("word", sample(WORDS, 4))
 def test_every_change_is_caught_where_it_can_be(runs: dict[int, Path], word: int) -> None:
-    """Whatever one line says instead: it is caught at the line where the oracle catches it."""
+    """Whatever one line states instead: it is caught at the line where the oracle catches it."""
     caught = allowed = 0
     for case in distinct(runs, word):
         for what, lines in itertools.chain(values(case, STATES, SETS), without(case)):
@@ -121,7 +121,7 @@ def test_a_violation_is_what_the_oracle_of_the_text_does_not_allow(steps: list[A
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_every_change_is_a_violation_where_the_oracle_of_the_text_says_so(
+def test_every_change_is_a_violation_where_the_oracle_of_the_text_states_it(
     runs: dict[int, Path], word: int
 ) -> None:
     caught = allowed = 0

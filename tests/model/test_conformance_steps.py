@@ -39,7 +39,7 @@ def first_wrong(lines: list[Line], **options: Any) -> tuple[int, Violation] | No
     return None
 
 
-def told(event: str, what: str = "", outcome: str = "completed", **about: Any) -> Line:
+def reports(event: str, what: str = "", outcome: str = "completed", **about: Any) -> Line:
     return {"event": event, "what": what, "outcome": outcome} | about
 
 
@@ -49,10 +49,10 @@ SERVING = {
     "spec": "vfio-v2",
     "state": "RUNNING",
 }
-QUIESCED = told("transition", "RUNNING -> RUNNING_P2P", state="RUNNING_P2P")
-STOPPED = told("transition", "RUNNING_P2P -> STOP", state="STOP")
-SAVES = told("transition", "RUNNING -> PRE_COPY", state="PRE_COPY", session=1)
-GIVES_UP = told("transition", "PRE_COPY -> RUNNING", state="RUNNING")
+QUIESCED = reports("transition", "RUNNING -> RUNNING_P2P", state="RUNNING_P2P")
+STOPPED = reports("transition", "RUNNING_P2P -> STOP", state="STOP")
+SAVES = reports("transition", "RUNNING -> PRE_COPY", state="PRE_COPY", session=1)
+GIVES_UP = reports("transition", "PRE_COPY -> RUNNING", state="RUNNING")
 
 
 def breaks(*lines: Line) -> Violation:
@@ -65,7 +65,7 @@ def breaks(*lines: Line) -> Violation:
 
 def test_an_arc_that_is_none() -> None:
     wrong = breaks(
-        QUIESCED, told("transition", "RUNNING_P2P -> STOP_COPY", state="STOP_COPY", session=1)
+        QUIESCED, reports("transition", "RUNNING_P2P -> STOP_COPY", state="STOP_COPY", session=1)
     )
     assert wrong.reason == "there is no such arc with STOP_COPY,P2P,PRE_COPY"
     assert wrong.allowed == (
@@ -77,17 +77,17 @@ def test_an_arc_that_is_none() -> None:
 
 
 def test_an_arc_of_another_capability_set() -> None:
-    joined = told("transition", "RUNNING -> STOP", state="STOP")
+    joined = reports("transition", "RUNNING -> STOP", state="STOP")
     assert "no such arc with" in breaks(joined).reason
     assert first_wrong([SERVING | {"flags": "STOP_COPY"}, joined]) is None
-    # Without the line that says so, any set that fits.
+    # Without the line that states it, any set that fits.
     assert first_wrong([joined]) is None
-    assert first_wrong([joined, told("transition", "STOP -> RUNNING_P2P", state="RUNNING_P2P")])
+    assert first_wrong([joined, reports("transition", "STOP -> RUNNING_P2P", state="RUNNING_P2P")])
 
 
 def test_arcs_out_of_order() -> None:
     wrong = breaks(STOPPED)
-    assert wrong.reason == "it begins in RUNNING_P2P, and the device stands in RUNNING"
+    assert wrong.reason == "it begins in RUNNING_P2P, and the device is in RUNNING"
 
 
 def test_an_arc_that_ends_elsewhere() -> None:
@@ -95,18 +95,20 @@ def test_an_arc_that_ends_elsewhere() -> None:
 
 
 def test_sessions() -> None:
-    assert breaks(SAVES | {"session": None}).reason == "it opens a data session, and none is told"
+    assert (
+        breaks(SAVES | {"session": None}).reason == "it opens a data session, and none is reported"
+    )
     wrong = breaks(SAVES, GIVES_UP, SAVES)
     assert wrong.reason == "it opens a data session, and 1 is the number of an earlier one"
     assert wrong.row == "[[session_effects]] none -> saving"
-    quiesces = told("transition", "PRE_COPY -> PRE_COPY_P2P", state="PRE_COPY_P2P", session=2)
+    quiesces = reports("transition", "PRE_COPY -> PRE_COPY_P2P", state="PRE_COPY_P2P", session=2)
     assert breaks(SAVES, quiesces).allowed == ("session 1",)
     assert breaks(SAVES, GIVES_UP | {"session": 1}).allowed == ("no session",)
 
 
 def test_failures() -> None:
-    failed = told("transition", "RUNNING -> RUNNING_P2P", "failed", state="RUNNING", errno="EIO")
-    request = told(
+    failed = reports("transition", "RUNNING -> RUNNING_P2P", "failed", state="RUNNING", errno="EIO")
+    request = reports(
         "request", "RUNNING -> STOP", "failed", state="RUNNING", errno="EIO", target="STOP"
     )
     assert first_wrong([SERVING, failed, request]) is None
@@ -122,7 +124,7 @@ def test_failures() -> None:
 
 
 def test_refusals() -> None:
-    refused = told(
+    refused = reports(
         "request", "RUNNING -> ERROR", "refused", state="RUNNING", errno="EINVAL", target="ERROR"
     )
     assert first_wrong([SERVING, refused]) is None
@@ -134,23 +136,23 @@ def test_refusals() -> None:
     assert wrong.allowed == ("RUNNING -> RUNNING_P2P -> STOP",)
     number = refused | {"what": "RUNNING -> ?", "target": 77}
     assert first_wrong([SERVING, number]) is None
-    nothing = told("request", "RUNNING -> RUNNING", state="RUNNING", target="RUNNING")
+    nothing = reports("request", "RUNNING -> RUNNING", state="RUNNING", target="RUNNING")
     assert first_wrong([SERVING, nothing]) is None
     assert breaks(nothing | {"what": "RUNNING -> STOP", "target": "STOP"})
 
 
 def test_events() -> None:
-    assert first_wrong([SERVING, SAVES, told("reset", "PRE_COPY", state="RUNNING")]) is None
-    assert breaks(SAVES, told("reset", "PRE_COPY", state="PRE_COPY")).row == "[[events]] reset"
-    assert breaks(SAVES, told("reset", "PRE_COPY", state="RUNNING", session=1))
-    assert breaks(SAVES, told("reset", "RUNNING", state="RUNNING"))
-    gone = told("disconnect", "PRE_COPY", state="PRE_COPY", session=1)
-    assert first_wrong([SERVING, SAVES, gone, {"event": "connected", "state": "PRE_COPY"}]) is None
-    assert breaks(SAVES, gone | {"session": None}).row == "[[events]] disconnect"
-    wrong = breaks(SAVES, gone, {"event": "connected", "state": "RUNNING"})
+    assert first_wrong([SERVING, SAVES, reports("reset", "PRE_COPY", state="RUNNING")]) is None
+    assert breaks(SAVES, reports("reset", "PRE_COPY", state="PRE_COPY")).row == "[[events]] reset"
+    assert breaks(SAVES, reports("reset", "PRE_COPY", state="RUNNING", session=1))
+    assert breaks(SAVES, reports("reset", "RUNNING", state="RUNNING"))
+    ended = reports("disconnect", "PRE_COPY", state="PRE_COPY", session=1)
+    assert first_wrong([SERVING, SAVES, ended, {"event": "connected", "state": "PRE_COPY"}]) is None
+    assert breaks(SAVES, ended | {"session": None}).row == "[[events]] disconnect"
+    wrong = breaks(SAVES, ended, {"event": "connected", "state": "RUNNING"})
     assert wrong.reason == "nothing has moved it since it was in PRE_COPY"
-    assert first_wrong([SERVING, told("reset", "RUNNING", "failed", state="ERROR")]) is None
-    assert breaks(told("reset", "RUNNING", "failed", state="RUNNING"))
+    assert first_wrong([SERVING, reports("reset", "RUNNING", "failed", state="ERROR")]) is None
+    assert breaks(reports("reset", "RUNNING", "failed", state="RUNNING"))
 
 
 def test_a_server_begins_with_a_device_that_was_just_made() -> None:
@@ -162,7 +164,7 @@ def test_a_server_begins_with_a_device_that_was_just_made() -> None:
 
 
 def test_a_log_may_begin_in_the_middle() -> None:
-    keeps = told("transition", "PRE_COPY -> PRE_COPY_P2P", state="PRE_COPY_P2P", session=7)
+    keeps = reports("transition", "PRE_COPY -> PRE_COPY_P2P", state="PRE_COPY_P2P", session=7)
     assert first_wrong([keeps]) is None
     assert first_wrong([{"event": "connected", "state": "PRE_COPY"}, keeps]) is None
     assert first_wrong([keeps | {"session": None}])
@@ -174,14 +176,17 @@ def test_a_log_may_begin_in_the_middle() -> None:
     ("line", "message"),
     [
         (
-            told("transition", "RUNNING -> STOPP", state="STOP"),
+            reports("transition", "RUNNING -> STOPP", state="STOP"),
             'what: "STOPP": there is no such state',
         ),
-        (told("transition", "RUNNING", state="STOP"), "is not a step from one state to another"),
-        (told("transition", "RUNNING -> STOP", "refused", state="STOP"), "is nothing a transition"),
-        (told("transition", "RUNNING -> STOP"), "state: is missing"),
-        (told("transition", "RUNNING -> STOP", state="STOP", session="1"), "is not a number"),
-        (told("request", "RUNNING -> ?", "refused", state="RUNNING", target=None), "target"),
+        (reports("transition", "RUNNING", state="STOP"), "is not a step from one state to another"),
+        (
+            reports("transition", "RUNNING -> STOP", "refused", state="STOP"),
+            "is nothing a transition",
+        ),
+        (reports("transition", "RUNNING -> STOP"), "state: is missing"),
+        (reports("transition", "RUNNING -> STOP", state="STOP", session="1"), "is not a number"),
+        (reports("request", "RUNNING -> ?", "refused", state="RUNNING", target=None), "target"),
         (SERVING | {"spec": "mine"}, 'spec: "mine": is the name of another table'),
         ({"event": "reset"}, "outcome: is missing"),
     ],
@@ -417,7 +422,7 @@ def test_a_request_that_is_not_over_or_refused() -> None:
 
 @pytest.mark.parametrize("path", sorted(BROKEN.glob("d*.toml")), ids=lambda path: path.stem)
 def test_a_counterexample_is_allowed_by_its_own_table(path: Path) -> None:
-    """What a broken table promises wrongly it does all the same: the live engine agrees."""
+    """What a broken table guarantees wrongly it does all the same: the live engine agrees."""
     edit, data = broken(path)
     table = spec_of(data)
     for verdict in verify(table, only=[edit["breaks"]]).verdicts:

@@ -1,4 +1,4 @@
-"""A missing extra says how to get it from where the package was installed."""
+"""A missing extra states how to get it from where the package was installed."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_an_import_that_no_extra_brings_fails_as_it_does() -> None:
         import nowhere  # noqa: F401
 
 
-def test_a_package_that_is_broken_says_why() -> None:
+def test_a_package_that_is_broken_states_why() -> None:
     with pytest.raises(MissingExtraError) as caught, extras.from_extra():
         raise ImportError("libgvc.so.6: cannot open shared object file", name="pygraphviz")
-    says = "pygraphviz cannot be imported (libgvc.so.6: cannot open shared object file); run: "
-    assert str(caught.value).startswith(says)
+    message = "pygraphviz cannot be imported (libgvc.so.6: cannot open shared object file); run: "
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_a_package_that_is_broken_says_why() -> None:
         ),
     ],
 )
-def test_python_says_how_to_get_what_is_missing(package: str, extra: str, code: str) -> None:
+def test_python_states_how_to_get_what_is_missing(package: str, extra: str, code: str) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; {code}"
     words = [sys.executable, "-c", program]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
-    says = f"{package} is not installed; run: {extras.install_command(extra)}"
+    message = f"{package} is not installed; run: {extras.install_command(extra)}"
     assert ended.stderr.splitlines()[-1] == (
-        f"vfio_migration.model.extras.MissingExtraError: {says}"
+        f"vfio_migration.model.extras.MissingExtraError: {message}"
     )
 
 

@@ -53,5 +53,5 @@ def test_a_form_has_as_many_cells_as_the_kernel_of_its_time(name: str, cells: in
     assert len(sets) * len(spec.states) ** 2 == cells
 
 
-def test_a_name_that_no_form_has_stands_for_no_table() -> None:
+def test_a_name_that_no_form_has_means_no_table() -> None:
     assert named("linux-4.0") is None

@@ -1,4 +1,4 @@
-"""The one reader of JSON: what a text says twice, or not at all, is refused with its place."""
+"""The one reader of JSON: what a text states twice, or not at all, is refused with its place."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vfio_migration.runtime import Engine, NullDevice, Recorder
         ('{"a":\n [Infinity]}', "line 2, column 3: Infinity is not a number that JSON has"),
         ('{"a": -Infinity}', "line 1, column 7: -Infinity is not a number that JSON has"),
         ('{"a": 1e999}', "line 1, column 7: 1e999 is too large a number"),
-        ('{"a": 1,\n "a": 2}', "line 2, column 2: the key 'a' stands there twice"),
-        ('{"b": {"a": 1, "\\u0061": 2}}', "line 1, column 16: the key 'a' stands there twice"),
+        ('{"a": 1,\n "a": 2}', "line 2, column 2: the key 'a' occurs twice"),
+        ('{"b": {"a": 1, "\\u0061": 2}}', "line 1, column 16: the key 'a' occurs twice"),
         ('[{"a": 1}, {"a": [{}, {"c": 1, "c": 1}]}]', "line 1, column 32: the key 'c'"),
-        ('{"a": ":", "b,": "{", "b,": 0}', "line 1, column 23: the key 'b,' stands there twice"),
+        ('{"a": ":", "b,": "{", "b,": 0}', "line 1, column 23: the key 'b,' occurs twice"),
         ("9" * 5000, "has a number that is too long to read"),
         ("[" * 100_000, "is nested too deeply"),
         ("{", "line 1, column 2: is not valid JSON"),
@@ -43,11 +43,11 @@ def test_what_json_has_is_read_as_the_standard_library_reads_it():
     assert parse(text) == parse(text.encode()) == json.loads(text)
 
 
-def test_a_trace_in_which_a_key_stands_twice_is_refused():
+def test_a_trace_in_which_a_key_occurs_twice_is_refused():
     recorder = Recorder()
     Engine(load(), "STOP_COPY", NullDevice(), observers=[recorder]).set_state("STOP")
     text = recorder.trace("stopped").to_json()
     twice = text.replace('"title":', '"title": "another",\n "title":', 1)
     assert Trace.from_json(text)
-    with pytest.raises(SpecError, match=r"line \d+, column 2: the key 'title' stands there twice"):
+    with pytest.raises(SpecError, match=r"line \d+, column 2: the key 'title' occurs twice"):
         Trace.from_json(twice)

@@ -14,8 +14,8 @@ ANY = (None, 0, "EINVAL", "ENOTTY", "EIO", "ENOENT", "EOPNOTSUPP", 4095)
 """Success, an error without an errno, errors with a name, and one with a number alone."""
 
 
-def answer(errno: str | int | None, **told: object) -> dict[str, object]:
-    return dict(told) if errno is None else {"errno": errno}
+def answer(errno: str | int | None, **recorded: object) -> dict[str, object]:
+    return dict(recorded) if errno is None else {"errno": errno}
 
 
 def worst(run: Script) -> str | None:
@@ -32,8 +32,8 @@ def worst(run: Script) -> str | None:
 def test_probe_or_get_of_a_feature_the_peer_lacks_may_fail_with_any_errno_or_none(
     feature: str, method: str, errno: str | int | None
 ) -> None:
-    told = answer(errno, size=24 if feature == "DMA_LOGGING_REPORT" else 8)
-    run = Script().feature(feature, method, told, argsz=48)
+    recorded = answer(errno, size=24 if feature == "DMA_LOGGING_REPORT" else 8)
+    run = Script().feature(feature, method, recorded, argsz=48)
     run.feature(feature, method, {"errno": "EIO"})
     assert worst(run) in (None, "house rule")
 
@@ -47,13 +47,13 @@ def test_a_second_logging_start_may_succeed(errno: str | int | None) -> None:
 
 @pytest.mark.parametrize("errno", ANY[1:])
 def test_what_is_refused_may_be_refused_with_any_errno_or_none(errno: str | int) -> None:
-    told = {"errno": errno}
+    recorded = {"errno": errno}
     run = Script().get("STOP_COPY")
-    run.feature("MIG_DEVICE_STATE", "SET", told, state="PRE_COPY").get("STOP_COPY")
-    run.feature("MIG_DEVICE_STATE", "SET", told, state="ERROR").get("STOP_COPY")
-    run.feature("MIG_DEVICE_STATE", "SET", told, state=99).get("STOP_COPY")
-    run.set("STOP").do("MIG_DATA_READ", {"size": 9}, told)
-    run.do("MIG_DATA_WRITE", {"size": 9}, told).get("STOP")
+    run.feature("MIG_DEVICE_STATE", "SET", recorded, state="PRE_COPY").get("STOP_COPY")
+    run.feature("MIG_DEVICE_STATE", "SET", recorded, state="ERROR").get("STOP_COPY")
+    run.feature("MIG_DEVICE_STATE", "SET", recorded, state=99).get("STOP_COPY")
+    run.set("STOP").do("MIG_DATA_READ", {"size": 9}, recorded)
+    run.do("MIG_DATA_WRITE", {"size": 9}, recorded).get("STOP")
     assert worst(run) in (None, "house rule")
 
 

@@ -50,7 +50,7 @@ WRONG_STEPS = [
     (
         'side = "source", plan = "there", phases',
         'plan = "there", phases',
-        "migrations[0].steps[0]: must say whose devices move; give side",
+        "migrations[0].steps[0]: must name the side whose devices move; give side",
     ),
     (
         'plan = "there", phases',
@@ -61,8 +61,8 @@ WRONG_STEPS = [
     (
         'plan = "there", phases',
         'plan = "astray", phases',
-        'migrations[0].steps[0].plan: "astray": is a plan marked unsound; mark it sound, and see '
-        "what the verifier says",
+        'migrations[0].steps[0].plan: "astray": is a plan marked unsound; mark it sound, and run '
+        "the verifier",
     ),
     (
         'phases = ["go"]',
@@ -88,7 +88,7 @@ WRONG_STEPS = [
     (
         '{ transfer = "rest" }',
         '{ transfer = "rest", side = "source" }',
-        "migrations[0].steps[1].side: says nothing of a transfer; drop it",
+        "migrations[0].steps[1].side: has no meaning for a transfer; drop it",
     ),
     (
         '{ transfer = "rest" }',
@@ -154,11 +154,11 @@ WRONG_STEPS = [
 """The same, in migrations and handovers."""
 
 
-@pytest.mark.parametrize(("old", "new", "says"), WRONG_STEPS)
-def test_a_mistake_of_a_step_is_named_too(spec: Spec, old: str, new: str, says: str):
+@pytest.mark.parametrize(("old", "new", "message"), WRONG_STEPS)
+def test_a_mistake_of_a_step_is_named_too(spec: Spec, old: str, new: str, message: str):
     loads_plans(spec, GOOD + STEPS)
     assert old in STEPS
-    assert says in mistakes(spec, GOOD + STEPS.replace(old, new, 1))
+    assert message in mistakes(spec, GOOD + STEPS.replace(old, new, 1))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_mistake_of_a_step_is_named_too(spec: Spec, old: str, new: str, says: 
         ("destination", None, None, []),
     ],
 )
-def test_the_journal_says_who_is_to_run(
+def test_the_journal_states_who_is_to_run(
     spec: Spec, holder: Holder, source: tuple[str, ...], destination: tuple[str, ...], winners
 ):
     """A side that is not there (None) never is; one that failed only where nobody is whole."""
@@ -208,9 +208,9 @@ def test_each_holder_has_its_rows_and_its_step(spec: Spec):
     for row in plans.handovers:
         steps = [step for step in row.steps if step.side == row.winner]
         assert steps
-        # Nobody starts before the journal says that it may have run.
-        said = {"source", "destination"} if row.holders == ("destination",) else set()
-        assert row.winner in said | {step.holder for step in row.steps}
+        # Nobody starts before the journal records that it may have run.
+        reported = {"source", "destination"} if row.holders == ("destination",) else set()
+        assert row.winner in reported | {step.holder for step in row.steps}
 
 
 def test_the_migration_to_follow_is_the_first_that_will_do(spec: Spec):
@@ -233,11 +233,11 @@ def test_the_migration_to_follow_is_the_first_that_will_do(spec: Spec):
         ("destination", "source", "retire"),
     ],
 )
-def test_handovers_say_what_becomes_of_a_side(spec: Spec, side: Side, winner: Side, plan: str):
+def test_handovers_state_what_becomes_of_a_side(spec: Spec, side: Side, winner: Side, plan: str):
     plans = default_plans(spec)
     assert [step.plan for step in plans.leads(side, winner)] == [plan]
-    says = f'no row with winner = "{winner}" and a step of the {side}'
-    with pytest.raises(SpecError, match=says):
+    message = f'no row with winner = "{winner}" and a step of the {side}'
+    with pytest.raises(SpecError, match=message):
         replace(plans, handovers=()).leads(side, winner)
 
 

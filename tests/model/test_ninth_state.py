@@ -1,4 +1,4 @@
-"""Whoever adds a state, a column or a capability to a copy of the table changes no code."""
+"""Anybody who adds a state, a column or a capability to a copy of the table changes no code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_it_is_the_table_and_what_was_added(spec: Spec, ninth: Spec) -> None:
     assert (len(ninth.states), len(ninth.arcs)) == (9, 17)
 
 
-def test_it_stands_on_the_grid(ninth: Spec) -> None:
+def test_it_is_on_the_grid(ninth: Spec) -> None:
     assert ninth.position("STOP") == (2, 1)
     assert ninth.position("STOP_P2P") == (3, 1)
     assert ninth.position("ERROR") is None

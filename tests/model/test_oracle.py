@@ -121,7 +121,7 @@ def test_graph_carries_the_facts(spec: Spec) -> None:
     assert edge["source"].startswith("include/uapi/linux/vfio.h")
 
 
-def test_without_networkx_the_error_says_how_to_get_it(
+def test_without_networkx_the_error_states_how_to_get_it(
     spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__

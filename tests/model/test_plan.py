@@ -1,4 +1,4 @@
-"""The plans of groups: what they say of a device, and what is wrong with a bad file of them."""
+"""The plans of groups: what they state of a device, and what is wrong with a bad file of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vfio_migration.model.plan import (
     exceeds,
     load_plans,
     loads_plans,
-    standing,
+    state_before,
     step,
 )
 
@@ -118,7 +118,7 @@ WRONG = [
     (
         '{ to = "STOP" }',
         '{ failed = true, event = "reset" }',
-        "plans[0].phases[0]: has no state it leads to, so nothing says where a sound "
+        "plans[0].phases[0]: has no state it leads to, so it is open where a sound "
         'plan ends; give a move with "to"',
     ),
     (
@@ -129,7 +129,7 @@ WRONG = [
     (
         'before = [{ to = "RUNNING" }]',
         "",
-        'plans[0]: "there": must say either before or after; give one of the two',
+        'plans[0]: "there": must have either before or after; give one of the two',
     ),
     (
         'before = [{ to = "RUNNING" }]',
@@ -157,7 +157,7 @@ WRONG = [
     (
         '[{ to = "RUNNING" }]',
         '[{ to = "RUNNING", may = "start_dma" }]',
-        "plans[0].before[0].may: says nothing before a plan; take needs, lacks, to",
+        "plans[0].before[0].may: has no meaning before a plan; take needs, lacks, to",
     ),
     (
         "sound = true",
@@ -202,33 +202,35 @@ WRONG = [
         'plans[0].source: is missing; add source = "..."',
     ),
 ]
-"""What to replace in the good file, by what, and what must be said."""
+"""What to replace in the good file, by what, and what must be stated."""
 
 
-@pytest.mark.parametrize(("old", "new", "says"), WRONG)
-def test_a_mistake_is_named_with_its_place_and_a_way_out(spec: Spec, old: str, new: str, says: str):
+@pytest.mark.parametrize(("old", "new", "message"), WRONG)
+def test_a_mistake_is_named_with_its_place_and_a_way_out(
+    spec: Spec, old: str, new: str, message: str
+):
     assert old in GOOD
-    assert says in mistakes(spec, GOOD.replace(old, new, 1))
+    assert message in mistakes(spec, GOOD.replace(old, new, 1))
 
 
-def test_names_stand_once(spec: Spec):
+def test_each_name_occurs_once(spec: Spec):
     twice = GOOD + GOOD
     assert mistakes(spec, twice) == [
-        'plans[1].name: "there": stands already in plans[0]; give it another'
+        'plans[1].name: "there": is already in plans[0]; give it another'
     ]
     phases = GOOD + GOOD[GOOD.index("[[plans.phases]]") :]
     assert mistakes(spec, phases) == [
-        'plans[0].phases[1].name: "go": stands already in plans[0].phases[0]; give it another'
+        'plans[0].phases[1].name: "go": is already in plans[0].phases[0]; give it another'
     ]
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(spec: Spec):
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(spec: Spec):
     text = GOOD.replace('"STOP"', '"STOPP"').replace("true", "1") + GOOD.replace(
         "RUNNING", "RUNING"
     )
-    told = mistakes(spec, text)
-    assert len(told) == 4
-    places = [line.split(":")[0] for line in told]
+    recorded = mistakes(spec, text)
+    assert len(recorded) == 4
+    places = [line.split(":")[0] for line in recorded]
     assert places == sorted(places, key=lambda place: place[:8])
     assert {place.split(".")[-1] for place in places} == {"sound", "to", "name"}
 
@@ -256,17 +258,17 @@ def test_a_file_that_is_no_text(spec: Spec):
         loads_plans(spec, b"\xff")
 
 
-# --- what they say of a device ---
+# --- what they state of a device ---
 
 
-def test_where_a_device_stands_before_a_plan(spec: Spec):
+def test_where_a_device_is_before_a_plan(spec: Spec):
     plans = default_plans(spec)
-    assert standing(plans.plan("save"), spec.machine(1)) == "RUNNING"
+    assert state_before(plans.plan("save"), spec.machine(1)) == "RUNNING"
     leaving = plans.plan("pre-copy-to-stop-copy")
-    assert [standing(leaving, spec.machine(word)) for word in (1, 3, 5, 7)] == [
+    assert [state_before(leaving, spec.machine(word)) for word in (1, 3, 5, 7)] == [
         *("RUNNING", "RUNNING", "PRE_COPY", "PRE_COPY")
     ]
-    assert standing(plans.plan("recover"), spec.machine(7)) is None
+    assert state_before(plans.plan("recover"), spec.machine(7)) is None
 
 
 def test_the_first_move_that_is_meant_applies(spec: Spec):
@@ -340,7 +342,7 @@ def test_the_plans_fit_a_table_with_a_ninth_state(ninth_state: Spec):
     assert default_plans(ninth_state) == default_plans(load())
 
 
-def test_a_table_that_lacks_what_the_plans_name_is_told_so():
+def test_a_table_that_lacks_what_the_plans_name_is_reported():
     small = load(ROOT / "tests/data/small.toml")
     with pytest.raises(
         SpecError, match='"P2P": there is no such capability in this table'

@@ -156,7 +156,7 @@ def test_unknown_names(spec: Spec) -> None:
         machine.route("RUNNING", "PRECOPY")
 
 
-def test_a_table_without_a_last_word_says_so(spec: Spec) -> None:
+def test_a_table_without_a_last_word_states_it(spec: Spec) -> None:
     rows = tuple(row for row in spec.requests if row.when != "no_path")
     machine = dataclasses.replace(spec, requests=rows, refusals=(), arcs=spec.arcs[:1]).machine()
     with pytest.raises(SpecError, match="has no path, and no row of requests refuses it"):

@@ -46,7 +46,7 @@ def answers(spec: Spec, flags: tuple[str, ...]) -> dict[tuple[str, str], object]
 
 
 def same(one: Spec, two: Spec) -> bool:
-    """Say whether both answer every request alike, with every capability set."""
+    """Return whether both answer every request alike, with every capability set."""
     sets = [one.names(flags) for flags in one.capability_sets()]
     return all(answers(one, names) == answers(two, names) for names in sets)
 
@@ -109,7 +109,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
 
 
 def patches() -> list[tuple[str, str, str]]:
-    """Every cell with every wrong value; the failed state is no cell of its own."""
+    """Every cell with every wrong value; the failed state is not a cell of its own."""
     names = [row.name for row in load().states]
     settable = [name for name in names if name != c_sources.FAILED]
     right = c_sources.cells(load())
@@ -213,7 +213,7 @@ SENTENCES: dict[str, tuple[Callable[[str], str], str]] = {
     ),
     "an unknown state": (
         swap("\t *         RUNNING -> PRE_COPY\n", "\t *         RUNNING -> PER_COPY\n"),
-        "PER_COPY is no state of the table",
+        "PER_COPY is not a state of the table",
     ),
     "an arc of the header that is none": (
         swap(" * STOP -> RESUMING\n", " * RUNNING -> RESUMING\n"),
@@ -269,8 +269,8 @@ def test_the_text_of_vfio_user_is_read_as_that_table(tmp_path: Path) -> None:
 
 
 def test_an_arc_that_the_text_no_longer_lists_is_a_change_of_its_line(tmp_path: Path) -> None:
-    gone = re.sub(r"\* ``PRE_COPY -> STOP_COPY``.*\n.*\n", "", TEXT)
-    found = reading(text(tmp_path, gone))
+    ended = re.sub(r"\* ``PRE_COPY -> STOP_COPY``.*\n.*\n", "", TEXT)
+    found = reading(text(tmp_path, ended))
     assert "PRE_COPY -> STOP_COPY" not in {str(row) for row in found.spec.arcs}
     assert [mistake.value for mistake in found.changed] == ["PRE_COPY -> STOP_COPY"]
     assert found.spec.machine().route("PRE_COPY", "STOP_COPY").path[0] == "RUNNING"
@@ -463,18 +463,18 @@ def test_a_tree_or_a_file_of_a_commit_is_read(tmp_path: Path, monkeypatch) -> No
     assert found.spec.arcs[0].source.startswith("git:HEAD:drivers/vfio/vfio_main.c:")
     assert same(read([f"git:HEAD:{c_sources.PLACES['linux']}"], load()).spec, load())
     assert [str(row) for row in table(Path()).next_steps] == ["RUNNING -> STOP by STOP_COPY"]
-    for name, says in (
+    for name, message in (
         ("git:", "names no commit"),
         ("git:--all", "names no commit"),
         ("git:absent", "is no commit"),
-        ("git:HEAD:absent.c", "is no file of that commit"),
+        ("git:HEAD:absent.c", "is not a file of that commit"),
     ):
-        with pytest.raises(SpecError, match=says):
+        with pytest.raises(SpecError, match=message):
             read([name], load())
 
 
 @pytest.mark.parametrize(
-    ("sources", "says"),
+    ("sources", "message"),
     [
         (["absent.c"], "cannot be read"),
         (["empty"], "is a folder without any file that is read"),
@@ -484,12 +484,12 @@ def test_a_tree_or_a_file_of_a_commit_is_read(tmp_path: Path, monkeypatch) -> No
     ],
 )
 def test_what_is_given_and_is_no_source_is_named(
-    tmp_path: Path, monkeypatch, sources: list[str], says: str
+    tmp_path: Path, monkeypatch, sources: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("vfio.h").write_text(c_sources.header(load()), "utf-8")
     Path("vfio_main.c").write_text(c_sources.linux(load()), "utf-8")
     Path("other.c").write_text("int main(void) { return 0; }\n", "utf-8")
-    with pytest.raises(SpecError, match=says):
+    with pytest.raises(SpecError, match=message):
         table(*map(Path, sources))

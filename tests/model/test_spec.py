@@ -152,7 +152,7 @@ def test_without_a_guard_paths_are_as_short_as_networkx_finds_them(
 # --- variants made without checks -----------------------------------------------------------------
 
 
-def test_a_table_without_a_rule_in_force_says_so(spec: Spec) -> None:
+def test_a_table_without_a_rule_in_force_states_it(spec: Spec) -> None:
     broken = dataclasses.replace(spec, routing=())
     with pytest.raises(SpecError, match="routing: has no rule in force"):
         broken.machine()

@@ -54,7 +54,7 @@ def test_whatever_is_changed_on_the_way_is_found_however_it_is_cut(
     assert found == [("violation", f"stream_{check}")]
 
 
-def test_pieces_that_change_places_are_reordered_and_where_is_said() -> None:
+def test_pieces_that_change_places_are_reordered_and_where_is_stated() -> None:
     [(_, finding)] = found_in(migration(A, C, B, D).lines)
     assert finding.check == "stream_reordered"
     assert finding.reason == (
@@ -131,7 +131,7 @@ def skipped(run: Script) -> dict[str, int]:
 
 
 def test_what_cannot_be_compared_is_counted_and_nothing_is_concluded() -> None:
-    assert skipped(migration(A, said=False)) == {"streams whose source is not named": 1}
+    assert skipped(migration(A, reported=False)) == {"streams whose source is not named": 1}
     run = Migration()
     run.lines = [line for line in migration(A).lines if line["device"] == "dst"]
     assert skipped(run) == {"streams whose source was not read": 1}
@@ -151,7 +151,7 @@ def test_a_write_without_a_reply_leaves_the_stream_uncertain() -> None:
     assert skipped(run.closes()) == {"streams that were not seen whole": 1}
 
 
-def test_a_source_that_is_gone_when_its_destination_takes_over_is_still_compared() -> None:
+def test_a_source_that_has_ended_when_its_destination_takes_over_is_still_compared() -> None:
     lines = migration(A, B, C).lines
     run = Migration()
     run.lines, run.next = lines[:-2], 900

@@ -43,11 +43,11 @@ def test_every_section_is_documented_in_the_order_of_the_table() -> None:
 def test_keys_of_a_section(section: str) -> None:
     row = SECTIONS[section]
     hints = get_type_hints(row)
-    told = documented(f"`[[{section}]]`")
+    recorded = documented(f"`[[{section}]]`")
     fields = [field for field in dataclasses.fields(row) if field.name != "via"]
-    assert list(told) == [field.name.rstrip("_") for field in fields]
+    assert list(recorded) == [field.name.rstrip("_") for field in fields]
     for field in fields:
-        kind, required = told[field.name.rstrip("_")]
+        kind, required = recorded[field.name.rstrip("_")]
         if field.name in REQUIRED_SOMETIMES.get(section, ()):
             assert not required.startswith(("yes", "no"))
         elif field.default is dataclasses.MISSING:

@@ -178,10 +178,10 @@ def test_steps_read_well() -> None:
     ]
 
 
-def test_devices_may_have_names_and_notes_then_say_whom_they_are_about() -> None:
+def test_devices_may_have_names_and_notes_then_state_whom_they_are_about() -> None:
     steps = (
         Step(kind="arc", device=1, from_="STOP", to="RESUMING", state="RESUMING"),
-        Step(kind="note", state="STOP", note="the journal says: both"),
+        Step(kind="note", state="STOP", note="the journal has: both"),
     )
     sets = (("STOP_COPY",),) * 2
     plain = Trace(spec="vfio-v2", capabilities=sets, start=("STOP", "STOP"), steps=steps)
@@ -190,11 +190,11 @@ def test_devices_may_have_names_and_notes_then_say_whom_they_are_about() -> None
     assert "names" not in plain.to_data()
     assert [plain.describe(step) for step in steps] == [
         "device 1: arc STOP -> RESUMING",
-        "device 0: the journal says: both",
+        "device 0: the journal has: both",
     ]
     assert [named.describe(step) for step in steps] == [
         "destination: arc STOP -> RESUMING",
-        "the journal says: both",
+        "the journal has: both",
     ]
     with pytest.raises(SpecError, match="names: has 1 names for 2 devices"):
         Trace.from_data(named.to_data() | {"names": ["source"]})

@@ -57,15 +57,15 @@ def data() -> dict[str, Any]:
 
 
 def test_commands_are_those_of_the_specification(wire: Wire):
-    told = [
+    recorded = [
         f"{row.name} {row.number} {row.sender} {row.request} {row.reply}" for row in wire.commands
     ]
-    assert told == [line.strip() for line in COMMANDS.strip().splitlines()]
+    assert recorded == [line.strip() for line in COMMANDS.strip().splitlines()]
 
 
 def test_features_are_those_of_linux(wire: Wire):
-    told = {row.number: "G" * row.get + "S" * row.set for row in wire.features}
-    assert told == FEATURES
+    recorded = {row.number: "G" * row.get + "S" * row.set for row in wire.features}
+    assert recorded == FEATURES
 
 
 def test_the_header_is_sixteen_bytes(wire: Wire):
@@ -73,8 +73,8 @@ def test_the_header_is_sixteen_bytes(wire: Wire):
         ("id", 0, 2), ("command", 2, 2), ("size", 4, 4), ("flags", 8, 4), ("errno", 12, 4)
     ]  # fmt: skip
     assert wire.header_size == 16
-    told = {(row.word, row.name): (row.mask, row.value) for row in wire.flags}
-    assert told == {
+    recorded = {(row.word, row.name): (row.mask, row.value) for row in wire.flags}
+    assert recorded == {
         ("header", "command"): (15, 0),
         ("header", "reply"): (15, 1),
         ("header", "no_reply"): (1 << 4, 1 << 4),
@@ -124,8 +124,8 @@ def test_every_command_of_a_fixed_size_may_be_followed_by_padding(wire: Wire):
 
 
 def test_defaults_are_those_of_the_specification(wire: Wire):
-    told = {row.name: row.default for row in (*wire.limits, *wire.options)}
-    assert {name: value for name, value in told.items() if value is not None} == {
+    recorded = {row.name: row.default for row in (*wire.limits, *wire.options)}
+    assert {name: value for name, value in recorded.items() if value is not None} == {
         "max_msg_fds": 1,
         "max_data_xfer_size": 1048576,
         "max_dma_maps": 65535,
@@ -140,7 +140,7 @@ def test_only_version_comes_first(wire: Wire):
     assert [row.name for row in wire.commands if row.does == "negotiate"] == ["VERSION"]
 
 
-def test_data_goes_the_way_the_command_says(wire: Wire):
+def test_data_goes_the_way_the_command_states(wire: Wire):
     moving = {row.name: row.transfer for row in wire.commands if row.transfer != "none"}
     assert moving == {"MIG_DATA_READ": "read", "MIG_DATA_WRITE": "write"}
 
@@ -155,10 +155,10 @@ def test_every_occasion_has_an_answer_with_an_errno(wire: Wire):
 
 
 def test_errnos_are_those_linux_answers(wire: Wire):
-    told = {row.when: row.errno for row in wire.answers}
-    assert told["feature_unknown"] == "ENOTTY"
-    assert told["method_unsupported"] == told["feature_flags_clash"] == "EINVAL"
-    assert told["map_exists"] == "EEXIST"
+    recorded = {row.when: row.errno for row in wire.answers}
+    assert recorded["feature_unknown"] == "ENOTTY"
+    assert recorded["method_unsupported"] == recorded["feature_flags_clash"] == "EINVAL"
+    assert recorded["map_exists"] == "EEXIST"
 
 
 def test_the_longest_message_is_known(wire: Wire):
@@ -204,8 +204,8 @@ def test_it_is_read_once_and_can_be_pickled(wire: Wire):
 # --- Wrong tables ---------------------------------------------------------------------------------
 
 EDITS = {
-    "commands[1].number: 1: stands already in commands[0]": ("commands", 1, "number", 1),
-    'commands[1].name: "VERSION": stands already': ("commands", 1, "name", "VERSION"),
+    "commands[1].number: 1: is already in commands[0]": ("commands", 1, "number", 1),
+    'commands[1].name: "VERSION": is already': ("commands", 1, "name", "VERSION"),
     "commands[1].number: 65536: does not fit 16 bits": ("commands", 1, "number", 65536),
     "commands[1].request: -1: does not fit": ("commands", 1, "request", -1),
     'commands[1].sender: "peer": is not allowed here': ("commands", 1, "sender", "peer"),
@@ -219,25 +219,25 @@ EDITS = {
     "commands[1].request_bound: \"max_dma_maps\": bounds nothing": (
         "commands", 1, "request_bound", "max_dma_maps"
     ),
-    'commands[12].does: "reset": stands already in commands[1]': ("commands", 1, "does", "reset"),
+    'commands[12].does: "reset": is already in commands[1]': ("commands", 1, "does", "reset"),
     'answers[0].errno: "EINVALID": is not an errno of this system': (
         "answers",
         0,
         "errno",
         "EINVALID",
     ),
-    'answers[1].when: "size_below_header": stands already in answers[0]': (
+    'answers[1].when: "size_below_header": is already in answers[0]': (
         "answers", 1, "when", "size_below_header"
     ),
     "answers[0].errno: is missing from a row that answers": ("answers", 0, "errno", None),
     'answers[3].errno: "EINVAL": is never used: the row answers nothing': (
         "answers", 3, "errno", "EINVAL"
     ),
-    'answers[26].errno: "EIO": is never used: the migration table says it': (
+    'answers[26].errno: "EIO": is never used: the migration table has it': (
         "answers", 26, "errno", "EIO"
     ),
     "header[1].offset: 4: is not where the field before ends, at 2": ("header", 1, "offset", 4),
-    "flags[1]: \"header -> command\": stands already in flags[0]": ("flags", 1, "name", "command"),
+    "flags[1]: \"header -> command\": is already in flags[0]": ("flags", 1, "name", "command"),
     "flags[8].word: \"dma\": there is no such flags word": ("flags", 8, "word", "dma"),
     "words[1].command: \"MAP\": there is no such command": ("words", 1, "command", "MAP"),
     "words: has no row with name = \"header\"": ("words", 0, "name", "head"),
@@ -255,8 +255,8 @@ EDITS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("says", "edit"), list(EDITS.items()), ids=str)
-def test_a_wrong_table_is_told_so(says: str, edit: tuple[Any, ...], data: dict[str, Any]):
+@pytest.mark.parametrize(("message", "edit"), list(EDITS.items()), ids=str)
+def test_a_wrong_table_is_reported(message: str, edit: tuple[Any, ...], data: dict[str, Any]):
     section, index, key, value = edit
     if index is None:
         data[section] = value
@@ -266,7 +266,7 @@ def test_a_wrong_table_is_told_so(says: str, edit: tuple[Any, ...], data: dict[s
         data[section][index][key] = value
     with pytest.raises(SpecError) as caught:
         wire_from(data, "wire.toml")
-    assert any(says in str(mistake) for mistake in caught.value.mistakes), str(caught.value)
+    assert any(message in str(mistake) for mistake in caught.value.mistakes), str(caught.value)
     assert len(caught.value.mistakes) <= 2
 
 

@@ -15,7 +15,7 @@ BAD_TABLES = Path(__file__).parents[1] / "data" / "bad_tables"
 
 
 def message(table: Path) -> str:
-    """Return what a user is told about a bad table; the name of the file stands for its path."""
+    """Return what a user sees of a bad table, with the name of the file instead of its path."""
     try:
         loads(table.read_bytes(), origin=table.name)
     except SpecError as error:

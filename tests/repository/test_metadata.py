@@ -1,4 +1,4 @@
-"""What is said in several places is said alike: versions, Pythons, licence, dependencies."""
+"""What is stated in several places is stated alike: versions, Pythons, licence, dependencies."""
 
 from __future__ import annotations
 

@@ -136,10 +136,10 @@ def test_a_wrong_output_would_be_noticed() -> None:
 def test_python_examples_do_what_they_show(page: Path) -> None:
     text = "\n".join(fenced(page, "pycon"))
     test = doctest.DocTestParser().get_doctest(text, {}, name(page), name(page), 0)
-    said: list[str] = []
-    result = doctest.DocTestRunner().run(test, out=said.append)
+    reported: list[str] = []
+    result = doctest.DocTestRunner().run(test, out=reported.append)
     assert result.attempted > 0
-    assert result.failed == 0, "".join(said)
+    assert result.failed == 0, "".join(reported)
 
 
 def anchors(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""The rooms: what import-linter holds is able to fail, and what it cannot say is held here."""
+"""The rooms: what import-linter holds is able to fail, and what it cannot state is held here."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT, clean_environment, run
 
-# Says of itself what it is told to be, makes an "environment" by copying itself, and writes down
-# what it is asked to install. Everything else goes to the Python that runs the tests.
+# Says of itself what it is notified to be, makes an "environment" by copying itself, and writes
+# down what it is asked to install. Everything else goes to the Python that runs the tests.
 STAND_IN = """#!/bin/sh
 version={version}
 case "$*" in
@@ -104,7 +104,7 @@ def test_one_without_ensurepip_is_passed_over(tools: Path, environment: dict[str
     assert find_python(environment) == (0, str(chosen))
 
 
-def test_without_any_python_it_says_what_is_needed(
+def test_without_any_python_it_states_what_is_needed(
     tools: Path, environment: dict[str, str]
 ) -> None:
     advice = "\nInstall one, or name it: make PYTHON=/path/to/python3.11 ..."

@@ -113,12 +113,12 @@ def test_the_command_of_the_unit_is_ready_goes_on_and_ends_as_systemd_expects(tm
     path, manager = tmp_path / "sock", tmp_path / "notify"
     with (
         socket.socket(socket.AF_UNIX) as listener,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hears,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
     ):
         listener.bind(str(path))
         listener.listen()
-        hears.bind(str(manager))
-        hears.settimeout(60)
+        receiver.bind(str(manager))
+        receiver.settimeout(60)
         fd = listener.fileno()
         start = (
             f"import os, sys; os.dup2({fd}, 3); "
@@ -139,14 +139,14 @@ def test_the_command_of_the_unit_is_ready_goes_on_and_ends_as_systemd_expects(tm
             },
         )
         try:
-            assert hears.recv(1000) == b"READY=1\nSTATUS=serving edu"
-            assert [hears.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+            assert receiver.recv(1000) == b"READY=1\nSTATUS=serving edu"
+            assert [receiver.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
             until(status.beside(path).exists)
             assert status.read(path, 20)["state"] == "RUNNING"
             process.send_signal(signal.SIGTERM)
-            while (said := hears.recv(1000)) == b"WATCHDOG=1":
+            while (reported := receiver.recv(1000)) == b"WATCHDOG=1":
                 pass
-            assert said == b"STOPPING=1"
+            assert reported == b"STOPPING=1"
             assert process.wait(30) == 0
         finally:
             process.kill()

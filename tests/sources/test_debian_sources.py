@@ -59,7 +59,7 @@ def test_a_tree_is_the_table_in_every_cell_arc_and_sentence(
     assert (found.findings, found.changed, found.spec.next_steps) == ((), (), ())
 
 
-def test_the_header_that_programs_are_compiled_with_says_the_same() -> None:
+def test_the_header_that_programs_are_compiled_with_states_the_same() -> None:
     found = reading(SOURCES / "linux-6.12" / MAIN, SOURCES / "vfio.h")
     assert {row.name: row.value for row in found.spec.states} == {
         row.name: row.value for row in load().states

@@ -1,4 +1,4 @@
-"""Descriptors that keep whoever closes them waiting: what a hostile peer sends along."""
+"""Descriptors that keep anybody who closes them waiting: what a hostile peer sends along."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class LingeringSockets:
             self._kept.append(fd)
 
     def make(self) -> int:
-        """Return a new one; whoever sends it closes it then."""
+        """Return a new one; anybody who sends it closes it then."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock = socket.socket()

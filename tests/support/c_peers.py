@@ -143,7 +143,7 @@ class Driver:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline().split()
-        assert answer, "the client has given up; it says why on standard error"
+        assert answer, "the client has given up; it states why on standard error"
         return int(answer[0]), bytes.fromhex("".join(answer[1:]))
 
 
@@ -165,7 +165,7 @@ def processors(apart: bool) -> tuple[set[int], set[int]]:
 # --- the messages that are measured ---
 
 
-def hello() -> Exchange:
+def handshake() -> Exchange:
     """VERSION without version data."""
     return HEADER.pack(0, VERSION, 20, 0, 0) + struct.pack("=HH", 0, 0), 20
 

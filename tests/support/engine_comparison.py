@@ -37,7 +37,7 @@ OWN = ("read", "write", "act")
 
 
 class Seen(NamedTuple):
-    """What a client sees of a step: what happened, and where the device then stands."""
+    """What a client sees of a step: what happened, and where the device then is."""
 
     what: str
     state: str
@@ -215,7 +215,7 @@ FAULTS: dict[str, tuple[str, Callable[[], BaseException]]] = {
 
 
 class ReentrantDevice:
-    """A device that fails as told, and asks its own engine to act whenever it is called."""
+    """A device that fails as scripted, and asks its own engine to act whenever it is called."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -397,7 +397,7 @@ def _event(relation: Relation, now: Point, event: str) -> dict[Run, Point]:
 
 
 def _end(run: Run) -> tuple[str, Situation]:
-    """What the one who asked must be told after a run, and where the engine must be."""
+    """What the one who asked must be reported after a run, and where the engine must be."""
     what, state, session = run[-1]
     fine = what in ("request", "arc", "reset", "disconnect")
     return "done" if fine else what, Situation(state, session)

@@ -171,13 +171,13 @@ class Anybody(Answers):
 
     def first_wrong(self, lines: list[Line]) -> int | None:
         """Return the index of the first line that the text does not allow, or None."""
-        here, told, recovered = self._anywhere(), None, False
+        here, recorded, recovered = self._anywhere(), None, False
         sent: dict[int, Line] = {}
         for index, line in enumerate(lines):
             if line["what"] == "command":
                 sent[line["id"]] = line
             elif line["what"] == "gone":
-                here, told, recovered, sent = self._anywhere(), None, False, {}
+                here, recorded, recovered, sent = self._anywhere(), None, False, {}
             elif line["what"] == "reply":
                 command = sent.pop(line["id"], None)
                 if command is None or command["command"] != line["command"]:
@@ -190,15 +190,15 @@ class Anybody(Answers):
                     if line["size"] < 8:
                         return index
                     word = next(w for w, names in self.names.items() if names == line["flags"])
-                    if told not in (None, word):
+                    if recorded not in (None, word):
                         here = self._anywhere((word,))
-                    here, told = {at for at in here if at.word == word}, word
+                    here, recorded = {at for at in here if at.word == word}, word
                 elif about == ("DEVICE_FEATURE", "MIG_DEVICE_STATE", "GET"):
                     if errno is not None:
                         continue
                     if line["size"] < 8:
                         return index
-                    here = self._told(here, line["state"], recovered=recovered)
+                    here = self._reported_state(here, line["state"], recovered=recovered)
                     recovered = False
                 else:
                     stuck = all(at.state == "ERROR" for at in here)
@@ -215,7 +215,7 @@ class Anybody(Answers):
             for state in self.tables[word].has
         }
 
-    def _told(self, here: set[At], state: str, *, recovered: bool) -> set[At]:
+    def _reported_state(self, here: set[At], state: str, *, recovered: bool) -> set[At]:
         found = {at for at in here if at.state == state}
         if not found and state == "ERROR" and not recovered:
             # A device may fail by itself.

@@ -206,7 +206,7 @@ class ExplicitDevice:
         then = replace(now, state=row.get("to", now.state))
         return replace(then, open=0, session=0) if row["session"] == "ended" else then
 
-    # --- promises ---
+    # --- guarantees ---
 
     def streams(self, state: str) -> bool:
         return self.transfer[state] != "none"

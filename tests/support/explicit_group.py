@@ -1,7 +1,7 @@
 """Groups under a plan, situation by situation: a second model of family G, in plain Python.
 
 It reads the raw rows of the plans and, by way of `explicit_device`, of the table, and shares no
-code with the model or the prover. Which DMA meets whom is said here once more, from DESIGN.md.
+code with the model or the prover. Which DMA meets whom is stated here once more, from DESIGN.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOST = "ERROR"
 
 Where = tuple[str, ...]
 Situation = tuple[int, Where]
-"""The number of the phase, and where each device stands."""
+"""The number of the phase, and where each device is."""
 
 
 def plan_data() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def find(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def broken(path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the file says of itself, and the data of the plans it makes."""
+    """Return what the file states of itself, and the data of the plans it makes."""
     edit = tomllib.loads(path.read_text("utf-8"))
     return edit, apply(edit, plan_data())
 

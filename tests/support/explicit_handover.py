@@ -21,7 +21,7 @@ ACTING = explicit_group.STARTING | {"RUNNING_P2P", "PRE_COPY_P2P"}
 SIDES = ("source", "destination")
 
 Device = tuple[str, bool | None] | None
-"""Where a device stands, and whether it has the state (None: it refused what it was given, and will
+"""Where a device is, and whether it has the state (None: it refused what it was given, and will
 again); None once its server was killed."""
 Op = tuple[Any, ...]
 
@@ -37,10 +37,10 @@ class World:
     destination: tuple[Device, ...]
     tried: frozenset[int] = frozenset()
     spoilt: bool = False  # a handover for failed devices was chosen
-    told: bool = False  # one that undoes was chosen
+    rolled_back: bool = False  # one that rolls back was chosen
     started: bool = False  # the destination acted with the state
     moved_on: bool = False  # the source acted since the rest was transferred
-    known: bool = False  # the journal has said that the destination was given all of it
+    known: bool = False  # the journal has recorded that the destination was given all of it
 
     def side(self, name: str) -> tuple[Device, ...]:
         return self.source if name == "source" else self.destination
@@ -127,7 +127,7 @@ class HandoverModel:
         return ops[world.at] if world.at < len(ops) else None
 
     def over(self, world: World) -> bool:
-        """The place is done, as far as whoever coordinates sees."""
+        """The place is done, as far as the coordinator sees."""
         op = self._op(world)
         if op is None or op[0] == "say":
             return op is not None
@@ -170,13 +170,13 @@ class HandoverModel:
                     world,
                     program=("handover", index),
                     at=0,
-                    told=world.told or row.get("undoes", False),
+                    rolled_back=world.rolled_back or row.get("rolls_back", False),
                     spoilt=world.spoilt or row.get("failed", False),
                 )
         return None
 
     def fails(self, world: World) -> World:
-        """Whoever coordinates sees that the program cannot go on, and does not try it again."""
+        """Anybody who coordinates sees that the program cannot go on, and does not try it again."""
         kind, index = world.program or ("", 0)
         tried = world.tried | ({index} if kind == "handover" else set())
         return replace(world, program=None, at=0, tried=tried)
@@ -196,7 +196,7 @@ class HandoverModel:
                 )
 
     def explore(self, *, to_the_end: bool = True) -> set[World]:
-        """Visit every situation, whoever is killed; note what is wrong on the way, or end there."""
+        """Visit every situation, killing anybody anywhere; note what is wrong on the way."""
         queue = deque(self.starts())
         seen = set(queue)
         while queue and (to_the_end or not self.wrong):
@@ -278,7 +278,7 @@ class HandoverModel:
             self.wrong.append("a session is given up of which part was transferred")
         acts = then[0] in ACTING
         if acts and then[0] != before[0] and not world.spoilt:
-            if side == "source" and world.started and not world.told:
+            if side == "source" and world.started and not world.rolled_back:
                 self.wrong.append("the source goes on behind the back of the destination")
             if side == "destination" and world.journal != "source":
                 if not then[1]:
@@ -375,8 +375,8 @@ class HandoverModel:
 def left(situations: set[World]) -> set[World]:
     """The situations in which somebody who comes to recover may find it, each once."""
     nobody = {"program": None, "at": 0, "tried": frozenset()}
-    gone = {"spoilt": False, "told": False, "started": False, "moved_on": False}
-    return {replace(world, **nobody, **gone) for world in situations if not world.spoilt}
+    cleared = {"spoilt": False, "rolled_back": False, "started": False, "moved_on": False}
+    return {replace(world, **nobody, **cleared) for world in situations if not world.spoilt}
 
 
 def unfinished(model: HandoverModel, world: World) -> str | None:
@@ -395,7 +395,7 @@ def unfinished(model: HandoverModel, world: World) -> str | None:
     if any(
         device and device[0] not in ("STOP", explicit_group.LOST) for device in ended.side(loser)
     ):
-        return f"the {loser} does not stand still"
+        return f"the {loser} does not be stopped"
     return None
 
 

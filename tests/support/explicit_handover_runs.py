@@ -1,7 +1,7 @@
 """Runs of G7 followed in the second model: is each step what the plan lets happen, to that device?
 
-A trace says what happens in steps and words; `explicit_handover` knows what can happen, from the
-raw rows. Between two steps the coordinator may go on to its next place, of which a trace says
+A trace states what happens in steps and words; `explicit_handover` knows what can happen, from the
+raw rows. Between two steps the coordinator may go on to its next place, of which a trace states
 nothing: so several situations may be meant, and a step is wrong if it happens in none of them.
 """
 
@@ -42,21 +42,21 @@ class Follower:
             if tuple(str(d and d[0]) for d in world.source + world.destination) == trace.start
         }
         assert self.worlds, "no migration begins like this"
-        self.stands = list(trace.start)
+        self.states = list(trace.start)
 
     def follow(self) -> str:
-        """Take every step but the last, which says what is wrong; return what that says."""
+        """Take every step but the last, which states what is wrong; return what that states."""
         *steps, last = self.trace.steps
         index = 0
         while index < len(steps):
             index += self._take(index)
             assert self.worlds, f"step {index} cannot happen: {steps[index - 1]}"
             for step in steps[:index]:
-                self.stands[step.device] = step.state
+                self.states[step.device] = step.state
             self._hold(steps[index - 1])
         assert last.kind == "note"
         self._hold(last)
-        assert any(self._is_so(str(last.note), world) for world in self._settled()), last.note
+        assert any(self._is_so(str(last.note), world) for world in self._finished()), last.note
         return str(last.note)
 
     # --- one step ---
@@ -68,7 +68,7 @@ class Follower:
         if step.kind == "note":
             self._note(str(step.note))
             return 1
-        self.worlds = self._settled()
+        self.worlds = self._finished()
         count = 1
         if step.kind == "reset" and step.note:
             # It is reset without its maps, and asked again: one step of the second model.
@@ -118,17 +118,17 @@ class Follower:
                     yield then
 
     def _note(self, note: str) -> None:
-        worlds = self._settled()
-        if note.startswith("the journal says: "):
-            said = note.rpartition(" ")[2]
+        worlds = self._finished()
+        if note.startswith("the journal has: "):
+            reported = note.rpartition(" ")[2]
             self.worlds = {
                 self.model.onward(world)
                 for world in worlds
-                if self.model._op(world) == ("say", said)
+                if self.model._op(world) == ("say", reported)
             }
-        elif note.startswith("whoever coordinates"):
-            gone = (then for world in worlds for then in self.model.after(world))
-            self.worlds = {then for then in gone if then.program is None}
+        elif note.startswith("the coordinator"):
+            ended = (then for world in worlds for then in self.model.after(world))
+            self.worlds = {then for then in ended if then.program is None}
         elif found := re.fullmatch(r"the server of (.*) is killed", note):
             side, number = self._who(found[1])
             self.worlds = {
@@ -183,7 +183,7 @@ class Follower:
 
     # --- what holds ---
 
-    def _settled(self) -> set[World]:
+    def _finished(self) -> set[World]:
         """The situations, and those that are reached from them in silence."""
         todo, found = list(self.worlds), set(self.worlds)
         while todo:
@@ -201,8 +201,8 @@ class Follower:
         return side, int(number)
 
     def _hold(self, step: Step) -> None:
-        """The device that a step is of stands where it says, and its note names no other."""
-        assert step.state == self.stands[step.device], step
+        """The device that a step is of stands where it states, and its note names no other."""
+        assert step.state == self.states[step.device], step
         for world in self.worlds:
             side, number = self.where[step.device]
             device = world.side(side)[number]
@@ -220,47 +220,47 @@ class Follower:
         moves = (self.model.moves(world, side, i, failing=False) for i in range(len(self.words)))
         return self.model.over(world) or any(moves)
 
-    def _is_so(self, said: str, world: World) -> bool:
-        """What the end of a trace says is so."""
+    def _is_so(self, reported: str, world: World) -> bool:
+        """What the end of a trace states is so."""
         running = {s: [d for d in world.side(s) if d and d[1] and d[0] in ACTING] for s in SIDES}
-        if said == "both sides run":
+        if reported == "both sides run":
             return all(running.values())
-        if found := re.fullmatch(r"the (\w+) holds the whole state, which is given up", said):
+        if found := re.fullmatch(r"the (\w+) holds the whole state, which is given up", reported):
             known = found[1] == "source" or world.known
             return known and self.model.whole(world, found[1])
-        if said == "the destination holds the whole state, and nobody has written it down":
+        if reported == "the destination holds the whole state, and nobody has written it down":
             return self.model._unrecorded(world) and self.model.whole(world, "destination")
-        named = _NAME.search(said)
-        assert named is not None, said
+        named = _NAME.search(reported)
+        assert named is not None, reported
         side, number = self._who(named[0])
         device = world.side(side)[number]
         if device is None:
             return False
-        if said.startswith("the destination runs while"):
+        if reported.startswith("the destination runs while"):
             return bool(running["destination"]) and device[0] == "RESUMING"
-        if " starts " in said:
+        if " starts " in reported:
             claims = {
                 "without the state it is to have": not device[1],
-                "although the destination has run, and no handover says so": world.started
-                and not world.told
+                "although the destination has run, and no handover allows it": world.started
+                and not world.rolled_back
                 and side == "source",
                 "on what the source has left behind": world.moved_on and side == "destination",
             }
-            return device[0] in ACTING and claims[said.partition(" starts ")[2]]
-        if said.endswith("before is lost"):
+            return device[0] in ACTING and claims[reported.partition(" starts ")[2]]
+        if reported.endswith("before is lost"):
             return self.model._op(world) == (
                 "transfer",
-                said.split("transfer: ")[1].split(":")[0],
+                reported.split("transfer: ")[1].split(":")[0],
             )
-        if said.endswith(" gives up a session that was transferred in part"):
+        if reported.endswith(" gives up a session that was transferred in part"):
             return explicit_group.device(self.words[number]).transfer[device[0]] == "none"
-        if found := re.search(r" in (\w+)(, which holds no state,)? does not get on$", said):
+        if found := re.search(r" in (\w+)(, which holds no state,)? does not get on$", reported):
             return device == (found[1], found[2] is None) and not self._goes_on(world, side)
-        found = re.search(r"not for \S+ device \d+ in (\w+)(, which holds no state)?$", said)
-        assert found is not None, said
+        found = re.search(r"not for \S+ device \d+ in (\w+)(, which holds no state)?$", reported)
+        assert found is not None, reported
         return device == (found[1], found[2] is None)
 
 
 def follow(data: dict[str, Any], trace: Trace) -> str:
-    """Check every step of a trace against its plans; return what it says is wrong."""
+    """Check every step of a trace against its plans; return what it states is wrong."""
     return Follower(data, trace).follow()

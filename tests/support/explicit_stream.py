@@ -64,7 +64,7 @@ def leaves(table: ExplicitDevice, state: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Migration:
-    """Chunks are what they say of the page: a value, or None if they speak of another page."""
+    """Chunks are what they state of the page: a value, or None if they speak of another page."""
 
     source: str
     target: str
@@ -83,8 +83,8 @@ class Migration:
     @property
     def held(self) -> int | None:
         """What the destination holds in the page; None if it was never told."""
-        told = [chunk for chunk in self.taken if chunk is not None]
-        return told[-1] if told else None
+        recorded = [chunk for chunk in self.taken if chunk is not None]
+        return recorded[-1] if recorded else None
 
     @property
     def complete(self) -> bool:
@@ -116,8 +116,8 @@ class Migrations:
                     yield "other", replace(now, chunks=(*now.chunks, None), others=others)
             if now.read < len(now.chunks):
                 yield "read", replace(now, read=now.read + 1)
-            said_all = not now.dirty and not now.others
-            if ends(source, now.source) == "final" and said_all and now.final is None:
+            sent_all = not now.dirty and not now.others
+            if ends(source, now.source) == "final" and sent_all and now.final is None:
                 yield "end", replace(now, final=now.value)
         if target.transfer[now.target] == "write" and not now.mixed:
             if len(now.taken) < now.read:

@@ -37,14 +37,14 @@ _ENOSYS: Final = -38
 _FILE: Final = 2
 _PF_EXITING: Final = 4
 _BLOCK: Final = 1 << 20
-"""What the file system says that its blocks are: as large as those of hugetlbfs, and larger."""
+"""What the file system reports that its blocks are: as large as those of hugetlbfs, and larger."""
 
 
 class FileSystem:
     """The one file.
 
     Attributes:
-        size: How long the file is said to be.
+        size: How long the file is reported to be.
         silent: Which operations are not answered.
     """
 
@@ -113,7 +113,7 @@ class FileSystem:
 
 
 def exiting(pid: int) -> bool:
-    """Say whether a process is about to end.
+    """Return whether a process is about to end.
 
     One that was killed waits for its files of this system to be closed before its sockets are.
     """

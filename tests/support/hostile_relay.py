@@ -36,7 +36,7 @@ class Kind:
 
 
 class Relay:
-    """Listens in the place of a server and adds a descriptor to what it says without one.
+    """Listens in the place of a server and adds a descriptor to what it states without one.
 
     Args:
         path: Where it listens.

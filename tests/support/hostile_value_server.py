@@ -101,18 +101,18 @@ def versions() -> Iterator[Change]:
             yield Change("VERSION", f"{value} at byte {at}", _put("=H", at, value))
     for key in ("max_msg_fds", "max_data_xfer_size", "max_dma_maps", "pgsizes"):
         for value in (*NUMBERS, *LONG_NUMBERS, 1 << 64, -1, 10**400, 1.5, None, True, "1", []):
-            yield _said({key: value})
+            yield _reported({key: value})
     for value in (None, 1, [], {"supported": 1}, {"supported": True, "fd_index": 1 << 64}):
-        yield _said({"twin_socket": value})
+        yield _reported({"twin_socket": value})
     for value in (None, 1, "yes"):
-        yield _said({"write_multiple": value})
+        yield _reported({"write_multiple": value})
     for text in ("[]", "{}", "null", "1e999", "[" * 2000, '{"capabilities": []}', '{"a":1,"a":2}'):
         yield Change("VERSION", text[:30], lambda h, text=text: h[:4] + text.encode() + b"\0")
     for tail in (b"", b"\0", b"\xff\xfe", b"x" * 5000, b"{}", b"{}\0{}"):
         yield Change("VERSION", repr(tail[:9]), lambda honest, tail=tail: honest[:4] + tail)
 
 
-def _said(capabilities: dict[str, Any]) -> Change:
+def _reported(capabilities: dict[str, Any]) -> Change:
     text = json.dumps({"capabilities": capabilities}).encode() + b"\0"
     return Change("VERSION", repr(capabilities)[:60], lambda honest: honest[:4] + text)
 
@@ -135,7 +135,7 @@ def _refuse(errno: int) -> Callable[[bytes], bytes]:
 
 
 class PciPeer(Peer):
-    """Has PCI configuration space, and says how much is left to read."""
+    """Has PCI configuration space, and states how much is left to read."""
 
     max_transfer = 4096
 

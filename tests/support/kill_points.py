@@ -1,7 +1,7 @@
 """What must be left of a migration in which somebody was killed, and who tries it all.
 
-`judge` holds what a rig found against what is promised. A `RigPool` has rigs try points, as many at
-a time as there are processors.
+`judge` holds what a rig found against what is guaranteed. A `RigPool` has rigs try points, as many
+at a time as there are processors.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def scenarios() -> Iterator[Order]:
                 yield {**order, "victims": [victim]}
 
 
-# --- what is promised ---
+# --- what is guaranteed ---
 
 
 @dataclass
@@ -105,10 +105,13 @@ class Streams:
 
 def has_done_its_part(name: str, run: dict) -> bool:
     """Whether a server that was killed in a run had answered all that it was asked there."""
-    said = run["said"]
-    if said is None or said["outcome"] not in ("done", "source", "destination"):
+    reported = run["reported"]
+    if reported is None or reported["outcome"] not in ("done", "source", "destination"):
         return False
-    if any(f"/{name}" in word for word in (*said.get("not_stopped", ()), *said.get("hints", ()))):
+    if any(
+        f"/{name}" in word
+        for word in (*reported.get("not_stopped", ()), *reported.get("hints", ()))
+    ):
         return False  # it was missed
     mine = Counter(what for what, peer, _, _ in run["seen"] if peer == name)
     return mine["reply"] > 0 and mine["reply"] == mine["command"]
@@ -135,10 +138,10 @@ def may_be_lost(order: Order, runs: list[dict]) -> bool:
 
 
 def judge(order: Order, found: Found) -> Verdict:
-    """Hold what was found against what is promised.
+    """Hold what was found against what is guaranteed.
 
     Raises:
-        BrokenRunError: Something is not as promised.
+        BrokenRunError: Something is not as guaranteed.
     """
     try:
         return _judge(order, found)
@@ -177,26 +180,26 @@ def _judge(order: Order, found: Found) -> Verdict:
     running = set(found["whole"])
     done = {name for run in runs for name in run["killed"] if has_done_its_part(name, run)}
     side = {"s": "source", "d": "destination"}
-    said = recoveries[-1]["said"]["outcome"]
+    reported = recoveries[-1]["reported"]["outcome"]
     if done:
         assert done == killed
-        before = next(run for run in runs if run["killed"])["said"]["outcome"]
+        before = next(run for run in runs if run["killed"])["reported"]["outcome"]
         winner = {"done": "destination"}.get(before, before)
         mine = {name for name in names_ if side[name[0]] == winner}
         assert running == (mine & there) | again, "who runs"
         assert all(found["whole"][name] for name in mine - killed), "some of the state is lost"
         assert not any(found["whole"][name] for name in again)
         # Who comes later finds no journal, and no server or one that runs blank.
-        told = there == names_ and running <= mine
-        assert said == (winner if told or runs[-1]["killed"] else "refused")
+        recorded = there == names_ and running <= mine
+        assert reported == (winner if recorded or runs[-1]["killed"] else "refused")
         return Verdict(all_fired, "over")
     sources, destinations = ({name for name in running if name[0] == one} for one in ("s", "d"))
-    assert said in ("source", "destination", "lost"), "recovery does not say who runs"
-    winner = "destination" if said == "destination" else "source"
+    assert reported in ("source", "destination", "lost"), "recovery does not state who runs"
+    winner = "destination" if reported == "destination" else "source"
     mine = {name for name in there if side[name[0]] == winner}
     assert running == mine, f"{winner} is to run"
     assert not (sources and destinations)
-    if said == "lost":
+    if reported == "lost":
         assert may_be_lost(order, runs), "the state is lost, and need not be"
         lost = {name for name in mine if not found["whole"][name]}
         assert lost == mine & killed, "more is lost than was killed"
@@ -204,25 +207,27 @@ def _judge(order: Order, found: Found) -> Verdict:
         assert mine, "nobody runs"
         assert all(found["whole"][name] for name in mine), "some of the state is lost"
     _check_words(order, migration, fired)
-    return Verdict(all_fired, said)
+    return Verdict(all_fired, reported)
 
 
 def _check_words(order: Order, migration: dict, fired: bool) -> None:
-    """The message says what happened where, and what to do."""
-    said = migration["said"]
-    if said is None:
+    """The message states what happened where, and what to do."""
+    reported = migration["reported"]
+    if reported is None:
         return
     if not fired:
-        assert said == {"outcome": "done", "not_stopped": []}
+        assert reported == {"outcome": "done", "not_stopped": []}
         return
     words = " ".join(
-        map(str, (said.get("why"), *said.get("hints", ()), *said.get("not_stopped", ())))
+        map(
+            str, (reported.get("why"), *reported.get("hints", ()), *reported.get("not_stopped", ()))
+        )
     )
     assert any(f"/{name}:" in words or words.endswith(f"/{name}") for name in order["victims"]), (
-        "the message does not say who is gone"
+        "the message does not state who is gone"
     )
-    if migration["journal"] and said["outcome"] != "done":
-        assert "vfio-migration recover" in words, "the message does not say what to do"
+    if migration["journal"] and reported["outcome"] != "done":
+        assert "vfio-migration recover" in words, "the message does not state what to do"
 
 
 def described(found: Found) -> str:

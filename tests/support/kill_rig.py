@@ -1,8 +1,8 @@
 """Migrations in which somebody is killed at a message boundary, each in processes of its own.
 
 A rig is a process with one thread that has imported everything; servers, coordinators and
-recoveries are forks of it, so that a point takes a tenth of a second. It is told on its standard
-input what to try, one order a line as JSON, and answers each with what it found.
+recoveries are forks of it, so that a point takes a tenth of a second. It is reported on its
+standard input what to try, one order a line as JSON, and answers each with what it found.
 
 An order:
     kinds: What the devices are: "edu", "memory", or "blob", which judges nothing it is given and
@@ -89,7 +89,7 @@ def device(kind: str, source: bool):
 
 
 def is_whole(client: Client, kind: str) -> bool:
-    """Say whether a device that stands still holds all that a source was given."""
+    """Return whether a device that is stopped holds all that a source was given."""
     if kind == "blob":
         pieces = range(0, len(BLOB), 1000)
         return b"".join(client.region_read(0, at, 1000) for at in pieces) == BLOB
@@ -110,7 +110,7 @@ prctl = ctypes.CDLL(None).prctl
 
 
 def fork(work: Callable[[], object], log: Path) -> int:
-    """Do something in a process of its own; what it says goes into a file."""
+    """Do something in a process of its own; what it states goes into a file."""
     pid = os.fork()
     if pid:
         return pid
@@ -128,8 +128,8 @@ def fork(work: Callable[[], object], log: Path) -> int:
         os._exit(status)
 
 
-def stands(pid: int, states: str = "ZX") -> bool:
-    """Say whether a process is in one of these states (proc_pid_stat(5)); one that is gone is."""
+def in_state(pid: int, states: str = "ZX") -> bool:
+    """Return whether a process is in one of these states (proc_pid_stat(5)), or has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
     except OSError:
@@ -137,13 +137,13 @@ def stands(pid: int, states: str = "ZX") -> bool:
     return text.rpartition(")")[2][1] in states
 
 
-dead = stands
+dead = in_state
 
 
 def kill(pid: int, *, only_stop: bool = False) -> None:
     assert pid > 1  # 0 and less are groups of processes
     os.kill(pid, signal.SIGSTOP if only_stop else signal.SIGKILL)
-    while not stands(pid, "T" if only_stop else "ZX"):
+    while not in_state(pid, "T" if only_stop else "ZX"):
         time.sleep(0.0005)
 
 
@@ -209,7 +209,7 @@ class Killer:
 
 
 def label(exchange: Exchange) -> str:
-    """Say what a message is about."""
+    """Return what a message is about."""
     message = exchange.command
     assert message is not None
     if isinstance(message, DeviceFeature):
@@ -335,7 +335,7 @@ class Rig:
     # --- coordinators ---
 
     def _one(self, what: str, at: int | None, victims: Sequence[str]) -> dict:
-        """Migrate or recover in a process of its own; return what was said and what was seen."""
+        """Migrate or recover in a process of its own; return what was stated and what was seen."""
         number = len(list((self.folder / "logs").glob("*.seen")))
         seen = self.folder / "logs" / f"{number}.seen"
         result = self.folder / "logs" / f"{number}.result"
@@ -343,15 +343,15 @@ class Rig:
 
         def work() -> None:
             killer = Killer(seen, at, pids, suicide="coordinator" in victims, only_stop=self._hang)
-            said = self._migrate(killer) if what == "migrate" else self._recover(killer)
-            result.write_text(json.dumps(said))
+            reported = self._migrate(killer) if what == "migrate" else self._recover(killer)
+            result.write_text(json.dumps(reported))
 
         pid = fork(work, self.folder / "logs" / f"{number}.log")
         status = self._wait(pid)
-        said = json.loads(result.read_text()) if result.exists() else None
+        reported = json.loads(result.read_text()) if result.exists() else None
         return {
             "status": status,
-            "said": said,
+            "reported": reported,
             "seen": noted(seen),
             "journal": self.journal.exists(),
             "killed": [name for name, one in self.pids.items() if dead(one)],
@@ -404,7 +404,7 @@ class Rig:
     # --- what is left ---
 
     def _look(self) -> dict:
-        """See where each device stands, what those that run hold, and what each server has open."""
+        """See where each device is, what those that run hold, and what each server has open."""
         states: dict[str, str | None] = dict.fromkeys(self.before)
         whole, counts = {}, {}
         for name, pid in self.pids.items():

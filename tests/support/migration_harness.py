@@ -1,4 +1,4 @@
-"""Devices served by threads of the test, which fail as they are told; migrations between them."""
+"""Devices served by threads of the test, which fail as scripted; migrations between them."""
 
 from __future__ import annotations
 

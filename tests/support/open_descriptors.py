@@ -31,7 +31,7 @@ def _is_receiver(fd: int) -> bool:
         sock.detach()
 
 
-def settled() -> set[str]:
+def opened_at_rest() -> set[str]:
     """The same at the start of a test: what an earlier one left to the collector is collected.
 
     Let go between two looks, it would be taken for the doing of the test that looks.

@@ -44,14 +44,14 @@ class Walked:
         default_factory=list
     )
     """Its name, and for each device that moved the arcs it took."""
-    stands: list[dict[tuple[str, int], str]] = field(default_factory=list)
-    """Where each device stands after it."""
+    states_after: list[dict[tuple[str, int], str]] = field(default_factory=list)
+    """Where each device is after it."""
     sessions: list[dict[tuple[str, int], bool]] = field(default_factory=list)
     """Whether it has a session open then."""
 
 
 def walk(name: str, group: tuple[int, ...]) -> Walked:
-    """Take the engines of a group through a migration, as its rows say."""
+    """Take the engines of a group through a migration, as its rows specify."""
     spec = load()
     recorders = {
         (side, n): Recorder() for side in ("source", "destination") for n in range(len(group))
@@ -88,7 +88,7 @@ def walk(name: str, group: tuple[int, ...]) -> Walked:
 
 
 def _move(engine: Engine, moves: list[dict[str, Any]], word: int) -> None:
-    """Ask a device for what the first move that means it says, until none has anything to say."""
+    """Ask a device for what the first move that means it has, until none has anything for it."""
     has = {name for bit, name in CAPABILITIES.items() if word & bit}
     for _ in range(20):
         operation = engine.machine.spec.state(engine.state).operation
@@ -107,5 +107,5 @@ def _move(engine: Engine, moves: list[dict[str, Any]], word: int) -> None:
 
 def _note(done: Walked, name: str, arcs: Any, engines: dict[tuple[str, int], Engine]) -> None:
     done.phases.append((name, arcs))
-    done.stands.append({key: engine.state for key, engine in engines.items()})
+    done.states_after.append({key: engine.state for key, engine in engines.items()})
     done.sessions.append({key: engine.session is not None for key, engine in engines.items()})

@@ -19,7 +19,7 @@ CHOICE = re.compile(r"^ *:: (d < N && least .*) -> (.*)$")
 MET = re.compile(r"^ *(!meets\(\d+, \d+\).*);$")
 
 Where = tuple[tuple[int, str], ...]
-"""The flags of each device, and where it stands."""
+"""The flags of each device, and where it is."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Model:
         self.nobody_meets = [match[1] for line in lines if (match := MET.match(line))]
 
     def steps(self) -> set[tuple[int, int, str, str]]:
-        """Every (phase, flags, from, to) that a guarded command allows, whoever could be there."""
+        """Every (phase, flags, from, to) that a guarded command allows, for any device there."""
         found = set()
         flags = {int(word) for word in re.findall(r"flags\[d\] = (\d+)", self.text)}
         for guard, to in self.commands:

@@ -1,7 +1,7 @@
 """A vfio-user client for tests: packs and unpacks by itself, with nothing of ours in it.
 
 It is honest and strict: a reply must have the id and the command of its command, exactly the size
-its header says, and no flags but those of a reply.
+its header states, and no flags but those of a reply.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Client:
         self.during_dma = None
         self.replies: dict[int, tuple[int, int, int, bytes]] = {}
         if version:
-            self.agreed = self.hello(capabilities)
+            self.agreed = self.handshake(capabilities)
 
     def __enter__(self):
         return self
@@ -132,11 +132,11 @@ class Client:
 
     # --- commands ---
 
-    def hello(self, capabilities) -> dict:
-        said = json.dumps({"capabilities": capabilities}).encode() + b"\0"
-        reply = self.ask(VERSION, struct.pack("=HH", 0, 0) + said)
+    def handshake(self, capabilities) -> dict:
+        reported = json.dumps({"capabilities": capabilities}).encode() + b"\0"
+        reply = self.ask(VERSION, struct.pack("=HH", 0, 0) + reported)
         if capabilities is CAPABILITIES:
-            assert len(reply) <= 4 + len(said), "QEMU has no room for more"
+            assert len(reply) <= 4 + len(reported), "QEMU has no room for more"
         assert reply[-1:] == b"\0"
         assert struct.unpack_from("=HH", reply) == (0, 0)
         return json.loads(reply[4:-1])["capabilities"]

@@ -1,4 +1,4 @@
-"""Real runs, recorded: a client of ours, a server of ours, a device that fails where it is told to.
+"""Real runs, recorded: a client and a server of ours, a device that fails as scripted.
 
 `sweep` asks, under one capability set, for every state in every state, and lets every arc on the
 way fail in both ways. What the client saw is recorded, and cut into cases that can be read, changed
@@ -29,7 +29,7 @@ Line = dict[str, Any]
 
 
 class Flimsy(PciDevice):
-    """Has nothing to save, and fails as its script says."""
+    """Has nothing to save, and fails as its script specifies."""
 
     name = "flimsy"
     bars = {0: Bar(4096)}  # noqa: RUF012

@@ -12,7 +12,7 @@ ERRNOS = ("EINVAL", "EIO", "EREMOTEIO")
 
 
 def values(lines: list[Line], states: list[str], sets: list[list[str]]) -> Iterator[Mutant]:
-    """Yield runs in which one line says something else."""
+    """Yield runs in which one line states something else."""
     for index, line in enumerate(lines):
         for what, other in _others(line, states, sets):
             yield f"line {index}: {what}", [*lines[:index], other, *lines[index + 1 :]]

@@ -73,13 +73,13 @@ class Script:
         about = {"id": self.next, "command": command}
         self.next += 1
         self.add("command", **about, **asked)
-        told = {"errno": answer} if isinstance(answer, str) else answer
-        return self.add("reply", **about, **told)
+        recorded = {"errno": answer} if isinstance(answer, str) else answer
+        return self.add("reply", **about, **recorded)
 
     def feature(self, name: str, method: str, answer: Line | str, **asked: Any) -> Script:
         which = {"feature": name, "method": method}
-        told = answer if isinstance(answer, str) else which | answer
-        return self.do("DEVICE_FEATURE", which | {"argsz": 16} | asked, told)
+        recorded = answer if isinstance(answer, str) else which | answer
+        return self.do("DEVICE_FEATURE", which | {"argsz": 16} | asked, recorded)
 
     def set(self, state: str | int, errno: str | None = None) -> Script:
         return self.feature("MIG_DEVICE_STATE", "SET", errno or {}, state=state)
@@ -91,8 +91,8 @@ class Script:
         return self.feature("MIGRATION", "GET", {"size": 8, "flags": flags})
 
     def read(self, asked: int, got: int | str) -> Script:
-        told = got if isinstance(got, str) else {"size": got}
-        return self.do("MIG_DATA_READ", {"size": asked}, told)
+        recorded = got if isinstance(got, str) else {"size": got}
+        return self.do("MIG_DATA_READ", {"size": asked}, recorded)
 
     def write(self, size: int, errno: str | None = None) -> Script:
         return self.do("MIG_DATA_WRITE", {"size": size}, errno or {})

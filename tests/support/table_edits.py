@@ -1,6 +1,6 @@
 """Broken tables as edits of the real one: small to read, and never out of date with it.
 
-A file of `tests/data/broken_tables` says what it breaks and how: rows to remove (by name, or by
+A file of `tests/data/broken_tables` states what it breaks and how: rows to remove (by name, or by
 [from, to]), rows to add, keys to set.
 """
 
@@ -24,7 +24,7 @@ def table_data() -> dict[str, Any]:
 
 
 def broken(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the file says of itself, and the data of the table it makes."""
+    """Return what the file states of itself, and the data of the table it makes."""
     edit = tomllib.loads(path.read_text("utf-8"))
     return edit, apply(edit, table_data())
 

@@ -19,12 +19,12 @@ def cut(data: bytes, *cuts: int) -> list[bytes]:
 class Migration(Script):
     """Devices, and what is carried from one to another."""
 
-    def __init__(self, *pairs: tuple[str, str], said: bool = True) -> None:
+    def __init__(self, *pairs: tuple[str, str], reported: bool = True) -> None:
         super().__init__("src")
         self.lines = []
         self.pairs = pairs or (("src", "dst"),)
         for source, destination in self.pairs:
-            if said:
+            if reported:
                 self.on(source).add("device", role="source", pair=destination)
                 self.on(destination).add("device", role="destination", pair=source)
             self.on(source).add("connected").get("RUNNING").set("STOP_COPY")
@@ -59,6 +59,6 @@ class Migration(Script):
         return self
 
 
-def migration(*pieces: bytes, end: bool = True, said: bool = True) -> Migration:
+def migration(*pieces: bytes, end: bool = True, reported: bool = True) -> Migration:
     """A source that is read in four pieces, and a destination that is given these."""
-    return Migration(said=said).reads(*cut(DATA, *CUTS), end=end).writes(*pieces).closes()
+    return Migration(reported=reported).reads(*cut(DATA, *CUTS), end=end).writes(*pieces).closes()

@@ -12,7 +12,7 @@ _LISTENS: Final = "00010000"
 
 
 def listens(path: Path | str) -> bool:
-    """Say whether somebody listens at a path, by the name it was bound to, without a connection."""
+    """Return whether a server listens at a path, by the name it was bound to; connect to nobody."""
     rows = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()[1:]
     # Num RefCount Protocol Flags Type St Inode Path
     return any(row.split(maxsplit=7)[3::4] == [_LISTENS, str(path)] for row in rows)
@@ -27,11 +27,11 @@ def wait_for(
     `listen` is refused.
     """
 
-    def said() -> str:
+    def reported() -> str:
         return "" if log is None else log.read_text("utf-8")
 
     deadline = time.monotonic() + seconds
     while not listens(path):
-        assert process.poll() is None, said()
-        assert time.monotonic() < deadline, said()
+        assert process.poll() is None, reported()
+        assert time.monotonic() < deadline, reported()
         time.sleep(0.01)

@@ -51,15 +51,15 @@ def test_the_table_has_no_bad_run_in_all_that_can_be_reached(word: int):
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_the_prover_finds_a_shortest_run(path):
     edit, data = broken(path)
-    promise = edit["breaks"]
-    (verdict,) = verify(spec_of(data), only=[promise]).verdicts
+    obligation_id = edit["breaks"]
+    (verdict,) = verify(spec_of(data), only=[obligation_id]).verdicts
     assert verdict.example is not None
     lengths = {}
     for word in WORDS:
         shortest = search(
-            ExplicitDevice(data, word), sessions=4, changes=3, wanted={promise}
+            ExplicitDevice(data, word), sessions=4, changes=3, wanted={obligation_id}
         ).shortest
-        lengths[word] = shortest.get(promise)
+        lengths[word] = shortest.get(obligation_id)
     assert min(length for length in lengths.values() if length is not None) == edit["events"]
     assert verdict.example.text.startswith(f"{edit['events']} events from ")
 

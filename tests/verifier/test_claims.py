@@ -34,7 +34,7 @@ def decided(path: Path, spec: Spec) -> dict[str, Verdict]:
     return {claim.id: decide(claim, encoding) for claim in load_claims(path)}
 
 
-# --- what the page says ---
+# --- what the page specifies ---
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_violated_one_has_a_shortest_trace(verdicts: dict[str, Verdict], spe
     assert second_opinion(example, spec) == "the live engine does the same (3 steps)"
 
 
-def test_the_unknown_one_says_why(verdicts: dict[str, Verdict]):
+def test_the_unknown_one_states_why(verdicts: dict[str, Verdict]):
     reason = verdicts["C3"].reason
     assert reason is not None
     assert reason.startswith("the induction fails (never-broken)")
@@ -114,12 +114,12 @@ def test_the_programs_of_the_page_run(tmp_path: Path, spec: Spec):
     assert " -> " in verdict.witness.text
 
 
-def test_that_a_claims_file_is_run_is_said_where_it_is_used(capsys: pytest.CaptureFixture[str]):
+def test_that_a_claims_file_is_run_is_stated_where_it_is_used(capsys: pytest.CaptureFixture[str]):
     """In the help of the option, on the page about such files, and in the threat model."""
     with pytest.raises(SystemExit):
         main(["verify", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "in a Python file; its code is run" in said
+    reported = " ".join(capsys.readouterr().out.split())
+    assert "in a Python file; its code is run" in reported
     assert "A claims file is a program: `verify` runs it as you." in PAGE.read_text("utf-8")
     model = PAGE.with_name("security.md").read_text("utf-8")
     assert "| `verify --claims FILE` | runs the file |" in model
@@ -161,7 +161,7 @@ def test_a_claim_about_nothing_is_unknown(spec: Spec):
     )
     verdict = decide(claim, Encoding(spec))
     assert verdict.outcome == "unknown"
-    assert verdict.reason == "premise: the premise never happens, so a proof says nothing"
+    assert verdict.reason == "premise: the premise never happens, so a proof shows nothing"
 
 
 def test_a_lemma_there_is_not_is_named():
@@ -198,8 +198,8 @@ def test_a_file_defines_a_list_or_a_function(tmp_path: Path, claims: str):
 
 def test_what_it_prints_does_not_disturb(tmp_path: Path, capsys):
     load_claims(written(tmp_path, GOOD + "print('hello')\nclaims = [one('C1')]"))
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "hello\n")
+    reported = capsys.readouterr()
+    assert (reported.out, reported.err) == ("", "hello\n")
 
 
 WRONG: dict[str, tuple[str | bytes, str]] = {
@@ -249,7 +249,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_file_is_told_by_line(tmp_path: Path, name: str):
+def test_a_wrong_file_is_found_by_line(tmp_path: Path, name: str):
     text, message = WRONG[name]
     with pytest.raises(SpecError) as error:
         load_claims(written(tmp_path, text))
@@ -307,7 +307,7 @@ LATER = {
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_what_goes_wrong_later_is_told_by_line_too(tmp_path: Path, spec: Spec, name: str):
+def test_what_goes_wrong_later_is_found_by_line_too(tmp_path: Path, spec: Spec, name: str):
     text, message = LATER[name]
     (claim,) = load_claims(written(tmp_path, GOOD + text))
     with pytest.raises(SpecError) as error:

@@ -100,7 +100,7 @@ def test_a_device_without_p2p_is_the_same_to_every_client() -> None:
 
 
 def test_an_unknown_state_that_simulates_no_known_one_is_not_tolerated() -> None:
-    # A device that stands in RUNNING_P2P after a failure cannot be brought back to RUNNING there,
+    # A device that is in RUNNING_P2P after a failure cannot be brought back to RUNNING there,
     # as one in RUNNING and one in STOP can.
     new = edited(
         remove={"arcs": [["RUNNING_P2P", "RUNNING"]]},
@@ -156,7 +156,7 @@ def test_an_errno_of_a_refusal_is_part_of_the_answer() -> None:
     ]
 
 
-def test_what_a_device_does_in_a_state_is_part_of_what_a_client_can_tell() -> None:
+def test_what_a_device_does_in_a_state_is_part_of_what_a_client_can_observe() -> None:
     may = load().operation("running").may
     place = {"section": "operations", "row": "p2p_quiesced", "key": "may", "value": list(may)}
     comparison = compare(load(), edited(set=[place]))

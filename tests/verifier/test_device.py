@@ -54,7 +54,7 @@ def test_a_broken_table_is_refuted_by_the_obligation_it_breaks(name: str):
     assert verdict.outcome == "violated", verdict
     assert verdict.witness is None
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
     trace = verdict.example.trace
     assert trace is not None
     assert Trace.from_json(trace.to_json()) == trace
@@ -68,7 +68,7 @@ def test_the_live_engine_confirms_each_counterexample(name: str):
     if name == "d8-refused-half-way":
         # The one difference: the engine looks at the whole path before it sets out, and refuses at
         # once (test_engine_is_model.py). D8 cannot be broken in any other way.
-        assert opinion.startswith("the live engine differs at step 2: the trace says: arc RUNNING")
+        assert opinion.startswith("the live engine differs at step 2: the trace has: arc RUNNING")
         assert "the engine: refused (EINVAL)" in opinion
     else:
         assert opinion.startswith("the live engine does the same")

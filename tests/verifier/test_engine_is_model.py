@@ -124,7 +124,7 @@ class ReusesNumbers(Engine):
 
 
 class TakesFailureForSuccess(Engine):
-    """A device that failed for good is said to be back where the arc began."""
+    """A device that failed for good is reported to be back where the arc began."""
 
     def _place(self, fault: Any, now: Situation, *, back: bool) -> Any:
         event, errno = super()._place(fault, now, back=back)
@@ -192,7 +192,7 @@ def test_another_table_is_noticed_and_its_own_engine_is_not(spec: Spec, name: st
     assert differences(compare(other, word)) == {}
 
 
-def test_a_request_that_leads_nowhere_is_the_one_thing_told_differently(spec: Spec):
+def test_a_request_that_leads_nowhere_is_the_one_thing_reported_differently(spec: Spec):
     """A table on which T6 and D8 fail: the relation sets out, as Linux does; the engine refuses.
 
     Linux asks for the next step before each arc and finds out half-way; the engine looks at the

@@ -47,7 +47,7 @@ def test_a_finding_whose_obligation_is_not_proved_is_not_published(report):
         module.findings_page(dataclasses.replace(report, verdicts=verdicts))
 
 
-def test_a_finding_whose_row_is_gone_is_not_published(report):
+def test_a_finding_whose_row_is_missing_is_not_published(report):
     routing = tuple(row for row in report.spec.routing if row.name != "whole-path")
     spec = dataclasses.replace(report.spec, routing=routing)
     with pytest.raises(SpecError, match="whole-path"):

@@ -120,7 +120,7 @@ def a_report(spec: Spec) -> Report:
     """One verdict of each kind."""
     (proved,) = verify(spec, only=["T1"]).verdicts
     found = Disagreement("q", "sat", "unsat", "", None)
-    gave_up = "q: z3 says sat and cvc5 says unsat"
+    gave_up = "q: z3 reports sat and cvc5 reports unsat"
     unknown = Verdict(
         "D2", "It holds.", "unknown", "induction", 0.1, reason=gave_up, disagreements=(found,)
     )

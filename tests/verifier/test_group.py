@@ -63,7 +63,7 @@ def disciplines() -> dict[tuple[str, bool], Discipline]:
     }
 
 
-def verdict_on(promise: str, plans: Plans) -> Verdict:
+def verdict_on(obligation_id: str, plans: Plans) -> Verdict:
     """Decide an obligation of family G for other plans than those of the package."""
     encoding = Encoding(load(), plans=plans)
     return decide(next(o for o in OBLIGATIONS if o.id == promise), encoding)
@@ -113,7 +113,7 @@ def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
     assert verdict.outcome == "violated", verdict
     assert verdict.witness is None
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
     if "events" not in edit:
         return
     failing = edit["breaks"] == "G4"
@@ -135,7 +135,7 @@ def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
     assert explicit_group.unsafe(tuple(where))
 
 
-def test_of_a_table_whose_devices_never_fail_it_is_said_why_some_handovers_never_decide():
+def test_of_a_table_whose_devices_never_fail_it_is_stated_why_some_handovers_never_decide():
     data = table_edits.table_data()
     data["states"] = [row for row in data["states"] if row["name"] != "ERROR"]
     data["operations"] = [row for row in data["operations"] if row["name"] != "failed"]
@@ -155,7 +155,7 @@ def test_of_a_table_whose_devices_never_fail_it_is_said_why_some_handovers_never
     sample([path for path in FILES if path.stem[:2] in ("g5", "g6")], 4),
     ids=lambda path: path.stem,
 )
-def test_a_plan_that_does_not_arrive_is_told_as_a_run_if_it_has_one(spec: Spec, path):
+def test_a_plan_that_does_not_arrive_is_shown_as_a_run_if_it_has_one(spec: Spec, path):
     edit, data = explicit_group.broken(path)
     verdict = verdict_on(edit["breaks"], loads_plans(spec, explicit_group.to_toml(data)))
     assert verdict.example is not None
@@ -182,21 +182,21 @@ def test_a_plan_that_does_not_arrive_is_told_as_a_run_if_it_has_one(spec: Spec, 
         assert where[0] in text
 
 
-def test_a_recovery_that_cannot_begin_again_is_told_as_a_run(spec: Spec):
+def test_a_recovery_that_cannot_begin_again_is_shown_as_a_run(spec: Spec):
     """Arcs fail in it: a device is lost where the plan that was left never took one."""
     rows = {name: DATA[name] for name in ("assertions", "plans")}
     plans = loads_plans(spec, explicit_group.to_toml(rows))
     discipline = Discipline(Encoding(spec).widest(), plans.plan("save"), failing=True)
     trace = run_to(discipline, [7], lambda phase, where: (phase, where) == (2, ("ERROR",)))
-    told = showing("lost", trace, "here", spec).trace
-    assert told is not None
-    assert [step.kind for step in told.steps] == [
+    recorded = showing("lost", trace, "here", spec).trace
+    assert recorded is not None
+    assert [step.kind for step in recorded.steps] == [
         "arc_failed_for_good",
         "note",
         "note",
         "note",
     ]
-    assert replay(told, spec).agrees
+    assert replay(recorded, spec).agrees
     assert run_to(discipline, [7], lambda _, where: where == ("RESUMING",)) is None
     assert showing("never", None, "here", spec).trace is None
 
@@ -250,8 +250,10 @@ def test_a_sound_plan_is_safe_and_arrives(name: str, failing: bool, size: int):
         elif not failing:
             assert found.ends == {(goal,) * size}
         for phase, where in found.situations:
-            stands = discipline.stands[phase]
-            assert all(state in stands[word] for state, word in zip(where, words, strict=True)), (
+            reachable = discipline.reachable[phase]
+            assert all(
+                state in reachable[word] for state, word in zip(where, words, strict=True)
+            ), (
                 phase,
                 where,
             )
@@ -267,8 +269,8 @@ def test_what_the_proof_takes_for_reachable_is_exactly_that(name: str, failing: 
         found = explicit_group.explore(DATA, plan, words, failing=failing).situations
         assert found == {
             (phase, where)
-            for phase, stands in enumerate(discipline.stands)
-            for where in itertools.product(*(stands[word] for word in words))
+            for phase, reachable in enumerate(discipline.reachable)
+            for where in itertools.product(*(reachable[word] for word in words))
         }
 
 
@@ -323,7 +325,7 @@ def test_in_every_phase_the_invariant_can_hold_and_somebody_can_move(name: str, 
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_where_a_plan_begins_is_where_its_first_phase_stands(name: str):
+def test_where_a_plan_begins_is_where_its_first_phase_is(name: str):
     """Asked of z3 here for every plan; of `recover` the proof has it by construction."""
     discipline = disciplines()[name, True]
     group = QuantifiedGroup(discipline)
@@ -331,7 +333,8 @@ def test_where_a_plan_begins_is_where_its_first_phase_stands(name: str):
     one, other = group.one, group.other
     safe = z3.ForAll([one, other], z3.Not(group.unsafe(now, one, other)))
     left = [
-        z3.And(safe, z3.ForAll([one], group.stands(now, one, begin))) for begin in discipline.begins
+        z3.And(safe, z3.ForAll([one], group.in_states(now, one, begin)))
+        for begin in discipline.begins
     ]
     assert len(left) == (1 if discipline.plan.before else 4 + 4 + 4)
     for begins in left:
@@ -340,7 +343,7 @@ def test_where_a_plan_begins_is_where_its_first_phase_stands(name: str):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_a_limit_means_what_it_says(spec: Spec, count: int):
+def test_a_limit_means_what_it_states(spec: Spec, count: int):
     data = DATA | {"plans": [plan | {} for plan in DATA["plans"]]}
     explicit_group.find(data, "save")["limits"] = [{"lacks": "P2P", "count": count}]
     plan = loads_plans(spec, explicit_group.to_toml(data)).plan("save")
@@ -380,8 +383,8 @@ def test_the_quantified_moves_are_the_moves_of_the_plan(name: str, words: tuple[
     for index, phase in enumerate(discipline.plan.phases):
         row = explicit_group.find(DATA, name)["phases"][index]
         expected = set()
-        stands = [discipline.stands[index][word] for word in words]
-        for where in itertools.product(*stands):
+        reachable = [discipline.reachable[index][word] for word in words]
+        for where in itertools.product(*reachable):
             for device, state in enumerate(where):
                 move = explicit_group.move(row, words[device], state)
                 if move is not None and not explicit_group.unsafe(where):
@@ -411,7 +414,7 @@ def test_every_phase_of_a_sound_plan_moves_somebody():
         discipline = disciplines()[name, False]
         for index, phase in enumerate(discipline.plan.phases):
             assert any(
-                discipline.steps(phase, machine).keys() & discipline.stands[index][word]
+                discipline.steps(phase, machine).keys() & discipline.reachable[index][word]
                 for word, machine in discipline.machines()
             ), (name, phase.name)
 
@@ -430,7 +433,7 @@ WAYS = [("RUNNING", "STOP_COPY"), ("RUNNING", "STOP"), ("RESUMING", "RUNNING"), 
 @pytest.mark.parametrize("mishaps", [False, True])
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_two_that_cannot_be_quiesced_have_no_safe_route(from_, to, mishaps, others):
-    """In no order of all arcs, failures and resets, whoever else is in the group.
+    """In no order of all arcs, failures and resets, who else is in the group.
 
     But for one: a loaded device that fails and is reset runs too. What it was loaded with is gone,
     so towards running only the others may fail and be reset.
@@ -483,7 +486,7 @@ def test_half_loaded_devices_that_refuse_have_no_safe_way_back():
     """A device that keeps refusing its stream stands in RESUMING, and only a reset leads out.
 
     With one such device a group has a way: the others are woken first. With two it has none: the
-    first that is reset runs, and the other stands stopped. See docs/groups.md.
+    first that is reset runs, and the other is stopped. See docs/groups.md.
     """
     for words in itertools.product(explicit_group.WORDS, repeat=2):
         where, running = _all("RESUMING", 2), _all("RUNNING", 2)

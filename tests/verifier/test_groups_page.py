@@ -1,4 +1,4 @@
-"""docs/groups.md: what is generated is up to date, and what is said of files is so."""
+"""docs/groups.md: what is generated is up to date, and what is stated of files is so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.table_edits import ROOT
 PAGE = groups_page.PAGE.read_text("utf-8")
 
 
-def test_the_plans_and_promises_are_those_of_the_tables():
+def test_the_plans_and_obligations_are_those_of_the_tables():
     """If not: `python tools/groups_page.py`."""
     assert groups_page.put(PAGE, groups_page.sections()) == PAGE
 

@@ -37,18 +37,18 @@ def explored(
 
 
 @pytest.mark.parametrize("words", sample_where(ONE + TWO, lambda words: words in ONE), ids=str)
-def test_whoever_is_killed_one_side_runs_on(words: tuple[int, ...]):
+def test_one_side_runs_on_no_matter_who_is_killed(words: tuple[int, ...]):
     """Every situation is visited; from each, a recovery that nobody disturbs ends well."""
     model, situations = explored(words)
     assert not model.wrong
     assert len(situations) > (1_000, 50_000)[len(words) - 1]
-    told = set()
+    recorded = set()
     for world in explicit_handover.left(situations):
         wrong = explicit_handover.unfinished(model, world)
         assert wrong is None, (wrong, world)
         assert not explicit_handover.given_up(model, world), world
-        told.add(model.recover(world)[0])
-    assert told == {"source", "destination", None}
+        recorded.add(model.recover(world)[0])
+    assert recorded == {"source", "destination", None}
 
 
 @pytest.mark.parametrize("path", sample(FILES, 3), ids=lambda path: path.stem)
@@ -78,8 +78,8 @@ def test_what_the_proof_takes_for_possible_is_what_is_visited(journey: Journey, 
                 device = world.side(side)[index]
                 found.setdefault((world.journal, side, words[index]), set()).add(device)
     assert found == {
-        (spot.holder, side, word): {None, *stands[side][word]}
-        for spot, stands in journey.stands.items()
+        (spot.holder, side, word): {None, *reachable[side][word]}
+        for spot, reachable in journey.reachable.items()
         for side, word in itertools.product(explicit_handover.SIDES, words)
         if spot.place is None and not spot.degraded
     }
@@ -97,8 +97,8 @@ def test_every_handover_decides_in_some_run(journey: Journey):
 def test_every_place_is_reached_and_its_invariant_can_hold(journey: Journey):
     """No query is proved because nothing can be there."""
     proof = HandoverProof(journey)
-    assert {spot.place for spot in journey.stands} >= set(range(len(journey.places)))
-    for spot in journey.stands:
+    assert {spot.place for spot in journey.reachable} >= set(range(len(journey.places)))
+    for spot in journey.reachable:
         solver = z3.Solver()
         solver.add(proof.facts, proof.invariant(spot, proof.now))
         crowds = proof.now.crowds.values()
@@ -116,7 +116,7 @@ def test_a_migration_followed_is_the_phases_of_its_steps(spec: Spec):
     assert len(found) == 4
 
 
-def test_a_run_that_breaks_it_is_told_as_a_trace(spec: Spec):
+def test_a_run_that_breaks_it_is_reported_as_a_trace(spec: Spec):
     _, data = explicit_group.broken(explicit_group.BROKEN / "g7-nobody-goes-back.toml")
     plans = loads_plans(spec, explicit_group.to_toml(data))
     run = shortest(Journey(Encoding(spec).widest(), plans))
@@ -125,7 +125,7 @@ def test_a_run_that_breaks_it_is_told_as_a_trace(spec: Spec):
     assert run.trace.start == ("RUNNING", "STOP")
     assert run.trace.names == ("source device 0", "destination device 0")
     notes = [step.note for step in run.trace.steps if step.kind == "note"]
-    assert "the journal says: destination" in notes
+    assert "the journal has: destination" in notes
     assert notes[-1] == "the source holds the whole state, which is given up"
     where = dict(enumerate(run.trace.start))
     for step in run.trace.steps:

@@ -31,7 +31,8 @@ DATA = explicit_group.plan_data()
 FILES = [
     path
     for path in sorted(explicit_group.BROKEN.glob("g7-*.toml"))
-    if "does not get on from" not in explicit_group.broken(path)[0]["says"]  # see `stranding` below
+    if "does not get on from"
+    not in explicit_group.broken(path)[0]["message"]  # see `stranding` below
 ]
 GROUPS = [(7,), (5,), (3,), (1,), (7, 5), (7, 3), (7, 7)]
 
@@ -91,24 +92,24 @@ def checked(data: dict[str, Any], words: tuple[int, ...]) -> str | None:
         return None
     assert run.trace is not None
     assert Trace.from_json(run.trace.to_json()) == run.trace
-    said = follow(data, run.trace)
-    assert run.text.endswith(said)
+    reported = follow(data, run.trace)
+    assert run.text.endswith(reported)
     again = replay(run.trace, load())
     assert again.agrees, again.difference
-    return said
+    return reported
 
 
 @pytest.mark.parametrize("path", sample(FILES, 4), ids=lambda path: path.stem)
 def test_every_step_of_a_run_is_one_the_broken_plans_let_happen(path):
     edit, data = explicit_group.broken(path)
-    found = [said for words in GROUPS if (said := checked(data, words)) is not None]
+    found = [reported for words in GROUPS if (reported := checked(data, words)) is not None]
     for _, arrives, run in undisturbed(journey(data)):
         assert run.trace is not None
         found += [] if arrives else [follow(data, run.trace)]
-    assert any(edit["says"] in said for said in found)
+    assert any(edit["message"] in reported for reported in found)
 
 
-def test_a_device_that_a_handover_does_not_bring_on_is_told_as_a_run():
+def test_a_device_that_a_handover_does_not_bring_on_is_shown_as_a_run():
     _, data = explicit_group.broken(explicit_group.BROKEN / "g7-failed-devices-are-not-reset.toml")
     found = journey(data)
     lost = stranded(found, 4)
@@ -123,7 +124,7 @@ def test_a_device_that_a_handover_does_not_bring_on_is_told_as_a_run():
     assert "destination device 0 in ERROR" in str(run.trace.steps[-1].note)
 
 
-def test_where_no_run_leads_to_such_a_device_that_is_said():
+def test_where_no_run_leads_to_such_a_device_that_is_stated():
     found = journey(DATA)
     nowhere = Stranded("nobody", found.begun[0], "source", 7, ("ERROR", True))
     run = stranding(found, nowhere)
@@ -131,26 +132,26 @@ def test_where_no_run_leads_to_such_a_device_that_is_said():
 
 
 @pytest.mark.parametrize("name", sample(EDITS, 5))
-def test_a_single_edit_of_the_plans_is_told_as_it_happens(name: str):
+def test_a_single_edit_of_the_plans_is_reported_as_it_happens(name: str):
     """Where something goes wrong with one device that has every capability: most edits."""
     checked(EDITS[name], (7,))
 
 
 @pytest.mark.parametrize("apart", sample([3, 1], 2))
-def test_the_single_edits_are_told_in_every_way_there_is(apart: int):
+def test_the_single_edits_are_reported_in_every_way_there_is(apart: int):
     tried = list(EDITS.values())[::apart]
     runs = [shortest_of(journey(data), (7,)) for data in tried]
     traces = [run.trace for run in runs if run is not None and run.trace is not None]
     assert len(traces) > len(tried) / 2
-    told = [step for trace in traces for step in trace.steps]
-    assert {step.kind for step in told} == {"arc", "arc_failed_for_good", "reset", "note"}
-    notes = {str(step.note) for step in told}
+    recorded = [step for trace in traces for step in trace.steps]
+    assert {step.kind for step in recorded} == {"arc", "arc_failed_for_good", "reset", "note"}
+    notes = {str(step.note) for step in recorded}
     for words in (
         "the server of source",
         "the server of destination",
         "the stream of destination",
-        "whoever coordinates",
-        "the journal says: delivered",
+        "the coordinator",
+        "the journal has: delivered",
         "no handover holds",
         "its maps are taken away",
     ):
@@ -182,7 +183,7 @@ LATE = ["handovers[3]-dropped", "migrations[0].steps[5]-not-written-down"]
 
 
 @pytest.mark.parametrize("name", sample_where([*SOON, *LATE], lambda name: name in SOON))
-def test_a_run_of_three_devices_is_told_right_too(name: str):
+def test_a_run_of_three_devices_is_reported_right_too(name: str):
     assert checked(EDITS[name], (7, 7, 5)) is not None
 
 
@@ -199,8 +200,8 @@ def test_the_runs_in_which_each_handover_decides_are_what_happens(spec: Spec):
         note = f"not for {winner} device 0 in {state}"
         end = dataclasses.replace(last, device=int(winner == "destination"), state=state, note=note)
         for bare in ("", ", which holds no state"):
-            told = dataclasses.replace(end, note=note + bare)
-            trace = dataclasses.replace(run.trace, steps=(*some, told))
+            recorded = dataclasses.replace(end, note=note + bare)
+            trace = dataclasses.replace(run.trace, steps=(*some, recorded))
             try:
                 follow(DATA, trace)
                 break
@@ -219,10 +220,10 @@ def test_who_follows_a_run_notices_a_wrong_name():
     follow(data, run.trace)
 
     def wrong(index: int, **changes: Any) -> None:
-        told = list(run.trace.steps)
-        told[index] = dataclasses.replace(told[index], **changes)
+        recorded = list(run.trace.steps)
+        recorded[index] = dataclasses.replace(recorded[index], **changes)
         with pytest.raises(AssertionError):
-            follow(data, dataclasses.replace(run.trace, steps=tuple(told)))
+            follow(data, dataclasses.replace(run.trace, steps=tuple(recorded)))
 
     for index, step in enumerate(run.trace.steps):
         wrong(index, device=(step.device + 1) % len(run.trace.start))
@@ -241,7 +242,7 @@ def test_a_note_of_nobody_is_laid_at_no_device():
     assert list(steps(run.trace)) == [
         "0. source device 0 RUNNING (STOP_COPY,P2P,PRE_COPY)",
         "0. destination device 0 RUNNING (STOP_COPY,P2P,PRE_COPY)",
-        "1. the journal says: delivered",
+        "1. the journal has: delivered",
         "2. destination device 0: arc RUNNING -> RUNNING_P2P   [state RUNNING => RUNNING_P2P]",
         "3. destination device 0 starts without the state it is to have",
     ]

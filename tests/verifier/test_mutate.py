@@ -75,7 +75,7 @@ def test_each_field_of_the_table_is_mutated_or_excused():
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_kind_changes_the_fields_it_says_and_no_other(kind):
+def test_a_kind_changes_the_fields_it_states_and_no_other(kind):
     made = [mutant for mutant in ALL if mutant.kind == kind.name]
     assert made
     touched = set().union(*(changed(SPEC, mutant.spec) for mutant in made))
@@ -123,14 +123,14 @@ def test_a_table_with_more_in_it_has_more_mutants(ninth_state: Spec):
     assert len(mutants(ninth_state)) > len(ALL)
 
 
-def test_an_edit_is_told_by_its_place_and_what_was_there():
-    told = {mutant.id: mutant.sentence for mutant in ALL}
-    assert told["arc-removed:arcs[3]"] == "arcs[3] STOP -> RUNNING_P2P removed"
-    assert told["arc-redirected:arcs[3].to=RUNNING"] == (
+def test_an_edit_is_found_by_its_place_and_what_was_there():
+    recorded = {mutant.id: mutant.sentence for mutant in ALL}
+    assert recorded["arc-removed:arcs[3]"] == "arcs[3] STOP -> RUNNING_P2P removed"
+    assert recorded["arc-redirected:arcs[3].to=RUNNING"] == (
         "arcs[3] STOP -> RUNNING_P2P redirected: STOP -> RUNNING"
     )
-    assert told["event-target:events[2].to=STOP"] == "events[2].to (reset) RUNNING => STOP"
-    assert told["permitted:operations[2].may+start_dma"] == (
+    assert recorded["event-target:events[2].to=STOP"] == "events[2].to (reset) RUNNING => STOP"
+    assert recorded["permitted:operations[2].may+start_dma"] == (
         "operations[2].may (stopped) gains start_dma"
     )
 
@@ -226,7 +226,7 @@ def test_a_table_goes_to_data_and_back(spec: Spec, ninth_state: Spec):
 
 
 def test_a_weak_set_of_obligations_is_found_out():
-    """T1 says that arcs are steps, and nothing of arcs that are missing."""
+    """T1 states that arcs are steps, and nothing of arcs that are missing."""
     survey = mutate(SPEC, kinds=["arc-removed", "arc-added"], against=["T1"], jobs=1)
     survivors = [fate.sentence for fate in survey.of("survived")]
     assert len(survivors) == 11
@@ -309,7 +309,7 @@ def test_a_table_that_is_not_proved_is_not_mutated():
     ("options", "place"),
     [({"kinds": ["arc-remove"]}, "--only"), ({"against": ["T99"]}, "--only")],
 )
-def test_a_name_that_stands_for_nothing_is_refused(options: dict[str, Any], place: str):
+def test_a_name_that_means_nothing_is_refused(options: dict[str, Any], place: str):
     with pytest.raises(SpecError) as refused:
         mutate(SPEC, **options)
     assert refused.value.mistakes[0].place == place
@@ -379,7 +379,7 @@ def test_the_page_is_up_to_date(survey: Survey):
     if survey.tried != FAMILY_T:
         assert "".join(differences(page(survey), ROOT / "docs" / PAGE)) == ""
         return
-    # What can be told without trying them all: how many there are, and the rows of those tried.
+    # What can be reported without trying them all: how many there are, and the rows of those tried.
     assert f"\n**{len(ALL)}** mutants of {SPEC.title}: " in shown
     mine = rows_of_kinds(page(survey))
     assert len(mine) == len(DECIDED_BY_T)
@@ -399,7 +399,7 @@ def killed_by(survey: Survey) -> dict[str, Mutant]:
     return found
 
 
-def test_a_kill_is_a_violation_that_a_user_would_be_told(survey: Survey):
+def test_a_kill_is_a_violation_that_a_user_would_see(survey: Survey):
     """The survey asks without telling examples; `verify` finds the same and tells one."""
     found = killed_by(survey)
     assert len(found) > (3 if survey.tried == FAMILY_T else 15)

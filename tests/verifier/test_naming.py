@@ -1,4 +1,4 @@
-"""A table with names of its own: what nobody can say of it is unknown, and in one sentence why."""
+"""A table with names of its own: what cannot be stated of it is unknown, with the reason."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_the_roles_by_which_devices_meet(role: str):
     """A device none of whose activities accepts DMA was once taken for a stopped one."""
     found = reasons(verify(without_role(role), only=["G1", "G2", "G6"]))
     assert set(found) == {"G1", "G2", "G6"}
-    says = f'family G speaks of the role "{role}", which this table lacks'
-    assert all(says in reason for reason in found.values())
+    message = f'family G speaks of the role "{role}", which this table lacks'
+    assert all(message in reason for reason in found.values())
     assert "declare what is meant by that name in [[activities]]" in found["G1"]
 
 
@@ -91,11 +91,11 @@ def test_all_states():
 
 def test_a_table_that_has_less_lacks_no_name(spec: Spec):
     """A state nobody has under another name is simply not there: T8 is silent about it."""
-    gone = "PRE_COPY_P2P"
+    ended = "PRE_COPY_P2P"
     data = table_data()
-    data["states"] = [row for row in data["states"] if row["name"] != gone]
+    data["states"] = [row for row in data["states"] if row["name"] != ended]
     for section in ("arcs", "refusals"):
-        data[section] = [row for row in data[section] if gone not in (row["from"], row["to"])]
+        data[section] = [row for row in data[section] if ended not in (row["from"], row["to"])]
     (verdict,) = verify(spec_of(data), only=["T8"]).verdicts
     assert verdict.reason is None
     assert verify(spec, only=["T8"]).outcome == "proved"

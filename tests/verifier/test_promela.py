@@ -1,4 +1,4 @@
-"""The Promela model: what it says is what the plan does, by reading and running the text.
+"""The Promela model: what it states is what the plan does, by reading and running the text.
 
 Nothing here needs spin. Where it is installed, `make spin` has it check the same models.
 """
@@ -176,7 +176,7 @@ def test_a_group_of_no_size_is_refused(size: int):
 
 
 def test_names_that_promela_keeps_for_itself_are_written_otherwise(spec: Spec):
-    """A table may call a state anything; the model still says which is which."""
+    """A table may call a state anything; the model still states which is which."""
     renamed = {"STOP": "run", "RESUMING": "N", "PRE_COPY": "re-sume", "PRE_COPY_P2P": "re_sume"}
 
     def name(old):

@@ -358,7 +358,7 @@ def test_it_is_the_table_that_is_replayed_and_not_a_copy(spec: Spec):
 
 
 def test_a_run_of_several_devices_need_not_follow_sessions(spec: Spec) -> None:
-    """The provers of streams and groups tell where devices stand, and of no session."""
+    """The provers of streams and groups tell where devices are, and of no session."""
     steps = (
         Step(kind="arc", device=0, from_="RUNNING", to="PRE_COPY", state="PRE_COPY"),
         Step(kind="arc", device=1, from_="STOP", to="RESUMING", state="RESUMING"),
@@ -367,7 +367,7 @@ def test_a_run_of_several_devices_need_not_follow_sessions(spec: Spec) -> None:
     trace = Trace(spec=spec.name, capabilities=both, start=("RUNNING", "STOP"), steps=steps)
     assert replay(trace, spec).agrees
     # One that does is held to it, and so is a run of one device.
-    told = (dataclasses.replace(steps[0], session=1), steps[1])
-    assert not replay(dataclasses.replace(trace, steps=told), spec).agrees
+    reports = (dataclasses.replace(steps[0], session=1), steps[1])
+    assert not replay(dataclasses.replace(trace, steps=reports), spec).agrees
     alone = Trace(spec=spec.name, capabilities=both[:1], start=("RUNNING",), steps=steps[:1])
     assert not replay(alone, spec).agrees

@@ -8,14 +8,14 @@ from vfio_migration.runtime import Engine, NullDevice
 from vfio_migration.verifier import Encoding, verify
 
 
-def test_without_a_profile_all_are_covered_in_whatever_order_they_stand(spec: Spec):
+def test_without_a_profile_all_are_covered_in_whatever_order_they_are(spec: Spec):
     data = table_data()
     data["profiles"].reverse()
     assert sorted(Encoding(spec_of(data)).machines) == [1, 3, 5, 7]
     assert sorted(Encoding(spec_of(data), "vfio-user").machines) == [1, 5]
 
 
-def test_a_profile_that_comes_first_hides_no_broken_promise():
+def test_a_profile_that_comes_first_hides_no_broken_obligation():
     data = table_data()
     data["profiles"].reverse()
     data["refusals"].pop()

@@ -63,7 +63,7 @@ def test_cvc5_agrees_on_every_query(obligation: Obligation, encoding: Encoding, 
 
 
 @pytest.mark.parametrize("obligation", SAMPLE, ids=lambda obligation: obligation.id)
-def test_every_file_reads_back_and_is_decided_as_it_says(obligation, encoding: Encoding):
+def test_every_file_reads_back_and_is_decided_as_it_states(obligation, encoding: Encoding):
     queries = list(obligation.queries(encoding))
     documents = smtlib.documents(obligation, queries, ORIGIN)
     assert len({document.file for document in documents}) == len(queries)
@@ -133,13 +133,13 @@ def test_names_that_look_like_z3s_own_are_left_alone():
 class Liar(SecondSolver):
     """Says the opposite of what is true, or gives up."""
 
-    def __init__(self, says: str | None = None) -> None:
+    def __init__(self, message: str | None = None) -> None:
         super().__init__()
-        self._says = says
+        self._example_text = message
 
     def decide(self, text: str, timeout: float | None = None) -> Decision:
-        if self._says is not None:
-            return Decision("unknown", self._says)
+        if self._example_text is not None:
+            return Decision("unknown", self._example_text)
         truth = super().decide(text, timeout).answer
         return Decision({"sat": "unsat", "unsat": "sat"}[truth])
 
@@ -154,11 +154,12 @@ def test_a_disagreement_is_unknown_and_names_every_query(encoding: Encoding, sol
     assert verdict.outcome == "unknown"
     assert verdict.witness is None
     found = {one.query: (one.z3, one.cvc5) for one in verdict.disagreements}
-    # cvc5 alone is believed where it says what was expected and no model is told: here it never is.
+    # cvc5 alone is believed where it states what was expected and no model is reported: here it
+    # never is.
     assert found["arc-off-grid"] == ("unsat", "sat")
     if solver == "both":
         assert found["an-arc"] == ("sat", "unsat")
-    assert "z3 says unsat and cvc5 says sat" in (verdict.reason or "")
+    assert "z3 reports unsat and cvc5 reports sat" in (verdict.reason or "")
     assert SecondSolver().decide(verdict.disagreements[0].text) == Decision("unsat")
 
 
@@ -181,17 +182,17 @@ def test_cvc5_out_of_words_is_unknown():
     decision = SecondSolver().decide("(set-logic ALL)\n(assert (frobnicate 1))\n(check-sat)\n")
     assert decision.answer == "unknown"
     assert "cannot read the query" in decision.reason
-    assert SecondSolver().decide("(set-logic ALL)\n") == Decision("unknown", "it says nothing")
+    assert SecondSolver().decide("(set-logic ALL)\n") == Decision("unknown", "it gave no answer")
 
 
 @pytest.mark.parametrize("solver", ["both", "cvc5"])
 @pytest.mark.parametrize("name", ["t4-two-shortest-paths", "d5-stopped-device-moves"])
-def test_a_violation_is_found_by_both_and_told_by_z3(solver, name):
+def test_a_violation_is_found_by_both_and_shown_by_z3(solver, name):
     edit, data = broken(BROKEN / f"{name}.toml")
     (verdict,) = verify(spec_of(data), only=[edit["breaks"]], solver=solver).verdicts
     assert verdict.outcome == "violated", verdict.reason
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
 
 
 # --- z3 that gives up ---
@@ -202,7 +203,7 @@ def obligation_of(*queries: Query, id_: str = "X1") -> Obligation:
 
 
 def query(formula: z3.BoolRef, expect: str, role: str = "claim", name: str = "q") -> Query:
-    return Query(name, role, (formula,), expect, lambda _: Example("as told"))  # type: ignore[arg-type]
+    return Query(name, role, (formula,), expect, lambda _: Example("as scripted"))  # type: ignore[arg-type]
 
 
 def pigeons(holes: int) -> z3.BoolRef:
@@ -286,19 +287,19 @@ def true_claim(id_: str) -> Obligation:
 
 
 @pytest.mark.parametrize(
-    ("number", "says"),
+    ("number", "message"),
     [
         (signal.SIGKILL, "killed by SIGKILL; did it run out of memory?"),
         (signal.SIGTERM, "killed by SIGTERM"),
     ],
 )
-def test_a_child_that_dies_is_unknown_and_the_rest_is_decided(spec: Spec, number, says):
+def test_a_child_that_dies_is_unknown_and_the_rest_is_decided(spec: Spec, number, message):
     claims = [true_claim("X1"), dies(number), true_claim("X3"), true_claim("X4")]
     report = verify(spec, only=["X"], claims=claims, jobs=2)
     outcomes = [verdict.outcome for verdict in report.verdicts]
     assert outcomes == ["proved", "unknown", "proved", "proved"]
     assert report.outcome == "unknown"
-    assert report.verdicts[1].reason == f"the process that was deciding it died ({says})"
+    assert report.verdicts[1].reason == f"the process that was deciding it died ({message})"
 
 
 def never_ends() -> Obligation:
@@ -343,7 +344,7 @@ def test_what_a_child_raises_is_raised_in_the_parent(spec: Spec, monkeypatch):
             verify(spec, claims=[faulty], jobs=jobs)
 
 
-def test_an_error_that_cannot_travel_is_told_all_the_same(spec: Spec, monkeypatch):
+def test_an_error_that_cannot_travel_is_reported_all_the_same(spec: Spec, monkeypatch):
     from vfio_migration.verifier import prove as prover
 
     class LocalError(Exception):
@@ -438,12 +439,12 @@ def test_no_child_outlives_its_parent(number):
                 os.kill(child, signal.SIGKILL)
 
 
-def test_an_answer_is_shared_and_what_is_told_of_it_is_not():
-    """G7 once told of a plan of G2's: both put the formula "false" to the solver."""
+def test_an_answer_is_shared_and_what_is_reported_of_it_is_not():
+    """G7 once reported a plan of G2's: both put the formula "false" to the solver."""
     solving = Solving()
     never = (z3.BoolVal(False),)
 
-    def told(text: str) -> str:
+    def recorded(text: str) -> str:
         query = Query(text, "claim", never, "sat", lambda _: Example(text))
         answer = solving.ask(query)
         assert answer.answer == "unsat"
@@ -451,7 +452,7 @@ def test_an_answer_is_shared_and_what_is_told_of_it_is_not():
         assert solving.ask(query) is answer
         return answer.example.text
 
-    assert [told("one"), told("other")] == ["one", "other"]
+    assert [recorded("one"), recorded("other")] == ["one", "other"]
     spec = load()
     operations = tuple(
         dataclasses.replace(row, may=("accept_p2p_dma",)) if row.name == "stopped" else row

@@ -1,4 +1,4 @@
-"""Family S: proved of the real table; each promise broken by a table, or by whoever is careless.
+"""Family S: proved of the real table; each obligation violated by a table or a careless peer.
 
 Where a table cannot break a promise (a device that forgets to mark a page, a client that reorders
 chunks), the system itself is made careless: that shows that the model can lose what the promise is
@@ -70,7 +70,7 @@ def test_a_broken_table_is_refuted_by_the_obligation_it_breaks(path):
     assert verdict.outcome == "violated", verdict
     assert verdict.witness is None
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
     if "events" in edit:
         assert _length(verdict) == edit["events"]
 
@@ -80,14 +80,14 @@ def _length(verdict) -> int:
     return len(trace.steps) if trace is not None else verdict.example.text.count("; ") + 1
 
 
-def _searched(promise: str, data, source: int, target: int) -> int | None:
+def _searched(obligation_id: str, data, source: int, target: int) -> int | None:
     table = ExplicitDevice(data, source)
-    if promise == "S2":
+    if obligation_id == "S2":
         return segments(table, 3).shortest
-    if promise == "S3":
+    if obligation_id == "S3":
         return estimates(table, 3).shortest
     both = Migrations(table, ExplicitDevice(data, target))
-    return both.search(both.s1 if promise == "S1" else both.s4, chunks=2, values=2).shortest
+    return both.search(both.s1 if obligation_id == "S1" else both.s4, chunks=2, values=2).shortest
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_s5_by_search_finds_the_same_states():
 WIRES = sorted((ROOT / "tests/data/broken_wires").glob("s*.toml"))
 
 
-def _decided(promise: str, wire: Wire):
+def _decided(obligation_id: str, wire: Wire):
     encoding = Encoding(load(), wire=wire)
     return decide(next(o for o in OBLIGATIONS if o.id == promise), encoding, Solving())
 
@@ -135,7 +135,7 @@ def test_a_broken_wire_is_refuted(path: Path):
     verdict = _decided(edit["breaks"], wire_from(apply(edit, data), "broken wire"))
     assert verdict.outcome == "violated", verdict
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
     assert _length(verdict) == edit["events"]
 
 
@@ -155,7 +155,7 @@ def test_the_run_of_a_broken_wire_is_a_shortest_one():
     ]
     assert found["S2"] == min(one.shortest for one in lengths if one.shortest is not None)
     # There a report and its loss are one event.
-    assert found["S6"] == _logged(careless=False, hasty=True) + 1
+    assert found["S6"] == _logged(careless=False, eager=True) + 1
 
 
 # --- the real table, searched ---
@@ -177,7 +177,7 @@ def test_nothing_bad_is_found_in_all_that_can_be_reached(word: int):
     assert estimates(table, 4).shortest is None
 
 
-# --- whoever is careless ---
+# --- anybody who is careless ---
 
 Change = Callable[[dict[str, Event]], None]
 
@@ -263,12 +263,12 @@ CARELESS: dict[str, tuple[str, type, Sequence[object]]] = {
         SegmentationSystem,
         [_edit("read", position=lambda _event, now: now["position"])],
     ),
-    "a device that has new initial data and does not say so": (
+    "a device that has new initial data and does not state it": (
         "S3",
         EstimateSystem,
         [_edit("change", initial=lambda _event, now: now["initial"] + 1)],
     ),
-    "a device that announces new initial data to whoever did not ask": (
+    "a device that announces new initial data to anybody who did not ask": (
         "S3",
         EstimateSystem,
         [_always("reinit")],
@@ -280,8 +280,8 @@ FRESH = "VFIO_MIGRATION_FRESH_PROCESS"
 
 
 @pytest.mark.parametrize("who", sample(CARELESS, 3))
-def test_the_model_can_lose_what_is_promised(who: str, monkeypatch):
-    promise, kind, changes = CARELESS[who]
+def test_the_model_can_lose_what_is_guaranteed(who: str, monkeypatch):
+    obligation_id, kind, changes = CARELESS[who]
     encoding = Encoding(load())
     for change in changes:
         _careless(kind.of(encoding), change, monkeypatch)
@@ -290,7 +290,7 @@ def test_the_model_can_lose_what_is_promised(who: str, monkeypatch):
     if verdict.outcome == "unknown" and FRESH not in os.environ:
         # What z3 makes of a quantifier depends on all that this process has asked it before, and a
         # test run asks a lot; `verify` does not. So a process is asked that has asked nothing.
-        node = f"{Path(__file__)}::test_the_model_can_lose_what_is_promised[{who}]"
+        node = f"{Path(__file__)}::test_the_model_can_lose_what_is_guaranteed[{who}]"
         done = subprocess.run(  # with any marker: `addopts` leaves the exhaustive ones out
             [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", node],
             cwd=Path(__file__).parents[2],
@@ -315,10 +315,10 @@ def test_a_careless_logger_is_refuted(monkeypatch):
     assert "a report covers" in verdict.example.text
 
 
-def _logged(*, careless: bool, hasty: bool = False) -> int | None:
+def _logged(*, careless: bool, eager: bool = False) -> int | None:
     """Log writes to eight addresses, with page sizes that are powers of two: a shortest miss.
 
-    Any report may be lost; a hasty logger has forgotten what it told of all the same.
+    Any report may be lost; a hasty logger has forgotten what it reported all the same.
     """
     size = 8
 
@@ -354,7 +354,7 @@ def _logged(*, careless: bool, hasty: bool = False) -> int | None:
                         }
                         kept = pages - (touched if careless else covered)
                         grown.add((kept, unreported - inside))
-                        grown.add((kept if hasty else pages, unreported))
+                        grown.add((kept if eager else pages, unreported))
             level = grown - seen
             seen |= grown
     return best
@@ -397,7 +397,7 @@ def _kinds() -> dict[str, str | None]:
     }
 
 
-def test_what_growing_means_is_not_what_the_table_says_grows():
+def test_what_growing_means_is_not_what_the_table_states_grows():
     """The end of a stream is the table's word; that a device may change itself is its activity."""
     assert _kinds() == {"STOP_COPY": "final", "PRE_COPY": "temporary", "PRE_COPY_P2P": "temporary"}
     for path in FILES:

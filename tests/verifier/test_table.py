@@ -69,7 +69,7 @@ def test_a_broken_table_is_refuted_by_the_obligation_it_breaks(path):
     assert verdict.outcome == "violated", verdict
     assert verdict.witness is None
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
     if "steps" in edit:
         assert verdict.example.trace is not None
         arcs = [step for step in verdict.example.trace.steps if step.kind == "arc"]

@@ -73,7 +73,7 @@ def test_broken_tables_are_refuted_by_the_obligation_they_break(path: Path):
     (verdict,) = about(spec, wire, edit["breaks"])
     assert verdict.outcome == "violated", verdict
     assert verdict.example is not None
-    assert edit["says"] in verdict.example.text
+    assert edit["message"] in verdict.example.text
     assert verdict.example.text.startswith(f"{edit['events']} events from "), verdict.example.text
     assert verdict.example.trace is not None
 

@@ -1,9 +1,9 @@
 """What a client sees of a device that follows a table with one capability set.
 
-A device stands at a `Position`. An `Action` is what a client does: ask for a state by its value,
+A device is at a `Position`. An `Action` is what a client does: ask for a state by its value,
 reset the device, disconnect. An action has one `Outcome` if nothing fails, and further ones for
 each arc that may fail and for each way to fail that the table knows. What of an outcome a client
-can tell apart is `Behaviour.seen` and `Behaviour.answer`.
+can distinguish is `Behaviour.seen` and `Behaviour.answer`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Session = Literal["none", "same", "new", "ended"]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a device stands: its state, and whether a data session is open."""
+    """Where a device is: its state, and whether a data session is open."""
 
     state: str
     open: bool
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an action ends, and where the device then stands.
+    """How an action ends, and where the device then is.
 
     Attributes:
         kind: How.
@@ -71,7 +71,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client can tell of a position.
+    """What a client can observe of a position.
 
     Attributes:
         value: The state, by its value on the wire.
@@ -90,7 +90,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client can tell of an outcome."""
+    """What a client can observe of an outcome."""
 
     kind: Kind
     errno: str | None
@@ -144,7 +144,7 @@ class Behaviour:
         return tuple(found)
 
     def seen(self, position: Position) -> Seen:
-        """Return what a client can tell of a position."""
+        """Return what a client can observe of a position."""
         row = self.spec.state(position.state)
         end = self.spec.stream_end(position.state)
         may = self.activities.intersection(self.spec.operation(row.operation).may)
@@ -153,7 +153,7 @@ class Behaviour:
         return Seen(row.value, position.open, transfer, kind, may)
 
     def answer(self, outcome: Outcome) -> Answer:
-        """Return what a client can tell of an outcome."""
+        """Return what a client can observe of an outcome."""
         seen = self.seen(outcome.position)
         return Answer(outcome.kind, outcome.errno, outcome.session, seen)
 

@@ -57,8 +57,8 @@ class Step:
         action: What the client does.
         old: Every outcome OLD may show, those with failures only if they are compared.
         new: The outcome that NEW shows.
-        matched: The outcome of OLD that a client cannot tell from it; None in the last step, and
-            where the client takes the device for one in another state than it is in.
+        matched: The outcome of OLD that a client cannot distinguish from it; None in the last step,
+            and where the client takes the device for one in another state than it is in.
     """
 
     before: tuple[Position, Position]
@@ -216,7 +216,7 @@ class _Search:
             yield from self._tolerated(pair, outcome)
 
     def _alike(self, pair: _Pair, other: Outcome, outcome: Outcome) -> bool:
-        """Say whether a client cannot tell these outcomes apart."""
+        """Return whether a client cannot distinguish these outcomes."""
         if self._unknown(pair[1]) and (other.position, outcome.position) == pair:
             # Both stay where they are, which the client has taken for the same place before.
             return (other.kind, other.errno, other.session) == (
@@ -250,7 +250,7 @@ class _Search:
             if not move.candidates:
                 yield Step(pair, move.action, of_old, move.outcome)
                 return
-            # The one that can be told apart last: all others are told apart before.
+            # The one that can be distinguished last: all others are distinguished before.
             following = max(move.candidates, key=lambda candidate: ranks[candidate])
             matched = (
                 other

@@ -1,7 +1,8 @@
 """Distinguishing sequences run on live engines: a second opinion on the search.
 
-One engine runs NEW, with a device that fails where the sequence says so. Another one runs OLD, once
-for each outcome that OLD may show in the last step: none may be what NEW showed. Where a client
+One engine runs NEW, with a device that fails where the sequence states it. Another one runs OLD,
+once for each outcome that OLD may show in the last step: none may be what NEW showed. Where a
+    client
 takes an unknown state for a known one, the engine of OLD is brought to the known one.
 """
 
@@ -77,7 +78,7 @@ def confirm(decision: Decision) -> str | None:
 
 
 class _Live:
-    """An engine that follows one table, and what a client can tell of it."""
+    """An engine that follows one table, and what a client can observe of it."""
 
     def __init__(self, behaviour: Behaviour, start: Position | None = None) -> None:
         self.behaviour = behaviour
@@ -87,7 +88,7 @@ class _Live:
             raise LookupError(f"no engine of OLD could be brought to {start.state}")
 
     def act(self, action: Action, expected: Outcome) -> tuple[Answer, str | None]:
-        """Do what a client does; return what it can tell, and how that is not as expected."""
+        """Do what a client does; return what it can observe, and how that is not as expected."""
         before = self.engine.situation
         self.device.taken.clear()
         self.device.script = deque(_script(expected.fault))

@@ -1,4 +1,4 @@
-"""Two tables compared, as a whole, and what is said of it: data, text, Markdown, mail."""
+"""Two tables compared, as a whole, and what is stated of it: data, text, Markdown, mail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vfio_migration.verifier.report import letter as letters
 from vfio_migration.verifier.report.letter import Letter
 
 Verdict = Literal["holds", "fails", "unknown"]
-"""Unknown: the live engines do not do what the search says they do."""
+"""Unknown: the live engines do not do what the search reports they do."""
 
 
 @dataclass(frozen=True)

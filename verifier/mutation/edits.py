@@ -1,6 +1,6 @@
 """Every single edit of a table: the mistakes somebody who changes one line of it can make.
 
-Each kind of edit says which fields of which rows it changes; what no kind changes is in `LABELS`,
+Each kind of edit states which fields of which rows it changes; what no kind changes is in `LABELS`,
 with the reason. A test holds the two against the classes of `vfio_migration.model.spec`, so that a
 field that is added to the table is either mutated here or excused there.
 """

@@ -6,7 +6,7 @@ arcs, next steps and the answer to every request; what a device may do and a cli
 each state; what each event does. All of it is finite, so comparing it cell by cell is a proof.
 
 It is safe by construction against a field that is added to the table one day: a field is left out
-of the comparison only if it stands in `_COMPUTED` (what it determines is compared instead) or among
+of the comparison only if it is in `_COMPUTED` (what it determines is compared instead) or among
 the labels of `vfio_migration.verifier.mutation.edits`. Every other field is compared as it is
 written.
 """
@@ -60,7 +60,7 @@ _NO_STATE = -1
 
 
 def equivalent(one: Spec, other: Spec) -> bool:
-    """Say whether two tables cannot be told apart by anything but their labels."""
+    """Return whether two tables cannot be distinguished by anything but their labels."""
     return behaviour(one) == behaviour(other)
 
 

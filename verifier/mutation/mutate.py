@@ -5,7 +5,7 @@ Each mutant (`vfio_migration.verifier.mutation.edits`) is a table with one edit.
 1. Family T, which is about the rows, is tried on it: in the order of the catalogue, T9 last, as it
    asks a question for every row. The first obligation that is violated has killed it.
 2. Its behaviour is compared with the original's, cell by cell. If they are equal, it is equivalent:
-   what obligations about behaviour say of one they say of the other.
+   what obligations about behaviour say of one they state of the other.
 3. The other families are tried on it, in the order of the catalogue. The first obligation that is
    violated has killed it.
 4. If no file with this edit can be loaded, nobody can use it: "load" has killed it.
@@ -49,7 +49,7 @@ _LAST = ("T9",)
 """The obligations that are tried after all others of their family."""
 
 TIMEOUT = 10.0
-"""Seconds a single query about a mutant may take, unless told otherwise."""
+"""Seconds a single query about a mutant may take, by default."""
 
 UNIT = 6
 """How many mutants one process tries before the next takes over."""
@@ -192,7 +192,7 @@ class _Remembering(Solving):
 
     Queries that were answered before are not asked again. Neither are witnesses: whether the
     premise of an obligation still happens refutes nothing. No example is made: a kill is an answer
-    of the solver, and a run of a table that no file can hold may not be one that can be told.
+    of the solver, and a run of a table that no file can hold may not be one that can be reported.
     """
 
     def __init__(self, timeout: float | None, known: Mapping[_Key, Answer]) -> None:
@@ -323,7 +323,7 @@ def _fate(
 
 
 def can_be_loaded(spec: Spec) -> bool:
-    """Say whether a file that holds this table is accepted."""
+    """Return whether a file that holds this table is accepted."""
     try:
         from_data(as_data(spec))
     except SpecError:

@@ -25,7 +25,7 @@ DEPTH = 7
 """How many events a search for a run that breaks an obligation goes."""
 
 Formulas = Callable[[DeviceSystem], tuple[Bad, Bad]]
-"""From the system to the step that must never happen and one that shows the premise happening."""
+"""From the system to the step that must never happen and one that shows the premise hold."""
 
 
 def _inductive(
@@ -116,7 +116,7 @@ def _unnamed(encoding: Encoding, about: Collection[Role]) -> str:
 
 
 def _still(system: DeviceSystem, state: Term) -> Formula:
-    """A specification says that the device stands still in this state, or the stream ends there."""
+    """A specification states that the device is stopped in this state, or the stream ends there."""
     spec = system.encoding.spec
     final = [
         row.name
@@ -345,7 +345,7 @@ def _d12(encoding: Encoding) -> Iterator[Query]:
         "step",
         (system.facts, both, differ),
         "unsat",
-        lambda _: Example("two devices that stand alike answer the same event differently"),
+        lambda _: Example("two devices that are alike answer the same event differently"),
     )
     yield from system.never("not-as-new", _not_as_new(system))
 
@@ -433,8 +433,8 @@ DEVICE: tuple[Obligation, ...] = (
     ),
     _obligation(
         "D5",
-        "The device's own state stands still while it is stopped, so what STOP_COPY streams is a "
-        "snapshot.",
+        "The device's own state does not change while it is stopped, so what STOP_COPY streams is "
+        "a snapshot.",
         "A stream read from a moving device holds a state that never was.",
         _d5,
         (),
@@ -452,8 +452,8 @@ DEVICE: tuple[Obligation, ...] = (
     ),
     _obligation(
         "D7",
-        "After a failed request the device stands on the request's path or in the failed state.",
-        "A client that reads the state back must be able to tell where it is.",
+        "After a failed request the device is on the request's path or in the failed state.",
+        "A client that reads the state back must be able to find out where it is.",
         _d7,
         ("supported", "under-way"),
         3,
@@ -493,7 +493,7 @@ DEVICE: tuple[Obligation, ...] = (
     Obligation(
         "D12",
         "A second life cycle on the same device behaves as the first.",
-        "every two devices that stand alike, whatever each has been through",
+        "every two devices that are alike, whatever each has been through",
         "induction",
         "A flag set by the first migration and never cleared makes the second one skip a check.",
         _d12,

@@ -48,8 +48,8 @@ class DmaLogSystem(System):
     events = ("write", "report", "received", "lost")
     careless = False
     """Whether a report forgets a tracking page of which it covered a part only."""
-    hasty = False
-    """Whether a report that is lost stays forgotten, whatever the table says."""
+    eager = False
+    """Whether a report that is lost stays forgotten, whatever the table specifies."""
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
@@ -86,7 +86,7 @@ class DmaLogSystem(System):
         forgets = touched if self.careless else covered
         if self.forgets == {"nothing"}:
             forgets = z3.BoolVal(False)
-        comes_back = z3.BoolVal("when_served" not in self.forgets and not self.hasty)
+        comes_back = z3.BoolVal("when_served" not in self.forgets and not self.eager)
         no = z3.BoolVal(False)
         return [
             Event(
@@ -209,10 +209,10 @@ class CarelessLogSystem(DmaLogSystem):
     careless = True
 
 
-class HastyLogSystem(DmaLogSystem):
+class EagerLogSystem(DmaLogSystem):
     """A logger that has forgotten for good what a report has, received or not."""
 
-    hasty = True
+    eager = True
 
 
 def _page_holds(now: Situation) -> Formula:
@@ -247,7 +247,7 @@ def dma_logging() -> tuple[Queries, Queries]:
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = encoding.once("DmaLogSystem", lambda: DmaLogSystem(encoding))
         careless = encoding.once("CarelessLogSystem", lambda: CarelessLogSystem(encoding))
-        hasty = encoding.once("HastyLogSystem", lambda: HastyLogSystem(encoding))
+        eager = encoding.once("EagerLogSystem", lambda: EagerLogSystem(encoding))
         yield from _arithmetic()
         yield from system.inductive(system.lemmas)
         yield from system.never("missed", system.missed, system.lemmas)
@@ -258,7 +258,7 @@ def dma_logging() -> tuple[Queries, Queries]:
         yield system.happens("reported-again", system.reported_again, 4, *order, covered)
         # The obligation can be broken: by a logger that forgets too much, or too early.
         yield careless.happens("a-careless-logger-misses", careless.missed, 3)
-        yield hasty.happens("a-hasty-logger-misses", hasty.missed, 4)
+        yield eager.happens("an-eager-logger-misses", eager.missed, 4)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         system = encoding.once("DmaLogSystem", lambda: DmaLogSystem(encoding))

@@ -30,7 +30,7 @@ PREMISE = 6
 """How many events it takes until one of two devices stops: quiesce both, three phases, stop."""
 
 
-def _says(text: str) -> Callable[[Model], Example]:
+def _example(text: str) -> Callable[[Model], Example]:
     return lambda _model: Example(text)
 
 
@@ -109,7 +109,7 @@ def _refuted(encoding: Encoding, plan: Plan, *, failing: bool = False) -> Iterat
     length = shortest_meeting(discipline, 2)
     if length is None:
         text = f"no run of two devices under plan {plan.name} goes wrong"
-        yield Query(f"{plan.name}-refuted", "claim", (z3.BoolVal(False),), "sat", _says(text))
+        yield Query(f"{plan.name}-refuted", "claim", (z3.BoolVal(False),), "sat", _example(text))
         return
     last = length - 1
     wrong = group.unsafe(group.situation(last), group.event(last), group.situation(length))
@@ -121,7 +121,7 @@ def _refuted(encoding: Encoding, plan: Plan, *, failing: bool = False) -> Iterat
         "claim",
         group.run(length, wrong),
         "sat",
-        _says(f"the run of {length} events that breaks plan {plan.name} does not exist"),
+        _example(f"the run of {length} events that breaks plan {plan.name} does not exist"),
     )
     yield from group.bounded(group.unsafe, last)
 
@@ -238,7 +238,7 @@ GROUP: tuple[Obligation, ...] = (
         "so does one that asks PRE_COPY -> STOP_COPY in a single request on each device.",
         "every plan marked unsound, with two devices that have every capability",
         "bounded",
-        "The obvious loop over the devices is wrong; the specification nowhere says so.",
+        "The obvious loop over the devices is wrong; the specification nowhere states it.",
         _g2,
     ),
     Obligation(
@@ -259,7 +259,7 @@ GROUP: tuple[Obligation, ...] = (
         "and the recovery plan never does either; resetting it among stopped devices does.",
         _GROUPS,
         "quantified",
-        "A reset device runs at once: where others stand stopped, that is one too early.",
+        "A reset device runs at once: where others are stopped, that is one too early.",
         _g4,
         _g4_search,
     ),
@@ -285,10 +285,10 @@ GROUP: tuple[Obligation, ...] = (
     ),
     Obligation(
         "G7",
-        "A migration that nobody disturbs ends with the destination; whoever is killed at whatever "
-        "point of it or of a recovery: as long as the source holds the whole state, or the "
-        "destination does and the journal says so, recovery brings one side to run with the whole "
-        "state and lets the other stand still; never do both run with it, never does a device run "
+        "A migration that nobody disturbs ends with the destination; no matter who is killed at "
+        "whatever point of it or of a recovery: as long as the source holds the whole state, or "
+        "the destination does and the journal records it, recovery brings one side to run with the "
+        "whole state and stops the other; never do both run with it, never does a device run "
         "on a state that it was not given whole, and never is one given a stream that is made of "
         "two.",
         "groups of any number of devices of any mixture of capabilities on either side; every "

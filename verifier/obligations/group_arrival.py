@@ -1,7 +1,7 @@
 """G5 and G6: that plans arrive, wherever they were begun, and that nothing runs half loaded.
 
-Within a phase each device moves by itself, so what is said of one device under every capability set
-is said of each device of every group.
+Within a phase each device moves by itself, so what is stated of one device under every capability
+set is stated of each device of every group.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _kind(encoding: Encoding, plan: Plan) -> str:
     begins = frozenset().union(*discipline.begins_anywhere.values())
     if begins <= _transferring(encoding, "write"):
         return "run"
-    passes = frozenset().union(*(names for sets in discipline.stands for names in sets.values()))
+    passes = frozenset().union(*(names for sets in discipline.reachable for names in sets.values()))
     if begins != {spec.initial}:
         return "other"
     return "save" if passes & _transferring(encoding, "read") else "load"
@@ -128,7 +128,7 @@ def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:
         names = [r.name for r in spec.states if spec.session(r.session).transfer == transfer]
         return encoding.one_of(state, names)
 
-    gone = z3.And(transfers(here, "read"), z3.Not(transfers(there, "read")))
+    unread = z3.And(transfers(here, "read"), z3.Not(transfers(there, "read")))
 
     def explain(index: int, model: Model) -> Example:
         assert model is not None
@@ -152,9 +152,9 @@ def _keeps_its_session(encoding: Encoding, plan: Plan) -> Iterator[Query]:
             )
             for word, machine in discipline.machines()
             for from_, to in discipline.steps(phase, machine).items()
-            if from_ in discipline.stands[index][word]
+            if from_ in discipline.reachable[index][word]
         ]
-        lost = z3.Or(gone, transfers(there, "write"))
+        lost = z3.Or(unread, transfers(there, "write"))
         yield Query(
             f"{plan.name}-{phase.name}-keeps",
             "claim",
@@ -191,10 +191,10 @@ def loaded_together(encoding: Encoding) -> Iterator[Query]:
     for plan in alone + followed(Discipline.plans(encoding)):
         discipline = Discipline(encoding, plan)
         for index, phase in enumerate(plan.phases):
-            stands = discipline.stands[index]
+            reachable = discipline.reachable[index]
             both = (
-                _among(encoding, one, stands),
-                z3.substitute(_among(encoding, other, stands), (encoding.flags, theirs)),
+                _among(encoding, one, reachable),
+                z3.substitute(_among(encoding, other, reachable), (encoding.flags, theirs)),
             )
             name = f"{plan.name}-{phase.name}"
             explained = functools.partial(explain, discipline, index)
@@ -226,7 +226,7 @@ def _again(encoding: Encoding, plan: Plan) -> Query:
     """A recovery that is itself left half-way, by failing devices too, can begin again."""
     discipline = Discipline(encoding, plan, failing=True)
     state = encoding.variable("state")
-    left = any_of([_among(encoding, state, sets) for sets in discipline.stands])
+    left = any_of([_among(encoding, state, sets) for sets in discipline.reachable])
     begins = _among(encoding, state, discipline.begins_anywhere)
 
     def explain(model: Model) -> Example:
@@ -271,11 +271,11 @@ def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query
         f"{plan.name}-placed", "claim", (encoding.universe, z3.Not(placed)), "unsat", unplaced
     )
     for index, phase in enumerate(plan.phases):
-        known = z3.And(encoding.universe, _among(encoding, state, discipline.stands[index]))
+        known = z3.And(encoding.universe, _among(encoding, state, discipline.reachable[index]))
         here: z3.BitVecRef = state
         for _ in encoding.names:
             here = _one_step(discipline, phase, here)
-        settled = _one_step(discipline, phase, here) == here
+        at_rest = _one_step(discipline, phase, here) == here
         lost = {
             word: frozenset(discipline.stuck(phase, machine) + discipline.strays(phase, machine))
             for word, machine in encoding.machines.items()
@@ -283,7 +283,7 @@ def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query
         yield Query(
             f"{plan.name}-{phase.name}-arrives",
             "claim",
-            (known, z3.Or(z3.Not(settled), _among(encoding, state, lost))),
+            (known, z3.Or(z3.Not(at_rest), _among(encoding, state, lost))),
             "unsat",
             functools.partial(
                 explain, index, False, f'it does not get to where phase "{phase.name}" leads'

@@ -1,10 +1,11 @@
-"""G7: whoever is killed, one side runs on with the whole state; proved for groups of any size.
+"""G7: one side runs on with the whole state, no matter who is killed. Groups of any size.
 
-The devices of each side are an uninterpreted sort; whether each is alive, where it stands and
-whether it holds its state are functions of it. At every spot of a `Journey` an invariant says where
-devices may be, and how the two sides stand to each other; z3 shows that nothing that can happen at
+The devices of each side are an uninterpreted sort; whether each is alive, where it is and
+whether it holds its state are functions of it. At every spot of a `Journey` an invariant states
+where devices may be, and how the two sides stand to each other; z3 shows that nothing that can
+happen at
 the spot breaks it: a step of any device, a failing arc, a killed server, the end of the place, the
-end of whoever coordinates.
+end of the coordinator.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Crowd:
 
     Attributes:
         alive: Whether a device is served by the process it always was.
-        state: Where a device stands.
+        state: Where a device is.
         holds: Whether a device holds its state.
         refused: Whether it has refused what it was given, and will again.
         ran: One of them has acted since the other side was given the state.
@@ -74,8 +75,8 @@ class Crowd:
         return self.flags(self.device(role)) == word
 
     @functools.cache  # noqa: B019
-    def stands(self, role: Role, names: frozenset[str]) -> Formula:
-        """A device stands in one of these states."""
+    def in_states(self, role: Role, names: frozenset[str]) -> Formula:
+        """A device is in one of these states."""
         return self.encoding.one_of(self.state(self.device(role)), sorted(names))
 
     @functools.cache  # noqa: B019
@@ -90,7 +91,7 @@ class Crowd:
 
     def runs(self, role: Role, acting: frozenset[str]) -> Formula:
         """A device acts on the state that is migrated."""
-        return z3.And(self.there(role), self.kept(role), self.stands(role, acting))
+        return z3.And(self.there(role), self.kept(role), self.in_states(role, acting))
 
     @functools.cached_property
     def whole(self) -> Formula:
@@ -112,7 +113,7 @@ class Crowd:
         ):
             names = frozenset(name for name, what in devices if what is held)
             if names:
-                cases.append(z3.And(holds, refuses, self.stands(role, names)))
+                cases.append(z3.And(holds, refuses, self.in_states(role, names)))
         return z3.And(self.able(role, word), any_of(cases))
 
 
@@ -121,14 +122,14 @@ class Moment:
 
     Attributes:
         crowds: The sides.
-        undone: A handover decided that undoes what the destination did.
-        known: The journal has said that the destination was given the whole state. That it accepts
-            what it was given proves nothing.
+        rolled_back: A handover decided that rolls back what the destination did.
+        known: The journal has recorded that the destination was given the whole state. That it
+            accepts what it was given proves nothing.
     """
 
     def __init__(self, encoding: Encoding, name: str) -> None:
         self.crowds = {side: Crowd(encoding, side, name) for side in SIDES}
-        self.undone = z3.Bool(f"undone@{name}")
+        self.rolled_back = z3.Bool(f"rolled_back@{name}")
         self.known = z3.Bool(f"known@{name}")
 
 
@@ -155,12 +156,12 @@ class HandoverProof:
         acting, writing = self.journey.acting, self.journey.writing
         source, destination = now.crowds["source"], now.crowds["destination"]
         begun, resumed = source.runs("one", acting), destination.runs("one", acting)
-        parts = [self._all_among(now, self.journey.stands[spot])]
+        parts = [self._all_among(now, self.journey.reachable[spot])]
         # Never do both sides run.
         both = z3.And(begun, resumed)
         pair = [source.device("one"), destination.device("one")]
         parts.append(z3.ForAll(pair, z3.Not(both)))
-        # Whoever runs has run.
+        # Anybody who runs has run.
         parts.append(destination.every(z3.Implies(resumed, destination.ran)))
         place = None if spot.place is None else self.journey.places[spot.place]
         if spot.holder != "source" or (place is not None and place.after_rest is not None):
@@ -169,10 +170,10 @@ class HandoverProof:
         if spot.degraded:
             return z3.And(parts)
         row = None if place is None else place.row
-        if row is not None and row.undoes:
-            parts.append(now.undone)
+        if row is not None and row.rolls_back:
+            parts.append(now.rolled_back)
         if spot.holder != "destination":
-            parts.append(z3.Implies(destination.ran, now.undone))
+            parts.append(z3.Implies(destination.ran, now.rolled_back))
         if spot.holder != "source":
             parts.append(now.known)
         elif place is not None and row is None:
@@ -182,19 +183,19 @@ class HandoverProof:
             # nobody knows that it does.
             parts.append(z3.Not(z3.And(now.known, destination.whole)))
         # Nobody runs while another is still being loaded.
-        loading = z3.And(destination.there("other"), destination.stands("other", writing))
+        loading = z3.And(destination.there("other"), destination.in_states("other", writing))
         parts.append(
             destination.every(z3.Not(z3.And(resumed, loading)), "one", "other"),
         )
         return z3.And(parts)
 
     def _all_among(
-        self, now: Moment, stands: Mapping[Side, Mapping[int, frozenset[Device]]]
+        self, now: Moment, reachable: Mapping[Side, Mapping[int, frozenset[Device]]]
     ) -> Formula:
         """Every device that is alive is what it may be."""
         return z3.And(
             [
-                crowd.every(z3.Implies(crowd.there("one"), crowd.among("one", stands[side])))
+                crowd.every(z3.Implies(crowd.there("one"), crowd.among("one", reachable[side])))
                 for side, crowd in now.crowds.items()
             ]
         )
@@ -216,7 +217,7 @@ class HandoverProof:
     def _happens(self, spot: Spot, side: Side) -> Formula:
         """A device does what it has to do at a place, or fails, or its server is killed."""
         now, then = self.now.crowds[side], self.then.crowds[side]
-        mover, stands = now.device("mover"), self.journey.stands[spot][side]
+        mover, reachable = now.device("mover"), self.journey.reachable[spot][side]
         moves = any_of(
             [
                 z3.And(
@@ -224,7 +225,7 @@ class HandoverProof:
                     then.among("mover", {word: frozenset({after})}),
                 )
                 for word, machine in self.encoding.machines.items()
-                for device in sorted(stands[word], key=str)
+                for device in sorted(reachable[word], key=str)
                 for _, after in self.journey.transitions(spot, side, machine, device)
             ]
         )
@@ -242,7 +243,7 @@ class HandoverProof:
             self.now.crowds[other].every(self._same(other)),
             then.ran == z3.Or(now.ran, then.runs("mover", self.journey.acting)),
             self.then.crowds[other].ran == self.now.crowds[other].ran,
-            self.then.undone == self.now.undone,
+            self.then.rolled_back == self.now.rolled_back,
             self.then.known == self.now.known,
         )
 
@@ -257,7 +258,7 @@ class HandoverProof:
                     then.among("mover", {word: frozenset({after})}),
                 )
                 for word, machine in self.encoding.machines.items()
-                for device in sorted(journey.stands[spot][side][word], key=str)
+                for device in sorted(journey.reachable[spot][side][word], key=str)
                 for what, after in journey.transitions(spot, side, machine, device)
                 if journey.tears(spot, what, device[0], after[0])
             ]
@@ -271,10 +272,10 @@ class HandoverProof:
         mover = then.device("mover")
         behind = now["source"].ran
         if side == "source":
-            behind = z3.And(now["destination"].ran, z3.Not(self.now.undone))
+            behind = z3.And(now["destination"].ran, z3.Not(self.now.rolled_back))
         return z3.And(
             then.there("mover"),
-            then.stands("mover", self.journey.acting),
+            then.in_states("mover", self.journey.acting),
             then.state(mover) != now[side].state(mover),
             z3.Or(z3.Not(then.kept("mover")), behind),
         )
@@ -290,19 +291,19 @@ class HandoverProof:
         if onward is not None:
             if journey.begins_rest(spot):
                 same["source"] = z3.Not(then["source"].ran)
-            if journey.says_known(spot):
+            if journey.records_delivery(spot):
                 known = self.then.known
-            over = self._all_among(self.now, journey.passing(spot, journey.stands[spot]))
+            over = self._all_among(self.now, journey.passing(spot, journey.reachable[spot]))
             goes_on = z3.Not(self.invariant(onward, self.then))
             cases.append(z3.And(over, known, *same.values(), goes_on))
         unchanged = [now[side].every(self._same(side)) for side in SIDES]
-        return z3.And(*unchanged, self.then.undone == self.now.undone, any_of(cases))
+        return z3.And(*unchanged, self.then.rolled_back == self.now.rolled_back, any_of(cases))
 
     def _wrong(self, spot: Spot, side: Side) -> Formula:
         """A device is not what the place is for."""
         wrong = {
             word: frozenset(one for one in devices if not self.journey.right(spot, side, word, one))
-            for word, devices in self.journey.stands[spot][side].items()
+            for word, devices in self.journey.reachable[spot][side].items()
         }
         crowd = self.now.crowds[side]
         return z3.And(crowd.there("mover"), crowd.among("mover", wrong))
@@ -312,14 +313,14 @@ class HandoverProof:
     def chosen(self, row: Handover) -> Formula:
         """A row holds, as far as the devices decide that."""
         crowd, lost = self.now.crowds[row.winner], self.journey.lost
-        failed = crowd.stands("one", frozenset({lost} if lost and not row.failed else ()))
+        failed = crowd.in_states("one", frozenset({lost} if lost and not row.failed else ()))
         fit = crowd.every(z3.And(crowd.there("one"), z3.Not(failed)))
-        return z3.And(fit, *(self._stands_still(side) for side in row.still))
+        return z3.And(fit, *(self._is_stopped(side) for side in row.still))
 
-    def _stands_still(self, side: Side) -> Formula:
+    def _is_stopped(self, side: Side) -> Formula:
         """No device of a side is found in a state that permits it anything."""
         crowd = self.now.crowds[side]
-        runs = z3.And(crowd.there("one"), crowd.stands("one", self.journey.acting))
+        runs = z3.And(crowd.there("one"), crowd.in_states("one", self.journey.acting))
         return crowd.every(z3.Not(runs))
 
     def passed_over(self, row: Handover) -> Formula:
@@ -330,7 +331,7 @@ class HandoverProof:
         """A side is known to hold the whole state, and what decides gives it up: a row, or none."""
         sides: tuple[Side, ...] = SIDES
         if row is not None and not row.failed:
-            sides = ("destination",) if row.undoes else ()
+            sides = ("destination",) if row.rolls_back else ()
         whole = {side: self.now.crowds[side].whole for side in SIDES}
         whole["destination"] = z3.And(self.now.known, whole["destination"])
         return any_of([whole[side] for side in sides])
@@ -342,7 +343,7 @@ class HandoverProof:
         for start in self.journey.begun:
             wrong = z3.Not(self.invariant(start, self.now))
             yield self._step(f"{_name(start)}-begins", "a migration begins", self._start, wrong)
-        for spot in self.journey.stands:
+        for spot in self.journey.reachable:
             if spot.place is None:
                 yield from self._decisions(spot)
                 continue
@@ -368,10 +369,10 @@ class HandoverProof:
 
     @property
     def _start(self) -> Formula:
-        """The destination has run nothing, and nothing was undone."""
+        """The destination has run nothing, and nothing was rolled back."""
         begins, crowds = self.journey.begins, self.now.crowds
         devices = [crowds[side].every(crowds[side].among("one", begins[side])) for side in SIDES]
-        nothing = [crowds["destination"].ran, self.now.undone, self.now.known]
+        nothing = [crowds["destination"].ran, self.now.rolled_back, self.now.known]
         return z3.And(*devices, *map(z3.Not, nothing))
 
     def _decisions(self, spot: Spot) -> Iterator[Query]:
@@ -383,8 +384,10 @@ class HandoverProof:
         unchanged += [now.crowds[side].ran == then.crowds[side].ran for side in SIDES]
         unchanged.append(now.known == then.known)
         for index, row, begun in self.journey.choices(spot):
-            undone = then.undone == (z3.BoolVal(True) if row.undoes else now.undone)
-            breaks = z3.And(*unchanged, undone, z3.Not(self.invariant(begun, then)))
+            rolled_back = then.rolled_back == (
+                z3.BoolVal(True) if row.rolls_back else now.rolled_back
+            )
+            breaks = z3.And(*unchanged, rolled_back, z3.Not(self.invariant(begun, then)))
             if not spot.degraded:
                 breaks = z3.Or(breaks, self._unjust(row))
             text = f"handover {index} decides"
@@ -409,7 +412,8 @@ def handovers(encoding: Encoding) -> Iterator[Query]:
         name = f"migration-{migration}-arrives"
         known = z3.Bool(name) if arrives else z3.BoolVal(False)
         yield Query(name, "claim", (known,), "sat", _explained(run))
-    # A run that breaks the obligation says more than who does not get on: it is searched for first.
+    # A run that breaks the obligation states more than who does not get on: it is searched for
+    # first.
     yield from _arriving(journey, "step")
     yield from HandoverProof(journey).queries()
     judged = Example("every destination judges its stream")

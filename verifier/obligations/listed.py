@@ -18,16 +18,16 @@ from vfio_migration.verifier.solver.obligation import Example, Query
 
 
 def as_listed(encoding: Encoding) -> Iterator[Query]:
-    """T8: what each listing says of states, capability sets, numbers, arcs, paths and conduct."""
-    told: list[object] = []
+    """T8: what each listing has of states, capability sets, numbers, arcs, paths and conduct."""
+    reported: list[object] = []
     for listing in listings():
         yield from _listed_numbers(encoding, listing)
         states, capabilities = names = _renamed(encoding, listing)
-        if (states or capabilities) and names not in told:
-            told.append(names)
+        if (states or capabilities) and names not in reported:
+            reported.append(names)
             yield _not_comparable(listing, states, capabilities)
         if capabilities:
-            continue  # which capability sets it speaks of cannot be told
+            continue  # which capability sets it lists is not known
         yield from _listed_sets(encoding, listing)
         yield from _listed_arcs(encoding, listing)
         yield from _listed_paths(encoding, listing)
@@ -35,7 +35,7 @@ def as_listed(encoding: Encoding) -> Iterator[Query]:
 
 
 def _renamed(encoding: Encoding, listing: Listing) -> tuple[dict[str, str], dict[str, str]]:
-    """The states and capabilities that stand in the table under another name than the listed."""
+    """The states and capabilities that the table has under another name than the listing."""
     spec, numbers = encoding.spec, listing.numbers
     return (
         renamed(numbers.states, [(row.name, row.value) for row in spec.states]),
@@ -48,19 +48,19 @@ def _not_comparable(
 ) -> Query:
     """Names that differ where numbers agree: nothing is violated, and nothing can be compared."""
     names = (states | capabilities).items()
-    told = ", ".join(f'"{here}" has the number of "{listed}"' for listed, here in names)
+    differences = ", ".join(f'"{here}" has the number of "{listed}"' for listed, here in names)
     kinds = [("[[states]]", states), ("[[capabilities]]", capabilities)]
-    sections = " and ".join(section for section, renamed in kinds if renamed)
+    sections = " and ".join(section for section, found in kinds if found)
     lacks = (
-        f"{told} in {listing.numbers.source}: what is listed can be compared once it is declared "
-        f"by that name in {sections}"
+        f"{differences} in {listing.numbers.source}: what is listed can be compared once "
+        f"it is declared by that name in {sections}"
     )
     return Query(
         f"{listing.name}-names",
         "witness",
         (z3.BoolVal(False),),
         "sat",
-        lambda _: Example(told),
+        lambda _: Example(differences),
         lacking=lacks,
     )
 

@@ -36,7 +36,7 @@ Step: TypeAlias = Callable[[DeviceSystem, Situation, Term, Situation], Formula]
 """Something about one step of a device: the device, the situation before, the event, after."""
 
 LEMMAS = ("supported", "under-way", "setting-out", "one-session", "numbered")
-"""What `never` leans on by default: `DeviceSystem.lemmas` says what they say."""
+"""What `never` leans on by default: `DeviceSystem.lemmas` states what they state."""
 
 DEPTH = 7
 """How many events are searched for a witness and, if an induction fails, for a run that breaks."""
@@ -151,7 +151,7 @@ class _File:
         except SyntaxError as error:
             self.wrong(f"is not valid Python: {error.msg}", "mend it there", error.lineno or 1)
         except (ValueError, RecursionError, MemoryError) as error:
-            # The last two are what Python says of what is nested too deeply.
+            # The last two are what Python reports of what is nested too deeply.
             self.wrong(
                 f"is not valid Python: {str(error) or 'it is nested too deeply'}",
                 "mend it there",

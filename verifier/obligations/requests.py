@@ -43,7 +43,7 @@ def one_answer(encoding: Encoding) -> Iterator[Query]:
     yield request(
         "present-state",
         z3.And(open_, from_ == to, answered != _NOTHING),
-        "the device is there already, and yet this is no success",
+        "the device is there already, and yet this is not a success",
     )
     yield request(
         "elsewhere",
@@ -62,7 +62,7 @@ def one_answer(encoding: Encoding) -> Iterator[Query]:
     )
     for index, row in enumerate(encoding.spec.next_steps):
         if row.from_ == row.to != row.step:
-            # Linux compares the states before it asks for a step; whoever asks first is led away.
+            # Linux compares the states before it asks for a step; the caller first is led away.
             text = f"{row.from_} -> {row.step} (SET_STATE {row.to}): the device is there already"
             away = _fixed(Example(text, None, f"next_steps[{index}]"))
             yield Query(f"moves-away-{index}", "claim", (z3.BoolVal(True),), "unsat", away)
@@ -76,7 +76,7 @@ def _fixed(example: Example) -> Callable[[Model], Example]:
 
 
 def _explain(encoding: Encoding, from_: Term, to: Term, remark: str) -> Callable[[Model], Example]:
-    """Tell what the table makes of the request a model chose."""
+    """Describe what the table makes of the request a model chose."""
     spec = encoding.spec
 
     def explain(model: Model) -> Example:

@@ -130,7 +130,7 @@ class Rules:
         return z3.If(z3.Or(shut), choice == encoding.none, any_of(steps))
 
     def same_cells(self) -> dict[tuple[str, str], Formula]:
-        """Per pair: the unknown table says what `Machine` says."""
+        """Per pair: the unknown table specifies what `Machine` says."""
         encoding = self.encoding
         cells = {}
         for pair, choice in self.choice.items():
@@ -149,7 +149,7 @@ class Rules:
         )
 
     def difference(self, model: z3.ModelRef) -> tuple[int, tuple[str, str], str | None, str | None]:
-        """The first cell in which a model's table differs: set, pair, what it says, what we say."""
+        """The first cell in which a model's table differs: set, pair, its entry and ours."""
         word = self.encoding.read_flags(model)
         machine = self.encoding.machines[word]
         for pair, choice in self.choice.items():

@@ -60,7 +60,7 @@ class SegmentationSystem(_SourceSystem):
     the stream has moved on then is `forgets` of the command in the table of the connection. Replies
     arrive in the order in which they are made, so none that is received comes after one that is
     lost, and both can be decided when the reply is made. The variables:
-        source: Where the source stands.
+        source: Where the source is.
         number, position: Which session it has open, and how many bytes of it were read.
         mine: The session the client believes it reads.
         read, written, taken: Bytes read by the client, written by it, taken in by the destination.
@@ -239,20 +239,20 @@ def segmentation() -> tuple[Queries, Queries]:
 
 
 class EstimateSystem(_SourceSystem):
-    """What a device says is left to read, and the end of its stream.
+    """What a device reports is left to read, and the end of its stream.
 
     The variables:
-        source: Where the source stands.
+        source: Where the source is.
         initial, dirty: initial_bytes and dirty_bytes.
-        asked: The client opted in to being told of new initial data.
-        ended: The client was told that the stream is over for good.
+        asked: The client opted in to be notified of new initial data.
+        ended: The client was notified that the stream is over for good.
     """
 
     events = ("arc", "change", "read", "opt_in", "reinit", "end_temporary", "end_final")
     sentences = {  # noqa: RUF012 - never changed
         "change": "the source changes its state",
         "read": "the client reads",
-        "opt_in": "the client asks to be told of new initial data",
+        "opt_in": "the client asks to be notified of new initial data",
         "reinit": "the source announces new initial data",
         "end_temporary": "the source: nothing to read for now",
         "end_final": "the source: this is the end of the stream",
@@ -301,7 +301,7 @@ class EstimateSystem(_SourceSystem):
         opens = z3.And(self.device.effect(source, onward, "opens"), self.reads(onward))
         keeps = z3.And(self.device.effect(source, onward, "keeps"), self.reads(onward))
         zero, no = z3.IntVal(0), z3.BoolVal(False)
-        # Entering the last phase, a device may have more to say than it estimated before.
+        # Entering the last phase, a device may have more to state than it estimated before.
         more = z3.If(self.migration.ends(onward, "final"), size, zero)
         first = z3.If(size < now["initial"], size, now["initial"])
         drained = z3.And(self.reads(source), now["initial"] == 0, now["dirty"] == 0)
@@ -354,7 +354,7 @@ class EstimateSystem(_SourceSystem):
             ),
             Lemma(
                 "over-is-over",
-                "after a final end the source stands where its stream ends, with nothing left",
+                "after a final end the source is where its stream ends, with nothing left",
                 lambda now: z3.Implies(
                     now["ended"],
                     z3.And(
@@ -379,7 +379,7 @@ class EstimateSystem(_SourceSystem):
         unasked = z3.And(self.is_event(event, "reinit"), z3.Not(now["asked"]))
         return any_of([after_end, both, rises, unasked])
 
-    def told_apart(self) -> Query:
+    def ends_differ(self) -> Query:
         """The end is temporary, and the client may ask how much is left, where more may come."""
         encoding, state = self.encoding, self.encoding.variable("state")
         more = self.migration.grows(state)
@@ -399,7 +399,7 @@ class EstimateSystem(_SourceSystem):
                 f"{end.kind} and the client {can} ask how much is left"
             )
 
-        return Query("told-apart", "claim", (known, z3.Or(waits, asks)), "unsat", explain)
+        return Query("ends-differ", "claim", (known, z3.Or(waits, asks)), "unsat", explain)
 
     def paused(self, now: Situation, event: Term, _then: Situation) -> Formula:
         """A client that was asked to wait reads on after new data came."""
@@ -412,7 +412,7 @@ def estimates() -> tuple[Queries, Queries]:
     def queries(encoding: Encoding) -> Iterator[Query]:
         system = EstimateSystem.of(encoding)
         wrong: Bad = system.wrong
-        yield system.told_apart()
+        yield system.ends_differ()
         yield from system.inductive(system.lemmas)
         yield from system.never("wrong", wrong, system.lemmas)
         paused = system.is_event(system.event(2), "end_temporary")

@@ -163,9 +163,9 @@ STREAM: tuple[Obligation, ...] = (
     ),
     Obligation(
         "S3",
-        "Temporary and final end of stream are told apart: after a final one nothing comes, and "
+        "Temporary and final end of stream are distinguished: after a final one nothing comes, and "
         "initial_bytes only falls, except when the device announces new initial data to a client "
-        "that asked to be told.",
+        "that asked to be notified.",
         "every run of a source and a client",
         "induction",
         "A client that takes a pause for the end leaves state behind.",
@@ -176,7 +176,7 @@ STREAM: tuple[Obligation, ...] = (
         "An incomplete or damaged stream never leads to a running device.",
         _STREAM,
         "induction",
-        "Drivers accept a truncated stream if whoever wrote it ignored an error.",
+        "Drivers accept a truncated stream if the writer ignored an error.",
         *_S4_QUERIES,
     ),
     Obligation(

@@ -122,7 +122,7 @@ def _t2(encoding: Encoding) -> Iterator[Query]:
 
 
 def _both(encoding: Encoding, from_: Term, to: Term) -> Callable[[Model], Example]:
-    """Tell which rows contradict each other; `load` refuses a table where two do directly."""
+    """Describe which rows contradict each other; `load` refuses a table where two do directly."""
 
     def explain(model: Model) -> Example:
         assert model is not None
@@ -316,7 +316,7 @@ def _t6(encoding: Encoding) -> Iterator[Query]:
 def _looked_up(
     encoding: Encoding, from_: Term, to: Term, remark: str
 ) -> Callable[[Model], Example]:
-    """Tell of a request whose next step is looked up for ever, or else what `remark` says."""
+    """Describe a request whose next step is looked up for ever, or else what `remark` says."""
     otherwise = request_example(encoding, from_, to, lambda *_: remark)
 
     def explain(model: Model) -> Example:
@@ -441,12 +441,12 @@ TABLE: tuple[Obligation, ...] = (
         "No unsupported state is ever visited, by a request, an event or a start.",
         "every path, event and start under every capability set",
         "symbolic",
-        "A client is never shown a state it was told does not exist.",
+        "A client is never shown a state that its flags do not declare.",
         _t7,
     ),
     Obligation(
         "T8",
-        "The table says what the specifications list: the capability sets there are and the states "
+        "The table has what the specifications list: the capability sets there are and the states "
         "of each, the numbers on the wire, the arcs of each contracted table, the paths of "
         "combination transitions, and what a device may do in each state.",
         "every state and capability a listing names, under every capability set it speaks of",
@@ -459,7 +459,7 @@ TABLE: tuple[Obligation, ...] = (
         "No arc, refusal or state is dead: without it the rules select another table.",
         "every arc, refusal and state of the table",
         "symbolic",
-        "A row that changes nothing misleads whoever reads it.",
+        "A row that changes nothing misleads its reader.",
         no_idle_row,
     ),
     Obligation(
@@ -469,7 +469,7 @@ TABLE: tuple[Obligation, ...] = (
         "the device is there; otherwise it sets out on a path that arrives.",
         "every state, every value that can be asked for and every capability set",
         "symbolic",
-        "A client that is told all went well believes its device to be where it asked for it.",
+        "A client that gets a success believes its device to be where it asked for it.",
         one_answer,
     ),
 )

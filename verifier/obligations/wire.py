@@ -67,7 +67,7 @@ _UNKNOWN: tuple[Occasion, ...] = (
 """What makes a message one that no table has a meaning for."""
 
 Formulas = Callable[[ConnectionSystem], tuple[Bad, Bad]]
-"""From the system to the step that must never happen and one that shows the premise happening."""
+"""From the system to the step that must never happen and one that shows the premise hold."""
 
 
 @functools.cache
@@ -390,7 +390,7 @@ WIRE: tuple[Obligation, ...] = (
     Obligation(
         "W2",
         "Every command gets exactly one reply, and none if it asked for none, refused or not; what "
-        "is no command gets none.",
+        "is not a command gets none.",
         _EVERY,
         "induction",
         "A client that waits for a reply that never comes hangs; one that gets two is out of step.",
@@ -437,9 +437,9 @@ WIRE: tuple[Obligation, ...] = (
     ),
     Obligation(
         "W7",
-        "A client can tell a refusal from a failure: what the migration table refuses is answered "
-        "as Linux answers it, a failed arc whose device names no errno never so, and no error is "
-        "zero.",
+        "A client can distinguish a refusal from a failure: what the migration table refuses is "
+        "answered as Linux answers it, a failed arc whose device names no errno never so, and no "
+        "error is zero.",
         _EVERY,
         "induction",
         "After a refusal nothing has changed; after a failure the state must be read back.",

@@ -34,9 +34,9 @@ def blamed(spec: Spec, example: Example) -> tuple[str, str] | None:
 
 
 def repeats(example: Example) -> bool:
-    """The sentence of an example says no more than its steps do."""
+    """The sentence of an example states no more than its steps do."""
     trace = example.trace
-    # Of several devices the sentence says which is which.
+    # Of several devices the sentence specifies which is which.
     return (
         trace is not None
         and len(trace.start) == 1
@@ -89,7 +89,7 @@ def described(spec: Spec, row: str) -> str:
 def lines(text: str, row: str) -> tuple[int, int] | None:
     """The first and last line of a row in the text of a table, counted from 1.
 
-    None where the text does not say it line by line: an inline array, or a row that is not there.
+    None where the text does not state it line by line: an inline array, or a row that is not there.
     """
     match = _ROW.fullmatch(row)
     if match is None:
@@ -112,7 +112,7 @@ def lines(text: str, row: str) -> tuple[int, int] | None:
 
 
 def _key(text: str, key: str) -> tuple[int, int] | None:
-    """The line of a key that stands before every section (`initial`)."""
+    """The line of a key that is before every section (`initial`)."""
     for number, line, header in _scan(text):
         if header is not None:
             return None

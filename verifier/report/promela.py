@@ -1,7 +1,7 @@
 """A group of devices under a plan as a Promela model, for the model checker spin.
 
-The same tables say it as say what is proved: what an arc is, which of them a move takes, what a
-device may do where it stands. Spin visits every situation of a group of a given size; the proof of
+The same tables specify it as say what is proved: what an arc is, which of them a move takes, what a
+device may do where it is. Spin visits every situation of a group of a given size; the proof of
 G1 needs no size. Each is a check of the other.
 
 The text is the same for the same tables, and in the order of their rows.
@@ -90,14 +90,14 @@ class _Text:
         if self.discipline.failing:
             yield " * An arc that is taken may fail for good."
         yield " *"
-        yield " * It is wrong if a device that may start peer-to-peer DMA meets one that stands"
+        yield " * It is wrong if a device that may start peer-to-peer DMA meets one that is"
         yield " * stopped (assertion in `arrive`), if not all arrive (assertion in Manager), or if"
         yield " * a phase never ends (invalid end state). To check it, and to see what goes wrong:"
         yield " *"
         yield f" *     spin -a {name} && cc -O2 -DSAFETY -o pan pan.c && ./pan"
         yield f" *     spin -t -p -g {name}"
         yield " *"
-        yield " * Spin says `errors: 0` if nothing is; its exit status says nothing."
+        yield " * Spin prints `errors: 0` if nothing is; its exit status is 0 in any case."
         yield " *"
         yield " * Flags, as in struct vfio_device_feature_migration:"
         for word, machine in self.discipline.machines():
@@ -116,12 +116,12 @@ class _Text:
         yield f"#define N {self.size}"
         yield ""
         yield f"mtype = {{ {', '.join(self.state.values())} }}"
-        yield "mtype state[N];  /* where each device stands */"
+        yield "mtype state[N];  /* where each device is */"
         yield "byte flags[N];   /* what it is capable of; it never changes */"
         yield "byte phase;"
         yield ""
-        yield "/* May start DMA to its peers; stands stopped and may not accept any. A device that"
-        yield " * failed is not stopped: nothing is promised of it, and nothing to it. */"
+        yield "/* May start DMA to its peers; is stopped and may not accept any. A device that"
+        yield " * failed is not stopped: nothing is guaranteed for it. */"
         yield f"#define starts(d) {self._one_of(starts)}"
         yield f"#define stopped(d) {self._one_of(stopped)}"
         yield "#define meets(a, b) (a != b && starts(a) && stopped(b))"
@@ -158,7 +158,7 @@ class _Text:
         for index, phase in enumerate(self.plan.phases):
             yield f"    /* {phase.name}: {_comment(phase.summary)} */"
             for here, there, words in self._steps(phase):
-                guard = f"phase == {index} && {self._stands(here, words)}"
+                guard = f"phase == {index} && {self._in_state(here, words)}"
                 yield f"    :: atomic {{ {guard} -> arrive({self.state[there]}) }}"
                 if lost is not None and lost != here:
                     yield f"    :: atomic {{ {guard} -> arrive({self.state[lost]}) }}"
@@ -249,7 +249,7 @@ class _Text:
                         if row.name not in self.discipline.rests(phase, machine)])
             for row in self.spec.states
         ]  # fmt: skip
-        return [f"({self._stands(here, words)})" for here, words in applying if words]
+        return [f"({self._in_state(here, words)})" for here, words in applying if words]
 
     def _steps(self, phase: Phase) -> Iterator[tuple[str, str, list[int]]]:
         """Each step of the phase with the capability sets that take it."""
@@ -265,12 +265,12 @@ class _Text:
     def _having(self, state: str) -> list[tuple[int, Machine]]:
         return [item for item in self.discipline.machines() if item[1].supports(state)]
 
-    def _stands(self, here: str, words: Sequence[int]) -> str:
-        """The device stands here; its flags are said only if others may stand here too."""
-        stands = f"state[d] == {self.state[here]}"
+    def _in_state(self, here: str, words: Sequence[int]) -> str:
+        """The device is here; its flags are stated only if others may stand here too."""
+        in_state = f"state[d] == {self.state[here]}"
         if len(words) == len(self._having(here)):
-            return stands
-        return f"{stands} && {_or([f'flags[d] == {word}' for word in words])}"
+            return in_state
+        return f"{in_state} && {_or([f'flags[d] == {word}' for word in words])}"
 
     def _one_of(self, names: Iterable[str], device: str = "d") -> str:
         return _or([f"state[{device}] == {self.state[name]}" for name in names])

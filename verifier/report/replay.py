@@ -1,7 +1,7 @@
-"""Traces run again on the live engine: a second opinion on what the prover says.
+"""Traces run again on the live engine: a second opinion on what the prover reports.
 
-Each device of a trace gets an engine of its own, with a device that fails where the trace says so.
-What the engine then does is recorded and held against the trace, step by step.
+Each device of a trace gets an engine of its own, with a device that fails where the trace states
+it. What the engine then does is recorded and held against the trace, step by step.
 
 - *Where a trace begins.* An engine begins in the initial state. If the trace begins elsewhere, the
   engine is brought there first, by requests, failures and events. If nothing leads there, that is
@@ -42,7 +42,7 @@ class Difference:
 
     Attributes:
         step: The number of the step, counted from 1; 0 if it is already where the trace begins.
-        trace: What the trace says happens, and where the device then stands.
+        trace: What the trace states happens, and where the device then is.
         engine: What the engine does instead.
     """
 
@@ -51,7 +51,7 @@ class Difference:
     engine: str
 
     def __str__(self) -> str:
-        return f"at step {self.step}: the trace says: {self.trace}; the engine: {self.engine}"
+        return f"at step {self.step}: the trace has: {self.trace}; the engine: {self.engine}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _compared(trace: Trace, end: int) -> Iterator[Comparison]:
 
 
 def second_opinion(example: Example, spec: Spec) -> str:
-    """Say in one line what the live engine makes of a counterexample.
+    """Return in one line what the live engine makes of a counterexample.
 
     A report calls this with `Verdict.example` and the table it was found in, before it shows the
     example. It never raises, and costs less than a millisecond.
@@ -156,7 +156,7 @@ class _Operation:
         return self.announced and self.kind == "request" and going_on
 
     def goes_on_with(self, step: Step) -> bool:
-        """Say whether a step belongs to it.
+        """Return whether a step belongs to it.
 
         A request for the present state is over at once, unless it is refused: that of ERROR is.
         """
@@ -189,7 +189,7 @@ def _run_device(trace: Trace, spec: Spec, device: int) -> Difference | None:
     if not bring(engine, scripted, start):
         return Difference(0, begins, f"nothing leads from {spec.initial} to {start}")
     sessions = _Sessions()
-    # A run of several devices that says nothing of any session does not follow them.
+    # A run of several devices that states nothing of any session does not follow them.
     follows = len(trace.start) == 1 or any(step.session is not None for step in trace.steps)
     ahead: Step | None = None
     for operation in _operations(trace, engine.machine, device):
@@ -235,7 +235,7 @@ def _operations(trace: Trace, machine: Machine, device: int) -> list[_Operation]
 
 
 def _is_failed_event(step: Step, machine: Machine) -> bool:
-    """Say whether a recorder noted a reset or a disconnect that failed: there is no such arc.
+    """Return whether a recorder noted a reset or a disconnect that failed: there is no such arc.
 
     It has no kind of its own for these, and the two lead to the same place.
     """

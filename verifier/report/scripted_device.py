@@ -15,7 +15,7 @@ from vfio_migration.runtime import ArcError, Engine, EngineError, Situation
 
 @dataclass(slots=True)
 class ScriptedDevice:
-    """A device that does what its script says; when that is used up, it does what it is told."""
+    """A device that follows a script; when that is used up, it does what it is asked for."""
 
     script: deque[ArcError | None] = field(default_factory=deque)
 
@@ -52,7 +52,7 @@ class _Move:
 
 
 def bring(engine: Engine, device: ScriptedDevice, start: str) -> bool:
-    """Bring a new engine to a state; say whether it got there."""
+    """Bring a new engine to a state; return whether it got there."""
     way = _way(engine.machine, engine.state, start)
     for move in way or ():
         device.script = deque([None] * move.arcs)

@@ -72,7 +72,7 @@ def _variant_data(spec: Spec, variant: Variant) -> dict[str, Any]:
 
 
 def verdict_line(verdict: Verdict) -> str:
-    """Say a verdict in one line."""
+    """Return a verdict in one line."""
     took = f"{verdict.seconds * 1000:.0f} ms"
     return f"{verdict.id:<4} {verdict.outcome:<9} {took:>7}  {verdict.statement}"
 
@@ -166,8 +166,8 @@ def disagreement_lines(verdict: Verdict) -> Iterator[str]:
     """Say loudly that two solvers disagree."""
     for found in verdict.disagreements:
         yield (
-            f"the solvers disagree about {verdict.id}: to {found.query}, z3 says {found.z3} and "
-            f"cvc5 says {found.cvc5}"
+            f"the solvers disagree about {verdict.id}: to {found.query}, z3 answers {found.z3} and "
+            f"cvc5 answers {found.cvc5}"
         )
         yield "  one of the two is wrong, or reads the query wrongly; the table is not to blame"
         if found.file is not None:
@@ -175,7 +175,7 @@ def disagreement_lines(verdict: Verdict) -> Iterator[str]:
 
 
 def variant_lines(spec: Spec, variant: Variant) -> Iterator[str]:
-    """Say where a rule that is not in force contradicts the table's paths."""
+    """Return where a rule that is not in force contradicts the table's paths."""
     head = f'the routing rule "{variant.rule.name}", which is not in force'
     if variant.unknown:
         yield f"{head}: unknown ({variant.unknown})"

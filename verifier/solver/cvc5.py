@@ -17,7 +17,7 @@ OPTIONS = {"decision": "internal"}
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What cvc5 says: sat, unsat or unknown, and for unknown the reason."""
+    """What cvc5 reports: sat, unsat or unknown, and for unknown the reason."""
 
     answer: str
     reason: str = ""
@@ -65,7 +65,7 @@ def _decision(output: list[str], timeout: float | None) -> Decision:
     """Make sense of what was printed: one answer, and nothing else."""
     if output in (["sat"], ["unsat"]):
         return Decision(output[0])
-    reason = "; ".join(output) or "it says nothing"
+    reason = "; ".join(output) or "it gave no answer"
     if timeout is not None and "TIMEOUT" in reason:
         reason = f"timeout: {timeout:g} s"
     return Decision("unknown", reason)

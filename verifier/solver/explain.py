@@ -23,7 +23,7 @@ def pair(encoding: Encoding) -> tuple[Term, Term]:
 
 
 def step_example(
-    encoding: Encoding, from_: Term, to: Term, say: Callable[[str, str], str]
+    encoding: Encoding, from_: Term, to: Term, describe: Callable[[str, str], str]
 ) -> Callable[[Model], Example]:
     """Explain a model that chose a capability set and two states."""
 
@@ -33,7 +33,7 @@ def step_example(
         here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
         assert here is not None
         assert there is not None
-        text = say(here, there)
+        text = describe(here, there)
         is_arc = encoding.machines[word].arc(here, there) is not None
         route = decided(encoding, word, here, there) if is_arc else None
         if route is not None and route.refused is not None:
@@ -62,9 +62,10 @@ def asked_trace(
     title: str,
     path: list[str] | None = None,
 ) -> Trace:
-    """The trace of a request as whoever decides it before setting out takes it: the live engine.
+    """The trace of a request as one who decides it before setting out takes it: the live engine.
 
-    `path` is what is told of a request that no row decides: the next steps, as far as they lead.
+    `path` is what is reported a request that no row decides: the next steps, as far as they
+        lead.
     """
     route = decided(encoding, word, from_, to)
     if route is None:
@@ -106,9 +107,9 @@ def _row(encoding: Encoding, from_: str, to: str) -> str | None:
 
 
 def request_example(
-    encoding: Encoding, from_: Term, to: Term, say: Callable[[z3.ModelRef, str], str]
+    encoding: Encoding, from_: Term, to: Term, describe: Callable[[z3.ModelRef, str], str]
 ) -> Callable[[Model], Example]:
-    """Explain a model that chose a capability set and a request: its path, and what `say` adds."""
+    """Explain a model that chose a capability set and a request: its path and a remark."""
 
     def explain(model: Model) -> Example:
         assert model is not None
@@ -124,7 +125,7 @@ def request_example(
                 break
             path.append(step)
         text = f"{' -> '.join(path)} (SET_STATE {there}, capabilities {encoding.set_name(word)})"
-        remark = _remark(encoding, word, path, say(model, there))
+        remark = _remark(encoding, word, path, describe(model, there))
         title = f"{text}: {remark}" if remark else text
         row = written_step(encoding, path, there)
         if row is not None:
@@ -137,7 +138,7 @@ def request_example(
 
 
 def _remark(encoding: Encoding, word: int, path: list[str], remark: str) -> str:
-    """What is wrong with a path: what can be seen of it, or else what the obligation says."""
+    """What is wrong with a path: what can be seen of it, or else what the obligation states."""
     machine = encoding.machines[word]
     if path[-1] in path[:-1]:
         return f"it comes back to {path[-1]} and never ends"
@@ -158,7 +159,7 @@ def written_step(encoding: Encoding, path: list[str], target: str) -> str | None
 
 
 def landings(encoding: Encoding) -> dict[str, str]:
-    """Where the table puts a device without a path: the place that says so, and the state."""
+    """Where the table puts a device without a path: the place that states it, and the state."""
     spec = encoding.spec
     events = {f"events[{i}]": row.to for i, row in enumerate(spec.events) if row.to is not None}
     return {**events, "initial": spec.initial}

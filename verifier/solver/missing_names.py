@@ -1,7 +1,7 @@
 """Names that an obligation speaks of and a table lacks, in one sentence.
 
 An obligation about specifications, or about the plans for groups, needs the names that those use. A
-table with names of its own is not wrong; but nothing can be said of it, and its author must learn
+table with names of its own is not wrong; but nothing can be stated of it, and its author must learn
 why.
 """
 
@@ -19,12 +19,12 @@ _SECTIONS = {
     "activity": ("activities", "activities", "name"),
     "role": ("roles", "activities", "role"),
 }
-"""Per kind of name: its plural, the section that declares it, and the key it stands under."""
+"""Per kind of name: its plural, the section that declares it, and the key it is under."""
 _NO_SUCH = re.compile(r"there is no such (state|capability|activity|role) in this table")
 
 
 def lacking(spec: Spec, speaker: str, names: Mapping[str, Iterable[str]]) -> str:
-    """Say which names a table lacks, and where to declare them; nothing if it has them all.
+    """Return which names a table lacks, and where to declare them; nothing if it has them all.
 
     Args:
         spec: The table.
@@ -49,7 +49,7 @@ def lacking(spec: Spec, speaker: str, names: Mapping[str, Iterable[str]]) -> str
 
 
 def why_not(spec: Spec, error: SpecError) -> str:
-    """Say why an obligation cannot be asked of a table."""
+    """Return why an obligation cannot be asked of a table."""
     source = f"{error.origin}: " if error.origin else ""
     first, *more = error.mistakes
     found = [(_NO_SUCH.fullmatch(one.problem), one) for one in error.mistakes]

@@ -27,7 +27,7 @@ Role = Literal["claim", "step", "witness"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What a solver's model says, in words and, where it is a run, as a trace.
+    """What a solver's model reports, in words and, where it is a run, as a trace.
 
     Attributes:
         text: One sentence.
@@ -47,7 +47,7 @@ class Query:
     A claim holds if the answer is the expected one; `explain` reads a model that speaks against it.
     A step of an induction is a claim whose failure refutes nothing: the situation it begins in may
     be one that no run reaches. Then `Obligation.search` looks for a run that does.
-    A witness must be satisfiable; `explain` reads the model that shows the premise happening.
+    A witness must be satisfiable; `explain` reads the model that shows the premise hold.
 
     Attributes:
         name: Unique within its obligation; names the SMT-LIB file.
@@ -105,8 +105,8 @@ class Disagreement:
 
     Attributes:
         query: The name of the query.
-        z3: What z3 says.
-        cvc5: What cvc5 says.
+        z3: What z3 reports.
+        cvc5: What cvc5 reports.
         text: The query, as SMT-LIB.
         file: Where the text was written, or None.
     """

@@ -26,7 +26,7 @@ INDEX = "INDEX.json"
 README = "README.md"
 _MADE_BY = "vfio-migration verify --smtlib"
 
-# z3 names a shared term after its id, which says only what was built before it. Quoted symbols,
+# z3 names a shared term after its id, which states only what was built before it. Quoted symbols,
 # strings and comments are matched so as to be passed over.
 _TOKEN = re.compile(r'\|[^|]*\||"[^"]*"|;[^\n]*|(?<![^\s(])[$?]x\d+(?![^\s()])')
 
@@ -233,7 +233,7 @@ def _readme(rows: Sequence[Document], origin: Origin) -> str:
         f"Table {origin.table}, profile {origin.profile}, capability sets {origin.sets}.",
         f"Written by `{origin.command} --smtlib DIR`. `INDEX.json` lists the same for programs.",
         "",
-        "Each file is one question, and says in its head which answer is expected of a solver.",
+        "Each file is one question, and states in its head which answer is expected of a solver.",
         "To have another solver decide them all:",
         "",
         "```sh",

@@ -58,7 +58,7 @@ class Solving:
         ids = tuple(formula.get_id() for formula in query.formulas)
         key = (query.role, query.expect, *ids)
         asked = self._asked.get(key)
-        # What another query says of the same answer is not what this one does.
+        # What another query states of the same answer is not what this one does.
         if asked is None or (asked[1].example and asked[0].explain is not query.explain):
             asked = self._asked[key] = (query, self._ask(query))
         return asked[1]
@@ -72,7 +72,7 @@ class Solving:
                 solver.add(*rest)
                 answer = checked(solver, self.timeout)
             except z3.Z3Exception as error:
-                # "out of memory", "max. memory exceeded": z3 says so by raising.
+                # "out of memory", "max. memory exceeded": z3 states it by raising.
                 return Answer("unknown", reason=f"z3 gave up ({_message(error)})")
             if answer == "unknown":
                 return Answer(answer, reason=f"z3 gave up ({self._why(solver)})")
@@ -81,7 +81,7 @@ class Solving:
             model = solver.model() if answer == "sat" else None
             if model is not None and query.shorter:
                 model = _shortest(solver, self.timeout, query.shorter) or model
-            return Answer(answer, query.explain(model) if _tells(query, answer) else None)
+            return Answer(answer, query.explain(model) if _explains(query, answer) else None)
         finally:
             solver.pop()
 
@@ -112,24 +112,24 @@ class CrossChecked(Solving):
         theirs = self._second.decide(text, self.timeout)
         if theirs.answer == "unknown":
             return Answer("unknown", reason=f"cvc5 gave up ({theirs.reason})")
-        if not self._both and not _tells(query, theirs.answer):
+        if not self._both and not _explains(query, theirs.answer):
             return Answer(theirs.answer)
         ours = super()._ask(query)
         if ours.answer == "unknown":
             if self._both:
                 return ours
-            example = Example(f"cvc5 answers {theirs.answer}; {ours.reason} and cannot tell why")
+            example = Example(f"cvc5 answers {theirs.answer}; {ours.reason} and does not know why")
             return Answer(theirs.answer, example)
         if ours.answer != theirs.answer:
             return Answer(
                 "unknown",
-                reason=f"z3 says {ours.answer} and cvc5 says {theirs.answer}",
+                reason=f"z3 answers {ours.answer} and cvc5 answers {theirs.answer}",
                 disagreement=Disagreement(query.name, ours.answer, theirs.answer, text),
             )
         return ours
 
 
-def _tells(query: Query, answer: str) -> bool:
+def _explains(query: Query, answer: str) -> bool:
     """This answer has an example."""
     return query.role == "witness" or answer != query.expect
 

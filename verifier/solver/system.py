@@ -1,6 +1,6 @@
 """Transition systems: variables, named events, and what can be asked about their runs.
 
-A `System` is built from the table by a subclass: it says which variables there are, how a run
+A `System` is built from the table by a subclass: it states which variables there are, how a run
 begins, and what each event does. From that come the kinds of query a proof about behaviour needs:
 
 - *inductive*: a lemma holds at the start, and each event keeps it; so it holds in runs of any
@@ -9,7 +9,7 @@ begins, and what each event does. From that come the kinds of query a proof abou
 - *bounded*: no run from the start of up to so many events ends badly; the first that does is a
   shortest trace.
 
-Every event has a name of its own (the variable `event`), so a model says which one fired.
+Every event has a name of its own (the variable `event`), so a model reports which one fired.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Lemma:
 
     Attributes:
         name: A short name.
-        words: What it says, one sentence.
-        formula: What it says, of a situation.
+        words: What it states, one sentence.
+        formula: What it states, of a situation.
     """
 
     name: str
@@ -80,12 +80,12 @@ class System(abc.ABC):
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
 
-    # --- what a subclass says ---
+    # --- what a subclass states ---
 
     @property
     @abc.abstractmethod
     def facts(self) -> Formula:
-        """What holds throughout a run: which capability sets there are, what the table says."""
+        """What holds throughout a run: which capability sets there are, and the table."""
 
     @abc.abstractmethod
     def start(self, now: Situation) -> Formula:
@@ -196,7 +196,11 @@ class System(abc.ABC):
             last = length - 1
             wrong = bad(self.situation(last), self.event(last), self.situation(length))
             yield Query(
-                f"within-{length}", "claim", self.run(length, wrong), "unsat", self._telling(length)
+                f"within-{length}",
+                "claim",
+                self.run(length, wrong),
+                "unsat",
+                self._explaining(length),
             )
 
     def happens(self, name: str, wanted: Bad, length: int, *conditions: Formula) -> Query:
@@ -218,7 +222,7 @@ class System(abc.ABC):
 
         return query(length) if conditions else replace(query(length), instead=longer)
 
-    def _telling(self, length: int) -> Callable[[z3.ModelRef | None], Example]:
+    def _explaining(self, length: int) -> Callable[[z3.ModelRef | None], Example]:
         def explain(model: z3.ModelRef | None) -> Example:
             assert model is not None
             run = [self.situation(moment) for moment in range(length + 1)]

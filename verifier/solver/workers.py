@@ -135,7 +135,7 @@ class _Child(Generic[Result]):
         return self.left.pop(0), result
 
     def end(self) -> str:
-        """Wait for the process; say how it ended."""
+        """Wait for the process; return how it ended."""
         self.pipe.close()
         self.process.join()
         code = self.process.exitcode or 0
@@ -161,7 +161,7 @@ def _serve(unit: Unit, work: Work[Result], pipe: Connection, parent: int) -> Non
         for result in work(unit):
             pipe.send(("result", result))
     except KeyboardInterrupt:
-        # The terminal interrupts parent and children together; the parent says so.
+        # The terminal interrupts parent and children together; the parent states it.
         os._exit(130)
     except Exception as error:  # noqa: BLE001 - it is raised again, in the parent
         error.add_note("".join(traceback.format_exception(error)).rstrip())

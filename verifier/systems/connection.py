@@ -3,8 +3,8 @@
 A client sends what it likes: any command with any number, size and count of descriptors, with and
 without No_reply, before and after a version is agreed, replies that nobody asked for; it stops
 reading, goes away and comes back. The server serves or answers as `model/wire.toml` says, and the
-device moves as the migration table says. Here a request for a state is one step: the device gets to
-its target, or to where an arc failed.
+device moves as the migration table specifies. Here a request for a state is one step: the device
+gets to its target, or to where an arc failed.
 
 An occasion of `[[answers]]` without a row is not looked at, so that what it would have refused is
 served: that is how a table can break an obligation.
@@ -29,7 +29,7 @@ _PUT_OFF = ("put_off_commands", "put_off_data", "put_off_fds")
 
 
 class ConnectionSystem(System):
-    """A server, its device and whoever connects.
+    """A server, its device and its clients.
 
     The variables:
         connected, closing: A client is there; the server will end the connection.
@@ -38,7 +38,7 @@ class ConnectionSystem(System):
         has_...: An option was agreed on.
         due, sent: How many replies this connection owes, and how many were sent.
         keeps_...: What the server keeps, by the name of the holding.
-        state, open: Where the device stands, and whether a data session is open.
+        state, open: Where the device is, and whether a data session is open.
         logging: DMA is logged.
         work: What the device was made to do.
     """
@@ -149,7 +149,7 @@ class ConnectionSystem(System):
                 z3.And(there, now["keeps_server_commands"] == 0),
                 {f"keeps_{name}": z3.IntVal(0) for name in _PUT_OFF},
             ),
-            Event("disconnect", now["connected"], self._gone(now)),
+            Event("disconnect", now["connected"], self._after_disconnect(now)),
         ]
 
     def _put_off(self, now: Situation, message: Message, comes: Formula) -> Event:
@@ -293,7 +293,7 @@ class ConnectionSystem(System):
                 )
         return z3.And(any_of(may), message.count >= 0)
 
-    def _gone(self, now: Situation) -> dict[str, Term]:
+    def _after_disconnect(self, now: Situation) -> dict[str, Term]:
         """Nothing of a connection outlives it but what the disconnect row keeps."""
         spec = self.encoding.spec
         row = spec.event("disconnect")
@@ -318,7 +318,7 @@ class ConnectionSystem(System):
         found = [
             Lemma(
                 "supported",
-                "the device stands in a state its capability set has",
+                "the device is in a state its capability set has",
                 lambda now: encoding.supported(now["state"]),
             ),
             Lemma(
@@ -356,7 +356,7 @@ class ConnectionSystem(System):
         return [self.lemmas[name] for name in names]
 
     def fits(self, now: Situation, name: str) -> Formula:
-        """The server keeps no more than it says it does, or nothing if it does not say."""
+        """The server keeps no more than it states it does, or nothing if it does not state."""
         limit = self.wire.holding(name).limit
         return now[f"keeps_{name}"] <= (0 if limit is None else self.wire.limit(limit).value)
 

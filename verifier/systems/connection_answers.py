@@ -77,7 +77,7 @@ class Message:
 
 
 class Answers:
-    """What the two tables say about a message.
+    """What the two tables specify for a message.
 
     Attributes:
         encoding: The migration table in z3.
@@ -92,7 +92,7 @@ class Answers:
         self._made: dict[tuple[object, ...], tuple[object, object]] = {}
 
     def _once(self, kind: str, now: Situation, message: Message, make: Callable[[], Made]) -> Made:
-        """Make what is said of a message in a situation once: formulas are dear to build."""
+        """Make what is stated of a message in a situation once: formulas are dear to build."""
         parts = (message.number, now["state"], now.get("agreed"))
         key = (kind, *(None if term is None else term.get_id() for term in parts))
         if key not in self._made:
@@ -384,7 +384,7 @@ class Answers:
 
 
 def _may_be_longer(row: Command) -> bool:
-    """Say whether something may follow the fixed part of a command."""
+    """Return whether something may follow the fixed part of a command."""
     return bool(row.request_item) or row.request_padding is not None
 
 

@@ -32,7 +32,7 @@ class DeviceSystem(System):
     """A device and its client.
 
     The variables:
-        state: Where the device stands.
+        state: Where the device is.
         busy, target, origin: A request under way, what it asks for, and where it set out.
         open: How many data sessions are open.
         session, sessions: The number of the open one (0 for none), and how many there ever were.
@@ -207,7 +207,8 @@ class DeviceSystem(System):
     def changing(self) -> set[str]:
         """The activities by which a device changes its own state.
 
-        By their role, not by what the table says a session grows by: that is what is to be proved.
+        By their role, not by what the table specifies a session grows by: that is what is to be
+            proved.
         """
         return self.with_role([CHANGE])
 
@@ -280,7 +281,7 @@ class DeviceSystem(System):
         found = [
             Lemma(
                 "supported",
-                "the device stands in a state its capability set has",
+                "the device is in a state its capability set has",
                 lambda now: encoding.supported(now["state"]),
             ),
             Lemma(
@@ -388,8 +389,8 @@ class DeviceSystem(System):
                 done = self.activities[number(self.chosen_activity(moment))]
                 steps.append(step(kind="note", note=f"the device: {done}"))
             else:
-                said = {"connect": "a client connects", "read": "MIG_DATA_READ"}
-                steps.append(step(kind="note", note=said.get(name, "MIG_DATA_WRITE")))
+                notes = {"connect": "a client connects", "read": "MIG_DATA_READ"}
+                steps.append(step(kind="note", note=notes.get(name, "MIG_DATA_WRITE")))
         start = state(run[0]["state"])
         text = f"{len(events)} events from {start}: {'; '.join(str(step) for step in steps)}"
         return run_of(encoding, [word], [start], steps, text)

@@ -2,12 +2,12 @@
 
 Two encodings of the same behaviour, both of what `Discipline` reads from the table of plans:
 
-- `QuantifiedGroup`: any number of devices. They are an uninterpreted sort; where each stands and
+- `QuantifiedGroup`: any number of devices. They are an uninterpreted sort; where each is and
   what it is capable of are functions of it. A proof here is one for groups of every size.
 - `FiniteGroup`: a small number of devices, for shortest runs that show a bad plan going wrong.
 
 A running device may start peer-to-peer DMA to any other at any time, so a situation is unsafe as
-soon as one may start it and another, standing stopped, may not accept it.
+soon as one may start it and another, stopped, may not accept it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def may(encoding: Encoding, state: Term, role: Role) -> Formula:
 
 
 def meets(encoding: Encoding, one: Term, other: Term) -> Formula:
-    """The first device may start peer-to-peer DMA, and the second stands stopped: unsafe.
+    """The first device may start peer-to-peer DMA, and the second is stopped: unsafe.
 
-    A device that has failed is not a stopped one: nothing is promised of it, and nothing to it.
+    A device that has failed is not a stopped one: nothing is guaranteed for it.
     """
     lost = encoding.spec.event("arc_failed_for_good").to
     failed = encoding.one_of(other, [lost] if lost is not None else [])
@@ -74,7 +74,7 @@ class QuantifiedGroup:
         self.one, self.other = z3.Consts("one other", self.sort)
 
     def where(self, moment: str) -> z3.FuncDeclRef:
-        """Where each device stands at a moment."""
+        """Where each device is at a moment."""
         return z3.Function(f"state@{moment}", self.sort, self.encoding.state_sort)
 
     @functools.cached_property
@@ -101,8 +101,8 @@ class QuantifiedGroup:
         premise = z3.And(without) if limit.count else without[0]
         return z3.ForAll(devices, z3.Implies(premise, z3.Or(same)))
 
-    def stands(self, where: z3.FuncDeclRef, device: Term, sets: Sets) -> Formula:
-        """A device stands in one of the states that its capability set has in `sets`."""
+    def in_states(self, where: z3.FuncDeclRef, device: Term, sets: Sets) -> Formula:
+        """A device is in one of the states that its capability set has in `sets`."""
         return any_of(
             [
                 z3.And(
@@ -114,14 +114,14 @@ class QuantifiedGroup:
         )
 
     def unsafe(self, where: z3.FuncDeclRef, one: Term, other: Term) -> Formula:
-        """Of two devices the first may start DMA to the second, which stands stopped."""
+        """Of two devices the first may start DMA to the second, which is stopped."""
         return z3.And(one != other, meets(self.encoding, where(one), where(other)))
 
     def holds(self, where: z3.FuncDeclRef, phase: int) -> Formula:
-        """The invariant of a phase: where devices stand, and that none meets a stopped one."""
+        """The invariant of a phase: where devices are, and that none meets a stopped one."""
         one, other = self.one, self.other
         return z3.And(
-            z3.ForAll([one], self.stands(where, one, self.discipline.stands[phase])),
+            z3.ForAll([one], self.in_states(where, one, self.discipline.reachable[phase])),
             z3.ForAll([one, other], z3.Not(self.unsafe(where, one, other))),
         )
 
@@ -129,7 +129,7 @@ class QuantifiedGroup:
         """The invariant of a phase fails, of devices the solver picks."""
         first, second = z3.Consts("first second", self.sort)
         return z3.Or(
-            z3.Not(self.stands(where, first, self.discipline.stands[phase])),
+            z3.Not(self.in_states(where, first, self.discipline.reachable[phase])),
             self.unsafe(where, first, second),
         )
 
@@ -141,7 +141,7 @@ class QuantifiedGroup:
             word: self.discipline.rests(row, machine)
             for word, machine in self.discipline.machines()
         }
-        return z3.ForAll([one], self.stands(where, one, rest))
+        return z3.ForAll([one], self.in_states(where, one, rest))
 
     def moves(self, now: z3.FuncDeclRef, then: z3.FuncDeclRef, phase: int) -> Formula:
         """One device takes one step of its move, or fails; all others stay where they are."""
@@ -186,7 +186,7 @@ class QuantifiedGroup:
             )
 
         if plan.before:
-            begins = self.stands(now, self.one, discipline.begins_anywhere)
+            begins = self.in_states(now, self.one, discipline.begins_anywhere)
             yield step("begins", z3.ForAll([self.one], begins), self.broken(now, 0))
         for index, phase in enumerate(plan.phases):
             held = self.holds(now, index)
@@ -198,7 +198,7 @@ class QuantifiedGroup:
 
 
 class FiniteGroup(System):
-    """A fixed number of devices that follow a plan; the variables are where each stands."""
+    """A fixed number of devices that follow a plan; the variables are where each is."""
 
     def __init__(self, discipline: Discipline, size: int) -> None:
         encoding = discipline.encoding
@@ -222,7 +222,7 @@ class FiniteGroup(System):
         return z3.BoolVal(True)
 
     def start(self, now: Situation) -> Formula:
-        """Every device stands where the plan begins, or where those before it may leave it."""
+        """Every device is where the plan begins, or where those before it may leave it."""
         begins = [
             z3.And([self._among(now, device, begin) for device in range(self.size)])
             for begin in self.discipline.begins

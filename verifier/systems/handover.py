@@ -2,15 +2,15 @@
 
 A migration and a handover are programs of one kind: steps that move the devices of one side through
 phases of a plan, that transfer the streams, and that write down who holds the state. A `Place` is
-one such thing to do. Whoever executes them may be killed at any place, and so may each device's
+one such thing to do. Anybody who executes them may be killed at any place, and so may each device's
 server; then the rows of `[[handovers]]` decide who is to run.
 
-Of a device it counts where it stands and whether it *holds* its state: a device of the source does
+Of a device it counts where it is and whether it *holds* its state: a device of the source does
 until it fails, one of the destination as soon as its stream is whole. A destination may judge
-nothing: it accepts to leave RESUMING whatever it was given, and then stands where one that holds
+nothing: it accepts to leave RESUMING whatever it was given, and is then where one that holds
 its state stands, without holding it. Or it refuses what it was given, be it whole, and then refuses
 it again. Within a place every device moves by itself. So where devices may be at a place, whatever
-was killed on the way there, is a set per capability set; `Journey.stands` works them out.
+was killed on the way there, is a set per capability set; `Journey.reachable` works them out.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from vfio_migration.verifier.systems.plan import Discipline
 SIDES: tuple[Side, ...] = get_args(Side)
 
 Device = tuple[str, bool | None]
-"""Where a device stands, and whether it holds its state; None: it has refused what it was given."""
+"""Where a device is, and whether it holds its state; None: it has refused what it was given."""
 
-Stands = dict[Side, dict[int, frozenset[Device]]]
+Reachable = dict[Side, dict[int, frozenset[Device]]]
 """Per side and capability set, what a device that is alive may be."""
 
 Transition = Literal["arc", "fails", "reset", "loaded", "refuses", "given up"]
@@ -94,11 +94,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where the whole stands.
+    """Where the whole is.
 
     Attributes:
         place: The number of the place, or None while nobody coordinates.
-        holder: What the journal says.
+        holder: What the journal records.
         degraded: A handover decided for which devices may have failed: nothing is whole since.
     """
 
@@ -168,7 +168,7 @@ class Journey:
             plan = self.plans.plan(str(step.plan))
             yield Place(program, row, "phase", step.side, plan, phase, begins=index == 0)
 
-    # --- what the table says of a device ---
+    # --- what the table specifies for a device ---
 
     @functools.cached_property
     def acting(self) -> frozenset[str]:
@@ -248,7 +248,7 @@ class Journey:
         return None if move is None else step_of(move, machine, state)
 
     def tears(self, spot: Spot, transition: Transition, before: str, after: str) -> bool:
-        """Say whether a device gives up a session of whose stream part was transferred.
+        """Return whether a device gives up a session of whose stream part was transferred.
 
         The rest would be that of another session, and no device can make one state of the two. One
         that failed needs no rest.
@@ -263,7 +263,7 @@ class Journey:
         return True
 
     def passes(self, spot: Spot, side: Side, machine: Machine, device: Device) -> bool:
-        """Say whether a device of a side lets the program go on to its next place."""
+        """Return whether a device of a side lets the program go on to its next place."""
         place = self.places[self._number(spot)]
         if side != place.side:
             return True
@@ -280,9 +280,9 @@ class Journey:
         return place.row is not None and place.row.failed and after.side == side
 
     def unwritten(self, spot: Spot) -> bool:
-        """Say whether it is known, and not written down, that the destination has the whole state.
+        """Return whether it is known, but not recorded, that the destination has the whole state.
 
-        If whoever coordinates is killed then, and the source too, nobody knows it any more. Right
+        If the coordinator is killed then, and the source too, nobody knows it any more. Right
         after the transfer it cannot be otherwise: there it is written down.
         """
         place = self.places[self._number(spot)]
@@ -291,12 +291,12 @@ class Journey:
         return known and spot.holder == FIRST_HOLDER
 
     def begins_rest(self, spot: Spot) -> bool:
-        """Say whether the rest is transferred next: it is of what the source holds then."""
+        """Return whether the rest is transferred next: it is of what the source holds then."""
         onward = self.after(spot)
         return onward is not None and self.places[self._number(onward)].after_rest == 0
 
-    def says_known(self, spot: Spot) -> bool:
-        """Say whether it is written down that the destination was given the whole state."""
+    def records_delivery(self, spot: Spot) -> bool:
+        """Return whether it is written down that the destination was given the whole state."""
         return self.places[self._number(spot)].holder not in (None, FIRST_HOLDER)
 
     def fits(self, place: Place, side: Side, word: int) -> frozenset[str]:
@@ -311,10 +311,10 @@ class Journey:
         assert place.plan is not None
         assert place.phase is not None
         index = place.plan.phases.index(place.phase)
-        return self._discipline[place.plan.name].stands[index][word]
+        return self._discipline[place.plan.name].reachable[index][word]
 
     def right(self, spot: Spot, side: Side, word: int, device: Device) -> bool:
-        """Say whether what a device may be at a place is what the place is for."""
+        """Return whether what a device may be at a place is what the place is for."""
         place = self.places[self._number(spot)]
         state, holds = device
         if place.kind == "end":
@@ -339,7 +339,7 @@ class Journey:
         return Spot(self._number(spot) + 1, place.holder or spot.holder, spot.degraded)
 
     def down(self, spot: Spot) -> Spot:
-        """Whoever coordinated is killed, or gives up."""
+        """Anybody who coordinated is killed, or gives up."""
         return Spot(None, spot.holder, spot.degraded)
 
     def choices(self, spot: Spot) -> list[tuple[int, Handover, Spot]]:
@@ -357,7 +357,7 @@ class Journey:
     # --- where devices may be ---
 
     @functools.cached_property
-    def begins(self) -> Stands:
+    def begins(self) -> Reachable:
         """The source runs, and holds its state; the destination is blank, and runs or is stopped.
 
         It is stopped where an earlier migration was given up: where handovers lead the loser.
@@ -386,9 +386,9 @@ class Journey:
         return [Spot(start, FIRST_HOLDER, False) for start in self.starts]
 
     @functools.cached_property
-    def stands(self) -> dict[Spot, Stands]:
+    def reachable(self) -> dict[Spot, Reachable]:
         """At every spot that can be reached, what devices may be."""
-        found: dict[Spot, Stands] = {}
+        found: dict[Spot, Reachable] = {}
         todo = [(spot, self.begins) for spot in self.begun]
         while todo:
             spot, arriving = todo.pop()
@@ -400,32 +400,32 @@ class Journey:
             todo += self._onward(spot, merged)
         return found
 
-    def _onward(self, spot: Spot, stands: Stands) -> Iterator[tuple[Spot, Stands]]:
+    def _onward(self, spot: Spot, reachable: Reachable) -> Iterator[tuple[Spot, Reachable]]:
         if spot.place is None:
             for _, row, begun in self.choices(spot):
-                yield begun, self._chosen(row, stands)
+                yield begun, self._chosen(row, reachable)
             return
-        yield self.down(spot), stands
+        yield self.down(spot), reachable
         onward = self.after(spot)
         if onward is not None:
-            yield onward, self.passing(spot, stands)
+            yield onward, self.passing(spot, reachable)
 
-    def passing(self, spot: Spot, stands: Stands) -> Stands:
+    def passing(self, spot: Spot, reachable: Reachable) -> Reachable:
         """Of what devices may be at a place, what lets the program go on."""
         machines = self.encoding.machines
         if self.places[self._number(spot)].kind == "mark":
-            return stands
+            return reachable
         return {
             side: {
                 word: frozenset(
                     device for device in devices if self.passes(spot, side, machines[word], device)
                 )
-                for word, devices in stands[side].items()
+                for word, devices in reachable[side].items()
             }
             for side in SIDES
         }
 
-    def _chosen(self, row: Handover, stands: Stands) -> Stands:
+    def _chosen(self, row: Handover, reachable: Reachable) -> Reachable:
         return {
             side: {
                 word: frozenset(
@@ -433,18 +433,18 @@ class Journey:
                     for device in devices
                     if row.failed or side != row.winner or device[0] != self.lost
                 )
-                for word, devices in stands[side].items()
+                for word, devices in reachable[side].items()
             }
             for side in SIDES
         }
 
-    def _closed(self, spot: Spot, stands: Stands) -> Stands:
+    def _closed(self, spot: Spot, reachable: Reachable) -> Reachable:
         if spot.place is None or self.places[spot.place].kind in ("mark", "end"):
-            return stands
+            return reachable
         return {
             side: {
                 word: self._reached(spot, side, word, devices)
-                for word, devices in stands[side].items()
+                for word, devices in reachable[side].items()
             }
             for side in SIDES
         }
@@ -463,7 +463,7 @@ class Journey:
         return frozenset(reached)
 
 
-def _union(one: Stands, other: Stands) -> Stands:
+def _union(one: Reachable, other: Reachable) -> Reachable:
     return {
         side: {word: one[side][word] | other[side][word] for word in one[side]} for side in SIDES
     }
@@ -484,13 +484,13 @@ def handed_over(encoding: Encoding) -> list[Discipline]:
     found = []
     for (index, row), side in itertools.product(enumerate(journey.plans.handovers), SIDES):
         plan = _plan(journey.plans, f"handover-{index}-{side}", row, side)
-        begun = [s for s in journey.stands if s.place == journey.decided[index]]
-        stands = {
-            word: frozenset(state for s in begun for state, _ in journey.stands[s][side][word])
+        begun = [s for s in journey.reachable if s.place == journey.decided[index]]
+        reachable = {
+            word: frozenset(state for s in begun for state, _ in journey.reachable[s][side][word])
             for word in encoding.machines
         }
         if plan is not None:
-            found.append(Discipline(encoding, plan, failing=True, found=stands))
+            found.append(Discipline(encoding, plan, failing=True, found=reachable))
     return found
 
 

@@ -30,15 +30,15 @@ class Stranded:
 
 
 def stranded(journey: Journey, index: int) -> Stranded | None:
-    """Say which device a handover does not bring to where it is to be; None if there is none.
+    """Return which device a handover does not bring to where it is to be; None if there is none.
 
     Devices move by themselves, so each is followed alone, from wherever it may be found. A winner
     that holds no state may refuse, unless the row is for those: then the next row is tried.
     """
     row = journey.plans.handovers[index]
-    for begun in [spot for spot in journey.stands if spot.place == journey.decided[index]]:
+    for begun in [spot for spot in journey.reachable if spot.place == journey.decided[index]]:
         for side, (word, machine) in itertools.product(SIDES, journey.encoding.machines.items()):
-            for device in sorted(journey.stands[begun][side][word], key=str):
+            for device in sorted(journey.reachable[begun][side][word], key=str):
                 if side == row.winner and not device[1] and not row.failed:
                     continue
                 spot, end = _led(journey, begun, side, machine, device)

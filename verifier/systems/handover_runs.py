@@ -32,7 +32,7 @@ class Now:
     destination: Crowd
     ran_source: bool = True
     ran_destination: bool = False
-    undone: bool = False
+    rolled_back: bool = False
     known: bool = False
 
     def crowd(self, side: Side) -> Crowd:
@@ -56,7 +56,7 @@ class _Event:
 
 @dataclass(frozen=True, slots=True)
 class _Amiss:
-    """What must never be, and of which device it is said; None if of no single one."""
+    """What must never be, and of which device it is stated; None if of no single one."""
 
     words: str
     who: Who | None = None
@@ -103,9 +103,9 @@ def accepting_run(journey: Journey) -> Example | None:
 
 
 def stranding(journey: Journey, lost: Stranded) -> Example:
-    """Tell of a device that a handover does not bring on: a shortest run to there, and on.
+    """Describe a device that a handover does not bring on: a shortest run to there, and on.
 
-    Without a run of one device a side that leads there, the device is all that is told.
+    Without a run of one device a side that leads there, the device is all that is reported.
     """
     search = _Search(journey, (lost.word,))
     now = search.reached(lost)
@@ -116,7 +116,7 @@ def stranding(journey: Journey, lost: Stranded) -> Example:
 
 
 def undisturbed(journey: Journey) -> Iterator[tuple[str, bool, Example]]:
-    """Tell of each migration whether it arrives if nobody is killed and nothing fails.
+    """Report for each migration whether it arrives if nobody is killed and nothing fails.
 
     Devices move by themselves, so a group arrives if a device of each of its capability sets does.
     The run is that of the last device that does arrive, or of one that does not.
@@ -173,7 +173,7 @@ class _Search:
                     if amiss is not None:
                         return self._example(now, event, then, amiss)
                     if event.row is not None and event.row not in self.decided:
-                        text = f"so it ends as handover {event.row} says"
+                        text = f"so it ends as handover {event.row} requires"
                         self.decided[event.row] = self._example(now, event, then, _Amiss(text))
                     if self.accepted is None and event.who and self._accepts(now, event):
                         text = f"{_name(event.who)} accepted a stream that is not whole"
@@ -209,7 +209,7 @@ class _Search:
                     yield Now(spot, source, destination)
 
     def reached(self, lost: Stranded) -> Now | None:
-        """Return the first moment at which a handover begins with a device as it is told."""
+        """Return the first moment at which a handover begins with a device as given."""
         level = list(self.starts())
         self.before = dict.fromkeys(level)
         while level:
@@ -225,7 +225,7 @@ class _Search:
         return None
 
     def undisturbed(self, now: Now) -> tuple[bool, Example]:
-        """Follow a program to its end, or to where it does not go on; say whether it arrives."""
+        """Follow a program to its end, or to where it does not go on; return whether it arrives."""
         self.before.setdefault(now, None)
         events, moments = self._history(now)
         seen = {now}
@@ -291,13 +291,13 @@ class _Search:
         place = self.journey.places[now.spot.place]
         if onward is not None and self._over(now):
             ran = now.ran_source and not self.journey.begins_rest(now.spot)
-            words = f"the journal says: {place.holder}"
+            words = f"the journal has: {place.holder}"
             event = _Event(words, kind="note" if place.holder else "done")
-            known = now.known or self.journey.says_known(now.spot)
+            known = now.known or self.journey.records_delivery(now.spot)
             yield event, replace(now, spot=onward, ran_source=ran, known=known), None
         if place.kind != "end":
             down = replace(now, spot=self.journey.down(now.spot))
-            yield _Event("whoever coordinates is killed, or gives up"), down, None
+            yield _Event("the coordinator is killed, or gives up"), down, None
 
     def _moves(
         self, now: Now, side: Side, index: int, device: Device
@@ -327,8 +327,8 @@ class _Search:
         why = None
         if not device[1]:
             why = "without the state it is to have"
-        elif side == "source" and now.ran_destination and not now.undone:
-            why = "although the destination has run, and no handover says so"
+        elif side == "source" and now.ran_destination and not now.rolled_back:
+            why = "although the destination has run, and no handover allows it"
         elif side == "destination" and now.ran_source:
             why = "on what the source has left behind"
         who = (side, index)
@@ -353,7 +353,7 @@ class _Search:
             if self._holds(row, now):
                 words = f'handover {index} decides: the {row.winner}. "{row.summary}"'
                 event = _Event(words, row=index)
-                then = replace(now, spot=begun, undone=now.undone or row.undoes)
+                then = replace(now, spot=begun, rolled_back=now.rolled_back or row.rolls_back)
                 yield event, then, self._given_up(row, now)
                 if self._whole(now, row.winner):
                     return
@@ -381,7 +381,7 @@ class _Search:
             return None
         sides: tuple[Side, ...] = SIDES
         if row is not None and not row.failed:
-            sides = ("destination",) if row.undoes else ()
+            sides = ("destination",) if row.rolls_back else ()
         known = [side for side in sides if side == "source" or now.known]
         whole = [side for side in known if self._whole(now, side)]
         return _Amiss(f"the {whole[0]} holds the whole state, which is given up") if whole else None
@@ -442,7 +442,7 @@ class _Search:
         everybody = [(side, index) for side in SIDES for index in range(len(self.words))]
         devices = [first.crowd(side)[index] for side, index in everybody]
         start = tuple(device[0] if device else spec.initial for device in devices)
-        # A device whose server was killed is said to stand where it was last seen.
+        # A device whose server was killed is reported to stand where it was last seen.
         where = dict(zip(everybody, start, strict=True))
         steps: list[Step] = []
         for happened, (one, other) in zip(events, itertools.pairwise(moments), strict=True):
@@ -469,7 +469,7 @@ class _Search:
         return Step(kind="note", device=self._number(who), state=where[who], note=event.words)
 
     def _steps(self, event: _Event, now: Now, then: Now, where: dict[Who, str]) -> Iterator[Step]:
-        """Tell one event, and note in `where` where its device then stands."""
+        """Report one event, and note in `where` where its device then is."""
         who = event.who
         here = now.crowd(who[0])[who[1]] if who else None
         there = then.crowd(who[0])[who[1]] if who else None

@@ -10,9 +10,9 @@ source closed its own: more than any client would do. What it does not do is kee
 session of the source once the next one is open. A client that writes anything but what it read, in
 order, is no different from one whose bytes were damaged on the way.
 
-The source puts a mark at the end of its stream once nothing is left to say and nothing can change
+The source puts a mark at the end of its stream once nothing is left to state and nothing can change
 any more. A destination accepts a stream that has this mark, from its first chunk to its last and
-undamaged; that it can tell by itself, from the bytes alone.
+undamaged; that it can observe by itself, from the bytes alone.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _DEVICES = ("source", "destination")
 OTHER = -1
 """What a chunk that is not about the page under watch holds of it."""
 
-_TOLD = {
+_EVENT_NOTES = {
     "source_arc": "",
     "target_arc": "",
     "change": "the source changes the page",
     "stream_page": "the source streams the page",
     "stream_other": "the source streams something else",
     "read": "the client reads a chunk",
-    "end_temporary": "the source says: nothing to read for now",
-    "end_final": "the source says: this is the end of the stream",
+    "end_temporary": "the source answers: nothing to read for now",
+    "end_final": "the source answers: this is the end of the stream",
     "write": "the client writes a chunk to the destination",
     "damage": "what has been written to the destination is damaged",
     "target_lost": "an arc of the destination fails for good",
@@ -68,7 +68,7 @@ class MigrationSystem(System):
         whole: The destination's state is one that a device may run on.
     """
 
-    events = tuple(_TOLD)
+    events = tuple(_EVENT_NOTES)
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
@@ -106,7 +106,7 @@ class MigrationSystem(System):
         return z3.And(self.encoding.universe, self._of_target(self.encoding.universe))
 
     def _of_target(self, formula: Formula) -> Formula:
-        """What a formula says of the source's capability set, said of the destination's."""
+        """What a formula states of the source's capability set, said of the destination's."""
         return z3.substitute(formula, (self.encoding.flags, self.target_flags))
 
     def ends(self, state: Term, kind: str) -> Formula:
@@ -121,7 +121,8 @@ class MigrationSystem(System):
 
     def grows(self, state: Term) -> Formula:
         """In this state the device may change what is to be streamed."""
-        # Whatever the table says a session grows by: a device that may change itself may do so.
+        # Whatever the table specifies a session grows by: a device that may change itself may do
+        # so.
         return any_of([self.device.permits(state, name) for name in sorted(self.device.changing)])
 
     def acts(self, state: Term) -> Formula:
@@ -166,7 +167,7 @@ class MigrationSystem(System):
         one, none = z3.IntVal(1), z3.BoolVal(False)
         nothing_left = z3.And(reading, z3.Not(now["dirty"]), z3.Not(now["others"]))
         drained = z3.And(nothing_left, now["got"] == now["produced"])
-        said = z3.Select(now["stream"], now["put"])
+        copied = z3.Select(now["stream"], now["put"])
         reset = encoding.spec.event("reset")
         lost = encoding.spec.event("arc_failed_for_good")
         return [
@@ -213,7 +214,7 @@ class MigrationSystem(System):
                 z3.And(device.streams(target, "write"), now["joined"], now["put"] < now["got"]),
                 {
                     "put": now["put"] + one,
-                    "copy": z3.If(said == OTHER, now["copy"], said),
+                    "copy": z3.If(copied == OTHER, now["copy"], copied),
                 },
             ),
             Event(
@@ -343,14 +344,14 @@ class MigrationSystem(System):
             ),
             Lemma(
                 "final-is-sent",
-                "the stream said last of the page what the source held at the end",
+                "the stream had last for the page what the source held at the end",
                 lambda now: z3.Implies(
                     now["ended"], z3.And(now["last"] >= 0, now["sent"] == now["final"])
                 ),
             ),
             Lemma(
                 "copy-follows",
-                "what was written of the page is what the stream said of it last",
+                "what was written of the page is what the stream had for it last",
                 lambda now: z3.Implies(
                     z3.And(
                         now["joined"], now["intact"], now["last"] >= 0, now["put"] > now["last"]
@@ -400,7 +401,7 @@ class MigrationSystem(System):
             elif name in ("target_reset", "source_reset"):
                 steps.append(step(kind="reset"))
             else:
-                steps.append(step(kind="note", note=_TOLD[name]))
+                steps.append(step(kind="note", note=_EVENT_NOTES[name]))
         text = "; ".join(
             str(step) if step.kind == "note" else f"{_DEVICES[step.device]}: {step}"
             for step in steps

@@ -2,8 +2,8 @@
 
 Within a phase each device moves by itself, whatever the others do, and a phase ends when all of
 them rest. So the situations that a group can be in while a phase of a plan with `before` lasts are
-exactly those in which each device stands in one of the states `Discipline.stands` has for it; for a
-plan that comes after others they are among those.
+exactly those in which each device is in one of the states `Discipline.reachable` has for it;
+for a plan that comes after others they are among those.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from vfio_migration.model import Machine, Mistake, SpecError
-from vfio_migration.model.plan import Phase, Plan, Plans, applying, exceeds, standing
+from vfio_migration.model.plan import Phase, Plan, Plans, applying, exceeds, state_before
 from vfio_migration.model.plan import step as step_of
 from vfio_migration.model.spec import Role
 from vfio_migration.verifier.solver.encoding import Encoding
@@ -35,7 +35,7 @@ class Discipline:
         plan: The plan.
         failing: Arcs may fail for good at any time.
         words: The capability sets a device may have, by flags word; by default all.
-        found: Where devices are found when the plan begins, if the plan itself does not say.
+        found: Where devices are found when the plan begins, if the plan itself does not state.
         lost: Where a device lands whose arc failed for good.
     """
 
@@ -126,11 +126,11 @@ class Discipline:
         names = [row.name for row in machine.states]
         return [name for name in names if name not in resting and name not in moving]
 
-    # --- where devices stand ---
+    # --- where devices are ---
 
     @functools.cached_property
     def begins(self) -> list[Sets]:
-        """Where devices stand when the plan begins: the group is in one of these situations.
+        """Where devices are when the plan begins: the group is in one of these situations.
 
         For a plan that comes after others there is one for each of their phases.
         """
@@ -139,7 +139,7 @@ class Discipline:
         if self.plan.before:
             begin = {
                 word: frozenset(
-                    filter(machine.supports, filter(None, [standing(self.plan, machine)]))
+                    filter(machine.supports, filter(None, [state_before(self.plan, machine)]))
                 )
                 for word, machine in self.machines()
             }
@@ -149,7 +149,7 @@ class Discipline:
             Discipline(self.encoding, plans.plan(name), failing=True, words=self.words)
             for name in self.plan.after
         ]
-        return [phase for plan in left for phase in plan.stands]
+        return [phase for plan in left for phase in plan.reachable]
 
     @functools.cached_property
     def begins_anywhere(self) -> Sets:
@@ -160,7 +160,7 @@ class Discipline:
         }
 
     @functools.cached_property
-    def stands(self) -> list[Sets]:
+    def reachable(self) -> list[Sets]:
         """Where devices may stand while each phase lasts.
 
         The first phase begins where the plan begins; each later one with what no move of the phase
@@ -180,7 +180,7 @@ class Discipline:
     @functools.cached_property
     def ends(self) -> Sets:
         """Where devices may stand when the plan is over."""
-        return self._resting(self.plan.phases[-1], self.stands[-1])
+        return self._resting(self.plan.phases[-1], self.reachable[-1])
 
     def machines(self) -> list[tuple[int, Machine]]:
         """The capability sets a device may have."""

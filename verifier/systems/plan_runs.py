@@ -13,7 +13,7 @@ from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.systems.plan import Discipline, Where
 
 Moment = tuple[int, Where]
-"""The number of the phase, and where each device stands."""
+"""The number of the phase, and where each device is."""
 
 
 def run_to(
@@ -24,7 +24,7 @@ def run_to(
     Args:
         discipline: The plan.
         words: The capability set of each device.
-        wanted: Says of a phase, by its number, and of where each device stands whether that is it.
+        wanted: Says of a phase, by its number, and of where each device is whether that is it.
     """
     machines = [discipline.encoding.machines[word] for word in words]
     begins = (
@@ -56,7 +56,7 @@ def showing(text: str, trace: Trace | None, why: str, spec: Spec) -> Example:
 
 
 def _with_sessions(trace: Trace, spec: Spec) -> Trace:
-    """Say after each step of a run which session its device has, and where it then stands."""
+    """Return after each step of a run which session its device has, and where it then is."""
     numbers = itertools.count(1)
     where = list(trace.start)
     open_: list[int | None] = [

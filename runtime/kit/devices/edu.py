@@ -197,7 +197,7 @@ class Edu(PciDevice):
     # --- migration ---
 
     def save(self) -> bytes:
-        """Give the registers out; what is under way can be told from them."""
+        """Give the registers out; what is under way follows from them."""
         return _STATE.pack(
             self.liveness,
             self.factorial,
@@ -212,7 +212,7 @@ class Edu(PciDevice):
     def load(self, state: bytes, version: int) -> None:  # noqa: ARG002 - there is one version
         """Take registers over.
 
-        What was under way comes with the stream; one of an earlier version does not say what is
+        What was under way comes with the stream; one of an earlier version does not state what is
         left of it, and then it begins anew.
         """
         (
@@ -232,5 +232,5 @@ class Edu(PciDevice):
 
 
 def _fits(offset: int, size: int) -> bool:
-    """Say whether a register at `offset` can be accessed `size` bytes at a time."""
+    """Return whether a register at `offset` can be accessed `size` bytes at a time."""
     return size == 4 or (size == 8 and offset >= _WIDE)

@@ -1,7 +1,7 @@
 """`memory`: a device whose state is a large memory that changes at a set rate.
 
 For benchmarks and demonstrations of live migration. The memory is BAR 2; it is changed page by
-page, in an order that looks random, and what it holds can be told from how many changes were made:
+page, in an order that looks random, and what it holds follows from how many changes were made:
 `contents(seed, size, changes)` computes it anew, so that a destination can be checked byte for
 byte.
 
@@ -10,7 +10,7 @@ Registers of BAR 0, little-endian:
 | offset | access | what it holds                                             |
 |--------|--------|-----------------------------------------------------------|
 | 0x00   | R      | identification, 0x010000ee                                |
-| 0x08   | R/W, 8 | bytes to be changed per second; 0 stands still            |
+| 0x08   | R/W, 8 | bytes to be changed per second; 0 is stopped            |
 | 0x10   | R, 8   | how many pages have been changed                          |
 | 0x18   | R, 8   | the size of the memory                                    |
 | 0x20   | R, 8   | the seed of the order in which pages are changed          |
@@ -67,7 +67,7 @@ class MemoryDevice(PciDevice):
         rate: How many bytes are changed per second, to begin with.
         seed: What the order of changes begins with.
         mappable: A client may map the memory. Then nobody knows what it changes, and all of the
-            memory is streamed again once the device stands still.
+            memory is streamed again once the device is stopped.
         tick_seconds: How often changes are made.
         options: Those of `PciDevice`.
     """

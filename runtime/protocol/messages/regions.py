@@ -54,7 +54,7 @@ class SparseMmap:
 
 @dataclass(frozen=True, slots=True)
 class RegionType:
-    """A region that is no standard one says what it is."""
+    """A region that is no standard one states what it is."""
 
     type: int
     subtype: int
@@ -138,8 +138,8 @@ class DeviceGetRegionInfoReply(Message):
         """Return what is sent if the full payload does not fit, and if descriptors go with it.
 
         Without capabilities there is no CAPS flag and no offset to them: QEMU's client refuses a
-        reply that promises some and has none. Nor is there a descriptor, for which libvfio-user's
-        client has no room yet, and so no MMAP flag. argsz tells that there is more.
+        reply that announces some and has none. Nor is there a descriptor, for which libvfio-user's
+        client has no room yet, and so no MMAP flag. argsz shows that there is more.
         """
         omitted = self.argsz - _INFO.size
         flags = self.flags & ~_MMAP_FLAG

@@ -56,7 +56,7 @@ class Message:
 
         Args:
             payload: All of it; data in the message is a view of it, if it is one.
-            _fds: The descriptors that came with it. Only their number matters here: whoever has
+            _fds: The descriptors that came with it. Only their number matters here: anybody who has
                 them keeps them.
 
         Raises:

@@ -2,7 +2,7 @@
  *
  * drive SOCKET: the client of every benchmark, the same for both sides of a ratio.
  *
- * It does what it is told on standard input, a line each, and answers with a line of nanoseconds.
+ * It does what it is asked on standard input, a line each, and answers with a line of nanoseconds.
  * A message is given as its bytes in hex and the size of the reply that it is to have.
  *
  *   turns COUNT MESSAGE SIZE [MESSAGE SIZE]...   send the messages in turn, COUNT in all, each

@@ -4,14 +4,14 @@
  * From wherever a plan was left, devices failed among them, to all running.
  * An arc that is taken may fail for good.
  *
- * It is wrong if a device that may start peer-to-peer DMA meets one that stands
+ * It is wrong if a device that may start peer-to-peer DMA meets one that is
  * stopped (assertion in `arrive`), if not all arrive (assertion in Manager), or if
  * a phase never ends (invalid end state). To check it, and to see what goes wrong:
  *
  *     spin -a recover.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan
  *     spin -t -p -g recover.pml
  *
- * Spin says `errors: 0` if nothing is; its exit status says nothing.
+ * Spin prints `errors: 0` if nothing is; its exit status is 0 in any case.
  *
  * Flags, as in struct vfio_device_feature_migration:
  *     1  STOP_COPY
@@ -23,12 +23,12 @@
 #define N 3
 
 mtype = { ERROR, STOP, RUNNING, STOP_COPY, RESUMING, RUNNING_P2P, PRE_COPY, PRE_COPY_P2P }
-mtype state[N];  /* where each device stands */
+mtype state[N];  /* where each device is */
 byte flags[N];   /* what it is capable of; it never changes */
 byte phase;
 
-/* May start DMA to its peers; stands stopped and may not accept any. A device that
- * failed is not stopped: nothing is promised of it, and nothing to it. */
+/* May start DMA to its peers; is stopped and may not accept any. A device that
+ * failed is not stopped: nothing is guaranteed for it. */
 #define starts(d) (state[d] == RUNNING || state[d] == PRE_COPY)
 #define stopped(d) (state[d] == STOP || state[d] == STOP_COPY || state[d] == RESUMING)
 #define meets(a, b) (a != b && starts(a) && stopped(b))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.client.asynchronous import AsyncClient
 from vfio_migration.runtime.kit.devices import Edu
@@ -37,13 +37,13 @@ class HungUpError(Exception):
 
 
 class Peer:
-    """A server's end of a socket. It packs and unpacks by itself and may say anything."""
+    """A server's end of a socket. It packs and unpacks by itself and may state anything."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.settimeout(60)
         self.fds: list[int] = []
-        self.twins: list[Peer] = []
+        self.sockets: list[Peer] = []
 
     def exactly(self, size: int) -> bytes:
         data = b""
@@ -73,28 +73,33 @@ class Peer:
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             message = message[self.sock.sendmsg([message], rights) :]
-        if message:  # or a client that has hung up by now would be told of
+        if message:  # or a client that has hung up by now would be reported of
             self.sock.sendall(message)
 
-    def hello(self, said: object = None, *, data: bytes | None = None, fds=()) -> dict:
+    def handshake(self, capabilities: object = None, *, data: bytes | None = None, fds=()) -> dict:
         """Agree on the version; return what the client proposed."""
         ident, payload = self.expect(VERSION)
         assert payload[:4] == bytes(4)
         assert payload[-1:] == b"\0"
         if data is None:
-            data = b"" if said is None else json.dumps({"capabilities": said}).encode() + b"\0"
+            data = (
+                b""
+                if capabilities is None
+                else json.dumps({"capabilities": capabilities}).encode() + b"\0"
+            )
         self.send(ident, VERSION, bytes(4) + data, fds=fds)
         return json.loads(payload[4:-1])["capabilities"]
 
-    def twin(self, said: dict) -> Peer:
+    def twin(self, capabilities: dict) -> Peer:
         """Agree on the version with a twin socket; return the server's end of it."""
         ours, theirs = socket.socketpair()
-        self.hello(
-            {**said, "twin_socket": {"supported": True, "fd_index": 0}}, fds=[theirs.fileno()]
+        self.handshake(
+            {**capabilities, "twin_socket": {"supported": True, "fd_index": 0}},
+            fds=[theirs.fileno()],
         )
         theirs.close()
-        self.twins.append(Peer(ours))
-        return self.twins[0]
+        self.sockets.append(Peer(ours))
+        return self.sockets[0]
 
     def feature(self, data: bytes = b"") -> int:
         """Answer a DEVICE_FEATURE with data; return its flags."""
@@ -116,7 +121,7 @@ class Peer:
         for fd in self.fds:
             os.close(fd)
         self.fds.clear()
-        for twin in self.twins:
+        for twin in self.sockets:
             twin.close()
 
 
@@ -234,7 +239,7 @@ class Served:
 @contextlib.contextmanager
 def no_leak() -> Iterator[None]:
     """The descriptors and threads at the end are those at the start."""
-    before, threads = settled(), set(threading.enumerate())
+    before, threads = opened_at_rest(), set(threading.enumerate())
     yield
     deadline = time.monotonic() + 60
     while (left := opened() - before) and time.monotonic() < deadline:

@@ -50,7 +50,7 @@ ANSWERS = {GET_INFO: struct.pack("=IIII", 16, 3, 9, 5)}
 )
 def test_a_version_that_makes_no_sense(foreign, data, why) -> None:
     def script(peer) -> None:
-        peer.hello(data=data)
+        peer.handshake(data=data)
 
     with pytest.raises(PeerProtocolError, match=why):
         foreign(script)
@@ -88,7 +88,7 @@ def test_a_twin_socket_that_is_none(foreign, what) -> None:
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             pair[1].close()
             fd = pair[0].detach()
-        peer.hello({"twin_socket": {"supported": True, "fd_index": 0}}, fds=[fd])
+        peer.handshake({"twin_socket": {"supported": True, "fd_index": 0}}, fds=[fd])
         os.close(fd)
 
     with pytest.raises(PeerProtocolError, match="the twin socket is not a "):
@@ -138,7 +138,7 @@ def test_a_reply_that_does_not_fit_ends_the_connection(foreign, call, answer) ->
     number, payload, fds = answer
 
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 8})
+        peer.handshake({"max_msg_fds": 8})
         ident, *_ = peer.read()
         peer.send(ident, number, payload, fds=fds)
 
@@ -153,7 +153,7 @@ def test_a_reply_that_does_not_fit_ends_the_connection(foreign, call, answer) ->
 @pytest.mark.parametrize("value", [8, 0xFFFFFFFF])
 def test_a_state_that_the_table_does_not_know(foreign, value) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.state(value)
 
     with pytest.raises(PeerProtocolError, match=f"state {value}, which the table does not know"):
@@ -170,7 +170,7 @@ def test_a_state_that_the_table_does_not_know(foreign, value) -> None:
 )
 def test_a_message_without_bounds_ends_the_connection(foreign, message, why) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.read()
         peer.raw(message)
 
@@ -181,7 +181,7 @@ def test_a_message_without_bounds_ends_the_connection(foreign, message, why) -> 
 
 def test_too_many_descriptors_end_the_connection(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(REGION_INFO)
         peer.send(ident, REGION_INFO, struct.pack("=IIIIQQ", 32, 7, 0, 0, 0, 0), fds=[0] * 5)
 
@@ -192,7 +192,7 @@ def test_too_many_descriptors_end_the_connection(foreign) -> None:
 @pytest.mark.parametrize("ident", [0, 0x1234])
 def test_replies_to_nothing_are_passed_over(foreign, ident) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         got, _ = peer.expect(GET_INFO)
         for wrong in (ident, (got + 1) & 0xFFFF):
             peer.send(wrong, GET_INFO, ANSWERS[GET_INFO], fds=[0])
@@ -258,7 +258,7 @@ def test_a_server_that_hangs_up_is_reported(foreign, socket) -> None:
 
 def test_a_server_that_does_not_answer(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
 
     client = foreign(script)
     others = [client.begin(calls.info()) for _ in range(3)]
@@ -274,7 +274,7 @@ def test_a_server_that_sends_and_does_not_answer(foreign) -> None:
     """Noise is no answer: patience ends all the same."""
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         while True:
             peer.send(0x7777, GET_INFO, bytes(16))
 
@@ -285,25 +285,25 @@ def test_a_server_that_sends_and_does_not_answer(foreign) -> None:
 
 def test_a_posted_write_to_a_server_that_has_disconnected(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.close()
 
     client = foreign(script)
 
-    def gone() -> bool:
+    def ended() -> bool:
         try:
             client.region_write(0, 0, b"1", no_reply=True)
         except PeerDisconnectedError:
             return True
         return False
 
-    until(gone)
+    until(ended)
     assert isinstance(client.over, PeerDisconnectedError)
 
 
 def test_a_descriptor_that_is_none_is_the_callers_mistake(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 8})
+        peer.handshake({"max_msg_fds": 8})
         peer.state(2)
 
     client = foreign(script)
@@ -317,7 +317,7 @@ def test_interrupts_need_descriptors(foreign) -> None:
     from vfio_migration.runtime.client.interrupts import Vectors
 
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 0})
+        peer.handshake({"max_msg_fds": 0})
 
     client = foreign(script)
     vectors = Vectors(0, 1)

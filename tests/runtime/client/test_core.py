@@ -95,9 +95,9 @@ def test_answers_find_their_calls_in_any_order_and_any_pieces(steps, data) -> No
             assert pending.result() == b"ab"
     assert core.waiting == 0
     assert core.over is None
-    told = [one.what for one in seen]
-    assert told.count("reply") == len(steps) + 1
-    assert told.count("served") == len(answers)
+    recorded = [one.what for one in seen]
+    assert recorded.count("reply") == len(steps) + 1
+    assert recorded.count("served") == len(answers)
     assert all(bytes(one)[12:16] == struct.pack("=I", 14) for one in answers)
 
 
@@ -109,7 +109,7 @@ def outcome(act) -> object:
     return result
 
 
-SAID = [None, {}, {"max_data_xfer_size": 3}, {"max_msg_fds": 2}]
+REPORTED = [None, {}, {"max_data_xfer_size": 3}, {"max_msg_fds": 2}]
 
 
 def test_both_clients_do_the_same() -> None:
@@ -120,15 +120,15 @@ def test_both_clients_do_the_same() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=6),
-    said=st.sampled_from(SAID),
+    reported=st.sampled_from(REPORTED),
     ends=st.sampled_from(["stays", "goes", "garbage"]),
     cut=st.integers(1, 40),
     data=st.data(),
 )
-def both_clients_do_the_same(steps, said, ends, cut, data) -> None:
+def both_clients_do_the_same(steps, reported, ends, cut, data) -> None:
     """The same calls, begun and finished in the same order, against the same bytes."""
     steps = [*steps, "info"]  # which is sent in any case: the server answers after it
-    little = said is not None and "max_data_xfer_size" in said
+    little = reported is not None and "max_data_xfer_size" in reported
     sent = [at for at, step in enumerate(steps) if not (little and step == "read")]
     order = data.draw(st.permutations(sent))
     results = []
@@ -136,7 +136,7 @@ def both_clients_do_the_same(steps, said, ends, cut, data) -> None:
         got: list[bytes] = []
 
         def script(peer, got=got) -> None:
-            peer.hello(said)
+            peer.handshake(reported)
             idents = {}
             for at in sent:
                 ident, command, flags, payload = peer.read()
@@ -235,7 +235,7 @@ def test_the_end_is_raised_anew_each_time() -> None:
 
 
 def test_a_watch_may_end_the_connection() -> None:
-    """The call that it was told of has then come to something: nobody waits for it for ever."""
+    """The call that it was notified of has then come to something: nobody waits for it for ever."""
     core = agreed(
         observers=[lambda one: one.id == 1 and core.end(PeerDisconnectedError("peer", "enough"))]
     )
@@ -317,7 +317,7 @@ def test_windows_may_touch_and_not_overlap() -> None:
     windows=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6),
     reads=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 40)), max_size=20),
 )
-def test_an_address_space_is_what_stands_in_it(windows, reads) -> None:
+def test_an_address_space_is_what_is_in_it(windows, reads) -> None:
     with SharedMemory(256) as memory:
         memory.view[:] = bytes(range(256))
         space = AddressSpace()

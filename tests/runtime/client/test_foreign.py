@@ -51,7 +51,7 @@ ANSWERS = {GET_INFO: struct.pack("=IIII", 16, 3, 9, 5)}
 )
 def test_a_version_is_agreed_on(foreign, data) -> None:
     def script(peer) -> None:
-        asked = peer.hello(data=data)
+        asked = peer.handshake(data=data)
         assert set(asked) == {
             "max_msg_fds",
             "max_data_xfer_size",
@@ -72,7 +72,7 @@ def test_a_version_is_agreed_on(foreign, data) -> None:
 
 def test_a_server_that_takes_little_gets_little(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({"max_data_xfer_size": 16, "max_msg_fds": 0})
+        peer.handshake({"max_data_xfer_size": 16, "max_msg_fds": 0})
         peer.state(2)
         ident, _ = peer.expect(DMA_MAP)
         assert peer.fds == []
@@ -100,7 +100,7 @@ def test_a_server_that_takes_little_gets_little(foreign) -> None:
 
 def test_replies_come_in_any_pieces_and_any_order(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         asked = [peer.read() for _ in range(4)]
         for ident, command, _flags, payload in reversed(asked):
             _, flags = struct.unpack_from("=II", payload)
@@ -118,7 +118,7 @@ def test_replies_come_in_any_pieces_and_any_order(foreign) -> None:
 
 def test_flags_that_mean_nothing_are_not_looked_at(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(GET_INFO)
         peer.send(ident, GET_INFO, ANSWERS[GET_INFO], flags=REPLY | 0xFFFFFF00, errno=22)
 
@@ -127,7 +127,7 @@ def test_flags_that_mean_nothing_are_not_looked_at(foreign) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(16)])
 @pytest.mark.parametrize(
-    ("number", "name", "said"),
+    ("number", "name", "reported"),
     [
         (errno.EPERM, "EPERM", "EPERM"),
         (0, None, "without an errno"),
@@ -135,15 +135,19 @@ def test_flags_that_mean_nothing_are_not_looked_at(foreign) -> None:
         (0xFFFFFFEA, None, "errno 4294967274"),
     ],
 )
-def test_an_error_is_an_error_whatever_comes_with_it(foreign, number, name, said, payload) -> None:
+def test_an_error_is_an_error_whatever_comes_with_it(
+    foreign, number, name, reported, payload
+) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(GET_INFO)
         peer.send(ident, GET_INFO, payload, flags=REPLY | ERROR, errno=number)
         peer.state(2)
 
     client = foreign(script)
-    with pytest.raises(RefusedError, match=rf"DEVICE_GET_INFO is refused \({said}\)") as refused:
+    with pytest.raises(
+        RefusedError, match=rf"DEVICE_GET_INFO is refused \({reported}\)"
+    ) as refused:
         client.info()
     assert (refused.value.errno, refused.value.code) == (name, number)
     assert client.state() == "RUNNING"
@@ -151,7 +155,7 @@ def test_an_error_is_an_error_whatever_comes_with_it(foreign, number, name, said
 
 def test_features_that_are_missing_are_missing(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         for number in (errno.ENOTTY, errno.EINVAL):
             ident, _ = peer.expect(FEATURE)
             peer.send(ident, FEATURE, flags=REPLY | ERROR, errno=number)
@@ -164,7 +168,7 @@ def test_features_that_are_missing_are_missing(foreign) -> None:
 
 def test_capabilities_of_a_region_come_in_a_second_answer(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 8})
+        peer.handshake({"max_msg_fds": 8})
         fd = memfd(0x8000)
         chain = struct.pack("=HHIII", 1, 1, 0, 400, 0) + b"".join(
             struct.pack("=QQ", 4096 * at, 4096) for at in range(400)
@@ -183,9 +187,9 @@ def test_capabilities_of_a_region_come_in_a_second_answer(foreign) -> None:
         assert info.fd is not None
 
 
-def test_a_region_without_the_descriptor_it_promises(foreign) -> None:
+def test_a_region_without_the_descriptor_it_announces(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(REGION_INFO)
         peer.send(ident, REGION_INFO, struct.pack("=IIIIQQ", 32, 7, 0, 0, 4096, 0))
 
@@ -195,7 +199,7 @@ def test_a_region_without_the_descriptor_it_promises(foreign) -> None:
 
 def test_a_short_read_is_what_it_is(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(REGION_READ)
         peer.send(ident, REGION_READ, struct.pack("=QII", 0, 0, 2) + b"ab")
         ident, _ = peer.expect(MIG_READ)
@@ -211,7 +215,7 @@ def test_dma_by_messages_is_answered(foreign, twin) -> None:
     answers = []
 
     def script(peer) -> None:
-        other = peer.twin({}) if twin else (peer.hello({}), peer)[1]
+        other = peer.twin({}) if twin else (peer.handshake({}), peer)[1]
         ident, _ = peer.expect(GET_INFO)
         other.send(7, DMA_READ, struct.pack("=QQ", 0x1000, 5), flags=0)
         other.send(7, DMA_WRITE, struct.pack("=QQ", 0x1005, 3) + b"new", flags=0)

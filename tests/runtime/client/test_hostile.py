@@ -49,7 +49,7 @@ def test_a_server_that_asks_for_memory_and_reads_none(foreign, twin) -> None:
     """2048 commands fit one read, and each has an answer of a MiB."""
 
     def script(peer) -> None:
-        other = peer.twin({}) if twin else (peer.hello({}), peer)[1]
+        other = peer.twin({}) if twin else (peer.handshake({}), peer)[1]
         peer.expect(GET_INFO)
         for ident in range(20_000):
             other.send(ident & 0xFFFF, DMA_READ, struct.pack("=QQ", 0, MIB), flags=0)
@@ -72,7 +72,7 @@ def test_a_server_that_asks_for_memory_and_reads_none(foreign, twin) -> None:
 
 def test_a_server_that_sends_nonsense_and_reads_no_answers(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.expect(GET_INFO)
         peer.sock.settimeout(1)
         try:
@@ -92,7 +92,7 @@ def test_a_server_that_reads_its_answers_late_gets_them_all(foreign) -> None:
     got = []
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(GET_INFO)
         for one in range(60):
             peer.send(one, DMA_READ, struct.pack("=QQ", one, MIB), flags=0)
@@ -108,11 +108,11 @@ def test_a_server_that_reads_its_answers_late_gets_them_all(foreign) -> None:
 
 
 def test_an_answer_that_is_read_slowly_goes_on_while_nobody_waits(foreign) -> None:
-    """The rest of an answer is sent although the server says nothing any more."""
+    """The rest of an answer is sent although the server reports nothing any more."""
     whole = threading.Event()
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.send(1, DMA_READ, struct.pack("=QQ", 0, MIB), flags=0)
         peer.send(2, DMA_READ, struct.pack("=QQ", 0, MIB), flags=0)
         time.sleep(0.3)
@@ -144,7 +144,7 @@ def test_memory_that_fails_is_answered(foreign, caplog) -> None:
             raise OSError([None, errno.ENOSPC, -5, 1 << 40][address], "no")
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(GET_INFO)
         for address in range(3):
             peer.send(address, DMA_READ, struct.pack("=QQ", address, 4), flags=0)
@@ -179,7 +179,7 @@ def test_a_watch_that_fails_fails_its_call_and_nothing_else(foreign, caplog) -> 
             raise ZeroDivisionError(exchange.what)
 
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 8})
+        peer.handshake({"max_msg_fds": 8})
         fd = memfd()
         try:
             while True:
@@ -222,7 +222,7 @@ def test_a_sink_that_fails_fails_its_call_and_nothing_else(foreign) -> None:
     from client_support import MIG_READ
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         asked = [peer.expect(MIG_READ)[0] for _ in range(2)]
         peer.raw(
             b"".join(
@@ -245,7 +245,7 @@ def test_descriptors_of_what_nobody_wants(foreign) -> None:
     """Errors, nonsense, replies to nothing, calls that were abandoned: all are closed."""
 
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 16})
+        peer.handshake({"max_msg_fds": 16})
         fds = [memfd() for _ in range(4)]
         asked = [peer.read()[:2] for _ in range(4)]
         info = struct.pack("=IIIIQQ", 32, 7, 0, 0, 4096, 0)
@@ -276,7 +276,7 @@ def test_descriptors_of_what_nobody_wants(foreign) -> None:
 
 def test_descriptors_of_a_message_that_does_not_end(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 16})
+        peer.handshake({"max_msg_fds": 16})
         ident, _ = peer.expect(REGION_INFO)
         fd = memfd()
         peer.raw(struct.pack("=HHIII", ident, REGION_INFO, 48, REPLY, 0) + bytes(8), [fd] * 3)
@@ -288,7 +288,7 @@ def test_descriptors_of_a_message_that_does_not_end(foreign) -> None:
 
 def test_a_server_that_reads_nothing(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
 
     client = foreign(script)
     begun = [client.begin(calls.data_write(bytes(MIB))) for _ in range(20)]
@@ -300,7 +300,7 @@ def test_a_server_that_reads_nothing(foreign) -> None:
 
 
 def test_garbage_is_survived(kind) -> None:
-    """Whatever a server says, a client raises what it promises to and leaves nothing behind."""
+    """Whatever a server sends, a client raises what is documented and leaves nothing behind."""
     import random
 
     from client_support import HEADER, Scene, no_leak
@@ -308,7 +308,7 @@ def test_garbage_is_survived(kind) -> None:
     chance = random.Random(20261125)
 
     def script(peer) -> None:
-        peer.hello({"max_msg_fds": 16, "write_multiple": True})
+        peer.handshake({"max_msg_fds": 16, "write_multiple": True})
         fd = memfd()
         try:
             peer.sock.settimeout(2)

@@ -1,8 +1,8 @@
-"""Replies that are longer than what they say, as some servers send them, and what nobody asked for.
+"""Replies that are longer than their fields state, as some servers send, and unasked ones.
 
 The server library nutanix/libvfio-user answers MIG_DATA_READ with as many bytes as were asked for;
-`size` says how much of them is data. In every reply of variable length what it says of itself is at
-most as long as the message, and the message at most as long as was asked for.
+`size` states how much of them is data. In every reply of variable length what it states of itself
+is at most as long as the message, and the message at most as long as was asked for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def reply(client_of, number: int, payload: bytes, call, **options):
     """What a call comes to that is answered so; the connection goes on afterwards."""
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(number)
         peer.send(ident, number, payload, **options)
         peer.state(2)
@@ -49,7 +49,7 @@ def reply(client_of, number: int, payload: bytes, call, **options):
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 63, 64])
-def test_migration_data_is_as_long_as_size_says_and_the_rest_is_padding(foreign, size) -> None:
+def test_migration_data_is_as_long_as_size_states_and_the_rest_is_padding(foreign, size) -> None:
     got: list[bytes] = []
     payload = struct.pack("=II", 8 + size, size) + b"d" * size + PAD[size:]
     call = calls.data_read(64, lambda data: got.append(bytes(data)))
@@ -58,12 +58,12 @@ def test_migration_data_is_as_long_as_size_says_and_the_rest_is_padding(foreign,
 
 
 @pytest.mark.parametrize("count", [0, 3, 64])
-def test_a_region_is_read_as_far_as_count_says(foreign, count) -> None:
+def test_a_region_is_read_as_far_as_count_states(foreign, count) -> None:
     payload = struct.pack("=QII", 0, 0, count) + b"r" * count + PAD[count:]
     assert reply(foreign, REGION_READ, payload, calls.region_read(0, 0, 64)) == b"r" * count
 
 
-def test_region_info_is_read_as_far_as_argsz_says(foreign) -> None:
+def test_region_info_is_read_as_far_as_argsz_states(foreign) -> None:
     areas = struct.pack("=HHIIIQQ", 1, 1, 0, 1, 0, 4096, 8192)
     payload = struct.pack("=IIIIQQ", 64, 15, 0, 32, 1 << 20, 0) + areas + PAD
     with reply(foreign, REGION_INFO, payload, calls.region_info(0)) as info:
@@ -76,7 +76,7 @@ def test_region_info_without_capabilities_may_be_padded(foreign) -> None:
     assert reply(foreign, REGION_INFO, payload, calls.region_info(1)).size == 4096
 
 
-def test_io_descriptors_are_read_as_far_as_argsz_says(foreign) -> None:
+def test_io_descriptors_are_read_as_far_as_argsz_states(foreign) -> None:
     entry = struct.pack("=QQIIIIQ", 0, 4, 0, 0, 0, 0, 9)
     payload = struct.pack("=IIII", 56, 0, 0, 1) + entry + PAD
     with reply(foreign, IO_FDS, payload, calls.region_io_fds(0)) as found:
@@ -84,7 +84,7 @@ def test_io_descriptors_are_read_as_far_as_argsz_says(foreign) -> None:
 
 
 def test_a_feature_is_read_as_far_as_its_structure_goes(foreign) -> None:
-    """Whatever argsz says: the text has the length of the data "added" to it."""
+    """Whatever argsz states: the text has the length of the data "added" to it."""
     for argsz in (0, 8, 16, 24):
         payload = struct.pack("=IIIi", argsz, 0x10002, 3, -1)
         assert reply(foreign, FEATURE, payload, calls.get_state()) == 3
@@ -101,7 +101,7 @@ def test_a_bitmap_is_as_long_as_its_pages_need(foreign) -> None:
 
 def test_what_follows_the_nul_of_version_data_is_padding(foreign) -> None:
     def script(peer) -> None:
-        peer.hello(data=b'{"capabilities":{"max_msg_fds":3}}\0' + PAD)
+        peer.handshake(data=b'{"capabilities":{"max_msg_fds":3}}\0' + PAD)
         peer.state(2)
 
     client = foreign(script)
@@ -159,7 +159,7 @@ def test_an_error_of_the_peer_that_is_called_ebadmsg_is_its_answer(foreign) -> N
 @pytest.mark.parametrize("state", ["STOP_COPY", 3])
 def test_a_refused_state_is_named_with_its_feature_and_errno(foreign, state) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, payload = peer.expect(FEATURE)
         assert FeatureDeviceState.parse(payload[8:]).device_state == 3
         peer.send(ident, FEATURE, flags=REPLY | ERROR, errno=errno.EINVAL)
@@ -178,7 +178,7 @@ def test_a_state_is_asked_for_by_any_number(foreign) -> None:
     asked = []
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         for _ in range(2):
             ident, payload = peer.expect(FEATURE)
             asked.append(FeatureDeviceState.parse(payload[8:]).device_state)
@@ -193,7 +193,7 @@ def test_a_state_is_asked_for_by_any_number(foreign) -> None:
 
 def test_a_feature_that_is_refused_is_named(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         for _ in range(2):
             ident, _ = peer.expect(FEATURE)
             peer.send(ident, FEATURE, flags=REPLY | ERROR, errno=errno.ENOTTY)

@@ -1,4 +1,4 @@
-"""What a recording says of the answers of servers that we did not write."""
+"""What a recording records of the answers of servers that we did not write."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def replies(foreign, path: Path, script, *acts) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(0, 0), (22, "EINVAL"), (4095, 4095), (0xFFFFFFEA, 0xFFFFFFEA)]
+    ("number", "reported"), [(0, 0), (22, "EINVAL"), (4095, 4095), (0xFFFFFFEA, 0xFFFFFFEA)]
 )
-def test_the_errno_that_came_is_recorded_and_no_other(foreign, tmp_path, number, said) -> None:
+def test_the_errno_that_came_is_recorded_and_no_other(foreign, tmp_path, number, reported) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(RESET)
         peer.send(ident, RESET, flags=REPLY | ERROR, errno=number)
 
     [line] = replies(foreign, tmp_path / "run", script, lambda client: client.reset())
-    assert line == {"what": "reply", "command": "DEVICE_RESET", "errno": said}
+    assert line == {"what": "reply", "command": "DEVICE_RESET", "errno": reported}
 
 
 def test_a_malformed_reply_is_recorded_as_that_and_not_as_an_errno_of_the_peer(
     foreign, tmp_path
 ) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(GET_INFO)
         peer.send(ident, GET_INFO, b"short")
 
@@ -98,7 +98,7 @@ def test_a_malformed_reply_is_a_violation_in_its_own_words() -> None:
 
 def test_a_timeout_names_what_was_asked(foreign) -> None:
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.expect(FEATURE)
         peer.until_hung()
 

@@ -110,7 +110,7 @@ def test_of_data_there_is_its_length_and_its_crc(tmp_path: Path) -> None:
 
 
 def test_every_message_can_be_recorded(tmp_path: Path) -> None:
-    """One of each, made of zeros: numbers are told as they are, of the rest how much."""
+    """One of each, made of zeros: numbers are reported as they are, of the rest how much."""
     made = []
     for kinds in MESSAGES:
         for kind in kinds:
@@ -178,12 +178,12 @@ def test_a_new_file_is_private_and_an_old_one_begins_anew(tmp_path: Path) -> Non
 def test_lines_of_many_threads_are_whole_and_in_order(tmp_path: Path) -> None:
     with Recording(tmp_path / "run") as recording:
 
-        def tell(number: int) -> None:
+        def notify(number: int) -> None:
             watch = recording.watch(str(number))
             for index in range(500):
                 watch(Exchange("", "reply", index, DeviceReset(), None, "EIO"))
 
-        threads = [threading.Thread(target=tell, args=(number,)) for number in range(8)]
+        threads = [threading.Thread(target=notify, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -248,7 +248,7 @@ def test_a_slow_reader_of_a_pipe_ends_the_recording(tmp_path: Path) -> None:
 
 
 class Mute:
-    """What cannot be told as text."""
+    """What is not known as text."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError
@@ -317,12 +317,12 @@ for number in range(10_000_000):
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for _ in range(5):
-            said = int(process.stdout.readline())
+            reported = int(process.stdout.readline())
         process.kill()
     *whole, last = path.read_bytes().split(b"\n")
     numbers = [json.loads(line)["number"] for line in whole[1:]]
     assert numbers == list(range(len(numbers)))
-    assert len(numbers) > said
+    assert len(numbers) > reported
     assert last == b""
 
 
@@ -387,5 +387,5 @@ def test_connections_of_one_device_have_numbers_of_their_own(tmp_path: Path) -> 
     with (tmp_path / "run").open("rb") as file:
         result = check_trace.check(file, SPEC, None)
     assert not result.found
-    assert result.held["states told"] == 2
+    assert result.held["states returned"] == 2
     assert result.unrestricted["messages of several clients at a time"] == 2

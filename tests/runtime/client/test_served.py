@@ -35,7 +35,7 @@ SETS = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY", "STOP_COPY,P2P,PRE_C
 
 
 @pytest.mark.parametrize("flags", SETS)
-def test_every_request_does_what_the_table_says(kind, serve, flags) -> None:
+def test_every_request_does_what_the_table_states(kind, serve, flags) -> None:
     machine = SPEC.machine(flags)
     states = [state.name for state in SPEC.states]
     with kind(serve(Edu(capabilities=flags)).path) as client:
@@ -59,7 +59,7 @@ def test_every_request_does_what_the_table_says(kind, serve, flags) -> None:
 
 
 def test_a_name_that_nothing_has_is_a_slip_of_the_program(kind, serve) -> None:
-    """Nothing is sent; what is meant is said."""
+    """Nothing is sent; what is meant is stated."""
     with kind(serve().path) as client:
         said = vars(client.counters).copy()
         for ask, name, meant in (
@@ -324,12 +324,12 @@ def test_a_server_that_ends_is_noticed(kind, serve) -> None:
         served.server.stop()
         until(lambda: served.server.is_stopping())
 
-        def gone() -> bool:
+        def ended() -> bool:
             with contextlib.suppress(PeerDisconnectedError):
                 client.state()
             return client.over is not None
 
-        until(gone)
+        until(ended)
         assert isinstance(client.over, PeerDisconnectedError)
         with pytest.raises(PeerDisconnectedError):
             client.begin(calls.info())

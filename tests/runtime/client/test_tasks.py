@@ -50,7 +50,7 @@ def play(script, scene, **options) -> None:
 
 
 def echo(peer) -> None:
-    peer.hello({})
+    peer.handshake({})
     while True:
         ident, command, _, payload = peer.read()
         offset, region, count = struct.unpack("=QII", payload)
@@ -59,7 +59,7 @@ def echo(peer) -> None:
 
 def test_tasks_do_not_wait_for_one_another() -> None:
     def backwards(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         asked = [peer.read() for _ in range(50)]
         for ident, command, _, payload in reversed(asked):
             offset, region, count = struct.unpack("=QII", payload)
@@ -86,7 +86,7 @@ def test_what_was_begun_is_sent_at_once_and_awaited_once() -> None:
 
 def late(peer) -> None:
     """Answer a call only after the next one was made, with a descriptor."""
-    peer.hello({"max_msg_fds": 8})
+    peer.handshake({"max_msg_fds": 8})
     held = None
     while True:
         ident, command, _, _ = peer.read()
@@ -134,7 +134,7 @@ def test_cancelled_when_the_reply_is_there_already() -> None:
     """The result is set, the task has not run yet, and is cancelled: nobody gets the descriptor."""
 
     def at_once(peer) -> None:
-        peer.hello({"max_msg_fds": 8})
+        peer.handshake({"max_msg_fds": 8})
         while True:
             ident, _ = peer.expect(REGION_INFO)
             fd = memfd()
@@ -160,7 +160,7 @@ def test_cancelled_when_the_reply_is_there_already() -> None:
 
 def test_the_sink_of_a_cancelled_read_is_not_called() -> None:
     def slow(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(MIG_READ)
         other, _ = peer.expect(GET_INFO)
         peer.send(ident, MIG_READ, struct.pack("=II", 12, 4) + b"late")
@@ -177,7 +177,7 @@ def test_the_sink_of_a_cancelled_read_is_not_called() -> None:
     play(slow, scene)
 
 
-def test_patience_ends_the_connection_for_all() -> None:
+def test_a_timeout_ends_the_connection_for_all() -> None:
     async def scene(client) -> None:
         others = [asyncio.create_task(client.info()) for _ in range(5)]
         with pytest.raises(TimedOutError, match="DEVICE_RESET is not answered"):
@@ -188,7 +188,7 @@ def test_patience_ends_the_connection_for_all() -> None:
         with pytest.raises(TimedOutError):
             client.begin(calls.info())
 
-    play(lambda peer: peer.hello({}), scene)
+    play(lambda peer: peer.handshake({}), scene)
 
 
 def test_close_ends_the_waiting_of_tasks() -> None:
@@ -200,12 +200,12 @@ def test_close_ends_the_waiting_of_tasks() -> None:
             with pytest.raises(PeerDisconnectedError, match="this side has hung up"):
                 await one
 
-    play(lambda peer: peer.hello({}), scene)
+    play(lambda peer: peer.handshake({}), scene)
 
 
 def test_a_group_of_tasks_ends_with_the_first_error() -> None:
     def one_error(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         asked = [peer.read() for _ in range(3)]
         ident, command, _, _ = asked[1]
         peer.send(ident, command, flags=0x21, errno=22)
@@ -253,7 +253,7 @@ def test_closing_ends_a_wait_for_interrupts() -> None:
     """And nothing of it stays in the loop, where the numbers may be those of others by then."""
 
     def script(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         for _ in range(2):
             ident, _ = peer.expect(SET_IRQS)
             peer.send(ident, SET_IRQS)
@@ -299,7 +299,7 @@ def test_opening_can_be_cancelled() -> None:
 
 def test_a_client_may_outlive_its_loop() -> None:
     with no_leak():
-        server = Scene(lambda peer: peer.hello({}))
+        server = Scene(lambda peer: peer.handshake({}))
         client = AsyncClient(server.sock)
         asyncio.run(client.open())
         client.close()
@@ -342,7 +342,7 @@ def test_client_and_server_share_a_loop(tmp_path) -> None:
 
 
 def test_a_storm_of_cancelled_tasks(spec) -> None:
-    """Cancelled at random, each call is answered rightly, cancelled, or the client says why."""
+    """Cancelled at random, each call is answered rightly, cancelled, or the client reports why."""
     import random
 
     chance = random.Random(7)

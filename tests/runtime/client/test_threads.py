@@ -40,7 +40,7 @@ def interrupt() -> None:
 
 def echo(peer) -> None:
     """Answer each REGION_READ with its own offset."""
-    peer.hello({})
+    peer.handshake({})
     while True:
         ident, command, _, payload = peer.read()
         offset, region, count = struct.unpack("=QII", payload)
@@ -75,7 +75,7 @@ def test_threads_do_not_wait_for_one_another(script) -> None:
     """The second is answered although the first is not."""
 
     def answers_the_second(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         first, _ = peer.expect(GET_INFO)
         second, _ = peer.expect(GET_INFO)
         peer.send(second, GET_INFO, INFO)
@@ -95,7 +95,7 @@ def test_threads_do_not_wait_for_one_another(script) -> None:
 
 def test_a_call_that_waits_within_a_call_is_reported(script) -> None:
     def one(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(MIG_READ)
         peer.send(ident, MIG_READ, struct.pack("=II", 12, 4) + b"data")
         for _ in range(2):
@@ -112,7 +112,7 @@ def test_a_call_that_waits_within_a_call_is_reported(script) -> None:
 
 
 def test_close_ends_the_waiting_of_others(script) -> None:
-    client = script(lambda peer: peer.hello({}))
+    client = script(lambda peer: peer.handshake({}))
     caught: list[BaseException] = []
 
     def wait() -> None:
@@ -133,8 +133,8 @@ def test_close_ends_the_waiting_of_others(script) -> None:
 
 
 def test_closed_just_before_a_thread_waits(script) -> None:
-    """What it then waits for must be its own, whoever has got the numbers of its descriptors."""
-    client = script(lambda peer: peer.hello({}))
+    """What it then waits for must be its own, whatever has got the numbers of its descriptors."""
+    client = script(lambda peer: peer.handshake({}))
     real, comes, goes = client._poll, threading.Event(), threading.Event()
 
     class Slow:
@@ -168,7 +168,7 @@ def test_closed_just_before_a_thread_waits(script) -> None:
 
 
 def test_each_waits_as_long_as_it_wants(script) -> None:
-    client = script(lambda peer: peer.hello({}))
+    client = script(lambda peer: peer.handshake({}))
     late: list[float] = []
 
     def wait(timeout_s: float) -> None:
@@ -189,7 +189,7 @@ def test_what_cannot_be_sent_at_once_is_sent_by_the_thread_that_waits(script) ->
     """A long message of one thread goes out while another one leads."""
 
     def slow(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         first, _ = peer.expect(GET_INFO)
         time.sleep(0.3)
         for _ in range(8):
@@ -209,7 +209,7 @@ def test_what_cannot_be_sent_at_once_is_sent_by_the_thread_that_waits(script) ->
 
 def test_an_interrupt_while_waiting_costs_the_call_and_no_more(script) -> None:
     def late(peer) -> None:
-        peer.hello({"max_msg_fds": 8})
+        peer.handshake({"max_msg_fds": 8})
         ident, _ = peer.expect(REGION_INFO)
         time.sleep(0.2)
         interrupt()
@@ -230,7 +230,7 @@ def test_an_interrupt_hands_the_lead_to_another(script) -> None:
     go = threading.Event()
 
     def late(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         peer.expect(GET_INFO)
         other, _ = peer.expect(GET_INFO)
         go.wait(60)
@@ -257,7 +257,7 @@ def test_an_interrupt_hands_the_lead_to_another(script) -> None:
 
 def test_an_interrupt_in_the_middle_of_a_message_ends_the_connection(script) -> None:
     def one(peer) -> None:
-        peer.hello({})
+        peer.handshake({})
         ident, _ = peer.expect(MIG_READ)
         peer.send(ident, MIG_READ, struct.pack("=II", 12, 4) + b"data")
 
@@ -318,7 +318,7 @@ def test_a_child_has_no_part_in_the_connection(script) -> None:
 
 
 def test_answering_dma_ends_with_the_connection(script) -> None:
-    client = script(lambda peer: (peer.hello({}), peer.close()))
+    client = script(lambda peer: (peer.handshake({}), peer.close()))
     with client.answering_dma():
         until(lambda: client.over is not None)
     assert isinstance(client.over, PeerDisconnectedError)
@@ -328,9 +328,9 @@ def test_answering_dma_ends_with_the_connection(script) -> None:
         pass
 
 
-def test_patience_may_be_endless_and_none_at_all(script) -> None:
+def test_a_timeout_may_be_endless_and_none_at_all(script) -> None:
     client = script(echo, timeout_s=float("inf"))
     assert client.region_read(0, 1, 8)
-    client = script(lambda peer: peer.hello({}))
+    client = script(lambda peer: peer.handshake({}))
     with pytest.raises(TimedOutError):
         client.do(calls.info(), 0)

@@ -16,7 +16,7 @@ from support.kill_points import MIGRATIONS, Order, RigPool, Table, scenarios
 
 @pytest.fixture
 def walk(capsys) -> Iterator[Callable[[list[Order]], None]]:
-    """Walks through scenarios, prints a table, and fails if a point is not as promised."""
+    """Walks through scenarios, prints a table, and fails if a point is not as guaranteed."""
 
     def walk(orders: list[Order]) -> None:
         table, begun = Table(), time.monotonic()

@@ -18,7 +18,7 @@ from vfio_migration.runtime.protocol.messages.features import (
 ONCE, AGAIN, FOR_GOOD = (1, False), (ALWAYS, False), (1, True)
 HOW = {"once": ONCE, "again and again": AGAIN, "for good": FOR_GOOD}
 
-LOADED, TAKEN, SOURCE, UNDONE, FAILED_D, FAILED_S = (
+LOADED, TAKEN, SOURCE, ROLLED_BACK, FAILED_D, FAILED_S = (
     row.summary for row in default_plans(SPEC).handovers
 )
 
@@ -38,7 +38,7 @@ STARTS = {
     ("RUNNING_P2P", "RUNNING"): "plan resume, phase run",
 }
 
-ANEW = "whoever uses it has to set it up anew, or restores a save (vfio-migration restore)"
+ANEW = "it has to be set up anew, or a save restored into it (vfio-migration restore)"
 
 
 def refused(where: str, device: str, arc: tuple[str, str], how: tuple[int, bool]) -> str:
@@ -88,7 +88,7 @@ def test_of_the_source(harness: Harness, arc, how):
 
 @pytest.mark.parametrize("times", [1, ALWAYS])
 def test_of_a_source_that_is_retired(harness: Harness, times: int):
-    """It stands still either way, and is not reset: it holds the state until the other runs."""
+    """It is stopped either way, and is not reset: it holds the state until the other runs."""
     harness.serve("s0", faults={("STOP_COPY", "STOP"): (times, False)})
     harness.serve("d0")
     assert harness.coordinator().run().not_stopped == ()
@@ -114,12 +114,11 @@ def test_of_a_destination_before_it_is_loaded(harness: Harness, arc, how):
     assert harness.hosts["s0"].whole
     runs_on = how is AGAIN and arc[1] != "RESUMING"
     if runs_on:
-        # Blank, and without maps; but it runs, and that is said, and kept in mind.
+        # Blank, and without maps; but it runs, and that is stated, and kept in mind.
         assert failure.hints == (
             "the source runs, and is left in RUNNING",
             "d0: runs and cannot be stopped",
-            "d0: not known to stand still; once it can be reached run: "
-            "vfio-migration recover s0 d0",
+            "d0: not known to be stopped; once it can be reached run: vfio-migration recover s0 d0",
         )
         assert harness.states == {"s0": "RUNNING", "d0": arc[0]}
         assert Path("s0.migration").exists()
@@ -150,7 +149,7 @@ def test_a_loaded_destination_refuses(harness: Harness, how):
 
 @pytest.mark.parametrize("arc", STARTS, ids="-".join)
 def test_a_destination_does_not_start(harness: Harness, arc, how):
-    """Whether it did anything nobody can tell; it is stopped for sure before the source goes on."""
+    """Whether it did anything nobody knows; it is stopped for sure before the source goes on."""
     failure = failing(harness, "d0", arc, how)
     assert failure.why == refused(STARTS[arc], "d0", arc, how)
     if how is ONCE:
@@ -159,7 +158,7 @@ def test_a_destination_does_not_start(harness: Harness, arc, how):
         assert harness.hosts["d0"].whole
     else:
         again = refused(STARTS[arc].replace("resume", "recover"), "d0", arc, how)
-        hints = (UNDONE, again) if how is AGAIN else (UNDONE,)
+        hints = (ROLLED_BACK, again) if how is AGAIN else (ROLLED_BACK,)
         assert (failure.outcome, failure.hints) == ("source", hints)
         assert harness.states == {"s0": "RUNNING", "d0": "STOP" if how is AGAIN else "ERROR"}
     assert harness.hosts["s0"].whole
@@ -214,7 +213,7 @@ def test_what_failed_once_on_the_way_back_is_asked_again(harness: Harness):
 
 
 def test_a_way_back_that_is_shut(harness: Harness):
-    """A source that cannot go on and has not failed keeps its state; where it stands is said."""
+    """A source that cannot go on and has not failed keeps its state; where it is is stated."""
     shut = {("PRE_COPY_P2P", "STOP_COPY"): ONCE, ("RUNNING_P2P", "RUNNING"): (ALWAYS, False)}
     harness.serve("s0", faults=shut)
     harness.serve("d0")
@@ -230,7 +229,7 @@ def test_a_way_back_that_is_shut(harness: Harness):
 
 @pytest.mark.parametrize("name", ["s0", "d0"])
 def test_a_device_that_is_not_where_it_was_led(harness: Harness, name: str):
-    """A server may say yes and not do it: what counts is where the device stands."""
+    """A server may report yes and not do it: what counts is where the device is."""
     for one in ("s0", "d0"):
         harness.serve(one)
     host, serving = harness.hosts[name], harness.hosts[name].server.handlers
@@ -242,7 +241,7 @@ def test_a_device_that_is_not_where_it_was_led(harness: Harness, name: str):
         if stopped and isinstance(asked, DeviceFeature) and asked.index == 2 and asked.get:
             running = next(row.value for row in SPEC.states if row.name == "RUNNING")
             return DeviceFeatureReply.got(command.message, FeatureDeviceState(running).pack())
-        return said
+        return reported
 
     serving.answer = instead
     failure = harness.fail(migration="offline")

@@ -47,7 +47,7 @@ def test_two_devices_without_p2p_are_moved_if_somebody_answers_for_it(
     assert event.fields["option"] == "--no-peer-dma"
 
 
-def test_it_is_in_the_journal_and_recover_says_that_it_goes_by_it(harness: Harness):
+def test_it_is_in_the_journal_and_recover_states_that_it_goes_by_it(harness: Harness):
     without_p2p(harness)
     read: list[journals.Journal | None] = []
 

@@ -1,4 +1,4 @@
-"""Every pass, stream and downtime ends, in time and in bytes, whatever a device says and does."""
+"""Every pass, stream and downtime ends, in time and in bytes, whatever a device reports."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LATE_S = 0.2
 
 
 class Endless(PciPeer):
-    """Its stream never ends, and it says that there is as much left as there can be."""
+    """Its stream never ends, and it states that there is as much left as there can be."""
 
-    says = HUGE
+    message = HUGE
     max_transfer = 1 << 16
 
     def answer(self, command: int, payload: bytes) -> bytes:
         if command == FEATURE and struct.unpack_from("=II", payload)[1] == GET | DATA_SIZE:
-            return struct.pack("=IIQ", 16, GET | DATA_SIZE, self.says)
+            return struct.pack("=IIQ", 16, GET | DATA_SIZE, self.message)
         return super().answer(command, payload)
 
     def read(self, size: int) -> bytes:
@@ -50,17 +50,17 @@ class Endless(PciPeer):
 class EndlessOnceStopped(Endless):
     """Its stream ends while it runs, and never once it is stopped."""
 
-    says = 0
+    message = 0
 
     def read(self, size: int) -> bytes:
         return b"" if self.state == PRE_COPY else super().read(size)
 
 
 class FallsAsItIsRead(Endless):
-    """What it says is left falls with what was read of it, as that of an honest device."""
+    """What it states is left falls with what was read of it, as that of an honest device."""
 
     def read(self, size: int) -> bytes:
-        self.says -= size
+        self.message -= size
         return super().read(size)
 
 
@@ -133,7 +133,7 @@ def test_an_estimate_of_two_to_the_62nd_and_a_stream_without_an_end_bound_nothin
     stream = coordinator._transfer.streams[0]
     if kind is Endless:  # nothing of what it said came true: each pass ended
         assert stream.passes == 2
-        assert "after 2 passes the devices would still stand still" in failure.why
+        assert "after 2 passes the devices would still are stopped" in failure.why
     else:
         assert failure.why.startswith("pre-copy took longer than 1 s, the most that is allowed")
 
@@ -141,22 +141,22 @@ def test_an_estimate_of_two_to_the_62nd_and_a_stream_without_an_end_bound_nothin
 def test_a_pass_brings_no_more_than_twice_what_a_pass_before_it_brought(monkeypatch) -> None:
     monkeypatch.setattr(transfer_module, "MAX_PASS_S", 3600.0)
 
-    class SaysMoreEachTime(PciPeer):
+    class ReportsMoreEachTime(PciPeer):
         max_transfer = 1 << 16
         asked = 0
 
         def answer(self, command: int, payload: bytes) -> bytes:
             if command == FEATURE and struct.unpack_from("=II", payload)[1] == GET | DATA_SIZE:
                 self.asked += 1
-                says = 1 << 18 if self.asked == 1 else HUGE
-                return struct.pack("=IIQ", 16, GET | DATA_SIZE, says)
+                message = 1 << 18 if self.asked == 1 else HUGE
+                return struct.pack("=IIQ", 16, GET | DATA_SIZE, message)
             return super().answer(command, payload)
 
         def read(self, size: int) -> bytes:
             super().read(size)
             return bytes(size)
 
-    with devices(SaysMoreEachTime):
+    with devices(ReportsMoreEachTime):
         coordinator = migrate(max_passes=3, if_slow="cancel")
         fails(coordinator)
     # 256 KiB as it said, then twice as much, and twice as much again.

@@ -1,4 +1,4 @@
-"""Somebody gives up while a server hangs: that is heard at once, and the rows say who runs."""
+"""Somebody gives up while a server hangs: that is heard at once, and the rows specify who runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 # What is given up ends after some `GRACE_S`, and long before a server has had its time to answer.
-PATIENT = Settings(timeout_s=120.0)
-SOON = PATIENT.timeout_s / 2
+LONG_TIMEOUT = Settings(timeout_s=120.0)
+SOON = LONG_TIMEOUT.timeout_s / 2
 
 
 def given_up(
@@ -59,7 +59,7 @@ def given_up(
 
 
 class Gate(threading.Event):
-    """Is waited at by a device; says that somebody waits."""
+    """Is waited at by a device; states that somebody waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ class Gate(threading.Event):
     ],
 )
 def test_a_device_that_hangs(harness: Harness, who: str, arc, outcome: str):
-    """As `test_hangs` has it, and as the rows say; only sooner."""
+    """As `test_hangs` has it, and as the rows specify; only sooner."""
     gate = Gate()
     for name in ("s0", "d0"):
         harness.serve(name, gate={arc: gate} if name == who else None)
-    coordinator = harness.coordinator(timeout_s=PATIENT.timeout_s)
+    coordinator = harness.coordinator(timeout_s=LONG_TIMEOUT.timeout_s)
     failure, seconds = given_up(coordinator.run, coordinator.cancel, gate.reached)
     assert isinstance(failure, MigrationFailedError)
     assert (failure.outcome, failure.cancelled) == (outcome, True)
@@ -105,7 +105,7 @@ def test_when_it_is_too_late_everybody_has_time(harness: Harness):
     gate = Gate()
     harness.serve("s0")
     harness.serve("d0", gate={("STOP", "RUNNING_P2P"): gate})
-    coordinator = harness.coordinator(timeout_s=PATIENT.timeout_s)
+    coordinator = harness.coordinator(timeout_s=LONG_TIMEOUT.timeout_s)
 
     def late() -> None:
         assert gate.reached.wait(60)
@@ -131,7 +131,7 @@ def test_who_answers_may_take_long_on_the_way_back(harness: Harness):
             gate.start()
             coordinator.cancel()
 
-    coordinator = harness.coordinator(timeout_s=PATIENT.timeout_s)
+    coordinator = harness.coordinator(timeout_s=LONG_TIMEOUT.timeout_s)
     coordinator._report = report
     with pytest.raises(MigrationFailedError) as failure:
         coordinator.run()
@@ -152,7 +152,7 @@ def test_a_server_that_serves_another_client(harness: Harness, owned: bool):
             clients = {"s0": stack.enter_context(Client(Path("s0")))}
         stack.enter_context(Client(Path("d0")))
         coordinator = Coordinator(
-            harness.pairs, journal=Path("s0.migration"), settings=PATIENT, clients=clients
+            harness.pairs, journal=Path("s0.migration"), settings=LONG_TIMEOUT, clients=clients
         )
         at.set()
         failure, seconds = given_up(coordinator.run, coordinator.cancel, at)
@@ -170,7 +170,7 @@ def test_a_server_that_serves_another_client(harness: Harness, owned: bool):
 def test_a_save_and_a_restore(harness: Harness):
     gate, loads = Gate(), Gate()
     harness.serve("s0", gate={("RUNNING", "PRE_COPY"): gate})
-    saver = Saver(["s0"], settings=PATIENT)
+    saver = Saver(["s0"], settings=LONG_TIMEOUT)
     failure, seconds = given_up(lambda: saver.run("file"), saver.cancel, gate.reached)
     assert failure.why.startswith("cancelled; ")
     assert failure.outcome == "undecided"
@@ -179,7 +179,7 @@ def test_a_save_and_a_restore(harness: Harness):
     assert recover([("s0", None)]).outcome == "source"
     Saver(["s0"]).run("file")
     harness.serve("d0", gate={("STOP", "RESUMING"): loads})
-    restorer = Restorer(["d0"], settings=PATIENT)
+    restorer = Restorer(["d0"], settings=LONG_TIMEOUT)
     failure, seconds = given_up(lambda: restorer.run("file"), restorer.cancel, loads.reached)
     assert (failure.outcome, failure.cancelled) == ("source", True)
     assert seconds < SOON
@@ -267,8 +267,8 @@ def streaming(
 def test_control_c_while_a_server_hangs(tmp_path: Path, hangs: int, outcome: str):
     with streaming(tmp_path, hangs, "a second of grace") as (names, process):
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
-        assert said.splitlines()[-1] == f"FAILED {outcome} True"
+        reported, _ = process.communicate(timeout=60)
+        assert reported.splitlines()[-1] == f"FAILED {outcome} True"
         assert Path(f"{names[0]}.migration").exists()
 
 
@@ -278,8 +278,8 @@ def test_a_second_control_c_does_not_wait(tmp_path: Path, hangs: int):
         process.send_signal(signal.SIGINT)
         read_until(process, "cancelled")
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
-        assert said.splitlines()[-1] == "INTERRUPTED"
+        reported, _ = process.communicate(timeout=60)
+        assert reported.splitlines()[-1] == "INTERRUPTED"
         assert Path(f"{names[0]}.migration").exists()
 
 
@@ -288,6 +288,6 @@ def test_an_interrupt_does_not_wait_for_threads(tmp_path: Path, hangs: int):
     """Of a program that takes control-C as Python does."""
     with streaming(tmp_path, hangs, "plain") as (names, process):
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
-        assert said.splitlines()[-1] == "INTERRUPTED"
+        reported, _ = process.communicate(timeout=60)
+        assert reported.splitlines()[-1] == "INTERRUPTED"
         assert Path(f"{names[0]}.migration").exists()

@@ -21,7 +21,7 @@ class Cancels:
         tried: Whether it has so many boundaries.
         late: Whether the journal said by then that the destination may run, or was gone.
         failure: What was raised.
-        guest: What its owner was told.
+        guest: What its owner was reported.
     """
 
     def __init__(self, harness: Harness, migration: str, number: int) -> None:
@@ -104,7 +104,7 @@ def test_of_two_devices_while_they_stream(harness: Harness):
     assert harness.hosts["d1"].whole
 
 
-def test_a_cancelled_migration_whose_source_is_gone(harness: Harness):
+def test_a_cancelled_migration_whose_source_has_ended(harness: Harness):
     """Better the destination than nobody."""
     for name in ("s0", "d0"):
         harness.serve(name)
@@ -134,14 +134,14 @@ def test_a_cancelled_migration_whose_source_is_gone(harness: Harness):
 
 
 def test_too_slow(harness: Harness):
-    """It changes faster than it may be transferred, and whoever migrates said what to do then."""
+    """It changes faster than it may be transferred, and the user has chosen what to do then."""
     harness.serve("s0", FaultyMemory, size=1 << 20, rate=1 << 30)
     harness.serve("d0", FaultyMemory, size=1 << 20)
     failure = harness.fail(downtime=0.01, bandwidth=4 << 20, max_passes=3, if_slow="cancel")
     assert (failure.outcome, failure.cancelled) == ("source", False)
     assert failure.hints[0] == SOURCE
     assert failure.hints[-1].startswith("allow a longer downtime")
-    assert failure.why.startswith("after 3 passes the devices would still stand still for ")
+    assert failure.why.startswith("after 3 passes the devices would still be stopped for ")
     assert failure.why.endswith(
         " s, and 0.01 s are allowed: they change faster than they can be transferred"
     )
@@ -159,7 +159,7 @@ def test_too_slow_and_stopped_all_the_same(harness: Harness):
 
 
 @pytest.mark.parametrize("downtime", [0.5, 5.0])
-def test_a_device_that_stands_by_is_not_slow(harness: Harness, downtime: float):
+def test_a_device_that_is_idle_is_not_slow(harness: Harness, downtime: float):
     """It has nothing to stream, which takes no bandwidth: that is no reason to give up."""
     for name in ("s0", "d0"):
         harness.serve(name)

@@ -18,11 +18,11 @@ from vfio_migration.runtime.coordinator.recover import recover
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 BUSY = "another process is moving this device just now"
-UNSETTLED = "an earlier migration of this device was not brought to its end"
+UNFINISHED = "an earlier migration of this device was not brought to its end"
 
 
 class Killed(BaseException):
-    """Whoever coordinates is gone, in the middle of a word."""
+    """Anybody who coordinates is gone, in the middle of a word."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_recovery_does_not_run_beside_a_migration(pair: Harness):
 @pytest.mark.parametrize(
     "at", [("plan", {}), ("phase", {"phase": "judge"}), ("running", {})], ids=lambda at: at[0]
 )
-def test_what_is_not_settled_is_not_begun_again(pair: Harness, at):
+def test_what_is_not_finished_is_not_begun_again(pair: Harness, at):
     """By whatever name it is known, at whichever end it stands, and whatever is to be done."""
     killed_at(pair, at[0], **at[1])
     before = pair.states
@@ -95,13 +95,13 @@ def test_what_is_not_settled_is_not_begun_again(pair: Harness, at):
         ("d0", "d1"),
         ("s1", "d0"),
     ):
-        with pytest.raises(CannotMigrateError, match=UNSETTLED) as refusal:
+        with pytest.raises(CannotMigrateError, match=UNFINISHED) as refusal:
             Coordinator([(source, destination)], spec=SPEC, journal=claims.beside(source)).run()
         assert refusal.value.hints == ("run: vfio-migration recover s0 d0",)
-    with pytest.raises(CannotMigrateError, match=UNSETTLED):
+    with pytest.raises(CannotMigrateError, match=UNFINISHED):
         Saver(["s0"], spec=SPEC).run("file")
     Saver(["s1"], spec=SPEC).run("file", then="run")
-    with pytest.raises(CannotMigrateError, match=UNSETTLED):
+    with pytest.raises(CannotMigrateError, match=UNFINISHED):
         Restorer(["d0"], spec=SPEC).run("file")
     assert {name: pair.states[name] for name in before} == before
     finished = recover([("s0", "d0")], spec=SPEC)
@@ -117,7 +117,7 @@ def test_a_recovery_from_another_folder_goes_by_the_journal(
     killed_at(pair, "phase", phase="judge")
     here = Path.cwd()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(CannotMigrateError, match="is no source of the migration"):
+    with pytest.raises(CannotMigrateError, match="is not a source of the migration"):
         recover([("s0", "d0")], spec=SPEC, journal=here / "s0.migration")
     finished = recover([(str(here / "s0"), str(here / "d0"))], spec=SPEC)
     assert finished.outcome == "destination"
@@ -138,7 +138,7 @@ def test_which_destination_is_kept_has_to_be_known(pair: Harness):
     assert pair.running == {"d0"}
 
 
-def test_a_table_that_does_not_say_in_which_states_a_device_is_stopped(pair: Harness):
+def test_a_table_that_does_not_state_in_which_states_a_device_is_stopped(pair: Harness):
     rows = [row for row in SPEC.activities if row.role != "state_change"]
     spec = dataclasses.replace(SPEC, activities=tuple(rows))
     for act in (
@@ -150,7 +150,7 @@ def test_a_table_that_does_not_say_in_which_states_a_device_is_stopped(pair: Har
             act()
 
 
-def test_who_is_told_cannot_stop_it(pair: Harness):
+def test_an_observer_cannot_stop_it(pair: Harness):
     def report(_event: Event) -> None:
         raise RuntimeError("nobody listens")
 
@@ -172,7 +172,7 @@ def test_no_mistake_leaves_a_device_half_way(pair: Harness, monkeypatch):
     assert not list(Path().glob("*.migration"))
 
 
-def test_a_lock_is_gone_with_its_process(harness: Harness):
+def test_a_lock_ends_with_its_process(harness: Harness):
     pid = os.fork()
     if not pid:
         with claims.locked(["s0"]):

@@ -68,7 +68,7 @@ Coordinator(
     journal=journal.beside(source),
 ).run()
 """
-"""A coordinator that is killed when the journal says that the destination was given the state."""
+"""A coordinator killed when the journal records that the destination was given the state."""
 
 
 def fails(a: Running, b: Running, **more: object) -> MigrationFailedError:
@@ -123,7 +123,7 @@ def test_after_a_coordinator_killed_once_all_was_delivered_the_destination_runs(
 def test_a_destination_that_its_server_has_reset_is_not_taken_for_the_state(
     tmp_path: Path, source: tuple[type[Peer], ...]
 ) -> None:
-    """The journal says that it was given the whole state; it runs, and nobody told it to."""
+    """The journal records that it was given the whole state; it runs, and nobody told it to."""
     with pair(tmp_path, source, (*ACCEPTS, habits.RunsOnceItsClientHangsUp)) as (a, b, held):
         words = [sys.executable, "-c", KILLED_ONCE_DELIVERED, a.path, b.path]
         assert subprocess.run(words, timeout=60).returncode == -9
@@ -154,12 +154,12 @@ def test_a_source_that_dies_at_the_first_read_takes_the_state_with_it(tmp_path: 
         words = " ".join([failure.why, *failure.hints])
         assert "holds the whole state" not in words
         assert (
-            f"{b.path}: stands still in STOP with what it was given, which need not be all of it"
+            f"{b.path}: is stopped in STOP with what it was given, which need not be all of it"
             in words
         )
 
 
-def test_the_command_line_says_that_the_state_is_lost_with_exit_status_1(tmp_path: Path) -> None:
+def test_the_command_line_states_that_the_state_is_lost_with_exit_status_1(tmp_path: Path) -> None:
     with pair(tmp_path, (habits.DiesUponRead,), ACCEPTS) as (a, b, _held):
         words = [sys.executable, "-m", "vfio_migration.cli.main", "migrate", a.path, b.path]
         done = subprocess.run([*words, "--no-pre-copy"], capture_output=True, text=True, timeout=60)
@@ -183,7 +183,7 @@ def test_a_destination_that_does_not_answer_a_write_does_not_run(tmp_path: Path)
         assert failure.outcome == "source"
         assert a.state == RUNNING
         assert a.held == held
-        assert beside(a.path).exists()  # it is not known to stand still
+        assert beside(a.path).exists()  # it is not known to be stopped
 
 
 def test_a_source_started_anew_takes_nothing_from_a_destination_that_was_given_all(
@@ -210,7 +210,7 @@ def test_a_destination_that_runs_off_while_it_is_loaded_is_not_started(tmp_path:
         assert a.held == held
 
 
-def test_a_device_that_runs_off_while_it_is_restored_is_not_said_to_run_restored(
+def test_a_device_that_runs_off_while_it_is_restored_is_not_reported_to_run_restored(
     tmp_path: Path,
 ) -> None:
     with pair(tmp_path, (), (habits.RunsOffUponLastWrite, *ACCEPTS)) as (a, b, _held):
@@ -307,7 +307,7 @@ def of_before() -> Plans:
 def test_by_the_rows_of_before_a_blank_destination_runs(
     tmp_path: Path, monkeypatch, source: tuple[type[Peer], ...], destination: tuple[type[Peer], ...]
 ) -> None:
-    """What the verifier tells of them is what happens: these tests would see it."""
+    """What the verifier reports them is what happens: these tests would see it."""
     monkeypatch.setattr(Coordinator, "_check_delivered", lambda *_: None)
     with pair(tmp_path, source, destination) as (a, b, held):
         failure = fails(a, b, plans=of_before())
@@ -376,18 +376,18 @@ def test_a_journal_of_before_is_read_as_one_that_knows_of_no_delivery(
             assert finished.outcome == "lost"
 
 
-# --- what is said ---
+# --- what is stated ---
 
 
-def test_a_server_that_answers_and_does_not_say_its_state_is_not_called_lost(
+def test_a_server_that_answers_and_does_not_state_its_state_is_not_called_lost(
     tmp_path: Path,
 ) -> None:
-    with pair(tmp_path, (habits.RefusesToSayItsState,), ACCEPTS) as (a, b, held):
+    with pair(tmp_path, (habits.RefusesToReturnItsState,), ACCEPTS) as (a, b, held):
         finished = recover([(a.path, b.path)], keep="source")
         assert finished.outcome == "undecided"
         assert finished.why == (
-            f"{a.path}: its server answers, and does not say where the device stands: it may still "
-            "hold the state"
+            f"{a.path}: its server answers, and does not return the state of its device: it may "
+            "still hold the state"
         )
         assert finished.advice == []
         assert b.state == RUNNING  # nothing was done
@@ -405,7 +405,7 @@ def test_keep_claims_nothing_of_what_the_side_holds(tmp_path: Path, keep: str) -
 
 
 @pytest.mark.parametrize("keep", ["source", "destination"])
-def test_keep_says_so_if_the_server_was_started_after_the_migration_began(
+def test_keep_states_it_if_the_server_was_started_after_the_migration_began(
     tmp_path: Path, keep: str
 ) -> None:
     with pair(tmp_path, (), ACCEPTS) as (a, b, _held):
@@ -427,14 +427,14 @@ def test_keep_says_so_if_the_server_was_started_after_the_migration_began(
                 server.kill()
 
 
-def test_a_save_says_what_a_server_answered_that_hides_its_state(tmp_path: Path) -> None:
+def test_a_save_states_what_a_server_answered_that_hides_its_state(tmp_path: Path) -> None:
     these = (habits.HidesItsStateOnceRead, habits.OffersNoPreCopy)
     with running(tmp_path, "a", *these, held=bytes(SIZE)) as a:
         with pytest.raises(MigrationFailedError) as caught:
             Saver([a.path]).run(tmp_path / "file")
         assert caught.value.outcome == "undecided"
         assert not any("cannot be reached" in hint for hint in caught.value.hints)
-        assert any("where the device stands is not known" in hint for hint in caught.value.hints)
+        assert any("where the device is is not known" in hint for hint in caught.value.hints)
         assert not (tmp_path / "file").exists()
 
 
@@ -453,12 +453,12 @@ def test_a_device_that_refuses_dma_unmap_is_reset_over_a_new_connection(tmp_path
         assert failure.outcome == "source"
         assert (a.state, b.state) == (RUNNING, STOP)
         assert a.held == held
-        said = lines(b)
+        reported = lines(b)
         unmap, reset = (
-            next(i for i, line in enumerate(said) if line.split()[0] == str(command))
+            next(i for i, line in enumerate(reported) if line.split()[0] == str(command))
             for command in (DMA_UNMAP, RESET)
         )
-        assert "hang-up" in said[unmap:reset]
+        assert "hang-up" in reported[unmap:reset]
 
 
 def test_a_device_that_keeps_its_maps_is_not_reset(tmp_path: Path) -> None:
@@ -473,5 +473,5 @@ def test_a_device_that_keeps_its_maps_is_not_reset(tmp_path: Path) -> None:
         assert a.state == RUNNING
         assert a.held == held
         assert not any(line.split()[0] == str(RESET) for line in lines(b))
-        said = [event.fields["why"] for event in events if event.name == "failed"]
-        assert any("DMA_UNMAP is refused (EINVAL): it keeps its maps" in why for why in said)
+        reported = [event.fields["why"] for event in events if event.name == "failed"]
+        assert any("DMA_UNMAP is refused (EINVAL): it keeps its maps" in why for why in reported)

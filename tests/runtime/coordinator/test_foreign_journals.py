@@ -1,6 +1,6 @@
-"""Journals and claims are believed by whose they are, not by where they stand.
+"""Journals and claims are believed by whose they are, not by where they are.
 
-In a folder like `/tmp` anybody can leave a file beside a socket. What it says is done to devices,
+In a folder like `/tmp` anybody can leave a file beside a socket. What it states is done to devices,
 by root too; so what another user can have written is not followed, and not removed either.
 """
 
@@ -135,7 +135,7 @@ def test_what_is_no_file_is_no_journal_and_is_not_opened(pair: Harness, kind: st
     assert pair.running == {"s0", "d0", "s1"}
 
 
-def test_a_journal_of_our_own_is_followed_wherever_it_stands(pair: Harness) -> None:
+def test_a_journal_of_our_own_is_followed_wherever_it_is(pair: Harness) -> None:
     plant()
     finished = recover([("s0", "d0")], spec=SPEC, keep="source")
     assert finished.outcome == "source"
@@ -155,13 +155,15 @@ def test_a_journal_behind_a_link_of_another_user_is_not_taken_by_a_command(
 
 
 @pytest.mark.parametrize("command", ["recover", "migrate", "save"])
-def test_a_command_says_in_one_message_that_a_claim_belongs_to_another_user(
+def test_a_command_states_in_one_message_that_a_claim_belongs_to_another_user(
     pair: Harness, give_away: Give, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     give_away(plant())
     arguments = ["s0", "file" if command == "save" else "d0"]
     assert command_line.main([command, *arguments]) == 2
-    said = capfd.readouterr().err
-    assert "is not taken for the claim of a migration: the claim there belongs to another" in said
-    assert claims.beside("s0").name in said
-    assert "Traceback" not in said
+    reported = capfd.readouterr().err
+    assert (
+        "is not taken for the claim of a migration: the claim there belongs to another" in reported
+    )
+    assert claims.beside("s0").name in reported
+    assert "Traceback" not in reported

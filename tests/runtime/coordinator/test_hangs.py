@@ -14,7 +14,7 @@ from vfio_migration.model.plan import default_plans
 _, TAKEN, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
 SHORT = 0.5
 UNANSWERED = "VERSION is not answered; does it serve another client?"
-LATE = "not known to stand still; once it can be reached run: vfio-migration recover s0 d0"
+LATE = "not known to be stopped; once it can be reached run: vfio-migration recover s0 d0"
 
 
 def asks(arc: tuple[str, str]) -> str:
@@ -116,7 +116,7 @@ def test_a_destination_that_hangs_when_it_may_run(
 
 
 def test_a_destination_that_hangs_can_be_given_up(harness: Harness):
-    """Somebody who knows better says that it is gone, and is believed."""
+    """Somebody who knows better states that it is gone, and is believed."""
     event = hanging(harness, "d0", ("STOP", "RUNNING_P2P"))
     assert harness.fail(timeout_s=SHORT).outcome == "undecided"
     finished = harness.recover(keep="source", timeout_s=SHORT)
@@ -150,40 +150,40 @@ def hung(pool: RigPool, *victims: str) -> list[tuple[str | None, str]]:
         {**one, "victims": list(victims), "at": at, "hang": True, "timeout_s": 0.4}
         for at in [*points[:: max(1, len(points) // 4)], points[-1]]
     ]
-    told = []
+    recorded = []
     for order, found in zip(orders, pool.finds(orders), strict=True):
         migration, early, *_, last = (found["migration"], *found["recoveries"])
-        said = migration["said"] and migration["said"]["outcome"]
+        reported = migration["reported"] and migration["reported"]["outcome"]
         # Never two run, the state is never lost, and once it goes on all can be put right.
-        assert last["said"]["outcome"] in ("source", "destination"), (order, found)
+        assert last["reported"]["outcome"] in ("source", "destination"), (order, found)
         assert len(found["whole"]) == 1, (order, found)
         assert all(found["whole"].values()), (order, found)
         assert (found["files"], found["processes"]) == ([], [])
         assert [a == b for a, b in found["descriptors"].values()] == [True, True]
-        if said in ("source", "destination"):
-            assert last["said"]["outcome"] == said
-        if said is not None:
-            assert f"/{victims[-1]}" in str(migration["said"])
-        told.append((said, early["said"]["outcome"]))
-    assert "lost" not in str(told)
-    return told
+        if reported in ("source", "destination"):
+            assert last["reported"]["outcome"] == reported
+        if reported is not None:
+            assert f"/{victims[-1]}" in str(migration["reported"])
+        recorded.append((reported, early["reported"]["outcome"]))
+    assert "lost" not in str(recorded)
+    return recorded
 
 
 def test_the_process_of_a_source_is_stopped(pool: RigPool):
-    told = hung(pool, "s0")
-    assert told[0] == ("undecided", "undecided")
-    assert told[-1] == ("done", "destination")  # when it was to be retired
+    recorded = hung(pool, "s0")
+    assert recorded[0] == ("undecided", "undecided")
+    assert recorded[-1] == ("done", "destination")  # when it was to be retired
 
 
 def test_the_process_of_a_destination_is_stopped(pool: RigPool):
-    told = hung(pool, "d0")
-    assert told[0] == ("source", "source")
-    assert told[-1] == ("undecided", "undecided")  # when it was asked for the last time
+    recorded = hung(pool, "d0")
+    assert recorded[0] == ("source", "source")
+    assert recorded[-1] == ("undecided", "undecided")  # when it was asked for the last time
 
 
 def test_a_process_is_stopped_and_the_coordinator_killed(pool: RigPool):
     """The recovery knows from the journal alone that a destination may run unseen."""
     assert hung(pool, "coordinator", "s0")[0] == (None, "undecided")
-    told = hung(pool, "coordinator", "d0")
-    assert told[0] == (None, "source")
-    assert told[-1] == (None, "undecided")
+    recorded = hung(pool, "coordinator", "d0")
+    assert recorded[0] == (None, "source")
+    assert recorded[-1] == (None, "undecided")

@@ -1,4 +1,4 @@
-"""Which process serves a device, and what is done where nobody can tell."""
+"""Which process serves a device, and what is done where nobody knows."""
 
 from __future__ import annotations
 
@@ -237,8 +237,8 @@ UNIDENTIFIED = "it is not known whether the server that answers is the one that 
 
 
 @pytest.mark.parametrize("at", ["stopped", LOADED, WAKES])
-def test_who_is_behind_a_relay_cannot_be_told(relayed, at: str):
-    """So whoever asks has to say which side is to run; until then nobody is moved."""
+def test_who_is_behind_a_relay_is_not_known(relayed, at: str):
+    """So the caller has to state which side is to run; until then nobody is moved."""
     harness, pair = relayed
     left_behind(pair, at)
     found = journals.read(Path("s0-relay.migration"))
@@ -250,7 +250,7 @@ def test_who_is_behind_a_relay_cannot_be_told(relayed, at: str):
     assert finished.outcome == "undecided"
     assert UNIDENTIFIED in finished.why
     assert finished.problems[-1] == (
-        "say which side is to run: --keep source or --keep destination"
+        "choose which side is to run: --keep source or --keep destination"
     )
     assert (harness.states, harness.arcs) == (before, [])
     finished = recover([pair], keep="source")
@@ -310,7 +310,7 @@ def test_a_save_through_a_relay_that_breaks(relayed):
 
 
 def test_a_relay_that_breaks_in_the_middle(relayed):
-    """What is behind it may be as it was, or not: it is asked, and how is said."""
+    """What is behind it may be as it was, or not: it is asked, and how is stated."""
     from vfio_migration.runtime.coordinator import Coordinator
 
     harness, pair = relayed
@@ -432,7 +432,7 @@ except MigrationFailedError as failure:
 
 
 def test_the_end_of_a_server_in_another_namespace(servers, tmp_path: Path):
-    """Whoever has spoken with it sees that it is gone, and that it does not run unseen."""
+    """Anybody who has spoken with it sees that it is gone, and that it does not run unseen."""
     if not Process.of(os.getpid()).unique:
         pytest.skip("pidfds have no numbers here")
     pair = str(tmp_path / "s0"), str(tmp_path / "d0")
@@ -446,8 +446,8 @@ def test_the_end_of_a_server_in_another_namespace(servers, tmp_path: Path):
         assert coordinator.stdout.readline() == "running\n"
         servers["d0"].kill()
         servers["d0"].join(60)
-        said, _ = coordinator.communicate("\n", timeout=60)
-    assert said == "source\n"
+        reported, _ = coordinator.communicate("\n", timeout=60)
+    assert reported == "source\n"
     with Client(tmp_path / "s0") as client:
         assert client.state() == "RUNNING"
 

@@ -55,9 +55,9 @@ def test_a_journal_is_read_as_it_was_written(tmp_path_factory, names, processes,
         tuple(entries),
         holder,
     )
-    assert found.stands
+    assert found.exists
     found.end()
-    assert not found.stands
+    assert not found.exists
     assert list(path.parent.iterdir()) == []
 
 
@@ -166,7 +166,7 @@ def test_a_journal_does_not_grow(tmp_path: Path, elsewhere: Path, count: int):
     assert before[2] * 512 >= before[1]
     for at in range(4):
         holder = ("delivered", "destination", "source")[at % 3]
-        if at % 2:  # whoever recovers goes on where the last one ended
+        if at % 2:  # anybody who recovers goes on where the last one ended
             journal = journals.read(path)
         journal.hold(holder)
         assert journals.read(path).holder == holder
@@ -204,7 +204,7 @@ def test_a_file_system_that_sets_no_room_aside(
 
 
 def test_what_was_torn_does_not_count(tmp_path: Path, elsewhere: Path):
-    """The power fails in the middle of a write: what was said before holds, and is gone on from."""
+    """The power fails in the middle of a write: the record before it holds, and is continued."""
     path = tmp_path / "journal"
     journal = Journal(path, "live", (ENTRY,))
     journal.begin()
@@ -307,7 +307,7 @@ def test_a_journal_in_memory():
     journal.begin()
     journal.hold("delivered")
     assert journal.holder == "delivered"
-    assert not journal.stands
+    assert not journal.exists
     journal.end()
 
 
@@ -343,10 +343,13 @@ def pair(harness: Harness) -> Harness:
         ({"destination": "s0"}, "{}/s0: is named twice; each socket is one end of one device"),
         ({"destination": "./d0/../s0"}, "{}/s0: is named twice"),
         ({"destination": "link"}, "{0}/s0 and {0}/link: are the same socket"),
-        ({"source": "s\0"}, "'{}/s\\x00': is no path of a socket: it has a NUL in it"),
-        ({"source": "\ud800"}, "is no path of a socket: it has characters that no file name has"),
+        ({"source": "s\0"}, "'{}/s\\x00': is not a path of a socket: it has a NUL in it"),
+        (
+            {"source": "\ud800"},
+            "is not a path of a socket: it has characters that no file name has",
+        ),
         ({"destination": "d" * 100_000}, "bytes long, and 4095 are the most"),
-        ({"folder": "a\0"}, "is no path of a socket"),
+        ({"folder": "a\0"}, "is not a path of a socket"),
         ({"folder": 7}, "this is not a journal of a migration, or it is damaged"),
         ({"migration": {}}, "this is not a journal of a migration, or it is damaged"),
         ({"source": ["s0"]}, "this is not a journal of a migration, or it is damaged"),
@@ -361,9 +364,11 @@ def test_a_journal_that_names_no_devices_or_the_same(pair: Harness, changes, why
     assert str(path) in refusal.value.why
     assert why.format(Path.cwd()) in refusal.value.why
     assert len(refusal.value.why) < 500
-    assert refusal.value.hints == ("say which side is to run: --keep source or --keep destination",)
+    assert refusal.value.hints == (
+        "choose which side is to run: --keep source or --keep destination",
+    )
     assert pair.arcs == []
-    # Whoever knows better is believed.
+    # Anybody who knows better is believed.
     assert pair.recover(keep="source").outcome == "source"
     assert pair.running == {"s0"}
     assert not path.exists()
@@ -374,7 +379,7 @@ def test_a_folder_where_a_journal_would_be(pair: Harness, where: str):
     Path(where).mkdir()
     more = {"journal": Path(where)} if where == "elsewhere" else {}
     with pytest.raises(
-        CannotMigrateError, match="is a folder, and stands where the journal"
+        CannotMigrateError, match="is a folder, and is where the journal"
     ) as refusal:
         pair.coordinator(**more).run()
     assert refusal.value.refused
@@ -418,7 +423,7 @@ def test_no_device_of_the_system_is_removed_for_a_journal(pair: Harness):
     ],
 )
 def test_a_name_that_is_no_path(act, bad: str):
-    with pytest.raises(CannotMigrateError, match="is no path of a socket: it ") as refusal:
+    with pytest.raises(CannotMigrateError, match="is not a path of a socket: it ") as refusal:
         act(bad)
     assert len(str(refusal.value)) < 500
 

@@ -2,7 +2,7 @@
 
 Here is a sample of all points. `make test` tries those of it that are about one device,
 `make exhaustive` the others, and `make kill` every point there is (`every_kill.py`). What is
-promised of a point is in `kill_points.judge`.
+guaranteed of a point is in `kill_points.judge`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def boundaries(pool: RigPool, migration: str, kinds: tuple[str, ...]) -> tuple[i
 
 
 def tried(pool: RigPool, orders: list[Order]) -> Table:
-    """Try all; every one must be as promised."""
+    """Try all; every one must be as guaranteed."""
     table = Table()
     for one, verdict in pool.verdicts(orders):
         table.add(one, verdict)
@@ -68,7 +68,9 @@ def tried(pool: RigPool, orders: list[Order]) -> Table:
     sample_where(itertools.product(MIGRATIONS, GROUPS), lambda one: one in ALONE, spread=True),
     ids=called,
 )
-def test_whoever_is_killed_one_side_runs(pool: RigPool, migration: str, kinds: tuple[str, ...]):
+def test_one_side_runs_no_matter_who_is_killed(
+    pool: RigPool, migration: str, kinds: tuple[str, ...]
+):
     first, count = boundaries(pool, migration, kinds)
     looking, moving = APART[len(kinds)]
     victims = ["coordinator", *names(order(migration, kinds))]
@@ -103,7 +105,8 @@ def test_the_last_boundaries(pool: RigPool):
         for at in range(count - 4, count)
     ]
     found = [verdict.outcome for _, verdict in pool.verdicts(orders)]
-    # What is said last: SET STATE STOP to the source, GET STATE to the destination, each answered.
+    # What is stated last: SET STATE STOP to the source, GET STATE to the destination, each
+    # answered.
     assert found[:4] == ["destination", "over", "over", "over"]
     assert found[4:8] == ["source", "source", "source", "over"]
     assert found[8:] == ["destination"] * 4
@@ -136,7 +139,7 @@ def test_the_coordinator_and_a_server_are_killed_at_once(pool: RigPool, migratio
 
 @pytest.mark.parametrize("apart", sample([24, 6], 2))
 def test_both_ends_are_killed_at_once(pool: RigPool, apart: int):
-    """Then the state is gone, and that is said; still exactly one device runs."""
+    """Then the state is gone, and that is stated; still exactly one device runs."""
     first, count = boundaries(pool, "offline", ("edu",))
     orders = [
         order("offline", ("edu",), victims=["s0", "d0"], at=at) for at in range(first, count, apart)
@@ -176,19 +179,19 @@ def test_a_server_is_killed_while_it_is_recovered(pool: RigPool, also: str):
         assert sum(row["lost"] for row in table.counts.values()) == 0
 
 
-# --- the judge can say no ---
+# --- the judge can state no ---
 
 
 @pytest.mark.exhaustive
 def test_without_a_journal_some_points_are_broken(pool: RigPool):
-    """The journal is what it takes: without one, who is to run cannot be told at some points."""
+    """The journal is what it takes: without one, who is to run is not known at some points."""
     _, count = boundaries(pool, "offline", ("edu",))
     orders = [
         order("offline", ("edu",), victims=["coordinator"], at=at, journal=False)
         for at in range(count - 20, count - 2)
     ]
     broken = [one for _, one in pool.verdicts(orders) if isinstance(one, BrokenRunError)]
-    assert any("recovery does not say who runs" in str(one) for one in broken)
+    assert any("recovery does not state who runs" in str(one) for one in broken)
 
 
 def _doctored(found: dict, change: Callable[[dict], object]) -> dict:
@@ -207,13 +210,13 @@ def _doctored(found: dict, change: Callable[[dict], object]) -> dict:
         (lambda found: found["whole"].update(d0=True), "source is to run"),
         (lambda found: found["whole"].clear(), "source is to run"),
         (lambda found: found["whole"].update(s0=False), "some of the state is lost"),
-        (lambda found: found["recoveries"][-1]["said"].update(outcome="lost"), "need not be"),
+        (lambda found: found["recoveries"][-1]["reported"].update(outcome="lost"), "need not be"),
         (lambda found: found["recoveries"][-1].update(status=1), "came to no end"),
-        (lambda found: found["migration"]["said"].update(why="no", hints=[]), "who is gone"),
-        (lambda found: found["migration"]["said"].update(hints=[]), "what to do"),
+        (lambda found: found["migration"]["reported"].update(why="no", hints=[]), "who is gone"),
+        (lambda found: found["migration"]["reported"].update(hints=[]), "what to do"),
     ],
 )
-def test_the_judge_can_say_no(pool: RigPool, change, why: str):
+def test_the_judge_can_state_no(pool: RigPool, change, why: str):
     point = order("offline", ("edu",), victims=["d0"], at=70)
     found = pool.find(point)
     assert judge(point, found).outcome == "source"

@@ -119,7 +119,7 @@ class Moved:
 def migrate(
     froms: Sequence[Path], tos: Sequence[Path], *, plans: Plans | None = None, dawdle: float = 0.0
 ) -> Moved:
-    """Migrate once under load. Both sides stand still afterwards, for as long as they are read."""
+    """Migrate once under load. Both sides are stopped afterwards, for as long as they are read."""
     clients = {str(path): Client(path) for path in (*froms, *tos)}
     try:
         sources = [clients[str(path)] for path in froms]
@@ -155,7 +155,7 @@ def migrate(
 
 
 def is_consistent(client: Client) -> None:
-    """What a memory holds can be told from how many pages were changed."""
+    """What a memory holds follows from how many pages were changed."""
     changes, seed, size = (
         int.from_bytes(client.region_read(0, register, 8), "little")
         for register in (memory.REG_CHANGES, memory.REG_SEED, memory.REG_SIZE)

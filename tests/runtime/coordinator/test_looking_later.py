@@ -1,4 +1,4 @@
-"""A device that stands still may not say what it is: it is led to where it does, then looked at.
+"""A device that is stopped may not state what it is: it is led to where it does, then looked at.
 
 The server library nutanix/libvfio-user refuses DEVICE_GET_INFO and DEVICE_RESET in STOP, where a
 migration leaves its source (`habits.RefusesMostWhileStopped`).
@@ -26,8 +26,8 @@ from vfio_migration.runtime.coordinator.save import Restorer, Saver
 
 SIZE = 10_000
 HABITS: tuple[tuple[type[Peer], ...], ...] = (
-    (habits.RefusesMostWhileStopped,),
-    (habits.RefusesMostWhileStopped, habits.RefusesRegionsWhileCopying, habits.PadsReads),
+    (habits.RefusesNearlyAllWhileStopped,),
+    (habits.RefusesNearlyAllWhileStopped, habits.RefusesRegionsWhileCopying, habits.PadsReads),
     (habits.CLibrary,),
     (habits.CLibrary, habits.OffersNoPreCopy),
 )
@@ -49,7 +49,7 @@ def test_from_a_to_b_to_a(tmp_path: Path, these: tuple[type[Peer], ...], migrati
 
 
 @pytest.mark.parametrize("these", HABITS, ids=str)
-def test_saved_and_restored_into_the_device_that_stands_still(
+def test_saved_and_restored_into_the_device_that_is_stopped(
     tmp_path: Path, these: tuple[type[Peer], ...]
 ) -> None:
     held = os.urandom(SIZE)
@@ -64,7 +64,7 @@ def test_saved_and_restored_into_the_device_that_stands_still(
 def test_what_a_dry_run_cannot_see_it_passes_over(tmp_path: Path) -> None:
     with (
         running(tmp_path, "a", held=os.urandom(SIZE)) as a,
-        running(tmp_path, "b", habits.RefusesMostWhileStopped, held=bytes(SIZE)) as b,
+        running(tmp_path, "b", habits.RefusesNearlyAllWhileStopped, held=bytes(SIZE)) as b,
     ):
         with Client(b.path) as client:
             client.set_state("STOP")
@@ -76,7 +76,7 @@ def test_another_kind_of_device_is_found_out_before_anything_is_transferred(tmp_
     held = os.urandom(SIZE)
     with (
         running(tmp_path, "a", held=held) as a,
-        running(tmp_path, "b", habits.RefusesMostWhileStopped, held=bytes(SIZE + 1)) as b,
+        running(tmp_path, "b", habits.RefusesNearlyAllWhileStopped, held=bytes(SIZE + 1)) as b,
         running(tmp_path, "c", held=held) as c,
     ):
         with Client(b.path) as client:
@@ -96,9 +96,9 @@ def test_another_kind_of_device_is_found_out_before_anything_is_transferred(tmp_
         assert b.state == STOP
 
 
-def test_a_device_that_never_says_what_it_is_is_refused(tmp_path: Path) -> None:
+def test_a_device_that_never_states_what_it_is_is_refused(tmp_path: Path) -> None:
     with (
-        running(tmp_path, "a", habits.NeverSaysWhatItIs, held=bytes(SIZE)) as a,
+        running(tmp_path, "a", habits.NeverReturnsDeviceInfo, held=bytes(SIZE)) as a,
         running(tmp_path, "b", held=bytes(SIZE)) as b,
     ):
         for one, two in ((a, b), (b, a)):

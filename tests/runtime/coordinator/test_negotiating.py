@@ -1,4 +1,4 @@
-"""Whoever connects negotiates a version: some servers end if a client hangs up before.
+"""Anybody who connects negotiates a version: some servers end if a client hangs up before.
 
 The samples of the server library nutanix/libvfio-user do (`habits.ExitsBeforeVersion`).
 """

@@ -59,7 +59,7 @@ def test_a_client_that_is_over_is_not_used(two: Harness):
 
 @pytest.mark.parametrize("at", [4, 40, 76, 84, 98, 100, 104, 108])
 def test_an_interrupt(two: Harness, at: int):
-    """Whoever does not wait for anything leaves a journal, and `recover` does the rest."""
+    """Anybody who does not wait for anything leaves a journal, and `recover` does the rest."""
     seen = 0
 
     def watch(exchange) -> None:
@@ -88,7 +88,7 @@ def test_an_interrupt(two: Harness, at: int):
 
 @pytest.mark.parametrize("hook", ["pause", "resume"])
 def test_a_hook_that_raises(two: Harness, hook: str):
-    """It is a fault of its owner, who is told; no device is left half-way for that."""
+    """It is a fault of its owner, who is notified; no device is left half-way for that."""
 
     def fail(*_side: str) -> None:
         raise RuntimeError("a slip")

@@ -152,7 +152,7 @@ def transfer(pipe: Pipe, cancelled: threading.Event | None = None, **settings) -
 
 @pytest.mark.parametrize("if_slow", ["cancel", "stop"])
 def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) -> None:
-    """Also if it cannot say how much it has: a pass has an end, and so have the passes."""
+    """Also if it cannot state how much it has: a pass has an end, and so have the passes."""
     monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.2)
     cancelled = threading.Event()
     timer = threading.Timer(20, cancelled.set)
@@ -169,7 +169,7 @@ def test_a_device_that_changes_as_fast_as_it_is_read(monkeypatch, if_slow: str) 
 
 
 def test_no_pass_is_begun_after_the_last(monkeypatch) -> None:
-    """Also if whoever coordinates is busy with something else just then."""
+    """Also if the coordinator is busy with something else just then."""
     monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.05)
 
     def busy_too(event) -> None:
@@ -184,7 +184,7 @@ def test_no_pass_is_begun_after_the_last(monkeypatch) -> None:
 
 
 def test_who_has_had_its_passes_goes_on_until_all_have(monkeypatch) -> None:
-    """What it changes meanwhile would have to be transferred while all stand still."""
+    """What it changes meanwhile would have to be transferred while all are stopped."""
     monkeypatch.setattr(transfer_module, "MAX_PASS_S", 1.0)
 
     fast, slow = Pipe(lambda size: bytes(size // 2), 1 << 12), Pipe(busy, 1 << 12)
@@ -197,7 +197,7 @@ def test_who_has_had_its_passes_goes_on_until_all_have(monkeypatch) -> None:
 
 
 def test_a_device_that_comes_to_rest(monkeypatch) -> None:
-    """A pass that was cut says nothing of what is left; the first that ends by itself does."""
+    """A pass that was cut states nothing of what is left; the first that ends by itself does."""
     monkeypatch.setattr(transfer_module, "MAX_PASS_S", 0.05)
     begun = time.monotonic()
 
@@ -295,7 +295,7 @@ def test_no_more_is_asked_for_at_a_time_than_the_bandwidth_allows() -> None:
     assert set(pipe.sizes) == {10_000}
 
 
-def test_a_rate_of_nothing_is_told_as_nothing() -> None:
+def test_a_rate_of_nothing_is_reported_as_nothing() -> None:
     """And not as the bandwidth, at which it could go."""
     events: list = []
     one = transfer(Pipe(some(0)), bandwidth=1000, events=events)

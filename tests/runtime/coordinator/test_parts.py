@@ -33,7 +33,7 @@ from vfio_migration.runtime.coordinator.transfer import Transfer
     st.integers(1, 1 << 30),
     st.lists(st.tuples(st.integers(0, 1 << 24), st.floats(0, 2)), min_size=1, max_size=40),
 )
-def test_nobody_who_waits_as_told_goes_over_the_limit(rate: int, sends: list[tuple[int, float]]):
+def test_nobody_who_waits_as_asked_goes_over_the_limit(rate: int, sends: list[tuple[int, float]]):
     """At no time has more been sent than the rate allows, a twentieth of a second's worth apart."""
     now = 0.0
     bandwidth = Bandwidth(rate, clock=lambda: now)
@@ -91,7 +91,7 @@ def test_a_meter_knows_nothing_at_first():
 
 
 @given(st.floats(1, 1e9), st.integers(2, 200), st.floats(0.001, 1))
-def test_a_meter_tells_a_steady_rate(rate: float, count: int, apart: float):
+def test_a_meter_shows_a_steady_rate(rate: float, count: int, apart: float):
     meter = Meter()
     for number in range(count):
         meter.add(round(rate * number * apart), now=number * apart)
@@ -108,10 +108,10 @@ def test_a_meter_forgets():
     assert meter.rate == 0.0
 
 
-# --- what is said ---
+# --- what is stated ---
 
 
-def test_errors_say_what_to_do():
+def test_errors_state_what_to_do():
     error = MigrationFailedError("it broke", "source", ["do this", "and that"], cancelled=True)
     assert str(error) == "it broke\n  do this\n  and that"
     assert (error.why, error.outcome, error.cancelled) == ("it broke", "source", True)
@@ -127,7 +127,7 @@ def test_events_are_plain_data():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "said"),
+    ("one", "other", "reported"),
     [
         (Shape(None, (), ()), Shape(None, (), ()), []),
         (Shape((1, 2), (), ()), Shape(None, (), ()), ["PCI device 0001:0002 and unknown"]),
@@ -136,9 +136,9 @@ def test_events_are_plain_data():
         (Shape(None, (), (1, 2)), Shape(None, (), (1, 3)), ["interrupts of type 1: 2 and 3"]),
     ],
 )
-def test_shapes(one: Shape, other: Shape, said: list[str]):
-    assert one.differences(other) == said
-    assert (other.differences(one) == []) == (said == [])
+def test_shapes(one: Shape, other: Shape, reported: list[str]):
+    assert one.differences(other) == reported
+    assert (other.differences(one) == []) == (reported == [])
 
 
 def test_every_event_is_plain_data(harness: Harness):
@@ -240,7 +240,7 @@ def test_a_stream_that_is_stopped():
 
 
 class Left:
-    """A worker that says how much is left."""
+    """A worker that states how much is left."""
 
     def __init__(self, left: int | None) -> None:
         self.left = left

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.runtime.transport import peer_process as process
 from vfio_migration.runtime.transport.peer_process import NOBODY, Process
 
@@ -36,7 +36,7 @@ def test_a_process_that_is_there(pidfs: bool):
     assert Process.from_data(me.to_data()) == me
 
 
-def test_a_process_that_is_gone(pidfs: bool):
+def test_a_process_that_has_ended(pidfs: bool):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     one = Process.of(child.pid)
     assert one.is_there() is True
@@ -44,7 +44,7 @@ def test_a_process_that_is_gone(pidfs: bool):
     assert one.is_there() is False
 
 
-def test_a_zombie_is_gone(pidfs: bool):
+def test_a_zombie_has_ended(pidfs: bool):
     child = subprocess.Popen(["sleep", "60"])
     one = Process.of(child.pid)
     child.kill()
@@ -68,7 +68,7 @@ def test_a_process_of_another_start_of_the_machine():
 
 
 def test_a_number_in_another_namespace(pidfs: bool):
-    """It says nothing here; what the kernel counts itself does."""
+    """It states nothing here; what the kernel counts itself does."""
     me = Process.of(os.getpid())
     there = dataclasses.replace(me, space=me.space + 1)
     assert there.is_there() is None
@@ -76,7 +76,7 @@ def test_a_number_in_another_namespace(pidfs: bool):
 
 
 @pytest.mark.parametrize("one", [NOBODY, Process(0, 0, 0, "", 7), Process(7, 0)])
-def test_who_cannot_be_told_from_others(one: Process):
+def test_who_cannot_be_distinguished_from_others(one: Process):
     assert one.is_there() is None
     assert one.is_same(one) is None
     assert one.is_same(Process.of(os.getpid())) is None
@@ -93,7 +93,7 @@ def test_what_is_no_process(data):
     try:
         found = Process.from_data(data)
     except ValueError as error:
-        assert str(error) == f"{data!r} is no process"  # noqa: PT017 - either is right
+        assert str(error) == f"{data!r} is not a process"  # noqa: PT017 - either is right
     else:
         assert (data["pid"], data["started"]) == (found.pid, found.started)
 
@@ -101,15 +101,15 @@ def test_what_is_no_process(data):
 # --- who is heard ---
 
 
-def test_who_answers_is_heard_once(pidfs: bool):
+def test_who_answers_is_noted_once(pidfs: bool):
     """With the descriptors of its message, which are not lost, and none is left open."""
     here, there = socket.socketpair()
-    before = settled()
+    before = opened_at_rest()
     with here, there:
-        ear = process.SenderDetector(here)
-        assert ear.detect() is None
+        receiver = process.SenderDetector(here)
+        assert receiver.detect() is None
         socket.send_fds(there, [b"first"], [0, 1])
-        assert ear.detect() == Process.of(os.getpid())
+        assert receiver.detect() == Process.of(os.getpid())
         assert opened() == before
         there.send(b"second")
         data, fds, _, _ = socket.recv_fds(here, 100, 16)
@@ -119,7 +119,7 @@ def test_who_answers_is_heard_once(pidfs: bool):
         assert here.recvmsg(100, 1000)[1] == []
 
 
-def test_who_is_gone_already_is_heard():
+def test_who_has_ended_already_is_noticed():
     """The kernel then gives a number that is not a descriptor."""
 
     class Socket:

@@ -1,4 +1,4 @@
-"""Recovery without a journal, with one that is of no use, and with the word of whoever asks."""
+"""Recovery without a journal, with one that is of no use, and with the word of the caller."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SOURCE = default_plans(SPEC).handovers[2].summary
 
 
 def guessed(places: str) -> str:
-    """What is said of a source that goes on without a journal."""
+    """What is stated of a source that goes on without a journal."""
     return (
         "there is no journal of a migration; no destination is known to run, and the source can go "
-        f"on from where it stands ({places}); what it holds is not known here"
+        f"on from where it is ({places}); what it holds is not known here"
     )
 
 
 STATES = [row.name for row in SPEC.states]
 ERROR = SPEC.event("arc_failed_for_good").to
 HINTS = (
-    "say where the journal is: --journal FILE",
-    "or say which side is to run, and the other is stopped: --keep source or --keep destination",
+    "give the place of the journal: --journal FILE",
+    "or choose which side is to run, and the other is stopped: --keep source or --keep destination",
 )
 # As the words of docs/groups.md have it, not as the table does.
 RUN = {"RUNNING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"}
@@ -63,7 +63,7 @@ def two(harness: Harness) -> Harness:
 
 def test_without_a_journal_in_every_combination_of_states(two: Harness):
     """Nothing is done that a wrong guess would make worse; 64 combinations."""
-    told: dict[str, int] = {"source": 0, "destination": 0, "refused": 0}
+    recorded: dict[str, int] = {"source": 0, "destination": 0, "refused": 0}
     for source, destination in itertools.product(STATES, STATES):
         put(two, "s0", source)
         put(two, "d0", destination)
@@ -75,7 +75,7 @@ def test_without_a_journal_in_every_combination_of_states(two: Harness):
             expected = "refused"  # it is no source, but being loaded itself
         else:
             expected = "refused" if destination in RUN else "source"
-        told[expected] += 1
+        recorded[expected] += 1
         if expected == "refused":
             with pytest.raises(CannotMigrateError) as refusal:
                 two.recover()
@@ -94,19 +94,19 @@ def test_without_a_journal_in_every_combination_of_states(two: Harness):
         ended = expected == "destination"  # it may be on its way to somewhere else by now
         if ended or (source == "RUNNING" and destination in ("STOP", ERROR)):
             other = "source" if ended else "destination"
-            assert finished.why == f"it runs, the {other} stands still: nothing to do"
+            assert finished.why == f"it runs, the {other} is stopped: nothing to do"
             assert two.states == {"s0": source, "d0": destination}
             assert two.arcs == []
             continue
         if (source, destination) in (("RUNNING", "STOP"), ("RUNNING", ERROR)):
-            assert finished.why == "it runs, the destination stands still: nothing to do"
+            assert finished.why == "it runs, the destination is stopped: nothing to do"
             assert two.arcs == []
         else:
             assert finished.why == guessed(f"s0 in {source}, d0 in {destination}")
         assert two.states["s0"] == "RUNNING"
         assert not two.hosts["d0"].runs
         assert two.hosts["s0"].whole
-    assert told == {"source": 20, "destination": 8, "refused": 36}
+    assert recorded == {"source": 20, "destination": 8, "refused": 36}
 
 
 @pytest.mark.exhaustive
@@ -133,7 +133,7 @@ def test_keep_in_every_combination_of_states(two: Harness, keep: str):
 @pytest.mark.parametrize("keep", ["source", "destination"])
 @pytest.mark.parametrize("holder", ["source", "delivered", "destination"])
 def test_keep_has_the_last_word(two: Harness, keep: str, holder: str):
-    """Whatever the journal says; it is gone then."""
+    """Whatever the journal records; it is gone then."""
     coordinator = two.coordinator(observers=[])
     entries = coordinator._entries()
     coordinator._hang_up()
@@ -150,19 +150,19 @@ def test_keep_has_the_last_word(two: Harness, keep: str, holder: str):
 @pytest.mark.parametrize("there", ["s0", "d0"])
 def test_keep_the_side_that_is_there(two: Harness, there: str):
     """The other one is gone, and will not come back."""
-    gone = "d0" if there == "s0" else "s0"
-    two.hosts[gone].stop()
+    removed = "d0" if there == "s0" else "s0"
+    two.hosts[removed].stop()
     finished = two.recover(keep="source" if there == "s0" else "destination")
     assert finished.outcome == ("source" if there == "s0" else "destination")
     assert two.hosts[there].state == "RUNNING"
-    two.hosts[gone].device.close()
+    two.hosts[removed].device.close()
     lone = two.hosts[there]
     two.hosts = {there: lone}
 
 
 @pytest.mark.parametrize("other", ["s0", "d0"])
 @pytest.mark.parametrize("keep", ["source", "destination", None])
-def test_nothing_is_started_or_said_to_be_lost_if_the_user_may_not_connect_to_a_side(
+def test_nothing_is_started_or_reported_to_be_lost_if_the_user_may_not_connect_to_a_side(
     two: Harness, monkeypatch, keep: str | None, other: str
 ):
     class Denied(socket.socket):
@@ -188,14 +188,14 @@ def test_a_server_that_is_busy_and_no_journal_leave_all_undecided(two: Harness):
     assert "--keep source or --keep destination" in failure.value.hints[1]
 
 
-def test_keep_the_side_that_is_gone(two: Harness):
+def test_keep_the_side_that_has_ended(two: Harness):
     two.hosts["d0"].stop()
     finished = two.recover(keep="destination")
     assert finished.outcome == "lost"
     assert finished.why == "d0: is to run, and cannot be reached any more"
     assert finished.problems[0] == "d0: nobody serves there: No such file or directory"
     assert finished.advice == ["if the source still holds the state: recover with --keep source"]
-    # The source was given up by whoever asked. Better it runs than nobody.
+    # The source was given up by the caller. Better it runs than nobody.
     assert two.hosts["s0"].state == "RUNNING"
     two.hosts["d0"].device.close()
     del two.hosts["d0"]
@@ -216,7 +216,7 @@ def test_somebody_is_not_there_and_neither_is_a_journal(two: Harness, name: str)
 
 
 def test_a_source_alone(two: Harness):
-    """Its destination is not known. One that runs still goes on; one that stands still waits."""
+    """Its destination is not known. One that runs still goes on; one that is stopped waits."""
     put(two, "s0", "STOP_COPY")
     with pytest.raises(CannotMigrateError, match="it is not known who is to run: s0 in STOP_COPY"):
         recover([("s0", None)], spec=SPEC)
@@ -250,7 +250,9 @@ def test_a_journal_that_is_damaged(two: Harness, text: str):
     assert refusal.value.why == (
         "s0.migration: this is not a journal of a migration, or it is damaged"
     )
-    assert refusal.value.hints == ("say which side is to run: --keep source or --keep destination",)
+    assert refusal.value.hints == (
+        "choose which side is to run: --keep source or --keep destination",
+    )
     assert two.arcs == []
     assert Path("s0.migration").read_text() == text
 
@@ -281,8 +283,8 @@ def test_a_journal_of_another_version(two: Harness, changes, why: str):
 @pytest.mark.parametrize(
     ("pairs", "why"),
     [
-        ([("s1", "d0")], "s1: is no source of the migration in s0.migration"),
-        ([("s0", "d1")], "d1: s0.migration says that s0 was migrated to d0"),
+        ([("s1", "d0")], "s1: is not a source of the migration in s0.migration"),
+        ([("s0", "d1")], "d1: s0.migration records that s0 was migrated to d0"),
     ],
 )
 def test_a_journal_of_other_devices(two: Harness, pairs, why: str):
@@ -301,7 +303,7 @@ def test_a_journal_that_cannot_be_read(two: Harness):
 
 
 def test_a_recovery_that_cannot_write(two: Harness, monkeypatch):
-    """It says so before it moves anybody whose move must be written down first."""
+    """It states it before it moves anybody whose move must be written down first."""
     journal(two, holder="delivered")
     put(two, "s0", "STOP_COPY")
     put(two, "d0", "STOP")

@@ -1,4 +1,4 @@
-"""What is refused before anything is begun: nothing has been touched, and the reason is said."""
+"""What is refused before anything is begun: nothing has been touched, and the reason is stated."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_nobody_serves_there(harness: Harness, missing: str):
     harness.hosts = {name: host for name, host in harness.hosts.items() if host.name == name}
 
 
-# --- where the devices stand ---
+# --- where the devices are ---
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_destination_that_is_not_blank(harness: Harness, state: str):
     assert refusal.why == f"d0: is in {state}, and a destination begins in RUNNING"
 
 
-def test_a_destination_that_stands_still(harness: Harness):
+def test_a_destination_that_is_stopped(harness: Harness):
     """That is how a migration leaves a side that is not to run: it can be loaded again."""
     pair(harness)
     move("d0", "STOP")
@@ -231,7 +231,7 @@ def test_two_without_p2p(harness: Harness):
     # The destination comes first: it is moved first.
     assert refusal.why == (
         "d0, d1: lack P2P, and of a group only 1 may: with 2 no order of steps keeps each from "
-        "starting DMA to another that stands still already (obligation G3)"
+        "starting DMA to another that is stopped already (obligation G3)"
     )
     assert refusal.hints == (
         "migrate them without the others, if they do no DMA to each other, or with at most 1 of "
@@ -301,7 +301,7 @@ def test_a_journal_of_an_earlier_migration(harness: Harness):
     assert refusal.why.endswith(
         "/s0: an earlier migration of this device was not brought to its end"
     )
-    assert refusal.hints[0].endswith("says how it is settled: vfio-migration recover")
+    assert refusal.hints[0].endswith("records how to recover it: vfio-migration recover")
     assert Path("s0.migration").read_text() == "something"
 
 
@@ -313,7 +313,7 @@ def test_a_journal_that_cannot_be_written(harness: Harness, where: str, why: str
     pair(harness)
     refusal = refused(harness, journal=Path(where))
     assert refusal.why == f"{where}: the journal cannot be written: {why}"
-    assert refusal.hints == ("say where it can be: --journal FILE",)
+    assert refusal.hints == ("choose another place: --journal FILE",)
 
 
 def test_a_full_disk(harness: Harness):
@@ -334,19 +334,19 @@ def test_without_a_journal(harness: Harness):
     assert harness.hosts["d0"].whole
 
 
-def test_what_the_journal_says(harness: Harness):
+def test_what_the_journal_states(harness: Harness):
     """At each step: written before anything of the step is done."""
     pair(harness)
-    said = []
+    reported = []
 
     def watch(exchange) -> None:
         found = journals.read(Path("s0.migration"))
         holder = None if found is None else found.holder
-        if not said or said[-1][0] != holder:
-            said.append((holder, exchange.peer, harness.states))
+        if not reported or reported[-1][0] != holder:
+            reported.append((holder, exchange.peer, harness.states))
 
     harness.coordinator(observers=[watch]).run()
-    assert said == [
+    assert reported == [
         ("source", "s0", {"s0": "RUNNING", "d0": "RUNNING"}),
         ("delivered", "d0", {"s0": "STOP_COPY", "d0": "RESUMING"}),
         ("destination", "d0", {"s0": "STOP_COPY", "d0": "STOP"}),

@@ -1,4 +1,4 @@
-"""The coordinator finds its plans by what the rows say of them, and never by their names."""
+"""The coordinator finds its plans by what the rows specify of them, and never by their names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("live", "offline", "save", "resume", "prepare", "recover", "retire")
 
 
 def renamed() -> Plans:
-    """The plans of the package, each under a name that says nothing."""
+    """The plans of the package, each under a name that states nothing."""
     text = (pkgutil.get_data("vfio_migration.model", DEFAULT) or b"").decode()
     for number, name in enumerate(NAMES):
         text = text.replace(f'"{name}"', f'"plan-{number}"')
@@ -46,7 +46,7 @@ def test_a_save_leads_its_device_where_a_handover_does(harness: Harness, then, s
     assert harness.hosts["d0"].whole
 
 
-def test_a_restore_that_is_given_up_leaves_its_device_standing_still(harness: Harness) -> None:
+def test_a_restore_that_is_given_up_leaves_its_device_stopped(harness: Harness) -> None:
     harness.serve("s0")
     harness.serve("d0", faults={("RUNNING_P2P", "RUNNING"): (1, False)})
     Saver(["s0"], spec=SPEC, plans=renamed()).run("a.save")
@@ -61,7 +61,7 @@ def test_once_no_handover_is_left_the_row_of_loss_is_followed(harness: Harness) 
     Coordinator(harness.pairs, spec=SPEC, plans=renamed()).run()
     harness.hosts["d0"].stop()
     harness.hosts.pop("d0")
-    # Whoever asks gives up the source, which stands still, for a destination that is gone.
+    # Anybody who asks gives up the source, which is stopped, for a destination that is gone.
     outcome = recover([("s0", "d0")], keep="destination", spec=SPEC, plans=renamed(), timeout_s=5.0)
     assert outcome.outcome == "lost"
     assert harness.states["s0"] == "STOP"

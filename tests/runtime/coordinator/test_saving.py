@@ -85,7 +85,7 @@ def test_an_arc_of_a_save_fails(harness: Harness, arc, how):
 
 @pytest.mark.parametrize("then", ["stop", "run"])
 def test_an_arc_fails_when_all_is_in_the_file(harness: Harness, then, how):
-    """The file is there and whole. What did not follow is told of, and is no success."""
+    """The file is there and whole. What did not follow is reported, and is no success."""
     harness.serve("s0", faults={("STOP_COPY", "STOP"): how})
     harness.serve("d0")
     if then == "run" and how != ONCE:
@@ -101,15 +101,15 @@ def test_an_arc_fails_when_all_is_in_the_file(harness: Harness, then, how):
         )
     else:
         saver(harness, "s0").run("a.save", then=then)
-    told = [event.fields["why"] for event in harness.events if event.name == "failed"]
-    assert told[0].startswith("s0: SET_STATE STOP is refused (EIO)") or then == "run"
+    recorded = [event.fields["why"] for event in harness.events if event.name == "failed"]
+    assert recorded[0].startswith("s0: SET_STATE STOP is refused (EIO)") or then == "run"
     assert harness.hosts["s0"].runs == (then == "run" and how == ONCE)
     restorer(harness, "d0").run("a.save")
     assert harness.hosts["d0"].whole
 
 
 def test_a_device_that_does_not_answer_when_all_is_in_the_file(harness: Harness):
-    """Whether it goes on cannot be told then; that it stood still is not enough."""
+    """Whether it goes on is not known then; that it was stopped is not enough."""
     event = threading.Event()
     harness.serve("s0", gate={("STOP_COPY", "STOP"): event})
     harness.serve("s1")
@@ -130,9 +130,9 @@ def test_an_arc_of_a_restore_fails(saved: Harness, arc, how):
         restorer(saved, "d0").run("a.save")
     assert f"d0: SET_STATE {arc[1]} is refused (EIO)" in failed.value.why
     assert failed.value.outcome == "source"
-    still = "d0: stands still; restore into it again before it is used"
+    still = "d0: is stopped; restore into it again before it is used"
     if how == AGAIN and arc[0].startswith("RUNNING") and arc[1] != "RUNNING":
-        assert failed.value.hints == ("d0: is not known to stand still",)
+        assert failed.value.hints == ("d0: is not known to be stopped",)
     else:
         assert failed.value.hints == (still,)
         assert not saved.hosts["d0"].runs
@@ -144,7 +144,7 @@ def test_an_arc_of_a_restore_fails(saved: Harness, arc, how):
 
 
 class Cancelling:
-    """Gives a save or a restore up when the n-th event is told."""
+    """Gives a save or a restore up when the n-th event is reported."""
 
     def __init__(self, at: int) -> None:
         self.half: Saver | Restorer | None = None
@@ -190,7 +190,7 @@ def test_a_save_is_given_up_at_every_step(harness: Harness):
 
 
 def test_a_restore_is_given_up_at_every_step(saved: Harness):
-    """Either the device stands still, or it runs with the whole state."""
+    """Either the device is stopped, or it runs with the whole state."""
     host = saved.serve("d0")
     runs = []
     while True:
@@ -234,7 +234,7 @@ def test_the_figures(harness: Harness, codec):
     assert dataclasses.replace(restored, seconds=result.seconds) == result
 
 
-def test_how_long_the_devices_stood_still(harness: Harness):
+def test_how_long_the_devices_were_stopped(harness: Harness):
     harness.serve("s0")
     result = saver(harness, "s0").run("a.save", then="run")
     assert result.downtime is not None
@@ -255,7 +255,7 @@ def test_nothing_is_compressed_twice(harness: Harness, monkeypatch):
     assert sum(blocks) == result.bytes
 
 
-def test_the_header_says_what_was_saved(harness: Harness):
+def test_the_header_states_what_was_saved(harness: Harness):
     harness.serve("s0")
     saver(harness, "s0", settings=Settings(codec="zlib")).run("a.save")
     with ContainerReader("a.save") as file:
@@ -275,7 +275,7 @@ def written(identity, *streams: bytes) -> None:
 
 
 def test_a_file_of_somebody_else_is_judged_by_the_device(saved: Harness):
-    """Its header says nothing that we know of the device."""
+    """Its header states nothing that we know of the device."""
     with ContainerReader("a.save") as file:
         file.check()
         stream = b"".join(map(bytes, file.blocks(0)))
@@ -302,7 +302,7 @@ def test_a_file_that_is_changed_while_it_is_read(saved: Harness):
 
     with pytest.raises(MigrationFailedError, match=r"a\.save") as failed:
         restorer(saved, "d0", report=report).run("a.save")
-    assert failed.value.hints == ("d0: stands still; restore into it again before it is used",)
+    assert failed.value.hints == ("d0: is stopped; restore into it again before it is used",)
     assert saved.states["d0"] == "STOP"
     assert not saved.hosts["d0"].whole
 

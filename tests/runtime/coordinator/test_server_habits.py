@@ -1,6 +1,6 @@
 """Servers with habits that we did not choose are migrated, saved, restored and recovered like ours.
 
-Who has which habit stands in `support.peer_habits.servers`.
+Who has which habit is in `support.peer_habits.servers`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HARMLESS: tuple[tuple[type[Peer], ...], ...] = (
     (habits.RepliesAsCommand,),
     (habits.SendsPayloadWithErrors,),
     (habits.LeavesDataFdZero,),
-    (habits.RefusesMostWhileStopped,),
+    (habits.RefusesNearlyAllWhileStopped,),
     (habits.RefusesRegionsWhileCopying,),
     (habits.WantsNul,),
     (habits.CallsUnknownFeatureInvalid,),
@@ -229,7 +229,7 @@ def test_a_destination_that_does_not_start_leaves_the_source_running(tmp_path: P
         assert a.held == held
 
 
-def test_a_destination_that_does_not_leave_resuming_is_not_said_to_take_a_migration(
+def test_a_destination_that_does_not_leave_resuming_is_not_reported_to_take_a_migration(
     tmp_path: Path,
 ) -> None:
     with pair(tmp_path, (habits.DiesUponRead,), (habits.ResetKeepsState,)) as (a, b, _held):
@@ -237,7 +237,7 @@ def test_a_destination_that_does_not_leave_resuming_is_not_said_to_take_a_migrat
             Coordinator([(a.path, b.path)], journal=beside(a.path)).run()
         assert caught.value.outcome == "lost"
         assert (
-            f"{b.path}: stands still in RESUMING, and cannot be migrated to there; "
+            f"{b.path}: is stopped in RESUMING, and cannot be migrated to there; "
             "if it holds nothing that is needed: start its server anew"
         ) in caught.value.hints
         assert not any("migrated to again" in hint for hint in caught.value.hints)

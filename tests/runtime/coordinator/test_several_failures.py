@@ -1,4 +1,4 @@
-"""Several things go wrong at the same time: all of them are told of, and none is left under way."""
+"""Several things go wrong at once: all of them are reported, and none is left under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short read says that there is no more; what a source gives afterwards is held to that."""
+"""A short read states that there is no more; what a source gives afterwards is held to that."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 70
 
 
 class Source:
-    """A device that brings what a script says, read by read; its replies come in any order.
+    """A device that brings what a script specifies, read by read; its replies come in any order.
 
     Attributes:
         asked: How many reads were asked for.
@@ -151,8 +151,8 @@ def test_a_short_read_is_not_believed_if_the_next_one_fails(
 
 @pytest.mark.parametrize("full", [0, 1, 2, 5])
 def test_what_comes_behind_a_known_end_is_not_missed(full: int) -> None:
-    gone = RefusedError("s0", "MIG_DATA_READ", "EINVAL")
-    stream, _, written = read_all([SIZE] * full + [0, gone])
+    removed = RefusedError("s0", "MIG_DATA_READ", "EINVAL")
+    stream, _, written = read_all([SIZE] * full + [0, removed])
     assert (stream.whole, written) == (True, SIZE * full)
 
 

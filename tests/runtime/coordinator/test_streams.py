@@ -14,7 +14,7 @@ from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event, Hooks, MigrationFailedError
 from vfio_migration.runtime.files import compression
 
-LOADED, TAKEN, SOURCE, UNDONE, *_ = (row.summary for row in default_plans(SPEC).handovers)
+LOADED, TAKEN, SOURCE, ROLLED_BACK, *_ = (row.summary for row in default_plans(SPEC).handovers)
 KINDS = {"edu": FaultyEdu, "memory": FaultyMemory}
 
 Mangle = Callable[[bytes], Sequence[bytes]]
@@ -135,7 +135,7 @@ def test_the_stream_of_another_device(harness: Harness):
 
 
 def test_the_streams_of_two_devices_of_a_kind_changed_round(harness: Harness):
-    """Which of two like devices a stream is of, nothing in it says: the coordinator keeps them."""
+    """Nothing in a stream names which of two like devices it is of: the coordinator keeps them."""
     for name in ("s0", "d0", "s1", "d1"):
         harness.serve(name)
     harness.hosts["s1"].device.block("bar0.0").write(0, b"another state")
@@ -195,10 +195,10 @@ def test_the_bandwidth_is_kept(harness: Harness, codec: str):
     assert all(harness.hosts[name].whole for name in ("d0", "d1"))
 
 
-# --- what a program that owns the guest is told, and what is counted ---
+# --- what a program that owns the guest is notified, and what is counted ---
 
 
-def told(harness: Harness, **options) -> list[tuple[str, dict[str, str]]]:
+def recorded(harness: Harness, **options) -> list[tuple[str, dict[str, str]]]:
     guest: list[tuple[str, dict[str, str]]] = []
     hooks = Hooks(
         pause=lambda: guest.append(("pause", harness.states)),
@@ -217,7 +217,7 @@ def test_the_guest_is_held_before_anything_is_given_up(
 ):
     harness.serve("s0")
     harness.serve("d0")
-    assert told(harness, migration=migration) == [
+    assert recorded(harness, migration=migration) == [
         ("pause", {"s0": before, "d0": "RESUMING"}),
         ("destination", {"s0": "STOP_COPY", "d0": "RUNNING"}),
     ]
@@ -226,7 +226,7 @@ def test_the_guest_is_held_before_anything_is_given_up(
 def test_the_guest_goes_on_where_it_was(harness: Harness):
     harness.serve("s0", faults={("PRE_COPY_P2P", "STOP_COPY"): (1, False)})
     harness.serve("d0")
-    assert told(harness, migration="offline") == [
+    assert recorded(harness, migration="offline") == [
         ("pause", {"s0": "RUNNING", "d0": "RESUMING"}),
         ("source", {"s0": "RUNNING", "d0": "STOP"}),
         ("failed: source", {"s0": "RUNNING", "d0": "STOP"}),
@@ -236,17 +236,17 @@ def test_the_guest_goes_on_where_it_was(harness: Harness):
 def test_a_guest_that_was_not_held_is_not_let_go(harness: Harness):
     harness.serve("s0")
     harness.serve("d0", faults={("STOP", "RESUMING"): (1, False)})
-    assert told(harness) == [("failed: source", {"s0": "RUNNING", "d0": "STOP"})]
+    assert recorded(harness) == [("failed: source", {"s0": "RUNNING", "d0": "STOP"})]
 
 
 def test_a_guest_whose_state_is_lost_stays_held(harness: Harness):
-    """It would find a blank device; that is for whoever owns it to decide."""
+    """It would find a blank device; that is for anybody who owns it to decide."""
     harness.serve("s0", faults={("PRE_COPY_P2P", "STOP_COPY"): (1, True)})
     harness.serve("d0")
-    assert [what for what, _ in told(harness)] == ["pause", "failed: lost"]
+    assert [what for what, _ in recorded(harness)] == ["pause", "failed: lost"]
 
 
-def test_the_downtime_is_what_it_says(harness: Harness):
+def test_the_downtime_is_what_it_states(harness: Harness):
     """From the first request that stops a source to the last reply that a destination runs."""
     for name in ("s0", "d0", "s1", "d1"):
         harness.serve(name)
@@ -350,7 +350,7 @@ def test_a_slot_that_cannot_be_written(harness: Harness, monkeypatch):
 
 
 def test_a_disk_that_is_full_before_the_destination_may_run(harness: Harness, monkeypatch):
-    """Nobody can write down who runs. So nobody does; nothing is lost, and what to do is said."""
+    """Nobody can write down who runs. So nobody does; nothing is lost, and what to do is stated."""
     harness.serve("s0")
     harness.serve("d0")
     disk = Disk(monkeypatch, range(3, 100))

@@ -150,8 +150,8 @@ def test_a_source_that_failed_for_good_is_not_begun_anew(harness: Harness) -> No
 def test_a_source_that_refuses_something_else_is_not_begun_anew(tmp_path: Path) -> None:
     """While the destination is prepared the source is asked what it is; that is no pre-copying."""
     with (
-        running(tmp_path, "a", habits.NeverSaysWhatItIs, held=bytes(SIZE)) as a,
-        running(tmp_path, "b", habits.RefusesMostWhileStopped, held=bytes(SIZE)) as b,
+        running(tmp_path, "a", habits.NeverReturnsDeviceInfo, held=bytes(SIZE)) as a,
+        running(tmp_path, "b", habits.RefusesNearlyAllWhileStopped, held=bytes(SIZE)) as b,
     ):
         with Client(b.path) as client:
             client.set_state("STOP")

@@ -1,8 +1,8 @@
 """What the tests of the engine share: a device that fails on demand, and a second opinion.
 
-`Oracle` says what the table demands. It reads the raw rows of the spec and shares no code with the
-engine nor with `vfio_migration.model.machine`: contraction is done by taking states out one by one
-instead of by following lines, routing by listing every path instead of by searching.
+`Oracle` states what the table demands. It reads the raw rows of the spec and shares no code with
+the engine nor with `vfio_migration.model.machine`: contraction is done by taking states out one by
+one instead of by following lines, routing by listing every path instead of by searching.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Raiser = Callable[[], BaseException]
 
 
 class ScriptedDevice:
-    """Notes every call, and fails where it is told to.
+    """Notes every call, and fails where the script has it.
 
     `script` holds what the coming calls raise, None for those that succeed; when it is used up all
     succeed. The device checks for itself that it is called in a sensible way: one call at a time,
@@ -84,14 +84,14 @@ class ScriptedDevice:
 
 @dataclass
 class Rig:
-    """An engine, its device, and what an observer was told."""
+    """An engine, its device, and what an observer was notified."""
 
     engine: Engine
     device: ScriptedDevice
     records: list[Record] = field(default_factory=list)
 
     def sync(self) -> None:
-        """Tell a device that failed for good where the table says it is."""
+        """Tell a device that failed for good where the table specifies it is."""
         self.device.where = self.engine.state
 
     def equal(self) -> dict[str, object]:
@@ -289,14 +289,14 @@ class Oracle:
             return (dx > 0) - (dx < 0), (dy > 0) - (dy < 0)
 
         arcs = {(row.from_, row.to) for row in self.spec.arcs}
-        for gone in [row.name for row in self.spec.states if row.name not in self.states]:
+        for ended in [row.name for row in self.spec.states if row.name not in self.states]:
             arcs |= {
                 (a, d)
                 for a, b in arcs
                 for c, d in arcs
-                if b == c == gone and a != d and direction(a, b) == direction(c, d)
+                if b == c == ended and a != d and direction(a, b) == direction(c, d)
             }
-            arcs = {arc for arc in arcs if gone not in arc}
+            arcs = {arc for arc in arcs if ended not in arc}
         return arcs
 
 
@@ -390,7 +390,7 @@ def fail(made: Rig, oracle: Oracle, target: str, step: int, way: Way) -> None:
             fault,
         )
         assert (outer.kind, outer.phase, outer.errno) == ("request", "failed", errno)
-    # The engine is as usable as before: what it does next is again what the table says.
+    # The engine is as usable as before: what it does next is again what the table specifies.
     made.sync()
     made.device.calls.clear()
     now, opened = made.engine.situation, made.engine._opened

@@ -88,18 +88,18 @@ def test_a_row_is_refused_as_its_name_is(spec: Spec, observed: bool) -> None:
 @pytest.mark.parametrize("observed", [False, True])
 def test_a_name_that_is_none_is_the_callers_slip(spec: Spec, observed: bool) -> None:
     made = rig(spec, None, observed=observed)
-    told, before = len(made.records), made.equal()
+    recorded, before = len(made.records), made.equal()
     with pytest.raises(UnknownNameError, match='did you mean "STOP_COPY"'):
         made.engine.set_state("STOPCOPY")
     assert made.equal() == before
-    assert len(made.records) == told
+    assert len(made.records) == recorded
     with pytest.raises(TypeError):
         made.engine.set_state(["STOP"])  # type: ignore[arg-type]
     assert made.equal() == before
     assert made.engine.set_state("STOP").state == "STOP"
 
 
-def test_options_say_what_can_be_done_and_why_not_that(spec: Spec) -> None:
+def test_options_state_what_can_be_done_and_why_not_that(spec: Spec) -> None:
     made = rig(spec, "STOP_COPY,PRE_COPY")
     bring(made, "STOP_COPY")
     options = {str(route.to): route for route in made.engine.options()}
@@ -296,7 +296,7 @@ def test_a_failed_request_leaves_no_cycle_behind(spec: Spec) -> None:
             made = rig(spec, None, observed=observed)
             mark = Mark()
             fault = ValueError(mark)
-            gone = weakref.ref(mark)
+            ended = weakref.ref(mark)
             made.device.script = [fault]
             gc.disable()
             try:
@@ -306,7 +306,7 @@ def test_a_failed_request_leaves_no_cycle_behind(spec: Spec) -> None:
             finally:
                 del fault, mark
                 made.records.clear()
-                assert gone() is None, (observed, name)
+                assert ended() is None, (observed, name)
                 gc.enable()
 
 

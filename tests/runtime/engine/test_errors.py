@@ -1,4 +1,4 @@
-"""The errors: whose fault each is, what a peer is answered, what they say and keep."""
+"""The errors: whose fault each is, what a peer is answered, what they state and keep."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("kind", GOLDEN)
-def test_what_they_say_and_how_they_are_answered(spec: Spec, kind: str) -> None:
+def test_what_they_state_and_how_they_are_answered(spec: Spec, kind: str) -> None:
     error = raised(spec, kind)
     answer = answer_to(error)
     assert (type(error), answer.fault, answer.errno, str(error)) == GOLDEN[kind]

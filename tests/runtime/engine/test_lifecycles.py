@@ -31,7 +31,7 @@ FAILING = [row.to for row in SPEC.events if row.name == "arc_failed_for_good"]
 
 
 class LifeCycles(RuleBasedStateMachine):
-    """One engine beside what the oracle says of it."""
+    """One engine beside what the oracle states of it."""
 
     spec = SPEC
 
@@ -101,7 +101,7 @@ class LifeCycles(RuleBasedStateMachine):
 
     @precondition(lambda self: hasattr(self, "rig"))
     @invariant()
-    def it_is_where_the_oracle_says(self):
+    def it_is_where_the_oracle_has_it(self):
         assert self.rig.engine.situation == self.now
         assert self.rig.engine._opened == self.opened == len(self.numbers)
 
@@ -126,7 +126,7 @@ TestLifeCycles = LifeCycles.TestCase
 
 
 def test_the_invariants_can_fail() -> None:
-    # On a table whose closing arcs close nothing the engine does as it is told, and is found out.
+    # On a table whose closing arcs close nothing the engine does as given, and is found out.
     rows = [
         replace(row, effect="keeps") if row.effect == "closes" else row
         for row in SPEC.session_effects

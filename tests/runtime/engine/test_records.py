@@ -1,4 +1,4 @@
-"""Observers: what they are told, that they change nothing, and the one that makes a trace."""
+"""Observers: what they are reported, that they change nothing, and the one that makes a trace."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def brief(records: list[Record]) -> list[str]:
     return words
 
 
-def test_what_an_observer_is_told(spec: Spec) -> None:
-    told: list[Record] = []
-    engine = Engine(spec, "STOP_COPY", ScriptedDevice("RUNNING"), observers=[told.append])
+def test_what_an_observer_is_notified_of(spec: Spec) -> None:
+    reports: list[Record] = []
+    engine = Engine(spec, "STOP_COPY", ScriptedDevice("RUNNING"), observers=[reports.append])
     engine.set_state("STOP_COPY")
     engine.set_state("STOP_COPY")
     with pytest.raises(RequestRefusedError):
         engine.set_state(99)
     engine.disconnect()
     engine.reset()
-    assert brief(told) == [
+    assert brief(reports) == [
         "attached completed",
         "request started STOP_COPY",
         "arc started RUNNING -> STOP",
@@ -66,22 +66,22 @@ def test_what_an_observer_is_told(spec: Spec) -> None:
         "reset started",
         "reset completed",
     ]
-    paired(told)
-    opening = told[4]
+    paired(reports)
+    opening = reports[4]
     assert (opening.effect, opening.session) == ("opens", 1)
     assert (opening.before, opening.after) == (Situation("STOP"), Situation("STOP"))
-    assert told[5].after == Situation("STOP_COPY", 1)
-    assert told[6].before == Situation("RUNNING")
-    assert told[10].errno == "EINVAL"
-    assert isinstance(told[10].error, RequestRefusedError)
-    assert told[12].event == spec.event("disconnect")
-    assert told[14].event == spec.event("reset")
-    assert all(record.engine is engine for record in told)
-    assert [record.at for record in told] == sorted(record.at for record in told)
-    assert 0 < told[-1].at <= time.perf_counter_ns()
+    assert reports[5].after == Situation("STOP_COPY", 1)
+    assert reports[6].before == Situation("RUNNING")
+    assert reports[10].errno == "EINVAL"
+    assert isinstance(reports[10].error, RequestRefusedError)
+    assert reports[12].event == spec.event("disconnect")
+    assert reports[14].event == spec.event("reset")
+    assert all(record.engine is engine for record in reports)
+    assert [record.at for record in reports] == sorted(record.at for record in reports)
+    assert 0 < reports[-1].at <= time.perf_counter_ns()
 
 
-def test_a_failure_is_told_inside_and_outside(spec: Spec) -> None:
+def test_a_failure_is_reported_inside_and_outside(spec: Spec) -> None:
     made = rig(spec, "STOP_COPY", observed=True)
     fault = ArcError(errno="EBUSY")
     made.device.script = [None, fault]
@@ -95,7 +95,7 @@ def test_a_failure_is_told_inside_and_outside(spec: Spec) -> None:
     assert (outer.before, outer.after) == (Situation("RUNNING"), Situation("STOP"))
 
 
-def test_what_is_read_in_an_observer_is_what_the_record_says(spec: Spec) -> None:
+def test_what_is_read_in_an_observer_is_what_the_record_states(spec: Spec) -> None:
     seen: list[bool] = []
 
     def look(record: Record) -> None:
@@ -114,18 +114,18 @@ def test_what_is_read_in_an_observer_is_what_the_record_says(spec: Spec) -> None
 def test_observers_come_and_go(spec: Spec) -> None:
     first: list[Record] = []
     second: list[Record] = []
-    tell_first, tell_second = first.append, second.append
-    engine = Engine(spec, None, NullDevice(), observers=(one for one in [tell_first]))
+    notify_first, notify_second = first.append, second.append
+    engine = Engine(spec, None, NullDevice(), observers=(one for one in [notify_first]))
     engine.set_state("STOP_COPY")
-    engine.add_observer(tell_second)
-    assert engine.observers == (tell_first, tell_second)
-    engine.remove_observer(tell_first)
-    engine.remove_observer(tell_first)
+    engine.add_observer(notify_second)
+    assert engine.observers == (notify_first, notify_second)
+    engine.remove_observer(notify_first)
+    engine.remove_observer(notify_first)
     count = len(first)
     engine.set_state("STOP")
     assert len(first) == count
     assert second[0].after == Situation("STOP_COPY", 1)
-    assert engine.observers == (tell_second,)
+    assert engine.observers == (notify_second,)
     paired(second)
 
 
@@ -166,11 +166,11 @@ def test_the_run_has_every_kind_of_record_in_it(spec: Spec) -> None:
     _, records, _ = faultless(spec)
     assert len(records) == RECORDS
     kinds = {(record.kind, record.phase) for record in records}
-    happening = {
+    action = {
         (k, p) for k in ("request", "arc", "reset") for p in ("started", "completed", "failed")
     }
     more = {("request", "refused"), ("attached", "completed")}
-    assert kinds == happening | more | {("disconnect", "started"), ("disconnect", "completed")}
+    assert kinds == action | more | {("disconnect", "started"), ("disconnect", "completed")}
 
 
 @pytest.mark.parametrize("index", range(RECORDS))
@@ -189,12 +189,12 @@ def test_an_observer_that_raises_changes_nothing(
     before: list[Record] = []
     after: list[Record] = []
     device = ScriptedDevice("RUNNING")
-    tell = (before.append, bad, after.append)
-    engine = Engine(spec, None, device, observers=tell)
+    notify = (before.append, bad, after.append)
+    engine = Engine(spec, None, device, observers=notify)
     assert run(engine, device) == outcomes
     assert device.calls == calls
     assert brief(before) == brief(after) == brief(records)
-    assert engine.observers == (tell[0], tell[2])
+    assert engine.observers == (notify[0], notify[2])
     [entry] = caplog.records
     assert (entry.name, entry.levelno) == (LOGGER, logging.ERROR)
     assert "is removed" in entry.getMessage()

@@ -37,7 +37,7 @@ def eager_switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-class Crowd:
+class Threads:
     """Threads that start together; what any of them raises fails the test."""
 
     def __init__(self, *jobs: Callable[[], object]) -> None:
@@ -89,8 +89,9 @@ def test_requests_are_taken_one_after_another(spec: Spec, seed: int, observed: b
     settable = [row.name for row in spec.states]
     done = False
 
-    # A device that failed for good must be told where it is before the next arc; under the engine's
-    # lock that is in its next callback. An arc from where the table put it says where that was.
+    # A device that failed for good must be reported where it is before the next arc; under the
+    # engine's lock that is in its next callback. An arc from where the table put it states where
+    # that was.
     take = device.take
 
     def found(arc, session, effect):  # type: ignore[no-untyped-def]
@@ -124,11 +125,11 @@ def test_requests_are_taken_one_after_another(spec: Spec, seed: int, observed: b
     def ask_all() -> None:
         nonlocal done
         try:
-            Crowd(*[lambda number=number: ask(number) for number in range(6)]).run()  # type: ignore[misc]
+            Threads(*[lambda number=number: ask(number) for number in range(6)]).run()  # type: ignore[misc]
         finally:
             done = True
 
-    Crowd(ask_all, read, read).run()
+    Threads(ask_all, read, read).run()
     assert len(device.calls) > 300
     if observed:
         assert_serial(recorder, engine, oracle)
@@ -219,7 +220,7 @@ def test_a_request_that_waited_is_decided_where_its_turn_finds_it(
 def test_of_many_equal_requests_one_moves_the_device(spec: Spec) -> None:
     for _ in range(30):
         made = rig(spec, None)
-        Crowd(*[lambda made=made: made.engine.set_state("STOP_COPY")] * 6).run()  # type: ignore[misc]
+        Threads(*[lambda made=made: made.engine.set_state("STOP_COPY")] * 6).run()  # type: ignore[misc]
         assert len(made.device.calls) == 3
         assert made.engine.situation == Situation("STOP_COPY", 1)
 
@@ -227,21 +228,21 @@ def test_of_many_equal_requests_one_moves_the_device(spec: Spec) -> None:
 @pytest.mark.usefixtures("eager_switching")
 def test_observers_may_come_and_go_meanwhile(spec: Spec) -> None:
     engine = Engine(spec, None, NullDevice())
-    told: list[list[Record]] = [[] for _ in range(200)]
+    recorded: list[list[Record]] = [[] for _ in range(200)]
 
     def watch() -> None:
-        for records in told:
-            tell = records.append
-            engine.add_observer(tell)
-            engine.remove_observer(tell)
+        for records in recorded:
+            notify = records.append
+            engine.add_observer(notify)
+            engine.remove_observer(notify)
 
     def ask() -> None:
         for _ in range(300):
             engine.set_state("STOP_COPY")
             engine.reset()
 
-    Crowd(watch, ask, ask).run()
-    for records in told:
+    Threads(watch, ask, ask).run()
+    for records in recorded:
         assert records[0].kind == "attached"
         paired(records)
 
@@ -304,7 +305,7 @@ def test_a_device_that_calls_back_is_refused(
     assert isinstance(error, RuntimeError)
     # Once more from another thread: the lock has been let go as often as it was taken.
     device.act = lambda: None
-    Crowd(lambda: engine.set_state("RUNNING"), engine.reset).run()
+    Threads(lambda: engine.set_state("RUNNING"), engine.reset).run()
     assert engine.situation == Situation("RUNNING")
 
 

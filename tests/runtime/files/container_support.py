@@ -77,7 +77,7 @@ def restored(path: Path) -> list[bytes]:
 
 
 class Row(NamedTuple):
-    """A record made by hand; whatever it says, its checksums are right unless they are given."""
+    """A record made by hand; whatever it states, its checksums are right unless they are given."""
 
     kind: int = 1
     codec: int = 0
@@ -103,8 +103,8 @@ def total(*blocks: bytes) -> Total:
 
 
 def prologue(text: bytes, version: int = 1, length: int | None = None) -> bytes:
-    said = len(text) if length is None else length
-    fields = struct.pack("<8sIII", b"VFIOSAVE", version, said, zlib.crc32(text))
+    reported = len(text) if length is None else length
+    fields = struct.pack("<8sIII", b"VFIOSAVE", version, reported, zlib.crc32(text))
     return fields + struct.pack("<I", zlib.crc32(fields)) + text
 
 

@@ -50,7 +50,7 @@ def no_nameless_files() -> None:
     os.open = refusing  # type: ignore[assignment]
 
 
-def die_at(turn: int, tell: int) -> None:
+def die_at(turn: int, notify: int) -> None:
     """Let the process die before its call of this number; a write counts twice."""
     count = 0
     put = os.write
@@ -62,7 +62,7 @@ def die_at(turn: int, tell: int) -> None:
                 if count == turn:
                     if half:
                         put(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                    put(tell, name.encode())
+                    put(notify, name.encode())
                     os.kill(os.getpid(), signal.SIGKILL)
                 count += 1
             return real(*arguments, **named)
@@ -90,31 +90,31 @@ def one(folder: Path, kind: str, old: bytes | None, turn: int) -> dict[str, Any]
     path = folder / "x"
     if old is not None:
         path.write_bytes(old)
-    listen, tell = os.pipe()
+    listen, notify = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             if kind == "kill":
-                die_at(turn, tell)
+                die_at(turn, notify)
             else:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (turn, resource.RLIM_INFINITY))
             write(path, b"n", replace=old is not None, size=SIZES[kind])
         except CannotWriteError as error:
-            os.write(tell, str(error).encode())
+            os.write(notify, str(error).encode())
             os._exit(1)
-        except BaseException as error:  # noqa: BLE001 - the parent says what it was
-            os.write(tell, repr(error).encode())
+        except BaseException as error:  # noqa: BLE001 - the parent reports what it was
+            os.write(notify, repr(error).encode())
             os._exit(2)
         os._exit(0)
-    os.close(tell)
+    os.close(notify)
     with os.fdopen(listen) as answers:
-        said = answers.read()
+        reported = answers.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     names = sorted(place.name for place in folder.iterdir())
     left = [name for name in names if name != "x"]
     answer = {
         "status": status,
-        "said": said,
+        "reported": reported,
         "content": content(path) if "x" in names else None,
         "left": [[name, (folder / name).stat().st_size] for name in left],
     }

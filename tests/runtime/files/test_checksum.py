@@ -1,4 +1,4 @@
-"""Whoever computes it, it is the CRC-32 of zlib, and a stream is the same bytes."""
+"""Anybody who computes it, it is the CRC-32 of zlib, and a stream is the same bytes."""
 
 from __future__ import annotations
 

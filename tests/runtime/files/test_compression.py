@@ -93,7 +93,7 @@ if name == "zlib":
 else:
     packer = zstandard.ZstdCompressor().compressobj(size=honest if honest == lie else -1)
 data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(honest >> 20)) + packer.flush()
-if name == "zstd" and honest != lie:  # a frame that says it is small, and is not
+if name == "zstd" and honest != lie:  # a frame that states it is small, and is not
     whole = bytearray(zstandard.ZstdCompressor().compress(bytes(honest)))
     said = honest.to_bytes(4, "little")
     at = whole.index(said, 4)
@@ -112,16 +112,16 @@ except BadDataError as refused:
 
 
 @pytest.mark.parametrize(
-    ("name", "honest", "said", "answer"),
+    ("name", "honest", "reported", "answer"),
     [
         ("zlib", 1 << 28, 1 << 28, "they make more than 1048576 bytes"),
         ("zstd", 1 << 28, 1 << 28, "they make 268435456 bytes, not 1048576"),
         ("zstd", 1 << 28, 1 << 20, "decompression error: Destination buffer is too small"),
     ],
 )
-def test_a_bomb_does_not_go_off(name: str, honest: int, said: int, answer: str) -> None:
+def test_a_bomb_does_not_go_off(name: str, honest: int, reported: int, answer: str) -> None:
     """256 MiB in a few KiB, where 64 MiB of address space are left: the refusal needs none."""
-    arguments = (name, str(honest), str(said))
+    arguments = (name, str(honest), str(reported))
     result = subprocess.run(
         [sys.executable, "-c", BOMB, *arguments], capture_output=True, text=True, check=False
     )

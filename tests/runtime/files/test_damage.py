@@ -23,7 +23,7 @@ from container_support import (
     total,
 )
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
@@ -51,7 +51,7 @@ SMALL = {
 
 
 def refusal(path: Path, data: bytes) -> CannotReadError:
-    """What is said of a file. It must be said before anything is handed out."""
+    """What is stated of a file. It must be stated before anything is handed out."""
     path.write_bytes(data)
     with pytest.raises(CannotReadError) as caught, ContainerReader(path) as reader:
         reader.blocks(0)
@@ -89,9 +89,11 @@ def test_every_truncation_is_found(name: str, tmp_path: Path) -> None:
         found = refusal(path, data[:size])
         assert isinstance(found, DamagedError)
         assert found.offset == size
-        said = re.fullmatch(rf"is truncated at byte {size}: (.+) goes to byte (\d+)", found.problem)
-        assert said is not None, found
-        assert size < int(said[2]) <= len(data)
+        reported = re.fullmatch(
+            rf"is truncated at byte {size}: (.+) goes to byte (\d+)", found.problem
+        )
+        assert reported is not None, found
+        assert size < int(reported[2]) <= len(data)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -140,7 +142,7 @@ def test_records_swapped_repeated_and_left_out_are_found(tmp_path: Path) -> None
 
 
 def test_a_block_of_another_file_is_found(tmp_path: Path) -> None:
-    """It is right in itself, and stands where it stood."""
+    """It is right in itself, and stands where it was."""
     mine = save(tmp_path / "a", TWO, (0, b"mine"), (1, b"x"))
     other = save(tmp_path / "b", TWO, (0, b"your"), (1, b"x"))
     before, found, last = records(mine)
@@ -166,7 +168,7 @@ def test_a_message_names_the_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "rows", "said"),
+    ("text", "rows", "reported"),
     [
         (TEXT, [Row(kind=0)], "record 0, at byte {at}, is none there can be"),
         (TEXT, [Row(kind=3)], "record 0, at byte {at}, is none there can be"),
@@ -202,13 +204,13 @@ def test_a_message_names_the_block(tmp_path: Path) -> None:
     ],
 )
 def test_a_hostile_record_is_refused(
-    text: bytes, rows: list[Row], said: str, tmp_path: Path
+    text: bytes, rows: list[Row], reported: str, tmp_path: Path
 ) -> None:
     """All checksums are right here."""
     data = assembled(text, rows, tail=bytes(64))
     found = refusal(tmp_path / "x", data)
     assert isinstance(found, DamagedError)
-    assert found.problem.startswith(said.format(at=len(prologue(text))))
+    assert found.problem.startswith(reported.format(at=len(prologue(text))))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_bomb_takes_no_memory(codec: str, bomb: bytes, tmp_path: Path) -> None
     raw = MAX_BLOCK if codec != "none" else 0xFFFFFFFF
     rows = [block(bomb, raw=raw, codec=number, stored=0xFFFFFFFF if codec == "none" else len(bomb))]
     (tmp_path / "x").write_bytes(assembled(text, rows))
-    os.truncate(tmp_path / "x", 1 << 33)  # room for all that it says
+    os.truncate(tmp_path / "x", 1 << 33)  # room for all that it states
     tracemalloc.start()
     try:
         with pytest.raises(DamagedError), ContainerReader(tmp_path / "x") as reader:
@@ -241,52 +243,52 @@ def named(text: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reported"),
     [
         (b"\xff", "header: 'utf-8' codec can't decode byte 0xff in position 0"),
         (b"{", "header: is not valid JSON: Expecting property name"),
         (b"[" * MAX_HEADER, "header: is nested too deeply"),
         (b"1" * 5000, "header: has a number that is too long to read"),
-        (b"[]", "header: is no object"),
-        (b"{}", "codec: is no text"),
-        (named('{"codec":1,DEVICES}'), "codec: is no text"),
+        (b"[]", "header: is not an object"),
+        (b"{}", "codec: is not text"),
+        (named('{"codec":1,DEVICES}'), "codec: is not text"),
         (named('{"codec":"lz4",DEVICES}'), "codec: 'lz4' is none that is known: none, zlib, zstd"),
-        (named('{"codec":"none"}'), "devices: is no list"),
-        (named('{"codec":"none","devices":{}}'), "devices: is no list"),
+        (named('{"codec":"none"}'), "devices: is not a list"),
+        (named('{"codec":"none","devices":{}}'), "devices: is not a list"),
         (named('{"codec":"none","devices":[]}'), "devices: are 0; from 1 to 256 may be"),
         (
             b'{"codec":"none","devices":[' + b"0," * 256 + b"0]}",
             "devices: are 257; from 1 to 256 may be",
         ),
-        (named('{"codec":"none","devices":[0]}'), "devices[0]: is no object"),
-        (named('{"codec":"none","devices":[{}]}'), "devices[0].name: is no text"),
+        (named('{"codec":"none","devices":[0]}'), "devices[0]: is not an object"),
+        (named('{"codec":"none","devices":[{}]}'), "devices[0].name: is not text"),
         (
             named('{"codec":"none","devices":[{"name":"","identity":1}]}'),
-            "devices[0].identity: is no object",
+            "devices[0].identity: is not an object",
         ),
         (
             named('{"codec":"none","devices":[{"name":"","more":[]}]}'),
-            "devices[0].more: is no object",
+            "devices[0].more: is not an object",
         ),
-        (named('{"codec":"none",DEVICES,"created":1}'), "created: is no text"),
-        (named('{"codec":"none",DEVICES,"created":null}'), "created: is no text"),
+        (named('{"codec":"none",DEVICES,"created":1}'), "created: is not text"),
+        (named('{"codec":"none",DEVICES,"created":null}'), "created: is not text"),
         (
             named('{"codec":"none",DEVICES,"x":' + "[" * 100 + "]" * 100 + "}"),
             "header: is nested too deeply",
         ),
-        (named('{"codec":"none",DEVICES,"more":null}'), "more: is no object"),
+        (named('{"codec":"none",DEVICES,"more":null}'), "more: is not an object"),
         (
             named('{"codec":"none",DEVICES,"codec":"zlib"}'),
-            "header: the key 'codec' stands there twice",
+            "header: the key 'codec' occurs twice",
         ),
         (named('{"codec":"none",DEVICES,"x":NaN}'), "header: NaN is not a number that JSON has"),
         (named('{"codec":"none",DEVICES,"x":1e999}'), "header: 1e999 is too large a number"),
         (named('{"codec":"none",DEVICES,"x":"\\ud800"}'), "header: 'utf-8' codec can't encode"),
     ],
 )
-def test_a_hostile_header_is_refused(text: bytes, said: str, tmp_path: Path) -> None:
+def test_a_hostile_header_is_refused(text: bytes, reported: str, tmp_path: Path) -> None:
     found = refusal(tmp_path / "x", assembled(text, []))
-    assert found.problem.startswith(f"its header, at byte 24, cannot be used: {said}")
+    assert found.problem.startswith(f"its header, at byte 24, cannot be used: {reported}")
 
 
 def test_a_header_of_the_largest_size_is_read_and_no_larger(tmp_path: Path) -> None:
@@ -348,7 +350,7 @@ def test_another_version_and_another_file(tmp_path: Path) -> None:
     assert not isinstance(found, DamagedError)
     assert refusal(path, prologue(TEXT, version=0)).problem == "its first 24 bytes are damaged"
     found = refusal(path, b"VFIOMIG\x01 and so on")
-    assert found.problem == r"is no saved migration: it begins with b'VFIOMIG\x01'"
+    assert found.problem == r"is not a saved migration: it begins with b'VFIOMIG\x01'"
     assert not isinstance(found, DamagedError)
 
 
@@ -382,7 +384,7 @@ def test_a_file_that_changes_after_the_check(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, said in (
+    for path, reported in (
         (tmp_path / "none", "cannot be read: No such file or directory"),
         (tmp_path / "none" / "x", "cannot be read: No such file or directory"),
         (tmp_path, "is a folder; name a file on a disk"),
@@ -392,7 +394,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(CannotReadError) as caught:
             ContainerReader(path)
-        assert caught.value.problem == said
+        assert caught.value.problem == reported
         assert not isinstance(caught.value, DamagedError)
     save(tmp_path / "x", TWO, (0, b"abc"))
     with ContainerReader(tmp_path / "x") as reader:
@@ -414,7 +416,7 @@ def test_short_reads_are_put_together(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = settled()
+    before = opened_at_rest()
     for data in (b"", b"x", EXAMPLES["Two devices"][:-1]):
         refusal(tmp_path / "x", data)
     assert opened() == before

@@ -38,7 +38,7 @@ def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
     assert done["status"] == 0
     assert (done["content"], done["left"]) == ("n", [])
     assert {life["status"] for life in killed} == {-signal.SIGKILL}
-    calls = [life["said"] for life in killed]
+    calls = [life["reported"] for life in killed]
     # Prologue, header, two blocks, the end, the digest; each head and content, before and amidst.
     assert calls.count("write") == 2 * (2 + 2 + 2 + 2 + 1)
     assert calls.count("fsync") == 2
@@ -49,7 +49,7 @@ def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
             assert name.startswith(PREFIX)
         if nameless:
             # Between the two calls that replace, the new file is there, and whole.
-            expected = [done["size"]] if life["said"] == "rename" else []
+            expected = [done["size"]] if life["reported"] == "rename" else []
             assert [size for _, size in life["left"]] == expected, life
         else:
             assert len(life["left"]) <= 1
@@ -65,7 +65,7 @@ def test_a_file_that_may_not_grow_leaves_nothing(old: bool, nameless: bool, tmp_
         assert life["status"] == 1, life
         assert (life["content"], life["left"]) == ("o" if old else None, []), life
         after = f", after {life['turn']} bytes" if life["turn"] else ""
-        assert life["said"] == (
+        assert life["reported"] == (
             f"{tmp_path / 'x'}: cannot be written: File too large (EFBIG){after}; "
             "raise the limit (ulimit -f), or take another file system"
         )
@@ -94,9 +94,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # type: ignore[arg-type]
     if result.returncode == 77 or "unshare" in result.stderr:
         pytest.skip("a file system of one's own is not allowed here")
-    said, left = result.stdout.splitlines()
-    assert said.startswith(
+    reported, left = result.stdout.splitlines()
+    assert reported.startswith(
         f"{tmp_path / 'x'}: cannot be written: No space left on device (ENOSPC), after "
     )
-    assert said.endswith(" bytes; make room, or take a place on another file system")
+    assert reported.endswith(" bytes; make room, or take a place on another file system")
     assert left == "[('x', b'old')]"

@@ -83,7 +83,7 @@ def test_what_may_be_absent_and_what_is_not_known(tmp_path: Path) -> None:
 
 
 def test_numbers_of_records_go_round(tmp_path: Path) -> None:
-    """Nobody writes 2**32 records here; both sides are told that they have."""
+    """Nobody writes 2**32 records here; both sides are reported that they have."""
     path = tmp_path / "x"
     with container.ContainerWriter(path, TWO) as writer:
         writer._number = (1 << 32) - 1

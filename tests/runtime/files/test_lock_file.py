@@ -1,4 +1,4 @@
-"""A lock that no stranger can take, and that says who holds it."""
+"""A lock that no stranger can take, and that states who holds it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def give_away(path: Path, monkeypatch) -> None:
 
 def test_one_at_a_time_holds_it_and_is_named(place):
     with locked(place):
-        said = f"process {os.getpid()} .* holds this lock"
-        with pytest.raises(LockedError, match=said) as held, locked(place):
+        reported = f"process {os.getpid()} .* holds this lock"
+        with pytest.raises(LockedError, match=reported) as held, locked(place):
             pass
         assert held.value.holder == os.getpid()
     assert not place.exists()
@@ -71,7 +71,7 @@ def test_a_lock_of_a_process_that_was_killed_is_free(place):
     os.close(done)
 
 
-def test_it_is_waited_for_as_long_as_said(place):
+def test_it_is_waited_for_as_long_as_stated(place):
     taken, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -137,7 +137,7 @@ def test_a_flock_on_the_folder_does_not_keep_a_server_from_starting(tmp_path):
         os.close(fd)
 
 
-def test_a_server_that_cannot_start_says_who_is_in_its_way(tmp_path, monkeypatch):
+def test_a_server_that_cannot_start_states_who_is_in_its_way(tmp_path, monkeypatch):
     monkeypatch.setattr("vfio_migration.runtime.transport.listening.START_TIMEOUT_S", 0.0)
     with (
         locked(tmp_path / "edu.sock.start"),
@@ -147,7 +147,7 @@ def test_a_server_that_cannot_start_says_who_is_in_its_way(tmp_path, monkeypatch
         pass
 
 
-def test_a_coordinator_that_is_kept_out_says_by_whom(tmp_path):
+def test_a_coordinator_that_is_kept_out_states_by_whom(tmp_path):
     path = str(tmp_path / "edu.sock")
     with (
         claims.locked([path]),
@@ -157,7 +157,7 @@ def test_a_coordinator_that_is_kept_out_says_by_whom(tmp_path):
         pass
 
 
-def test_whoever_takes_the_abstract_names_keeps_no_coordinator_out(tmp_path):
+def test_anybody_who_takes_the_abstract_names_keeps_no_coordinator_out(tmp_path):
     """The names used to be the lock; anybody could bind them first."""
     path = tmp_path / "edu.sock"
     path.touch()

@@ -75,7 +75,7 @@ def test_a_thread_that_writes_while_the_file_ends_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it writes would stand behind the end of the file, or nowhere."""
-    said: list[str] = []
+    reported: list[str] = []
     late: list[threading.Thread] = []
     real = os.fsync
 
@@ -83,7 +83,7 @@ def test_a_thread_that_writes_while_the_file_ends_is_refused(
         try:
             writer.write(0, bytes(size))
         except ValueError as error:
-            said.append(str(error))
+            reported.append(str(error))
 
     def flushed(fd: int) -> None:
         if not late:
@@ -101,5 +101,5 @@ def test_a_thread_that_writes_while_the_file_ends_is_refused(
         writer.write(0, b"abc")
     for thread in late:
         thread.join(60)
-    assert said == ["write: only within the with statement of this writer"] * 2
+    assert reported == ["write: only within the with statement of this writer"] * 2
     assert restored(tmp_path / "x") == [b"abc", b""]

@@ -24,7 +24,7 @@ from container_support import (
     without_nameless_files,
 )
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
     CannotWriteError,
@@ -146,7 +146,7 @@ except dying_writer.CannotWriteError as error:
 def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")
-    for path, said, hint, name in (
+    for path, reported, hint, name in (
         (
             tmp_path / "no" / "x",
             "No such file or directory (ENOENT)",
@@ -173,7 +173,7 @@ def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
         ),
         (tmp_path / "a\0b", "embedded null byte", "take another path", None),
     ):
-        words = (f"cannot be written: {said}", hint, name)
+        words = (f"cannot be written: {reported}", hint, name)
         with refused(path, *words), ContainerWriter(path, TWO):
             pytest.fail("it must be refused at once")
     save(tmp_path / ("x" * 255), TWO)  # the longest name there is
@@ -252,7 +252,7 @@ def test_the_system_refuses(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What cannot be had here is said by a stand-in for the system, at one of its calls."""
+    """What cannot be had here is stated by a stand-in for the system, at one of its calls."""
     path = tmp_path / "x"
     path.write_bytes(b"old")
     real, count = getattr(os, call), itertools.count()
@@ -279,7 +279,7 @@ def test_the_system_refuses(
 
 
 def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is there then, and it is said that it is."""
+    """The file is there then, and it is stated that it is."""
     real, answers = os.fsync, [None, errno.EIO, None, errno.EINVAL]
 
     def failing(fd: int) -> None:
@@ -431,7 +431,7 @@ def test_a_reader_keeps_the_file_it_opened(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = settled()
+    before = opened_at_rest()
     save(tmp_path / "x", TWO)
     with pytest.raises(CannotWriteError):
         save(tmp_path / "x", TWO)

@@ -34,7 +34,7 @@ def breaks(*obligations: str) -> Any:
 
 @breaks("D1")
 class ClosesFirstFailsAfter(Sample):
-    """5, mlx5: giving a saving session up closes it, then fails, and says that all is as before."""
+    """5, mlx5: giving a saving session up closes it, fails, and reports that all is as before."""
 
     failed = False
 
@@ -88,8 +88,8 @@ class TakesHalfAStream(Sample):
 
 
 @breaks("S5", "D11")
-class StopsAndSaysItDidNot(Sample):
-    """9, xe (nearly): it is stopped while its state says that it runs."""
+class StopsAndReportsThatItDidNot(Sample):
+    """9, xe (nearly): it is stopped while its state states that it runs."""
 
     halted = failed = False
 
@@ -278,7 +278,7 @@ class CannotBeMovedWithoutMaps(Sample):
 
 @breaks("S5")
 class WorkEndsWithItsClient(Sample):
-    """What was under way when the client went is never done, though it says that it is busy."""
+    """What was under way when the client went is never done, though it states that it is busy."""
 
     def disconnect(self, to: Situation, drops: tuple[str, ...], /) -> None:
         super().disconnect(to, drops)

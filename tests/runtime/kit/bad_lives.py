@@ -19,10 +19,10 @@ from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.checks import Check
 
 WORDS: dict[type[Sample], tuple[Check, tuple[str, ...]]] = {}
-"""Which check must complain about each, and what it must say."""
+"""Which check must complain about each, and what it must state."""
 
 
-def says(check: Check, *words: str) -> Any:
+def message(check: Check, *words: str) -> Any:
     def enter(device: type[Sample]) -> type[Sample]:
         WORDS[device] = (check, words)
         return device
@@ -33,7 +33,7 @@ def says(check: Check, *words: str) -> Any:
 # --- a second migration that is not as the first ---
 
 
-@says(
+@message(
     checks.check_lives_that_differ,
     "migration 2 of the same two devices",
     "BAR 0 at 0x0: source",
@@ -52,7 +52,7 @@ class SavesWhatItSavedFirst(Sample):
         return self.packed
 
 
-@says(
+@message(
     checks.check_lives_that_differ, "migration 2 of the same two devices", "`load` not put it back"
 )
 @breaks("S1")
@@ -71,7 +71,7 @@ class LoadsOnlyOnce(Sample):
         self.loaded = False
 
 
-@says(checks.check_lives_that_differ, "migration 2 of the same two devices", "destination")
+@message(checks.check_lives_that_differ, "migration 2 of the same two devices", "destination")
 @breaks("S1")
 class MatchesWhatItMatchedFirst(Sample):
     """Whether the source is one it knows is found out once, and decides for good."""
@@ -92,7 +92,7 @@ class MatchesWhatItMatchedFirst(Sample):
 # --- what is foreign ---
 
 
-@says(
+@message(
     checks.check_foreign_states,
     "is taken over, and is not what the device then saves",
     "`load` does not look",
@@ -105,7 +105,7 @@ class LoadsWhateverItIsGiven(Sample):
         super().load(state[: STATE.size].ljust(STATE.size, b"\0"), version)
 
 
-@says(
+@message(
     checks.check_foreign_states,
     "is taken over, and then the device cannot be used in `bar_read`: IndexError",
 )
@@ -118,31 +118,33 @@ class LoadsAnIndexOutOfRange(Sample):
         return names[self.note] + super().bar_read(bar, offset, size)
 
 
-@says(checks.check_foreign_states, "the stream of version 2 of the device is taken over")
+@message(checks.check_foreign_states, "the stream of version 2 of the device is taken over")
 @breaks("S4")
 class TakesAnyVersion(Sample):
-    def kit_check(self, said: Any, /) -> None:
-        super().kit_check({**said, "version": self.version} if isinstance(said, dict) else said)
+    def kit_check(self, reported: Any, /) -> None:
+        super().kit_check(
+            {**reported, "version": self.version} if isinstance(reported, dict) else reported
+        )
 
 
-@says(checks.check_foreign_states, "the stream of a device with another identity is taken over")
+@message(checks.check_foreign_states, "the stream of a device with another identity is taken over")
 @breaks("S4")
 class TakesAnyIdentity(Sample):
-    def kit_check(self, said: Any, /) -> None:
+    def kit_check(self, reported: Any, /) -> None:
         mine = header(self)
-        if not isinstance(said, dict) or said.get("device") != mine["device"]:
+        if not isinstance(reported, dict) or reported.get("device") != mine["device"]:
             raise StreamRefusedError("not of this kind")
-        if said.get("memories") != mine["memories"]:
+        if reported.get("memories") != mine["memories"]:
             raise StreamRefusedError("other memories")
-        check_version(self, said.get("version"))
+        check_version(self, reported.get("version"))
 
 
 # --- what is quiet ---
 
 
-@says(
+@message(
     checks.check_failing_hooks,
-    "where `quiesce` fails, and says that the device is back: the failure is swallowed",
+    "where `quiesce` fails, and states that the device is back: the failure is swallowed",
 )
 @breaks("D11")
 class SwallowsFailuresOfHooks(Sample):
@@ -154,14 +156,14 @@ class SwallowsFailuresOfHooks(Sample):
 
         def careless(row: tuple[str, str, str]) -> None:
             try:
-                tell(row)
+                notify(row)
             except ArcError:
                 self._kit_on ^= {row[0]}
 
         self._kit_notify = careless  # type: ignore[method-assign]
 
 
-@says(
+@message(
     checks.check_failing_load_and_save, "is left although `load` failed: the failure is swallowed"
 )
 @breaks("S4")
@@ -173,7 +175,7 @@ class SwallowsAFailureOfLoad(Sample):
             self.reset_device()
 
 
-@says(checks.check_failing_load_and_save, "ends although `save` failed: it is swallowed")
+@message(checks.check_failing_load_and_save, "ends although `save` failed: it is swallowed")
 @breaks("S1")
 class SwallowsAFailureOfSave(Sample):
     def kit_sections(self) -> Any:
@@ -183,7 +185,7 @@ class SwallowsAFailureOfSave(Sample):
             return []
 
 
-@says(
+@message(
     checks.check_descriptors, "life cycles of one device", "each time", "more descriptors stay open"
 )
 @breaks("D12")
@@ -200,7 +202,7 @@ class LeaksADescriptorEachLife(Sample):
 LEFT_OPEN: list[int] = []
 
 
-@says(
+@message(
     checks.check_descriptors,
     "devices that were made, stopped and closed",
     "more descriptors stay open",
@@ -212,7 +214,7 @@ class LeaksADescriptorWhenClosed(Sample):
         super().close()
 
 
-@says(
+@message(
     checks.check_migration,
     "in STOP_COPY",
     "cannot be read to its end in `stream_read`: the disk is full",

@@ -116,7 +116,7 @@ class LeavesTheLineBehind(Sample):
 
 
 @breaks("S1")
-class LosesUnheardInterrupts(Sample):
+class LosesUnreceivedInterrupts(Sample):
     def kit_load(self, sections: Any, /) -> None:
         super().kit_load(sections)
         self.interrupts.restore(self.interrupts.line, ())
@@ -141,13 +141,13 @@ class TrustsMappedMemory(Sample):
 
 
 @breaks("S3")
-class CannotSayHowMuch(Sample):
+class CannotEstimate(Sample):
     def stop_copy_length(self) -> int:
         raise RuntimeError("ask again when it is stopped")
 
 
 @breaks("S3")
-class SaysItHasNothing(Sample):
+class ReportsAnEmptyStream(Sample):
     def stop_copy_length(self) -> int:
         return 0
 
@@ -173,7 +173,7 @@ class ForgetsDirtyPages(Sample):
 
 @breaks("S1", "S3")
 class EndsTooEarly(Sample):
-    """It streams its registers while they can still change, and then says that this was all."""
+    """It streams its registers while they can still change, and then states that this was all."""
 
     def stream_read(self, size: int, /) -> list[Part]:
         if self._kit_writer is not None and self._kit_end() is not None:
@@ -182,7 +182,7 @@ class EndsTooEarly(Sample):
 
 
 @breaks("S3")
-class SaysThatNothingIsLeft(Sample):
+class ReportsThatNothingIsLeft(Sample):
     def precopy_info(self) -> PrecopyInfo:
         super().precopy_info()
         return PrecopyInfo(0, 0)
@@ -225,7 +225,7 @@ class StreamsForEver(Sample):
 
 @breaks("S4")
 class TakesStrangers(Sample):
-    def kit_check(self, said: object, /) -> None:
+    def kit_check(self, reported: object, /) -> None:
         pass
 
     def load(self, state: bytes, version: int) -> None:

@@ -296,13 +296,13 @@ class StopTriesTwiceItself(Sample):
         super().__init__(**options)
         tell = self._kit_notify
 
-        def patient(row: tuple[str, str, str]) -> None:
+        def waits_long(row: tuple[str, str, str]) -> None:
             try:
-                tell(row)
+                notify(row)
             except ArcError as error:
                 if error.for_good:
                     raise
-                tell(row)
+                notify(row)
 
         self._kit_notify = patient  # type: ignore[method-assign]
 

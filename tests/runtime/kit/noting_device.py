@@ -1,4 +1,4 @@
-"""A device that notes which hooks it is told, and fails where it is told to."""
+"""A device that notes which hooks it is notified, and fails where the script has it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from sample_device import Sample
 
 
 class Noting(Sample):
-    """Notes what it is told, and fails where it is told to."""
+    """Notes what it is notified, and fails where the script has it."""
 
     def __init__(self, **options: Any) -> None:
-        self.told: list[str] = []
+        self.recorded: list[str] = []
         self.script: dict[str, BaseException] = {}
         super().__init__(**options)
 
     def _note(self, hook: str) -> None:
-        self.told.append(hook)
+        self.recorded.append(hook)
         if hook in self.script:
             raise self.script.pop(hook)
 
@@ -33,9 +33,9 @@ class Noting(Sample):
         self._note("start")
 
     def alternates(self) -> bool:
-        """Whether each pair of hooks took turns, the one that says "on" first."""
+        """Whether each pair of hooks took turns, the one that states "on" first."""
         for on, off in (("start", "stop"), ("resume", "quiesce")):
-            turns = [hook for hook in self.told if hook in (on, off)]
+            turns = [hook for hook in self.recorded if hook in (on, off)]
             if turns != [on, off] * (len(turns) // 2) + [on] * (len(turns) % 2):
                 return False
         return True

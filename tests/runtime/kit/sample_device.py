@@ -1,4 +1,4 @@
-"""A small device that does a bit of everything, and keeps all promises."""
+"""A small device that does a bit of everything, and keeps all guarantees."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from vfio_migration.runtime.testing.suite import (
 
 # Which device makes which check fail: none of them passes whatever it is given.
 EXAMPLES: dict[Check, type[Sample]] = {
-    checks.check_every_arc: bad.StopsAndSaysItDidNot,
+    checks.check_every_arc: bad.StopsAndReportsThatItDidNot,
     checks.check_gates: bad.PeerDmaWhileQuiesced,
     checks.check_operation: bad.KnowsStatesByName,
     checks.check_refusals: bad.ReadingChangesIt,

@@ -47,7 +47,7 @@ def nothing_left_open() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("device", bad_lives.WORDS, ids=lambda device: device.__name__)
-def test_what_goes_wrong_after_a_good_first_life_is_found_and_said_in_words(
+def test_what_goes_wrong_after_a_good_first_life_is_found_and_stated_in_words(
     device: type[Sample], spec: Spec
 ) -> None:
     check, words = bad_lives.WORDS[device]
@@ -95,18 +95,18 @@ def test_memory_of_the_guest_that_a_drive_writes_is_not_the_devices_doing(spec: 
 # --- in which words ---
 
 
-def test_the_promises_are_said_as_in_the_documentation() -> None:
+def test_the_obligations_are_stated_as_in_the_documentation() -> None:
     page = (DOCS / "obligations.md").read_text("utf-8")
     rows = re.findall(r"^\*\*([DS]\d+)\.\*\* (.*)\.$", page, re.MULTILINE)
     assert dict(rows) == OBLIGATIONS
     assert in_words("?") == ""
 
 
-def test_a_problem_names_promise_check_capabilities_and_place() -> None:
-    problem = Problem("D8", "refusals", "STOP_COPY", "it moved", "a device stands in STOP")
+def test_a_problem_names_obligation_check_capabilities_and_place() -> None:
+    problem = Problem("D8", "refusals", "STOP_COPY", "it moved", "a device is in STOP")
     assert str(problem) == (
         "D8 (A refused request changes nothing at all), check refusals, capabilities STOP_COPY: "
-        "it moved; a device stands in STOP"
+        "it moved; a device is in STOP"
     )
 
 
@@ -121,7 +121,7 @@ def test_a_problem_names_promise_check_capabilities_and_place() -> None:
         (None, "no reason is given"),
     ],
 )
-def test_an_exception_is_told_in_words(error: Exception | None, words: str) -> None:
+def test_an_exception_is_reported_in_words(error: Exception | None, words: str) -> None:
     assert described(error) == words
 
 
@@ -157,7 +157,7 @@ def test_a_hook_that_raises_is_named_and_no_other(name: str, spec: Spec) -> None
     assert complaint.value.obligation == "D9"
 
 
-def test_a_check_that_cannot_be_made_says_which_callback_raised_and_where(spec: Spec) -> None:
+def test_a_check_that_cannot_be_made_states_which_callback_raised_and_where(spec: Spec) -> None:
     class Raises(Sample):
         def bar_read(self, bar: int, offset: int, size: int) -> int:
             if not self.may("change_state"):

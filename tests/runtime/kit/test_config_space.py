@@ -55,7 +55,7 @@ def test_the_header() -> None:
     assert ConfigSpace(WHO).size == 256
 
 
-def test_bars_tell_their_size() -> None:
+def test_bars_show_their_size() -> None:
     space = full()
     for at, size in ((0x10, 1 << 20), (0x14, 0)):
         space.write(at, b"\xff" * 4)

@@ -33,7 +33,7 @@ def define(**declared: Any) -> type[PciDevice]:
 
 
 @pytest.mark.parametrize(
-    ("declared", "says"),
+    ("declared", "message"),
     [
         ({"name": ""}, "Odd.name: '' is not a name"),
         ({"name": " "}, "Odd.name: ' ' is not a name"),
@@ -53,18 +53,18 @@ def define(**declared: Any) -> type[PciDevice]:
             "Odd.identity.class_code: 0x1000000 is out of range",
         ),
         ({"identity": Identity(vendor="1", device=1)}, "Odd.identity.vendor: '1' is out of range"),
-        ({"identity": 0x12345678}, "Odd.identity: 305419896 is no Identity"),
+        ({"identity": 0x12345678}, "Odd.identity: 305419896 is not an Identity"),
         ({"bars": {6: Bar(4096)}}, "Odd.bars[6]: there is no such BAR; a device has BARs 0 to 5"),
         ({"bars": {-1: Bar(4096)}}, "Odd.bars[-1]: there is no such BAR"),
         ({"bars": {"0": Bar(4096)}}, "Odd.bars['0']: there is no such BAR"),
-        ({"bars": {0: 4096}}, "Odd.bars[0]: 4096 is no Bar; write `Bar(4096)`"),
+        ({"bars": {0: 4096}}, "Odd.bars[0]: 4096 is not a Bar; write `Bar(4096)`"),
         ({"bars": {0: Bar(100)}}, "Odd.bars[0]: size 100 is out of range; it is a power of two"),
         ({"bars": {0: Bar(8)}}, "Odd.bars[0]: size 8 is out of range"),
         ({"bars": {0: Bar(0)}}, "Odd.bars[0]: size 0 is out of range"),
         ({"bars": {0: Bar(1 << 32)}}, "Odd.bars[0]: size 0x100000000 is out of range; more than"),
         ({"bars": {0: Bar(1 << 41, is64=True)}}, "Odd.bars[0]: size 2199023255552 is out of range"),
         ({"bars": {5: Bar(4096, is64=True)}}, "Odd.bars[5]: it takes the next number too"),
-        ({"bars": [Bar(4096)]}, "Odd.bars: list is no mapping"),
+        ({"bars": [Bar(4096)]}, "Odd.bars: list is not a mapping"),
         ({"private": {"": 1}}, "Odd.private['']: this is not a name"),
         ({"private": {"a": 0}}, "Odd.private['a']: size 0 is out of range"),
         ({"msi": 3}, "Odd.msi: 3 vectors; it can be 0, 1, 2, 4, 8, 16, 32"),
@@ -73,15 +73,15 @@ def define(**declared: Any) -> type[PciDevice]:
         ({"msix_bar": 6}, "Odd.msix_bar: there is no BAR 6"),
         ({"version": -1}, "Odd.version: -1 is out of range"),
         ({"version": "1"}, "Odd.version: '1' is out of range"),
-        ({"loads": 1}, "Odd.loads: 1 is no collection of versions; write `(1, 2)`"),
+        ({"loads": 1}, "Odd.loads: 1 is not a collection of versions; write `(1, 2)`"),
         ({"loads": (1, 1 << 32)}, "Odd.loads: 4294967296 is out of range"),
-        ({"deferrable": "finish"}, "Odd.deferrable: 'finish' is no collection of names"),
+        ({"deferrable": "finish"}, "Odd.deferrable: 'finish' is not a collection of names"),
     ],
 )
 def test_what_is_declared_out_of_range_is_refused_at_the_class_statement(
-    declared: dict[str, Any], says: str
+    declared: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DeviceDefinitionError, match=f"^{re.escape(says)}"):
+    with pytest.raises(DeviceDefinitionError, match=f"^{re.escape(message)}"):
         define(**declared)
     # Options set on the object are looked at when it is made.
     plain = define()
@@ -92,7 +92,7 @@ def test_what_is_declared_out_of_range_is_refused_at_the_class_statement(
             super().__init__()
 
     with pytest.raises(
-        DeviceDefinitionError, match=f"^{re.escape(says.replace('Odd', 'Optional'))}"
+        DeviceDefinitionError, match=f"^{re.escape(message.replace('Odd', 'Optional'))}"
     ):
         Optional()
 
@@ -104,7 +104,7 @@ def test_a_name_that_is_left_out_is_that_of_the_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "says"),
+    ("declared", "message"),
     [
         ({"bars": {4: Bar(4096)}, "msix": 1}, "Odd: BAR 4: there is one already"),
         ({"bars": {0: Bar(4096, is64=True), 1: Bar(4096)}}, "Odd: BAR 1: there is one already"),
@@ -114,9 +114,9 @@ def test_a_name_that_is_left_out_is_that_of_the_class() -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused_when_it_is_made(
-    declared: dict[str, Any], says: str
+    declared: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DeviceDefinitionError, match=f"^{re.escape(says)}"):
+    with pytest.raises(DeviceDefinitionError, match=f"^{re.escape(message)}"):
         define(**declared)()
 
 
@@ -149,11 +149,11 @@ CALLBACKS = [
 def test_a_callback_that_is_async_is_refused_at_the_class_statement(name: str) -> None:
     with pytest.raises(DeviceDefinitionError) as refusal:
         define(**{name: waits})
-    said = str(refusal.value)
-    assert said.startswith(
+    reported = str(refusal.value)
+    assert reported.startswith(
         f"Odd.{name} ({__file__}:{waits.__code__.co_firstlineno}) is `async def`"
     )
-    assert f"write `def {name}(self" in said
+    assert f"write `def {name}(self" in reported
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
@@ -195,11 +195,11 @@ def in_a_lambda(device: PciDevice) -> Callable[[], bool]:
 def test_an_unknown_activity_in_may_is_refused_when_the_device_is_made(asks: Any) -> None:
     with pytest.raises(DeviceDefinitionError) as refusal:
         define(ask=asks)()
-    said = str(refusal.value)
-    assert said.startswith(f"Odd.{asks.__name__} ({__file__}:")
-    assert "about 'start_dmaa', which the table does not have" in said
-    assert 'did you mean "start_dma"?' in said
-    assert "it has start_dma, start_p2p_dma, raise_interrupt" in said
+    reported = str(refusal.value)
+    assert reported.startswith(f"Odd.{asks.__name__} ({__file__}:")
+    assert "about 'start_dmaa', which the table does not have" in reported
+    assert 'did you mean "start_dma"?' in reported
+    assert "it has start_dma, start_p2p_dma, raise_interrupt" in reported
 
 
 @pytest.mark.parametrize("activity", ["start_dmaa", "", 7, None])

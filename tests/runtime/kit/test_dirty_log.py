@@ -51,15 +51,15 @@ def test_it_never_reports_too_little(
         count = -(-size // page)
         bitmap = log.report(base + at, size, page)
         assert len(bitmap) == 8 * -(-count // 64)
-        told = bits(bitmap, len(bitmap) * 8)
-        assert not any(told[count:]), "bits outside of the range are zero"
+        recorded = bits(bitmap, len(bitmap) * 8)
+        assert not any(recorded[count:]), "bits outside of the range are zero"
         for unit in list(unreported):
             if at <= unit << 8 < at + size:
-                assert told[((unit << 8) - at) // page]
+                assert recorded[((unit << 8) - at) // page]
                 unreported.discard(unit)
         for number in range(count):
             first, last = at + number * page, min(at + (number + 1) * page, at + size) - 1
-            if told[number]:
+            if recorded[number]:
                 pages = set(range(first >> tracked, (last >> tracked) + 1))
                 assert pages & marked
         first, last = at >> tracked, (at + size) >> tracked
@@ -73,7 +73,7 @@ def test_a_page_reported_in_part_is_not_forgotten() -> None:
     log.start(1 << 16)
     log.wrote(0x1F000, 1)
     assert not any(log.report(0x0, 0x10000, 4096))
-    assert any(log.report(0x10000, 0x8000, 4096)), "too much may be told"
+    assert any(log.report(0x10000, 0x8000, 4096)), "too much may be reported"
     assert any(log.report(0x18000, 0x8000, 4096))
     assert any(log.report(0x10000, 0x10000, 4096))
     assert not any(log.report(0x10000, 0x10000, 4096))
@@ -144,7 +144,7 @@ def test_what_nobody_sees_is_not_forgotten() -> None:
 
 
 @given(steps=steps, tracked=st.sampled_from([12, 13, 16]), asked=st.sampled_from([8, 12, 14, 17]))
-def test_what_a_lost_report_told_of_is_reported_again(
+def test_what_a_lost_report_contained_is_reported_again(
     steps: list[tuple[str, int, int]], tracked: int, asked: int
 ) -> None:
     """Every report is lost: nothing is forgotten, and nothing added where pages are alike."""
@@ -162,9 +162,9 @@ def test_what_a_lost_report_told_of_is_reported_again(
         bitmap = log.report(BASE + at, size, 1 << asked)
         log.unreport(BASE + at, size, 1 << asked, bitmap)
     page = 1 << tracked
-    told = log.report(BASE, SPACE, page)
+    recorded = log.report(BASE, SPACE, page)
     expected = calm.report(BASE, SPACE, page)
-    found, wanted = bits(told, SPACE // page), bits(expected, SPACE // page)
+    found, wanted = bits(recorded, SPACE // page), bits(expected, SPACE // page)
     assert all(not must or is_ for is_, must in zip(found, wanted, strict=True))
     if asked == tracked:
         assert found == wanted

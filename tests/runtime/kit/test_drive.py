@@ -1,4 +1,4 @@
-"""The suite in one line, without a drive of one's own: what it finds, and how it says it."""
+"""The suite in one line, without a drive of one's own: what it finds, and how it states it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_good_device_breaks_nothing(device: type[PciDevice], spec: Spec) -> No
     assert list(find_problems(device, spec, capabilities=[ALL])) == []
 
 
-# --- how it says it ---
+# --- how it states it ---
 
 
 def test_it_names_the_register_and_what_was_in_it(spec: Spec) -> None:
@@ -120,7 +120,7 @@ def test_it_names_what_else_differs() -> None:
         device.close()
 
 
-def test_a_number_of_places_is_told() -> None:
+def test_a_number_of_places_is_reported() -> None:
     sight = Sight("BAR 0", 4)
     one, other = {sight: [b"\0\1\0\0"] * 3}, {sight: [b"\0\1\0\0", b"\2\0\0\0"]}
     assert unlike(one, other, "A", "B") == "BAR 0 at 0x4: A 0x100, B 0x2, and 1 more"
@@ -139,35 +139,35 @@ class Notes(Two):
 
     def reset_device(self) -> None:
         super().reset_device()
-        self.told: list[tuple[int, ...]] = []
+        self.recorded: list[tuple[int, ...]] = []
 
     def bar_write(self, bar: int, offset: int, value: int, size: int) -> None:
-        self.told.append((bar, offset, size, value))
+        self.recorded.append((bar, offset, size, value))
 
 
-def told(spec: Spec, seeds: Iterable[int], *, thorough: bool) -> list[Any]:
+def recorded(spec: Spec, seeds: Iterable[int], *, thorough: bool) -> list[Any]:
     with Setup(Notes, spec, ALL).trial() as trial:
         for seed in seeds:
             trial.rng = random.Random(seed)
             trial.drive(thorough=thorough)
         assert isinstance(trial.device, Notes)
-        return trial.device.told
+        return trial.device.recorded
 
 
 def test_it_is_the_same_each_time(spec: Spec) -> None:
     for thorough in (False, True):
-        first = told(spec, range(3), thorough=thorough)
-        assert first == told(spec, range(3), thorough=thorough)
+        first = recorded(spec, range(3), thorough=thorough)
+        assert first == recorded(spec, range(3), thorough=thorough)
 
 
 def test_a_few_accesses_are_of_all_sizes(spec: Spec) -> None:
-    assert len(told(spec, [1], thorough=False)) == 12
-    assert {size for _, _, size, _ in told(spec, range(20), thorough=False)} == set(SIZES)
+    assert len(recorded(spec, [1], thorough=False)) == 12
+    assert {size for _, _, size, _ in recorded(spec, range(20), thorough=False)} == set(SIZES)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_thorough_is_every_access_that_is_looked_at_once(seed: int, spec: Spec) -> None:
-    made = [row[:3] for row in told(spec, [seed], thorough=True)]
+    made = [row[:3] for row in recorded(spec, [seed], thorough=True)]
     due = {
         (bar, at, size)
         for bar, length in ((0, LOOK), (2, LOOK), (5, 16))
@@ -183,7 +183,7 @@ def test_it_passes_over_refusals_and_leaves_the_guest_as_it_was(spec: Spec) -> N
         trial.ask("STOP")
         trial.drive(thorough=True)
         assert isinstance(trial.device, Notes)
-        assert trial.device.told == []
+        assert trial.device.recorded == []
         assert not trial.guest.thorough
 
 

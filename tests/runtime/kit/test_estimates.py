@@ -1,4 +1,4 @@
-"""What a device says is left to read: never more than before, and nothing only at the end (S3)."""
+"""What a device reports to be left: never more than before, and nothing only at the end (S3)."""
 
 from __future__ import annotations
 

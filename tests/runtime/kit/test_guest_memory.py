@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.runtime.kit import guest_memory
 from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.guest_memory import DmaFaultError, GuestMemory, NotPermittedError
@@ -271,7 +271,7 @@ def test_nothing_is_permitted_between_two_clients() -> None:
 
 def test_nothing_leaks() -> None:
     memory, fd, sealed = GuestMemory(), memfd(), memfd(seal=True)
-    before = settled()
+    before = opened_at_rest()
     for _ in range(300):
         memory.map(0, PAGE, fd=fd)
         memory.map(PAGE, PAGE, fd=sealed)

@@ -1,4 +1,4 @@
-"""What a device is told when it loses and gains the right to do something, and what if it fails."""
+"""The hooks by which a device loses and gains a right, and what follows if one fails."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def engine(device: PciDevice) -> Engine:
 def test_hooks_follow_what_the_table_permits() -> None:
     device = Noting()
     run = engine(device)
-    assert device.told == ["start", "resume"]
-    device.told.clear()
-    for target, told in (
+    assert device.recorded == ["start", "resume"]
+    device.recorded.clear()
+    for target, recorded in (
         ("RUNNING_P2P", ["quiesce"]),
         ("RUNNING", ["resume"]),
         ("PRE_COPY", []),
@@ -39,22 +39,22 @@ def test_hooks_follow_what_the_table_permits() -> None:
         ("RUNNING", ["start", "resume"]),
     ):
         run.set_state(target)
-        assert device.told == told, target
-        device.told.clear()
+        assert device.recorded == recorded, target
+        device.recorded.clear()
 
 
 def test_without_p2p_both_go_in_one_arc() -> None:
     device = Noting(capabilities="STOP_COPY")
     run = engine(device)
-    device.told.clear()
+    device.recorded.clear()
     run.set_state("STOP")
     run.set_state("RUNNING")
-    assert device.told == ["quiesce", "stop", "start", "resume"]
+    assert device.recorded == ["quiesce", "stop", "start", "resume"]
 
 
 @pytest.mark.parametrize("hook", ["quiesce", "stop", "start", "resume"])
 @pytest.mark.parametrize("flags", [1, 3, 5, 7])
-def test_a_hook_that_fails_is_undone(hook: str, flags: int) -> None:
+def test_a_hook_that_fails_is_rolled_back(hook: str, flags: int) -> None:
     device = Noting(capabilities=flags)
     run = engine(device)
     if hook in ("start", "resume"):
@@ -67,7 +67,7 @@ def test_a_hook_that_fails_is_undone(hook: str, flags: int) -> None:
     assert run.state == device.state
     if flags in (1, 5):
         assert run.situation == before, "there is but one arc"
-    device.told.append(f"failed {hook}")
+    device.recorded.append(f"failed {hook}")
     run.set_state(target)
     run.set_state("RUNNING")
     assert device.may("start_p2p_dma")
@@ -92,29 +92,29 @@ def test_hooks_alternate_whatever_happens(steps: list[tuple[int, str | None, str
         "for good": lambda: ArcError("gone", for_good=True),
         "slip": lambda: ValueError("slip"),
     }
-    told = list(device.told)
+    recorded = list(device.recorded)
     for target, hook, how in steps:
-        device.told.clear()
+        device.recorded.clear()
         if hook:
             device.script = {hook: faults[how]()}
         with contextlib.suppress(RequestRefusedError, RequestFailedError):
             run.set_state(target)
-        if hook in device.told and not device.script and how == "back":
+        if hook in device.recorded and not device.script and how == "back":
             # As if it had not been called.
-            device.told.remove(hook)
+            device.recorded.remove(hook)
         device.script = {}
-        told += device.told
+        recorded += device.recorded
         assert run.state == device.state
         if not run.machine.arcs_from(run.state):
-            device.told.clear()
+            device.recorded.clear()
             run.reset()
-            told += device.told
-    device.told = told
-    assert device.alternates(), told
+            recorded += device.recorded
+    device.recorded = recorded
+    assert device.alternates(), recorded
     device.close()
 
 
-def test_a_failure_while_undoing_is_for_good() -> None:
+def test_a_failure_while_rolling_back_is_for_good() -> None:
     device = Noting(capabilities="STOP_COPY")
     run = engine(device)
     device.script = {"stop": ArcError("no"), "resume": ArcError("nor that")}

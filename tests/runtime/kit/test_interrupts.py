@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.runtime.kit import interrupts as irq
 from vfio_migration.runtime.kit.errors import CommandError
 from vfio_migration.runtime.kit.interrupts import (
@@ -80,7 +80,7 @@ def test_what_is_not_permitted_is_pending(events: list[int]) -> None:
     all_.drop()
 
 
-def test_the_line_masks_itself_and_tells_again_while_it_is_up(events: list[int]) -> None:
+def test_the_line_masks_itself_and_shows_again_while_it_is_up(events: list[int]) -> None:
     all_ = Interrupts(intx=True)
     all_.raise_line()
     all_.set(DATA_EVENTFD | ACTION_TRIGGER, INTX, 0, 1, fds=events[:1])
@@ -100,7 +100,7 @@ def test_the_line_masks_itself_and_tells_again_while_it_is_up(events: list[int])
     all_.drop()
 
 
-def test_masking_is_told(events: list[int]) -> None:
+def test_masking_is_reported(events: list[int]) -> None:
     all_ = Interrupts(intx=True)
     for action, fd in ((ACTION_TRIGGER, 0), (ACTION_MASK, 1), (ACTION_UNMASK, 2)):
         all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
@@ -120,32 +120,32 @@ def test_the_descriptor_for_unmask_goes_both_ways(events: list[int]) -> None:
         all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
     all_.raise_line()
     assert (came(events[0]), all_.awaits_unmask) == (1, True)
-    all_.heed()
+    all_.read_unmask_event()
     all_.raise_line()
     assert came(events[0]) == 0, "what was written before it was masked does not count"
     os.eventfd_write(events[1], 1)
-    all_.heed()
+    all_.read_unmask_event()
     assert (came(events[0]), all_.masked) == (1, True), "the line is still up"
-    all_.heed()
+    all_.read_unmask_event()
     assert came(events[0]) == 0
     all_.lower_line()
     assert not all_.awaits_unmask
     os.eventfd_write(events[1], 1)
     all_.raise_line()
-    assert came(events[0]) == 1, "the next one is told without a look"
-    # Unmasked by a message, the client reads of it, and that says nothing to the device.
+    assert came(events[0]) == 1, "the next one is reported without a look"
+    # Unmasked by a message, the client reads of it, and that states nothing to the device.
     assert came(events[1]) == 9
     all_.lower_line()
     all_.set(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
     all_.raise_line()
-    all_.heed()
+    all_.read_unmask_event()
     assert [came(fd) for fd in events[:2]] == [1, 1]
-    all_.heed()
+    all_.read_unmask_event()
     assert came(events[0]) == 0
     # Nor does it unmask what the client has masked since.
     os.eventfd_write(events[1], 1)
     all_.set(DATA_NONE | ACTION_MASK, INTX, 0, 1)
-    all_.heed()
+    all_.read_unmask_event()
     assert (came(events[0]), all_.masked) == (0, True)
     all_.drop()
 
@@ -158,7 +158,7 @@ def test_a_device_that_may_raise_nothing_does_not_look(events: list[int]) -> Non
     all_.raise_line()
     may = False
     os.eventfd_write(events[1], 1)
-    all_.heed()
+    all_.read_unmask_event()
     assert (came(events[0]), all_.awaits_unmask) == (1, False)
     may = True
     all_.flush()
@@ -170,7 +170,7 @@ def test_a_line_that_is_disabled_forgets_all_its_descriptors(events: list[int]) 
     all_ = Interrupts(intx=True)
     for action, fd in ((ACTION_TRIGGER, 0), (ACTION_MASK, 1), (ACTION_UNMASK, 2)):
         all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
-    before = settled()
+    before = opened_at_rest()
     all_.set(DATA_NONE | ACTION_TRIGGER, INTX, 0, 0)
     assert len(before - opened()) == 3
     all_.raise_line()
@@ -234,7 +234,7 @@ def test_what_makes_no_sense_is_refused(
 def test_only_event_descriptors_are_taken(events: list[int]) -> None:
     all_ = Interrupts(msi=2)
     end, other = os.pipe()
-    before = settled()
+    before = opened_at_rest()
     for bad in (end, other, 9999):
         with pytest.raises(CommandError):
             all_.set(DATA_EVENTFD | ACTION_TRIGGER, MSI, 0, 2, fds=[events[0], bad])
@@ -301,9 +301,9 @@ def test_a_client_may_read_the_descriptor_for_unmask(events: list[int]) -> None:
         all_.set(DATA_EVENTFD | action, INTX, 0, 1, fds=[events[fd]])
     all_.raise_line()
     assert (came(events[0]), came(events[1])) == (1, 7)
-    all_.heed()
+    all_.read_unmask_event()
     os.eventfd_write(events[1], 1)
-    all_.heed()
+    all_.read_unmask_event()
     assert came(events[0]) == 1
     all_.drop()
 
@@ -315,7 +315,7 @@ def test_a_descriptor_for_mask_takes_no_unmask_away(events: list[int]) -> None:
     all_.raise_line()
     os.eventfd_write(events[1], 1)
     all_.set(DATA_EVENTFD | ACTION_MASK, INTX, 0, 1, fds=[events[2]])
-    all_.heed()
+    all_.read_unmask_event()
     assert came(events[0]) == 2, "the line is still up, and it was unmasked"
     all_.drop()
 
@@ -329,12 +329,12 @@ def test_the_line_is_raised_with_no_descriptor_to_spare(events: list[int]) -> No
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
     try:
         all_.raise_line()
-        all_.heed()
+        all_.read_unmask_event()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert (came(events[0]), all_.masked) == (1, True)
     os.eventfd_write(events[1], 1)
-    all_.heed()
+    all_.read_unmask_event()
     assert came(events[0]) == 1
     all_.drop()
 
@@ -378,7 +378,7 @@ def test_an_event_that_fills_up_between_look_and_write_keeps_nobody_waiting(
     trigger.start()
     trigger.join(20)
     waits = trigger.is_alive()
-    os.eventfd_read(event)  # whoever still waits goes on
+    os.eventfd_read(event)  # anybody who still waits goes on
     trigger.join()
     all_.drop()
     os.close(event)

@@ -12,7 +12,7 @@ import pytest
 from noting_device import Noting
 from sample_device import DELAY, JOB, Sample, drive_sample
 
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import ArcError, Engine, RequestFailedError
 from vfio_migration.runtime.kit.errors import CommandError
@@ -137,7 +137,7 @@ def test_work_whose_needs_fail_fails_itself_and_nothing_else() -> None:
     device.close()
 
 
-def test_registers_cannot_be_written_while_it_stands_still() -> None:
+def test_registers_cannot_be_written_while_it_is_stopped() -> None:
     device = Sample()
     run = engine(device)
     run.set_state("STOP")
@@ -171,7 +171,7 @@ def test_interrupts_take_the_way_the_guest_wants() -> None:
         device.interrupts.set(DATA_EVENTFD, INTX, 0, 1)
 
 
-def test_the_status_register_tells_whether_the_line_is_up() -> None:
+def test_the_status_register_shows_whether_the_line_is_up() -> None:
     """A driver of a shared line asks it whether the interrupt is its device's."""
     device = Sample()
     config = device.regions[7]
@@ -196,10 +196,10 @@ def test_the_status_register_tells_whether_the_line_is_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allocated", "heard"),
+    ("allocated", "listened"),
     [(0, [0, 0, 0, 0]), (1, [0, 1, 0, 1]), (2, [0, 1, 2, 3]), (5, [0, 1, 2, 3])],
 )
-def test_a_guest_with_few_vectors_is_told_by_those(allocated: int, heard: list[int]) -> None:
+def test_a_guest_with_few_vectors_is_found_by_those(allocated: int, listened: list[int]) -> None:
     class Four(Sample):
         msi = 4
 
@@ -207,14 +207,14 @@ def test_a_guest_with_few_vectors_is_told_by_those(allocated: int, heard: list[i
     control = device.config.capability(5)
     assert control
     device.config.write(control + 2, struct.pack("<H", 1 | allocated << 4))
-    for vector, where in enumerate(heard):
+    for vector, where in enumerate(listened):
         device.interrupt(vector)
         assert where in device.interrupts.pending(MSI)
-    assert device.interrupts.pending(MSI) == tuple(sorted(set(heard)))
+    assert device.interrupts.pending(MSI) == tuple(sorted(set(listened)))
     device.close()
 
 
-def test_pending_bits_tell_what_is_pending_and_cannot_be_written() -> None:
+def test_pending_bits_show_what_is_pending_and_cannot_be_written() -> None:
     """QEMU reads them from the server: its own copy of them is never right."""
 
     class Many(Sample):
@@ -261,7 +261,7 @@ def carry(source: PciDevice, target: PciDevice) -> None:
     here.set_state("RUNNING")
 
 
-def test_an_older_version_is_loaded_if_the_device_says_so() -> None:
+def test_an_older_version_is_loaded_if_the_device_states_it() -> None:
     class Newer(Counter):
         version = 3
         loads = (1,)
@@ -335,7 +335,7 @@ def test_plain_memory_is_found_by_name() -> None:
 
 
 def test_closing_leaves_nothing_behind() -> None:
-    before = settled()
+    before = opened_at_rest()
     for _ in range(50):
         trial = Trial(Setup(Sample, load(), 7, drive_sample), 1)
         trial.drive()
@@ -395,7 +395,7 @@ def test_no_state_is_known_by_name() -> None:
 # --- the kit for testing, without hypothesis ---
 
 
-def test_without_hypothesis_the_walks_say_what_to_install(
+def test_without_hypothesis_the_walks_state_what_to_install(
     monkeypatch: pytest.MonkeyPatch, spec: Spec
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "hypothesis", None)

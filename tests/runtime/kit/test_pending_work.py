@@ -33,28 +33,28 @@ class Doorbell(PciDevice):
     bars = {0: Bar(4096)}  # noqa: RUF012
 
     def reset_device(self) -> None:
-        self.heard: tuple[Any, ...] = ()
+        self.listened: tuple[Any, ...] = ()
 
     def bar_read(self, bar: int, offset: int, size: int) -> int:
-        return len(self.heard)
+        return len(self.listened)
 
     def bar_write(self, bar: int, offset: int, value: int, size: int) -> None:
         self.later(0.5, self.ring, value)
 
     def ring(self, *what: Any) -> None:
-        self.heard = (*self.heard, *what)
+        self.listened = (*self.listened, *what)
 
-    def hears(self, *what: Any) -> bool:
+    def receiver(self, *what: Any) -> bool:
         return "not yet" not in what
 
     async def ring_some_time(self) -> None:
         raise NotImplementedError
 
     def save(self) -> bytes:
-        return json.dumps(self.heard).encode()
+        return json.dumps(self.listened).encode()
 
     def load(self, state: bytes, version: int) -> None:
-        self.heard = tuple(json.loads(state))
+        self.listened = tuple(json.loads(state))
 
 
 def engine(device: PciDevice) -> Engine:
@@ -105,15 +105,15 @@ def test_a_rung_doorbell_arrives_with_what_is_left_of_its_delay() -> None:
     there.now += 3.0
     run = loaded(target, stream)
     there.now += 500.0
-    assert target.deadline() is None, "the time stands still while it is stopped"
+    assert target.deadline() is None, "the time is stopped while it is stopped"
     run.set_state("RUNNING")
     deadline = target.deadline()
     assert deadline == pytest.approx(there.now + 0.3)
     target.tick()
-    assert target.heard == ()
+    assert target.listened == ()
     there.now += 0.3001
     target.tick()
-    assert target.heard == (7,)
+    assert target.listened == (7,)
     assert target.deadline() is None
 
 
@@ -125,8 +125,8 @@ def test_several_pieces_arrive_in_their_order_with_all_kinds_of_arguments() -> N
     source, target = Doorbell(clock=clock), Doorbell(clock=clock)
     given = (None, True, -1, 1 << 80, 0.1, float("inf"), "\ud800ü", b"\0\xff", (1, (b"x", ())))
     source.later(1, source.ring, *given)
-    source.later(1, source.ring, Level.HIGH, needs=source.hears)
-    source.later(0.0, source.ring, "not yet", needs=source.hears)
+    source.later(1, source.ring, Level.HIGH, needs=source.receiver)
+    source.later(0.0, source.ring, "not yet", needs=source.receiver)
     run = loaded(target, saved(source))
     run.set_state("RUNNING")
     clock.now += 2
@@ -151,7 +151,7 @@ def test_a_second_migration_carries_what_is_then_put_off() -> None:
         one, other = other, one
     clock.now += 0.11
     one.tick()
-    assert one.heard == ("once",)
+    assert one.listened == ("once",)
 
 
 def test_what_load_puts_off_gives_way_to_what_was_waiting() -> None:
@@ -213,7 +213,7 @@ def elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda device: lambda: None, "<lambda>, which a stream cannot name"),
         (lambda device: elsewhere, "elsewhere, which a stream cannot name"),
@@ -225,14 +225,16 @@ def elsewhere() -> None:
         (lambda device: device.reset_device, "it is for the kit to call"),
     ],
 )
-def test_work_that_no_stream_can_name_is_refused_when_it_is_put_off(make: Any, says: str) -> None:
+def test_work_that_no_stream_can_name_is_refused_when_it_is_put_off(
+    make: Any, message: str
+) -> None:
     device = Doorbell()
     with pytest.raises(UnsavableWorkError, match="Doorbell") as refusal:
         device.later(1.0, make(device))
-    assert says in str(refusal.value)
+    assert message in str(refusal.value)
     with pytest.raises(UnsavableWorkError) as refusal:
         device.later(1.0, device.ring, needs=make(device))
-    assert says in str(refusal.value)
+    assert message in str(refusal.value)
     assert device.deadline() is None
 
 

@@ -22,7 +22,7 @@ from vfio_migration.runtime.kit.state_stream import (
 )
 from vfio_migration.runtime.kit.tracked_memory import TrackedMemory
 
-HELLO_SAYS = {"device": "x"}
+HEADER_FIELDS = {"device": "x"}
 
 
 def memory(size: int = 3 * 4096, *, name: str = "ram", tracked: bool = True) -> TrackedMemory:
@@ -30,11 +30,11 @@ def memory(size: int = 3 * 4096, *, name: str = "ram", tracked: bool = True) -> 
 
 
 def writer(*memories: TrackedMemory, state: bytes = b"state") -> StreamWriter:
-    return StreamWriter(HELLO_SAYS, memories, lambda: [(0, state), (1, b"")])
+    return StreamWriter(HEADER_FIELDS, memories, lambda: [(0, state), (1, b"")])
 
 
 def reader(*memories: TrackedMemory) -> StreamReader:
-    return StreamReader(memories, (0, 1), lambda said: None)
+    return StreamReader(memories, (0, 1), lambda reported: None)
 
 
 def drain(source: StreamWriter, *, still: bool = True, size: int = 1 << 20) -> bytes:
@@ -162,7 +162,7 @@ def test_bounds_are_kept() -> None:
     header = MAGIC + frame(HEADER, b"{}", 0)
     deep = b"[" * 50_000
     for bad in (
-        MAGIC + frame(HEADER, b"", 0, length=format_.MAX_HELLO + 1),
+        MAGIC + frame(HEADER, b"", 0, length=format_.MAX_HEADER + 1),
         MAGIC + frame(HEADER, deep, 0),
         MAGIC + frame(HEADER, b"\xff{", 0),
         header + frame(SECTION, b"", 1, length=format_.MAX_SECTION + 1),
@@ -223,7 +223,7 @@ def test_memory_that_was_never_sent_is_missed() -> None:
 
 def test_a_section_that_was_never_sent_is_missed() -> None:
     sink = reader()
-    sink.write(drain(StreamWriter(HELLO_SAYS, (), lambda: [(0, b"")])))
+    sink.write(drain(StreamWriter(HEADER_FIELDS, (), lambda: [(0, b"")])))
     with pytest.raises(StreamRefusedError, match="section 1"):
         sink.judge()
 
@@ -296,7 +296,7 @@ def test_what_is_read_at_the_end_is_not() -> None:
     assert any(isinstance(part, memoryview) and part.obj is source.view.obj for part in parts)
 
 
-def test_the_format_is_what_it_says() -> None:
+def test_the_format_is_what_it_states() -> None:
     """Byte by byte, so that a change of the format is noticed; its number is in MAGIC."""
     stream = drain(writer(state=b"S"))
     assert [one.hex() for one in frames(stream)] == [
@@ -315,7 +315,7 @@ def test_nothing_is_streamed_that_could_not_be_loaded() -> None:
     with pytest.raises(ValueError, match="16777217 bytes besides its memories"):
         source.read(1 << 20, still=True)
     source = StreamWriter({}, [], lambda: [(1, bytes(format_.MAX_SECTION - 1)), (2, b"x")])
-    target = StreamReader([], [1, 2], lambda _said: None)
+    target = StreamReader([], [1, 2], lambda _reported: None)
     while parts := source.read(1 << 20, still=True):
         for part in parts:
             target.write(part)
@@ -343,7 +343,7 @@ def test_a_read_that_fails_can_be_made_again() -> None:
 def test_memory_that_could_not_be_framed_is_not_lost(
     again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page taken and not sent would be one that the destination never hears of."""
+    """A page taken and not sent would be one that the destination never learns of."""
 
     def full(_content: memoryview) -> int:
         raise MemoryError
@@ -377,7 +377,7 @@ def test_what_could_not_be_taken_in_is_no_state(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(OSError, match="no memory left"):
             loading.write(stream)
     monkeypatch.undo()
-    head = len(MAGIC) + FRAME.size + len(json.dumps(HELLO_SAYS, separators=(",", ":")))
+    head = len(MAGIC) + FRAME.size + len(json.dumps(HEADER_FIELDS, separators=(",", ":")))
     for loading in (looks, takes):
         for rest in (stream[head:], stream):
             with pytest.raises(StreamRefusedError):

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 import vfio_migration.runtime.protocol as vp
-from support.open_descriptors import opened, settled
+from support.open_descriptors import opened, opened_at_rest
 from vfio_migration.runtime.protocol import Connection, Limits, Message
 
 HEADER = struct.Struct("=HHIII")
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
 @contextmanager
 def no_leak() -> Iterator[None]:
     """The descriptors open at the end are those open at the start."""
-    before = settled()
+    before = opened_at_rest()
     yield
     assert opened() == before
 
@@ -188,7 +188,7 @@ MESSAGE: dict[type[Message], st.SearchStrategy[Any]] = {
     vp.MigDataWrite: st.builds(vp.MigDataWrite, U32, DATA),
     vp.MigDataWriteReply: st.builds(vp.MigDataWriteReply),
 }
-"""For every message, all that it can say."""
+"""For every message, all that it can state."""
 
 COMMANDS = [
     kind

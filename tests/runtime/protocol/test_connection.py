@@ -1,4 +1,4 @@
-"""The connection: who may say what when, and what it is answered."""
+"""The connection: who may state what when, and what it is answered."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_client_that_is_refused_learns_why() -> None:
 
 
 @pytest.mark.parametrize("occasion", HOSTILE)
-def test_every_occasion_is_answered_as_the_table_says(occasion: str) -> None:
+def test_every_occasion_is_answered_as_the_table_states(occasion: str) -> None:
     make, message, errno = HOSTILE[occasion]
     connection = make()
     event = fault(connection, message)

@@ -159,7 +159,7 @@ def test_sent_and_taken_byte_by_byte(name: str) -> None:
 # libvfio-user fills what argsz has room for; what does not fit is not looked at.
 ANY_LENGTH = {ONLY_TAKEN, "DeviceGetRegionInfoReply that does not fit"}
 
-# A message that says how much of it counts may be padded.
+# A message that states how much of it counts may be padded.
 PADDED = (
     vp.RegionReadReply,
     vp.DmaReadReply,

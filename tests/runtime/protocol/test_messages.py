@@ -1,4 +1,4 @@
-"""What messages say is what was put into them; what they may not say is refused with its errno."""
+"""A message holds what was put into it; what it may not hold is refused with its errno."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padding, for any reply of variable length: what it says of itself, then whatever there is."""
+"""Padding, for any reply of variable length: what it states of itself, then whatever there is."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def inner(payload: bytes, reply: vp.Message) -> int:
-    """How long a payload says that it is, read by hand."""
+    """How long a payload states that it is, read by hand."""
     if isinstance(reply, vp.MigDataReadReply):
         return 8 + struct.unpack_from("=I", payload, 4)[0]
     if isinstance(reply, vp.RegionReadReply):
@@ -64,7 +64,7 @@ def test_padding_up_to_what_was_asked_for_is_not_looked_at(case: Case, padding: 
 
 
 @given(cases(), st.integers(1, 64))
-def test_a_reply_that_says_more_of_itself_than_there_is_makes_no_sense(
+def test_a_reply_that_states_more_of_itself_than_there_is_makes_no_sense(
     case: Case, cut: int
 ) -> None:
     command, reply, _ = case
@@ -72,6 +72,6 @@ def test_a_reply_that_says_more_of_itself_than_there_is_makes_no_sense(
     kind: Any = type(reply)
     short = payload[: max(0, len(payload) - cut)]
     if isinstance(reply, vp.DeviceGetRegionInfoReply | vp.DeviceGetRegionIoFdsReply):
-        return  # argsz says then how much room to ask with
+        return  # argsz states then how much room to ask with
     with pytest.raises(MalformedError):
         kind.answering(command, short)

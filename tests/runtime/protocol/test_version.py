@@ -19,8 +19,8 @@ from vfio_migration.runtime.protocol import Capabilities, Limits, MalformedError
 CAPS = Capabilities(max_msg_fds=8)
 
 
-def caps(**said: object) -> bytes:
-    return json.dumps({"capabilities": said}).encode()
+def caps(**reported: object) -> bytes:
+    return json.dumps({"capabilities": reported}).encode()
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ NAMES = st.sampled_from(list(Capabilities.__dataclass_fields__)) | st.text()
 
 
 @given(st.dictionaries(NAMES, JSON | st.fixed_dictionaries({"supported": JSON, "fd_index": JSON})))
-def test_any_json(said: dict[str, object]) -> None:
-    data = json.dumps({"capabilities": said}).encode()
+def test_any_json(reported: dict[str, object]) -> None:
+    data = json.dumps({"capabilities": reported}).encode()
     try:
         found = Capabilities.parse(data)
     except MalformedError:
@@ -175,8 +175,8 @@ def test_any_json(said: dict[str, object]) -> None:
     for name in Capabilities.__dataclass_fields__:
         value = getattr(found, name)
         if isinstance(value, TwinSocket):
-            value = said["twin_socket"] and value
-        assert (value is None) == (name not in said)
+            value = reported["twin_socket"] and value
+        assert (value is None) == (name not in reported)
 
 
 @given(CAPABILITIES)
@@ -230,6 +230,6 @@ def test_a_reply_is_a_subset_of_the_proposal(proposed: Capabilities, twin: bool)
 
 
 @given(U64, U64)
-def test_a_client_has_no_more_maps_than_either_allows(own: int, said: int) -> None:
-    agreed = Limits(max_dma_maps=own).agreed(Limits.of_peer(Capabilities(max_dma_maps=said)))
-    assert agreed.max_dma_maps == min(own, said)
+def test_a_client_has_no_more_maps_than_either_allows(own: int, reported: int) -> None:
+    agreed = Limits(max_dma_maps=own).agreed(Limits.of_peer(Capabilities(max_dma_maps=reported)))
+    assert agreed.max_dma_maps == min(own, reported)

@@ -13,7 +13,7 @@ import pytest
 
 from support import raw_client as raw
 from support.edu_client import descriptors, eventfd, until
-from support.open_descriptors import settled
+from support.open_descriptors import opened_at_rest
 from support.peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, shared_file
 from support.raw_client import RefusedError
 from vfio_migration.model.wire_load import load_wire
@@ -155,7 +155,7 @@ def test_spdk_unmaps_with_the_descriptor_that_it_mapped_with(serve) -> None:
     memory = shared_file(2 * PAGE)
     with SpdkClient(served.path) as client:
         assert client.device()[2:] == (9, 5)
-        before = len(settled())
+        before = len(opened_at_rest())
         for _ in range(50):
             client.dma_map(0, 2 * PAGE, fd=memory)
             assert len(served.device.memory.maps) == 1
@@ -174,7 +174,7 @@ def test_descriptors_nobody_asked_for_are_closed_and_the_command_served(
     memory = shared_file(PAGE)
     with served.client() as client:
         client.set_state(3)
-        before = len(settled())
+        before = len(opened_at_rest())
         for _ in range(20):
             client.ask(command, commands()[command], fds=[memory] * count)
             client.dma_unmap(0, 0, 2)
@@ -186,7 +186,7 @@ def test_data_with_descriptors_nobody_asked_for_is_written(serve) -> None:
     served = serve()
     memory = shared_file(PAGE)
     with served.client() as client:
-        before = len(settled())
+        before = len(opened_at_rest())
         payload = struct.pack("=QII", 0x40000, 0, 4) + b"seen"
         assert client.ask(raw.REGION_WRITE, payload, fds=[memory]) == payload[:16]
         assert client.read(0, 0x40000, 4) == b"seen"
@@ -204,7 +204,7 @@ def test_more_descriptors_than_interrupts_are_closed_and_the_first_are_used(serv
     served = serve()
     first, second = eventfd(), eventfd()
     with served.client() as client:
-        before = len(settled())
+        before = len(opened_at_rest())
         client.set_irqs(0x24, 0, 0, 1, [first, second])
         until(lambda: descriptors() == before + 1)  # what is used is closed after the reply
         client.set_irqs(0x21, 0, 0, 1, [second])  # triggers it; no descriptor belongs to that
@@ -220,7 +220,7 @@ def test_more_descriptors_than_interrupts_are_closed_and_the_first_are_used(serv
 def test_descriptors_over_the_limit_still_end_the_connection(serve) -> None:
     served = serve()
     memory = shared_file(PAGE)
-    before = len(settled())
+    before = len(opened_at_rest())
     with served.client() as client:
         ident = client.send(*next(iter(commands().items())), fds=[memory] * 17)
         with pytest.raises(RefusedError) as refused:
@@ -297,7 +297,7 @@ def test_rust_vmm_asks_each_region_twice_and_gets_one_descriptor(serve, kind) ->
 
 
 def test_qemu_gets_the_mmap_flag_with_the_full_reply_to_its_second_question(serve) -> None:
-    """It asks with argsz 32, and again with the argsz that it was told if that is more."""
+    """It asks with argsz 32, and again with the argsz that it was notified if that is more."""
     served = serve(MemoryDevice())
     with served.client() as client:
         for index in mappable(served.device):

@@ -114,8 +114,8 @@ def test_after_an_interval_it_is_logged_again_with_what_was_left_out(log) -> Non
     failures.report("tick", KeyError("b"))
     clock.now = INTERVAL_S
     failures.report("tick", ValueError("c"))
-    said = [(row["error"], row["why"], row.get("left_out")) for row in log("device_failed")]
-    assert said == [
+    reported = [(row["error"], row["why"], row.get("left_out")) for row in log("device_failed")]
+    assert reported == [
         ("ValueError", "a", None),
         ("KeyError", "'b'", None),
         ("ValueError", "c", 2),

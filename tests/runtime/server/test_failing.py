@@ -51,14 +51,16 @@ def test_a_device_whose_deadline_raises_is_still_served(serve, caplog) -> None:
     device = Timeless()
     served = serve(device)
     use(served.path, device)
-    said = [row.fields for row in caplog.records if getattr(row, "event", "") == "device_failed"]
-    assert {(row["where"], row["error"]) for row in said} == {("deadline", "RuntimeError")}
-    assert said[0]["why"] == "what time is it?"
-    assert said[0]["at"].startswith("Timeless.deadline (test_failing.py line ")
-    assert all(row["left_out"] for row in said[1:]), "the first one alone is said in full"
+    reported = [
+        row.fields for row in caplog.records if getattr(row, "event", "") == "device_failed"
+    ]
+    assert {(row["where"], row["error"]) for row in reported} == {("deadline", "RuntimeError")}
+    assert reported[0]["why"] == "what time is it?"
+    assert reported[0]["at"].startswith("Timeless.deadline (test_failing.py line ")
+    assert all(row["left_out"] for row in reported[1:]), "the first one alone is stated in full"
     assert not [row for row in caplog.records if row.exc_info]
     # Nor is it asked for each command.
-    assert len(said) + sum(row["left_out"] for row in said[1:]) < 30
+    assert len(reported) + sum(row["left_out"] for row in reported[1:]) < 30
 
 
 def test_it_is_in_an_event_loop(tmp_path, caplog) -> None:
@@ -106,8 +108,8 @@ def test_a_client_that_cannot_be_accepted_waits_quietly(serve, caplog) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
         with Client(sock=sock) as client:
             assert client.state == 2
-    said = [row for row in caplog.records if getattr(row, "event", None) == "accept"]
-    assert 1 <= len(said) <= 6
+    reported = [row for row in caplog.records if getattr(row, "event", None) == "accept"]
+    assert 1 <= len(reported) <= 6
 
 
 class SpeechlessError(Exception):
@@ -116,7 +118,7 @@ class SpeechlessError(Exception):
 
 
 class Mute(Edu):
-    """Fails without being able to say why."""
+    """Fails without being able to state why."""
 
     def stop(self) -> None:
         raise SpeechlessError
@@ -136,13 +138,16 @@ def test_a_failure_without_words_does_not_end_the_log(serve, caplog) -> None:
         client.set_state(5)
     with served.client() as client:
         assert client.state == 5
-    said = [
+    reported = [
         (row.event, row.fields["what"], row.fields.get("why"))
         for row in caplog.records
         if getattr(row, "event", None) in ("transition", "reset")
     ]
-    assert ("transition", "RUNNING_P2P -> STOP", "SpeechlessError") in said
-    assert said[-2:] == [("reset", "ERROR", None), ("transition", "RUNNING -> RUNNING_P2P", None)]
+    assert ("transition", "RUNNING_P2P -> STOP", "SpeechlessError") in reported
+    assert reported[-2:] == [
+        ("reset", "ERROR", None),
+        ("transition", "RUNNING -> RUNNING_P2P", None),
+    ]
 
 
 def test_a_load_that_fails_without_words_is_a_refused_stream(serve, caplog) -> None:

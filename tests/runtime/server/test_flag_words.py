@@ -1,7 +1,7 @@
 """Every bit and every pair of bits of every flags word, said to a real server.
 
-What is legal is written down by hand. Whatever else is said must be refused with EINVAL and change
-nothing, or not be looked at.
+What is legal is written down by hand. Whatever else is stated must be refused with EINVAL and
+change nothing, or not be looked at.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ REFUSED = {
     "region_io_fds": (io_fds, {0}),
     "irq_set": (set_irqs, {data | action for data in DATA for action in ACTIONS}),
 }
-"""The words that are looked at: how to say them, and what is legal without a descriptor."""
+"""The words that are looked at: how to state them, and what is legal without a descriptor."""
 
 IGNORED = {"device_info": device_info, "region_info": region_info, "irq_info": irq_info}
 
@@ -84,7 +84,7 @@ def test_every_flags_word_of_the_table_is_tested_here() -> None:
     assert {row.name for row in load_wire().words} == tested | {"header", "feature"}
 
 
-class Standing:
+class StatusServer:
     """A server at which a client holds something, and a look at all that a command could change."""
 
     def __init__(self, serve) -> None:
@@ -112,104 +112,104 @@ class Standing:
 
 
 @pytest.fixture
-def standing(serve):
-    found = Standing(serve)
+def connected(serve):
+    found = StatusServer(serve)
     with found.client:
         yield found
 
 
 @pytest.mark.parametrize("flags", [4, 8, 1 << 31, 6])
-def test_an_unknown_flag_unmaps_nothing(standing, flags: int) -> None:
+def test_an_unknown_flag_unmaps_nothing(connected, flags: int) -> None:
     """A report of a user: `18000000 04000000` and sixteen zero bytes, and all maps were gone."""
     payload = struct.pack("=II", 0x18, flags) + bytes(16)
-    standing.refuses(raw.DMA_UNMAP, payload)
-    standing.client.dma_unmap(0, PAGE)
-    standing.client.dma_unmap(0, 0, 2)
-    assert standing.look()[1] == []
+    connected.refuses(raw.DMA_UNMAP, payload)
+    connected.client.dma_unmap(0, PAGE)
+    connected.client.dma_unmap(0, 0, 2)
+    assert connected.look()[1] == []
 
 
-def test_the_flag_that_rust_vmm_sends_to_unmap_all_is_refused(standing) -> None:
+def test_the_flag_that_rust_vmm_sends_to_unmap_all_is_refused(connected) -> None:
     """There it is 1 << 2, and the text knows none; 1 << 1 is a bitmap there, and ALL in VFIO."""
-    standing.refuses(*dma_unmap(1 << 2))
-    standing.refuses(*dma_unmap_of_a_region(1 << 1))
+    connected.refuses(*dma_unmap(1 << 2))
+    connected.refuses(*dma_unmap_of_a_region(1 << 1))
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_flags_that_the_table_does_not_know_are_refused_and_change_nothing(
-    standing, name: str
+    connected, name: str
 ) -> None:
     make, legal = REFUSED[name]
     for flags in [0, *WORDS]:
         if flags not in legal:
-            standing.refuses(*make(flags))
+            connected.refuses(*make(flags))
     for flags in legal:
         unknown = [bit for bit in BITS[6:] if bit not in legal]
         for bit in unknown:
-            standing.refuses(*make(flags | bit))
+            connected.refuses(*make(flags | bit))
 
 
-def test_flags_that_the_table_does_not_know_are_refused_without_a_reply_too(standing) -> None:
-    before = standing.look()
+def test_flags_that_the_table_does_not_know_are_refused_without_a_reply_too(connected) -> None:
+    before = connected.look()
     for flags in BITS:
         for make in (dma_unmap, dma_unmap_of_a_region):
             if flags != 2:
                 command, payload = make(flags)
-                standing.client.send(command, payload, flags=0x10)
-    standing.client.ask(*device_info(0))
-    assert standing.look() == before
+                connected.client.send(command, payload, flags=0x10)
+    connected.client.ask(*device_info(0))
+    assert connected.look() == before
 
 
 @pytest.mark.parametrize("number", [1, 2, 6, 7, 8, 9, 12])
-def test_a_feature_with_a_flag_that_nobody_knows_is_refused(standing, number: int) -> None:
+def test_a_feature_with_a_flag_that_nobody_knows_is_refused(connected, number: int) -> None:
     known = (0, 1 << 16, SET, PROBE, PROBE | 1 << 16, PROBE | SET)
     for bit in BITS[19:]:
         for other in (*known, *BITS[19:]):
-            standing.refuses(*feature(number | bit | other))
+            connected.refuses(*feature(number | bit | other))
 
 
 @pytest.mark.parametrize("name", IGNORED)
 def test_flags_of_a_command_that_asks_for_information_are_not_looked_at(
-    standing, name: str
+    connected, name: str
 ) -> None:
     make = IGNORED[name]
-    expected = standing.client.ask(*make(0))
+    expected = connected.client.ask(*make(0))
     for flags in WORDS:
-        assert standing.client.ask(*make(flags)) == expected, hex(flags)
+        assert connected.client.ask(*make(flags)) == expected, hex(flags)
 
 
-def test_bits_of_the_header_that_nobody_knows_are_not_looked_at(standing) -> None:
+def test_bits_of_the_header_that_nobody_knows_are_not_looked_at(connected) -> None:
     command, payload = device_info(0)
-    expected = standing.client.ask(command, payload)
+    expected = connected.client.ask(command, payload)
     for flags in WORDS:
         if not flags & 0x1F:
-            reply = standing.client.reply(standing.client.send(command, payload, flags=flags))
+            reply = connected.client.reply(connected.client.send(command, payload, flags=flags))
             assert reply == expected, hex(flags)
 
 
-def test_no_reply_with_bits_that_nobody_knows_stays_no_reply(standing) -> None:
+def test_no_reply_with_bits_that_nobody_knows_stays_no_reply(connected) -> None:
     command, payload = device_info(0)
     for bit in BITS[5:]:
-        standing.client.send(command, payload, flags=0x10 | bit)
-    assert standing.client.ask(command, payload)
+        connected.client.send(command, payload, flags=0x10 | bit)
+    assert connected.client.ask(command, payload)
 
 
-def test_a_message_that_is_neither_command_nor_reply_is_refused(standing) -> None:
+def test_a_message_that_is_neither_command_nor_reply_is_refused(connected) -> None:
     for kind in range(2, 16):
         for bit in (0, *BITS[5:]):
-            ident = standing.client.send(*dma_unmap(2), flags=kind | bit)
+            ident = connected.client.send(*dma_unmap(2), flags=kind | bit)
             with pytest.raises(RefusedError) as refused:
-                standing.client.reply(ident)
+                connected.client.reply(ident)
             assert refused.value.errno == errno.EINVAL
     for bit in (0, *BITS[4:]):
-        standing.client.send(*dma_unmap(2), flags=1 | bit)  # a reply to nothing
-    assert len(standing.look()[1]) == 2
-    assert standing.client.ask(*device_info(0))
+        connected.client.send(*dma_unmap(2), flags=1 | bit)  # a reply to nothing
+    assert len(connected.look()[1]) == 2
+    assert connected.client.ask(*device_info(0))
 
 
-def test_the_flags_of_a_reply_are_those_of_a_reply_whatever_the_command_had(standing) -> None:
+def test_the_flags_of_a_reply_are_those_of_a_reply_whatever_the_command_had(connected) -> None:
     for bit in (0, *BITS[5:]):
-        ident = standing.client.send(*device_info(0), flags=bit)
-        head = standing.client.exactly(32)
+        ident = connected.client.send(*device_info(0), flags=bit)
+        head = connected.client.exactly(32)
         assert HEADER.unpack(head[:16]) == (ident, raw.GET_INFO, 32, 1, 0)
 
 
@@ -225,10 +225,12 @@ def memory():
 
 
 @pytest.mark.parametrize("flags", [3, 3 | 4, 3 | 8, 1 | 4, 2 | 8])
-def test_a_map_may_say_how_its_descriptor_is_to_be_accessed(standing, memory, flags: int) -> None:
+def test_a_map_may_state_how_its_descriptor_is_to_be_accessed(
+    connected, memory, flags: int
+) -> None:
     os.pwrite(memory, b"guest", PAGE)
-    standing.client.dma_map(1 << 20, PAGE, fd=memory, offset=PAGE, flags=flags)
-    guest = standing.served.device.memory
+    connected.client.dma_map(1 << 20, PAGE, fd=memory, offset=PAGE, flags=flags)
+    guest = connected.served.device.memory
     if flags & 1:
         assert guest.read(1 << 20, 5) == b"guest"
     if flags & 2:
@@ -237,31 +239,31 @@ def test_a_map_may_say_how_its_descriptor_is_to_be_accessed(standing, memory, fl
 
 
 @pytest.mark.parametrize("flags", [3 | 4, 3 | 8])
-def test_a_map_that_says_how_to_access_its_descriptor_needs_one(standing, flags: int) -> None:
-    standing.refuses(*dma_map(flags))
+def test_a_map_that_states_how_to_access_its_descriptor_needs_one(connected, flags: int) -> None:
+    connected.refuses(*dma_map(flags))
 
 
 @pytest.mark.parametrize("flags", [12, 12 | 1, 12 | 3, 4, 8])
 def test_a_map_cannot_be_mapped_and_read_at_once_and_must_be_accessible(
-    standing, memory, flags: int
+    connected, memory, flags: int
 ) -> None:
-    before = standing.look()
+    before = connected.look()
     with pytest.raises(RefusedError) as refused:
-        standing.client.dma_map(1 << 20, PAGE, fd=memory, flags=flags)
-    assert (refused.value.errno, standing.look()) == (errno.EINVAL, before)
+        connected.client.dma_map(1 << 20, PAGE, fd=memory, flags=flags)
+    assert (refused.value.errno, connected.look()) == (errno.EINVAL, before)
 
 
 def test_file_access_is_never_direct_and_refuses_what_can_only_be_mapped(
-    standing, memory, monkeypatch
+    connected, memory, monkeypatch
 ) -> None:
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    standing.client.dma_map(1 << 20, PAGE, fd=memory, flags=3)
-    standing.client.dma_map(1 << 21, PAGE, fd=memory, flags=3 | 8)
-    guarded = {row.iova: row.guarded for row in standing.served.device.memory.maps}
+    connected.client.dma_map(1 << 20, PAGE, fd=memory, flags=3)
+    connected.client.dma_map(1 << 21, PAGE, fd=memory, flags=3 | 8)
+    guarded = {row.iova: row.guarded for row in connected.served.device.memory.maps}
     assert not guarded[1 << 20]
     assert guarded[1 << 21]
     monkeypatch.setattr(descriptor_kinds, "kind_of", lambda _fd: descriptor_kinds.DEVICE)
-    standing.served.device.memory.device_memory = True
+    connected.served.device.memory.device_memory = True
     with pytest.raises(RefusedError) as refused:
-        standing.client.dma_map(1 << 22, PAGE, fd=memory, flags=3 | 8)
+        connected.client.dma_map(1 << 22, PAGE, fd=memory, flags=3 | 8)
     assert refused.value.errno == errno.EOPNOTSUPP

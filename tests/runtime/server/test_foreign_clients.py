@@ -1,6 +1,6 @@
 """Clients that we did not write are served: their message sequences over a real socket.
 
-Who says what stands in `support.peer_habits.clients`. Single habits are in `test_client_habits`,
+Who states what stands in `support.peer_habits.clients`. Single habits are in `test_client_habits`,
 QEMU in `test_peers`.
 """
 
@@ -62,9 +62,9 @@ def areas(reply: bytes) -> list[tuple[int, int]]:
 def test_the_sample_client_of_the_c_library_identifies_a_device(serve) -> None:
     served = serve(mappable())
     with CLibraryClient(served.path) as client:
-        said = json.loads(client.version_reply[4:-1])["capabilities"]
+        reported = json.loads(client.version_reply[4:-1])["capabilities"]
         assert client.version_reply[-1:] == b"\0"
-        assert said["max_msg_fds"] > 0
+        assert reported["max_msg_fds"] > 0
         with pytest.raises(RefusedError) as refused:
             client.read(0xDEADBEEF, 0, 4)
         assert refused.value.errno == errno.EINVAL
@@ -94,10 +94,10 @@ def test_a_wholly_mappable_region_has_one_sparse_area(serve) -> None:
         short, _ = client.region_in_two_steps(MEMORY_BAR)
         asked = struct.pack("=IIIIQQ", short.argsz, 0, MEMORY_BAR, 0, 0, 0)
         reply = client.ask(raw.REGION_INFO, asked.ljust(short.argsz, b"\0"))
-        said = RegionReply(*struct.unpack_from("=IIIIQQ", reply), len(reply), len(client.fds))
-        assert said.flags & REGION_CAPS
-        assert areas(reply) == [(0, said.size)]
-        with mmap.mmap(client.fds[-1], said.size, offset=said.offset) as window:
+        reported = RegionReply(*struct.unpack_from("=IIIIQQ", reply), len(reply), len(client.fds))
+        assert reported.flags & REGION_CAPS
+        assert areas(reply) == [(0, reported.size)]
+        with mmap.mmap(client.fds[-1], reported.size, offset=reported.offset) as window:
             window[:4] = b"mine"
             assert client.read(MEMORY_BAR, 0, 4) == b"mine"
 

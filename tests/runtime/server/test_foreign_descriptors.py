@@ -296,7 +296,7 @@ WRITE = struct.pack("=HHIIIQII", 1, raw.REGION_WRITE, 32 + 65536, 0, 0, BUFFER, 
 def test_a_socket_that_lingers_keeps_no_server_waiting(
     path: Path, lingering: LingeringSockets, where: str, inside: bool
 ) -> None:
-    """Whoever gives up the last reference to it waits, be it by not receiving it."""
+    """Anybody who gives up the last reference to it waits, be it by not receiving it."""
     make = lingering.make_inside if inside else lingering.make
     with Client(path) as client, socket.socket(socket.AF_UNIX) as waits:
         sock = client.sock

@@ -133,8 +133,8 @@ def test_a_client_that_goes_away_in_the_middle_of_a_transfer(serve, caplog) -> N
     with served.client() as client:
         assert client.state == 2
         assert client.read(0, 0, 4) == b"\xed\x00\x00\x01"
-        gone = [row for row in caplog.records if getattr(row, "event", None) == "disconnected"]
-        assert [row.fields["why"] for row in gone] == ["the client closed its end"]
+        ended = [row for row in caplog.records if getattr(row, "event", None) == "disconnected"]
+        assert [row.fields["why"] for row in ended] == ["the client closed its end"]
 
 
 def test_a_device_whose_transfer_was_cut_off_is_closed_whole(serve) -> None:
@@ -183,8 +183,8 @@ def test_work_under_way_waits_for_its_part_of_the_memory(serve) -> None:
 
 def test_the_twin_socket_carries_the_servers_commands(serve) -> None:
     served = serve(Edu(dma_seconds=0))
-    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
-    with served.client(capabilities=said) as client:
+    reported = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    with served.client(capabilities=reported) as client:
         assert client.agreed["twin_socket"] == {"supported": True, "fd_index": 0}
         [end] = client.fds
         twin = Client(sock=socket.socket(fileno=os.dup(end)), version=False)
@@ -207,9 +207,9 @@ def test_the_twin_socket_carries_the_servers_commands(serve) -> None:
 
 def test_what_is_wrong_on_the_twin_socket_is_answered_there(serve) -> None:
     """On the other one the client would take it for the reply to a command of its own."""
-    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    reported = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
     with (
-        serve().client(capabilities=said) as client,
+        serve().client(capabilities=reported) as client,
         Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False) as twin,
     ):
         for _ in range(3):
@@ -217,7 +217,7 @@ def test_what_is_wrong_on_the_twin_socket_is_answered_there(serve) -> None:
                 twin.ask(raw.GET_INFO, struct.pack("=4I", 16, 0, 0, 0))
             assert refused.value.errno == errno.EINVAL
         assert client.state == 2
-        # Whoever reads no replies there is served no more, until he does.
+        # Anybody who reads no replies there is served no more, until he does.
         count = 4096 * 20
         flood = threading.Thread(
             target=twin.sock.sendall, args=(raw.HEADER.pack(1, 4, 16, 0, 0) * count,)
@@ -230,9 +230,9 @@ def test_what_is_wrong_on_the_twin_socket_is_answered_there(serve) -> None:
 
 
 def test_a_client_that_wants_no_reply_gets_no_twin_socket(serve) -> None:
-    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    reported = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
     with serve().client(version=False) as client:
-        text = json.dumps({"capabilities": said}).encode() + b"\0"
+        text = json.dumps({"capabilities": reported}).encode() + b"\0"
         client.send(raw.VERSION, bytes(4) + text, flags=0x10)
         assert client.state == 2
         time.sleep(0.05)

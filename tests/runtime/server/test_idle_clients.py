@@ -88,8 +88,8 @@ def nothing(_client: Client) -> None:
     """Is done."""
 
 
-def gone(client: Client) -> bool:
-    """Read all there is; say whether the server has closed its end."""
+def ended(client: Client) -> bool:
+    """Read all there is; return whether the server has closed its end."""
     try:
         while client.sock.recv(1 << 20):
             pass
@@ -111,7 +111,7 @@ def test_an_idle_client_is_disconnected_and_the_state_kept(
     with Client(running.path, version=version) as client:
         act(client)
         until_disconnected(running, 2)
-        assert gone(client)
+        assert ended(client)
     assert running.server.engine.state == "STOP"
 
 
@@ -149,7 +149,7 @@ def test_a_client_is_ended_by_the_operator_and_the_state_kept(served) -> None:
     with Client(running.path) as client:
         client.set_state(1)
         running.server.end_client()
-        assert gone(client)
+        assert ended(client)
     with Client(running.path) as client:
         assert client.state == 1
     assert running.server.counters.snapshot()["disconnects"]["STOP"]["completed"] >= 1
@@ -162,7 +162,7 @@ def test_a_client_in_a_dma_wait_is_ended_by_the_operator(served) -> None:
         dma(client, BUFFER, 0x1000, 256, from_device=True)
         assert HEADER.unpack(client.exactly(16))[1] == 12
         running.server.end_client()
-        assert gone(client)
+        assert ended(client)
 
 
 def test_ending_nobody_ends_nobody_who_comes_later(served) -> None:

@@ -21,7 +21,7 @@ STOP, RUNNING, P2P = (load().state(name).value for name in ("STOP", "RUNNING", "
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged, after whatever it is told to do first."""
+    """Keeps what is logged, after whatever it is notified to do first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Lines(logging.Handler):
         self.records.append(record)
 
     @property
-    def said(self) -> list[tuple[str, str | None]]:
+    def reported(self) -> list[tuple[str, str | None]]:
         return [(record.event, record.fields.get("what")) for record in self.records]
 
 
@@ -71,14 +71,14 @@ def test_a_client_has_its_reply_before_the_line_is_written(serve, lines: Lines) 
 
 def test_a_second_client_finds_the_log_of_the_first_complete(serve, lines: Lines) -> None:
     served = serve()
-    assert lines.said == [("attached", "RUNNING")]
+    assert lines.reported == [("attached", "RUNNING")]
     lines.records.clear()
     with served.client() as first:
         first.set_state(STOP)
         first.set_state(P2P)
     with served.client() as second:
         assert second.state == P2P
-        assert lines.said == [
+        assert lines.reported == [
             ("connected", None),
             ("transition", "RUNNING -> RUNNING_P2P"),
             ("transition", "RUNNING_P2P -> STOP"),
@@ -98,7 +98,7 @@ def test_a_line_bears_the_time_at_which_it_happened(lines: Lines) -> None:
     engine.set_state("RUNNING_P2P")
     after = time.time()
     time.sleep(0.05)
-    assert ("transition", "RUNNING -> RUNNING_P2P") not in lines.said
+    assert ("transition", "RUNNING -> RUNNING_P2P") not in lines.reported
     server_log.write()
     (record,) = (record for record in lines.records if record.event == "transition")
     # The two clocks are read one after the other, and one of them may be set meanwhile.
@@ -111,9 +111,9 @@ def test_a_failure_is_logged_at_once_after_what_came_before(lines: Lines) -> Non
     engine = engine_with(server_log, device)
     with pytest.raises(RequestFailedError):
         engine.set_state("STOP")
-    said = [row for row in lines.records if row.event == "transition"]
-    assert [row.fields["outcome"] for row in said] == ["completed", "failed"]
-    assert [row.levelname for row in said] == ["INFO", "WARNING"]
+    reported = [row for row in lines.records if row.event == "transition"]
+    assert [row.fields["outcome"] for row in reported] == ["completed", "failed"]
+    assert [row.levelname for row in reported] == ["INFO", "WARNING"]
     device.close()
 
 

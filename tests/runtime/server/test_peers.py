@@ -1,4 +1,4 @@
-"""Peers that are not honest, a device that has a mistake, and what QEMU says."""
+"""Peers that are not honest, a device that has a mistake, and what QEMU states."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 
 from support import raw_client as raw
 from support.edu_client import BUFFER, dma, dma_done, until
-from support.open_descriptors import settled
+from support.open_descriptors import opened_at_rest
 from support.raw_client import SET, Client, RefusedError
 from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu
@@ -116,17 +116,17 @@ def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
     serve, most, stopped_reading, eventfds, name: str
 ) -> None:
     served = serve(Edu(dma_seconds=0), timeout_s=LONG, blocked_timeout_s=LONG)
-    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
-    with served.client(capabilities=said) as client:
+    reported = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    with served.client(capabilities=reported) as client:
         twin = Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False)
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 100, from_device=False)
         ident, command, _, _, payload = twin.message()
-        before = len(settled())
+        before = len(opened_at_rest())
         flood = Flood(client, name, eventfds)
         assert stopped_reading.wait(60)
         # What one read brought stands before the server, besides what is put off.
-        held = len(settled()) - before
+        held = len(opened_at_rest()) - before
         assert held <= LIMITS["fds"] + 16
         assert LIMITS[name] * 3 // 4 < most[name] <= LIMITS[name]
         # The reply comes; what was put off is done in order, none of it refused for want of room.
@@ -140,7 +140,7 @@ def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
         assert dma_done(client)
         assert client.read(0, BUFFER, 5) == b"guest"
         twin.close()
-        assert len(settled()) <= before + OPENED_BY_CHANNEL
+        assert len(opened_at_rest()) <= before + OPENED_BY_CHANNEL
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -153,13 +153,13 @@ def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 100, from_device=False)
         assert client.message()[1] == raw.DMA_READ
-        before = len(settled())
+        before = len(opened_at_rest())
         flood = Flood(client, name, eventfds)
         answers = flood.answers()
         assert answers[0] == 0
         assert LIMITS[name] * 3 // 4 < most[name] <= LIMITS[name]
         assert client.state == STOP
-        assert len(settled()) <= before + OPENED_BY_CHANNEL
+        assert len(opened_at_rest()) <= before + OPENED_BY_CHANNEL
 
 
 def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most) -> None:
@@ -185,8 +185,8 @@ def test_a_reply_behind_more_than_is_put_off_is_found_if_it_was_read(serve, most
 def test_a_flood_of_faults_on_the_twin_is_not_kept(serve, most, stopped_reading) -> None:
     """They are answered, past what is put off, until the client does not read the answers."""
     served = serve(Edu(dma_seconds=0), timeout_s=LONG, blocked_timeout_s=LONG)
-    said = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
-    with served.client(capabilities=said) as client:
+    reported = {**raw.CAPABILITIES, "twin_socket": {"supported": True}}
+    with served.client(capabilities=reported) as client:
         twin = Client(sock=socket.socket(fileno=os.dup(client.fds[0])), version=False)
         client.dma_map(0, 4096)
         dma(client, 0, BUFFER, 5, from_device=False)

@@ -19,7 +19,7 @@ from vfio_migration.model.conformance.log import LogConformance
 from vfio_migration.runtime.engine.engine import Engine
 from vfio_migration.runtime.engine.errors import ArcError, RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.kit.devices import Edu
-from vfio_migration.runtime.kit.state_stream import MAX_HELLO, StreamWriter
+from vfio_migration.runtime.kit.state_stream import MAX_HEADER, StreamWriter
 from vfio_migration.runtime.server import background_writer
 from vfio_migration.runtime.server import log_writer as server_log
 from vfio_migration.runtime.server.background_writer import BackgroundWriter
@@ -94,7 +94,7 @@ def test_each_field_is_cut(lines) -> None:
 
 
 @pytest.mark.parametrize("formatter", [JsonLines(), Text()])
-def test_what_other_loggers_say_and_a_traceback_are_cut_and_escaped(formatter) -> None:
+def test_what_other_loggers_state_and_a_traceback_are_cut_and_escaped(formatter) -> None:
     try:
         raise ValueError("\x1b[31m" + "x" * 60_000)
     except ValueError as error:
@@ -231,15 +231,15 @@ def test_a_request_that_is_refused_again_and_again_is_one_line_and_a_count(serve
         rows = [row for row in lines.end() if row["event"] in ("request", "repeated")]
     # A slow machine takes longer for them than one is left out.
     assert len(rows) < 100
-    said = sum("target" in row for row in rows) + sum(row.get("left_out", 0) for row in rows)
-    assert said == 500
+    reported = sum("target" in row for row in rows) + sum(row.get("left_out", 0) for row in rows)
+    assert reported == 500
 
 
 def test_a_long_name_in_a_stream_is_not_logged_whole_each_time_it_is_refused(tmp_path) -> None:
     """Its first frame said 60 KB, and each request of 40 bytes wrote them all into the log."""
-    name = "x" * (MAX_HELLO - 100)
+    name = "x" * (MAX_HEADER - 100)
     stream = StreamWriter({"device": name}, (), lambda: ())
-    data = b"".join(bytes(part) for part in stream.read(2 * MAX_HELLO, still=True))
+    data = b"".join(bytes(part) for part in stream.read(2 * MAX_HEADER, still=True))
     with ServerProcess(tmp_path, "--log-format", "json") as served:
         with served.client() as client:
             for state in (STOP, RESUMING):
@@ -317,17 +317,17 @@ def test_a_record_of_a_change_is_logged_each_time(lines) -> None:
 
 
 def test_the_count_of_a_kind_that_is_pushed_out_is_not_lost() -> None:
-    said: list[tuple[int, int]] = []
-    repeats: Repeats[int] = Repeats(lambda kind, count: said.append((kind, count)), Clock())
+    reported: list[tuple[int, int]] = []
+    repeats: Repeats[int] = Repeats(lambda kind, count: reported.append((kind, count)), Clock())
     for _ in range(3):
         repeats.admit(0)
     for kind in range(1, MAX_KINDS + 1):
         assert repeats.admit(kind) == 0
-    assert said == [(0, 2)]
+    assert reported == [(0, 2)]
     repeats.admit(1)
     repeats.flush()
     repeats.flush()
-    assert said == [(0, 2), (1, 1)]
+    assert reported == [(0, 2), (1, 1)]
 
 
 def test_a_refusal_is_logged_again_after_an_interval(lines) -> None:

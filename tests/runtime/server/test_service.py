@@ -161,22 +161,22 @@ def test_several_writes_in_one_message_are_all_done_or_none(serve) -> None:
 
 def test_a_line_is_unmasked_by_a_descriptor_alone(serve) -> None:
     """As by KVM: it writes to the descriptor when the guest is done, and QEMU sends no message."""
-    told, unmask = eventfd(), eventfd()
+    recorded, unmask = eventfd(), eventfd()
     with serve().client() as client:
-        client.set_irqs(FLAGS_ON, 0, 0, 1, [told])
+        client.set_irqs(FLAGS_ON, 0, 0, 1, [recorded])
         client.set_irqs(0x14, 0, 0, 1, [unmask])
         client.write(0, 0x60, struct.pack("<I", 1))
-        assert signalled(told) == 1
-        assert signalled(told, 0.05) == 0
-        # Nothing else is said, and the line is still up.
+        assert signalled(recorded) == 1
+        assert signalled(recorded, 0.05) == 0
+        # Nothing else is stated, and the line is still up.
         os.eventfd_write(unmask, 1)
-        assert signalled(told) == 1
+        assert signalled(recorded) == 1
         client.write(0, 0x64, struct.pack("<I", 1))
         os.eventfd_write(unmask, 1)
-        assert signalled(told, 0.05) == 0
+        assert signalled(recorded, 0.05) == 0
         client.write(0, 0x60, struct.pack("<I", 1))
-        assert signalled(told) == 1
-    os.close(told)
+        assert signalled(recorded) == 1
+    os.close(recorded)
     os.close(unmask)
 
 

@@ -60,14 +60,14 @@ def test_each_transition_answers_as_engine_and_linux(serve, linux_paths, flags, 
     """All 8 x 8, and every other value, for one capability set."""
     served = serve(Fragile(capabilities=flags))
     machine = SPEC.machine(flags)
-    told = linux_paths[str(flags)]
+    recorded = linux_paths[str(flags)]
     with served.client() as client:
         assert struct.unpack("=Q", client.feature(GET | 1)) == (flags,)
         for start in (row.name for row in machine.states):
             for target in VALUES:
                 bring(client, served.engine, start)
                 route = machine.route(start, VALUES[target])
-                linux = told[start][target]
+                linux = recorded[start][target]
                 where = f"{flags}: {start} -> {target}: linux {linux}"
                 assert (None if route.refused else list(route.path)) == linux, where
                 if route.refused is not None:
@@ -94,7 +94,7 @@ def test_each_transition_answers_as_engine_and_linux(serve, linux_paths, flags, 
 
 
 @pytest.mark.parametrize("flags", SETS)
-def test_the_socket_and_a_bare_engine_say_the_same(serve, flags, quiet) -> None:
+def test_the_socket_and_a_bare_engine_state_the_same(serve, flags, quiet) -> None:
     """A long walk of requests and resets, step for step against an engine of its own."""
     served = serve(Edu(capabilities=flags))
     beside = Engine(SPEC, flags, twin := Edu(capabilities=flags))
@@ -272,7 +272,7 @@ def test_a_stream_that_is_wrong_is_refused_and_can_be_mended(serve, quiet) -> No
 
 
 @pytest.mark.parametrize("flags", SETS)
-def test_migration_data_flows_only_where_the_table_says_so(serve, flags, quiet) -> None:
+def test_migration_data_flows_only_where_the_table_states_it(serve, flags, quiet) -> None:
     served = serve(Fragile(capabilities=flags))
     machine = SPEC.machine(flags)
     with served.client() as client:

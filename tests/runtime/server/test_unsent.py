@@ -240,7 +240,7 @@ def test_a_client_that_dies_before_its_reply_leaves_takes_nothing_from_the_next_
             assert client.state in (STOP, RUNNING, RESUMING)
 
 
-def test_what_is_forgotten_stands_in_the_table() -> None:
+def test_what_is_forgotten_is_in_the_table() -> None:
     """Each command and feature whose reply carries what no other reply will, and no other."""
     rows = {row.name: row.forgets for row in (*WIRE.commands, *WIRE.features)}
     assert {name for name, forgets in rows.items() if forgets != "nothing"} == {
@@ -383,10 +383,10 @@ def test_a_report_that_nobody_wants_forgets_no_page(
         log.wrote(17 * PAGE + 5, 9 * PAGE)
         client.send(*feature(GET | 8, asked), flags=NO_REPLY)
         first = client.feature(GET | 8, REPORT)
-        # In pages that are larger than those of the log it may have been told of more.
+        # In pages that are larger than those of the log it may have been reported more.
         pages = {3, *range(17, 27)}
-        told = struct.unpack_from("=Q", first, 24)[0]
-        found = {number for number in range(64) if told >> number & 1}
+        recorded = struct.unpack_from("=Q", first, 24)[0]
+        found = {number for number in range(64) if recorded >> number & 1}
         assert found == ({*range(16), *range(16, 32)} if page > PAGE else pages)
         assert client.feature(GET | 8, REPORT) == REPORT + bytes(8)
 

@@ -93,11 +93,11 @@ class Peer:
 
     # --- what a habit may change: the connection ---
 
-    def said(self) -> bytes:
+    def version_data(self) -> bytes:
         """Return the version data of the VERSION reply."""
         return json.dumps({"capabilities": {"max_data_xfer_size": self.max_transfer}}).encode()
 
-    def hears(self, data: bytes) -> None:
+    def receive_write(self, data: bytes) -> None:
         """Take the version data of the client; may refuse it."""
 
     def admits(self, command: int) -> None:
@@ -181,8 +181,8 @@ class Peer:
     def answer(self, command: int, payload: bytes) -> bytes:
         """Return the payload of the reply; raise `RefusalError` for an error."""
         if command == VERSION:
-            self.hears(payload[4:])
-            return struct.pack("=HH", 0, 0) + self.said() + b"\0"
+            self.receive_write(payload[4:])
+            return struct.pack("=HH", 0, 0) + self.version_data() + b"\0"
         self.admits(command)
         if command == GET_INFO:
             return struct.pack("=IIII", 16, 3, 1, 1)

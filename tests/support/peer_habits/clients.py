@@ -1,6 +1,6 @@
 """The message sequences of clients that we did not write, spoken to a server over a real socket.
 
-Each client has the habits that its docstring names, with the file and the function they stand in.
+Each client has the habits that its docstring names, with the file and the function they are in.
 A step returns what the server answered; an error raises `raw_client.RefusedError`.
 """
 
@@ -81,7 +81,7 @@ class CLibraryClient(ForeignClient):
     """The sample client of the C library.
 
     VERSION 0.2 with two capabilities and a small max_data_xfer_size (send_version); no room for
-    descriptors in the first DEVICE_GET_REGION_INFO, then again with the argsz it was told
+    descriptors in the first DEVICE_GET_REGION_INFO, then again with the argsz it was notified
     (get_device_region_info, lib/tran_sock.c get_msg: a descriptor is EFAULT to it); DMA maps of one
     page each with one file (map_dma_regions); logging of everything (num_ranges 0).
     """

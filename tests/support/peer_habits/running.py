@@ -16,7 +16,7 @@ from support.raw_client import GET, Client
 from support.waiting import wait_for
 
 SIZE = 10_000
-"""How many bytes a device holds, unless a test says otherwise."""
+"""How many bytes a device holds, unless a test states otherwise."""
 
 
 class Running:

@@ -1,7 +1,7 @@
 """The habits of servers, each a class to be mixed into `base.Peer`.
 
-C library is nutanix/libvfio-user at efd091b (2026), where nothing else is said. What was measured
-is so in its source; what is said of its samples is in its `samples/`.
+C library is nutanix/libvfio-user at efd091b (2026), where nothing else is stated. What was measured
+is so in its source; what is stated of its samples is in its `samples/`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from support.raw_client import (
 
 
 class PadsReads(Peer):
-    """A MIG_DATA_READ reply is as long as was asked for, and `size` says how much is data.
+    """A MIG_DATA_READ reply is as long as was asked for, and `size` states how much is data.
 
     C library, lib/migration.c, handle_mig_data_read. The text has argsz include the data, and says
     nothing of bytes behind it.
@@ -80,7 +80,7 @@ class SendsPayloadWithErrors(Peer):
 
 
 class LeavesDataFdZero(Peer):
-    """`data_fd` is 0 in a reply that says the state, though no descriptor comes with it.
+    """`data_fd` is 0 in a reply that states the state, though no descriptor comes with it.
 
     C library, lib/libvfio-user.c, handle_migration_device_feature_get. The text: not used.
     """
@@ -107,7 +107,7 @@ class TakesNoData(Peer):
 # --- what is refused ---
 
 
-class RefusesMostWhileStopped(Peer):
+class RefusesNearlyAllWhileStopped(Peer):
     """In STOP and STOP_COPY only regions, features and MIG_DATA_READ are answered.
 
     C library, lib/libvfio-user.c, should_exec_command: not DEVICE_GET_INFO, not DEVICE_RESET. In
@@ -121,7 +121,7 @@ class RefusesMostWhileStopped(Peer):
             raise RefusalError(errno.EINVAL)
 
 
-class NeverSaysWhatItIs(Peer):
+class NeverReturnsDeviceInfo(Peer):
     """DEVICE_GET_INFO is refused in every state. Nobody does; the text has every command served."""
 
     def admits(self, command: int) -> None:
@@ -148,8 +148,8 @@ class WantsNul(Peer):
     C library, lib/tran.c, recv_version. The text calls the data a JSON string and no more.
     """
 
-    def hears(self, data: bytes) -> None:
-        super().hears(data)
+    def receive_write(self, data: bytes) -> None:
+        super().receive_write(data)
         if data and not data.endswith(b"\0"):
             raise RefusalError(errno.EINVAL)
 
@@ -189,7 +189,7 @@ class RefusesToUnmap(Peer):
             raise RefusalError(errno.EINVAL)
 
 
-class RefusesToSayItsState(Peer):
+class RefusesToReturnItsState(Peer):
     """GET of the device state is EINVAL; all else is answered. Of no peer in particular."""
 
     def answer(self, command: int, payload: bytes) -> bytes:
@@ -419,7 +419,7 @@ class CLibrary(
     PadsReads,
     SendsPayloadWithErrors,
     LeavesDataFdZero,
-    RefusesMostWhileStopped,
+    RefusesNearlyAllWhileStopped,
     RefusesRegionsWhileCopying,
     WantsNul,
     CallsUnknownFeatureInvalid,

@@ -161,7 +161,7 @@ def test_dma_interrupts_if_asked_to(rig: EduRig) -> None:
     assert (rig.came(), rig.get(REG_IRQ_STATUS)) == (1, IRQ_DMA)
 
 
-def test_registers_stand_still_while_it_transfers(rig: EduRig) -> None:
+def test_registers_do_not_change_while_it_transfers(rig: EduRig) -> None:
     rig.to_device(HERE, 0, 4)
     for offset in (0x80, 0x88, 0x90, 0x98):
         before = rig.get(offset, 8)
@@ -232,7 +232,7 @@ def test_a_factorial_goes_on_elsewhere(flags: int, precopy: bool) -> None:
     assert target.get(REG_FACTORIAL) == math.factorial(10)
     assert (target.came(), source.came()) == (1, 0)
     source.wait()
-    assert source.get(REG_STATUS) & STATUS_COMPUTING, "the source stands still"
+    assert source.get(REG_STATUS) & STATUS_COMPUTING, "the source is stopped"
     source.engine.set_state("RUNNING")
     source.wait()
     assert source.get(REG_FACTORIAL) == math.factorial(10), "and goes on if it is let"

@@ -1,6 +1,6 @@
 """Makes descriptors of every kind of the catalogue, and changes them while a server uses them.
 
-As a program (`descriptor_workshop.py SOCKET FOLDER`) it is a process of its own, which keeps the
+As a program (`descriptor_maker.py SOCKET FOLDER`) it is a process of its own, which keeps the
 other ends, has its own mounts, and is the one that may wait for ever for a file system of its own.
 """
 
@@ -44,7 +44,7 @@ _END: Final = '["end"]'
 _MS_PRIVATE: Final = 1 << 18 | 1 << 14
 
 
-class Workshop:
+class DescriptorMaker:
     """The process, and the descriptors that it made: a context.
 
     Args:
@@ -118,9 +118,9 @@ class Workshop:
 
 
 @contextmanager
-def workshop(folder: Path, names: Sequence[str] = tuple(ROWS)) -> Iterator[Workshop]:
-    """Yield a workshop; check that nothing is missing that every machine has."""
-    with Workshop(folder, names) as made:
+def maker(folder: Path, names: Sequence[str] = tuple(ROWS)) -> Iterator[DescriptorMaker]:
+    """Yield a maker; check that nothing is missing that every machine has."""
+    with DescriptorMaker(folder, names) as made:
         check_missing(made.missing)
         yield made
 
@@ -141,7 +141,7 @@ def check_missing(missing: dict[str, str]) -> None:
 
 
 def _own_mounts() -> bool:
-    """Have mounts of this process alone; say whether it may mount anything."""
+    """Have mounts of this process alone; return whether it may mount anything."""
     uid, gid = os.getuid(), os.getgid()
     if LIBC.unshare(CLONE_NEWNS) < 0:
         if LIBC.unshare(CLONE_NEWNS | CLONE_NEWUSER) < 0:
