@@ -95,7 +95,7 @@ def read_spec(path: str | None) -> Spec:
 
 
 def read_table(path: str | None) -> tuple[Spec, Reading | None]:
-    """Load a table, and what else its source says if it is one that `import` reads."""
+    """Load a table, and what else its source reports if it is one that `import` reads."""
     from vfio_migration.model import SpecError, load
     from vfio_migration.model.history import named
     from vfio_migration.model.sources.files import is_source
@@ -129,7 +129,7 @@ def _refuse_another_kind(path: str) -> None:
     try:
         keys = set(parse(read_bytes(path)))
     except SpecError:
-        return  # that it is not valid TOML has been said
+        return  # that it is not valid TOML has been stated
     own = set(sections_of(Spec))
     for kind, called, option in ((Wire, "the connection", "--wire"), (Plans, "plans", "--plans")):
         theirs = set(sections_of(kind)) - own

@@ -30,8 +30,8 @@ def letter_of(
         report: Its verdicts.
         obligations: The obligations that were decided.
         against: What the table it is compared with is called, with its verdicts.
-        reading: What its source says, if it is made of one.
-        command: The command that says this.
+        reading: What its source reports, if it is made of one.
+        command: The command that states this.
     """
     from vfio_migration.model import load
     from vfio_migration.verifier.report.letter import Letter

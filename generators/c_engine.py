@@ -1,8 +1,8 @@
 """The engine in C: one header and one source, C11, freestanding.
 
-What is fixed stands in `templates/engine.h.in` and `engine.c.in`; what a table says is put in here.
-The cells are the only constant table. Errors and texts are decided by comparisons, not looked up: a
-device that logs nothing then carries no texts.
+What is fixed stands in `templates/engine.h.in` and `engine.c.in`; what a table specifies is put in
+here. The cells are the only constant table. Errors and texts are decided by comparisons, not looked
+up: a device that logs nothing then carries no texts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def c_files(
         plans: Plans for groups to be written down too, or None.
 
     Raises:
-        SpecError: What the table says cannot be written in C.
+        SpecError: What the table specifies cannot be written in C.
     """
     from vfio_migration.generators.c_plans import plan_values
 
@@ -365,9 +365,9 @@ def switch(
     yield f"{storage}const char *{head}"
     yield "{"
     yield f"    switch ({value}) {{"
-    for constant, said in cases:
+    for constant, notes in cases:
         yield f"    case {constant}:"
-        yield f"        return {text(said)};"
+        yield f"        return {text(notes)};"
     yield "    default:"
     yield '        return "unknown";'
     yield "    }"

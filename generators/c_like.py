@@ -16,7 +16,7 @@ LIKE: Final = ("linux", "libvfio-user")
 """Whose names and signatures there are."""
 
 _VFIO_USER: Final = "vfio-user"
-"""The profile whose capabilities a vfio-user server has, unless it is said otherwise."""
+"""The profile whose capabilities a vfio-user server has, unless it is stated otherwise."""
 
 
 def like_file(

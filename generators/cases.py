@@ -74,35 +74,35 @@ class Cases:
 
 
 class ScriptedDevice:
-    """A device that fails where it is told to, and says what it is asked."""
+    """A device that fails where the script has it, and states what it is asked."""
 
     def __init__(self) -> None:
         self.step = 0
         self.way = 0
         self.taken = 0
-        self.said = ""
+        self.notes = ""
 
     def fail_at(self, step: int, way: int) -> None:
         """Fail the arc of this number (0: none), and a reset or disconnect if it is not 0."""
-        self.step, self.way, self.taken, self.said = step, way, 0, ""
+        self.step, self.way, self.taken, self.notes = step, way, 0, ""
 
     def take(self, arc: Arc, session: int | None, effect: Effect) -> None:
         """Take an arc, or fail."""
         self.taken += 1
-        self.said += f" / take {arc} {effect} {session or 0}"
+        self.notes += f" / take {arc} {effect} {session or 0}"
         if self.taken == self.step:
             self._fail()
 
     def reset(self, to: Situation) -> None:
         """Be reset, or fail."""
-        self.said += f" / reset {to.state}"
+        self.notes += f" / reset {to.state}"
         if self.step:
             self._fail()
 
     def disconnect(self, to: Situation, drops: tuple[str, ...]) -> None:
         """Be notified, or fail."""
         bits = (1 << len(drops)) - 1
-        self.said += f" / disconnect {to.state} {bits}"
+        self.notes += f" / disconnect {to.state} {bits}"
         if self.step:
             self._fail()
 
@@ -114,7 +114,7 @@ class ScriptedDevice:
 
 
 def make(compiled: Compiled, place: Place) -> tuple[Engine, ScriptedDevice]:
-    """Return a device that stands at a place."""
+    """Return a device that is at a place."""
     device = ScriptedDevice()
     engine = Engine(compiled.spec, place.flags, device)
     for move in place.moves:

@@ -143,7 +143,7 @@ class Compiled:
         return self.event("disconnect").drops
 
     def disconnect_moves(self) -> bool:
-        """Say whether a device must be notified of a disconnect, for it moves."""
+        """Return whether a device must be notified of a disconnect, for it moves."""
         row = self.event("disconnect")
         return row.to is not None or row.session == "ended"
 

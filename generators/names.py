@@ -1,7 +1,7 @@
 """Identifiers made of the names of a table.
 
 A name of a table is a letter, then letters, digits, `_` and `-`. What becomes one identifier is
-refused, not numbered: whoever reads the code looks for the names of the specification.
+refused, not numbered: anybody who reads the code looks for the names of the specification.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def module_of(given: str | None, table: str) -> str:
 def filled(template: str, values: dict[str, str]) -> str:
     """Return a template with the values put in for `@name@`.
 
-    A place that stands on a line of its own takes as many lines as its value has, each moved in as
+    A place that is on a line of its own takes as many lines as its value has, each moved in as
     far as the place stands; if the value is empty the line goes.
     """
 

@@ -1,6 +1,6 @@
 """The engine in Python: one module that imports nothing but the standard library.
 
-What is fixed stands in `templates/engine.py.in`; what a table says is put in here.
+What is fixed stands in `templates/engine.py.in`; what a table specifies is put in here.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def unprintable(data: Mapping[str, object]) -> list[Mistake]:
 
 
 _NAME: Final = "the character U+{:04X}"
-_WAY: Final = "remove it; a text stands on one line, and a long one is wrapped with \\ at its ends"
+_WAY: Final = "remove it; a text is on one line, and a long one is wrapped with \\ at its ends"
 
 
 def _first_unprintable(text: str) -> str | None:

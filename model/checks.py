@@ -51,7 +51,7 @@ def check(data: Data) -> list[Mistake]:
     table.report_unknown()
     if _connected_by_known_arcs(table) and not table.data.get("next_steps"):
         # Only then: one misspelt arc would make half the states unreachable. Where next steps are
-        # written down, arcs alone do not say what is reached; T3 and D9 do.
+        # written down, arcs alone do not state what is reached; T3 and D9 do.
         _reachability(table)
     return table.mistakes
 

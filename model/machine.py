@@ -119,7 +119,7 @@ class Machine:
         return tuple(self._out.get(state, {}).values())
 
     def can_leave(self, state: str) -> bool:
-        """Say whether any arc, or any next step, leaves `state`."""
+        """Return whether any arc, or any next step, leaves `state`."""
         return state in self._leaving
 
     def next_step(self, state: str, target: str) -> str | None:

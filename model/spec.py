@@ -231,8 +231,8 @@ class RoutingRule(Row):
 class NextStep(Row):
     """The step that a request takes first, where it is not the one that the routing rule selects.
 
-    It is said of a device with every capability. If a table has such rows, smaller capability sets
-    follow as Linux computes them: a step to a state that the set lacks is looked up again from
+    It is stated of a device with every capability. If a table has such rows, smaller capability
+    sets follow as Linux computes them: a step to a state that the set lacks is looked up again from
     there. The step need not be an arc, and the steps need not arrive.
     """
 
@@ -309,7 +309,7 @@ class Spec(Row):
         return self._sessions[name]
 
     def event(self, name: EventName) -> Event:
-        """Return what the table says of the event `name`."""
+        """Return what the table specifies for the event `name`."""
         return self._events[name]
 
     def routing_rule(self, name: str | None = None) -> RoutingRule:

@@ -140,7 +140,7 @@ def _step(step: MigrationStep) -> str:
     return f"{step.side}: `{step.plan}`{phases}"
 
 
-def _promises() -> Iterator[str]:
+def _proved_obligations() -> Iterator[str]:
     from vfio_migration.verifier import OBLIGATIONS
 
     yield ""
@@ -218,7 +218,7 @@ def _proof(id_: str) -> str:
     from vfio_migration.model import load
     from vfio_migration.verifier import OBLIGATIONS, Encoding, decide
 
-    obligation = next(o for o in OBLIGATIONS if o.id == promise)
+    obligation = next(o for o in OBLIGATIONS if o.id == id_)
     times = []
     for _ in range(ROUNDS):
         encoding = Encoding(load())

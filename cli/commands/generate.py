@@ -95,7 +95,7 @@ def _add_c(kinds: Any) -> None:
     parser.add_argument(
         "--like",
         choices=("linux", "libvfio-user"),
-        help="not the engine, but what stands in for theirs: the function of Linux, or the two "
+        help="not the engine, but what replaces theirs: the function of Linux, or the two "
         "tables of libvfio-user",
     )
     parser.add_argument(
@@ -135,7 +135,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; 1 if what is there is not what the table says",
+        help="write nothing; 1 if what is there is not what the table specifies",
     )
 
 
@@ -229,7 +229,7 @@ def _finish(
     if arguments.check:
         stale = [path for (_, path), data in wanted.items() if not _holds(path, data)]
         for path in stale:
-            print(f"{one_line(str(path))}: is not what the table says; generate it anew")
+            print(f"{one_line(str(path))}: is not what the table specifies; generate it anew")
         return NO if stale else YES
     for option, folder, texts in places:
         if texts:
@@ -240,7 +240,7 @@ def _finish(
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    """Say whether a file has just this in it."""
+    """Return whether a file has just this in it."""
     try:
         with path.open("rb") as file:
             return file.read(len(data) + 1) == data

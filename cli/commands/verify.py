@@ -235,7 +235,7 @@ def _against_data(letter: Letter) -> dict[str, Any]:
 
 
 def _head(arguments: argparse.Namespace, spec: Spec, reading: Reading | None) -> None:
-    """Say what is verified, and what its source changes."""
+    """Return what is verified, and what its source changes."""
     sets = _sets(spec, arguments.profile)
     print(
         f"{arguments.spec or 'vfio_v2.toml'}: {spec.title}, {len(spec.states)} states, "

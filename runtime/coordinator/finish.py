@@ -83,7 +83,7 @@ class Finisher:
         report: Called with each event.
         given_up: Sides that the caller gives up for good.
         asked: Why a side is to run, where no journal records who holds the state. Then what the
-            rows say of it is not known.
+            rows specify of it is not known.
         before: Who served each device when the migration began, as far as a journal records that
             goes by somebody's word instead.
         final: Nobody will ask again: nothing more is done for a device whose process has ended.

@@ -238,7 +238,7 @@ class Interrupts:
     def flush(self) -> None:
         """Send what is pending and can be sent now."""
         self._flush()
-        self._tell_line()
+        self._signal_line()
 
     def forget(self) -> None:
         """Take the line down and forget what is pending: the device was reset."""

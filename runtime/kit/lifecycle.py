@@ -42,7 +42,7 @@ _HOOKS: Final[tuple[tuple[Role, str, str], ...]] = (
 
 
 class MigratableDevice:
-    """A device that the table moves: where it stands, and all that follows from it.
+    """A device that the table moves: where it is, and all that follows from it.
 
     Args:
         spec: The table.
@@ -97,7 +97,7 @@ class MigratableDevice:
         This and the three below need not do anything: work put off with `later` waits by itself,
         and DMA that is not permitted cannot be started. `quiesce` and `resume` alternate, and so do
         `stop` and `start`, whatever happens to the device. Each may raise: an `ArcError` that is
-        not for good says that the device goes on as if it had not been called.
+        not for good states that the device goes on as if it had not been called.
         """
 
     def resume(self) -> None:
@@ -116,7 +116,7 @@ class MigratableDevice:
         raise NotImplementedError
 
     def kit_header(self) -> Mapping[str, Any]:
-        """Say who saves."""
+        """Return who saves."""
         raise NotImplementedError
 
     def kit_check(self, found: object, /) -> None:
@@ -131,7 +131,7 @@ class MigratableDevice:
         """Take over what `kit_sections` of another device returned."""
         raise NotImplementedError
 
-    # --- where it stands ---
+    # --- where it is ---
 
     @property
     def state(self) -> str:
@@ -139,7 +139,7 @@ class MigratableDevice:
         return self._kit_state
 
     def permits(self, role: Role) -> bool:
-        """Say whether the table permits the activity with a role in the present state.
+        """Return whether the table permits the activity with a role in the present state.
 
         Unlike `may` this does not depend on what a table calls its activities.
         """
@@ -216,7 +216,7 @@ class MigratableDevice:
             raise CommandError(str(refusal), errno=refusal.errno) from refusal
 
     def precopy_info(self) -> PrecopyInfo:
-        """Say how much is left to read; see `DeviceContract`."""
+        """Return how much is left to read; see `DeviceContract`."""
         end = self._kit_end()
         if self._kit_writer is None or end is None or not end.precopy_info:
             raise CommandError("the device is not pre-copying", errno="EINVAL")
@@ -231,14 +231,14 @@ class MigratableDevice:
     # --- inside: states ---
 
     def _kit_switch(self, to: str, back_to: str | None = None) -> None:
-        """Come to a state: tell the device what it loses and gains, open and shut the gates.
+        """Come to a state: notify the device of what it loses and gains, open and shut the gates.
 
         If the device fails to and states that it is back, it is notified so of what it was notified
         before.
         """
         if self._kit_hooked[to] == self._kit_on:
             self._kit_state = to
-            self._kit_settle()
+            self._kit_update()
             self._kit_flush()
             return
         done: list[tuple[Role, str, str]] = []
@@ -248,7 +248,7 @@ class MigratableDevice:
                     self._kit_notify(row)
                     done.append(row)
             self._kit_state = to
-            self._kit_settle()
+            self._kit_update()
             for row in reversed(_HOOKS):
                 if row[0] not in self._kit_on and self.permits(row[0]):
                     self._kit_notify(row)
@@ -258,29 +258,29 @@ class MigratableDevice:
                 raise
             self._kit_state = back_to
             try:
-                self._kit_undo(done)
+                self._kit_roll_back(done)
             except Exception as worse:
                 raise RuntimeError(f"cannot be brought back to {back_to}") from worse
             raise
         self._kit_flush()
 
-    def _kit_settle(self) -> None:
+    def _kit_update(self) -> None:
         """Let work that was put off go on, or wait, as the present state permits."""
         if self._kit_timers.weight:  # mostly there is none
-            self._kit_timers.settle()
+            self._kit_timers.update()
 
     def _kit_flush(self) -> None:
         """Send the interrupts that were raised and not sent, if they may be sent now."""
         if self.interrupts.waiting or self.interrupts.line:
             self.interrupts.flush()
 
-    def _kit_undo(self, done: Sequence[tuple[Role, str, str]]) -> None:
+    def _kit_roll_back(self, done: Sequence[tuple[Role, str, str]]) -> None:
         for row in reversed(done):
             self._kit_notify(row)
-        self._kit_settle()
+        self._kit_update()
 
     def _kit_notify(self, row: tuple[Role, str, str]) -> None:
-        """Call the hook whose turn it is. It has been told, unless it says that it is back."""
+        """Call the hook whose turn it is. It counts as called, unless it raises that it is back."""
         role, off, on = row
         turn = {role}
         try:
@@ -293,17 +293,17 @@ class MigratableDevice:
             self._kit_on ^= turn
 
     def _kit_fail(self) -> None:
-        """Nobody knows what the device is in the middle of: come to where the table says."""
+        """Nobody knows what the device is in the middle of: come to where the table specifies."""
         row = self.spec.event("arc_failed_for_good")
         self._kit_off_all()
         if row.to is not None:
             self._kit_state = row.to
         if row.session == "ended":
             self._kit_close()
-        self._kit_settle()
+        self._kit_update()
 
     def _kit_off_all(self) -> None:
-        """Tell the device that it may do nothing any more; whatever it says to that."""
+        """Notify the device that it may do nothing any more; whatever it answers."""
         for role, off, _ in _HOOKS:
             if role in self._kit_on:
                 self._kit_on.discard(role)
@@ -328,7 +328,7 @@ class MigratableDevice:
         return self._kit_ends[self._kit_state]
 
     def _kit_still(self) -> bool:
-        """Say whether all there is can be streamed now: the end of the stream is the final one."""
+        """Return whether all there is can be streamed now, to the final end of the stream."""
         end = self._kit_end()
         return end is not None and end.kind == "final"
 

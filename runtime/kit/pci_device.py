@@ -328,7 +328,7 @@ class PciDevice(MigratableDevice):
         """Do what is due; see `DeviceContract`."""
         if self._kit_looks is not None and self._kit_looks <= self.clock():
             self._kit_looks = None
-            self.interrupts.heed()
+            self.interrupts.read_unmask_event()
         self._kit_timers.run()
 
     def close(self) -> None:
@@ -390,7 +390,7 @@ class PciDevice(MigratableDevice):
         kit_state.check_version(self, version)
         self.load(sections[kit_state.DEVICE], version)
         if waiting is not None:
-            # What `load` has put off is for streams that do not say what was waiting.
+            # What `load` has put off is for streams that do not state what was waiting.
             self._kit_timers.cancel_all()
             for left, row in waiting:
                 self._kit_timers.restore(left, *self._kit_bound(row), row)

@@ -23,7 +23,7 @@ WIRE: Final = load_wire()
 """The table. It is read once: the numbers of commands are part of the classes of messages."""
 
 LIMITS: Final = Named("limit", WIRE.limits)
-"""What a side may say of how much it takes, by name."""
+"""What a side may state of how much it takes, by name."""
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 

@@ -147,7 +147,7 @@ class ServerLog:
     (`vfio_migration.runtime.server.repeats`): a client may ask for it as often as it likes.
 
     Args:
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
 
     Attributes:
         counters: What it counts.
@@ -273,7 +273,7 @@ def _fields(record: Record, begun: int | None) -> dict[str, Any]:
 
 
 def _is_raised(record: Record) -> bool:
-    """Say whether a record has what the device itself raised."""
+    """Return whether a record has what the device itself raised."""
     return record.phase == "failed" and record.kind != "request"
 
 

@@ -31,7 +31,7 @@ def line_of(path: str) -> int:
     return lines.index(cell, row) + 1
 
 
-def test_a_source_is_verified_and_what_it_changes_is_said_with_its_line(
+def test_a_source_is_verified_and_what_it_changes_is_stated_with_its_line(
     capsys, patched: str
 ) -> None:
     assert main(["verify", patched, "--only", "T4"]) == 1

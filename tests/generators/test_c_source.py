@@ -107,7 +107,7 @@ def test_every_name_begins_with_the_prefix(tmp_path: Path) -> None:
     assert all(name.startswith("MINE_") for name in defined)
 
 
-def test_two_engines_stand_in_one_program(tmp_path: Path) -> None:
+def test_two_engines_fit_into_one_program(tmp_path: Path) -> None:
     compiler = compilers.c_compiler("gcc")
     both = (
         '#include "one.h"\n#include "two.h"\nint main(void) { return ONE_STATES != TWO_STATES; }\n'
@@ -121,7 +121,7 @@ def test_two_engines_stand_in_one_program(tmp_path: Path) -> None:
     compilers.run([tmp_path / "main"], tmp_path)
 
 
-def test_what_stands_in_for_linux_answers_as_linux(
+def test_the_stand_in_for_linux_answers_as_linux(
     linux_paths: dict[str, Any], tmp_path: Path
 ) -> None:
     compiler = compilers.c_compiler("gcc")
@@ -151,7 +151,7 @@ def test_what_stands_in_for_linux_answers_as_linux(
     assert got == wanted
 
 
-def test_what_stands_in_for_libvfio_user_has_its_arcs_and_steps(tmp_path: Path) -> None:
+def test_the_stand_in_for_libvfio_user_has_its_arcs_and_steps(tmp_path: Path) -> None:
     compiler = compilers.c_compiler("gcc")
     (like,) = like_file(load(), "libvfio-user", None, "a test").values()
     body = """\
@@ -203,7 +203,7 @@ int main(void)
 
 
 @pytest.mark.parametrize("table", ["vfio-v2", "ninth-capability"])
-def test_the_plans_say_in_c_what_they_say(table: str, tmp_path: Path) -> None:
+def test_the_plans_in_c_are_those_of_the_tables(table: str, tmp_path: Path) -> None:
     compiler = compilers.c_compiler("gcc")
     compiled = generated.compiled_of(table)
     spec, plans = compiled.spec, load_plans(compiled.spec)

@@ -23,7 +23,7 @@ from vfio_migration.model.plan import load_plans
 
 
 def with_state_called(name: str) -> Spec:
-    """Return the table with one state more, which stands alone in a column."""
+    """Return the table with one state more, which is alone in a column."""
     data = table_data()
     data["operations"].insert(-1, {**find(data, "operations", "stopped"), "name": "deeper"})
     state = {**find(data, "states", "STOP"), "name": name, "value": 8, "operation": "deeper"}
@@ -67,7 +67,7 @@ def python(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "spec", "says"),
+    ("write", "spec", "message"),
     [
         (c, lambda: with_state_called("stop-copy"), "as the state STOP_COPY does"),
         (
@@ -96,10 +96,10 @@ def python(spec: Spec) -> None:
         ),
     ],
 )
-def test_a_table(write: Callable[[Spec], object], spec: Callable[[], Spec], says: str) -> None:
+def test_a_table(write: Callable[[Spec], object], spec: Callable[[], Spec], message: str) -> None:
     with pytest.raises(SpecError) as refused:
         write(spec())
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("prefix", ["", "9", "a b", "x;", "ä", "_x"])

@@ -1,4 +1,4 @@
-"""The compilers of this machine, for what is generated; one that is missing is said.
+"""The compilers of this machine, for what is generated; one that is missing is stated.
 
 `zig cc` is clang with all that it needs, from the package `ziglang`; it is used where it is there.
 """
@@ -44,7 +44,7 @@ def rustc() -> str:
 
 
 def run(words: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a compiler or what it made; fail with what it says if it fails."""
+    """Run a compiler or what it made; fail with what it states if it fails."""
     done = subprocess.run(
         words, cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
     )

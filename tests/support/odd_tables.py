@@ -64,9 +64,9 @@ def strange_answers() -> Spec:
     failed["errno"] = "EAGAIN"
     find(data, "events", "arc_failed_for_good")["errno"] = "ENXIO"
     find(data, "events", "reset")["session"] = "kept"
-    gone = find(data, "events", "disconnect")
-    gone["to"] = "STOP"
-    gone["session"] = "ended"
+    ended = find(data, "events", "disconnect")
+    ended["to"] = "STOP"
+    ended["session"] = "ended"
     return spec_of(data)
 
 

@@ -66,7 +66,7 @@ def disciplines() -> dict[tuple[str, bool], Discipline]:
 def verdict_on(obligation_id: str, plans: Plans) -> Verdict:
     """Decide an obligation of family G for other plans than those of the package."""
     encoding = Encoding(load(), plans=plans)
-    return decide(next(o for o in OBLIGATIONS if o.id == promise), encoding)
+    return decide(next(o for o in OBLIGATIONS if o.id == obligation_id), encoding)
 
 
 def test_the_family_is_complete():

@@ -124,7 +124,7 @@ WIRES = sorted((ROOT / "tests/data/broken_wires").glob("s*.toml"))
 
 def _decided(obligation_id: str, wire: Wire):
     encoding = Encoding(load(), wire=wire)
-    return decide(next(o for o in OBLIGATIONS if o.id == promise), encoding, Solving())
+    return decide(next(o for o in OBLIGATIONS if o.id == obligation_id), encoding, Solving())
 
 
 @pytest.mark.parametrize("path", WIRES, ids=lambda path: path.stem)
@@ -285,7 +285,7 @@ def test_the_model_can_lose_what_is_guaranteed(who: str, monkeypatch):
     encoding = Encoding(load())
     for change in changes:
         _careless(kind.of(encoding), change, monkeypatch)
-    obligation = next(o for o in OBLIGATIONS if o.id == promise)
+    obligation = next(o for o in OBLIGATIONS if o.id == obligation_id)
     verdict = decide(obligation, encoding, Solving())
     if verdict.outcome == "unknown" and FRESH not in os.environ:
         # What z3 makes of a quantifier depends on all that this process has asked it before, and a

@@ -99,7 +99,7 @@ def compare(
         old: OLD.
         new: NEW.
         names: What they are called in messages.
-        require: The definitions that decide, by name; by default those that say so.
+        require: The definitions that decide, by name; by default those that state it.
         letter: What became of the obligations, if they were decided.
 
     Raises:

@@ -68,7 +68,7 @@ class _Changes:
         self.arcs = {(arc.from_, arc.to) for arc in new.arcs}
         before = self.arcs if old is None else {(arc.from_, arc.to) for arc in old.arcs}
         self.other = self.arcs ^ before
-        self.gone = before - self.arcs
+        self.removed = before - self.arcs
         self.written = [str(row) for row in new.next_steps]
         self.drawn: set[tuple[str, str]] = set()
 
@@ -104,8 +104,8 @@ class _Changes:
             yield f"  {mark} {from_} -> {to} is an arc, and no step on the grid"
         for from_, to in sorted(self.other):
             if (from_, to) in self.drawn:
-                done = "no longer an arc" if (from_, to) in self.gone else "a new arc"
-                yield f"  {'-' if (from_, to) in self.gone else '+'} {from_} -> {to} is {done}"
+                done = "no longer an arc" if (from_, to) in self.removed else "a new arc"
+                yield f"  {'-' if (from_, to) in self.removed else '+'} {from_} -> {to} is {done}"
         for row in self.written:
             yield f"  ! the request {row}"
         if self.other & self.drawn:

@@ -1,7 +1,7 @@
 """A verdict that can be sent: plain text with the summary first, and Markdown.
 
-It says what is violated, what the source changes, the shortest counterexample, where it is on the
-grid, and what else was decided. Compared with another table it says only what changed.
+It states what is violated, what the source changes, the shortest counterexample, where it is on the
+grid, and what else was decided. Compared with another table it states only what changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vfio_migration.verifier.solver.obligation import Example, Obligation, Verdi
 
 @dataclass(frozen=True)
 class Letter:
-    """What is to be said.
+    """What is to be stated.
 
     Attributes:
         name: What the table is called.
@@ -33,7 +33,7 @@ class Letter:
         against: What the other table is called, with its verdicts; or None.
         changed: What a source changes, a sentence each.
         findings: Sentences of a source that contradict its table.
-        command: The command that says this.
+        command: The command that states this.
     """
 
     name: str
@@ -165,7 +165,7 @@ def _counterexample(letter: Letter, verdict: Verdict, example: Example) -> Itera
 
 
 def _others(letter: Letter) -> Iterator[str]:
-    """Say what else was decided: the identifiers of what is proved, and why something is not."""
+    """Return what else was decided: the identifiers of what is proved, and why something is not."""
     if letter.against is None:
         proved = [verdict.id for verdict in letter.report.verdicts if verdict.outcome == "proved"]
         if proved:

@@ -125,7 +125,7 @@ class DeviceFeature(_Feature):
     def room(self) -> int | None:
         """Return how long a reply it takes; see `Message.room`.
 
-        How much of the data counts is said by the feature and not by `argsz`: the text has the
+        How much of the data counts is stated by the feature and not by `argsz`: the text has the
         length of the data "added to argsz", which peers read differently.
         """
         return self.argsz if self.get and not self.probe else None

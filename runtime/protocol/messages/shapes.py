@@ -1,4 +1,4 @@
-"""The shapes of a message: fields only, or fields and then as much data as the last one says.
+"""The shapes of a message: fields only, or fields and then as much data as the last one states.
 
 A message is a frozen dataclass of the fields of its payload. Its class knows its command (`name`,
 `number`), whether it is the reply (`is_reply`) and the fixed part of its payload (`layout`); that
@@ -159,7 +159,7 @@ class Empty(Message):
 
 
 class Counted(Message):
-    """A message that ends in `data`: the last number of `layout` says how much of it there is.
+    """A message that ends in `data`: the last number of `layout` states how much of it there is.
 
     Attributes:
         padded: What follows the data is padding; otherwise there may be nothing more.

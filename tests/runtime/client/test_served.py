@@ -61,7 +61,7 @@ def test_every_request_does_what_the_table_states(kind, serve, flags) -> None:
 def test_a_name_that_nothing_has_is_a_slip_of_the_program(kind, serve) -> None:
     """Nothing is sent; what is meant is stated."""
     with kind(serve().path) as client:
-        said = vars(client.counters).copy()
+        reported = vars(client.counters).copy()
         for ask, name, meant in (
             (client.set_state, "STOP_CPY", "STOP_COPY"),
             (client.moving, "RUNING", "RUNNING"),
@@ -70,7 +70,7 @@ def test_a_name_that_nothing_has_is_a_slip_of_the_program(kind, serve) -> None:
             with pytest.raises(UnknownNameError, match=name) as slip:
                 ask(name)
             assert meant in str(slip.value)
-        assert vars(client.counters) == said
+        assert vars(client.counters) == reported
         assert client.state() == "RUNNING"
 
 

@@ -236,7 +236,7 @@ def test_a_device_that_is_not_where_it_was_led(harness: Harness, name: str):
     answer = serving.answer
 
     def instead(command):
-        said, asked = answer(command), command.message
+        reported, asked = answer(command), command.message
         stopped = host.state in ("STOP_COPY", "STOP") and len(harness.arcs) > 4
         if stopped and isinstance(asked, DeviceFeature) and asked.index == 2 and asked.get:
             running = next(row.value for row in SPEC.states if row.name == "RUNNING")

@@ -199,7 +199,7 @@ class GoesOnAfterFailing(Sample):
         except ArcError as error:
             if error.for_good:
                 self._kit_state = state
-                self._kit_timers.settle()
+                self._kit_timers.update()
             raise
 
 

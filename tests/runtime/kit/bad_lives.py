@@ -152,7 +152,7 @@ class SwallowsFailuresOfHooks(Sample):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        tell = self._kit_notify
+        notify = self._kit_notify
 
         def careless(row: tuple[str, str, str]) -> None:
             try:

@@ -294,7 +294,7 @@ class StopTriesTwiceItself(Sample):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        tell = self._kit_notify
+        notify = self._kit_notify
 
         def waits_long(row: tuple[str, str, str]) -> None:
             try:
@@ -304,7 +304,7 @@ class StopTriesTwiceItself(Sample):
                     raise
                 notify(row)
 
-        self._kit_notify = patient  # type: ignore[method-assign]
+        self._kit_notify = waits_long  # type: ignore[method-assign]
 
 
 @legal

@@ -131,8 +131,8 @@ def test_several_pieces_arrive_in_their_order_with_all_kinds_of_arguments() -> N
     run.set_state("RUNNING")
     clock.now += 2
     target.tick()
-    assert target.heard == (*given, 3)
-    assert type(target.heard[-1]) is int, "it is what it was before the migration, too"
+    assert target.listened == (*given, 3)
+    assert type(target.listened[-1]) is int, "it is what it was before the migration, too"
     assert len(target._kit_timers) == 1, "what is not permitted goes on waiting"
     target.cancel(target.ring)
     assert len(target._kit_timers) == 0
