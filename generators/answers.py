@@ -132,7 +132,7 @@ def _act(engine: Engine, device: ScriptedDevice, act: int | str) -> str:
     except DeviceFailedError as error:
         outcome = f"failed {error.number}"
     now = engine.situation
-    return f"{device.said}: {outcome} = {now.state} {now.session or 0}"
+    return f"{device.notes}: {outcome} = {now.state} {now.session or 0}"
 
 
 def _refused(error: RequestRefusedError) -> str:
