@@ -200,7 +200,7 @@ def _reader(row: inspect.Parameter) -> Callable[[str, str], Any]:
     return {"str": _text, "int": _number, "float": _float, "bool": _switch}.get(name, _any)
 
 
-# --- what stands behind a comma ---
+# --- what is behind a comma ---
 
 
 def _chosen(

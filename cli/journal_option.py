@@ -11,7 +11,7 @@ from vfio_migration.model.errors import why
 
 
 def to_write(arguments: argparse.Namespace) -> Path:
-    """Return where the journal of a migration is to stand.
+    """Return where the journal of a migration is to be.
 
     Raises:
         SpecError: What is there is no file, or none can be there.

@@ -17,7 +17,7 @@ class Section:
         title: The heading.
         text: What the table shows.
         header: The names of its columns.
-        rows: Its cells. Names stand in backquotes.
+        rows: Its cells. Names are in backquotes.
         depth: 1 for a section, 2 for one inside it.
     """
 
@@ -88,7 +88,7 @@ def _rst_cell(cell: str) -> str:
 
 
 def _inline(text: str, quote: Callable[[str], str], fence: str) -> str:
-    """Quote what is plain text, and fence what stands in backquotes."""
+    """Quote what is plain text, and fence what is in backquotes."""
     parts = re.split(r"`([^`\s](?:[^`]*[^`\s])?)`", " ".join(text.split()))
     return "".join(
         f"{fence}{part}{fence}" if index % 2 else quote(part) for index, part in enumerate(parts)

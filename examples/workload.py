@@ -26,7 +26,7 @@ _BASE: Final = 0x1000000
 _APART: Final = 0x100000
 _AREA: Final = 4096
 _SLOT: Final = 0x100
-"""Where in the area of a peer an edu writes; stamps of a memory stand at its beginning."""
+"""Where in the area of a peer an edu writes; stamps of a memory are at its beginning."""
 _IDENTIFICATION: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 

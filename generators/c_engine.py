@@ -1,6 +1,6 @@
 """The engine in C: one header and one source, C11, freestanding.
 
-What is fixed stands in `templates/engine.h.in` and `engine.c.in`; what a table specifies is put in
+What is fixed is in `templates/engine.h.in` and `engine.c.in`; what a table specifies is put in
 here. The cells are the only constant table. Errors and texts are decided by comparisons, not looked
 up: a device that logs nothing then carries no texts.
 """

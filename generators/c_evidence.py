@@ -66,7 +66,7 @@ def _wrapped(items: Iterable[str], per_line: int = 8) -> str:
 
 
 def _assertions(compiled: Compiled) -> Iterable[str]:
-    """Yield what holds of the numbers of the header; newer ones stand behind their flag."""
+    """Yield what holds of the numbers of the header; newer ones are behind their flag."""
     for row in compiled.capabilities:
         yield f"#ifdef VFIO_MIGRATION_{names.constant(row.name)}"
         yield (

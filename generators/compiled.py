@@ -1,6 +1,6 @@
 """A table, compiled: what every request leads to, as one number a cell.
 
-A *cell* answers one question: a device with a capability set stands in one state and is asked for
+A *cell* answers one question: a device with a capability set is in one state and is asked for
 another; what is the next step? It is
 
 - accepted: the index of the state to step to, and above it what that does to the data session. If

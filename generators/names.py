@@ -90,7 +90,7 @@ def filled(template: str, values: dict[str, str]) -> str:
     """Return a template with the values put in for `@name@`.
 
     A place that is on a line of its own takes as many lines as its value has, each moved in as
-    far as the place stands; if the value is empty the line goes.
+    far as the place is; if the value is empty the line goes.
     """
 
     def put(found: re.Match[str]) -> str:

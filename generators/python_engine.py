@@ -1,6 +1,6 @@
 """The engine in Python: one module that imports nothing but the standard library.
 
-What is fixed stands in `templates/engine.py.in`; what a table specifies is put in here.
+What is fixed is in `templates/engine.py.in`; what a table specifies is put in here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def python_evidence(compiled: Compiled, module: str, command: str) -> dict[str, 
 
 
 def _doc(value: str) -> str:
-    """Return a text as it may stand in a docstring."""
+    """Return a text as it may be in a docstring."""
     return " ".join(value.split()).replace("\\", "\\\\").replace('"""', "'''")
 
 

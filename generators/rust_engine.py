@@ -1,6 +1,6 @@
 """The engine in Rust: one module for `no_std`, without `unsafe` and without a path to a panic.
 
-What is fixed stands in `templates/engine.rs.in`; what a table specifies is put in here.
+What is fixed is in `templates/engine.rs.in`; what a table specifies is put in here.
 """
 
 from __future__ import annotations

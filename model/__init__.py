@@ -1,7 +1,7 @@
 """The table: what a device that migrates may do, written down once.
 
 `load` reads it, `Spec` is its typed form, `Spec.machine` restricts it to a capability set and
-answers what a request leads to. `Trace` is what the prover, the engine and the diagrams tell each
+answers what a request leads to. `Trace` is what the prover, the engine and the diagrams give each
 other. `digraph` hands a machine to networkx, which is imported only then.
 """
 

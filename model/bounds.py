@@ -45,7 +45,7 @@ _NOT_PRINTED: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _MAX_DEPTH: Final = 8
 
 _Path: TypeAlias = tuple[str | int, ...]
-"""Where something stands: keys, and the index in a list."""
+"""Where something is: keys, and the index in a list."""
 
 
 def long_key(text: str) -> Mistake | None:

@@ -61,7 +61,7 @@ def _texts(table: PlainTable) -> None:
 
 
 def texts(table: PlainTable, heads: Collection[str], keys: Collection[str]) -> None:
-    """Report texts that say nothing, and items that stand twice in one list.
+    """Report texts that say nothing, and items that occur twice in one list.
 
     `heads` are the keys outside of all sections, `keys` those that a row may have.
     """
@@ -95,7 +95,7 @@ def _names(table: PlainTable) -> None:
 def names(table: PlainTable, may_be_empty: Collection[str], repeated: Collection[str]) -> None:
     """Report names that are none or are taken, and sections that lack rows.
 
-    `repeated` are the sections in which a name may stand more than once.
+    `repeated` are the sections in which a name may occur more than once.
     """
     for section in table.sections:
         if section not in repeated:

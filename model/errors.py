@@ -25,7 +25,7 @@ class Mistake:
 
     Attributes:
         place: Where, as a path into the table (`arcs[3].to`) or the name of an argument.
-        value: What stands there; None if something is missing.
+        value: What is there; None if something is missing.
         problem: What is wrong with it, to be read after place and value.
         hint: The way out, if there is one to name.
     """
@@ -161,7 +161,7 @@ def cut(text: str) -> str:
 def escaped(text: str, quotes: bool = True) -> str:
     """Write what would not print as itself (a newline, a terminal's escape) as TOML escapes it.
 
-    Without `quotes`, for text that is not to stand between quotation marks, those stay as they are.
+    Without `quotes`, for text that is not to be between quotation marks, those stay as they are.
     """
     # Cut before, not only after: a value may be megabytes long.
     return "".join(

@@ -69,7 +69,7 @@ def without(spec: Spec, capabilities: Iterable[str]) -> Spec:
         spec,
         capabilities=tuple(row for row in spec.capabilities if row.name not in removed),
         profiles=tuple(_profiles(spec, removed)),
-        # A column without a state would stand between its neighbours.
+        # A column without a state would be between its neighbours.
         operations=tuple(row for row in spec.operations if row.name in columns),
         states=states,
         # What is joined here was one arc for anybody who knew no more; there is nothing it passes

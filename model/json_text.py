@@ -96,7 +96,7 @@ def _finite(text: str) -> float:
 
 def _place(text: str | bytes) -> str:
     """Return where a text that has the form of JSON first states what is refused."""
-    # Of bytes json.loads tells the encoding by their beginning.
+    # Of bytes json.loads detects the encoding by their beginning.
     text = (
         text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
     )

@@ -331,7 +331,7 @@ def _place(location: Location) -> str:
 
 
 def _value_at(data: object, location: Location) -> object:
-    """Return what stands at a location, as the file has it."""
+    """Return what is at a location, as the file has it."""
     for part in location:
         if isinstance(data, Mapping):
             data = data.get(part)
@@ -360,7 +360,7 @@ def _choices(kind: type, location: Location) -> str:
 
     key = max(index for index, part in enumerate(location) if isinstance(part, str))
     wanted = _fields(kind, location[:key])[str(location[key])]
-    # The words stand inside what may be left out, and inside what is a list.
+    # The words are inside what may be left out, and inside what is a list.
     while get_origin(wanted) is not Literal:
         wanted = get_args(wanted)[0]
     return ", ".join(f'"{choice}"' for choice in get_args(wanted))

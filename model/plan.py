@@ -146,9 +146,9 @@ class Handover(Row):
         winner: The side that is to run.
         holders: What the journal may record of who holds the state.
         failed: Whether the row also holds if devices of the winner have failed.
-        undoes: Whether the other side may have run since it was given the state.
+        rolls_back: Whether the other side may have run since it was given the state.
         still: The sides of which no device may be found in a state that permits it anything. At
-            this point nobody has told it to run: if it runs, its server reset it.
+            this point nobody has requested it to run: if it runs, its server reset it.
         steps: What to do. If a step of the winner fails, the next row that holds is tried.
         summary: Why the winner is to run.
     """
@@ -251,7 +251,7 @@ class Plans(Row):
 
 
 def state_before(plan: Plan, machine: Machine) -> str | None:
-    """Return where a device with these capabilities stands before a plan, or None if it is open."""
+    """Return where a device with these capabilities is before a plan, or None if it is open."""
     names = frozenset(machine.names)
     return next((move.to for move in plan.before if move.meets(names)), None)
 
@@ -313,7 +313,7 @@ def deciding(
         plans: The rows.
         spec: The table they are for.
         holder: Who holds the state, as the journal of the migration says.
-        states: Where the devices of each side stand; of a winner that is not alive nothing is read.
+        states: Where the devices of each side are; of a winner that is not alive nothing is read.
             A state that is not known is empty.
         alive: Whether every device of a side is served by the process that served it when the
             migration began. Another process has a blank device.

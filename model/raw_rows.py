@@ -142,7 +142,7 @@ class PlainTable:
 
 
 def text_of(row: Data, key: str) -> str | None:
-    """Return what stands under a key, if it is a text."""
+    """Return what is under a key, if it is a text."""
     value = row.get(key)
     return value if isinstance(value, str) else None
 
@@ -153,7 +153,7 @@ def name_of(row: Data) -> str | None:
 
 
 def number_of(row: Data, key: str) -> int | None:
-    """Return what stands under a key, if it is a whole number."""
+    """Return what is under a key, if it is a whole number."""
     value = row.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

@@ -12,7 +12,7 @@ the name of a state. Only `vfio_migration.model` and the standard library are im
 """
 
 from vfio_migration.runtime import engine
-from vfio_migration.runtime.engine import *  # noqa: F403 - the list of names stands there, once
+from vfio_migration.runtime.engine import *  # noqa: F403 - the list of names is there, once
 
 __all__: list[str] = []
 __all__ += engine.__all__

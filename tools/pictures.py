@@ -22,7 +22,7 @@ from vfio_migration.model import Machine, Spec, load
 from vfio_migration.model.plan import load_plans
 
 PICTURES = "diagrams"
-"""The folder of the pictures. Nothing else may stand in it."""
+"""The folder of the pictures. Nothing else may be in it."""
 
 _PICTURE_FORMATS: tuple[Format, ...] = ("svg", "mmd")
 
@@ -51,7 +51,7 @@ def generate(spec: Spec) -> dict[str, bytes]:
 
 
 def write(files: dict[str, bytes], output: Path) -> None:
-    """Write the files, and remove what else stands among the pictures."""
+    """Write the files, and remove what else is among the pictures."""
     for name in _strays(files, output):
         (output / name).unlink()
     for name, content in files.items():

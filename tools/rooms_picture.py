@@ -36,7 +36,7 @@ def wing_of(module: str) -> str:
 def modules() -> dict[str, Path]:
     """Return the file of each module, by its name without `vfio_migration`.
 
-    The face of a package (`__init__.py`) lists what users need first. It stands above what it
+    The face of a package (`__init__.py`) lists what users need first. It is above what it
     lists, and is no part of the picture.
     """
     return {
@@ -61,7 +61,7 @@ def imports() -> networkx.DiGraph[str]:
     for module, path in modules().items():
         for imported in _imported(path):
             one, other = wing_of(module), wing_of(imported)
-            # What a room with wings gives to others stands in its face.
+            # What a room with wings gives to others is in its face.
             if one != other and graph.has_node(other):
                 graph.add_edge(one, other)
     return graph

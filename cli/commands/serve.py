@@ -200,7 +200,7 @@ def _serve(server: Server, sock: socket.socket, arguments: argparse.Namespace) -
 def _status(
     server: Server, sock: socket.socket, arguments: argparse.Namespace
 ) -> AbstractContextManager[object]:
-    """Say beside the socket how the server stands, if the socket has a place."""
+    """Answer beside the socket what the server does, if the socket has a place."""
     from vfio_migration.runtime.server.status import StatusSocket
 
     name = sock.getsockname()

@@ -1,6 +1,6 @@
 """The strokes every picture is drawn with: boxes, lines, badges and texts, as DOT.
 
-`layout=nop2` tells any Graphviz to draw what stands there and to lay nothing out itself. A layout
+`layout=nop2` makes any Graphviz draw what is there and lay nothing out itself. A layout
 counts from the top left corner; here its places become those of Graphviz, which count upwards.
 """
 
@@ -49,7 +49,7 @@ class Pen:
         page = Box.between(0, 0, width, height)
         self.cluster(self.dot, "page", page, palette.page, palette.page)
 
-    # --- clusters: what stands behind ---
+    # --- clusters: what is behind ---
 
     def cluster(self, parent: Digraph, name: str, box: Box, fill: str, line: str) -> None:
         """Draw a box that is behind what is in it."""
@@ -178,7 +178,7 @@ class Pen:
         }
 
     def plain(self, text: str) -> str:
-        """Quote text that Graphviz must take as it stands."""
+        """Quote text that Graphviz must take as it is."""
         escaped: str = self.graphviz.escape(text)
         return escaped
 

@@ -1,6 +1,6 @@
 """The graph as DOT, the language of Graphviz, with the place of everything written out.
 
-`layout=nop2` tells any Graphviz to draw what stands there and to lay nothing out itself. States
+`layout=nop2` makes any Graphviz draw what is there and lay nothing out itself. States
 and arcs are plain nodes and edges with readable names; headings and badges are nodes of class
 "text" and "badge", the legend is in `cluster_legend`.
 """
@@ -55,7 +55,7 @@ def draw(graph: Graph, theme: Theme = "light") -> Drawing:
 def identifier(name: str, value: int) -> str:
     """Return the DOT identifier of a state: its name, or its value if the name would need care.
 
-    No name that is taken as it stands has a hyphen; all other identifiers here have one.
+    No name that is taken as it is has a hyphen; all other identifiers here have one.
     """
     return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"state-{value}"
 

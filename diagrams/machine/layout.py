@@ -1,4 +1,4 @@
-"""Where everything stands on the page.
+"""Where everything is on the page.
 
 All sizes are fixed or follow from counts of characters, never from measured text: fonts differ from
 machine to machine, and a committed picture must not.
@@ -32,7 +32,7 @@ HEADINGS = 150.0  # the width of the headings of the rows
 COLUMN_GAP = 104.0
 PAD = 20.0  # between a state and the edge of its row
 ROW_GAP = 30.0  # between two rows
-LANE_GAP = 62.0  # between the grid and what stands off it
+LANE_GAP = 62.0  # between the grid and what is off it
 LANE = 10.0  # how far a straight line is from the line between two centres
 TRACK = 14.0  # between two tracks, and two ports
 TIP = 2.0  # between an arrow and the state it points at
@@ -330,8 +330,8 @@ def _event_label(edge: Edge, line: Line) -> Text:
 def _cells(graph: Graph, lane: int) -> tuple[dict[str, Cell], list[tuple[int, int]]]:
     """Return the cell of each state, and the first and last column of each operation.
 
-    States that share a place stand side by side, and their operation takes as many columns. Those
-    off the grid stand in the row `lane`, each under the state its events lead to, if that column
+    States that share a place are side by side, and their operation takes as many columns. Those
+    off the grid are in the row `lane`, each under the state its events lead to, if that column
     is free: then the way back is a straight line wherever the grid leaves room for one.
     """
     sharing: dict[tuple[int, int], list[str]] = {}

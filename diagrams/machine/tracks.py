@@ -22,7 +22,7 @@ from vfio_migration.diagrams.machine.graph import Edge
 _Gap = TypeVar("_Gap")
 
 Cell = tuple[int, int]
-"""Column and row, counted from the top left. States off the grid stand in rows below it."""
+"""Column and row, counted from the top left. States off the grid are in rows below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ def plan(edges: Sequence[Edge], cells: Mapping[str, Cell], lane: int) -> Tracks:
 
     Args:
         edges: The edges, each between states of `cells`.
-        cells: Where each state stands.
-        lane: The first row below the grid, where the states off the grid stand.
+        cells: Where each state is.
+        lane: The first row below the grid, where the states off the grid are.
     """
     tracks = Tracks()
     occupied = frozenset(cells.values())

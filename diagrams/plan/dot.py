@@ -113,7 +113,7 @@ class _Writer(Pen):
                 self._sample(legend, f"legend-{index}", sample)
         return str(self.dot.source)
 
-    # --- what stands behind ---
+    # --- what is behind ---
 
     def _transfer(self, column: Column) -> None:
         top, bottom = self.layout.groups[0].top, self.layout.groups[-1].bottom

@@ -155,7 +155,7 @@ class _Walk:
                     Lane(
                         side=side,
                         device=number,
-                        # Not every byte that a path may hold can stand in a picture.
+                        # Not every byte that a path may hold can be in a picture.
                         label="".join(
                             c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in label
                         ),
@@ -276,7 +276,7 @@ class _Walk:
                     yield lane.device
 
     def _all_flow(self, flows: Collection[int]) -> None:
-        """Refuse a group of which somebody would be left behind: it stood where nobody thought."""
+        """Refuse a group of which somebody would be left behind: it was where nobody thought."""
         half = len(self.lanes) // len(SIDES)
         for device in range(half):
             if device not in flows:

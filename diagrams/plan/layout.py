@@ -1,4 +1,4 @@
-"""Where everything stands on the time line of a migration.
+"""Where everything is on the time line of a migration.
 
 Time runs to the right. A device is a lane, the state it is in a bar, its step from one to the next
 an arrow between two bars. Stages are columns, no wider than what happens in them: a bar is as long

@@ -11,7 +11,7 @@ from vfio_migration.diagrams.plan.text import headline, holds
 from vfio_migration.diagrams.plan.view import SIDES, PlanView, Stage
 
 LABEL = 28
-"""How many characters of a device's name stand at its head: Mermaid makes columns of them."""
+"""How many characters of a device's name are at its head: Mermaid makes columns of them."""
 
 # Seen on a light and on a dark page.
 _SHADE = "rgba(240, 140, 60, 0.18)"

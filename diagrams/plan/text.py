@@ -17,7 +17,7 @@ _INDENT = " " * 6
 def render(view: PlanView, width: int = 80) -> str:
     """Return the plan as text.
 
-    Words are not broken: a name longer than a line stands on one of its own.
+    Words are not broken: a name longer than a line gets one of its own.
 
     Args:
         view: The plan.

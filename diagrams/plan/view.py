@@ -19,7 +19,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownState:
-    """A state that some device of the group stands in.
+    """A state that some device of the group is in.
 
     Attributes:
         name: Its name in the table.
@@ -99,7 +99,7 @@ class Stage:
         holder: Who holds the state, as the journal records from its beginning.
         hops: The steps, device by device. Those of different devices come in any order.
         flows: The numbers of the devices whose data flows.
-        stands: Where the device of each lane is afterwards.
+        states_after: Where the device of each lane is afterwards.
     """
 
     number: int = 0

@@ -175,7 +175,7 @@ class Followed:
         self.because = self._since(target, errno, ways)
 
     def _ends(self, point: Point, way: Way, target: str | int, errno: Errno) -> Points:
-        """Return where a device that stood there can be after this answer."""
+        """Return where a device that was there can be after this answer."""
         rules, holds = self._rules, self.judge.holds
         refused = way.refused
         if errno is None:
@@ -289,7 +289,7 @@ class Followed:
     # --- what it reports itself ---
 
     def reported_state(self, state: str | int, points: Points) -> Points:
-        """GET told a state; return those of `points` in which that is right."""
+        """GET returned a state; return those of `points` in which that is right."""
         found = frozenset(one for one in points if one.state == state)
         recovers = self.because.check == "reset_recovers"
         if not (found or recovers or self.judge.holds("failed_by_itself")):
@@ -317,7 +317,7 @@ class Followed:
         return self.because
 
     def reported_flags(self, flags: tuple[str, ...] | int) -> None:
-        """GET told its capabilities."""
+        """GET returned its capabilities."""
         shown = str(flags) if isinstance(flags, int) else ",".join(flags)
         step = f"the device returns its capabilities, {shown}"
         holds = self.judge.holds

@@ -46,7 +46,7 @@ class Observation:
         no_reply: For a command, that no reply is asked for.
         feature: For DEVICE_FEATURE, which: by name, or by number if the wire table has none.
         methods: For DEVICE_FEATURE, the words of PROBE, GET and SET.
-        state: A migration state, asked for or told: by name, or by number if no state has it.
+        state: A migration state, asked for or returned: by name, or by number if no state has it.
         flags: A capability set that was reported: names, or a number if they are not the table's.
         size: How much data the message holds; in MIG_DATA_READ, how much it asks for.
         count: The same, for commands that call it so.

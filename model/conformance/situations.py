@@ -168,7 +168,7 @@ class Rules:
         row = self.spec.event(event)
         state = point.state if row.to is None else row.to
         kept = row.session == "kept" and state == point.state
-        # What stands in a session whose data was dropped is not held against what is written.
+        # What is in a session whose data was dropped is not held against what is written.
         return self.point(
             point.word, state, fed=point.fed if kept else True, ended=kept and point.ended
         )

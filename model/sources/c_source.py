@@ -245,7 +245,7 @@ class CFile:
     # --- what may not be ---
 
     def unconditional(self, node: Node) -> None:
-        """Refuse what stands under #if, unless that is the guard of a header."""
+        """Refuse what is under #if, unless that is the guard of a header."""
         above = node.parent
         while above is not None:
             if above.type in _CONDITIONS and not _is_guard(above):

@@ -119,7 +119,7 @@ def _fits(steps: NextSteps, numbers: Header | None, base: Spec, failed: str) -> 
 
 def _states(data: dict[str, Any], steps: NextSteps, numbers: Header | None) -> None:
     data["states"] = [row for row in data["states"] if row["name"] in steps.rows]
-    # A column without a state would stand between its neighbours.
+    # A column without a state would be between its neighbours.
     columns = {row["operation"] for row in data["states"]}
     data["operations"] = [row for row in data["operations"] if row["name"] in columns]
     for row in data["states"]:

@@ -40,7 +40,7 @@ def read(paths: Iterable[str], base: Spec) -> Reading:
 
     Args:
         paths: Files, folders with the tree of Linux, libvfio-user or QEMU, or commits: git:REV.
-        base: The table that everything is from that does not stand in the sources.
+        base: The table that everything is from that is not in the sources.
 
     Raises:
         SpecError: A source cannot be read, or contradicts itself; with file and line.

@@ -2,7 +2,7 @@
 
 `Core` is one connection of a client. Its owner sends what `begin` returns, hands in the events of
 what it reads (`handle`), and sends what that returns: replies to the server's DMA. What a call has
-come to stands in its `Pending`. Nothing here waits, and nothing the server sends raises.
+come to is in its `Pending`. Nothing here waits, and nothing the server sends raises.
 
 Every message that goes out or comes in goes to the observers as an `Exchange`, before it is sent
 and before the result of the call is there.

@@ -1,7 +1,7 @@
 """Memory that a client shares with a device.
 
 `SharedMemory` is plain memory with a descriptor, sealed so that the server can map it without
-fear. `AddressSpace` is what the devices of a guest see: which memory stands at which address. It
+fear. `AddressSpace` is what the devices of a guest see: which memory is at which address. It
 maps itself for a client, by descriptor or by messages, and answers the messages; one address space
 serves the source and the destination of a migration alike.
 """
@@ -41,7 +41,7 @@ class Window:
     Attributes:
         address: Where it begins.
         size: How many bytes.
-        memory: What stands there.
+        memory: What is there.
         offset: Where in it.
         readable: Devices may read it.
         writable: Devices may write it.
@@ -58,7 +58,7 @@ class Window:
 
 
 class AddressSpace:
-    """Which memory stands at which address: a `Reachable`. Any number of clients may use it."""
+    """Which memory is at which address: a `Reachable`. Any number of clients may use it."""
 
     def __init__(self) -> None:
         # Exchanged as a whole, so that a thread that looks something up meets one or the other.
@@ -66,14 +66,14 @@ class AddressSpace:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """What stands where, by address."""
+        """What is where, by address."""
         return self._table[1]
 
     def add(self, window: Window) -> None:
         """Put memory at an address.
 
         Raises:
-            ValueError: Something stands there, the memory is too short, or there is no such range.
+            ValueError: Something is there, the memory is too short, or there is no such range.
         """
         where = f"{window.address:#x}+{window.size:#x}"
         end = window.address + window.size
@@ -122,7 +122,7 @@ class AddressSpace:
             await client.do(call)
 
     def read(self, address: int, count: int, /) -> Data:
-        """Return what stands at an address; raise `OSError` where nothing readable does."""
+        """Return what is at an address; raise `OSError` where nothing readable does."""
         views = []
         for window, view in self._pieces(address, count):
             if not window.readable:

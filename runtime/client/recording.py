@@ -95,7 +95,7 @@ class Recording(Closing):
     Any number of clients and threads may use it.
 
     Args:
-        path: Where to; what stands there is overwritten. A file that is made has mode 0600.
+        path: Where to; what is there is overwritten. A file that is made has mode 0600.
         spec: The table that gives states and capabilities their names; that of the package if none
             is given.
         program: What records; this package and its version by default.
@@ -269,7 +269,7 @@ class Wording:
         self._names = {state.value: state.name for state in spec.states}
 
     def which(self, message: Message) -> dict[str, Any]:
-        """Return what of a command stands in the line of its reply, too."""
+        """Return what of a command is in the line of its reply, too."""
         return _which(message) if isinstance(message, DeviceFeature) else {}
 
     def about(self, message: Message) -> dict[str, Any]:

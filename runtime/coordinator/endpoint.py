@@ -177,7 +177,7 @@ class Endpoint:
         """End the connection, if it is ours, and make another: the maps of the device go with it.
 
         Returns:
-            Who served on the old one; None if it is somebody else's, and stands.
+            Who served on the old one; None if it is somebody else's, and stays.
 
         Raises:
             ClientError: No other can be made.

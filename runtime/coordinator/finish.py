@@ -73,7 +73,7 @@ class Finished:
 
 
 class Finisher:
-    """Settles one migration.
+    """Finishes one migration.
 
     Args:
         endpoints: The devices of each side, in the order of the journal.
@@ -120,7 +120,7 @@ class Finisher:
             side: Group(side, endpoints[side], spec, plans, self._report) for side in endpoints
         }
         self._unreachable: dict[str, ClientError | CannotMigrateError] = {}
-        # Those that answer, and do not state where their device stands.
+        # Those that answer, and do not state where their device is.
         self._silent: set[Endpoint] = set()
         # Those whose device was being loaded when it was first looked at.
         self._loaded: set[Endpoint] = set()
@@ -467,7 +467,7 @@ class Finisher:
             return [*advice, "if the source still holds the state: recover with --keep source"]
         for device in self._endpoints["source"]:
             if device.state is None and device.reached:
-                # Whoever it was ended the connection: it may be there, and hold the state.
+                # It has ended the connection: it may be there, and hold the state.
                 seen = "see whether its server is still there before another is started"
                 advice.append(f"{device.label}: {seen}, for that one has a blank device; {_ANEW}")
             elif device.state is None:

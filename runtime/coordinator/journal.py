@@ -169,7 +169,7 @@ class Journal:
         return os.path.join(self.folder, name)  # noqa: PTH118
 
     def recovery(self, *more: str) -> str:
-        """Return what to run to settle it from this folder.
+        """Return what to run to finish it from this folder.
 
         Args:
             more: What else is to be reported to it.

@@ -1,4 +1,4 @@
-"""Migrates a group of devices: follows a row of [[migrations]], and settles what goes wrong.
+"""Migrates a group of devices: follows a row of [[migrations]], and handles what goes wrong.
 
     coordinator = Coordinator([("a.sock", "b.sock")], report=print)
     summary = coordinator.run()
@@ -527,7 +527,7 @@ class Coordinator:
             self._hooks.resume(side)
 
     def _give_up(self, error: Exception) -> MigrationFailedError:
-        """Settle what was begun; return what is to be raised."""
+        """Finish what was begun; return what is to be raised."""
         assert self._journal is not None
         self._finishing = True
         gave_up = isinstance(error, CancelledError)

@@ -32,11 +32,11 @@ _CREDENTIALS: Final = struct.Struct("3i")
 LOCK_SUFFIX: Final = ".lock"
 """What is put behind the path of a socket: the lock of who moves its device just now."""
 SUFFIX: Final = ".migration"
-"""What is put behind the path of a socket: there the claim on it stands."""
+"""What is put behind the path of a socket: there the claim on it is."""
 
 
 def beside(path: str) -> Path:
-    """Return where the claim on a socket stands, whatever name the socket is given."""
+    """Return where the claim on a socket is, whatever name the socket is given."""
     real = os.path.realpath(path)
     return Path((path if real == os.path.abspath(path) else real) + SUFFIX)  # noqa: PTH100
 
@@ -177,7 +177,7 @@ def claimed(path: str) -> Path | None:
     A claim that leads to no journal any more is removed: nobody can follow it.
 
     Raises:
-        NotTrustedError: What stands there belongs to another user.
+        NotTrustedError: What is there belongs to another user.
     """
     try:
         claim = beside(path)

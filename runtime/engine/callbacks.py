@@ -63,7 +63,7 @@ class DisconnectingDevice(Device, Protocol):
         Whatever this raises, the device is then treated as failed for good.
 
         Args:
-            to: Where the device is to stand.
+            to: Where the device is to be.
             drops: What of the client's is forgotten ([[events]] of the table): "dma_maps",
                 "interrupts". Anybody who holds these drops them, whether or not this fails.
         """

@@ -197,7 +197,7 @@ class Engine:
         """Reset the device, from any state, and return the situation it is in then.
 
         Raises:
-            ResetFailedError: The device failed to. It stands where the table sends one that failed
+            ResetFailedError: The device failed to. It is where the table sends one that failed
                 for good, and can be reset again.
             ReenteredError: Called by a callback of this engine.
         """
@@ -212,7 +212,7 @@ class Engine:
         observers are notified. Dropping it is for anybody who holds it, whether or not this fails.
 
         Raises:
-            DisconnectFailedError: The device failed. It stands where the table sends one that
+            DisconnectFailedError: The device failed. It is where the table sends one that
                 failed for good.
             ReenteredError: Called by a callback of this engine.
         """
@@ -423,7 +423,7 @@ class _Observers:
         self.interrupt: BaseException | None = None
 
     def add(self, observer: Observer, engine: ObservedEngine) -> None:
-        """Add an observer and notify it of where `engine` stands."""
+        """Add an observer and notify it of where `engine` is."""
         self.members += (observer,)
         now = engine.situation
         try:

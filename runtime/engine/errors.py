@@ -2,7 +2,7 @@
 
 `ANSWERS` is the one place that states which errno a peer is answered for which exception; a server
 asks `answer_to`. An exception that carries an errno of its own (the row of the table that refused,
-the code the device named) is answered with that, and the errno in `ANSWERS` stands in when it has
+the code the device named) is answered with that, and the errno in `ANSWERS` is used when it has
 none.
 """
 

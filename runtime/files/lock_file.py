@@ -3,7 +3,7 @@
 A lock that anybody can take can be taken by a stranger who never gives it back: `flock` on a folder
 needs only the right to read it, and an abstract UNIX socket has no owner at all. The file of this
 lock has mode 0600, so only its owner and root can lock it, and it is used only if its owner is this
-user or root. In it stands the process that holds it. The kernel drops the lock when that process
+user or root. In it is the process that holds it. The kernel drops the lock when that process
 ends, however it ends; the file that is left behind keeps nobody out.
 """
 
@@ -112,7 +112,7 @@ def _is_at(path: Path, there: os.stat_result) -> bool:
 
 
 def _complain(path: Path, error: OSError) -> None:
-    """Say of a file that cannot be opened what stands there, if anything does."""
+    """Return what is at the path of a file that cannot be opened, if anything is."""
     if error.errno == errno.ELOOP:
         raise _unusable(path, "is a symbolic link") from error
     if error.errno in (errno.EACCES, errno.EISDIR, errno.ENXIO):

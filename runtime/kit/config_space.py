@@ -169,7 +169,7 @@ class ConfigSpace:
         self.seal()
 
     def seal(self) -> None:
-        """Take what stands there now for what a reset brings back."""
+        """Take what is there now for what a reset brings back."""
         self._reset_to = bytes(self.data)
 
     # --- in use ---
@@ -281,7 +281,7 @@ class ConfigRegion(Region):
 
 
 class MsixRegion(MemoryRegion):
-    """The BAR of MSI-X: a table, which is plain memory, and the pending bits, which only tell.
+    """The BAR of MSI-X: a table, which is plain memory, and the pending bits, which only report.
 
     A client restores the table while the device is stopped: it can be written in every state.
 

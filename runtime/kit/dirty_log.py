@@ -3,7 +3,7 @@
 The rule is the one proved of `vfio_migration.verifier.obligations.dirty_log` (obligation S6):
 writes mark whole tracking pages; a report covers any range in pages of any other size, sets every
 bit from that of the first reported address of a marked page to that of the last, and forgets a
-marked page only if it covered all of it. So a report may tell too much and never too little.
+marked page only if it covered all of it. So a report may report too much and never too little.
 
 The log has a bound, `log_chunks` of the table of the connection. Beyond it nothing is
 distinguished: all that is logged is reported as written, by every report until logging ends.
@@ -146,7 +146,7 @@ class DirtyLog:
         Args:
             iova: Where the range began.
             length: How long it was.
-            page_size: What one bit stood for.
+            page_size: What one bit means.
             bitmap: What `report` returned.
         """
         if not self.on:

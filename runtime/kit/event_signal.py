@@ -74,7 +74,7 @@ class EventSignal:
     def send(self, fd: int) -> bool:
         """Add one to an eventfd whose count has room for it; return whether that was done.
 
-        A client that let its count fill up has an unread event already; one more would tell it
+        A client that let its count fill up has an unread event already; one more would notify it
         nothing.
         """
         ready = select.poll()

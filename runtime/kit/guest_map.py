@@ -172,7 +172,7 @@ def _stays(fd: int) -> bool:
 
 
 def _type(fd: int) -> int:
-    """Return the type of the file system, which `os.fstatvfs` does not tell."""
+    """Return the type of the file system, which `os.fstatvfs` does not return."""
     libc = ctypes.CDLL(None, use_errno=True)
     found = (ctypes.c_long * 64)()
     if libc.fstatfs(fd, found):

@@ -79,7 +79,7 @@ class Interrupts:
 
     Attributes:
         line: Whether INTx is up.
-        masked: Whether the client hears nothing of INTx.
+        masked: Whether the client gets no event of INTx.
         waiting: What was raised and not sent: index and vector of each.
         sent: How many events have been sent.
     """
@@ -339,7 +339,7 @@ class Interrupts:
         if action == ACTION_TRIGGER:
             self._all[index].events[wanted.start : wanted.stop] = kept
             if index == INTX:
-                # A new listener has heard nothing yet.
+                # A new listener has received nothing yet.
                 self.masked = False
             self.flush()
         else:

@@ -31,7 +31,7 @@ is permitted.
     'STOP_COPY,P2P,PRE_COPY'
 
 What a device may do in a state is asked of the table, here and only here; no state is known by its
-name. `docs/devices.md` tells the whole story.
+name. `docs/devices.md` describes all of it.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class PciDevice(MigratableDevice):
         """Take over what `save` of another device of this kind gave out, or raise.
 
         Work that was put off comes with the state and replaces what is put off here; a stream of
-        an earlier version of the kit does not have it, and then what is put off here stands.
+        an earlier version of the kit does not have it, and then what is put off here is kept.
         Whatever this raises, the stream is refused, and the device does not run before a `load`
         has succeeded or it was reset.
         """

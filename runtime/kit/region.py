@@ -24,7 +24,7 @@ REGION_COUNT: Final = 9
 
 PEER_NAME: Final = "vfio-migration-bar"
 """How memfds of mappable regions are called: by it another of our devices knows a peer's memory
-when it is given the descriptor (`/proc/self/fd` tells the name)."""
+when it is given the descriptor (`/proc/self/fd` has the name)."""
 
 _POPULATE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 

@@ -78,7 +78,7 @@ class Timers(Generic[Mark]):
     def restore(
         self, left: float, work: Callable[[], object], needs: Permission, mark: Mark
     ) -> None:
-        """Add one that was `waiting` elsewhere; `needs` is not asked before the next `settle`."""
+        """Add one that was `waiting` elsewhere; `needs` is not asked before the next `update`."""
         self._append(Timer(left, None, needs, work, mark))
 
     def waiting(self) -> list[tuple[float, Mark]]:

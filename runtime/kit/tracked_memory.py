@@ -52,7 +52,7 @@ class TrackedMemory:
             mapped it), it can be streamed only once the device is stopped.
         page_size: The unit of tracking.
         prefault: Called with offset and size of what is about to be accessed in a row.
-        fill: Called with an offset and what is to stand there, if that is better than to change
+        fill: Called with an offset and what is to be there, if that is better than to change
             `view`.
 
     Attributes:

@@ -44,7 +44,7 @@ from vfio_migration.runtime.protocol.layout import (
     RegionFlags,
 )
 from vfio_migration.runtime.protocol.messages import catalogue
-from vfio_migration.runtime.protocol.messages.catalogue import *  # noqa: F403 - the list of names stands there, once
+from vfio_migration.runtime.protocol.messages.catalogue import *  # noqa: F403 - the list of names is there, once
 from vfio_migration.runtime.protocol.messages.features import (
     DmaLoggingControl,
     DmaLoggingRange,

@@ -512,7 +512,7 @@ class Connection:
         return check
 
     def _propose(self, _size: int, message: Message) -> None:
-        """Settle with the client's VERSION, so that what follows it at once is served."""
+        """Complete the handshake with VERSION, so that what follows it at once is served."""
         assert isinstance(message, Version)
         if message.major != MAJOR:
             raise MalformedError("version_incompatible", f"version {message.major}.{message.minor}")

@@ -16,7 +16,7 @@ from vfio_migration.runtime.protocol.layout import WIRE
 def errno_for(occasion: Occasion) -> str:
     """Return the name of the errno that `model/wire.toml` answers an occasion with.
 
-    EINVAL stands in where the table gives none.
+    EINVAL is used where the table gives none.
     """
     row = WIRE.answer(occasion)
     return "EINVAL" if row is None or row.errno is None else row.errno

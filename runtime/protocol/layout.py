@@ -1,6 +1,6 @@
 """What the table of the connection says, in the form in which the code needs it.
 
-Numbers, sizes, bounds and errno answers stand in `model/wire.toml` and are read from there; only
+Numbers, sizes, bounds and errno answers are in `model/wire.toml` and are read from there; only
 what a table cannot hold (which attribute of a message a field becomes) is code.
 
 Constants of other headers that travel inside messages are here too, named as there. Source:

@@ -9,7 +9,7 @@ served *inside* the wait, with these limits:
   it would pull the ground from under it. What comes after such a command waits too, so that the
   order is kept; a client that waits for one of these gets its answer because the wait for the
   memory is then cut short to `BLOCKED_TIMEOUT_S` seconds, and the access fails.
-- At most `max_server_commands` waits stand one inside the other. What is put off is bounded by the
+- At most `max_server_commands` waits are one inside the other. What is put off is bounded by the
   holdings `put_off_...` of the table of the connection: commands, their data and their descriptors.
   At a limit nothing more is read from the socket on which the next command comes. If the reply for
   which the device waits would come on the same one, the access to the memory fails at once, and

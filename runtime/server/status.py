@@ -1,6 +1,6 @@
 """The status of a server, for its operator: a second socket that only answers.
 
-A server serves one client at a time, so who wants to know how it stands cannot ask as a client: it
+A server serves one client at a time, so who wants to know its status cannot ask as a client: it
 would wait for its turn, hold the seat, or, with some servers of others, end them by hanging up.
 Beside `SOCKET` there is therefore `SOCKET.status`, with mode 0600, which sends each process that
 connects one JSON object and hangs up. It reads nothing, so there is nothing that could be changed

@@ -33,7 +33,7 @@ PEER_SIZE: Final = 1 << 14
 _KINDS: Final = ("INTx", "MSI", "MSI-X", "error interrupt", "request interrupt")
 _PAGE: Final = 4096
 _FEW: Final = 4
-"""How many accesses a driver makes to each BAR that is not told to be thorough."""
+"""How many accesses a driver makes to each BAR that is not thorough."""
 
 
 Listens: TypeAlias = Literal["all", "line", "nothing"]
@@ -59,11 +59,11 @@ class Guest:
     """What is on the other side of a device: memory, a peer's memory, and event descriptors.
 
     Args:
-        hears: Which interrupts it listens to.
+        listens_to: Which interrupts it listens to.
 
     Attributes:
         thorough: Whether its driver is to write to every register there is: set where all of them
-            are compared afterwards. `fuzz` heeds it; anybody who drives better need not.
+            are compared afterwards. `fuzz` follows it; a better driver need not.
     """
 
     def __init__(self, listens_to: Listens = "all") -> None:
@@ -172,7 +172,7 @@ class Guest:
                 delattr(region, name)
 
     def contents(self) -> dict[str, bytes]:
-        """Return what stands in memory of the guest, and of the peer."""
+        """Return what is in memory of the guest, and of the peer."""
         return {"memory": bytes(self.memory.view), "peer": bytes(self.peer.view)}
 
     def take_over_memory(self, other: Guest) -> None:
@@ -192,7 +192,7 @@ class Guest:
         }
 
     def listened(self, device: DeviceContract) -> list[tuple[str, int]]:
-        """Return the kind and the vector of each count that `heard` returns."""
+        """Return the kind and the vector of each count that `raised` returns."""
         return [
             (_KINDS[index], vector)
             for index in self._indexes
@@ -221,7 +221,8 @@ def fuzz(device: DeviceContract, guest: Guest, rng: random.Random) -> None:
     """Write anything to registers at the beginning of each BAR, and to memory in them.
 
     A few accesses of 1, 2, 4 and 8 bytes; where the guest is `thorough` every one there is to what
-    is compared afterwards (`LOOK`), in any order, so that none is always undone by the same other.
+    is compared afterwards (`LOOK`), in any order, so that none is always overwritten by the same
+    other.
     """
     for region in device.regions[:CONFIG_INDEX]:
         if not region.writable or not region.size:

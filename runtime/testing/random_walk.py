@@ -35,7 +35,7 @@ class Walk:
         before = engine.situation
         transfer = self.setup.transfer(before.state)
         whole = self._intact and self._written == len(self.setup.good_stream())
-        # What is under way is done by a driver: the state as it stands is what is saved.
+        # What is under way is done by a driver: the state as it is, is what is saved.
         for left in reversed(range(MAX_TRIES)):
             try:
                 after = engine.set_state(target)

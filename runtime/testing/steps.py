@@ -115,7 +115,7 @@ def finish_alike(one: Trial, other: Trial, who: str, thorough: bool = True) -> N
     """
     raised = [list[int](), list[int]()]
     for trial, counts in ((one, raised[0]), (other, raised[1])):
-        # A line that was up is reported to a new listener, which the source's has heard before.
+        # A line that was up is reported to a new listener, which the source's has received before.
         trial.guest.serve_line(trial.device)
         trial.guest.raised()
         before = trial.world()

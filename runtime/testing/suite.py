@@ -93,8 +93,8 @@ def device_test_suite(
 
     Args:
         factory: Makes a device when called with `spec`, `capabilities` and `clock`: a subclass of
-            `PciDevice`, or `functools.partial` of one with more options. The device is to tell the
-            time by `clock` alone, or the tests are not reproducible.
+            `PciDevice`, or `functools.partial` of one with more options. The device is to return
+            the time by `clock` alone, or the tests are not reproducible.
         spec: The table; the one of the package if none is given.
         drive: What a driver does to the device: called with the device, a `Guest` (whose memory is
             mapped at `GUEST_AT`, that of a peer at `PEER_AT`) and a random number generator. If

@@ -138,7 +138,7 @@ class Trial:
     Args:
         setup: What is tried.
         seed: What its driver does.
-        hears: Which interrupts its guest listens to.
+        listens_to: Which interrupts its guest listens to.
 
     Attributes:
         device: The device.
@@ -353,7 +353,7 @@ class Trial:
         }
 
     def snapshot(self) -> bytes:
-        """Return the whole stream of the device as it stands; it ends stopped, without session."""
+        """Return the whole stream of the device as it is; it ends stopped, without session."""
         quiet = self.setup.quiet()
         self.ask(quiet)
         self.ask(self.setup.ends("final")[0])

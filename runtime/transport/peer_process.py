@@ -1,7 +1,7 @@
 """Which process serves a device: a server that was started anew has lost what its device held.
 
 The kernel states of a connection who listens there, and of a message who sent it. These need not be
-the same: a service manager listens and hands its sockets over, a relay stands between. It is the
+the same: a service manager listens and hands its sockets over, a relay is between. It is the
 one who answers that has the device.
 
 A process is known by the number of its pidfd in the kernel (Linux 6.9), which no other process has
@@ -156,7 +156,7 @@ class SenderDetector:
     def detect(self) -> Process | None:
         """Return the process that sent what can be read next; None if nothing can. Works once.
 
-        Descriptors of the message stand before the pidfd, and closing one of a stranger may wait
+        Descriptors of the message are before the pidfd, and closing one of a stranger may wait
         for ever: if there are any, there is room for none, and the process is known by its pid.
         """
         try:

@@ -25,7 +25,7 @@ def notify(*messages: str, environ: Mapping[str, str] | None = None) -> bool:
 
     Args:
         messages: Each NAME=VALUE, without a newline.
-        environ: Where NOTIFY_SOCKET stands; the environment of the process by default.
+        environ: Where NOTIFY_SOCKET is; the environment of the process by default.
 
     Returns:
         Whether they were sent: there is a service manager, and room.

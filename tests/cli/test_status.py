@@ -1,4 +1,4 @@
-"""`vfio-migration status`: how servers stand, and nothing of them is changed."""
+"""`vfio-migration status`: the status of servers, of which nothing is changed."""
 
 from __future__ import annotations
 

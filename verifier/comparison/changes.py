@@ -1,7 +1,7 @@
 """What differs between two tables: rows by what they mean, and requests by what becomes of them.
 
 Prose (`summary`, `source`, `title`, `reason`) is no behaviour and is not compared. States and
-capabilities are the same if they have the same value, which is what stands on the wire; all other
+capabilities are the same if they have the same value, which is what is on the wire; all other
 rows if they have the same name or the same ends.
 """
 

@@ -53,7 +53,7 @@ class Step:
     """One action of a distinguishing sequence.
 
     Attributes:
-        before: Where both devices stand: OLD, NEW.
+        before: Where both devices are: OLD, NEW.
         action: What the client does.
         old: Every outcome OLD may show, those with failures only if they are compared.
         new: The outcome that NEW shows.

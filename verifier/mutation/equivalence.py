@@ -1,4 +1,4 @@
-"""Two tables that differ in their rows and in nothing a client, a device or a proof can tell.
+"""Two tables that differ in their rows and in nothing a client, a device or a proof can observe.
 
 `behaviour` computes everything a table determines, but for the order in which things are listed
 (the first profile, which is the default of commands, included): for each capability set its states,

@@ -338,7 +338,7 @@ def as_data(spec: Spec) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        # What stands in no file: keys that are left out, and what is computed.
+        # What is in no file: keys that are left out, and what is computed.
         kept = {k: v for k, v in value.items() if v is not None and (k, v) != ("via", ())}
         return {key.rstrip("_"): _plain(item) for key, item in kept.items()}
     if isinstance(value, list | tuple):

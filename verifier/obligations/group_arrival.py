@@ -71,7 +71,8 @@ def _admits_all_of(way: Plan, plan: Plan) -> bool:
 
 
 def _kind(encoding: Encoding, plan: Plan) -> str:
-    """What a sound plan is for, told by where it begins, where it passes and where it leads on."""
+    """What a sound plan is for, decided by where it begins, where it passes and where it leads "
+    "on."""
     spec = encoding.spec
     discipline = Discipline(encoding, plan)
     if plan.after:
@@ -98,7 +99,7 @@ def _transferring(encoding: Encoding, transfer: str) -> frozenset[str]:
 
 
 def _goals(encoding: Encoding, plan: Plan) -> list[str]:
-    """Where each device must stand when the plan is over, whatever its last phase says."""
+    """Where each device must be when the plan is over, whatever its last phase asks."""
     spec = encoding.spec
     kind = _kind(encoding, plan)
     if kind == "run":

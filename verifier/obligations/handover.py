@@ -2,7 +2,7 @@
 
 The devices of each side are an uninterpreted sort; whether each is alive, where it is and
 whether it holds its state are functions of it. At every spot of a `Journey` an invariant states
-where devices may be, and how the two sides stand to each other; z3 shows that nothing that can
+where devices may be, and how the two sides relate; z3 shows that nothing that can
 happen at
 the spot breaks it: a step of any device, a failing arc, a killed server, the end of the place, the
 end of the coordinator.

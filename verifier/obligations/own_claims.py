@@ -164,7 +164,7 @@ class _File:
         raise SpecError([Mistake(place, None, problem, hint)]) from None
 
     def line_of(self, name: object) -> int:
-        """The line in which a name is defined, or a string stands; the first if there is none."""
+        """The line in which a name is defined, or a string is; the first if there is none."""
         for node in ast.walk(self.tree):
             if (
                 (isinstance(node, ast.Name) and node.id == name and _stores(node))

@@ -266,7 +266,7 @@ class _Text:
         return [item for item in self.discipline.machines() if item[1].supports(state)]
 
     def _in_state(self, here: str, words: Sequence[int]) -> str:
-        """The device is here; its flags are stated only if others may stand here too."""
+        """The device is here; its flags are stated only if others may be here too."""
         in_state = f"state[d] == {self.state[here]}"
         if len(words) == len(self._having(here)):
             return in_state
@@ -277,7 +277,7 @@ class _Text:
 
 
 def _comment(text: str) -> str:
-    """A text of the plans as it may stand in a comment."""
+    """A text of the plans as it may be in a comment."""
     return " ".join(text.replace("*/", "* /").split())
 
 

@@ -17,7 +17,7 @@ OPTIONS = {"decision": "internal"}
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What cvc5 reports: sat, unsat or unknown, and for unknown the reason."""
+    """What cvc5 answers: sat, unsat or unknown, and for unknown the reason."""
 
     answer: str
     reason: str = ""
@@ -48,7 +48,7 @@ class SecondSolver:
         if timeout is not None:
             solver.setOption("tlimit-per", str(max(1, round(timeout * 1000))))
         parser = cvc5.InputParser(solver)
-        # Told which answer to expect, cvc5 would answer another with an error.
+        # Given which answer to expect, cvc5 would answer another with an error.
         lines = (line for line in text.splitlines() if not line.startswith("(set-info :status"))
         parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, "\n".join(lines), "query")
         output = []

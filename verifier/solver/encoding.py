@@ -336,7 +336,7 @@ class Encoding:
 
 
 def scope(spec: Spec, profile: str | None) -> tuple[Profile, ...]:
-    """The profiles a run is about: the one named, or all of them, in whatever order they stand."""
+    """The profiles a run is about: the one named, or all of them, in whatever order they are."""
     return spec.profiles if profile is None else (spec.profile(profile),)
 
 

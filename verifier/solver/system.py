@@ -80,7 +80,7 @@ class System(abc.ABC):
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
 
-    # --- what a subclass states ---
+    # --- what a subclass defines ---
 
     @property
     @abc.abstractmethod

@@ -182,7 +182,7 @@ class DeviceSystem(System):
                     "connected": z3.BoolVal(False),
                 },
             ),
-            # A device that cannot even do these stands where one does that failed for good.
+            # A device that cannot even do these is where one does that failed for good.
             Event("reset_failed", idle, lost),
             Event("disconnect_failed", idle, {**lost, "connected": z3.BoolVal(False)}),
             Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),

@@ -8,7 +8,7 @@ server; then the rows of `[[handovers]]` decide who is to run.
 Of a device it counts where it is and whether it *holds* its state: a device of the source does
 until it fails, one of the destination as soon as its stream is whole. A destination may judge
 nothing: it accepts to leave RESUMING whatever it was given, and is then where one that holds
-its state stands, without holding it. Or it refuses what it was given, be it whole, and then refuses
+its state is, without holding it. Or it refuses what it was given, be it whole, and then refuses
 it again. Within a place every device moves by itself. So where devices may be at a place, whatever
 was killed on the way there, is a set per capability set; `Journey.reachable` works them out.
 """
@@ -300,7 +300,7 @@ class Journey:
         return self.places[self._number(spot)].holder not in (None, FIRST_HOLDER)
 
     def fits(self, place: Place, side: Side, word: int) -> frozenset[str]:
-        """Where a device may stand when a handover begins a plan with its side.
+        """Where a device may be when a handover begins a plan with its side.
 
         The plan is proved safe, and to arrive, from there. What a migration follows is proved as a
         plan of its own.

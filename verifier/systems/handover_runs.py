@@ -442,7 +442,7 @@ class _Search:
         everybody = [(side, index) for side in SIDES for index in range(len(self.words))]
         devices = [first.crowd(side)[index] for side, index in everybody]
         start = tuple(device[0] if device else spec.initial for device in devices)
-        # A device whose server was killed is reported to stand where it was last seen.
+        # A device whose server was killed is assumed to be where it was last seen.
         where = dict(zip(everybody, start, strict=True))
         steps: list[Step] = []
         for happened, (one, other) in zip(events, itertools.pairwise(moments), strict=True):

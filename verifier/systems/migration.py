@@ -55,7 +55,7 @@ class MigrationSystem(System):
     """A source, a client and a destination.
 
     The variables:
-        source, target: Where the two devices stand.
+        source, target: Where the two devices are.
         value: What the source holds in the page under watch.
         dirty: The page has changed since this session last streamed it; others: some other has.
         stream, produced: The chunks of this session and their number.

@@ -24,7 +24,7 @@ ACCEPTS: Final[Role] = "accept_peer_dma"
 """The roles of the two activities that meet."""
 
 Sets = dict[int, frozenset[str]]
-"""Per capability set, states a device may stand in."""
+"""Per capability set, states a device may be in."""
 
 
 class Discipline:
@@ -153,7 +153,7 @@ class Discipline:
 
     @functools.cached_property
     def begins_anywhere(self) -> Sets:
-        """Per capability set, where a device may stand when the plan begins."""
+        """Per capability set, where a device may be when the plan begins."""
         return {
             word: frozenset().union(*(begin[word] for begin in self.begins))
             for word, _ in self.machines()
@@ -161,7 +161,7 @@ class Discipline:
 
     @functools.cached_property
     def reachable(self) -> list[Sets]:
-        """Where devices may stand while each phase lasts.
+        """Where devices may be while each phase lasts.
 
         The first phase begins where the plan begins; each later one with what no move of the phase
         before applied to any more.
@@ -179,7 +179,7 @@ class Discipline:
 
     @functools.cached_property
     def ends(self) -> Sets:
-        """Where devices may stand when the plan is over."""
+        """Where devices may be when the plan is over."""
         return self._resting(self.plan.phases[-1], self.reachable[-1])
 
     def machines(self) -> list[tuple[int, Machine]]:
@@ -206,7 +206,7 @@ class Discipline:
 # --- explicit search ---
 
 Where = tuple[str, ...]
-"""Where each device of a group stands."""
+"""Where each device of a group is."""
 
 
 def shortest_meeting(discipline: Discipline, size: int) -> int | None:

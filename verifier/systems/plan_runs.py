@@ -80,7 +80,7 @@ def _with_sessions(trace: Trace, spec: Spec) -> Trace:
 
 
 def begins(discipline: Discipline, phase: int, state: str) -> Step:
-    """Return the note that a phase begins, with where device 0 then stands."""
+    """Return the note that a phase begins, with where device 0 then is."""
     name = discipline.plan.phases[phase].name
     return Step(kind="note", state=state, note=f'phase "{name}" begins')
 
