@@ -71,8 +71,7 @@ def _admits_all_of(way: Plan, plan: Plan) -> bool:
 
 
 def _kind(encoding: Encoding, plan: Plan) -> str:
-    """What a sound plan is for, decided by where it begins, where it passes and where it leads "
-    "on."""
+    """What a sound plan is for, by where it begins, where it passes and where it leads on."""
     spec = encoding.spec
     discipline = Discipline(encoding, plan)
     if plan.after:
