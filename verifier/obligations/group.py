@@ -285,8 +285,8 @@ GROUP: tuple[Obligation, ...] = (
     ),
     Obligation(
         "G7",
-        "A migration that nobody disturbs ends with the destination; no matter who is killed at "
-        "whatever point of it or of a recovery: as long as the source holds the whole state, or "
+        "A migration that nobody disturbs ends with the destination; whichever process is killed "
+        "at whatever point of it or of a recovery: as long as the source holds the whole state, or "
         "the destination does and the journal records it, recovery brings one side to run with the "
         "whole state and stops the other; never do both run with it, never does a device run "
         "on a state that it was not given whole, and never is one given a stream that is made of "
