@@ -24,7 +24,7 @@ def test_the_command_line_has_an_option_for_every_assertion(cli, harness: Harnes
     assert ran.status == 0
     ran = cli("migrate", "s0", "d0", "s1", "d1")
     assert ran.status == 1
-    assert "  or say --no-peer-dma, if you can answer for it" in ran.err
+    assert "  or give --no-peer-dma, if you can answer for it" in ran.err
     ran = cli("migrate", "s0", "d0", "s1", "d1", "--no-peer-dma", "--json")
     assert ran.status == 0
     assert json.loads(ran.out.splitlines()[-1])["asserted"] == ["no_peer_dma"]

@@ -237,7 +237,7 @@ def test_two_devices_without_p2p(harness: Harness, cli):
         "them at a time"
     )
     trust = (
-        "  or say --no-peer-dma, if you can answer for it: No device of the group does DMA to "
+        "  or give --no-peer-dma, if you can answer for it: No device of the group does DMA to "
         "another device of it."
     )
     complains(cli("migrate", "s0", "d0", "s1", "d1"), 1, why, hint, trust)

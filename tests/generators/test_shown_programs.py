@@ -22,7 +22,7 @@ PAGES = ("README.md", "docs/embed.md")
 BLOCK = re.compile(r"^```(c|rust|python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MODULE = "vfio_v2"
 README_LINES = 10
-FUNCTIONS = ("made", "set", "reset", "gone", "step", "said")
+FUNCTIONS = ("made", "set", "reset", "gone", "step", "reported")
 """What the library below calls the module by."""
 
 
@@ -68,7 +68,7 @@ RUN: dict[str, Callable[[Path, str], str]] = {"c": run_c, "rust": run_rust, "pyt
     shown(),
     ids=[f"{page}-{language}" for page, language, *_ in shown()],
 )
-def test_a_program_prints_what_stands_below_it(
+def test_a_program_prints_what_is_below_it(
     page: str, language: str, program: str, prints: str, tmp_path: Path
 ) -> None:
     assert RUN[language](tmp_path, program) == prints

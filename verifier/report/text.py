@@ -166,8 +166,8 @@ def disagreement_lines(verdict: Verdict) -> Iterator[str]:
     """Say loudly that two solvers disagree."""
     for found in verdict.disagreements:
         yield (
-            f"the solvers disagree about {verdict.id}: to {found.query}, z3 answers {found.z3} and "
-            f"cvc5 answers {found.cvc5}"
+            f"the solvers disagree about {verdict.id}: to {found.query}, z3 reports {found.z3} and "
+            f"cvc5 reports {found.cvc5}"
         )
         yield "  one of the two is wrong, or reads the query wrongly; the table is not to blame"
         if found.file is not None:

@@ -123,7 +123,7 @@ class CrossChecked(Solving):
         if ours.answer != theirs.answer:
             return Answer(
                 "unknown",
-                reason=f"z3 answers {ours.answer} and cvc5 answers {theirs.answer}",
+                reason=f"z3 reports {ours.answer} and cvc5 reports {theirs.answer}",
                 disagreement=Disagreement(query.name, ours.answer, theirs.answer, text),
             )
         return ours

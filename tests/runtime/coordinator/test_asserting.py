@@ -36,7 +36,7 @@ def test_two_devices_without_p2p_are_moved_if_somebody_answers_for_it(
     with pytest.raises(CannotMigrateError, match="lack P2P") as refused:
         harness.coordinator(migration=migration).run()
     assert refused.value.hints[-1] == (
-        "or say --no-peer-dma, if you can answer for it: No device of the group does DMA to "
+        "or give --no-peer-dma, if you can answer for it: No device of the group does DMA to "
         "another device of it."
     )
     summary = harness.coordinator(migration=migration, asserted=ASSERTED).run()

@@ -236,7 +236,7 @@ def test_two_without_p2p(harness: Harness):
     assert refusal.hints == (
         "migrate them without the others, if they do no DMA to each other, or with at most 1 of "
         "them at a time",
-        "or say --no-peer-dma, if you can answer for it: No device of the group does DMA to "
+        "or give --no-peer-dma, if you can answer for it: No device of the group does DMA to "
         "another device of it.",
     )
 
