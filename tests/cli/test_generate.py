@@ -148,7 +148,7 @@ def test_an_engine_is_written_into_a_folder_and_found_true(capsys, tmp_path, arg
     (folder / name).write_text(first[name] + "\n", "utf-8")
     assert main([*words, "--check"]) == 1
     assert capsys.readouterr().out == (
-        f"{folder / name}: is not what the table says; generate it anew\n"
+        f"{folder / name}: is not what the table specifies; generate it anew\n"
     )
     (folder / name).unlink()
     assert main([*words, "--check"]) == 1

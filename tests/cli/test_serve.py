@@ -146,7 +146,7 @@ def test_mistakes_are_named() -> None:
     assert "P2" in fails("/tmp/x", "--flags", "STOP_COPY,P2")
     assert "SOCKET, --fd FDNUM" in fails()
     assert "descriptor 99" in fails("--fd", "99")
-    assert "no UNIX stream socket" in fails("--fd", "0")
+    assert "not a UNIX stream socket" in fails("--fd", "0")
 
 
 def test_socket_activation(start, tmp_path) -> None:

@@ -37,7 +37,7 @@ MEMORY = "there are size, rate, seed"
         ("memory,rate=1.5M", f'--device rate: "1.5M": {NUMBER}'),
         ("memory,rate=18446744073709551616", f'--device rate: "18446744073709551616": {NUMBER}'),
         ("memory,seed=0x", f'--device seed: "0x": {NUMBER}'),
-        ("memory,size=4M,size=8M", '--device: "size": is stated twice; say it once'),
+        ("memory,size=4M,size=8M", '--device: "size": is given twice; give it once'),
         (
             "memory,size=3M",
             '--device: "memory,size=3M": size 3145728: must be a power of two of at least 4096',

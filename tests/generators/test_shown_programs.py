@@ -118,7 +118,7 @@ def test_its_makefile_makes_it_and_notices_a_change(tmp_path: Path) -> None:
     compilers.run([make, command, "walk", "check"], tmp_path)
     header = tmp_path / f"{MODULE}.h"
     header.write_text(header.read_text("utf-8").replace("RESUMING = 4", "RESUMING = 5"), "utf-8")
-    with pytest.raises(AssertionError, match=r"vfio_v2\.h: is not what the table says"):
+    with pytest.raises(AssertionError, match=r"vfio_v2\.h: is not what the table specifies"):
         compilers.run([make, command, "check"], tmp_path)
 
 

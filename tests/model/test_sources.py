@@ -466,7 +466,7 @@ def test_a_tree_or_a_file_of_a_commit_is_read(tmp_path: Path, monkeypatch) -> No
     for name, message in (
         ("git:", "names no commit"),
         ("git:--all", "names no commit"),
-        ("git:absent", "is no commit"),
+        ("git:absent", "is not a commit"),
         ("git:HEAD:absent.c", "is not a file of that commit"),
     ):
         with pytest.raises(SpecError, match=message):

@@ -245,7 +245,7 @@ def test_no_reply_to_who_wants_none() -> None:
 def test_a_reply_fits_its_command(message: vp.Message) -> None:
     server = agreed()
     [command] = server.receive(RESET)
-    with pytest.raises(CannotSendError, match="no reply to command 13"):
+    with pytest.raises(CannotSendError, match="not a reply to command 13"):
         server.send_reply(command, message)
 
 
