@@ -69,8 +69,8 @@ def text(value: str) -> str:
 
 def comment(value: str) -> str:
     """Return a text as it may stand in a comment of C."""
-    said = " ".join(value.split()).replace("*/", "* /").replace("/*", "/ *")
-    return said.replace("PREFIX_", "PREFIX _").replace("prefix_", "prefix _")
+    shown = " ".join(value.split()).replace("*/", "* /").replace("/*", "/ *")
+    return shown.replace("PREFIX_", "PREFIX _").replace("prefix_", "prefix _")
 
 
 def state(name: str) -> str:
