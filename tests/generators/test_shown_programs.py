@@ -22,7 +22,7 @@ PAGES = ("README.md", "docs/embed.md")
 BLOCK = re.compile(r"^```(c|rust|python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MODULE = "vfio_v2"
 README_LINES = 10
-FUNCTIONS = ("made", "set", "reset", "gone", "step", "reported")
+FUNCTIONS = ("made", "set", "reset", "gone", "step", "said")
 """What the library below calls the module by."""
 
 
