@@ -235,7 +235,7 @@ def described(found: Found) -> str:
     lines = []
     for run in (found["migration"], *found["recoveries"]):
         lines.append(f"status {run['status']}, killed {run['killed']}, journal {run['journal']}")
-        lines.append(f"  said {run['said']}")
+        lines.append(f"  said {run['reported']}")
         seen = [(i, *row) for i, row in enumerate(run["seen"])]
         lines += [f"    {' '.join(str(x) for x in row if x is not None)}" for row in seen[-40:]]
     rest = {name: value for name, value in found.items() if name not in ("migration", "recoveries")}

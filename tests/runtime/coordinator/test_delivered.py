@@ -434,7 +434,7 @@ def test_a_save_states_what_a_server_answered_that_hides_its_state(tmp_path: Pat
             Saver([a.path]).run(tmp_path / "file")
         assert caught.value.outcome == "undecided"
         assert not any("cannot be reached" in hint for hint in caught.value.hints)
-        assert any("where the device is is not known" in hint for hint in caught.value.hints)
+        assert any("the state of the device is not known" in hint for hint in caught.value.hints)
         assert not (tmp_path / "file").exists()
 
 
