@@ -134,7 +134,7 @@ class RequestFailedError(DeviceFailedError):
 
 
 class ResetFailedError(DeviceFailedError):
-    """The reset of the device failed: where it is is unknown, as after a failure for good."""
+    """The reset of the device failed: where it is, is unknown, as after a failure for good."""
 
     def __str__(self) -> str:
         return self._describe("reset")

@@ -34,12 +34,12 @@ LATE_S = 0.2
 class Endless(PciPeer):
     """Its stream never ends, and it states that there is as much left as there can be."""
 
-    message = HUGE
+    estimate = HUGE
     max_transfer = 1 << 16
 
     def answer(self, command: int, payload: bytes) -> bytes:
         if command == FEATURE and struct.unpack_from("=II", payload)[1] == GET | DATA_SIZE:
-            return struct.pack("=IIQ", 16, GET | DATA_SIZE, self.message)
+            return struct.pack("=IIQ", 16, GET | DATA_SIZE, self.estimate)
         return super().answer(command, payload)
 
     def read(self, size: int) -> bytes:
@@ -50,7 +50,7 @@ class Endless(PciPeer):
 class EndlessOnceStopped(Endless):
     """Its stream ends while it runs, and never once it is stopped."""
 
-    message = 0
+    estimate = 0
 
     def read(self, size: int) -> bytes:
         return b"" if self.state == PRE_COPY else super().read(size)
@@ -60,7 +60,7 @@ class FallsAsItIsRead(Endless):
     """What it states is left falls with what was read of it, as that of an honest device."""
 
     def read(self, size: int) -> bytes:
-        self.message -= size
+        self.estimate -= size
         return super().read(size)
 
 
@@ -133,7 +133,7 @@ def test_an_estimate_of_two_to_the_62nd_and_a_stream_without_an_end_bound_nothin
     stream = coordinator._transfer.streams[0]
     if kind is Endless:  # nothing of what it said came true: each pass ended
         assert stream.passes == 2
-        assert "after 2 passes the devices would still are stopped" in failure.why
+        assert "after 2 passes the devices would still be stopped" in failure.why
     else:
         assert failure.why.startswith("pre-copy took longer than 1 s, the most that is allowed")
 
@@ -148,8 +148,8 @@ def test_a_pass_brings_no_more_than_twice_what_a_pass_before_it_brought(monkeypa
         def answer(self, command: int, payload: bytes) -> bytes:
             if command == FEATURE and struct.unpack_from("=II", payload)[1] == GET | DATA_SIZE:
                 self.asked += 1
-                message = 1 << 18 if self.asked == 1 else HUGE
-                return struct.pack("=IIQ", 16, GET | DATA_SIZE, message)
+                estimate = 1 << 18 if self.asked == 1 else HUGE
+                return struct.pack("=IIQ", 16, GET | DATA_SIZE, estimate)
             return super().answer(command, payload)
 
         def read(self, size: int) -> bytes:
