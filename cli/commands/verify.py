@@ -79,7 +79,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--no-listings",
         action="store_true",
-        help="leave out T8, which compares with listings and says nothing of what is safe",
+        help="leave out T8, which compares with listings and proves nothing of what is safe",
     )
     parser.add_argument(
         "--claims",

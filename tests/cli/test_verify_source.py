@@ -150,7 +150,7 @@ def test_listings_can_be_left_out_or_be_others(capsys, tmp_path: Path) -> None:
     capsys.readouterr()
     path.write_text("listings = [{ name = 1 }]\n", "utf-8")
     assert main([*only, "--listings", str(path)]) == 2
-    assert "is no file of listings" in capsys.readouterr().err
+    assert "is not a file of listings" in capsys.readouterr().err
     assert main(only) == 1
 
 

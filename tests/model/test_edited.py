@@ -13,7 +13,7 @@ NAMES = [edit.name for edit in edits()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_proposal_is_a_table_by_its_name_and_says_where_it_is_from(name: str) -> None:
+def test_a_proposal_is_a_table_by_its_name_and_states_where_it_is_from(name: str) -> None:
     spec = named(name)
     [edit] = [edit for edit in edits() if edit.name == name]
     assert spec is not None

@@ -13,7 +13,7 @@ from vfio_migration.model.load import parse, read_bytes
 from vfio_migration.model.spec import Role, Spec
 
 LISTED: Final = "T8"
-"""The obligation that compares a table with listings, and says nothing of what is safe."""
+"""The obligation that compares a table with listings, and proves nothing of what is safe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def use(path: str | None) -> None:
     try:
         _own = tuple(_listing(row) for row in data["listings"])  # type: ignore[attr-defined]
     except (KeyError, TypeError, ValueError) as error:
-        problem = f"is no file of listings: {type(error).__name__}: {error}"
+        problem = f"is not a file of listings: {type(error).__name__}: {error}"
         hint = "verifier/listings.toml shows the form"
         raise SpecError([Mistake("--listings", path, problem, hint)]) from None
 

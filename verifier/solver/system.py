@@ -214,7 +214,7 @@ class System(abc.ABC):
             last = events - 1
             good = wanted(self.situation(last), self.event(last), self.situation(events))
             formulas = self.run(events, good, *conditions)
-            return Query(name, "witness", formulas, "sat", self._telling(events))
+            return Query(name, "witness", formulas, "sat", self._explaining(events))
 
         def longer() -> Iterator[Query]:
             for events in range(length + 1, length + len(self.encoding.names) + 1):
