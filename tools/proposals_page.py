@@ -2,8 +2,10 @@
 
     python tools/proposals_page.py            writes it
     python tools/proposals_page.py --check    compares, and fails if it differs
+    python tools/proposals_page.py NAME       prints the section of one proposal
 
-It takes some minutes: two tables are verified for each proposal.
+It takes some minutes: a table is verified for each proposal, in processes of their own, so that
+which counterexample a solver finds does not depend on what it was asked before.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from vfio_migration.verifier.comparison import report as comparisons
 from vfio_migration.verifier.report import letter as letters
 
 PAGE = Path("docs/proposals.md")
+JOBS = 2
 
 HEAD = """\
 <!-- Made by `python tools/proposals_page.py` from model/tables and the verdicts; do not edit. -->
@@ -55,10 +58,10 @@ def section(edit: Edit, bases: dict[str, tuple[Spec, Report]]) -> Iterator[str]:
     assert spec is not None
     assert base is not None
     if edit.base not in bases:
-        bases[edit.base] = base, verify(base)
+        bases[edit.base] = base, verify(base, jobs=JOBS)
     letter = letters.Letter(
         name=edit.name,
-        report=verify(spec),
+        report=verify(spec, jobs=JOBS),
         obligations=select(None),
         base=base,
         against=(edit.base, bases[edit.base][1]),
@@ -96,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or compare it; 1 if it differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="print these sections instead")
     chosen: Any = parser.parse_args(arguments)
+    if chosen.names:
+        print(page([edit for edit in edits() if edit.name in chosen.names]), end="")
+        return 0
     return write_or_compare(page(), PAGE, check=chosen.check)
 
 
