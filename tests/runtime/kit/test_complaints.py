@@ -58,7 +58,7 @@ def test_what_goes_wrong_after_a_good_first_life_is_found_and_stated_in_words(
     assert text.startswith(f"{obligation} is broken ({OBLIGATIONS[obligation]}): ")
     for one in words:
         assert one in text
-    place = r"a device with STOP_COPY,P2P,PRE_COPY stands in [A-Z_0-9]+ after |stopped and closed"
+    place = r"a device with STOP_COPY,P2P,PRE_COPY is in [A-Z_0-9]+ after |stopped and closed"
     assert re.search(place, text)
 
 
@@ -168,7 +168,7 @@ def test_a_check_that_cannot_be_made_states_which_callback_raised_and_where(spec
     problem = next(one for one in found if one.obligation == "?")
     assert "in `bar_read`: ZeroDivisionError: by nothing" in problem.words
     assert "for want of an answer" in problem.words
-    assert "Raises in `bar_read`: a device with STOP_COPY,P2P,PRE_COPY stands in" in problem.place
+    assert "Raises in `bar_read`: a device with STOP_COPY,P2P,PRE_COPY is in" in problem.place
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def row(
         (row(method=b"config"), "has no such method"),
         (row(method=b"ring_some_time"), "async"),
         (row(arguments=b'[{"text": "x"}]'), "not readable"),
-        (row(arguments=b'{"0": 1}'), "no list"),
+        (row(arguments=b'{"0": 1}'), "not a list"),
         (row(arguments=b"[1"), "Expecting"),
         (row(arguments=b"[" * 100_000), "recursion"),
         (row(needs=b"nothing"), "Doorbell has no such method"),
