@@ -413,7 +413,7 @@ def _summary(report: Report, context: Context, quiet: bool) -> None:
     }[report.solver]
     line = f"{report.outcome}: {counted} in {report.seconds:.2f} s{by}"
     if [one.id for one in report.verdicts if one.outcome == "violated"] == [LISTED]:
-        line += f"; {LISTED} compares with what is listed, and all else is safe (--no-listings)"
+        line += f"; {LISTED} compares with what is listed (--no-listings), and no other is violated"
     print(("" if quiet else "\n") + _coloured(line, report.outcome))
 
 
