@@ -144,8 +144,8 @@ def test_a_hole_of_the_grid_is_named_with_two_ways_out(capsys) -> None:
 def test_listings_can_be_left_out_or_be_others(capsys, tmp_path: Path) -> None:
     only = ["verify", "bus-master", "--only", "T1", "T8"]
     assert main(only) == 1
-    said = "T8 compares with what is listed (--no-listings), and no other is violated"
-    assert said in capsys.readouterr().out
+    line = "T8 compares with what is listed (--no-listings), and no other is violated"
+    assert line in capsys.readouterr().out
     assert main([*only, "--no-listings"]) == 0
     assert "T8" not in capsys.readouterr().out
     path = tmp_path / "own.toml"
