@@ -191,7 +191,7 @@ def test_the_runs_in_which_each_handover_decides_are_what_happens(spec: Spec):
     for index, run in deciding_runs(Journey.of(Encoding(spec).widest())).items():
         assert run.trace is not None
         *some, last = run.trace.steps
-        assert last.note == f"so it ends as handover {index} says"
+        assert last.note == f"so it ends as handover {index} requires"
         # The follower wants an end that can be so: that the side that decides is there.
         winner = DATA["handovers"][index]["winner"]
         state = {step.device: step.state for step in some}.get(
