@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ _RUST_WORDS: Final = frozenset((
     "unsized", "use", "virtual", "where",
 ))
 # fmt: on
+_C_HEADERS: Final = frozenset(("stdbool", "stddef", "stdint"))
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _PLACE: Final = re.compile(r"^( *)@(\w+)@\n|@(\w+)@", re.MULTILINE)
 
@@ -64,11 +66,16 @@ def prefix_of(given: str | None, table: str) -> str:
     Raises:
         SpecError: It is not the beginning of an identifier.
     """
-    prefix = table.replace("-", "_").lower() if given is None else given.removesuffix("_")
-    if not _PREFIX.fullmatch(prefix):
-        hint = "a letter, then letters, digits and _, as in my_device"
-        raise SpecError([Mistake("--prefix", given or table, "cannot begin a name in C", hint)])
+    prefix = _of_table(table) if given is None else given.removesuffix("_")
+    if not _PREFIX.fullmatch(prefix) or prefix in _C_HEADERS:
+        hint = "a letter, then letters, digits and _, as in my_device; not the name of a C header"
+        raise SpecError([Mistake("--prefix", prefix, "cannot begin a name in C", hint)])
     return prefix
+
+
+def _of_table(name: str) -> str:
+    """Return the name of a table as an identifier is written: `_` for all that it cannot have."""
+    return re.sub(r"[^a-z0-9_]", "_", name.lower())
 
 
 def module_of(given: str | None, table: str) -> str:
@@ -77,12 +84,11 @@ def module_of(given: str | None, table: str) -> str:
     Raises:
         SpecError: No module of Rust or Python can be called that.
     """
-    name = table.replace("-", "_").lower() if given is None else given
-    if not _PREFIX.fullmatch(name) or keyword.iskeyword(name) or name in _RUST_WORDS:
-        hint = "a letter, then letters, digits and _, and no word of the language"
-        raise SpecError(
-            [Mistake("--module", given or table, "cannot be the name of a module", hint)]
-        )
+    name = _of_table(table) if given is None else given
+    taken = keyword.iskeyword(name) or name in _RUST_WORDS or name in sys.stdlib_module_names
+    if not _PREFIX.fullmatch(name) or taken:
+        hint = "a letter, then letters, digits and _; no word of a language, no standard module"
+        raise SpecError([Mistake("--module", name, "cannot be the name of a module", hint)])
     return name
 
 

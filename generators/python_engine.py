@@ -96,7 +96,7 @@ def _values(compiled: Compiled) -> dict[str, str]:
     sets = (int(machine.capabilities.value) for machine in compiled.machines)
     return {
         "title": _doc(spec.title),
-        "table": spec.name,
+        "table": _doc(spec.name),
         "table_text": repr(spec.name),
         "digest": compiled.digest,
         "states": _lines(f"{names.constant(row.name)} = {row.value}" for row in states),

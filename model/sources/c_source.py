@@ -118,8 +118,10 @@ class CFile:
         designators = pair.children_by_field_name("designator")
         if len(designators) != 1 or designators[0].type != "subscript_designator":
             raise self.refuse(pair, "is not a cell of the form [STATE] = VALUE")
-        [inside] = designators[0].named_children or [designators[0]]
-        return self.identifier(inside)
+        inside = _without_comments(designators[0])
+        if len(inside) != 1:
+            raise self.refuse(pair, "is not a cell of the form [STATE] = VALUE")
+        return self.identifier(inside[0])
 
     def identifier(self, node: Node) -> str:
         """Return a name that stands for a number.
@@ -127,8 +129,7 @@ class CFile:
         Raises:
             SpecError: It is none, or a macro of this file.
         """
-        while node.type == "parenthesized_expression" and len(node.named_children) == 1:
-            node = node.named_children[0]
+        node = _without_parentheses(node)
         if node.type != "identifier":
             raise self.refuse(node, "is not a name of a state or capability")
         name = _text(node)
@@ -138,8 +139,7 @@ class CFile:
 
     def alternatives(self, node: Node) -> Iterator[Node]:
         """Yield the operands of A | B | C."""
-        while node.type == "parenthesized_expression" and len(node.named_children) == 1:
-            node = node.named_children[0]
+        node = _without_parentheses(node)
         operator = node.child_by_field_name("operator")
         if node.type == "binary_expression" and operator is not None and _text(operator) == "|":
             left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
@@ -156,8 +156,7 @@ class CFile:
         Raises:
             SpecError: It is written in another form.
         """
-        while node.type == "parenthesized_expression" and len(node.named_children) == 1:
-            node = node.named_children[0]
+        node = _without_parentheses(node)
         left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
         operator = node.child_by_field_name("operator")
         if left is None or right is None or operator is None:
@@ -273,6 +272,16 @@ def _is_guard(node: Node) -> bool:
 def text_of(node: Node) -> str:
     """Return the text of a node."""
     return _text(node)
+
+
+def _without_comments(node: Node) -> list[Node]:
+    return [one for one in node.named_children if one.type != "comment"]
+
+
+def _without_parentheses(node: Node) -> Node:
+    while node.type == "parenthesized_expression" and len(_without_comments(node)) == 1:
+        [node] = _without_comments(node)
+    return node
 
 
 def _text(node: Node) -> str:

@@ -25,7 +25,9 @@ GIT: Final = "git:"
 
 def is_source(path: str) -> bool:
     """Return whether a path stands for a source and not for a table."""
-    return path.endswith((".c", ".h", ".rst")) or path.startswith(GIT) or Path(path).is_dir()
+    suffixes = Path(path).suffixes  # vfio_main.c.orig is one, too
+    named = bool({".c", ".h", ".rst"} & {*suffixes}) and suffixes[-1] != ".toml"
+    return named or path.startswith(GIT) or Path(path).is_dir()
 
 
 def texts(paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:

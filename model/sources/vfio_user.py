@@ -105,7 +105,11 @@ def read(name: str, text: bytes, base: Spec) -> tuple[NextSteps, Header]:
     spec = _table(base, set(states), arcs, refused)
     machine = spec.machine(sum(row.value for row in spec.capabilities))
     cells = {}
-    failed = next(row.name for row in spec.states if not row.settable)
+    failed = next(row.name for row in base.states if not row.settable)
+    if failed not in states:
+        _, line = document.section(_STATES)
+        problem = "is the state of a device that failed, and the text does not list it"
+        raise wrong(Place(name, line), failed, problem)
     for here in states:
         for there in states:
             step = here if here == there != failed else machine.next_step(here, there) or failed
@@ -152,7 +156,8 @@ def _rows(section: Any) -> Iterator[list[str]]:
     for part in section.children:
         if not isinstance(part, nodes.section):
             for row in part.findall(nodes.row):
-                yield [entry.astext().strip() for entry in row.children]
+                if cells := [entry.astext().strip() for entry in row.children]:
+                    yield cells
 
 
 def _states(document: _Text) -> dict[str, tuple[int, Place]]:

@@ -230,3 +230,36 @@ def test_help_of_an_engine_shows_examples_that_work(capsys, kind, tmp_path, monk
     assert len(examples) >= 2
     for example in examples:
         assert main(example) == 0
+
+
+# --- what is there already ---
+
+
+@pytest.mark.parametrize("kind", ["c", "rust", "python"])
+def test_a_file_that_was_not_generated_is_kept_and_nothing_is_written(tmp_path, capsys, kind):
+    made = tmp_path / "made"
+    assert main(["generate", kind, "-o", str(made), "--evidence", str(made)]) == 0
+    names = sorted(path.name for path in made.iterdir())
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("precious", "utf-8")
+        assert main(["generate", kind, "-o", str(folder), "--evidence", str(folder)]) == 2
+        assert "holds something that generate did not write" in capsys.readouterr().err
+        assert [path.read_text("utf-8") for path in folder.iterdir()] == ["precious"]
+    assert main(["generate", kind, "-o", str(made), "--evidence", str(made)]) == 0
+    assert sorted(path.name for path in made.iterdir()) == names
+
+
+def test_a_folder_in_the_place_of_a_file_leaves_nothing_half_done(tmp_path, capsys):
+    (tmp_path / "vfio_v2.c").mkdir()
+    assert main(["generate", "c", "-o", str(tmp_path)]) == 2
+    assert "is there and is not a file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["vfio_v2.c"]
+
+
+def test_no_folder_at_all_is_not_this_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "c", "-o", ""]) == 2
+    assert "write . for this one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -102,19 +104,20 @@ def test_a_table(write: Callable[[Spec], object], spec: Callable[[], Spec], mess
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("prefix", ["", "9", "a b", "x;", "ä", "_x"])
+@pytest.mark.parametrize("prefix", ["", "9", "a b", "x;", "ä", "_x", "stdint"])
 def test_a_prefix_that_begins_no_name(prefix: str) -> None:
     with pytest.raises(SpecError, match="cannot begin a name in C"):
         prefix_of(prefix, "vfio-v2")
 
 
-@pytest.mark.parametrize("module", ["", "9", "a-b", "mod", "class", "self"])
+@pytest.mark.parametrize("module", ["", "9", "a-b", "mod", "class", "self", "os"])
 def test_a_name_that_no_module_has(module: str) -> None:
     with pytest.raises(SpecError, match="cannot be the name of a module"):
         module_of(module, "vfio-v2")
 
 
 def test_names_are_made_of_the_name_of_the_table() -> None:
+    assert prefix_of(None, "linux-6.1") == module_of(None, "linux-6.1") == "linux_6_1"
     assert prefix_of(None, "vfio-v2") == module_of(None, "vfio-v2") == "vfio_v2"
     assert prefix_of("mine_", "vfio-v2") == "mine"
 
@@ -130,3 +133,11 @@ def test_the_digest_is_of_the_rows() -> None:
     assert first == compile_table(load()).digest
     assert first != compile_table(with_value(99)).digest
     assert len(first) == 64
+
+
+@pytest.mark.parametrize("name", ['"""; A = 1 / 0 #', '"""\\', "a\\N{x}", "\\"])
+def test_the_name_of_a_table_is_not_run_as_python(name: str) -> None:
+    spec = dataclasses.replace(load(), name=name)
+    namespace: dict[str, Any] = {"__name__": "engine"}
+    exec(compile(python_file(compile_table(spec), "a test", "0"), "engine.py", "exec"), namespace)
+    assert namespace["TABLE"] == name

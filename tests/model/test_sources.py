@@ -17,6 +17,7 @@ from support.samples import sample
 from vfio_migration.model import CapabilitySet, Spec, SpecError, from_data, load, loads
 from vfio_migration.model.history import named
 from vfio_migration.model.machine import decisions
+from vfio_migration.model.sources.files import is_source
 from vfio_migration.model.sources.read import Reading, read, table_text
 
 Pair: TypeAlias = tuple[str, str]
@@ -298,6 +299,9 @@ TEXTS: dict[str, Callable[[str], str]] = {
     "a state that the base lacks": swap("STATE_RESUMING ", "STATE_REVIVING "),
     "a flag without a bit": swap("| 2   | VFIO_MIGRATION_PRE", "| two | VFIO_MIGRATION_PRE"),
     "no flag": swap("VFIO_MIGRATION_PRE_COPY", "VFIO_MIGRATION_PER_COPY"),
+    "no state of a device that failed": lambda text: re.sub(
+        r"\|[^\n]*STATE_ERROR [^\n]*\n[^\n]*\n", "", text
+    ),
     "no states": lambda text: text.replace("VFIO_DEVICE_STATE_", "DEVICE_STATE_"),
     "not UTF-8": lambda text: text + "\udcff",
 }
@@ -388,6 +392,7 @@ def test_a_form_that_is_not_read_is_refused_with_its_place(tmp_path: Path, name:
 EQUAL: dict[str, Callable[[str], str]] = {
     "parentheses": swap("= VFIO_DEVICE_STATE_STOP,", "= (VFIO_DEVICE_STATE_STOP),"),
     "comment in a cell": swap("= VFIO_DEVICE_STATE_STOP,", "= /* x */ VFIO_DEVICE_STATE_STOP,"),
+    "comment in a designator": swap(CELL, CELL.replace("[", "[/* x */ ")),
     "comment between": swap(CELL, f"/* a cell */\n{CELL}// it was\n"),
     "one line": lambda text: re.sub(r",\n\t+", ", ", text),
     "Windows lines": lambda text: text.replace("\n", "\r\n"),
@@ -493,3 +498,9 @@ def test_what_is_given_and_is_no_source_is_named(
     Path("other.c").write_text("int main(void) { return 0; }\n", "utf-8")
     with pytest.raises(SpecError, match=message):
         table(*map(Path, sources))
+
+
+@pytest.mark.parametrize("name", ["vfio_main.c", "vfio_main.c.orig", "vfio.h", "x.rst", "git:HEAD"])
+def test_a_name_stands_for_a_source(name: str) -> None:
+    assert is_source(name)
+    assert not is_source(f"{name.removeprefix('git:')}.toml")

@@ -120,6 +120,6 @@ def test_what_the_system_does_not_map(file) -> None:
 def test_what_is_no_file_is_mapped_only_if_it_is_trusted() -> None:
     """Of /dev/zero any offset can be mapped, and touching it there kills."""
     fd = os.open("/dev/zero", os.O_RDWR | os.O_CLOEXEC)
-    with pytest.raises(NotMappableError, match="what is behind it is no file"):
+    with pytest.raises(NotMappableError, match="what is behind it is not a file"):
         MappedRegion(info(fd))
     os.close(fd)
