@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,8 @@ def test_a_hole_of_the_grid_is_named_with_two_ways_out(capsys) -> None:
     assert main(["verify", "stop-p2p", "--only", "T1"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "passes over an empty place of the grid: no state is p2p_accepting and saving" in out
-    assert "Add that state with its arcs, or refuse PRE_COPY_P2P -> STOP_COPY" in out
+    # Of the arcs that pass over it the solver chooses one.
+    assert re.search(r"Add that state with its arcs, or refuse PRE_COPY\w* -> STOP_COPY", out)
 
 
 def test_listings_can_be_left_out_or_be_others(capsys, tmp_path: Path) -> None:
