@@ -249,6 +249,7 @@ def test_a_full_survey_goes_on_after_the_first_kill():
     assert survey.violations["T7"] > survey.kills["T7"]
 
 
+@pytest.mark.exhaustive
 def test_the_number_of_processes_makes_no_difference():
     kinds = ["arc-removed", "judged"]
     alone = mutate(SPEC, kinds=kinds, against=["T"], jobs=1)

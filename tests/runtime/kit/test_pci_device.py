@@ -57,7 +57,12 @@ class Counter(PciDevice):
         (self.count,) = struct.unpack("<Q", state)
 
 
-TestCounter = device_test_suite(Counter, examples=10, steps=20)
+WIDEST = "STOP_COPY,P2P,PRE_COPY"
+SMALLER = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY"]
+TestCounter = device_test_suite(Counter, capabilities=[WIDEST], examples=10, steps=20)
+TestSmallerCounter = pytest.mark.exhaustive(
+    device_test_suite(Counter, capabilities=SMALLER, examples=10, steps=20)
+)
 
 
 def engine(device: PciDevice) -> Engine:

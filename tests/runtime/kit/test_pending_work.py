@@ -164,6 +164,7 @@ def test_what_load_puts_off_gives_way_to_what_was_waiting() -> None:
     assert target.deadline() == pytest.approx(clock.now + DELAY / 2)
 
 
+@pytest.mark.exhaustive
 def test_a_device_whose_load_puts_nothing_off_again_passes_the_whole_suite(spec: Spec) -> None:
     assert list(find_problems(Doorbell, spec, capabilities=[7])) == []
 

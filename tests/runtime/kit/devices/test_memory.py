@@ -65,8 +65,8 @@ TestMemoryWithOneOption = pytest.mark.exhaustive(
         steps=20,
     )
 )
-TestMappable = device_test_suite(
-    Mappable, drive=drive_memory, capabilities=[BOTH], examples=5, steps=20
+TestMappable = pytest.mark.exhaustive(
+    device_test_suite(Mappable, drive=drive_memory, capabilities=[BOTH], examples=5, steps=20)
 )
 
 
@@ -196,5 +196,6 @@ def test_nonsense_in_the_state_is_refused() -> None:
     device.close()
 
 
+@pytest.mark.exhaustive
 def test_a_ninth_state(ninth_state: Spec) -> None:
     assert list(find_problems(Small, ninth_state, drive=drive_memory, capabilities=[7])) == []
