@@ -501,6 +501,6 @@ def test_what_is_given_and_is_no_source_is_named(
 
 
 @pytest.mark.parametrize("name", ["vfio_main.c", "vfio_main.c.orig", "vfio.h", "x.rst", "git:HEAD"])
-def test_a_name_stands_for_a_source(name: str) -> None:
+def test_a_path_is_that_of_a_source_by_its_ending(name: str) -> None:
     assert is_source(name)
     assert not is_source(f"{name.removeprefix('git:')}.toml")

@@ -410,7 +410,8 @@ def test_without_hypothesis_the_walks_state_what_to_install(
 
 
 def test_the_suite_names_its_tests_by_check_and_capabilities() -> None:
-    names = {name for name in dir(TestCounter) if name.startswith("test_")}
+    both = (*dir(TestCounter), *dir(TestSmallerCounter))
+    names = {name for name in both if name.startswith("test_")}
     assert "test_two_lives_with_stop_copy_p2p_pre_copy" in names
     assert len(names) == 4 * 21
     assert random.Random(1).random()
