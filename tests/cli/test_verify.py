@@ -75,7 +75,8 @@ def test_a_timeout_is_unknown_with_the_reason_and_exits_with_3(capsys):
     assert status == 3
     (verdict,) = data["verdicts"]
     assert verdict["outcome"] == "unknown"
-    assert "second-table: z3 gave up (timeout: 0.0005 s)" in verdict["reason"]
+    # The first of its queries that takes so long: on a busy machine that is any of them.
+    assert re.search(r"^[a-z-]+: z3 gave up \(timeout: 0\.0005 s\)", verdict["reason"])
 
 
 # --- tables that are valid, and odd ---
