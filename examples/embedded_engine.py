@@ -49,8 +49,10 @@ async def serve(socket: str) -> None:
         writer.close()
 
     server = await asyncio.start_unix_server(answer, socket)
-    async with server:
-        await server.serve_forever()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.close()  # serve_forever would wait until each client disconnects
 
 
 if __name__ == "__main__":
