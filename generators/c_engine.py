@@ -17,7 +17,6 @@ from vfio_migration.generators.compiled import EFFECTS, PRESENT_STATE, Compiled
 from vfio_migration.generators.refusing import CAPABILITIES_REASON
 from vfio_migration.model import Event, Mistake, SpecError
 from vfio_migration.model.plan import Plans
-from vfio_migration.runtime.engine.errors import default_errno
 
 _MAX_INT: Final = (1 << 31) - 1
 
@@ -121,13 +120,8 @@ def _check(compiled: Compiled) -> None:
 
 def _errnos(compiled: Compiled) -> list[str]:
     found = {"EINVAL", "EDEADLK", *(row.errno for row in compiled.refusals)}
-    found |= {_errno_of(compiled, "arc_failed"), _errno_of(compiled, "arc_failed_for_good")}
+    found |= {compiled.errno_of("arc_failed"), compiled.errno_of("arc_failed_for_good")}
     return sorted(found, key=lambda name: (getattr(errno_module, name), name))
-
-
-def _errno_of(compiled: Compiled, event: str) -> str:
-    row = next(row for row in compiled.spec.events if row.name == event)
-    return row.errno or default_errno()
 
 
 def _shared(compiled: Compiled) -> dict[str, str]:
@@ -152,9 +146,9 @@ def _shared(compiled: Compiled) -> dict[str, str]:
         "all_flags": word(compiled.all_flags),
         "may_be_null": "" if needed else " May be a null pointer.",
         "disconnect_needed": needed,
-        "errnos": _lines(_errno_lines(compiled)),
+        "errnos": names.lines(_errno_lines(compiled)),
         "states": ",\n".join(f"{state(row.name)} = {row.value}" for row in states),
-        "capabilities": _lines(
+        "capabilities": names.lines(
             f"#define PREFIX_CAPABILITY_{names.constant(row.name)} {word(row.value)}"
             for row in compiled.capabilities
         ),
@@ -162,20 +156,20 @@ def _shared(compiled: Compiled) -> dict[str, str]:
             f"{arc(from_, to)} = {compiled.index(from_) * count + compiled.index(to)}"
             for from_, to in compiled.arcs()
         ),
-        "refusals": _lines(
+        "refusals": names.lines(
             f"PREFIX_REFUSED_{names.constant(row.name)} = {at}, /* {row.errno}: "
             f"{comment(row.reason)} */"
             for at, row in enumerate(compiled.refusals, 1)
         ),
         "caller_flags": str(len(compiled.refusals) + 1),
         "drop_bits": _drop_bits(compiled),
-        "cells": _lines(_cells(compiled)),
+        "cells": names.lines(_cells(compiled)),
         "values": _values(compiled),
         "unknown": _unknown(compiled),
         "set": _set(compiled),
         "events": "\n".join(_event_lines(compiled)),
-        "errno_back": f"PREFIX_{_errno_of(compiled, 'arc_failed')}",
-        "errno_for_good": f"PREFIX_{_errno_of(compiled, 'arc_failed_for_good')}",
+        "errno_back": f"PREFIX_{compiled.errno_of('arc_failed')}",
+        "errno_for_good": f"PREFIX_{compiled.errno_of('arc_failed_for_good')}",
         "reset_to": _event_state(compiled.event("reset")),
         "disconnect_to": _event_state(compiled.event("disconnect")),
         "refusal_errno": _refusal_errno(compiled),
@@ -186,10 +180,6 @@ def _shared(compiled: Compiled) -> dict[str, str]:
 def word(value: int) -> str:
     """Return a flags word as C writes it."""
     return f"UINT64_C({value:#x})"
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
 
 
 def _errno_lines(compiled: Compiled) -> Iterator[str]:

@@ -36,6 +36,7 @@ from vfio_migration.model import (
     State,
 )
 from vfio_migration.model.spec import Effect, EventName
+from vfio_migration.runtime.engine.errors import default_errno
 
 MAX_CELLS: Final = 1 << 20
 """How many cells are written out; the table of the package has 256."""
@@ -129,6 +130,10 @@ class Compiled:
     def event(self, name: EventName) -> Event:
         """Return the row of an event."""
         return self.spec.event(name)
+
+    def errno_of(self, name: EventName) -> str:
+        """Return the error that is answered after an event, where no callback names another."""
+        return self.event(name).errno or default_errno()
 
     def arcs(self) -> tuple[tuple[str, str], ...]:
         """Return the two ends of each arc that some capability set has."""

@@ -92,6 +92,11 @@ def module_of(given: str | None, table: str) -> str:
     return name
 
 
+def lines(texts: Iterable[str]) -> str:
+    """Return texts as lines of a place of a template."""
+    return "\n".join(texts)
+
+
 def filled(template: str, values: dict[str, str]) -> str:
     """Return a template with the values put in for `@name@`.
 
@@ -102,7 +107,7 @@ def filled(template: str, values: dict[str, str]) -> str:
     def put(found: re.Match[str]) -> str:
         if found[3] is not None:
             return values[found[3]]
-        lines = values[found[2]].splitlines()
-        return "".join(f"{found[1]}{line}".rstrip() + "\n" for line in lines)
+        given = values[found[2]].splitlines()
+        return "".join(f"{found[1]}{line}".rstrip() + "\n" for line in given)
 
     return _PLACE.sub(put, (_TEMPLATES / template).read_text("utf-8"))

@@ -5,15 +5,12 @@ What is fixed is in `templates/engine.py.in`; what a table specifies is put in h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from vfio_migration.generators import names
-from vfio_migration.generators.answers import ANSWERS_FILE
-from vfio_migration.generators.cases import OWN_ERRNO, SEED, WALK_STEPS, find_cases
 from vfio_migration.generators.compiled import Compiled
+from vfio_migration.generators.module_evidence import evidence_values
 from vfio_migration.generators.refusing import CAPABILITIES_REASON
 from vfio_migration.model import Event
-from vfio_migration.runtime.engine.errors import default_errno, errno_number
+from vfio_migration.runtime.engine.errors import errno_number
 
 
 def python_file(compiled: Compiled, command: str, version: str) -> str:
@@ -37,28 +34,7 @@ def python_file(compiled: Compiled, command: str, version: str) -> str:
 
 def python_evidence(compiled: Compiled, module: str, command: str) -> dict[str, str]:
     """Return the program that asks the module everything, by its name."""
-    cases = find_cases(compiled)
-    moves: list[str] = []
-    places: list[str] = []
-    for place in cases.places:
-        first = len(moves)
-        moves += [f"({move.target}, {move.step}, {move.way})," for move in place.moves]
-        places.append(f"({place.flags}, {first}, {len(moves)}),")
-    sets = [int(machine.capabilities.value) for machine in compiled.machines]
-    values = {
-        "command": _doc(command),
-        "answers": ANSWERS_FILE,
-        "module": module,
-        "own_errno": str(errno_number(OWN_ERRNO)),
-        "flags": ", ".join(map(str, cases.flags)),
-        "set_words": ", ".join(map(str, sets)),
-        "from_states": ", ".join(map(str, cases.states)),
-        "targets": ", ".join(map(str, cases.targets)),
-        "moves": "\n".join(moves),
-        "places": "\n".join(places),
-        "seed": str(SEED),
-        "walk_steps": str(WALK_STEPS),
-    }
+    values = evidence_values(compiled, module, _doc(command), str)
     return {f"{module}_evidence.py": names.filled("evidence.py.in", values)}
 
 
@@ -80,10 +56,6 @@ def _check(compiled: Compiled) -> None:
 
 def _values(compiled: Compiled) -> dict[str, str]:
     spec, states = compiled.spec, compiled.states
-    back, for_good = (
-        errno_number(spec.event(name).errno or default_errno())
-        for name in ("arc_failed", "arc_failed_for_good")
-    )
     rows: list[str] = []
     width = len(hex(compiled.refused))
     for machine, matrix, unknown in zip(
@@ -99,9 +71,11 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "table": _doc(spec.name),
         "table_text": repr(spec.name),
         "digest": compiled.digest,
-        "states": _lines(f"{names.constant(row.name)} = {row.value}" for row in states),
-        "state_names": _lines(f"State.{names.constant(row.name)}: {row.name!r}," for row in states),
-        "capabilities": _lines(
+        "states": names.lines(f"{names.constant(row.name)} = {row.value}" for row in states),
+        "state_names": names.lines(
+            f"State.{names.constant(row.name)}: {row.name!r}," for row in states
+        ),
+        "capabilities": names.lines(
             f"{names.constant(row.name)} = {row.value:#x}" for row in compiled.capabilities
         ),
         "disconnect_body": "raise NotImplementedError" if compiled.disconnect_moves() else "",
@@ -109,8 +83,8 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "reset_to": _event_state(compiled.event("reset")),
         "disconnect_to": _event_state(compiled.event("disconnect")),
         **{f"apply_{row.name}": _apply(row) for row in spec.events},
-        "errno_back": str(back),
-        "errno_for_good": str(for_good),
+        "errno_back": str(errno_number(compiled.errno_of("arc_failed"))),
+        "errno_for_good": str(errno_number(compiled.errno_of("arc_failed_for_good"))),
         "errno_flags": str(errno_number("EINVAL")),
         "capabilities_reason": repr(CAPABILITIES_REASON),
         "drops": "".join(f"{name!r}, " for name in compiled.drops()).rstrip(" "),
@@ -119,17 +93,13 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "refused": hex(compiled.refused),
         "index_bits": str(compiled.index_bits),
         "index_mask": hex((1 << compiled.index_bits) - 1),
-        "refusals": _lines(
+        "refusals": names.lines(
             f"Refusal({row.when!r}, {errno_number(row.errno)}, {row.reason!r}),"
             for row in compiled.refusals
         ),
         "sets": ", ".join(f"{word}: {at}" for at, word in enumerate(sets)),
         "cells": "\n".join(rows),
     }
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
 
 
 def _event_state(row: Event) -> str:

@@ -6,16 +6,14 @@ What is fixed is in `templates/engine.rs.in`; what a table specifies is put in h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Final
 
 from vfio_migration.generators import names
-from vfio_migration.generators.answers import ANSWERS_FILE
-from vfio_migration.generators.cases import OWN_ERRNO, SEED, WALK_STEPS, find_cases
 from vfio_migration.generators.compiled import PRESENT_STATE, Compiled
+from vfio_migration.generators.module_evidence import evidence_values
 from vfio_migration.generators.refusing import CAPABILITIES_REASON
 from vfio_migration.model import Event
-from vfio_migration.runtime.engine.errors import default_errno, errno_number
+from vfio_migration.runtime.engine.errors import errno_number
 
 _TAKEN: Final = ("Self",)
 """What no variant can be called, though it is written as one."""
@@ -47,32 +45,12 @@ def rust_file(compiled: Compiled, module: str, command: str, version: str) -> st
 
 def rust_evidence(compiled: Compiled, module: str, command: str) -> dict[str, str]:
     """Return the program that asks the module everything, by its name."""
-    cases = find_cases(compiled)
-    moves: list[str] = []
-    places: list[str] = []
-    for place in cases.places:
-        first = len(moves)
-        moves += [
-            f"({'None' if move.target is None else f'Some({move.target})'}, "
-            f"{move.step}, {move.way}),"
-            for move in place.moves
-        ]
-        places.append(f"({place.flags}, {first}, {len(moves)}),")
-    sets = [int(machine.capabilities.value) for machine in compiled.machines]
-    values = {
-        "command": _comment(command),
-        "answers": ANSWERS_FILE,
-        "module": module,
-        "own_errno": str(errno_number(OWN_ERRNO)),
-        "flags": ", ".join(map(str, cases.flags)),
-        "set_words": ", ".join(map(str, sets)),
-        "from_states": ", ".join(map(str, cases.states)),
-        "targets": ", ".join(map(str, cases.targets)),
-        "moves": "\n".join(moves),
-        "places": "\n".join(places),
-        "seed": str(SEED),
-        "walk_steps": str(WALK_STEPS),
-    }
+    values = evidence_values(
+        compiled,
+        module,
+        _comment(command),
+        lambda target: "None" if target is None else f"Some({target})",
+    )
     return {f"{module}_evidence.rs": names.filled("evidence.rs.in", values)}
 
 
@@ -113,10 +91,6 @@ def _arc(from_: str, to: str) -> str:
 def _values(compiled: Compiled) -> dict[str, str]:
     spec, states, refusals = compiled.spec, compiled.states, compiled.refusals
     variants = [variant(row.name) for row in states]
-    back, for_good = (
-        errno_number(spec.event(name).errno or default_errno())
-        for name in ("arc_failed", "arc_failed_for_good")
-    )
     width = len(hex(compiled.refused))
     rows: list[str] = []
     for machine, matrix, unknown in zip(
@@ -145,15 +119,15 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "table": spec.name,
         "table_text": text(spec.name),
         "digest": compiled.digest,
-        "states": _lines(
+        "states": names.lines(
             f"{name} = {row.value}," for name, row in zip(variants, states, strict=True)
         ),
-        "all_states": _lines(f"State::{name}," for name in variants),
-        "from_values": _lines(
+        "all_states": names.lines(f"State::{name}," for name in variants),
+        "from_values": names.lines(
             f"{row.value} => Some(State::{name}),"
             for name, row in zip(variants, states, strict=True)
         ),
-        "state_names": _lines(
+        "state_names": names.lines(
             f"State::{name} => {text(row.name)},"
             for name, row in zip(variants, states, strict=True)
         ),
@@ -165,33 +139,33 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "state_of": "State::from_value((cell & INDEX_MASK) as u32)"
         if compiled.contiguous
         else "State::ALL.get((cell & INDEX_MASK) as usize).copied()",
-        "capabilities": _lines(
+        "capabilities": names.lines(
             f"pub const {names.constant(row.name)}: u64 = {row.value:#x};"
             for row in compiled.capabilities
         ),
         "mandatory": hex(compiled.mandatory),
         "all_flags": hex(compiled.all_flags),
-        "arcs": _lines(
+        "arcs": names.lines(
             f"pub const {_arc(a, b)}: Arc = Arc {{ from: State::{variant(a)}, "
             f"to: State::{variant(b)} }};"
             for a, b in compiled.arcs()
         ),
-        "refusals": _lines(
+        "refusals": names.lines(
             line
             for name, row in named
             for line in (f"/// {row.errno}: {_comment(row.reason)}.", f"{name},")
         ),
         "refusal_count": str(len(refusals)),
-        "all_refusals": _lines(f"Refusal::{name}," for name, _ in named),
-        "refusal_errnos": _lines(
+        "all_refusals": names.lines(f"Refusal::{name}," for name, _ in named),
+        "refusal_errnos": names.lines(
             [f"Refusal::{name} => {errno_number(row.errno)}," for name, row in named]
             + [f"Refusal::Capabilities => {errno_number('EINVAL')},"]
         ),
-        "refusal_names": _lines(
+        "refusal_names": names.lines(
             [f"Refusal::{name} => {text(row.when)}," for name, row in named]
             + ['Refusal::Capabilities => "capabilities",']
         ),
-        "refusal_reasons": _lines(
+        "refusal_reasons": names.lines(
             [f"Refusal::{name} => {text(row.reason)}," for name, row in named]
             + [f"Refusal::Capabilities => {text(CAPABILITIES_REASON)},"]
         ),
@@ -200,8 +174,8 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "reset_to": _event_state(compiled.event("reset")),
         "disconnect_to": _event_state(compiled.event("disconnect")),
         **{f"apply_{row.name}": _apply(row) for row in spec.events},
-        "errno_back": str(back),
-        "errno_for_good": str(for_good),
+        "errno_back": str(errno_number(compiled.errno_of("arc_failed"))),
+        "errno_for_good": str(errno_number(compiled.errno_of("arc_failed_for_good"))),
         "drops": ", ".join(text(name) for name in compiled.drops()),
         "n": str(len(states)),
         "columns": "STATES" if compiled.one_unknown is not None else "STATES + 1",
@@ -218,10 +192,6 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "cells": "\n".join(rows),
         "set": shifts or "0",
     }
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
 
 
 def _event_state(row: Event) -> str:

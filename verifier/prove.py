@@ -25,6 +25,7 @@ from vfio_migration.verifier.obligations.table import variant_query
 from vfio_migration.verifier.solver import smtlib, workers
 from vfio_migration.verifier.solver.cvc5 import SecondSolver
 from vfio_migration.verifier.solver.encoding import Encoding, scope
+from vfio_migration.verifier.solver.explain import request_of
 from vfio_migration.verifier.solver.missing_names import why_not
 from vfio_migration.verifier.solver.obligation import (
     Disagreement,
@@ -441,10 +442,7 @@ def _variant(encoding: Encoding, rule: RoutingRule, timeout: float | None) -> Va
     cells = []
     while (answer := checked(solver, timeout)) == "sat":
         model = solver.model()
-        word = encoding.read_flags(model)
-        here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
-        assert here is not None
-        assert there is not None
+        word, here, there = request_of(encoding, model, from_, to)
         cells.append((word, here, there, encoding.machines[word].route(here, there).path))
         solver.add(
             z3.Or(

@@ -23,6 +23,7 @@ from vfio_migration.verifier.solver.explain import (
     landings,
     pair,
     request_example,
+    request_of,
     step_example,
     written_step,
 )
@@ -320,11 +321,7 @@ def _looked_up(
     otherwise = request_example(encoding, from_, to, lambda *_: remark)
 
     def explain(model: Model) -> Example:
-        assert model is not None
-        word = encoding.read_flags(model)
-        here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
-        assert here is not None
-        assert there is not None
+        word, here, there = request_of(encoding, model, from_, to)
         full, machine = encoding.machines[max(encoding.machines)], encoding.machines[word]
         seen: list[str] = []
         step = full.next_step(here, there)

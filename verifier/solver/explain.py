@@ -22,17 +22,22 @@ def pair(encoding: Encoding) -> tuple[Term, Term]:
     return encoding.variable("from"), encoding.variable("to")
 
 
+def request_of(encoding: Encoding, model: Model, from_: Term, to: Term) -> tuple[int, str, str]:
+    """The capability set and the two states of the request that a model chose."""
+    assert model is not None
+    here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
+    assert here is not None
+    assert there is not None
+    return encoding.read_flags(model), here, there
+
+
 def step_example(
     encoding: Encoding, from_: Term, to: Term, describe: Callable[[str, str], str]
 ) -> Callable[[Model], Example]:
     """Explain a model that chose a capability set and two states."""
 
     def explain(model: Model) -> Example:
-        assert model is not None
-        word = encoding.read_flags(model)
-        here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
-        assert here is not None
-        assert there is not None
+        word, here, there = request_of(encoding, model, from_, to)
         text = describe(here, there)
         is_arc = encoding.machines[word].arc(here, there) is not None
         route = decided(encoding, word, here, there) if is_arc else None
@@ -64,7 +69,7 @@ def asked_trace(
 ) -> Trace:
     """The trace of a request as one who decides it before setting out takes it: the live engine.
 
-    `path` is what is reported a request that no row decides: the next steps, as far as they
+    `path` is shown of a request that no row decides: the next steps, as far as they
         lead.
     """
     route = decided(encoding, word, from_, to)
@@ -112,11 +117,7 @@ def request_example(
     """Explain a model that chose a capability set and a request: its path and a remark."""
 
     def explain(model: Model) -> Example:
-        assert model is not None
-        word = encoding.read_flags(model)
-        here, there = encoding.read_state(model, from_), encoding.read_state(model, to)
-        assert here is not None
-        assert there is not None
+        word, here, there = request_of(encoding, model, from_, to)
         machine = encoding.machines[word]
         path = [here]
         while path[-1] != there and path[-1] not in path[:-1]:
