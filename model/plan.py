@@ -148,7 +148,7 @@ class Handover(Row):
         failed: Whether the row also holds if devices of the winner have failed.
         rolls_back: Whether the other side may have run since it was given the state.
         still: The sides of which no device may be found in a state that permits it anything. At
-            this point nobody has requested it to run: if it runs, its server reset it.
+            this point nobody has asked it to run: if it runs, its server reset it.
         steps: What to do. If a step of the winner fails, the next row that holds is tried.
         summary: Why the winner is to run.
     """

@@ -119,7 +119,7 @@ class FlagChoice(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit(Row):
-    """What the server allows at most. With a `default` it is notified in VERSION, under its name.
+    """What the server allows at most. With a `default` it is sent in VERSION, under its name.
 
     The default is what a peer that names no number of its own is taken to have named.
     """

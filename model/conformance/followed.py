@@ -143,7 +143,7 @@ class Followed:
         self.points, self.because = self._rules.anywhere(self._words), UNKNOWN
 
     def reported(self, state: str | int) -> None:
-        """Believe of a device of which nothing is known that it is where it states."""
+        """Take a device of which nothing is known to be where it reports."""
         found = frozenset(one for one in self.points if one.state == state)
         if found:
             self.points, self.because = found, REPORTED
@@ -274,7 +274,7 @@ class Followed:
             self.forget()
             self._flags = None
             return
-        # A device that fails when it is notified so is found as after any failure for good.
+        # A device that fails on demand is found as after any failure for good.
         self.points = self._after("disconnect", self.points).union(
             self._after("arc_failed_for_good", self.points)
         )

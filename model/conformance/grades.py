@@ -87,7 +87,7 @@ class Grades(Row):
         return self.by_name[name]
 
     def source(self, check: str, row_source: str = "") -> str:
-        """Return where it is stated: in the row of the check, or in the row that is broken."""
+        """Return where it is specified: in the row of the check, or in the row that is broken."""
         own = self.check(check).source
         return row_source if own is None else own
 

@@ -18,7 +18,7 @@ FORMAT: Final = 1
 """The version of the format of recordings; a reader refuses a higher one."""
 
 KIND: Final = "recording"
-"""What the first line of a recording records it is the beginning of."""
+"""What it is the beginning of, by the first line of a recording."""
 
 MAX_LINE_BYTES: Final = 1 << 20
 """How many bytes a line has at most."""

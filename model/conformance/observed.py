@@ -601,7 +601,7 @@ class Conformance:
         points, overtakes = device.followed.points, False
         for one in device.changing:
             if one.order < sent.order and not one.feeds:
-                # It may still be under way: what is reported now states nothing about what comes of
+                # It may still be under way: what is reported now does not show what comes of
                 # it.
                 points, overtakes = self._during(device, points, one), True
         found = device.followed.reported_state(state, points)

@@ -286,7 +286,7 @@ class Steps:
     # --- where it is ---
 
     def reported(self, state: str, step: str = "", session: Session = SOMEWHERE) -> None:
-        """Somebody states where it is, and perhaps with which session."""
+        """Somebody reports where it is, and perhaps with which session."""
         step = step or f"the device is in {state}"
         if self.state is None:
             self._begin(step, state)

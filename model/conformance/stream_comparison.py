@@ -92,7 +92,7 @@ class StreamComparison:
         self._written: dict[str, Stream] = {}
 
     def takes_part(self, device: str, source: str | None) -> None:
-        """A device is reported to be given the state of a source."""
+        """A device is to be given the state of a source, as the event has it."""
         if source is not None:
             self._sources[device] = source
 

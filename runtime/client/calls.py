@@ -229,13 +229,13 @@ def region_read(region: int, offset: int, count: int) -> Call[bytes]:
 
 
 def region_write(region: int, offset: int, data: Data, *, no_reply: bool = False) -> Call[None]:
-    """Write to a region; with `no_reply` nobody states whether it was done."""
+    """Write to a region; with `no_reply` nobody learns whether it was done."""
     size = len(data)
 
     def read(reply: Reply) -> None:
         assert isinstance(reply.message, RegionWriteReply)
         if reply.message.count != size:
-            # An error states that nothing was done; what half a write has done nobody can state.
+            # An error means that nothing was done; what half a write has done nobody knows.
             why = f"REGION_WRITE: {reply.message.count} of {size} bytes were written"
             raise MalformedError("size_wrong", why)
 

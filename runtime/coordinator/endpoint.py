@@ -148,7 +148,7 @@ class Endpoint:
     # --- the connection ---
 
     def connect(self) -> Process:
-        """Connect, anew if the connection is over; return who listens there. Nothing is stated yet.
+        """Connect, anew if the connection is over; return who listens there. Nothing is sent yet.
 
         Once connected a version is negotiated, at the latest before this side hangs up: some
         servers end if a client hangs up before.
@@ -296,7 +296,7 @@ class Endpoint:
         """The table as its capabilities contract it.
 
         Raises:
-            CannotMigrateError: It states that it cannot be migrated.
+            CannotMigrateError: By its own answer it cannot be migrated.
             ClientError: It does not answer.
         """
         if self._machine is None:
@@ -367,7 +367,7 @@ class Endpoint:
         return self.state
 
     def left(self) -> int | None:
-        """Ask how much is left to read once it is stopped; None if it cannot state."""
+        """Ask how much is left to read once it is stopped; None if it does not know."""
         client = self.client
         if self._sizes is None:
             self._sizes = client.supports("MIG_DATA_SIZE", get=True)

@@ -43,7 +43,7 @@ class CannotMigrateError(CoordinatorError):
 
 
 class NotTrustedError(CannotMigrateError):
-    """Another user may have left a claim or a journal: nothing is done that it states."""
+    """Another user may have left a claim or a journal: nothing is done that it asks for."""
 
 
 class CancelledError(CoordinatorError):

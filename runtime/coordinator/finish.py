@@ -233,7 +233,7 @@ class Finisher:
 
     def _rows(self, also: Sequence[Side] = ()) -> Iterator[Handover]:
         """Yield the rows that hold, or would if the sides `also` could be reached."""
-        # Another process has a blank device: where that is states nothing.
+        # Another process has a blank device: where that is means nothing.
         states: dict[Side, list[str]] = {
             side: [
                 (one.state or "") if self._served[one] is not False else ""

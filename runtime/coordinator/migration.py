@@ -262,7 +262,7 @@ class Coordinator:
         migration = self._migration
         begun = time.monotonic()
         self._expire_before_stop(begun)
-        # Before the first word is stated, so that a kill at any moment leaves no question open.
+        # Before the first command is sent, so that a kill at any moment leaves no question open.
         try:
             self._journal = journal = Journal(
                 self._journal_path,

@@ -5,7 +5,7 @@ coordinates watches them, reports how far they are, and decides when pre-copy ha
 
 Pre-copy ends when the time the rest is expected to take is within the downtime that is allowed, or
 when more passes bring nothing. What is left is asked of the device (MIG_DATA_SIZE, of Linux); one
-that cannot state has as much left as it streamed in its last pass, if that came to an end by
+that does not know has as much left as it streamed in its last pass, if that came to an end by
 itself.
 
 What a device reports of itself is no licence. A pass goes on for as long as what it states is left

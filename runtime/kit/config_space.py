@@ -36,7 +36,7 @@ _NO_POWER_STATES: Final = (1, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a device reports it is.
+    """Which device it is, by its own account.
 
     Attributes:
         vendor: Vendor ID.

@@ -1,6 +1,6 @@
 """Streams that are whole and undamaged as streams, and wrong in what they state.
 
-A checksum protects against accidents on the way. It states nothing about who made a stream: another
+A checksum protects against accidents on the way. It shows nothing about who made a stream: another
 device, another version, or a writer with a mistake. So the streams here have good checksums, and
 it is the device itself that must refuse them, or take them over as they are.
 

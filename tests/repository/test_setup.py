@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from repository import ROOT, clean_environment, run
 
-# Says of itself what it is notified to be, makes an "environment" by copying itself, and writes
+# Gives of itself what it is asked to be, makes an "environment" by copying itself, and writes
 # down what it is asked to install. Everything else goes to the Python that runs the tests.
 STAND_IN = """#!/bin/sh
 version={version}

@@ -266,7 +266,7 @@ class _Text:
         return [item for item in self.discipline.machines() if item[1].supports(state)]
 
     def _in_state(self, here: str, words: Sequence[int]) -> str:
-        """The device is here; its flags are stated only if others may be here too."""
+        """The device is here; its flags are shown only if others may be here too."""
         in_state = f"state[d] == {self.state[here]}"
         if len(words) == len(self._having(here)):
             return in_state

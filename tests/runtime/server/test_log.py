@@ -21,7 +21,7 @@ STOP, RUNNING, P2P = (load().state(name).value for name in ("STOP", "RUNNING", "
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged, after whatever it is notified to do first."""
+    """Keeps what is logged, after whatever it is asked to do first."""
 
     def __init__(self) -> None:
         super().__init__()
