@@ -106,7 +106,7 @@ build/fuzz/atheris:
 	@$(PIP) install --no-deps --target $@ atheris
 
 .PHONY: kill
-kill: setup ## whoever is killed, and when: every message boundary of a migration; takes minutes
+kill: setup ## kill each process at every message boundary of a migration, then recover; takes minutes
 	@$(BIN)/python -m pytest --quiet --no-header tests/runtime/coordinator/every_kill.py $(ARGS)
 
 .PHONY: interop

@@ -44,7 +44,7 @@ static int reset(void *context, enum vfio_v2_state to)
 
 static const struct vfio_v2_calls calls = { take, reset, NULL };
 
-/* Lead a group through the phases of a plan: whoever has a move makes it, one arc at a time. */
+/* Lead a group through the phases of a plan: each device that has a step to make makes it, one arc at a time. */
 static int follow(enum vfio_v2_plan plan, struct device *group, unsigned first, unsigned end)
 {
     for (unsigned phase = first; phase < end; phase++) {

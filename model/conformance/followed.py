@@ -163,7 +163,7 @@ class Followed:
     def requested(self, target: str | int, errno: Errno) -> None:
         """SET_STATE was answered: with success, or with an errno."""
         rules = self._rules
-        # The device that can do most comes first: what is refused even to it is worth saying.
+        # The device that can do most comes first: what is refused even to it is worth reporting.
         ways = [(point, rules.way(point, target)) for point in sorted(self.points, reverse=True)]
         ends = [(way, self._ends(point, way, target, errno)) for point, way in ways]
         found = frozenset[Point]().union(*(there for _, there in ends))

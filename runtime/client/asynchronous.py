@@ -12,7 +12,7 @@ everything else meanwhile.
 
 *Cancelling.* A task that is cancelled while it waits has lost its call and nothing else: whether
 the server has done it nobody knows, the answer is disposed of when it comes, and the connection can
-be used as before. So `asyncio.timeout` may be put around anything; the client's own patience, in
+be used as before. So `asyncio.timeout` may be put around anything; the client's own timeout, in
 contrast, ends the connection, for a server that does not answer is of no use to anybody.
 
 A client belongs to the loop in which it was opened.

@@ -117,7 +117,7 @@ class CancelDeadline:
         self._since = time.monotonic()
 
     def end(self) -> None:
-        """Be as patient as before, and without a deadline."""
+        """Wait as long as before, and without a deadline."""
         self._since = None
         self._deadline = math.inf
 

@@ -97,7 +97,7 @@ class Endpoint:
         client: A connection that somebody else made, and closes.
         timeout_s: How many seconds its server may take to answer.
         observers: Called with every message.
-        deadline_of: By when it has to have answered, however patient one is; see `Client`.
+        deadline_of: By when it has to have answered, however long the timeout is; see `Client`.
 
     Attributes:
         where: As given.

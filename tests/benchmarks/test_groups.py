@@ -91,7 +91,7 @@ def test_spin_stores_the_situations_there_are(checked, name: str, failing: bool)
     assert there < found.states < 3 * there
 
 
-@pytest.mark.parametrize("promise", ["G1", "G4"])
+@pytest.mark.parametrize("obligation_id", ["G1", "G4"])
 def test_the_proof_needs_no_size(benchmark, obligation_id: str):
     obligation = next(o for o in OBLIGATIONS if o.id == obligation_id)
     verdict = benchmark.pedantic(lambda: decide(obligation, Encoding(load())), rounds=5)

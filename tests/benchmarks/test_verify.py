@@ -1,6 +1,6 @@
 """What proving costs: the whole from a cold start, by processes, by solver, with all files.
 
-Nothing is asserted about the figures. The one promise, everything within two seconds on two
+Nothing is asserted about the figures. The one target, everything within two seconds on two
 processors, is for the reader of the table that pytest-benchmark prints.
 """
 

@@ -109,7 +109,7 @@ def test_a_second_time_does_not_wait(harness: Harness, start, cli, elsewhere, js
     program = start("migrate", "s0", "d0", *SLOW, *journal, *(["--json"] if json else []))
     until(lambda: harness.states == PRE_COPY)
     program.signal(signal.SIGINT)
-    until(gate.hangs.is_set)  # it is settled, and the source does not answer
+    until(gate.hangs.is_set)  # it is committed, and the source does not answer
     assert harness.states["d0"] == "STOP"
     program.signal(signal.SIGINT)
     ran = program.ends()

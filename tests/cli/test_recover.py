@@ -124,7 +124,7 @@ def test_other_pairs_than_those_of_the_journal(big: Harness, start, cli):
 @pytest.mark.parametrize("keep", [[], ["--keep", "destination"]])
 @pytest.mark.parametrize("named", [["d0"], ["d0", "s0"]])
 def test_a_destination_in_the_place_of_a_source(big: Harness, start, cli, named, keep):
-    """It is refused, and what is reported to run is what settles it."""
+    """It is refused, and what is reported to run decides it."""
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
     before = big.states
     where = Path("s0.migration").resolve()  # a destination has but a link to it

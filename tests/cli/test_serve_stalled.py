@@ -191,7 +191,7 @@ def test_a_second_signal_ends_the_process_at_once(folder, number, status) -> Non
         ask_to_stop(client)
         until(lambda: served.status()["state"] == "RUNNING_P2P")
         served.process.send_signal(signal.SIGTERM)
-        # The first has been heard: two of a kind that wait are one.
+        # The first has been handled: two of a kind that wait are one.
         until(lambda: "ShdPnd:\t0000000000000000" in proc_status(served))
         served.process.send_signal(number)
         assert served.ends() == status

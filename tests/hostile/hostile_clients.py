@@ -1,4 +1,4 @@
-"""Hostile clients: how they state what `hostile_messages` makes up, and how they hear or do not."""
+"""Hostile clients: how they send what `hostile_messages` makes up, and how they read or do not."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Attacker:
             self._listen()
 
     def finish(self) -> None:
-        """Say nothing more and hear the server out: all that was stated has been read then."""
+        """Send nothing more and read to the end: all that was sent has been read by the server then."""
         if not self.ended:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
@@ -208,7 +208,7 @@ def attack(path: Path, hostile: Hostile) -> Attacker:
     chance = hostile.chance
     manner = chance.choices(
         (
-            *("hears out", "hangs up", "deaf", "cuts small", "answers nothing", "loads"),
+            *("reads to the end", "hangs up", "deaf", "cuts small", "answers nothing", "loads"),
             *("transfers", "memory", "interrupts"),
         ),
         (46, 8, 4, 4, 6, 12, 8, 16, 6),

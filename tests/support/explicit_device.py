@@ -289,7 +289,7 @@ BAD: dict[str, Bad] = {
     "D11": _d11,
     "D12": _d12,
 }
-"""The step that breaks a promise, by obligation; D9 and D10 are about states and arcs, not runs."""
+"""The step that violates an obligation, by its identifier; D9 and D10 are about states and arcs, not runs."""
 
 
 @dataclass
@@ -304,7 +304,7 @@ class Search:
 def search(table: ExplicitDevice, sessions: int, changes: int, wanted: set[str]) -> Search:
     """Search breadth first; counters beyond the caps are not followed on.
 
-    It stops early when every promise wanted is broken.
+    It stops early when every obligation wanted is violated.
     """
     start = Now(table.data["initial"])
     depth = {start: 0}

@@ -29,7 +29,7 @@ Found = dict
 
 
 class BrokenRunError(AssertionError):
-    """A promise was not kept."""
+    """What a recovery guarantees did not hold."""
 
 
 @dataclass(frozen=True)

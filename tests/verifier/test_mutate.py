@@ -401,7 +401,7 @@ def killed_by(survey: Survey) -> dict[str, Mutant]:
 
 
 def test_a_kill_is_a_violation_that_a_user_would_see(survey: Survey):
-    """The survey asks without telling examples; `verify` finds the same and tells one."""
+    """The survey asks without building examples; `verify` finds the same and shows one."""
     found = killed_by(survey)
     assert len(found) > (3 if survey.tried == FAMILY_T else 15)
     for name, mutant in found.items():

@@ -358,7 +358,7 @@ def test_it_is_the_table_that_is_replayed_and_not_a_copy(spec: Spec):
 
 
 def test_a_run_of_several_devices_need_not_follow_sessions(spec: Spec) -> None:
-    """The provers of streams and groups tell where devices are, and of no session."""
+    """The provers of streams and groups show where devices are, and no session."""
     steps = (
         Step(kind="arc", device=0, from_="RUNNING", to="PRE_COPY", state="PRE_COPY"),
         Step(kind="arc", device=1, from_="STOP", to="RESUMING", state="RESUMING"),

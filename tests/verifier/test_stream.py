@@ -1,8 +1,8 @@
 """Family S: proved of the real table; each obligation violated by a table or a careless peer.
 
-Where a table cannot break a promise (a device that forgets to mark a page, a client that reorders
-chunks), the system itself is made careless: that shows that the model can lose what the promise is
-about. A second model checker in plain Python confirms every length.
+Where a table cannot violate an obligation (a device that forgets to mark a page, a client that
+reorders chunks), the system itself is made careless: that shows that the model can lose what the
+obligation is about. A second model checker in plain Python confirms every length.
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ def test_a_careless_logger_is_refuted(monkeypatch):
 def _logged(*, careless: bool, eager: bool = False) -> int | None:
     """Log writes to eight addresses, with page sizes that are powers of two: a shortest miss.
 
-    Any report may be lost; a hasty logger has forgotten what it reported all the same.
+    Any report may be lost; a logger that clears too early has forgotten what it reported all the same.
     """
     size = 8
 

@@ -119,7 +119,7 @@ static void write_file(int sock, const char *path, size_t block, struct message 
 int main(int argc, char **argv)
 {
     struct sockaddr_un there;
-    struct timeval patience = {.tv_sec = 20};
+    struct timeval timeout = {.tv_sec = 20};
     char *line = NULL;
     size_t length = 0;
     int sock;
@@ -131,7 +131,7 @@ int main(int argc, char **argv)
     if (connect(sock, (struct sockaddr *)&there, sizeof there))
         err(2, "%s", argv[1]);
     enlarge(sock);
-    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     while (getline(&line, &length, stdin) > 0) {
         char *words[3 + 2 * MOST];
         int count = 0;

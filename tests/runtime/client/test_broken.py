@@ -271,7 +271,7 @@ def test_a_server_that_does_not_answer(foreign) -> None:
 
 
 def test_a_server_that_sends_and_does_not_answer(foreign) -> None:
-    """Noise is no answer: patience ends all the same."""
+    """Noise does not count as an answer: the timeout ends all the same."""
 
     def script(peer) -> None:
         peer.handshake({})

@@ -1,4 +1,4 @@
-"""Somebody gives up while a server hangs: that is heard at once, and the rows specify who runs."""
+"""Somebody cancels while a server hangs: that takes effect at once, and the rows specify who runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes, known by more than their numbers, and who is heard on a connection."""
+"""Processes, known by more than their numbers, and whose messages are read on a connection."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_no_process(data):
         assert (data["pid"], data["started"]) == (found.pid, found.started)
 
 
-# --- who is heard ---
+# --- whose messages are read ---
 
 
 def test_who_answers_is_noted_once(pidfs: bool):

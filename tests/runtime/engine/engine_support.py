@@ -91,7 +91,7 @@ class Rig:
     records: list[Record] = field(default_factory=list)
 
     def sync(self) -> None:
-        """Tell a device that failed for good where the table specifies it is."""
+        """Take a device that failed for good to where the table specifies it is."""
         self.device.where = self.engine.state
 
     def equal(self) -> dict[str, object]:

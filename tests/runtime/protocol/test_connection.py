@@ -336,7 +336,7 @@ def test_the_server_reads_and_writes_memory_of_the_client() -> None:
     assert bytes(second.message.data) == b"1234"
     done = client.send_reply(second, vp.DmaWriteReply(8192, 4))
     data = client.send_reply(first, vp.DmaReadReply(4096, b"abcd"))
-    one, two = server.receive(bytes(done) + bytes(data))  # in any order: the id tells
+    one, two = server.receive(bytes(done) + bytes(data))  # in any order: the id decides
     assert (one.id, one.message, one.command) == (1, vp.DmaWriteReply(8192, 4), second.message)
     assert (two.id, bytes(two.message.data)) == (0, b"abcd")
     assert server.waiting == 0

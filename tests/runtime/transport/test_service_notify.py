@@ -1,4 +1,4 @@
-"""What the service manager hears, at a socket as systemd makes it."""
+"""What the service manager receives, at a socket as systemd makes it."""
 
 from __future__ import annotations
 
