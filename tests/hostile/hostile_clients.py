@@ -78,7 +78,7 @@ class Attacker:
             self._listen()
 
     def finish(self) -> None:
-        """Send nothing more and read to the end: all that was sent has been read by the server then."""
+        """Send nothing more and read to the end: the server has read all of it then."""
         if not self.ended:
             try:
                 self._sock.shutdown(socket.SHUT_WR)

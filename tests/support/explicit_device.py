@@ -289,7 +289,7 @@ BAD: dict[str, Bad] = {
     "D11": _d11,
     "D12": _d12,
 }
-"""The step that violates an obligation, by its identifier; D9 and D10 are about states and arcs, not runs."""
+"""The step that violates an obligation, by identifier; D9 and D10 are about states and arcs."""
 
 
 @dataclass

@@ -95,7 +95,7 @@ def test_every_obligation_about_plans_is_broken_by_some():
     assert {explicit_group.broken(path)[0]["breaks"] for path in FILES} == set(FAMILY_G) - {"G3"}
 
 
-# Two or so for each obligation; those of G7 take seconds, as each asks for every place of a migration.
+# Two or so for each obligation; those of G7 take seconds: each asks for each place of a migration.
 SAMPLE = {
     *("g1-nobody-quiesced", "g1-two-without-p2p", "g2-harmless", "g4-nobody-held"),
     *("g5-asks-what-it-cannot", "g5-failed-devices-stay", "g5-changes-its-mind"),

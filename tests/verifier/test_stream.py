@@ -318,7 +318,7 @@ def test_a_careless_logger_is_refuted(monkeypatch):
 def _logged(*, careless: bool, eager: bool = False) -> int | None:
     """Log writes to eight addresses, with page sizes that are powers of two: a shortest miss.
 
-    Any report may be lost; a logger that clears too early has forgotten what it reported all the same.
+    Any report may be lost; a logger that clears too early has then forgotten what was in it.
     """
     size = 8
 

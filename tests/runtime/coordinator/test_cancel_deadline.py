@@ -1,4 +1,4 @@
-"""Somebody cancels while a server hangs: that takes effect at once, and the rows specify who runs."""
+"""Somebody cancels while a server hangs: that works at once, and the rows specify who runs."""
 
 from __future__ import annotations
 

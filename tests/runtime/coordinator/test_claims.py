@@ -1,4 +1,4 @@
-"""A device is moved by one coordinator at a time, and belongs to one migration until that is finished.
+"""A device is moved by one coordinator at a time, and belongs to one migration to its end.
 
 Each of these was found by an attack: two sides ran, or none, and everybody said that all was well.
 """

@@ -1,4 +1,4 @@
-"""Whichever process is killed, and when: exactly one side runs after a recovery, and nothing is left behind.
+"""Each process killed, at each point: one side runs after a recovery, and nothing is left behind.
 
 Here is a sample of all points. `make test` tries those of it that are about one device,
 `make exhaustive` the others, and `make kill` every point there is (`every_kill.py`). What is
