@@ -6,7 +6,8 @@
     >>> picture = machine_graph(machine, machine.route("RUNNING", "RESUMING"))
     >>> svg = render(picture, "svg")
 
-`machine_graph` and `trace_graphs` make a neutral `Graph`, `migration_view` a neutral `PlanView` of
+`machine_graph` and `trace_graphs` make a neutral `Graph`, `change_graph` one of what two machines
+have otherwise, `migration_view` a neutral `PlanView` of
 what each device of a group does in a migration; `render` turns either into a file of any of
 `FORMATS`, `to_text` a plan into text for a terminal, `to_dot`, `to_mermaid` and `to_json` a graph
 into text; `tables` writes a whole table out for a manual. Pictures in SVG, PNG, PDF and DOT need
@@ -17,6 +18,7 @@ the extra "diagrams", which is imported only when one is drawn; without it they 
 """
 
 from vfio_migration.diagrams.drawing.palette import Theme
+from vfio_migration.diagrams.machine.changes import change_graph
 from vfio_migration.diagrams.machine.dot import to_dot
 from vfio_migration.diagrams.machine.extract import machine_graph, trace_graphs
 from vfio_migration.diagrams.machine.graph import Edge, Graph, Heading, LegendEntry, Mark, Node
@@ -42,6 +44,7 @@ __all__ = [
     "PlanView",
     "TableFormat",
     "Theme",
+    "change_graph",
     "machine_graph",
     "migration_view",
     "render",

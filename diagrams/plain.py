@@ -74,7 +74,7 @@ def to_mermaid(graph: Graph) -> str:
         label = _label(edge)
         lines.append(f"    {start} --> {ids[edge.to]}" + (f" : {label}" if label else ""))
     for name, style in _CLASSES.items():
-        members = [ids[node.name] for node in graph.nodes if node.emphasis == name]
+        members = [ids[node.name] for node in graph.nodes if name in (node.emphasis, node.change)]
         if members:
             lines += [f"    classDef {name} {style}", f"    class {','.join(members)} {name}"]
     return "\n".join(lines) + "\n"
@@ -85,6 +85,9 @@ _CLASSES = {
     "strong": "stroke:#0b7fd6,stroke-width:3px",
     "alarm": "stroke:#d6303a,stroke-width:3px",
     "dim": "opacity:0.45",
+    "added": "stroke:#0a8f6c,stroke-width:3px",
+    "removed": "stroke:#d6303a,stroke-dasharray:5 4",
+    "changed": "stroke:#0b7fd6,stroke-width:2px",
 }
 
 
@@ -94,6 +97,8 @@ def _label(edge: Edge) -> str:
         parts.append("step " + ", ".join(mark.label for mark in edge.marks))
     if any(mark.failed for mark in edge.marks):
         parts.append("fails")
+    if edge.change not in (None, "same"):
+        parts.append(edge.change)
     text = edge.event_text or _MERMAID_WORDS[edge.kind]
     if edge.kind == "refused" and edge.errno:
         text += f" {edge.errno}"

@@ -14,11 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vfio_migration.diagrams.machine.changes import change_graph
 from vfio_migration.diagrams.machine.extract import machine_graph
 from vfio_migration.diagrams.plan.extract import migration_view, unnamed
 from vfio_migration.diagrams.render import Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, tables
 from vfio_migration.model import Machine, Spec, load
+from vfio_migration.model.edited import edits
+from vfio_migration.model.history import named
 from vfio_migration.model.plan import load_plans
 
 PICTURES = "diagrams"
@@ -40,6 +43,12 @@ def generate(spec: Spec) -> dict[str, bytes]:
         graph = machine_graph(machine)
         for format_ in _PICTURE_FORMATS:
             files[f"{PICTURES}/{slug(machine)}.{format_}"] = render(graph, format_)
+    for edit in edits():
+        new, old = named(edit.name), named(edit.base)
+        assert new is not None
+        assert old is not None
+        graph = change_graph(new.machine(), old.machine())
+        files[f"{PICTURES}/proposal-{edit.name}.svg"] = render(graph, "svg")
     plans = load_plans(spec)
     for migration in plans.migrations:
         view = migration_view(spec, unnamed([None, None]), migration, plans)

@@ -71,6 +71,8 @@ def section(edit: Edit, bases: dict[str, tuple[Spec, Report]]) -> Iterator[str]:
     yield ""
     yield f"*From:* {edit.source}."
     yield ""
+    yield f"![What {edit.name} adds and removes](diagrams/proposal-{edit.name}.svg)"
+    yield ""
     yield from letters.markdown(letter)
     yield ""
     yield f"**{comparisons.summary(comparison)}**"

@@ -13,10 +13,11 @@ from vfio_migration.cli.files import refuse
 
 if TYPE_CHECKING:
     from vfio_migration.diagrams import Format, Graph, PlanView
-    from vfio_migration.model import Spec, Trace
+    from vfio_migration.model import Machine, Spec, Trace
 
 _HELP = """\
-Draw the machine on its grid, one route through it, a trace, or the time line of a migration.
+Draw the machine on its grid, one route through it, a trace, what a change adds to it and removes,
+or the time line of a migration.
 The format follows the name of the file; without -o the DOT text goes to standard output. No
 Graphviz needs to be installed.
 
@@ -26,6 +27,8 @@ examples:
   vfio-migration diagram -o route.svg --route PRE_COPY STOP_COPY
   vfio-migration diagram my_table.toml -o mine.pdf
   vfio-migration diagram -o run.svg --trace run.json
+  vfio-migration diagram my_table.toml --against builtin -o change.svg
+  vfio-migration diagram . --against git:HEAD -o patch.png   # sources, as `import` reads them
   vfio-migration diagram -o live.svg --migration live
   vfio-migration diagram -o live.svg --migration live --devices STOP_COPY,P2P:STOP_COPY
   vfio-migration diagram --format mmd              # Mermaid text to standard output
@@ -58,6 +61,11 @@ def add(commands: Any) -> None:
     )
     what.add_argument("--trace", metavar="FILE", help="draw a counterexample, or another trace")
     what.add_argument(
+        "--against",
+        metavar="OLD",
+        help="draw what was added and removed since this table: a file, a source, or a name",
+    )
+    what.add_argument(
         "--migration", metavar="NAME", help="draw what each device of a group does in a migration"
     )
     options.plans_option(parser)
@@ -75,7 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the picture; 0 if it is written."""
     files.keep_apart(
         {"--output": arguments.output},
-        {"SPEC": arguments.spec, "--trace": arguments.trace, "--plans": arguments.plans},
+        {
+            "SPEC": arguments.spec,
+            "--trace": arguments.trace,
+            "--against": arguments.against,
+            "--plans": arguments.plans,
+        },
     )
     spec = options.read_spec(arguments.spec)
     chosen = options.picture_format(arguments.output, arguments.format)
@@ -96,14 +109,25 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.route is not None:
         from_, to = (options.read_state(text) for text in arguments.route)
         route = machine.route(options.present_state(machine, from_), to)
-    from vfio_migration.diagrams import machine_graph
+    from vfio_migration.diagrams import change_graph, machine_graph
 
+    if arguments.against is not None:
+        return _draw(change_graph(machine, _old(arguments, machine)), chosen, arguments)
     try:
         picture = machine_graph(machine, route=route, trace=trace)
     except ValueError as error:
         hint = "a run is drawn on one machine: all its devices need the same capabilities"
         refuse("--trace", arguments.trace, str(error), hint)
     return _draw(picture, chosen, arguments)
+
+
+def _old(arguments: argparse.Namespace, new: Machine) -> Machine:
+    """Return the machine of OLD: with all it knows, or with what it knows of --flags."""
+    spec = options.read_spec(arguments.against)
+    if arguments.flags is None:
+        return spec.machine()
+    known = sum(row.value for row in spec.capabilities)
+    return spec.machine(known & int(new.capabilities.value))
 
 
 def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | None) -> PlanView:

@@ -12,8 +12,14 @@ a request that never sets out. The last two are events of the table: "fails" tak
 the grid, "event" puts it back on.
 """
 
+ARC_KINDS: tuple[EdgeKind, ...] = ("moves", "opens", "keeps", "closes")
+"""The kinds that are arcs of the machine."""
+
 Emphasis = Literal["normal", "strong", "dim", "alarm"]
 """How much a node or edge stands out: on the route or run, beside it, or where it goes wrong."""
+
+Change = Literal["same", "added", "removed", "changed"]
+"""What became of a node or edge from one machine to another."""
 
 Liveness = Literal["all", "some", "none", "off_grid"]
 """How many of the table's activities a state permits; "off_grid" is a device that has failed."""

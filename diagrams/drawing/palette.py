@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vfio_migration.diagrams.drawing.kinds import EdgeKind, Liveness
+from vfio_migration.diagrams.drawing.kinds import Change, EdgeKind, Liveness
 
 Theme = Literal["auto", "light", "dark"]
 """How a picture is coloured. "auto" follows the reader's setting where the format can (SVG)."""
@@ -57,6 +57,15 @@ class Palette:
         """Return the colour of a kind of edge."""
         colour: str = getattr(self, kind)
         return colour
+
+    def change(self, change: Change) -> str:
+        """Return the colour of what became so."""
+        return {
+            "same": self.border,
+            "added": self.opens,
+            "removed": self.alarm,
+            "changed": self.keeps,
+        }[change]
 
 
 LIGHT = Palette(
@@ -134,3 +143,14 @@ STYLES: dict[EdgeKind, LineStyle] = {
     "fails": LineStyle(style="dotted", width=1.6, head="normal"),
     "event": LineStyle(style="dashed", width=1.2, head="vee"),
 }
+
+CHANGE_STYLES: dict[Change, LineStyle] = {
+    "same": LineStyle(width=1.1),
+    "added": LineStyle(width=2.8),
+    "removed": LineStyle(style="dashed", width=2),
+    "changed": LineStyle(width=1.1, double=True),
+}
+"""How a line of a picture of changes is drawn: all of it but its ends, which are its kind's."""
+
+SIGNS: dict[Change, str] = {"same": "", "added": "+", "removed": "\N{MINUS SIGN}", "changed": "~"}
+"""What is written on what became so."""

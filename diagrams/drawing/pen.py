@@ -6,10 +6,11 @@ counts from the top left corner; here its places become those of Graphviz, which
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vfio_migration.diagrams.drawing.kinds import EdgeKind, Emphasis
-from vfio_migration.diagrams.drawing.palette import STYLES, Palette
+from vfio_migration.diagrams.drawing.kinds import ARC_KINDS, Change, EdgeKind, Emphasis
+from vfio_migration.diagrams.drawing.palette import CHANGE_STYLES, STYLES, Palette
 from vfio_migration.diagrams.drawing.shapes import Box, Line, Point, Text
 from vfio_migration.model.extras import from_extra
 
@@ -72,10 +73,17 @@ class Pen:
 
     # --- lines, badges, texts ---
 
-    def line(self, line: Line, kind: EdgeKind, emphasis: Emphasis) -> dict[str, str]:
+    def line(
+        self, line: Line, kind: EdgeKind, emphasis: Emphasis, change: Change | None = None
+    ) -> dict[str, str]:
         """Return the attributes of an edge of this kind along a line."""
         look = STYLES[kind]
         colour = self.palette.alarm if emphasis == "alarm" else self.palette.edge(kind)
+        if change is not None:
+            colour = self.palette.change(change)
+            # An event or refusal that is as before keeps its own line.
+            if change != "same" or kind in ARC_KINDS:
+                look = replace(CHANGE_STYLES[change], head=look.head)
         width = look.width
         if emphasis in ("strong", "alarm"):
             # Wider lines would close the gap of a double one.
@@ -96,9 +104,13 @@ class Pen:
             **({"arrowtail": look.tail, "dir": "both"} if look.tail else {}),
         }
 
-    def badge(self, name: str, box: Box, text: str, failed: bool = False) -> None:
-        """Draw the number of a step."""
+    def badge(
+        self, name: str, box: Box, text: str, failed: bool = False, change: Change | None = None
+    ) -> None:
+        """Draw the number of a step, or the sign of a change."""
         colour = self.palette.alarm if failed else self.palette.strong
+        if change is not None:
+            colour = self.palette.change(change)
         self.dot.node(
             name,
             label=self.plain(text),
@@ -110,7 +122,7 @@ class Pen:
             fontcolor=self.palette.badge_text,
             fontname=f"{FONT}-Bold",
             **self.place(box),
-            **{"class": classes("badge", "failed" if failed else "")},
+            **{"class": classes("badge", "failed" if failed else "", change or "")},
         )
 
     def text(self, name: str, text: Text) -> None:
@@ -148,7 +160,9 @@ class Pen:
 
     # --- from the page's coordinates to Graphviz's, which count upwards ---
 
-    def sample_line(self, legend: Digraph, name: str, kind: EdgeKind, box: Box) -> None:
+    def sample_line(
+        self, legend: Digraph, name: str, kind: EdgeKind, box: Box, change: Change | None = None
+    ) -> None:
         """Draw a line of a kind in a legend."""
         line = Line(((box.left, box.y), (box.right, box.y)))
         self.point_node(legend, f"{name}-a", line.start, "legend")
@@ -157,8 +171,8 @@ class Pen:
             f"{name}-a",
             f"{name}-b",
             id=name,
-            **self.line(line, kind, "normal"),
-            **{"class": classes("legend", kind)},
+            **self.line(line, kind, "normal", change),
+            **{"class": classes("legend", kind, change or "")},
         )
 
     def point(self, point: Point) -> Point:

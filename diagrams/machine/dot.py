@@ -7,16 +7,24 @@ and arcs are plain nodes and edges with readable names; headings and badges are 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
 from vfio_migration.diagrams.drawing.kinds import Emphasis
-from vfio_migration.diagrams.drawing.palette import PALETTES, STYLES, Palette, Theme
+from vfio_migration.diagrams.drawing.palette import (
+    CHANGE_STYLES,
+    PALETTES,
+    SIGNS,
+    STYLES,
+    Palette,
+    Theme,
+)
 from vfio_migration.diagrams.drawing.pen import Pen, classes
 from vfio_migration.diagrams.drawing.shapes import Box
-from vfio_migration.diagrams.drawing.svg import Drawing, Group
+from vfio_migration.diagrams.drawing.svg import Drawing, Group, Rules, line_rules
 from vfio_migration.diagrams.machine.graph import Edge, Graph
 from vfio_migration.diagrams.machine.layout import (
     Layout,
@@ -49,7 +57,24 @@ def draw(graph: Graph, theme: Theme = "light") -> Drawing:
         description=graph.description,
         height=layout.height,
         groups=_groups(layout, ids),
+        rules=functools.partial(_rules, graph),
     )
+
+
+def _rules(graph: Graph, palette: Palette) -> Rules:
+    """Return the colours of what only some machines have: holes, and changes."""
+    rules: dict[str, Mapping[str, str]] = {}
+    if graph.holes:
+        rules[".hole path"] = {"stroke": palette.muted}
+        rules[".hole text"] = {"fill": palette.muted}
+    for change in CHANGE_STYLES:
+        if not any(node.change is not None for node in graph.nodes):
+            break
+        colour = palette.change(change)
+        rules[f".state.{change} path"] = {"stroke": colour}
+        rules[f".badge.{change} path"] = {"fill": colour}
+        rules |= line_rules(f".edge.{change}", colour)
+    return rules
 
 
 def identifier(name: str, value: int) -> str:
@@ -77,6 +102,8 @@ class _Writer(Pen):
         for index, band in enumerate(layout.bands):
             self.cluster(self.dot, f"band-{index}", band, self.palette.band, self.palette.band)
         self.cluster(self.dot, "frame", layout.frame, "transparent", self.palette.rule)
+        for index, hole in enumerate(layout.holes):
+            self._hole(f"hole-{index}", hole)
         for node in layout.nodes:
             self._state(node)
         for edge in layout.edges:
@@ -84,7 +111,15 @@ class _Writer(Pen):
         for index, edge in enumerate(layout.edges):
             if edge.badge is not None:
                 failed = any(mark.failed for mark in edge.edge.marks)
-                self.badge(f"badge-{index}", edge.badge, badge_text(edge.edge), failed)
+                self.badge(
+                    f"badge-{index}", edge.badge, badge_text(edge.edge), failed, edge.edge.change
+                )
+        for node in layout.nodes:
+            change = node.node.change
+            if change is not None and SIGNS[change]:
+                self.badge(
+                    f"sign-{self.ids[node.node.name]}", _corner(node), SIGNS[change], change=change
+                )
         for index, text in enumerate(layout.texts):
             self.text(f"text-{index}", text)
         with self.dot.subgraph(name="cluster_legend") as legend:
@@ -100,6 +135,9 @@ class _Writer(Pen):
     def _state(self, placed: PlacedNode) -> None:
         node, palette = placed.node, self.palette
         border, fill = _node_colours(node.emphasis, palette)
+        is_changed = node.change is not None and node.change != "same"
+        if node.change is not None:
+            border = palette.change(node.change)
         faded = node.emphasis == "dim"
         text, muted = (palette.muted, palette.muted) if faded else (palette.text, palette.muted)
         self.dot.node(
@@ -109,13 +147,32 @@ class _Writer(Pen):
             ),
             id=f"state-{self.ids[node.name]}",
             shape="box",
-            style="filled,rounded",
+            style="filled,rounded,dashed" if node.change == "removed" else "filled,rounded",
             fillcolor=fill,
             color=border,
-            penwidth="2.6" if node.initial else "1.2",
+            penwidth="2.6" if node.initial else "2" if is_changed else "1.2",
             tooltip=self.plain(node.summary),
             **self.place(placed.box),
-            **{"class": classes("state", node.emphasis, "initial" if node.initial else "")},
+            **{
+                "class": classes(
+                    "state", node.emphasis, "initial" if node.initial else "", node.change or ""
+                )
+            },
+        )
+
+    def _hole(self, name: str, box: Box) -> None:
+        """Draw a place without a state; an arc that passes over it stays in sight."""
+        self.dot.node(
+            name,
+            label="no state",
+            id=name,
+            shape="box",
+            style="rounded,dashed",
+            color=self.palette.muted,
+            fontcolor=self.palette.muted,
+            penwidth="1",
+            **self.place(box),
+            **{"class": "hole"},
         )
 
     # --- edges ---
@@ -132,8 +189,12 @@ class _Writer(Pen):
             self.ids[edge.to],
             id=edge_id(edge, self.ids),
             tooltip=self.plain(edge.summary),
-            **self.line(placed.line, edge.kind, edge.emphasis),
-            **{"class": classes("arc" if edge.is_arc else "", edge.kind, edge.emphasis)},
+            **self.line(placed.line, edge.kind, edge.emphasis, edge.change),
+            **{
+                "class": classes(
+                    "arc" if edge.is_arc else "", edge.kind, edge.emphasis, edge.change or ""
+                )
+            },
         )
 
     # --- texts and the legend ---
@@ -155,8 +216,22 @@ class _Writer(Pen):
                 **self.place(Box(box.x, box.y, 28, 14)),
                 **{"class": "state initial legend"},
             )
+        elif kind in CHANGE_STYLES:
+            self.sample_line(legend, name, "moves", box, kind)
+            if SIGNS[kind]:
+                self.badge(f"{name}-sign", _sample_sign(box), SIGNS[kind], change=kind)
         elif kind in STYLES:
-            self.sample_line(legend, name, kind, box)
+            is_change = any(node.node.change is not None for node in self.layout.nodes)
+            self.sample_line(legend, name, kind, box, "same" if is_change else None)
+
+
+def _corner(placed: PlacedNode) -> Box:
+    """Return where the sign of a state is: on its upper left corner."""
+    return Box(placed.box.left + 3, placed.box.top + 3, 18, 18)
+
+
+def _sample_sign(box: Box) -> Box:
+    return Box(box.left + 8, box.y, 15, 15)
 
 
 def _node_colours(emphasis: Emphasis, palette: Palette) -> tuple[str, str]:
@@ -191,6 +266,10 @@ def _groups(layout: Layout, ids: Mapping[str, str]) -> dict[str, Group]:
             data={"state": node.name, "value": str(node.value)},
             pins=[(box.x, box.y - 3), (box.x, box.y + 12.5)],
         )
+        corner = _corner(placed)
+        groups[f"sign-{ids[node.name]}"] = Group(data={}, pins=[(corner.x, corner.y + 3.3)])
+    for index, box in enumerate(layout.holes):
+        groups[f"hole-{index}"] = Group(data={}, pins=[(box.x, box.y + 3.3)])
     for index, edge in enumerate(layout.edges):
         groups[edge_id(edge.edge, ids)] = Group(
             title=f"{edge.edge}: {_meaning(edge.edge)}",
@@ -200,6 +279,8 @@ def _groups(layout: Layout, ids: Mapping[str, str]) -> dict[str, Group]:
             groups[f"badge-{index}"] = Group(data={}, pins=[(edge.badge.x, edge.badge.y + 3.3)])
     for index, sample in enumerate(layout.samples):
         groups[f"legend-{index}"] = Group(data={}, pins=[(sample.box.x, sample.box.y + 3.3)])
+        sign = _sample_sign(sample.box)
+        groups[f"legend-{index}-sign"] = Group(data={}, pins=[(sign.x, sign.y + 3.3)])
     return groups
 
 

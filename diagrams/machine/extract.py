@@ -1,6 +1,6 @@
 """From a machine, and a route or a run on it, to the neutral graph.
 
-This is the only module of the pictures that reads the table. What is drawn over the machine (a
+Only this module and that of changes read the table. What is drawn over the machine (a
 route, a run) changes the emphasis of what is there; it adds an edge only for a step the machine has
 none for: a refusal that is not a row of the table, a reset from a state on the grid.
 """
@@ -11,15 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from vfio_migration.diagrams.drawing.kinds import EdgeKind
-from vfio_migration.diagrams.machine.graph import (
-    KIND_TEXT,
-    Edge,
-    Graph,
-    Heading,
-    LegendEntry,
-    Mark,
-    Node,
-)
+from vfio_migration.diagrams.machine.graph import Edge, Graph, Heading, Mark, Node, holes
+from vfio_migration.diagrams.machine.legend import legend
 from vfio_migration.model import (
     Event,
     Machine,
@@ -67,7 +60,7 @@ def machine_graph(
         graph = _with_route(machine, graph, route)
     if trace is not None:
         graph = _with_trace(machine, graph, trace, device)
-    return replace(graph, legend=_legend(graph))
+    return replace(graph, legend=legend(graph))
 
 
 def trace_graphs(spec: Spec, trace: Trace) -> tuple[Graph, ...]:
@@ -125,6 +118,7 @@ def _plain(machine: Machine) -> Graph:
         edges=edges,
         legend=(),
         notes=_notes(mandatory, edges),
+        holes=holes(nodes),
     )
 
 
@@ -374,27 +368,3 @@ def _happen(machine: Machine, edges: list[Edge], event: Event, here: str, mark: 
 def _marked(edge: Edge, mark: Mark) -> Edge:
     alarm = mark.failed or edge.emphasis == "alarm"
     return replace(edge, marks=(*edge.marks, mark), emphasis="alarm" if alarm else "strong")
-
-
-# --- the legend ---
-
-
-def _legend(graph: Graph) -> tuple[LegendEntry, ...]:
-    """Explain each thing that is in the picture, and nothing that is not."""
-    entries = []
-    for kind, text in KIND_TEXT.items():
-        edges = [edge for edge in graph.edges if edge.kind == kind]
-        if not edges:
-            continue
-        if kind in ("fails", "event"):
-            names = dict.fromkeys(edge.event_text for edge in edges)
-            text = f"{', '.join(names)} (from any state)"
-        entries.append(LegendEntry(kind=kind, text=text))
-    if any(node.initial for node in graph.nodes):
-        entries.append(LegendEntry(kind="initial", text="initial state"))
-    marks = [mark for edge in graph.edges for mark in edge.marks]
-    if any(not mark.failed for mark in marks):
-        entries.append(LegendEntry(kind="step", text="step, in order"))
-    if any(mark.failed for mark in marks):
-        entries.append(LegendEntry(kind="failed_step", text="step that failed or was refused"))
-    return tuple(entries)

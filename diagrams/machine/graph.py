@@ -6,13 +6,11 @@ It is frozen, holds plain values only, and keeps the order of the table.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from vfio_migration.diagrams.drawing.kinds import EdgeKind, Emphasis
-
-ARC_KINDS: tuple[EdgeKind, ...] = ("moves", "opens", "keeps", "closes")
-"""The kinds that are arcs of the machine."""
+from vfio_migration.diagrams.drawing.kinds import ARC_KINDS, Change, EdgeKind, Emphasis
 
 LegendKind = Literal[
     "moves",
@@ -25,8 +23,12 @@ LegendKind = Literal[
     "initial",
     "step",
     "failed_step",
+    "same",
+    "added",
+    "removed",
+    "changed",
 ]
-"""What an entry of the legend explains: a kind of edge, the initial state, or a numbered step."""
+"""What an entry of the legend explains: a kind of edge, the initial state, a step, or a change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class Node:
         summary: What it means.
         source: Where the specification states it.
         emphasis: How much it stands out.
+        change: What became of it; None in a picture of one machine.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Node:
     summary: str
     source: str
     emphasis: Emphasis = "normal"
+    change: Change | None = None
 
     @property
     def caption(self) -> str:
@@ -99,6 +103,7 @@ class Edge:
         source: Where the specification states it.
         marks: The steps that took it.
         emphasis: How much it stands out.
+        change: What became of it; None in a picture of one machine.
     """
 
     from_: str | None
@@ -111,6 +116,7 @@ class Edge:
     source: str
     marks: tuple[Mark, ...] = ()
     emphasis: Emphasis = "normal"
+    change: Change | None = None
 
     @property
     def is_arc(self) -> bool:
@@ -151,6 +157,7 @@ class Graph:
         legend: An entry for everything in the picture that has a meaning of its own.
         notes: The reasons of the refusals and other small print.
         steps: The steps of a route or run, one line each, numbered as on the edges.
+        holes: The places of the grid between two states of a row at which no state is.
     """
 
     name: str
@@ -165,14 +172,20 @@ class Graph:
     legend: tuple[LegendEntry, ...]
     notes: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    holes: tuple[tuple[int, int], ...] = ()
 
     @property
     def description(self) -> str:
         """The picture in words, for those who do not see it."""
         lines = [self.subtitle]
         lines += [
-            f"State {node.name}, value {node.value}, {node.operation}, session {node.session}."
+            f"State {node.name}, value {node.value}, {node.operation}, session {node.session}"
+            f"{_became(node.change)}."
             for node in self.nodes
+        ]
+        lines += [
+            f"No state is {self.columns[column].name} and {self.rows[row].name}."
+            for column, row in self.holes
         ]
         lines += [f"{edge}: {_words(edge)}." for edge in self.edges]
         lines += self.steps
@@ -199,4 +212,19 @@ def _words(edge: Edge) -> str:
         words += f", over {', '.join(edge.via)}"
     if edge.marks:
         words += f", step {', '.join(mark.label for mark in edge.marks)}"
-    return words
+    return words + _became(edge.change)
+
+
+def _became(change: Change | None) -> str:
+    return f", {change}" if change not in (None, "same") else ""
+
+
+def holes(nodes: Iterable[Node]) -> tuple[tuple[int, int], ...]:
+    """Return the places between two states of a row at which no state is."""
+    taken = {node.place for node in nodes if node.place is not None}
+    found = []
+    for row in sorted({row for _, row in taken}):
+        held = [column for column, there in taken if there == row]
+        between = range(min(held), max(held))
+        found += [(column, row) for column in between if (column, row) not in taken]
+    return tuple(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from vfio_migration.diagrams.drawing.palette import SIGNS
 from vfio_migration.diagrams.drawing.shapes import (
     BOLD,
     CHARACTER,
@@ -75,6 +76,7 @@ class Layout:
         width: Its width in points.
         height: Its height in points.
         bands: The rows of the grid.
+        holes: The places of the grid between two states at which no state is.
         frame: What holds the grid.
         legend: What holds the legend.
         nodes: The states.
@@ -86,6 +88,7 @@ class Layout:
     width: float
     height: float
     bands: tuple[Box, ...]
+    holes: tuple[Box, ...]
     frame: Box
     legend: Box
     nodes: tuple[PlacedNode, ...]
@@ -132,6 +135,15 @@ class _Page:
             width=self.width,
             height=y,
             bands=tuple(bands),
+            holes=tuple(
+                Box(
+                    self.column_x[self.spans[column][0]],
+                    self.row_y[row],
+                    self.node_width,
+                    NODE_HEIGHT,
+                )
+                for column, row in self.graph.holes
+            ),
             frame=frame,
             legend=legend,
             nodes=tuple(PlacedNode(node, boxes[node.name]) for node in self.graph.nodes),
@@ -222,13 +234,19 @@ class _Page:
     # --- edges ---
 
     def _edges(self) -> Iterator[PlacedEdge]:
+        badges: list[Box] = []
         for edge, way in zip(self.graph.edges, self.tracks.ways, strict=True):
             line = self._straight(way) if isinstance(way, Straight) else self._detour(way)
             line = line.shortened(TIP if edge.from_ is not None else 0, TIP)
             badge = None
-            if edge.marks:
-                x, y = at(line, 0.34 if isinstance(way, Straight) else 0.5)
-                badge = Box(x, y, max(18.0, 11 + 6.4 * len(badge_text(edge))), 18)
+            if badge_text(edge):
+                wide = max(18.0, 11 + 6.4 * len(badge_text(edge)))
+                shares = (0.34, 0.6) if isinstance(way, Straight) else (0.5, 0.4, 0.6, 0.3)
+                places = [Box(*at(line, share), wide, 18) for share in shares]
+                # Of two tracks side by side, the badges are beside each other.
+                free = [one for one in places if not any(map(one.overlaps, badges))]
+                badge = (free or places)[0]
+                badges.append(badge)
             if edge.events:
                 self.texts.append(_event_label(edge, line))
             yield PlacedEdge(edge, line, badge)
@@ -308,7 +326,9 @@ class _Page:
 
 
 def badge_text(edge: Edge) -> str:
-    """Return the numbers of the steps that took an edge, the first few if there are many."""
+    """Return the sign of a change; or the numbers of the steps, the first few if there are many."""
+    if edge.change is not None:
+        return SIGNS[edge.change]
     labels = [mark.label for mark in edge.marks]
     return ", ".join(labels if len(labels) <= 3 else [*labels[:2], "…", labels[-1]])
 
@@ -321,9 +341,8 @@ def _event_label(edge: Edge, line: Line) -> Text:
             (3 * x1 + x2) / 4, min(y1, y2) - 4, edge.event_text, 9.5, "middle", role="muted"
         )
     if edge.from_ is None:
-        return Text(
-            x1 + (14 if edge.marks else 7), (y1 + y2) / 2 + 3, edge.event_text, 9.5, role="muted"
-        )
+        beside = x1 + (14 if badge_text(edge) else 7)
+        return Text(beside, (y1 + y2) / 2 + 3, edge.event_text, 9.5, role="muted")
     return Text(x1 - 7, y1 - 26, edge.event_text, 9.5, "right", role="muted")
 
 

@@ -287,6 +287,26 @@ def test_diagram_draws_the_trace_of_a_violation(tmp_path, capsys):
     assert picture.stat().st_size > 1000
 
 
+def test_diagram_draws_what_a_change_adds_and_removes(tmp_path, capsys):
+    picture = tmp_path / "change.svg"
+    change = ["diagram", "stop-p2p", "--against", "builtin", "-o", str(picture)]
+    assert main(change) == 0
+    assert "1 state added, 4 arcs added, 2 arcs removed." in picture.read_text("utf-8")
+    # --flags restricts both, OLD as far as it knows them.
+    assert main([*change, "--flags", "STOP_COPY"]) == 0
+    assert "No state, arc, refusal or event differs." in picture.read_text("utf-8")
+
+
+def test_diagram_of_a_change_is_not_drawn_over_a_table_or_with_a_route(tmp_path, capsys):
+    old = tmp_path / "old.svg"
+    old.write_text("a table", "utf-8")
+    assert main(["diagram", "--against", str(old), "-o", str(old)]) == 2
+    assert "is the same file as --against" in capsys.readouterr().err
+    assert run("diagram", "--against", "builtin", "--route", "STOP", "RUNNING").returncode == 2
+    assert main(["diagram", "--against", "builtinn"]) == 2
+    assert "builtinn" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion_knows_commands_and_states(capsys, shell):
     assert main(["completion", shell]) == 0

@@ -17,6 +17,7 @@ import pytest
 
 from vfio_migration.diagrams import (
     FORMATS,
+    change_graph,
     machine_graph,
     render,
     tables,
@@ -28,6 +29,7 @@ from vfio_migration.diagrams.drawing.palette import DARK, LIGHT, STYLES
 from vfio_migration.diagrams.machine.layout import lay_out
 from vfio_migration.model import Trace
 from vfio_migration.model.extras import MissingExtraError, install_command
+from vfio_migration.model.history import named
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -198,8 +200,12 @@ def test_svg_ids_are_unique(machine):
     assert [name for name, count in ids.items() if count > 1] == []
 
 
-def test_svg_turns_dark_with_its_reader(graph):
+@pytest.mark.parametrize("what", ["route", "change"])
+def test_svg_turns_dark_with_its_reader(graph, whole, what):
     """In the dark theme every colour of the light one is replaced: no class is forgotten."""
+    if what == "change":  # with what is added, removed, changed, and a place without a state
+        graph = change_graph(named("stop-p2p").machine(), named("starts-in-stop").machine())
+        assert graph.holes
     svg = render(graph, "svg").decode()
     assert "prefers-color-scheme:dark" in svg
     sheet = ET.fromstring(svg).find(f"{SVG}style").text
