@@ -9,11 +9,10 @@ served *inside* the wait, with these limits:
   it would pull the ground from under it. What comes after such a command waits too, so that the
   order is kept; a client that waits for one of these gets its answer because the wait for the
   memory is then cut short to `BLOCKED_TIMEOUT_S` seconds, and the access fails.
-- At most `max_server_commands` waits are one inside the other. What is put off is bounded by the
-  holdings `put_off_...` of the table of the connection: commands, their data and their descriptors.
-  At a limit nothing more is read from the socket on which the next command comes. If the reply for
-  which the device waits would come on the same one, the access to the memory fails at once, and
-  what was put off is done; on a twin socket it is waited for as before.
+- At most `max_server_commands` waits are one inside the other. What is put off is bounded, see
+  `pending_commands`. At the bound nothing more is read from the socket on which the next command
+  comes. If the reply for which the device waits would come on the same one, the access to the
+  memory fails at once, and what was put off is done; on a twin socket it is waited for as before.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
 
 from vfio_migration.runtime.engine.errors import answer_to, errno_name, errno_number
 from vfio_migration.runtime.kit.errors import Part
@@ -38,7 +36,6 @@ from vfio_migration.runtime.protocol.connection import (
     Reply,
 )
 from vfio_migration.runtime.protocol.faults import CannotSendError
-from vfio_migration.runtime.protocol.layout import WIRE, Data
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
     DeviceGetInfo,
@@ -58,6 +55,7 @@ from vfio_migration.runtime.protocol.messages.catalogue import (
 from vfio_migration.runtime.protocol.messages.shapes import Message
 from vfio_migration.runtime.server.commands import Answered, CommandHandlers
 from vfio_migration.runtime.server.observer import Counters
+from vfio_migration.runtime.server.pending_commands import PendingCommands
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -78,35 +76,6 @@ ALLOWED_DURING_DMA: Final = (
     RegionWriteMulti,
 )
 """What is served while the device waits for memory of the guest, besides reading a feature."""
-
-
-class Held(NamedTuple):
-    """How much is put off.
-
-    Attributes:
-        commands: How many commands.
-        data: How many bytes of data they have.
-        fds: How many descriptors came with them.
-    """
-
-    commands: int
-    data: int
-    fds: int
-
-    def and_one(self, command: Command) -> Held:
-        """Return how much it is with one more command."""
-        data = sum(len(held) for _, held in _data(command))
-        return Held(self.commands + 1, self.data + data, self.fds + len(command.fds))
-
-    def within(self, most: Held) -> bool:
-        """Return whether it is no more than `most`, in each."""
-        return all(one <= other for one, other in zip(self, most, strict=True))
-
-
-NOTHING_HELD: Final = Held(0, 0, 0)
-MAX_HELD: Final = Held(
-    WIRE.bound("put_off_commands"), WIRE.bound("put_off_data"), WIRE.bound("put_off_fds")
-)
 
 
 class Port(Protocol):
@@ -186,8 +155,7 @@ class Session:
         self._counters = counters
         self._timeout_s, self._blocked_timeout_s = timeout_s, blocked_timeout_s
         self._inbox: deque[Event] = deque()
-        self._put_off: deque[Event] = deque()
-        self._held = NOTHING_HELD
+        self._pending = PendingCommands()
         self._depth = 0
         self._replies: dict[int, Reply | None] = {}
 
@@ -213,20 +181,17 @@ class Session:
     def close(self) -> None:
         """Forget what came and was not done."""
         self.over = True
-        for event in (*self._put_off, *self._inbox):
+        for event in (*self._pending.take_all(), *self._inbox):
             if not isinstance(event, ProtocolFault):
                 _close(event.fds)
         self._inbox.clear()
-        self._put_off.clear()
 
     # --- events ---
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Command):
             if self._must_wait(event):
-                self._held = self._held.and_one(event)
-                _keep(event)
-                self._put_off.append(event)
+                self._pending.append(event)
             else:
                 self._serve(event)
         elif isinstance(event, Reply):
@@ -243,7 +208,7 @@ class Session:
 
     def _must_wait(self, command: Command) -> bool:
         """Whether a command is put off."""
-        return self._depth > 0 and (bool(self._put_off) or not _is_allowed_during_dma(command))
+        return self._depth > 0 and (bool(self._pending) or not _is_allowed_during_dma(command))
 
     @property
     def _full(self) -> bool:
@@ -252,7 +217,7 @@ class Session:
         return (
             isinstance(event, Command)
             and self._must_wait(event)
-            and not self._held.and_one(event).within(MAX_HELD)
+            and not self._pending.has_room_for(event)
         )
 
     def _handle_replies_first(self) -> None:
@@ -379,16 +344,14 @@ class Session:
         finally:
             self._depth -= 1
             del self._replies[outgoing.id]
-            if not self._depth and self._put_off:
-                self._put_off.extend(self._inbox)
-                self._inbox, self._put_off = self._put_off, deque()
-                self._held = NOTHING_HELD
+            if not self._depth and self._pending:
+                self._inbox.extendleft(reversed(self._pending.take_all()))
 
     def _await(self, ident: int) -> Message:
         until = time.monotonic() + self._timeout_s
         is_cut = False
         while (reply := self._replies[ident]) is None:
-            if self._put_off and not is_cut:
+            if self._pending and not is_cut:
                 until, is_cut = min(until, time.monotonic() + self._blocked_timeout_s), True
             full = self._full
             if full:
@@ -418,21 +381,6 @@ def _is_allowed_during_dma(command: Command) -> bool:
     if isinstance(message, DeviceFeature):
         return not message.set
     return isinstance(message, ALLOWED_DURING_DMA)
-
-
-def _keep(command: Command) -> None:
-    """Have a command hold its data by itself, not in all that was read with it."""
-    for name, held in _data(command):
-        if not isinstance(held, bytes):
-            message = cast("Any", command.message)
-            command.message = replace(message, **{name: bytes(held)})
-
-
-def _data(command: Command) -> Iterator[tuple[str, Data]]:
-    for name in ("data", "items"):
-        held = getattr(command.message, name, None)
-        if held is not None:
-            yield name, held
 
 
 def _os_error(errno: str, why: str) -> OSError:

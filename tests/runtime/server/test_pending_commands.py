@@ -17,9 +17,9 @@ from support.open_descriptors import opened_at_rest
 from support.raw_client import SET, Client, RefusedError
 from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu
-from vfio_migration.runtime.server import session
+from vfio_migration.runtime.server import pending_commands
+from vfio_migration.runtime.server.pending_commands import Held, PendingCommands
 from vfio_migration.runtime.server.server import ClientSockets
-from vfio_migration.runtime.server.session import Held, Session
 
 WIRE = load_wire()
 LIMITS = {name: WIRE.bound(f"put_off_{name}") for name in Held._fields}
@@ -34,14 +34,14 @@ OPENED_BY_CHANNEL = 1
 def most(monkeypatch) -> Iterator[dict[str, int]]:
     """The most of each that was put off at a time."""
     seen = dict.fromkeys(LIMITS, 0)
-    handle = Session._handle
+    append = PendingCommands.append
 
-    def watched(self, event) -> None:
-        handle(self, event)
-        for name, amount in self._held._asdict().items():
+    def watched(self, command) -> None:
+        append(self, command)
+        for name, amount in self.held._asdict().items():
             seen[name] = max(seen[name], amount)
 
-    monkeypatch.setattr(Session, "_handle", watched)
+    monkeypatch.setattr(PendingCommands, "append", watched)
     yield seen
     assert all(seen[name] <= limit for name, limit in LIMITS.items()), seen
 
@@ -217,7 +217,7 @@ def test_a_flood_of_faults_on_the_twin_is_not_kept(serve, most, stopped_reading)
 
 
 def test_the_limits_are_those_of_the_table() -> None:
-    assert session.MAX_HELD == Held(256, 4 << 20, 128) == Held(**LIMITS)
+    assert pending_commands.MAX_HELD == Held(256, 4 << 20, 128) == Held(**LIMITS)
     for name in LIMITS:
         row = WIRE.holding(f"put_off_{name}")
         assert (row.full, row.belongs_to) == ("waits", "connection")
