@@ -87,6 +87,7 @@ def parser() -> Parser:
         table,
         tables,
         verify,
+        watch,
     )
 
     top = Parser(
@@ -99,6 +100,7 @@ def parser() -> Parser:
     for module in (
         route,
         verify,
+        watch,
         diff,
         import_,
         mutate,

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument("new", metavar="NEW", help="the table that it is compared with")
     parser.add_argument(
         "--require",
-        metavar="ID",
+        metavar="DEFINITION",
         nargs="+",
         action="extend",
         help="the definitions that decide the exit status (default: 3 5)",

@@ -307,20 +307,6 @@ def test_diagram_of_a_change_is_not_drawn_over_a_table_or_with_a_route(tmp_path,
     assert "builtinn" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
-def test_completion_knows_commands_and_states(capsys, shell):
-    assert main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    assert "verify" in script
-    assert "PRE_COPY_P2P" in script
-
-
-def test_completion_is_a_script_bash_accepts(tmp_path):
-    script = tmp_path / "completion.bash"
-    script.write_text(run("completion", "bash").stdout, "utf-8")
-    subprocess.run(["bash", "-n", str(script)], check=True)
-
-
 @pytest.mark.parametrize("command", ["", "route", "verify", "diagram", "tables", "completion"])
 def test_help_teaches_by_example(capsys, command):
     with pytest.raises(SystemExit) as stop:

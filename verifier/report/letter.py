@@ -18,7 +18,7 @@ from vfio_migration.verifier.report.grid import WIDTH, grid
 from vfio_migration.verifier.report.replay import second_opinion
 from vfio_migration.verifier.report.text import steps
 from vfio_migration.verifier.report.verdict_changes import VerdictChange, verdict_changes
-from vfio_migration.verifier.solver.obligation import Example, Obligation, Verdict
+from vfio_migration.verifier.solver.obligation import Example, Obligation, Outcome, Verdict
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,14 @@ class Letter:
         if self.against is None:
             return [verdict for verdict in self.report.verdicts if verdict.outcome == "violated"]
         return [one.verdict for one in self.changes if one.kind == "newly violated"]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of the table; compared with another one, of what is otherwise."""
+        if self.against is None:
+            return self.report.outcome
+        is_unknown = any(change.kind == "newly unknown" for change in self.changes)
+        return "violated" if self.violated else "unknown" if is_unknown else "proved"
 
 
 def summary(letter: Letter) -> str:
