@@ -61,10 +61,10 @@ pytest: setup ## the tests; ARGS="tests/model -k route" chooses among them, WORK
 	@$(BIN)/python -m pytest --quiet --no-header --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: exhaustive
-exhaustive: setup ## every case of which `make test` tries a sample; CI runs it after `make test`
+exhaustive: setup ## every case, and every example, of which `make test` tries a sample; CI runs it after `make test`
 	@echo '== pytest -m exhaustive'
 	@$(BIN)/python -m pytest --quiet --no-header --numprocesses $(WORKERS) --dist loadfile \
-		-m exhaustive $(ARGS)
+		-m 'exhaustive or hypothesis' --hypothesis-profile thorough $(ARGS)
 
 .PHONY: matrix
 matrix: ## pytest and exhaustive on each tested Python found here, each in its environment; EXCEPT=3.12

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
+from support import examples
 from vfio_migration.model import Spec, load
 
 DATA = Path(__file__).parent / "data"
@@ -20,9 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # inherited. The tests interrupt themselves and the programs that they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test is a question of time: one example may take as long as a busy machine makes it.
-settings.register_profile("without a deadline", deadline=None)
-settings.load_profile("without a deadline")
+examples.register()
 
 
 def pytest_collection_finish() -> None:

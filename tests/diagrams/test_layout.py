@@ -6,9 +6,10 @@ from collections import Counter
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.readable_layout import assert_joined, assert_readable, crosses
 from support.strategies import specs
 from vfio_migration.diagrams import machine_graph
@@ -119,7 +120,7 @@ def test_two_states_at_one_place_are_side_by_side(spec):
     assert_joined(layout)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(60, suppress_health_check=[HealthCheck.too_slow])
 @given(table=specs(), choice=st.integers(0, 1 << 16))
 def test_any_table_is_readable(table, choice):
     """Arcs between any two places: what is not a step on the grid finds its way around."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.explicit_answers import Answers, Anybody
 from support.recorded_runs import cases, lines_of, sweep
 from support.recording_mutations import values, without
@@ -104,14 +105,14 @@ STEP = st.one_of(
 
 
 @given(steps=st.lists(STEP, max_size=12))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_anything_is_judged_as_the_oracle_does(steps: list[Any]) -> None:
     run = made_of(steps)
     assert place(run.lines) == ANSWERS.first_wrong(run.lines)
 
 
 @given(steps=st.lists(STEP, max_size=12))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_a_violation_is_what_the_oracle_of_the_text_does_not_allow(steps: list[Any]) -> None:
     run = made_of(steps)
     found, strict = place_of_violation(run.lines), place(run.lines)
@@ -157,7 +158,7 @@ def made_of(steps: list[Any]) -> Script:
 
 
 @given(word=st.sampled_from(WORDS), seed=st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_walk_of_a_device_is_ever_a_violation(word: int, seed: Any) -> None:
     """A device made up by the oracle: whatever it answers, it is allowed to."""
     run = Script()

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.recorded_runs import sweep
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import SpecError, Step, Trace, load
@@ -339,13 +340,13 @@ WALK = st.lists(st.tuples(ASK, FAULTS), min_size=1, max_size=8)
 
 
 @given(word=st.sampled_from(WORDS), walk=WALK)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_what_an_engine_does_is_allowed(word: int, walk: list[Any]) -> None:
     assert check_trace(recorded(word, walk), SPEC) is None
 
 
 @given(word=st.sampled_from(WORDS), walk=WALK, data=st.data())
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_a_change_is_judged_as_by_the_live_engine(word: int, walk: list[Any], data: Any) -> None:
     """A second opinion: the engine, which does what the trace asks and is compared."""
     trace = recorded(word, walk)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.strategies import plain
 from support.table_edits import table_data
 from vfio_migration.model import Spec, SpecError, from_data, loads
@@ -41,13 +42,13 @@ def test_any_bytes(raw: bytes) -> None:
 
 
 @given(st.text(st.sampled_from("[]{}=.,\"'#\n \\ab1-_:TZ+enixo0"), max_size=80))
-@settings(max_examples=300)
+@examples(300)
 def test_any_text_that_looks_like_toml(text: str) -> None:
     assert read_or_refuse(loads, text) is None
 
 
 @given(st.integers(0, len(TEXT) - 1), st.binary(max_size=3), st.integers(0, 8))
-@settings(max_examples=300)
+@examples(300)
 def test_a_few_bytes_of_a_table_replaced(place: int, patch: bytes, length: int) -> None:
     read_or_refuse(loads, TEXT[:place] + patch + TEXT[place + length :])
 
@@ -63,7 +64,7 @@ def test_any_data(data: dict[str, Any]) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_key_of_the_table_removed_or_replaced(data: st.DataObject) -> None:
     edited = copy.deepcopy(REAL)
     where = data.draw(st.sampled_from(list(_places(edited))))

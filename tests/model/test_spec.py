@@ -9,9 +9,10 @@ import pickle
 
 import networkx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.strategies import specs, tables
 from vfio_migration.model import Machine, Spec, SpecError, digraph, from_data, load
 from vfio_migration.model.machine import contracted_arcs, lines
@@ -57,7 +58,7 @@ def test_from_data_leaves_the_data_as_it_was() -> None:
 
 
 @given(specs())
-@settings(max_examples=200)
+@examples(200)
 def test_routes_end_and_go_along_arcs(spec: Spec) -> None:
     for capabilities in spec.capability_sets():
         machine = spec.machine(capabilities)
@@ -78,7 +79,7 @@ def test_routes_end_and_go_along_arcs(spec: Spec) -> None:
 
 
 @given(specs())
-@settings(max_examples=200)
+@examples(200)
 def test_contraction_joins_along_straight_lines_only(spec: Spec) -> None:
     written = {(arc.from_, arc.to) for arc in spec.arcs}
     for capabilities in spec.capability_sets():

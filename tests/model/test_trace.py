@@ -6,9 +6,10 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.strategies import plain, traces
 from vfio_migration.model import SpecError, Step, Trace
 
@@ -153,7 +154,7 @@ def test_any_text_is_a_trace_or_refused(text: str | bytes) -> None:
 
 
 @given(traces(), st.data())
-@settings(max_examples=200)
+@examples(200)
 def test_any_edit_is_a_trace_or_refused(trace: Trace, data: st.DataObject) -> None:
     edited = trace.to_data()
     target = data.draw(st.sampled_from([edited, *edited["steps"]]))

@@ -13,9 +13,10 @@ from functools import partial
 
 import pytest
 from client_support import HEADER, Client, Looped, Scene, no_leak
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from vfio_migration.runtime.client import (
     ClientError,
     Core,
@@ -54,7 +55,7 @@ STEPS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     steps=st.lists(st.sampled_from(["info", "refused", "read"]), min_size=1, max_size=8),
     data=st.data(),
@@ -117,7 +118,7 @@ def test_both_clients_do_the_same() -> None:
         both_clients_do_the_same()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=6),
     reported=st.sampled_from(REPORTED),
@@ -312,7 +313,7 @@ def test_windows_may_touch_and_not_overlap() -> None:
         assert bytes(small.view[0x60:]) == bytes(4)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     windows=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6),
     reads=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 40)), max_size=20),

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from engine_support import WAYS, Oracle, Way, paired, rig
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from support.examples import examples
 from vfio_migration.model import load
 from vfio_migration.runtime import (
     DeviceFailedError,
@@ -118,9 +118,7 @@ class LifeCycles(RuleBasedStateMachine):
 
 
 # The same examples each time: a test that fails now and then is no test.
-SETTINGS = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, database=None
-)
+SETTINGS = examples(150, stateful_step_count=40, derandomize=True, database=None)
 LifeCycles.TestCase.settings = SETTINGS
 TestLifeCycles = LifeCycles.TestCase
 

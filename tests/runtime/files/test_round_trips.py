@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from container_support import TWO, restored, save, total
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from vfio_migration.runtime.files.compression import NAMES
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
@@ -51,7 +52,7 @@ NOISE = random.Random(1).randbytes(2 * MAX_BLOCK)
 
 
 @pytest.mark.parametrize("codec", NAMES)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(pieces=PIECES)
 def test_streams_come_back(codec: str, pieces: list[tuple[int, int, bool]]) -> None:
     streams = [b"", b""]

@@ -6,9 +6,10 @@ from itertools import chain, repeat
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from vfio_migration.runtime.kit import state_stream as format_
 from vfio_migration.runtime.kit.state_stream import StreamWriter, stream_length
 from vfio_migration.runtime.kit.tracked_memory import PAGE_SIZE, TrackedMemory
@@ -48,7 +49,7 @@ def test_initial_bytes_never_rises_if_a_stream_is_read_one_byte_at_a_time() -> N
 
 
 @given(sizes, cuts, st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_initial_bytes_never_rises_however_a_stream_is_read(
     parts: list[int], reads: list[int], pages: int
 ) -> None:
@@ -73,7 +74,7 @@ def test_initial_bytes_never_rises_however_a_stream_is_read(
 
 
 @given(sizes, cuts, st.sets(st.integers(0, PAGES - 2)), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_is_left_is_what_is_read_until_the_end(
     parts: list[int], reads: list[int], changed: set[int], pages: int
 ) -> None:
@@ -100,7 +101,7 @@ def test_what_is_left_is_what_is_read_until_the_end(
 
 
 @given(cuts)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_dirty_bytes_are_what_is_read_again(reads: list[int]) -> None:
     ram = memory(SHORT)
     source = writer(ram)

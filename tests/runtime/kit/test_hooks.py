@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from noting_device import Noting
 from sample_device import Sample
 
+from support.examples import examples
 from vfio_migration.runtime import (
     ArcError,
     Engine,
@@ -83,7 +84,7 @@ def test_a_hook_that_fails_is_rolled_back(hook: str, flags: int) -> None:
         max_size=15,
     )
 )
-@settings(max_examples=150)
+@examples(150)
 def test_hooks_alternate_whatever_happens(steps: list[tuple[int, str | None, str]]) -> None:
     device = Noting()
     run = engine(device)

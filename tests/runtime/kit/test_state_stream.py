@@ -6,9 +6,10 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.examples import examples
 from vfio_migration.runtime.kit import state_stream as format_
 from vfio_migration.runtime.kit.state_stream import (
     END,
@@ -121,7 +122,7 @@ def frames(stream: bytes) -> list[bytes]:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=200)
+@examples(200)
 def test_frames_left_out_put_in_or_swapped_are_refused(rng: random.Random) -> None:
     stream = whole()
     all_ = frames(stream)

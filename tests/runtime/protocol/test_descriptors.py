@@ -7,7 +7,7 @@ import socket
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from protocol_support import (
     COMMANDS,
@@ -22,6 +22,7 @@ from protocol_support import (
 )
 
 import vfio_migration.runtime.protocol as vp
+from support.examples import examples
 from vfio_migration.runtime.protocol import CannotSendError, Connection, Limits
 
 MAP = wire(vp.DmaMap.asking(0, 4096, flags=3))
@@ -104,7 +105,7 @@ def test_of_a_header_that_has_only_begun() -> None:
 @pytest.mark.parametrize("kind", COMMANDS)
 @pytest.mark.parametrize("count", [1, 2, 16])
 @given(data=st.data())
-@settings(max_examples=5)
+@examples(5)
 def test_descriptors_a_command_has_no_use_for_are_closed_and_the_command_is_served(
     kind: type[vp.Message], count: int, data: st.DataObject
 ) -> None:
@@ -293,7 +294,7 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(PIECES, st.integers(1, 60), st.booleans())
 def test_none_is_lost(pieces: list[tuple[bytes, int]], step: int, buffered: bool) -> None:
     """Each descriptor handed in is in exactly one event, or was closed exactly once."""

@@ -7,11 +7,12 @@ import struct
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from protocol_support import COMMANDS, HEADER, MESSAGE, U32, VERSION, agreed, raw, wire
 
 import vfio_migration.runtime.protocol as vp
+from support.examples import examples
 from vfio_migration.runtime.protocol import READ_AHEAD, Connection, Limits
 
 ANY_MESSAGE = st.one_of([MESSAGE[kind] for kind in MESSAGE])
@@ -117,7 +118,7 @@ class Checked:
         assert self.connection.unanswered == 0
 
 
-@settings(max_examples=1500)
+@examples(1500)
 @given(
     st.sampled_from(("server", "client")), st.booleans(), STREAM, st.booleans(), st.integers(1, 200)
 )
@@ -131,7 +132,7 @@ def test_garbage(
     checked.end()
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.sampled_from(REPLY_KINDS), st.binary(max_size=120), st.integers(0, 3), st.data())
 def test_any_reply_to_any_command(
     kind: type[vp.Message], payload: bytes, fds: int, data: st.DataObject

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from protocol_support import COMMANDS, HOSTILE, MESSAGE, RESET, agreed, plain, wire
 
 import vfio_migration.runtime.protocol as vp
+from support.examples import examples
 from vfio_migration.runtime.protocol import Connection
 
 
@@ -39,7 +40,7 @@ SOME = st.tuples(COMMAND, st.integers(0, 65535), st.sampled_from((0, 0x10))).map
 BROKEN = st.sampled_from([case[1] for name, case in HOSTILE.items() if "version" not in name])
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(SOME | BROKEN, max_size=8), st.data())
 def test_any_pieces_give_the_same_events(messages: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(messages)
