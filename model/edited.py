@@ -1,6 +1,7 @@
 """Tables as edits of others: small to read, and never out of date with what they are made of.
 
-A file of `model/tables` has a title, a source, the name of the table it is made of, and an answer.
+A file of `model/tables` has a title, a source, the name of the table it is made of, and, if it is a
+proposal and not one of history, an answer.
 `remove` lists rows by name, or by [from, to]; `add` has whole rows; `set` has single keys, of a row
 or, without one, of the table. A key that is set to nothing is removed.
 """
@@ -28,7 +29,7 @@ class Edit:
         title: What it is a table of, for headings.
         source: Where it was proposed.
         base: The name of the table that it is made of.
-        answer: What this project would answer to the proposal.
+        answer: What this project would answer to the proposal; empty for a table of history.
         data: What to remove, add and set.
     """
 
@@ -47,9 +48,15 @@ def edits() -> tuple[Edit, ...]:
     for file in (resources.files("vfio_migration.model") / "tables").iterdir():
         if file.name.endswith(".toml"):
             data = tomllib.loads(file.read_text("utf-8"))
-            head = {key: str(data[key]) for key in ("title", "source", "base", "answer")}
+            head = {key: str(data[key]) for key in ("title", "source", "base")}
+            head["answer"] = str(data.get("answer", ""))
             found.append(Edit(name=file.name.removesuffix(".toml"), **head, data=data))
     return tuple(sorted(found, key=lambda edit: edit.name))
+
+
+def proposals() -> tuple[Edit, ...]:
+    """Return those that somebody proposes, or could; the others are of history."""
+    return tuple(edit for edit in edits() if edit.answer)
 
 
 def edited(edit: Edit, base: Mapping[str, Any]) -> Spec:
@@ -90,4 +97,4 @@ def find(data: Mapping[str, Any], section: str, key: object) -> dict[str, Any]:
     raise LookupError(f"no row {key} in {section}")
 
 
-__all__ = ["Edit", "apply", "edited", "edits", "find"]
+__all__ = ["Edit", "apply", "edited", "edits", "find", "proposals"]

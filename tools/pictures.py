@@ -20,7 +20,7 @@ from vfio_migration.diagrams.plan.extract import migration_view, unnamed
 from vfio_migration.diagrams.render import Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, tables
 from vfio_migration.model import Machine, Spec, load
-from vfio_migration.model.edited import edits
+from vfio_migration.model.edited import proposals
 from vfio_migration.model.history import named
 from vfio_migration.model.plan import load_plans
 
@@ -43,7 +43,7 @@ def generate(spec: Spec) -> dict[str, bytes]:
         graph = machine_graph(machine)
         for format_ in _PICTURE_FORMATS:
             files[f"{PICTURES}/{slug(machine)}.{format_}"] = render(graph, format_)
-    for edit in edits():
+    for edit in proposals():
         new, old = named(edit.name), named(edit.base)
         assert new is not None
         assert old is not None

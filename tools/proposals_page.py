@@ -18,7 +18,7 @@ from typing import Any
 from made_page import write_or_compare
 
 from vfio_migration.model import Spec
-from vfio_migration.model.edited import Edit, edits
+from vfio_migration.model.edited import Edit, proposals
 from vfio_migration.model.history import named
 from vfio_migration.verifier import Report, select, verify
 from vfio_migration.verifier.comparison import report as comparisons
@@ -49,7 +49,9 @@ TAIL = """\
   from everywhere there is a way to RUNNING with at most one reset. Where it ends is RUNNING after
   a reset, whatever the guest is to do. It was not decided as a plan.
 - *Logging ranges that may change while logging is on*: S6 is about one START. Not decided.
-- *Version 1 of the protocol*: its states were bits, and no arcs were listed."""
+- *Version 1 of the protocol* is a table, [`linux-v1`](compatibility.md), as far as its text goes:
+  there a destination judged its stream by starting, so of two devices one runs before the other is
+  whole (G6). That RESUMING leads to STOP is what version 2 added, and what a group needs."""
 
 
 def section(edit: Edit, bases: dict[str, tuple[Spec, Report]]) -> Iterator[str]:
@@ -93,7 +95,9 @@ def section(edit: Edit, bases: dict[str, tuple[Spec, Report]]) -> Iterator[str]:
 def page(chosen: Sequence[Edit] | None = None) -> str:
     """Return the page, or the sections of some proposals."""
     bases: dict[str, tuple[Spec, Report]] = {}
-    parts = ["\n".join(section(edit, bases)) for edit in (edits() if chosen is None else chosen)]
+    parts = [
+        "\n".join(section(edit, bases)) for edit in (proposals() if chosen is None else chosen)
+    ]
     return "\n\n".join([HEAD, *parts, TAIL]) + "\n"
 
 
@@ -104,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", metavar="NAME", nargs="*", help="print these sections instead")
     chosen: Any = parser.parse_args(arguments)
     if chosen.names:
-        print(page([edit for edit in edits() if edit.name in chosen.names]), end="")
+        print(page([edit for edit in proposals() if edit.name in chosen.names]), end="")
         return 0
     return write_or_compare(page(), PAGE, check=chosen.check)
 

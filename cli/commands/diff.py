@@ -21,7 +21,8 @@ run on live engines of both tables. The definitions (1) to (6) are in docs/compa
 tables are verified, and what is newly violated, still violated and newly proved is listed.
 
 OLD and NEW are table files, sources that `import` reads (a file, a tree, git:REV), or names:
-builtin, linux-6.2, linux-6.1, linux-5.18-without-p2p, vfio-user.
+builtin, linux-7.3, linux-6.2, linux-6.1, linux-5.19, linux-5.18-without-p2p, linux-v1, vfio-user,
+libvfio-user, and those of docs/proposals.md.
 
 examples:
   vfio-migration diff builtin my_table.toml

@@ -1,7 +1,8 @@
 """Two machines in one picture: what one of them has and the other does not.
 
-A state is the same if its value is, which is what is on the wire, and else if its name is. What is
-no longer there is drawn where it was.
+A state is the same if its name is, for that is what people read; if no state has its name any
+more, the one that is new and has its value is the same with another name. What is no longer there
+is drawn where it was.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ def change_graph(new: Machine, old: Machine) -> Graph:
 
 def _names(new: Sequence[Node], old: Sequence[Node]) -> dict[str, str]:
     """Return what each state of OLD is called in the picture."""
-    by_value = {node.value: node.name for node in new}
-    found = {node.name: by_value[node.value] for node in old if node.value in by_value}
-    for node in old:
-        if node.name not in found:
-            is_free = node.name not in found.values()
-            found[node.name] = node.name if is_free else f"{node.name} ({node.value})"
-    return found
+    names = {node.name for node in old}
+    renamed = {node.value: node.name for node in new if node.name not in names}
+    known = {node.name for node in new}
+    return {
+        node.name: node.name if node.name in known else renamed.get(node.value, node.name)
+        for node in old
+    }
 
 
 def _nodes(

@@ -8,7 +8,7 @@ import pictures
 import pytest
 
 from vfio_migration.model import load
-from vfio_migration.model.edited import edits
+from vfio_migration.model.edited import proposals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def test_there_is_a_picture_of_each_capability_set_migration_and_proposal(files)
         "diagrams/migration-live.svg",
         "diagrams/migration-offline.mmd",
         "diagrams/migration-offline.svg",
-        *(f"diagrams/proposal-{edit.name}.svg" for edit in edits()),
+        *(f"diagrams/proposal-{edit.name}.svg" for edit in proposals()),
         "diagrams/vfio-v2-stop_copy-p2p-pre_copy.mmd",
         "diagrams/vfio-v2-stop_copy-p2p-pre_copy.svg",
         "diagrams/vfio-v2-stop_copy-p2p.mmd",
@@ -107,7 +107,7 @@ def test_check_fails_on_a_missing_file(docs, capsys):
 def test_check_fails_without_any_file(tmp_path, capsys):
     status, printed = check(tmp_path / "nowhere", capsys)
     assert status == 1
-    assert printed.count("is missing") == 14 + len(edits())
+    assert printed.count("is missing") == 14 + len(proposals())
 
 
 @pytest.mark.parametrize("stray", ["old.svg", "deeper/old.mmd", ".hidden"])
@@ -134,6 +134,6 @@ def test_writing_repairs_all_of_it(docs, files, capsys):
     (docs / "diagrams/vfio-v2-stop_copy.svg").write_text("cut")
     (docs / "by-hand.md").write_text("not ours")
     assert pictures.main(["--output", str(docs)]) == 0
-    assert capsys.readouterr().out == f"{14 + len(edits())} files written to {docs}\n"
+    assert capsys.readouterr().out == f"{14 + len(proposals())} files written to {docs}\n"
     assert check(docs, capsys) == (0, "")
     assert (docs / "by-hand.md").read_text() == "not ours"

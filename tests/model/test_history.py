@@ -45,6 +45,35 @@ def test_each_arc_of_a_form_is_a_step_to_the_next_place_of_its_grid(form: Form) 
         assert abs(here[0] - there[0]) + abs(here[1] - there[1]) == 1
 
 
+def test_the_values_of_version_1_are_its_three_bits() -> None:
+    spec = named("linux-v1")
+    assert spec is not None
+    value = {row.name: row.value for row in spec.states}
+    running, saving, resuming = 1, 2, 4
+    assert value == {
+        "STOP": 0,
+        "RUNNING": running,
+        "STOP_COPY": saving,
+        "PRE_COPY": saving | running,
+        "RESUMING": resuming,
+        "ERROR": saving | resuming,
+    }
+
+
+def test_the_reference_library_routes_as_the_text_and_always_offers_pre_copy() -> None:
+    library, text = named("libvfio-user"), named("vfio-user")
+    assert library is not None
+    assert text is not None
+    assert [library.names(flags) for flags in library.capability_sets()] == [
+        ("STOP_COPY", "PRE_COPY")
+    ]
+    small, whole = library.machine(), text.machine()
+    for here in small.states:
+        for there in small.states:
+            one, other = (m.route(here.name, there.name) for m in (small, whole))
+            assert (one.path, one.refused) == (other.path, other.refused)
+
+
 @pytest.mark.parametrize(("name", "cells"), [("linux-6.1", 72), ("linux-6.2", 256)])
 def test_a_form_has_as_many_cells_as_the_kernel_of_its_time(name: str, cells: int) -> None:
     spec = table(FORMS[name])

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from support.table_edits import ROOT
-from vfio_migration.model.edited import edits
+from vfio_migration.model.edited import proposals
 
 TEXT = (ROOT / "docs/proposals.md").read_text("utf-8")
-NAMES = [edit.name for edit in edits()]
+NAMES = [edit.name for edit in proposals()]
 
 
 def section(text: str, name: str) -> str:

@@ -36,3 +36,31 @@ def test_a_table_of_history_is_proved_and_what_shows_nothing_states_why(name: st
     assert texts.keys() == found.keys()
     idle = {one: text for one, text in texts.items() if text.startswith("nothing: ")}
     assert idle == {one: f"nothing: {why}" for one, why in NOTHING[name].items()}
+
+
+OTHERWISE = {
+    "libvfio-user": {"violated": {"T8", "D12", "S1", "G4"}, "unknown": {"D6", "G7"}},
+    "linux-v1": {"violated": {"T1", "T2", "T8", "G6", "G7"}, "unknown": {"S1", "S4"}},
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_table_of_history_that_differs_is_what_it_is(name: str) -> None:
+    spec = named(name)
+    assert spec is not None
+    found = verify(spec, jobs=2).verdicts
+    for outcome, ids in OTHERWISE[name].items():
+        assert {verdict.id for verdict in found if verdict.outcome == outcome} == ids
+
+
+def test_of_two_devices_of_version_1_one_runs_before_the_other_is_whole() -> None:
+    """There RESUMING -> RUNNING judges the stream and starts the device at once."""
+    spec = named("linux-v1")
+    assert spec is not None
+    [verdict] = verify(spec, only=["G6"]).verdicts
+    assert verdict.outcome == "violated"
+    assert verdict.example is not None
+    assert "a device runs in RUNNING while another is still loaded in RESUMING" in (
+        verdict.example.text
+    )
