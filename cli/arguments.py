@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +88,29 @@ def solving_options(parser: argparse.ArgumentParser, default: str = "") -> None:
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def format_option(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    """Add `--format`, of which the first is the default, and `--json`."""
+    parser.add_argument(
+        "--format",
+        choices=formats,
+        help="text (the default), mail (72 columns, the summary first), md, json, or sarif",
+    )
+    json_option(parser)
+
+
+def choose_format(arguments: argparse.Namespace) -> None:
+    """Make one of `--format` and `--json`: an answer in JSON is one object, and so is a complaint.
+
+    Raises:
+        SpecError: They contradict each other.
+    """
+    if arguments.json and arguments.format not in (None, "json"):
+        hint = "leave out one of them"
+        refuse("--format", arguments.format, "is another format than --json", hint)
+    arguments.json = arguments.json or arguments.format == "json"
+    arguments.format = "json" if arguments.json else arguments.format or "text"
 
 
 def read_spec(path: str | None) -> Spec:

@@ -52,6 +52,7 @@ def letter_of(
         else [],
         findings=[str(one) for one in reading.findings] if reading is not None else [],
         command=command,
+        of_source=reading is not None,
     )
 
 

@@ -52,7 +52,11 @@ def load(path: str | Path | None = None) -> Spec:
     """
     if path is None:
         return _default()
-    return loads(read_bytes(path), origin=str(path))
+    text = read_bytes(path)
+    if not text.strip():  # what a shell leaves of `COMMAND > FILE` when the command fails
+        hint = "if a command was to write it, that command failed"
+        raise SpecError([Mistake("file", str(path), "is empty", hint)])
+    return loads(text, origin=str(path))
 
 
 def loads(text: str | bytes, origin: str | None = None) -> Spec:
@@ -95,8 +99,8 @@ def _row(row: Any) -> dict[str, Any]:
 # --- What every kind of table is read with --------------------------------------------------------
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Return what is in a file; a `SpecError` states why it cannot be read."""
+def read_bytes(path: str | Path, kind: str = "table") -> bytes:
+    """Return what is in a file that is of a kind; a `SpecError` states why it cannot be read."""
     try:
         # Bounded, for a device file may have no end.
         with Path(path).open("rb") as file:
@@ -105,7 +109,7 @@ def read_bytes(path: str | Path) -> bytes:
         problem = f"cannot be read: {why(error)}"
         raise SpecError([Mistake("file", str(path), problem, None)]) from error
     if len(data) > bounds.MAX_TABLE_BYTES:
-        problem = f"has more than {bounds.MAX_TABLE_BYTES} bytes, so this is not a table"
+        problem = f"has more than {bounds.MAX_TABLE_BYTES} bytes, so this is not a {kind}"
         raise SpecError([Mistake("file", str(path), problem, None)])
     return data
 

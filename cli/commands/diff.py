@@ -52,12 +52,7 @@ def add(commands: Any) -> None:
         action="extend",
         help="the definitions that decide the exit status (default: 3 5)",
     )
-    parser.add_argument(
-        "--format",
-        choices=_FORMATS,
-        default="text",
-        help="text (the default), mail (72 columns, the summary first), md, json, or sarif",
-    )
+    options.format_option(parser, _FORMATS)
     parser.add_argument(
         "--only",
         metavar="ID",
@@ -70,7 +65,6 @@ def add(commands: Any) -> None:
         action="store_true",
         help="decide no obligation: only what a client and a driver see is compared",
     )
-    options.json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -78,8 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare; 0 if NEW is compatible, 1 if not, 3 if live engines contradict the search."""
     from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json, printable
 
-    # An answer in JSON is one object, and so is a complaint.
-    arguments.json = arguments.json or arguments.format == "json"
+    options.choose_format(arguments)
     (old, _), (new, reading) = options.read_table(arguments.old), options.read_table(arguments.new)
     from vfio_migration.verifier.comparison.definitions import definition
     from vfio_migration.verifier.comparison.report import FORMATS, compare, to_data

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from vfio_migration.cli import arguments as options
+from vfio_migration.cli import files
 
 _HELP = """\
 Read the next-step table of drivers/vfio/vfio_main.c (and include/uapi/linux/vfio.h for the values
@@ -17,7 +18,7 @@ A comment that contradicts the table is a finding, on standard error. What canno
 error with file and line. See docs/import.md.
 
 examples:
-  vfio-migration import ~/linux > patched.toml
+  vfio-migration import ~/linux -o patched.toml
   vfio-migration import vfio_main.c vfio.h > patched.toml
   vfio-migration import git:HEAD                      # a commit of the repository around you
   vfio-migration import vfio_main.c --base with_my_new_state.toml
@@ -41,6 +42,9 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="the table that everything else is from (default: the one of this package)",
     )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the table there, if there is one"
+    )
     options.json_option(parser)
     parser.set_defaults(run=run)
 
@@ -49,12 +53,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table; 2 if a source cannot be read, or contradicts itself."""
     from vfio_migration.cli.output import YES, print_json, printable
 
+    if arguments.json and arguments.output is not None:
+        files.refuse("--output", arguments.output, "is for a table in TOML", "leave out --json")
+    sources = {f"SOURCE {number}": path for number, path in enumerate(arguments.sources, 1)}
+    files.keep_apart({"--output": arguments.output}, sources | {"--base": arguments.base})
     base = options.read_spec(arguments.base)
     from vfio_migration.model.sources.read import read, table_text
 
     reading = read(arguments.sources, base)
     if arguments.json:
         print_json(reading.data)
+    elif arguments.output is not None:
+        files.write_whole("--output", arguments.output, table_text(reading, base).encode())
     else:
         print(printable(table_text(reading, base)), end="")
     for found in reading.findings:

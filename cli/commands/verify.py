@@ -56,12 +56,7 @@ def add(commands: Any) -> None:
         metavar="OLD",
         help="show only what is otherwise than for this table: a file, a source, or a name",
     )
-    parser.add_argument(
-        "--format",
-        choices=_FORMATS,
-        default="text",
-        help="text (the default), mail (72 columns, the summary first), md, json, or sarif",
-    )
+    options.format_option(parser, _FORMATS)
     options.names_option(parser, "--only", "ID", "obligations (T4) or families (T)")
     parser.add_argument(
         "--profile",
@@ -101,7 +96,6 @@ def add(commands: Any) -> None:
         help="z3 (the default), cvc5, or both: they must agree on every query",
     )
     parser.add_argument("--list", action="store_true", help="list the obligations and stop")
-    options.json_option(parser)
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="print only what is not proved, and the outcome"
     )
@@ -125,8 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.progress import Progress
     from vfio_migration.model.wire_load import load_wire
 
-    # An answer in JSON is one object, and so is a complaint.
-    arguments.json = arguments.json or arguments.format == "json"
+    options.choose_format(arguments)
     files.keep_apart(
         {"--junit": arguments.junit, "--sarif": arguments.sarif},
         {

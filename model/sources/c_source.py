@@ -7,6 +7,7 @@ another one than a compiler would make of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,14 @@ from vfio_migration.model.sources.facts import Place, wrong
 
 if TYPE_CHECKING:
     from tree_sitter import Node
+
+_NO_CODE = re.compile(
+    r"/\*.*?(?:\*/|\Z)"  # a comment, which may be cut off
+    r"|//[^\n]*"
+    r"|\"(?:\\.|[^\"\\\n])*\""
+    r"|'(?:\\.|[^'\\\n])*'",
+    re.DOTALL,
+)
 
 _CONDITIONS = frozenset({"preproc_if", "preproc_ifdef", "preproc_elif", "preproc_else"})
 
@@ -65,6 +74,7 @@ class CFile:
         """
         found = list(self._arrays(name))
         if not found:
+            self.refuse_cut(name)
             hint = "if it was renamed, or is made by a macro, it cannot be read"
             raise wrong(self.path, name, "is an array that this file does not initialize", hint)
         if len(found) > 1:
@@ -196,6 +206,8 @@ class CFile:
             and _text(tag) == name
             and node.child_by_field_name("body") is not None
         ]
+        if not found:
+            self.refuse_cut(name)
         if len(found) != 1:
             problem = "is defined twice" if found else "is an enum that this file does not define"
             raise wrong(self.path, name, problem)
@@ -252,8 +264,28 @@ class CFile:
                 raise self.refuse(node, f"depends on the condition at {at}", "leave one form")
             above = above.parent
 
+    def refuse_cut(self, name: str) -> None:
+        """Refuse a file that ends inside the list that follows a name.
+
+        Raises:
+            SpecError: It does.
+        """
+        code = _NO_CODE.sub(_blank, self.text.decode("utf-8", "replace"))
+        for found in re.finditer(rf"\b{re.escape(name)}\b[^;{{}}]*\{{", code):
+            depth = 0
+            for character in code[found.end() - 1 :]:
+                depth += {"{": 1, "}": -1}.get(character, 0)
+                if depth == 0:
+                    break
+            if depth:
+                place = Place(self.path, code[: found.start()].count("\n") + 1)
+                raise wrong(place, name, "begins here, and the file ends inside it", "is it whole?")
+
     def _readable(self, node: Node) -> None:
         for inner in _walk(node):
+            if inner.is_missing and inner.parent is not None:
+                # What is missing has no text of its own.
+                raise self.refuse(inner.parent, f"lacks something here: {inner.type}")
             if inner.type.startswith("preproc") or inner.is_error or inner.is_missing:
                 raise self.refuse(inner, "cannot be read here: a directive, a macro or a mistake")
 
@@ -267,6 +299,11 @@ def _is_guard(node: Node) -> bool:
     defined = named[1].child_by_field_name("name")
     has_else = node.child_by_field_name("alternative") is not None
     return defined is not None and _text(defined) == _text(name) and not has_else
+
+
+def _blank(found: re.Match[str]) -> str:
+    """Return nothing but the ends of lines of a comment or a text."""
+    return "\n" * found[0].count("\n") or " "
 
 
 def text_of(node: Node) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from vfio_migration.model import bounds
 from vfio_migration.model.errors import Mistake, SpecError
 from vfio_migration.model.load import read_bytes
 
@@ -18,6 +19,9 @@ IN_A_TREE: Final = (
     "docs/interop/vfio-user.rst",
 )
 """What is read of a tree: of Linux (vfio.c before 6.0), of libvfio-user, of QEMU."""
+
+SOURCE: Final = "source of the migration states"
+"""What a file is taken for."""
 
 GIT: Final = "git:"
 """What a name begins with that stands for a commit: git:REV, or git:REV:PATH."""
@@ -40,13 +44,25 @@ def texts(paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         SpecError: One cannot be read, or is a tree without any file that is read.
     """
     for path in paths:
+        if not path.isprintable():
+            # Each row of the table that is made names it, and a table is text.
+            problem = "has a character that cannot be printed"
+            raise SpecError([Mistake("SOURCE", path, problem, "give the file another name")])
         if path.startswith(GIT):
             yield from _of_commit(path)
         elif Path(path).is_dir():
             found = [place for name in IN_A_TREE if (place := Path(path, name)).is_file()]
-            yield from _some(path, [(str(place), read_bytes(place)) for place in found])
+            yield from _some(path, [(str(place), _read(place)) for place in found])
         else:
-            yield path, read_bytes(path)
+            yield path, _read(Path(path))
+
+
+def _read(path: Path) -> bytes:
+    # What the shell makes of <(COMMAND) has a writer; a pipe with a name of its own may get none.
+    if path.is_fifo() and path.parts[:2] not in (("/", "dev"), ("/", "proc")):
+        problem = "is a named pipe, which may never be written to"
+        raise SpecError([Mistake("SOURCE", str(path), problem, "give a file")])
+    return read_bytes(path, SOURCE)
 
 
 def _some(path: str, found: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
@@ -58,7 +74,7 @@ def _some(path: str, found: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
 
 
 def _of_commit(name: str) -> list[tuple[str, bytes]]:
-    revision, _, path = name.removeprefix(GIT).partition(":")
+    revision, path = _split(name.removeprefix(GIT))
     if not revision or revision.startswith("-"):
         problem = "names no commit"
         raise SpecError([Mistake("SOURCE", name, problem, "write git:REV, as in git:HEAD~1")])
@@ -68,17 +84,36 @@ def _of_commit(name: str) -> list[tuple[str, bytes]]:
         raise SpecError([Mistake("SOURCE", name, "is not a commit of a repository here", hint)])
     at = commit.decode("ascii").strip()
     if path:
-        text = _git(name, "cat-file", "blob", f"{at}:{path}")
+        text = _blob(name, f"{at}:{path}")
         if text is None:
             problem = "is not a file of that commit"
             raise SpecError([Mistake("SOURCE", name, problem, "name it from the top of the tree")])
         return [(name, text)]
     found = []
     for place in IN_A_TREE:
-        text = _git(name, "cat-file", "blob", f"{at}:{place}")
+        text = _blob(name, f"{at}:{place}")
         if text is not None:
             found.append((f"{GIT}{revision}:{place}", text))
     return _some(name, found)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the revision and the path of REV:PATH; a colon inside braces is the revision's."""
+    depth = 0
+    for at, character in enumerate(name):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if character == ":" and depth == 0:
+            return name[:at], name[at + 1 :]
+    return name, ""
+
+
+def _blob(name: str, blob: str) -> bytes | None:
+    """Return a file of a commit, or None if there is none."""
+    size = _git(name, "cat-file", "-s", blob)
+    if size is not None and int(size) > bounds.MAX_TABLE_BYTES:
+        problem = f"{blob} has more than {bounds.MAX_TABLE_BYTES} bytes, so this is not a {SOURCE}"
+        raise SpecError([Mistake("SOURCE", name, problem, None)])
+    return _git(name, "cat-file", "blob", blob)
 
 
 def _git(name: str, *words: str) -> bytes | None:

@@ -76,6 +76,8 @@ def _read(name: str, text: bytes, base: Spec) -> tuple[NextSteps | None, Header 
         return linux.next_steps(file, failed), None
     if file.has_array(libvfio_user.TABLE):
         return libvfio_user.next_steps(file, failed), None
+    for table in (linux.TABLE, libvfio_user.ARCS, libvfio_user.TABLE):
+        file.refuse_cut(table)
     if linux.ENUM.encode() in file.text:
         return None, linux.header(file)
     problem = f"holds no table {linux.TABLE} or {libvfio_user.TABLE}, and no {linux.ENUM}"

@@ -65,3 +65,30 @@ def test_without_the_extra_the_way_to_get_it_is_named(capsys, monkeypatch, tree:
     monkeypatch.setitem(sys.modules, "tree_sitter", None)
     assert main(["import", str(tree)]) == 2
     assert "[import]" in capsys.readouterr().err
+
+
+def test_a_table_is_written_to_a_file_if_there_is_one(capsys, tree: Path, tmp_path: Path) -> None:
+    made, cut = tmp_path / "made.toml", tmp_path / "cut.c"
+    source = tree / c_sources.PLACES["linux"]
+    text = source.read_text("utf-8")
+    cut.write_text(text[: text.index("state_flags_table")], "utf-8")
+    assert main(["import", str(cut), "-o", str(made)]) == 2
+    assert not made.exists()
+    assert main(["import", str(source), "-o", str(made)]) == 0
+    assert c_sources.cells(load(made)) == c_sources.cells(load())
+    capsys.readouterr()
+    assert main(["import", str(source), "-o", str(source)]) == 2
+    assert "is the same file as SOURCE 1" in capsys.readouterr().err
+    assert main(["import", str(source), "-o", str(made), "--json"]) == 2
+
+
+def test_what_a_shell_leaves_of_an_import_that_failed_is_one_mistake(
+    capsys, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("new.toml").touch()
+    assert main(["diff", "builtin", "new.toml"]) == 2
+    assert capsys.readouterr().err == (
+        'vfio-migration: error: file: "new.toml": is empty; '
+        "if a command was to write it, that command failed\n"
+    )

@@ -165,3 +165,21 @@ def test_what_no_listing_knows_is_named(capsys) -> None:
     out = capsys.readouterr().out
     assert "no listing knows the state POST_COPY: T8 is silent about it" in out
     assert "no listing knows the capability POST_COPY: T8 is silent about it" in out
+
+
+@pytest.mark.parametrize("words", [["verify"], ["diff", "builtin"]])
+def test_two_formats_at_once_are_refused_and_two_names_of_one_are_not(
+    capsys, patched: str, words: list[str]
+) -> None:
+    assert main([*words, patched, "--only", "T1", "--format", "mail", "--json"]) == 2
+    [mistake] = json.loads(capsys.readouterr().out)["error"]["mistakes"]
+    assert (mistake["place"], mistake["value"]) == ("--format", "mail")
+    for same in (["--json"], ["--format", "json"], ["--format", "json", "--json"]):
+        main([*words, patched, "--only", "T1", *same])
+        json.loads(capsys.readouterr().out)
+
+
+def test_a_mail_names_the_line_of_the_source_first(capsys, patched: str) -> None:
+    main(["verify", patched, "--only", "T4", "--format", "mail"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"The row: {patched}:{line_of(patched)} (RUNNING -> STOP by STOP_COPY; next_steps" in out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import pytest
 
 from support import c_sources
 from support.samples import sample
-from vfio_migration.model import CapabilitySet, Spec, SpecError, from_data, load, loads
+from vfio_migration.model import CapabilitySet, Spec, SpecError, bounds, from_data, load, loads
 from vfio_migration.model.history import named
 from vfio_migration.model.machine import decisions
+from vfio_migration.model.sources import files
 from vfio_migration.model.sources.files import is_source
 from vfio_migration.model.sources.read import Reading, read, table_text
 
@@ -504,3 +506,90 @@ def test_what_is_given_and_is_no_source_is_named(
 def test_a_path_is_that_of_a_source_by_its_ending(name: str) -> None:
     assert is_source(name)
     assert not is_source(f"{name.removeprefix('git:')}.toml")
+
+
+# --- what a stranger gives ---
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("vfio_from_fsm_table", c_sources.linux(load())),
+        ("state_flags_table", c_sources.linux(load())),
+        ("next_state", c_sources.libvfio_user(load())),
+        ("transitions", c_sources.libvfio_user(load())),
+        ("vfio_device_mig_state", c_sources.header(load())),
+    ],
+)
+@pytest.mark.parametrize("tail", ["", " /* and a comment {", ' "text'])
+def test_a_file_that_ends_inside_a_table_is_refused_as_that(
+    tmp_path: Path, name: str, text: str, tail: str
+) -> None:
+    begins = re.search(rf"\b{name}\b[^;{{]*{{", text)
+    assert begins is not None
+    line = text[: begins.start()].count("\n") + 1
+    end = text.index("};", begins.end())
+    cut, whole = tmp_path / "cut.c", tmp_path / "vfio_main.c"
+    cut.write_text(text[: (begins.end() + end) // 2] + tail, "utf-8")
+    whole.write_text(c_sources.linux(load()), "utf-8")
+    paths = [whole, cut] if name == "vfio_device_mig_state" else [cut]
+    message = f'"{name}": begins here, and the file ends inside'
+    with pytest.raises(SpecError, match=message) as found:
+        table(*paths)
+    assert found.value.mistakes[0].place == f"{cut}:{line}"
+
+
+def test_braces_in_comments_and_texts_do_not_make_a_whole_table_a_cut_one(tmp_path: Path) -> None:
+    text = "/* vfio_from_fsm_table = { */ char c = '{', *s = \"next_state {\"; // transitions {\n"
+    path = tmp_path / "vfio_main.c"
+    path.write_text(text + c_sources.linux(load()), "utf-8")
+    assert same(table(path), load())
+
+
+def test_a_cell_without_a_value_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vfio_main.c"
+    cell = "[VFIO_DEVICE_STATE_RUNNING] = VFIO_DEVICE_STATE_RUNNING_P2P,"
+    empty = swap(cell, "[VFIO_DEVICE_STATE_RUNNING] = ,")(c_sources.linux(load()))
+    path.write_text(empty, "utf-8")
+    with pytest.raises(SpecError, match=r'STATE_RUNNING\] =": lacks something here: identifier'):
+        table(path)
+
+
+def test_a_pipe_with_a_name_is_not_waited_for_and_one_of_a_shell_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "vfio_main.c"
+    os.mkfifo(pipe)
+    with pytest.raises(SpecError, match="is a named pipe"):
+        table(pipe)
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as file:
+        file.write(c_sources.linux(load()).encode())  # less than a pipe holds
+    try:
+        assert same(table(Path(f"/dev/fd/{reader}")), load())
+    finally:
+        os.close(reader)
+
+
+def test_a_name_that_is_not_text_gets_one_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "new\nline.c"
+    path.write_text(c_sources.linux(load()), "utf-8")
+    with pytest.raises(SpecError, match="has a character that cannot be printed") as found:
+        table(path)
+    assert len(found.value.mistakes) == 1
+
+
+def test_what_is_too_large_for_a_source_is_not_called_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "vfio_main.c"
+    path.write_text(c_sources.linux(load()) + " " * bounds.MAX_TABLE_BYTES, "utf-8")
+    with pytest.raises(SpecError, match="so this is not a source of the migration states"):
+        table(path)
+
+
+def test_a_colon_inside_the_braces_of_a_revision_is_part_of_it() -> None:
+    for name, parts in (
+        ("HEAD", ("HEAD", "")),
+        ("HEAD:a/b.c", ("HEAD", "a/b.c")),
+        ("HEAD@{2026-12-01 10:00:00}", ("HEAD@{2026-12-01 10:00:00}", "")),
+        ("HEAD@{10:00}:a:b.c", ("HEAD@{10:00}", "a:b.c")),
+        ("HEAD^{/fix: it}:a.c", ("HEAD^{/fix: it}", "a.c")),
+    ):
+        assert files._split(name) == parts

@@ -77,12 +77,20 @@ def source(spec: Spec, row: str) -> str:
     return "" if found is None else str(found.source)
 
 
-def described(spec: Spec, row: str) -> str:
-    """A row with its title and source; just its place if it is none of this table's."""
+def described(spec: Spec, row: str, *, of_source: bool = False) -> str:
+    """A row with its title and source; just its place if it is none of this table's.
+
+    Args:
+        spec: The table.
+        row: The place of the row.
+        of_source: The table was made of a source: nobody has the row, so its source comes first.
+    """
     found = _row(spec, row)
     if found is None:
         return row
     title = found.name if hasattr(found, "name") else str(found)
+    if of_source:
+        return f"{found.source} ({title}; {row} of the table made of it)"
     return f"{row} ({title}; {found.source})"
 
 

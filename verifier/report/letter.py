@@ -34,6 +34,7 @@ class Letter:
         changed: What a source changes, a sentence each.
         findings: Sentences of a source that contradict its table.
         command: The command that states this.
+        of_source: The table was made of a source, whose lines are named and not its own rows.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Letter:
     changed: Sequence[str] = ()
     findings: Sequence[str] = ()
     command: str = ""
+    of_source: bool = False
     changes: tuple[VerdictChange, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,7 +119,8 @@ def text(letter: Letter, width: int = WIDTH) -> list[str]:
         lines += [f"  {line}" for line in _counterexample(letter, found, found.example)]
     if letter.base is not None or letter.violated:
         lines += ["", *grid(letter.report.spec, letter.base)]
-    lines += ["", *_others(letter)]
+    if others := list(_others(letter)):
+        lines += ["", *others]
     if letter.command:
         lines += ["", f"Made by: {letter.command}"]
     return [part for line in lines for part in folded(line, width)]
@@ -167,7 +170,8 @@ def _counterexample(letter: Letter, verdict: Verdict, example: Example) -> Itera
     yield f"Why it matters: {obligation.why}"
     blamed = rows.blamed(spec, example)
     if blamed is not None:
-        yield f"{blamed[0].capitalize()}: {rows.described(spec, blamed[1])}"
+        row = rows.described(spec, blamed[1], of_source=letter.of_source)
+        yield f"{blamed[0].capitalize()}: {row}"
     if opinion := second_opinion(example, spec):
         yield f"Run again: {opinion}."
 
