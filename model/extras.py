@@ -5,6 +5,7 @@ How depends on where this package was installed from: an index, a clone, a file,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -23,6 +24,8 @@ EXTRAS: Final = {
 }
 """The extra that brings a package, by the name under which the package is imported."""
 _NAME: Final = "vfio-migration"
+_LIBRARY: Final = re.compile(r"^lib[^\s:]*\.so[^\s:]*(?=: cannot open shared object file)")
+"""What the dynamic loader names if a shared library is not there."""
 
 
 class MissingExtraError(ImportError):
@@ -54,6 +57,13 @@ def explanation(error: ImportError) -> str | None:
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if extra is None:
         return None
+    package = (error.name or "").partition(".")[0]
+    if lacks := _LIBRARY.search(str(error)):
+        return (
+            f"{package} is installed, but this system lacks the library {lacks[0]} that it needs; "
+            "install it as the system does it (Debian's and Ubuntu's minimal images: apt-get "
+            "install libglib2.0-0 libxrender1 libxext6)"
+        )
     absent = isinstance(error, ModuleNotFoundError)
     problem = "is not installed" if absent else f"cannot be imported ({error})"
     return f"{error.name} {problem}; run: {install_command(extra)}"

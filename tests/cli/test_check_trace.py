@@ -16,6 +16,7 @@ import pytest
 
 from support import check_trace_golden
 from support.recorded_runs import Log, lines_of, running, sweep
+from support.samples import sample
 from support.scripted_run import Script
 from support.table_edits import ROOT
 from support.waiting import wait_for
@@ -307,11 +308,14 @@ def test_no_such_file(tmp_path: Path, capsys):
     assert "cannot be read: Is a directory" in capsys.readouterr().err
 
 
-def test_whatever_the_file_is_there_is_no_traceback(run: Path, log: Path, trace: Path, capsys):
-    """Every byte that is not the last: cut there, the answer is one of three."""
+@pytest.mark.parametrize("apart", sample([185, 37], 2))
+def test_whatever_the_file_is_there_is_no_traceback(
+    run: Path, log: Path, trace: Path, capsys, apart: int
+):
+    """Cut at any byte that is not the last, the answer is one of three."""
     for path in (run, log, trace):
         text = path.read_bytes()
-        for end in range(0, len(text), 37):
+        for end in range(0, len(text), apart):
             path.write_bytes(text[:end])
             assert main(["check-trace", str(path)]) in (0, 2)
             path.write_bytes(text[:end] + b"\xff\x00" + text[end + 2 :])

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from cli_support import Ran
 
+from support import samples
 from support.hostile_value_server import PciPeer, serving
 from support.recorded_runs import Log, running
 from vfio_migration.model import load
@@ -211,14 +212,15 @@ def test_every_value_of_the_header_of_a_saved_file_is_taken_or_refused_with_a_me
             assert "\x1b" not in ran.err + ran.out, about
 
 
+@pytest.mark.parametrize("how_many", samples.sample([2, 8], 2))
 def test_every_value_of_a_recording_is_taken_or_refused_with_file_and_line(
-    cli: Callable[..., Ran],
+    cli: Callable[..., Ran], how_many: int
 ) -> None:
     with serving(Path("s"), PciPeer(HELD)), serving(Path("d"), PciPeer(bytes(200))):
         assert cli("migrate", "s", "d", "--record", "run.jsonl").status == 0
     lines = [json.loads(line) for line in Path("run.jsonl").read_text("utf-8").splitlines()]
     chance = random.Random("recording")
-    for number in [0, 1, *chance.sample(range(2, len(lines)), 8)]:
+    for number in [0, 1, *chance.sample(range(2, len(lines)), how_many)]:
         for about, data in list(sample(lines[number], f"line {number}"))[:: 3 if number else 1]:
             changed = [*lines[:number], data, *lines[number + 1 :]]
             text = "".join(json.dumps(line) + "\n" for line in changed)

@@ -74,9 +74,22 @@ def test_an_import_that_no_extra_brings_fails_as_it_does() -> None:
 
 def test_a_package_that_is_broken_states_why() -> None:
     with pytest.raises(MissingExtraError) as caught, extras.from_extra():
-        raise ImportError("libgvc.so.6: cannot open shared object file", name="pygraphviz")
-    message = "pygraphviz cannot be imported (libgvc.so.6: cannot open shared object file); run: "
+        raise ImportError("built for another Python", name="pygraphviz._graphviz")
+    message = "pygraphviz._graphviz cannot be imported (built for another Python); run: "
     assert str(caught.value).startswith(message)
+
+
+def test_a_library_that_the_system_lacks_is_named_and_nothing_is_to_be_installed_again() -> None:
+    """What Debian's minimal image answers, where the wheel of pygraphviz needs glib and X11."""
+    lacks = "libgobject-2.0.so.0: cannot open shared object file: No such file or directory"
+    with pytest.raises(MissingExtraError) as caught, extras.from_extra():
+        raise ImportError(lacks, name="pygraphviz._graphviz")
+    message = str(caught.value)
+    assert message.startswith(
+        "pygraphviz is installed, but this system lacks the library libgobject-2.0"
+    )
+    assert "apt-get install libglib2.0-0" in message
+    assert "pip" not in message
 
 
 @pytest.mark.parametrize(

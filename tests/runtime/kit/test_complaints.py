@@ -79,7 +79,8 @@ def test_a_device_with_dma_passes_the_random_walks_too(spec: Spec) -> None:
     run_random_walks(Setup(Copies, spec, ALL), examples=5, steps=15)
 
 
-@pytest.mark.parametrize("device", sample(LEGAL, 7), ids=lambda device: device.__name__)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("device", LEGAL, ids=lambda device: device.__name__)
 def test_a_device_that_fails_as_it_may_is_not_accused(device: type[PciDevice], spec: Spec) -> None:
     found = find_problems(device, spec, drive=drive_sample, capabilities=[ALL])
     assert list(map(str, found)) == []

@@ -17,6 +17,7 @@ from support.edu_client import (
     rss,
 )
 from support.raw_client import HEADER, RefusedError
+from support.samples import sample
 from vfio_migration.runtime.kit.devices import Edu
 
 DATA = Path(__file__).parents[2] / "data"
@@ -51,12 +52,13 @@ def test_garbage_ends_nothing_but_its_own_connection(serve, garbage, greeted) ->
         assert client.state == 2
 
 
-def test_random_messages_end_nothing(serve) -> None:
+@pytest.mark.parametrize("clients", sample([30, 150], 2))
+def test_random_messages_end_nothing(serve, clients: int) -> None:
     import random
 
     chance = random.Random(20261122)
     served = serve()
-    for _ in range(150):
+    for _ in range(clients):
         with served.client() as client:
             for _ in range(60):
                 size = chance.choice([0, 4, 8, 16, 20, 24, 32, 40, chance.randrange(200)])
