@@ -94,6 +94,11 @@ def described(spec: Spec, row: str, *, of_source: bool = False) -> str:
     return f"{row} ({title}; {found.source})"
 
 
+def with_sources(spec: Spec, text: str) -> str:
+    """A text about a table that was made of a source, the source of each row in its place."""
+    return _ROW.sub(lambda found: source(spec, found[0]) or found[0], text)
+
+
 def lines(text: str, row: str) -> tuple[int, int] | None:
     """The first and last line of a row in the text of a table, counted from 1.
 

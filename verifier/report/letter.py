@@ -161,7 +161,7 @@ def _counterexample(letter: Letter, verdict: Verdict, example: Example) -> Itera
     spec = letter.report.spec
     has_steps = example.trace is not None and bool(example.trace.steps)
     if not (has_steps and rows.repeats(example)):
-        yield example.text
+        yield rows.with_sources(spec, example.text) if letter.of_source else example.text
     if example.trace is not None and has_steps:
         yield ""
         yield from steps(example.trace)
