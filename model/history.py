@@ -65,16 +65,18 @@ def without(spec: Spec, capabilities: Iterable[str]) -> Spec:
     states = tuple(row for row in spec.states if not removed.intersection(row.requires))
     kept = frozenset(row.name for row in states)
     columns = frozenset(row.operation for row in states)
+    # What is joined here was one arc for anybody who knew no more; there is nothing it passes over.
+    arcs = tuple(replace(arc, via=()) for arc in contracted_arcs(spec, kept))
+    moves = {(spec.state(arc.from_).session, spec.state(arc.to).session) for arc in arcs}
     return replace(
         spec,
         capabilities=tuple(row for row in spec.capabilities if row.name not in removed),
         profiles=tuple(_profiles(spec, removed)),
         # A column without a state would be between its neighbours.
         operations=tuple(row for row in spec.operations if row.name in columns),
+        session_effects=tuple(row for row in spec.session_effects if (row.from_, row.to) in moves),
         states=states,
-        # What is joined here was one arc for anybody who knew no more; there is nothing it passes
-        # over.
-        arcs=tuple(replace(arc, via=()) for arc in contracted_arcs(spec, kept)),
+        arcs=arcs,
         refusals=tuple(row for row in spec.refusals if {row.from_, row.to} <= kept),
     )
 

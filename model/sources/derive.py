@@ -57,8 +57,7 @@ def derive(steps: NextSteps, numbers: Header | None, base: Spec, name: str) -> d
     _states(data, steps, numbers)
     _capabilities(data, steps, numbers)
     data["arcs"] = list(_arcs(data["arcs"], steps, failed))
-    of_base = data["session_effects"]
-    data["session_effects"] = [*of_base, *_effects(data, steps, failed)]
+    data["session_effects"] = [*data["session_effects"], *_effects(data, steps, failed)]
     # Everything is written down first: what the routing rule selects too is taken out again.
     data["refusals"] = []
     data["next_steps"] = list(_written(steps, failed, steps.cells))
@@ -73,9 +72,7 @@ def derive(steps: NextSteps, numbers: Header | None, base: Spec, name: str) -> d
         data["next_steps"] = list(_written(steps, failed, _unlike(plain, steps, failed)))
         taken = _sessions(plain, steps, failed)
         data["session_effects"] = [
-            row
-            for row in data["session_effects"]
-            if (row["from"], row["to"]) in taken or row in of_base
+            row for row in data["session_effects"] if (row["from"], row["to"]) in taken
         ]
         mistakes = _inexpressible(from_data(data, name), steps, failed)
     except SpecError as error:

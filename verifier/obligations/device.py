@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import z3
 
-from vfio_migration.model.spec import Role
+from vfio_migration.model.spec import Role, Spec
 from vfio_migration.verifier.obligations.listings import listings
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
 from vfio_migration.verifier.solver.explain import Model, asked_trace, decided
@@ -89,19 +89,46 @@ def _d2(system: DeviceSystem) -> tuple[Bad, Bad]:
 
 
 def _conduct(system: DeviceSystem, state: Term, roles: Collection[Role]) -> dict[str, Formula]:
-    """Per activity with a role of interest: the state is one where a specification forbids it."""
-    names = set(system.encoding.names)
+    """Per activity with a role of interest: the state is one in which it must not be done.
+
+    That is so where a specification forbids it, and wherever the table has a device stopped,
+    whatever the state is called.
+    """
+    spec = system.encoding.spec
+    stopped = _stopped_states(spec)
     return {
-        row.name: any_of(
-            [
-                system.encoding.one_of(state, sorted(names & set(conduct.states)))
-                for listing in listings()
-                for conduct in listing.conduct
-                if row.role in conduct.forbids
-            ]
-        )
-        for row in sorted(system.encoding.spec.activities, key=lambda row: row.name)
+        row.name: system.encoding.one_of(state, sorted(stopped | _listed_for(spec, row.role)))
+        for row in sorted(spec.activities, key=lambda row: row.name)
         if row.role in roles
+    }
+
+
+def _listed_for(spec: Spec, role: Role) -> set[str]:
+    """The states in which a specification forbids an activity with this role."""
+    rows = [row for listing in listings() for row in listing.conduct if role in row.forbids]
+    return {name for row in rows for name in row.states} & {row.name for row in spec.states}
+
+
+def _stopped_states(spec: Spec) -> set[str]:
+    """The states whose meaning in the table is that nothing of the device may change.
+
+    It may not change its own state; or all of it was read, or is about to be judged.
+    """
+    changing = {row.name for row in spec.activities if row.role == CHANGE}
+    return {
+        row.name
+        for row in spec.states
+        if not any(spec.permits(row.name, name) for name in changing)
+    } | _fixed(spec)
+
+
+def _fixed(spec: Spec) -> set[str]:
+    """The states in which the end of a stream is final, or a stream is judged when it is left."""
+    return {
+        row.name
+        for row in spec.states
+        if ((end := spec.stream_end(row.name)) is not None and end.kind == "final")
+        or spec.session(row.session).judged
     }
 
 
@@ -116,20 +143,13 @@ def _unnamed(encoding: Encoding, about: Collection[Role]) -> str:
 
 
 def _still(system: DeviceSystem, state: Term) -> Formula:
-    """A specification states that the device is stopped in this state, or the stream ends there."""
+    """A specification has the device stopped in this state, or its stream is final or judged."""
     spec = system.encoding.spec
-    final = [
-        row.name
-        for row in spec.states
-        if (end := spec.stream_end(row.name)) is not None and end.kind == "final"
-    ]
-    rows = [row for listing in listings() for row in listing.conduct if CHANGE in row.forbids]
-    listed = {name for row in rows for name in row.states} & set(system.encoding.names)
-    return system.encoding.one_of(state, sorted(listed.union(final)))
+    return system.encoding.one_of(state, sorted(_listed_for(spec, CHANGE) | _fixed(spec)))
 
 
 def _forbidden(roles: Collection[Role]) -> Formulas:
-    """The device does something a specification forbids in its state."""
+    """The device does something that it must not do in its state."""
 
     def formulas(system: DeviceSystem) -> tuple[Bad, Bad]:
         def forbids(state: Term) -> dict[str, Formula]:
@@ -415,7 +435,8 @@ DEVICE: tuple[Obligation, ...] = (
     ),
     _obligation(
         "D3",
-        "A stopped device starts no DMA and raises no interrupt.",
+        "A stopped device starts no DMA and raises no interrupt: where it may not change its own "
+        "state, where the end of its stream is final and where a stream is judged on leaving.",
         "Guest memory copied after the stop would otherwise change behind the copy.",
         _forbidden(_STARTED),
         (),
@@ -424,7 +445,7 @@ DEVICE: tuple[Obligation, ...] = (
     ),
     _obligation(
         "D4",
-        "No peer-to-peer DMA starts while the device is quiesced or stopped.",
+        "No peer-to-peer DMA starts while the device is quiesced or, in the same sense, stopped.",
         "A peer that is stopped already could not answer it.",
         _forbidden(_TO_PEERS),
         (),

@@ -20,6 +20,7 @@ from vfio_migration.verifier.solver.obligation import Example, Query
 def as_listed(encoding: Encoding) -> Iterator[Query]:
     """T8: what each listing has of states, capability sets, numbers, arcs, paths and conduct."""
     reported: list[object] = []
+    yield from _shut_out(encoding)
     for listing in listings():
         yield from _listed_numbers(encoding, listing)
         states, capabilities = names = _renamed(encoding, listing)
@@ -32,6 +33,29 @@ def as_listed(encoding: Encoding) -> Iterator[Query]:
         yield from _listed_arcs(encoding, listing)
         yield from _listed_paths(encoding, listing)
         yield from _listed_conduct(encoding, listing)
+
+
+def _shut_out(encoding: Encoding) -> Iterator[Query]:
+    """No mandatory capability is one that every capability set of every specification lacks."""
+    spec = encoding.spec
+    if not listings() or any(_renamed(encoding, listing)[1] for listing in listings()):
+        return  # which capability is meant by which name is not known
+    listed = {name for one in listings() for allowed in one.sets for name in allowed.capabilities}
+    if not listed & {row.name for row in spec.capabilities}:
+        return  # a table with names and numbers of its own
+    for index, row in enumerate(spec.capabilities):
+        if row.mandatory:
+            text = (
+                f"{row.name} is mandatory, and no capability set of any specification has it: it "
+                "shuts out every device there is"
+            )
+            example = Example(text, None, f"capabilities[{index}].mandatory")
+            shuts = (encoding.universe, z3.BoolVal(row.name not in listed))
+            yield Query(f"shuts-out-{row.name}", "claim", shuts, "unsat", _fixed(example))
+
+
+def _fixed(example: Example) -> Callable[[Model], Example]:
+    return lambda _model: example
 
 
 def _renamed(encoding: Encoding, listing: Listing) -> tuple[dict[str, str], dict[str, str]]:

@@ -2,26 +2,34 @@
 
 Both ask the same question of a solver: which next-step tables satisfy the rules? With every row
 present there must be one only; with any single row absent there must be another.
+
+What the rules select for one target does not depend on any other target. So the unknown is one
+column of a next-step table, with the target for the solver to choose: what holds of every column
+holds of the table, and the question grows with the arcs and not with the square of the states.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import z3
 
+from vfio_migration.model.spec import Spec
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Line, Term, any_of
 from vfio_migration.verifier.solver.explain import Model, asked_trace, file_name, landings
 from vfio_migration.verifier.solver.obligation import Example, Query
 
+_Kind = tuple[dict[str, z3.BitVecRef], set[str], Formula]
+"""Distances to the target, through which states, and for which targets they are stated."""
+
 
 class Rules:
-    """The rules of routing, stated of an unknown next-step table, with rows that can be absent.
+    """The rules of routing, stated of an unknown column of a next-step table; rows can be absent.
 
-    For every pair of states the solver chooses a next step, and distances that satisfy Bellman's
-    equations: one for paths with nothing guarded inside, one for paths wholly guarded. The next
-    step must lie on a shortest path. Nothing here knows how `Machine` computes paths.
+    For every state the solver chooses a next step towards the target, and distances that satisfy
+    Bellman's equations: one for paths with nothing guarded inside, one for paths wholly guarded.
+    The next step must lie on a shortest path. Nothing here knows how `Machine` computes paths.
     """
 
     def __init__(self, encoding: Encoding) -> None:
@@ -40,13 +48,12 @@ class Rules:
         # Distances run to the number of states, which stands for "no path".
         self._bits = len(encoding.names).bit_length() + 1
         self.infinite = z3.BitVecVal(len(encoding.names), self._bits)
-        self.pairs = [
-            (from_, to) for from_ in encoding.names for to in encoding.names if from_ != to
-        ]
-        self.choice = {pair: encoding.variable(f"next:{pair[0]}:{pair[1]}") for pair in self.pairs}
+        self.target = encoding.variable("target")
+        self.choice = {name: encoding.variable(f"next:{name}") for name in encoding.names}
         self.out: dict[str, list[tuple[Line, Formula]]] = {name: [] for name in encoding.names}
         for line in encoding.lines:
             self.out[line.from_].append((line, self._line_present(line)))
+        self._kinds, self._equations = self._distances()
 
     def _line_present(self, line: Line) -> Formula:
         stops = (line.from_, *line.via, line.to)
@@ -54,93 +61,103 @@ class Rules:
         rows += [self._arc_row[pair] for pair in itertools.pairwise(stops)]
         return z3.And(self.encoding.along(line), *(self.present[place] for place in rows))
 
-    def _distances(
-        self, prefix: str, through: set[str], ends: set[str]
-    ) -> tuple[dict[tuple[str, str], z3.BitVecRef], list[Formula]]:
-        """Unknown distances between `ends` by way of `through`, and the equations they satisfy."""
-        known = {
-            pair: z3.BitVec(f"{prefix}:{pair[0]}:{pair[1]}", self._bits)
-            for pair in self.pairs
-            if pair[0] in ends and pair[1] in ends
-        }
+    def is_target(self, name: str) -> Formula:
+        """The column is that of this state."""
+        return self.target == self.encoding.state(name)
+
+    def _distances(self) -> tuple[list[_Kind], list[Formula]]:
+        """The distances to the target, by which states a path leads, and their equations."""
+        everything = set(self.encoding.names)
+        guarded = self.encoding.one_of(self.target, sorted(self.guarded))
+        if self.rule.interior == "always":
+            wanted = [("free", everything, everything, z3.BoolVal(True))]
+        else:
+            wanted = [("outside", everything - self.guarded, everything, z3.BoolVal(True))]
+            if self.rule.interior == "whole_path":
+                wanted.append(("within", self.guarded, self.guarded, guarded))
+        kinds: list[_Kind] = []
         equations = []
-        for (from_, to), distance in known.items():
-            best = self.infinite
-            for line, there in self.out[from_]:
-                if line.to == to:
-                    onward = z3.BitVecVal(0, self._bits)
-                elif line.to in through and (line.to, to) in known:
-                    onward = known[line.to, to]
-                else:
-                    continue
-                length = onward + 1
-                best = z3.If(z3.And(there, z3.ULT(length, best)), length, best)
-            equations.append(distance == best)
-        return known, equations
+        for prefix, through, begins, stated in wanted:
+            known = {
+                name: z3.BitVec(f"{prefix}:{name}", self._bits)
+                for name in self.encoding.names
+                if name in begins
+            }
+            kinds.append((known, through, stated))
+            for name, distance in known.items():
+                best = self.infinite
+                for line, there in self.out[name]:
+                    length = self._onward(line.to, known, through) + 1
+                    best = z3.If(z3.And(there, z3.ULT(length, best)), length, best)
+                zero = z3.BitVecVal(0, self._bits)
+                best = z3.If(stated, best, self.infinite)
+                equations.append(distance == z3.If(self.is_target(name), zero, best))
+        return kinds, equations
+
+    def _onward(
+        self, name: str, known: dict[str, z3.BitVecRef], through: set[str]
+    ) -> z3.BitVecRef:
+        """How far it is from a state to the target, if a path may lead by it."""
+        if name in through and name in known:
+            return known[name]
+        zero = z3.BitVecVal(0, self._bits)
+        return z3.If(self.is_target(name), zero, self.infinite)
+
+    @property
+    def column(self) -> Formula:
+        """The distances are those of a column of the table."""
+        target = self.encoding.one_of(self.target, self.encoding.names)
+        return z3.And(self.encoding.universe, target, *self._equations)
 
     def formula(self) -> Formula:
-        """The next-step table satisfies the rules."""
-        encoding = self.encoding
-        everything = set(encoding.names)
-        kinds: list[tuple[dict[tuple[str, str], z3.BitVecRef], set[str]]] = []
-        conjuncts: list[Formula] = [encoding.universe]
-        if self.rule.interior == "always":
-            kinds_wanted = [("free", everything, everything)]
-        else:
-            kinds_wanted = [("outside", everything - self.guarded, everything)]
-            if self.rule.interior == "whole_path":
-                kinds_wanted.append(("within", self.guarded, self.guarded))
-        for prefix, through, ends in kinds_wanted:
-            known, equations = self._distances(prefix, through, ends)
-            kinds.append((known, through))
-            conjuncts += equations
-        for pair in self.pairs:
-            conjuncts.append(self._chosen(pair, kinds))
-        return z3.And(conjuncts)
+        """The column satisfies the rules."""
+        steps = [self.allowed(name, choice) for name, choice in self.choice.items()]
+        return z3.And(self.column, *steps)
 
-    def _chosen(
-        self,
-        pair: tuple[str, str],
-        kinds: list[tuple[dict[tuple[str, str], z3.BitVecRef], set[str]]],
-    ) -> Formula:
+    def allowed(self, from_: str, choice: Term) -> Formula:
+        """The rules allow this next step from a state."""
         encoding, spec = self.encoding, self.encoding.spec
-        from_, to = pair
-        choice = self.choice[pair]
         best: z3.BitVecRef = self.infinite
-        for known, _ in kinds:
-            if pair in known:
-                best = z3.If(z3.ULT(known[pair], best), known[pair], best)
-        shut: list[Formula] = [best == self.infinite]
+        for known, _, _ in self._kinds:
+            if from_ in known:
+                best = z3.If(z3.ULT(known[from_], best), known[from_], best)
+        unasked = [row.name for row in spec.states if not row.settable]
+        shut: list[Formula] = [
+            best == self.infinite,
+            self.is_target(from_),
+            encoding.one_of(self.target, unasked),
+        ]
         for index, row in enumerate(spec.refusals):
-            if (row.from_, row.to) == pair:
-                shut.append(self.present[f"refusals[{index}]"])
-        if not spec.state(to).settable:
-            shut.append(z3.BoolVal(True))
+            if row.from_ == from_:
+                shut.append(z3.And(self.is_target(row.to), self.present[f"refusals[{index}]"]))
         steps = []
         for line, there in self.out[from_]:
-            good: list[Formula] = []
-            for known, through in kinds:
-                if pair not in known:
-                    continue
-                if line.to == to:
-                    good.append(best == 1)
-                elif line.to in through and (line.to, to) in known:
-                    good.append(best == known[line.to, to] + 1)
+            good: list[Formula] = [z3.And(self.is_target(line.to), best == 1)]
+            for known, through, stated in self._kinds:
+                if from_ in known and line.to in through and line.to in known:
+                    # The target itself is at no distance: it is the case above.
+                    inside = z3.And(stated, z3.Not(self.is_target(line.to)))
+                    good.append(z3.And(inside, best == known[line.to] + 1))
             steps.append(z3.And(choice == encoding.state(line.to), there, any_of(good)))
-        return z3.If(z3.Or(shut), choice == encoding.none, any_of(steps))
+        return z3.If(any_of(shut), choice == encoding.none, any_of(steps))
 
-    def same_cells(self) -> dict[tuple[str, str], Formula]:
-        """Per pair: the unknown table specifies what `Machine` says."""
+    def ours(self) -> dict[str, Term]:
+        """Per state: the next step that `Machine` computes towards the target."""
         encoding = self.encoding
-        cells = {}
-        for pair, choice in self.choice.items():
+        found: dict[str, Term] = {}
+        for from_ in encoding.names:
             value: Term = encoding.none
-            for word, machine in encoding.machines.items():
-                step = machine.next_step(*pair)
-                if step is not None:
-                    value = z3.If(encoding.flags == word, encoding.state(step), value)
-            cells[pair] = choice == value
-        return cells
+            for to in encoding.names:
+                words: dict[str, list[int]] = {}
+                for word, machine in encoding.machines.items():
+                    step = machine.next_step(from_, to) if from_ != to else None
+                    if step is not None:
+                        words.setdefault(step, []).append(word)
+                for step, having in words.items():
+                    some = any_of([encoding.flags == word for word in having])
+                    value = z3.If(z3.And(self.is_target(to), some), encoding.state(step), value)
+            found[from_] = value
+        return found
 
     def without(self, place: str | None) -> Formula:
         """Every row is present but `place`."""
@@ -149,22 +166,25 @@ class Rules:
         )
 
     def difference(self, model: z3.ModelRef) -> tuple[int, tuple[str, str], str | None, str | None]:
-        """The first cell in which a model's table differs: set, pair, its entry and ours."""
+        """The first cell in which a model's column differs: set, pair, its entry and ours."""
         word = self.encoding.read_flags(model)
         machine = self.encoding.machines[word]
-        for pair, choice in self.choice.items():
+        to = self.encoding.read_state(model, self.target)
+        assert to is not None
+        for from_, choice in self.choice.items():
             other = self.encoding.read_state(model, choice)
-            mine = machine.next_step(*pair)
+            mine = machine.next_step(from_, to) if from_ != to else None
             if other != mine:
-                return word, pair, other, mine
+                return word, (from_, to), other, mine
         raise AssertionError("the solver's table differs nowhere")
 
 
 def no_other_table(encoding: Encoding) -> Iterator[Query]:
-    """T5: the solver finds no second table that satisfies the rules."""
+    """T5: the table satisfies the rules, and the solver finds no second one that does."""
     rules = Rules(encoding)
-    formula = z3.And(rules.formula(), rules.without(None))
-    cells = rules.same_cells()
+    present = rules.without(None)
+    ours = rules.ours()
+    differs = any_of([rules.choice[name] != step for name, step in ours.items()])
 
     def other_table(model: Model) -> Example:
         assert model is not None
@@ -175,19 +195,37 @@ def no_other_table(encoding: Encoding) -> Iterator[Query]:
         )
         return Example(text, asked_trace(encoding, word, from_, to, text, [from_]))
 
+    def against_the_rules(model: Model) -> Example:
+        assert model is not None
+        word, to = encoding.read_flags(model), encoding.read_state(model, rules.target)
+        broken = (
+            name
+            for name, step in ours.items()
+            if z3.is_false(model.eval(rules.allowed(name, step), model_completion=True))
+        )
+        from_, to = next(broken), to or "?"
+        mine = encoding.machines[word].next_step(from_, to)
+        text = (
+            f"the rules do not allow {from_} to go by {mine or 'no step'} on SET_STATE {to} "
+            f"(capabilities {encoding.set_name(word)})"
+        )
+        return Example(text, asked_trace(encoding, word, from_, to, text, [from_]))
+
     def this_table(model: Model) -> Example:
         assert model is not None
-        count = len(rules.pairs) * len(encoding.machines)
+        count = len(encoding.names) * (len(encoding.names) - 1) * len(encoding.machines)
         return Example(f"the table itself satisfies the rules in all {count} cells")
 
     yield Query(
-        "second-table",
-        "claim",
-        (formula, any_of([z3.Not(cell) for cell in cells.values()])),
-        "unsat",
-        other_table,
+        "second-table", "claim", (z3.And(rules.formula(), present), differs), "unsat", other_table
     )
-    yield Query("this-table", "witness", (formula, *cells.values()), "sat", this_table)
+    satisfied = z3.And([rules.allowed(name, step) for name, step in ours.items()])
+    known = z3.And(rules.column, present)
+    yield Query(
+        "not-this-table", "claim", (known, z3.Not(satisfied)), "unsat", against_the_rules
+    )
+    moves = any_of([step != encoding.none for step in ours.values()])
+    yield Query("this-table", "witness", (known, satisfied, moves), "sat", this_table)
 
 
 def no_idle_row(encoding: Encoding) -> Iterator[Query]:
@@ -196,7 +234,7 @@ def no_idle_row(encoding: Encoding) -> Iterator[Query]:
     encoding = encoding.widest()
     rules = Rules(encoding)
     formula = rules.formula()
-    differs = any_of([z3.Not(cell) for cell in rules.same_cells().values()])
+    differs = any_of([rules.choice[name] != step for name, step in rules.ours().items()])
     named = {name: place for place, name in landings(encoding).items()}
     for place, title in rules.rows.items():
         landing = named.get(title) if place.startswith("states") else None
@@ -225,6 +263,7 @@ def no_idle_row(encoding: Encoding) -> Iterator[Query]:
             "sat",
             explain,
         )
+    yield from _unused(encoding)
     yield Query(
         "all-rows",
         "witness",
@@ -232,3 +271,62 @@ def no_idle_row(encoding: Encoding) -> Iterator[Query]:
         "sat",
         lambda _: Example(f"with all {len(rules.rows)} rows present the rules have a solution"),
     )
+
+
+def _unused(encoding: Encoding) -> Iterator[Query]:
+    """Every row that states are made of is what some state, or some arc, is made with.
+
+    Rows of [[requests]], [[stream_ends]] and [[events]] are not asked for: the format wants one of
+    each kind, and a table may be too small for what one of them is about. Profiles are what
+    interfaces know, and rules of routing that are not in force are variants.
+    """
+    from_, to = encoding.variable("from"), encoding.variable("to")
+    there = z3.And(encoding.universe, encoding.supported(from_))
+    written = [
+        z3.And(from_ == encoding.state(row.from_), to == encoding.state(row.step))
+        for row in encoding.spec.next_steps
+    ]
+    arc = z3.And(encoding.universe, z3.Or(encoding.arc(from_, to), *written))
+    for place, title, used, text in _uses(encoding.spec):
+        formulas = [there, encoding.one_of(from_, used)]
+        if place.startswith("session_effects"):
+            pairs = [
+                z3.And(from_ == encoding.state(here), to == encoding.state(onward))
+                for here, onward in itertools.product(used, encoding.names)
+                if title == _move(encoding.spec, here, onward)
+            ]
+            formulas = [arc, any_of(pairs)]
+        yield Query(
+            f"uses-{file_name(place)}", "claim", tuple(formulas), "sat", _dead(place, title, text)
+        )
+
+
+def _dead(place: str, title: str, text: str) -> Callable[[Model], Example]:
+    return lambda _model: Example(f"{place} ({title}) is dead: {text}", None, place)
+
+
+def _move(spec: Spec, here: str, there: str) -> str:
+    """Which move from session to session it is to go from one state to another."""
+    return f"{spec.state(here).session} -> {spec.state(there).session}"
+
+
+def _uses(spec: Spec) -> Iterator[tuple[str, str, list[str], str]]:
+    """Per row: its place and name, the states that need it, and what is said if there are none."""
+    states = spec.states
+    for index, capability in enumerate(spec.capabilities):
+        used = [row.name for row in states if capability.name in row.requires]
+        yield f"capabilities[{index}]", capability.name, used, "no state requires it"
+    for index, activity in enumerate(spec.activities):
+        used = [row.name for row in states if spec.permits(row.name, activity.name)]
+        text = "no device may do it in any state"
+        yield f"activities[{index}]", activity.name, used, text
+    for index, operation in enumerate(spec.operations):
+        used = [row.name for row in states if row.operation == operation.name]
+        yield f"operations[{index}]", operation.name, used, "no state has it"
+    for index, session in enumerate(spec.sessions):
+        used = [row.name for row in states if row.session == session.name]
+        yield f"sessions[{index}]", session.name, used, "no state has it"
+    for index, effect in enumerate(spec.session_effects):
+        used = [row.name for row in states if row.session == effect.from_]
+        place, title = f"session_effects[{index}]", f"{effect.from_} -> {effect.to}"
+        yield place, title, used, "no arc makes this move"

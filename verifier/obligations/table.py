@@ -453,8 +453,10 @@ TABLE: tuple[Obligation, ...] = (
     ),
     Obligation(
         "T9",
-        "No arc, refusal or state is dead: without it the rules select another table.",
-        "every arc, refusal and state of the table",
+        "No row is dead: without an arc, refusal or state the rules select another table, and each "
+        "capability, activity, operation, session and move between sessions is one that states "
+        "and arcs of the table use.",
+        "every row of these sections",
         "symbolic",
         "A row that changes nothing misleads its reader.",
         no_idle_row,
