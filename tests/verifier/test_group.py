@@ -24,7 +24,7 @@ from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup
 from vfio_migration.verifier.systems.plan import Discipline, shortest_meeting
 from vfio_migration.verifier.systems.plan_runs import run_to, showing
 
-FAMILY_G = [f"G{number}" for number in range(1, 8)]
+FAMILY_G = [f"G{number}" for number in range(1, 9)]
 METHODS = {
     "G1": "quantified",
     "G2": "bounded",
@@ -33,6 +33,7 @@ METHODS = {
     "G5": "quantified",
     "G6": "symbolic",
     "G7": "quantified",
+    "G8": "symbolic",
 }
 FILES = sorted(explicit_group.BROKEN.glob("*.toml"))
 DATA = explicit_group.plan_data()
@@ -101,6 +102,7 @@ SAMPLE = {
     *("g5-asks-what-it-cannot", "g5-failed-devices-stay", "g5-changes-its-mind"),
     *("g6-woken-before-judged", "g6-runs-before-all-are-loaded"),
     *("g7-the-rest-is-not-transferred", "g7-read-while-running"),
+    "g8-pre-copy-leads-to-running",
 }
 
 

@@ -18,7 +18,7 @@ from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Verdict, deci
 from vfio_migration.verifier.report.replay import replay
 
 FILES = sorted((ROOT / "tests/data/broken_wires").glob("w*.toml"))
-FAMILY = [f"W{number}" for number in range(1, 9)]
+FAMILY = [f"W{number}" for number in range(1, 11)]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,13 @@ def test_each_is_proved_with_a_witness(report: Report, name: str):
     assert verdict.witness is not None
     assert verdict.witness.trace is not None
     assert replay(verdict.witness.trace, load()).difference is None
+
+
+def test_a_refused_stream_is_known_from_a_refused_request_by_the_state(report: Report):
+    """The kit answers EINVAL for a stream that a device refuses, as a refusal is answered."""
+    verdict = next(verdict for verdict in report.verdicts if verdict.id == "W7")
+    assert verdict.witness is not None
+    assert "fails (EINVAL)" in verdict.witness.text or "for good (EINVAL)" in verdict.witness.text
 
 
 def test_all_four_capability_sets_are_covered():

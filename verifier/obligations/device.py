@@ -343,27 +343,39 @@ def _d10(encoding: Encoding) -> Iterator[Query]:
     yield Query("kept", "witness", (moves, ends, kept), "sat", explain, idle=idle)
 
 
+_SEEN = ("state", "busy", "target", "origin", "open", "connected")
+"""What a device may go by in what it does: all but what its history has left behind."""
+
+
+def _alike(one: Situation, other: Situation) -> Formula:
+    return z3.And([one[name] == other[name] for name in _SEEN])
+
+
+def _unlike(system: DeviceSystem, one: Situation, other: Situation, moment: int) -> Formula:
+    """One device does at a moment what the other cannot do then, or does otherwise."""
+    one_then, other_then = system.situation("one-then"), system.situation("other-then")
+    elsewhere = z3.And(
+        system.relation(other, other_then, moment), z3.Not(_alike(one_then, other_then))
+    )
+    return z3.And(
+        system.relation(one, one_then, moment),
+        z3.Or(z3.Not(system.enabled(other, moment)), elsewhere),
+    )
+
+
 def _d12(encoding: Encoding) -> Iterator[Query]:
     system = DeviceSystem.of(encoding)
-    seen = ("state", "busy", "target", "origin", "open", "connected")
-    first, second = system.situation(0), system.situation("other")
-    first_then, second_then = system.situation(1), system.situation("other-then")
-    alike = z3.And([first[name] == second[name] for name in seen])
+    first, second = system.situation("one"), system.situation("other")
     numbered = [
-        lemma.formula(life) for lemma in system.lemma("numbered") for life in (first, second)
+        lemma.formula(life)
+        for lemma in system.lemma("numbered", "one-session")
+        for life in (first, second)
     ]
-    both = z3.And(
-        system.relation(first, first_then, 0),
-        system.relation(second, second_then, 0),
-        alike,
-        *numbered,
-    )
-    differ = any_of([first_then[name] != second_then[name] for name in seen])
     yield from system.inductive(system.lemma("numbered", "one-session", "supported", "under-way"))
     yield Query(
         "history-shows",
         "step",
-        (system.facts, both, differ),
+        (system.facts, _alike(first, second), *numbered, _unlike(system, first, second, 0)),
         "unsat",
         lambda _: Example("two devices that are alike answer the same event differently"),
     )
@@ -398,6 +410,40 @@ def _not_as_new(system: DeviceSystem) -> Bad:
 def _search_d12(encoding: Encoding) -> Iterator[Query]:
     system = DeviceSystem.of(encoding)
     yield from system.bounded(_not_as_new(system), DEPTH)
+    yield from _second_lives(system)
+
+
+def _second_lives(system: DeviceSystem) -> Iterator[Query]:
+    """A new device and one that was reset get into situations that are alike, and differ there.
+
+    The run of the one that was reset is shown; what differs is what it does next.
+    """
+    for total in range(1, 2 * DEPTH):
+        for new in range(1, min(total, LIFE) + 1):
+            length = total - new + 1
+            if not new < length <= DEPTH:
+                continue
+            now, fresh = system.situation(length), system.situation(_NEW + new)
+            before = [system.event(moment) for moment in range(length)]
+            resets = any_of([system.is_event(event, "reset") for event in before])
+            life = [system.start(system.situation(_NEW)), *map(system.step, range(_NEW, _NEW + new))]
+            differ = z3.Or(
+                _unlike(system, now, fresh, _NEXT), _unlike(system, fresh, now, _NEXT)
+            )
+            yield Query(
+                f"second-life-{length}-{new}",
+                "claim",
+                system.run(length, resets, *life, _alike(now, fresh), differ),
+                "unsat",
+                system.explaining(length),
+            )
+
+
+LIFE = 3
+"""How many events a new device goes through in the search for a second life that is another."""
+
+_NEW, _NEXT = 100, 200
+"""Moments of the new device, and that at which the two differ; the other's begin at 0."""
 
 
 _EVERY_RUN = "every run of one device and its client, of any length, under every capability set"

@@ -15,6 +15,7 @@ import z3
 from vfio_migration.model.plan import Plan
 from vfio_migration.verifier.obligations.group_arrival import arrivals, loaded_together
 from vfio_migration.verifier.obligations.handover import handovers, handovers_search
+from vfio_migration.verifier.obligations.pre_copy import pre_copied
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
@@ -300,5 +301,14 @@ GROUP: tuple[Obligation, ...] = (
         handovers,
         handovers_search,
     ),
+    Obligation(
+        "G8",
+        "Pre-copy happens: where a migration transfers while its sources run, everything that can "
+        "stream while it runs does, and some migration does so.",
+        "every migration, and every capability set of a source, whatever has failed before",
+        "symbolic",
+        "A plan that only stops and copies is safe, and takes the guest's time for all of it.",
+        pre_copied,
+    ),
 )
-"""Family G, in the order of DESIGN.md."""
+"""Family G, in the order of DESIGN.md, and G8."""

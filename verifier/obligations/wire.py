@@ -7,16 +7,18 @@ shortest first.
 
 from __future__ import annotations
 
-import functools
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import resources
-from typing import Any
 
 import z3
 
 from vfio_migration.model.spec import Transfer
 from vfio_migration.model.wire import Occasion
+from vfio_migration.verifier.obligations.wire_served import (
+    logging_kept,
+    message_of,
+    ought_to_be_served,
+    wire_listing,
+)
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
@@ -66,14 +68,16 @@ _UNKNOWN: tuple[Occasion, ...] = (
 )
 """What makes a message one that no table has a meaning for."""
 
+_HOPELESS: tuple[Occasion, ...] = (
+    "size_below_header",
+    "size_over_limit",
+    "fds_over_limit",
+    "version_incompatible",
+)
+"""What a refusal may end the connection for."""
+
 Formulas = Callable[[ConnectionSystem], tuple[Bad, Bad]]
 """From the system to the step that must never happen and one that shows the premise hold."""
-
-
-@functools.cache
-def _listing() -> dict[str, Any]:
-    text = (resources.files("vfio_migration.verifier") / "wire_listing.toml").read_text("utf-8")
-    return tomllib.loads(text)
 
 
 def _about(
@@ -96,11 +100,6 @@ def _about(
     return queries, search
 
 
-def _message(system: ConnectionSystem, event: Term) -> Message:
-    """The message that belongs to an event."""
-    return system.answers.message(str(event).partition("@")[2])
-
-
 def _careful(system: ConnectionSystem, now: Situation, message: Message) -> Formula:
     """The client made no slip."""
     occasions = system.answers.occasions(now, message)
@@ -114,7 +113,7 @@ def _w1(system: ConnectionSystem) -> tuple[Bad, Bad]:
     answers = system.answers
 
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         negotiates = answers.commands(message, lambda row: row.does == "negotiate")
         served = system.is_event(event, "served", "failed")
         too_early = z3.And(
@@ -125,7 +124,7 @@ def _w1(system: ConnectionSystem) -> tuple[Bad, Bad]:
         return z3.Or(too_early, unwise, then["versions"] > 1)
 
     def premise(now: Situation, event: Term, then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         known = answers.commands(message, lambda row: row.does == "reset")
         early = z3.And(system.is_event(event, "refused"), z3.Not(now["agreed"]), known)
         return z3.And(early, _careful(system, now, message), z3.Not(then["closing"]))
@@ -135,7 +134,7 @@ def _w1(system: ConnectionSystem) -> tuple[Bad, Bad]:
 
 def _w2(system: ConnectionSystem) -> tuple[Bad, Bad]:
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         reply = system.answers.is_type(message, "reply")
         due = z3.If(z3.Or(message.quiet, reply), z3.IntVal(0), z3.IntVal(1))
         given = then["keeps_replies"] - now["keeps_replies"]
@@ -147,7 +146,7 @@ def _w2(system: ConnectionSystem) -> tuple[Bad, Bad]:
         return z3.Or(lost, other, then["due"] != then["sent"] + then["keeps_replies"])
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         refused = z3.And(system.is_event(event, "refused"), message.quiet, now["agreed"])
         return z3.And(refused, _careful(system, now, message))
 
@@ -159,7 +158,7 @@ def _w3(system: ConnectionSystem) -> tuple[Bad, Bad]:
     largest = wire.largest_request
 
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         payload = message.size - wire.header_size
         too_much = z3.Or(
             answers.misfits(message, payload),
@@ -178,7 +177,7 @@ def _w3(system: ConnectionSystem) -> tuple[Bad, Bad]:
         )
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         full = answers.occasions(now, message)["holding_full"]
         one_more = z3.And(message.added == 1, _careful(system, now, message))
         return z3.And(system.is_event(event, "refused"), now["agreed"], full, one_more)
@@ -187,15 +186,19 @@ def _w3(system: ConnectionSystem) -> tuple[Bad, Bad]:
 
 
 def _w4(system: ConnectionSystem) -> tuple[Bad, Bad]:
-    may_change = ("due", "keeps_replies", "closing")
+    may_change = ("due", "sent", "keeps_replies", "closing")
 
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
         changed = [then[name] != now[name] for name in now if name not in may_change]
+        occasions = system.answers.occasions(now, message_of(system, event))
+        # Where the next message begins is lost, or nothing can be agreed on: then it is over.
+        hopeless = any_of([occasions[name] for name in _HOPELESS])
+        changed.append(z3.And(then["closing"], z3.Not(now["closing"]), z3.Not(hopeless)))
         return z3.And(system.is_event(event, "refused", "ignored"), any_of(changed))
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
         held = [now[f"keeps_{row.name}"] > 0 for row in system.wire.holdings if row.full != "waits"]
-        message = _message(system, event)
+        message = message_of(system, event)
         sets = z3.And(system.answers.sets(message), _careful(system, now, message))
         known = system.encoding.supported(message.asked)
         return z3.And(system.is_event(event, "refused"), sets, known, any_of(held))
@@ -211,7 +214,7 @@ def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
         return answers.commands(message, lambda row: row.transfer == way)
 
     def bad(now: Situation, event: Term, _then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         served = system.is_event(event, "served")
         turned_away = z3.And(
             system.is_event(event, "refused"), now["agreed"], _careful(system, now, message)
@@ -221,7 +224,7 @@ def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
             streams = device.streams(now["state"], way)
             mismatch = z3.Or(z3.And(served, z3.Not(streams)), z3.And(turned_away, streams))
             cases.append(z3.And(moving(message, way), mismatch))
-        for row in _listing()["data"]:
+        for row in wire_listing()["data"]:
             command = system.wire.command(row["command"])
             if command is None:
                 continue
@@ -234,7 +237,7 @@ def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
         return any_of(cases)
 
     def premise(_now: Situation, event: Term, _then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         return z3.And(system.is_event(event, "served"), moving(message, "read"))
 
     return bad, premise
@@ -248,7 +251,7 @@ def _w6(system: ConnectionSystem) -> tuple[Bad, Bad]:
         return z3.And(moves, message.get, z3.Not(message.set), z3.Not(message.probe))
 
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         left = z3.Or(
             then["state"] != now["state"],
             then["open"] != now["open"],
@@ -309,17 +312,18 @@ def _left_for_good(encoding: Encoding) -> Iterator[Query]:
 
 def _w7(system: ConnectionSystem) -> tuple[Bad, Bad]:
     answers, spec = system.answers, system.encoding.spec
-    expected = number_of(_listing()["refusal"]["errno"])
+    expected = number_of(wire_listing()["refusal"]["errno"])
     named = [row.errno for row in system.wire.answers]
     named += [row.errno for row in spec.requests]
     named += [row.errno for row in spec.refusals]
     refusals = sorted({number_of(errno) for errno in named} - {0})
 
-    def bad(now: Situation, event: Term, _then: Situation) -> Formula:
+    def bad(now: Situation, event: Term, then: Situation) -> Formula:
         moment = str(event).partition("@")[2]
         message = answers.message(moment)
         refused, failed = system.is_event(event, "refused"), system.is_event(event, "failed")
         errno, failure = answers.errno(now, moment), answers.failure(moment)
+        named = z3.Int(f"named@{moment}")
         against_table = z3.And(
             now["agreed"],
             _careful(system, now, message),
@@ -329,23 +333,39 @@ def _w7(system: ConnectionSystem) -> tuple[Bad, Bad]:
             system.is_event(event, *_MESSAGES),
             z3.Not(z3.And(refused, errno == expected)),
         )
+        # Whatever errno a device has of its own: the state that is read back says enough.
+        back = then["state"] == now["state"]
+        there = z3.Or(
+            system.device.on_path(now["state"], message.asked, then["state"]),
+            system.device.failed(then["state"]),
+        )
+        misread = z3.Or(z3.And(back, then["open"] != now["open"]), z3.Not(there))
         taken_for_refusal = any_of([failure == number for number in (0, *refusals)])
-        return z3.Or(z3.And(refused, errno == 0), z3.And(failed, taken_for_refusal), against_table)
+        return z3.Or(
+            z3.And(refused, errno == 0),
+            z3.And(failed, failure == 0),
+            z3.And(failed, named == 0, taken_for_refusal),
+            z3.And(failed, misread),
+            against_table,
+        )
 
-    def premise(_now: Situation, event: Term, _then: Situation) -> Formula:
-        return system.is_event(event, "failed")
+    def premise(now: Situation, event: Term, then: Situation) -> Formula:
+        """A device answers as a refusal does, and is found elsewhere."""
+        moment = str(event).partition("@")[2]
+        like_one = answers.failure(moment) == expected
+        return z3.And(system.is_event(event, "failed"), like_one, then["state"] != now["state"])
 
     return bad, premise
 
 
 def _w8(system: ConnectionSystem) -> tuple[Bad, Bad]:
     def bad(now: Situation, event: Term, _then: Situation) -> Formula:
-        occasions = system.answers.occasions(now, _message(system, event))
+        occasions = system.answers.occasions(now, message_of(system, event))
         unknown = any_of([occasions[name] for name in _UNKNOWN])
         return z3.And(system.is_event(event, "served", "failed"), unknown)
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
-        message = _message(system, event)
+        message = message_of(system, event)
         unknown = system.answers.occasions(now, message)["feature_unknown"]
         only_get = z3.And(message.get, z3.Not(message.set), z3.Not(message.probe))
         refused = z3.And(system.is_event(event, "refused"), now["agreed"], unknown)
@@ -409,7 +429,8 @@ WIRE: tuple[Obligation, ...] = (
     Obligation(
         "W4",
         "A refused command changes nothing: not the device, not the session, not what was agreed, "
-        "not what the server keeps.",
+        "not what the server keeps; and the connection goes on, unless where the next message "
+        "begins is lost or no version can be agreed on.",
         _EVERY,
         "induction",
         "A client that was refused must be able to go on as if it had not asked.",
@@ -437,9 +458,11 @@ WIRE: tuple[Obligation, ...] = (
     ),
     Obligation(
         "W7",
-        "A client can distinguish a refusal from a failure: what the migration table refuses is "
-        "answered as Linux answers it, a failed arc whose device names no errno never so, and no "
-        "error is zero.",
+        "By the errno and the state it reads back a client knows what became of its request: what "
+        "the migration table refuses is answered as Linux answers it, and no error is zero; after "
+        "a failure, whatever errno the device has for it, the state is on the path or the failed "
+        "one, and where it is as before, so is the session; a failure for which the device has no "
+        "errno is answered as no refusal is.",
         _EVERY,
         "induction",
         "After a refusal nothing has changed; after a failure the state must be read back.",
@@ -454,5 +477,24 @@ WIRE: tuple[Obligation, ...] = (
         "A number that is looked up past the end of a table is how servers are taken over.",
         *_about(_w8, (), 3),
     ),
+    Obligation(
+        "W9",
+        "What ought to be served is served: each command of the specification in every state that "
+        "it is for, and of its features those that report the capabilities and the state and those that log DMA, "
+        "to a client that keeps to the text and asks for no more than a page at a time.",
+        _EVERY,
+        "induction",
+        "A server that refuses everything breaks no rule, and is of no use.",
+        *_about(ought_to_be_served, (), 3),
+    ),
+    Obligation(
+        "W10",
+        "DMA is logged from the START that is served to the STOP that is, or to the end of the "
+        "connection; nothing else begins or ends that, and a report is served only meanwhile.",
+        _EVERY,
+        "induction",
+        "What is written while nobody logs is never reported, and a client does not notice.",
+        *_about(logging_kept, (), 4),
+    ),
 )
-"""Family W; W8 beside what DESIGN.md asks, for the numbers of the wire."""
+"""Family W; W8 to W10 beside what DESIGN.md asks."""

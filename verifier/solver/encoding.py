@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, cast
 
@@ -48,6 +48,7 @@ class Encoding:
         wire: The table of the connection.
         machines: The table restricted to each capability set, by flags word.
         flags: The capability set the solver chooses.
+        faults: What the models do wrong.
     """
 
     def __init__(
@@ -57,8 +58,13 @@ class Encoding:
         *,
         plans: Plans | None = None,
         wire: Wire | None = None,
+        faults: Collection[str] = (),
     ) -> None:
-        """Encode a table, with plans and a table of the connection other than the package's."""
+        """Encode a table, with plans and a table of the connection other than the package's.
+
+        `faults` are what the models are made to do wrong (`systems.faults`), to see it noticed.
+        """
+        self.faults = frozenset(faults)
         self._plans = plans
         self.wire = load_wire() if wire is None else wire
         self._of(spec, [row.name for row in scope(spec, profile)])
@@ -69,6 +75,7 @@ class Encoding:
         def make() -> Encoding:
             encoding = Encoding.__new__(Encoding)
             encoding._plans, encoding.wire = self._plans, self.wire
+            encoding.faults = self.faults
             encoding._of(self.spec, [row.name for row in self.spec.profiles])
             return self if encoding.machines.keys() == self.machines.keys() else encoding
 

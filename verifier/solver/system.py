@@ -147,6 +147,20 @@ class System(abc.ABC):
             )
         return any_of(cases)
 
+    def enabled(self, now: Situation, moment: int) -> Formula:
+        """The event of this moment, with what is chosen at it, can happen in a situation."""
+        event = self.event(moment)
+
+        def choose(name: str, sort: z3.SortRef) -> Term:
+            return z3.Const(f"{name}@{moment}", sort)
+
+        return any_of(
+            [
+                z3.And(event == self._event_value(transition.name), transition.guard)
+                for transition in self.transitions(now, choose)
+            ]
+        )
+
     # --- queries ---
 
     def inductive(self, lemmas: Sequence[Lemma]) -> Iterator[Query]:
@@ -200,7 +214,7 @@ class System(abc.ABC):
                 "claim",
                 self.run(length, wrong),
                 "unsat",
-                self._explaining(length),
+                self.explaining(length),
             )
 
     def happens(self, name: str, wanted: Bad, length: int, *conditions: Formula) -> Query:
@@ -214,7 +228,7 @@ class System(abc.ABC):
             last = events - 1
             good = wanted(self.situation(last), self.event(last), self.situation(events))
             formulas = self.run(events, good, *conditions)
-            return Query(name, "witness", formulas, "sat", self._explaining(events))
+            return Query(name, "witness", formulas, "sat", self.explaining(events))
 
         def longer() -> Iterator[Query]:
             for events in range(length + 1, length + len(self.encoding.names) + 1):
@@ -222,7 +236,9 @@ class System(abc.ABC):
 
         return query(length) if conditions else replace(query(length), instead=longer)
 
-    def _explaining(self, length: int) -> Callable[[z3.ModelRef | None], Example]:
+    def explaining(self, length: int) -> Callable[[z3.ModelRef | None], Example]:
+        """Read a run of so many events from a model."""
+
         def explain(model: z3.ModelRef | None) -> Example:
             assert model is not None
             run = [self.situation(moment) for moment in range(length + 1)]

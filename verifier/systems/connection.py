@@ -120,7 +120,8 @@ class ConnectionSystem(System):
                     **replies,
                     "closing": self.answers.comes_to(verdict, "closes"),
                     "work": now["work"] + z3.If(piecemeal, done, z3.IntVal(0)),
-                },
+                }
+                | self._wrongly_refused(now, message, verdict),
             ),
             self._failed(now, message, choose, served, replies),
             Event(
@@ -151,6 +152,23 @@ class ConnectionSystem(System):
             ),
             Event("disconnect", now["connected"], self._after_disconnect(now)),
         ]
+
+    def _wrongly_refused(
+        self, now: Situation, message: Message, verdict: Term
+    ) -> dict[str, Term]:
+        """What a refusal changes that it must not: nothing, unless a fault is asked for."""
+        faults, encoding = self.encoding.faults, self.encoding
+        found: dict[str, Term] = {}
+        if "refusal-answered-twice" in faults:
+            again = self._answering(now, message)["keeps_replies"] - now["keeps_replies"]
+            found["sent"] = now["sent"] + again
+        if "refusal-forgets-size" in faults:
+            found["peer"] = z3.IntVal(0)
+        if "refusal-resets" in faults:
+            asked = self.answers.comes_from(verdict, "request_refused")
+            landed = self._landing(encoding.spec.event("reset"), now["state"], now["open"])
+            found |= {name: z3.If(asked, landed[name], now[name]) for name in landed}
+        return found
 
     def _put_off(self, now: Situation, message: Message, comes: Formula) -> Event:
         """A command that has to wait until the client has given memory of the guest is kept.
@@ -226,6 +244,7 @@ class ConnectionSystem(System):
         moves = z3.And(self.answers.sets(message), self.answers.sets_out(now, message))
         arrived = self.answers.reached(now, message)
         reset = self._landing(encoding.spec.event("reset"), now["state"], now["open"])
+        forgotten = resets if "reset-ends-logging" in encoding.faults else z3.BoolVal(False)
         state = z3.If(moves, arrived, now["state"])
         return {
             "agreed": z3.Or(now["agreed"], negotiates),
@@ -243,7 +262,7 @@ class ConnectionSystem(System):
             "open": z3.If(
                 resets, reset["open"], z3.If(moves, self.device.streams(arrived), now["open"])
             ),
-            "logging": z3.And(z3.Or(now["logging"], starts), z3.Not(stops)),
+            "logging": z3.And(z3.Or(now["logging"], starts), z3.Not(z3.Or(stops, forgotten))),
             "work": now["work"] + choose("done", INT),
         }
 
@@ -266,12 +285,18 @@ class ConnectionSystem(System):
             stop != self.encoding.none,
             device.on_path(now["state"], message.asked, stop),
         )
+        session = z3.If(stop == now["state"], now["open"], device.streams(stop))
         back, lost = (
-            self._landing(spec.event("arc_failed"), stop, device.streams(stop)),
-            self._landing(spec.event("arc_failed_for_good"), stop, device.streams(stop)),
+            self._landing(spec.event("arc_failed"), stop, session),
+            self._landing(spec.event("arc_failed_for_good"), stop, session),
         )
         landed = {name: z3.If(for_good, lost[name], back[name]) for name in back}
-        return Event("failed", z3.And(served, on_the_way), {**replies, **landed})
+        if "failure-unanswered" in self.encoding.faults:
+            replies = replies | {"keeps_replies": now["keeps_replies"]}
+        if "failure-loses-session" in self.encoding.faults:
+            landed |= {"open": z3.BoolVal(False)}
+        named = choose("named", INT)  # an errno that the device has for it, or 0
+        return Event("failed", z3.And(served, on_the_way, named >= 0), {**replies, **landed})
 
     def _landing(self, row: EventRow, state: Term, session: Formula) -> dict[str, Term]:
         """What a row of [[events]] makes of a device in this state."""

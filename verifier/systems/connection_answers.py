@@ -373,14 +373,19 @@ class Answers:
         return errno
 
     def failure(self, moment: int | str) -> Term:
-        """The errno that answers a request of which an arc failed; 0 if it is not answered."""
+        """The errno that answers a request of which an arc failed; 0 if it is not answered.
+
+        A device may have one of its own for it: any.
+        """
         if self.wire.answer("request_failed") is None:
             return z3.IntVal(0)
+        named = z3.Int(f"named@{moment}")
         back, for_good = (
             number_of(self.encoding.spec.event(name).errno)
             for name in ("arc_failed", "arc_failed_for_good")
         )
-        return z3.If(z3.Bool(f"for_good@{moment}"), z3.IntVal(for_good), z3.IntVal(back))
+        tables = z3.If(z3.Bool(f"for_good@{moment}"), z3.IntVal(for_good), z3.IntVal(back))
+        return z3.If(named > 0, named, tables)
 
 
 def _may_be_longer(row: Command) -> bool:

@@ -164,7 +164,7 @@ class DeviceSystem(System):
                     "set_out": now["session"],
                 },
             ),
-            Event("refused", z3.And(idle, answers["refused"])),
+            Event("refused", z3.And(idle, answers["refused"]), self._refused(now)),
             Event("nothing", z3.And(idle, answers["nothing"])),
             Event("arc", moving, self._arc(now, onward)),
             *(self._failing(name, moving) for name in _FAILURES),
@@ -186,7 +186,7 @@ class DeviceSystem(System):
             Event("reset_failed", idle, lost),
             Event("disconnect_failed", idle, {**lost, "connected": z3.BoolVal(False)}),
             Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),
-            Event("read", z3.And(idle, self.streams(state, "read"), now["open"] > 0)),
+            Event("read", z3.And(idle, self.streams(state, "read"), self._readable(now))),
             Event("write", z3.And(idle, self.streams(state, "write"), now["open"] > 0)),
             Event(
                 "act",
@@ -202,6 +202,20 @@ class DeviceSystem(System):
                 },
             ),
         ]
+
+    def _refused(self, now: Situation) -> dict[str, Term]:
+        """What a refusal changes: nothing, unless a fault is asked for."""
+        if "refusal-renews-session" not in self.encoding.faults:
+            return {}
+        fresh = now["sessions"] + z3.If(now["open"] > 0, z3.IntVal(1), z3.IntVal(0))
+        return {"session": z3.If(now["open"] > 0, fresh, now["session"]), "sessions": fresh}
+
+    def _readable(self, now: Situation) -> Formula:
+        """The open session can be read."""
+        readable = now["open"] > 0
+        if "second-stream-unread" in self.encoding.faults:
+            return z3.And(readable, now["session"] <= 1)
+        return readable
 
     @functools.cached_property
     def changing(self) -> set[str]:
