@@ -426,10 +426,9 @@ def _second_lives(system: DeviceSystem) -> Iterator[Query]:
             now, fresh = system.situation(length), system.situation(_NEW + new)
             before = [system.event(moment) for moment in range(length)]
             resets = any_of([system.is_event(event, "reset") for event in before])
-            life = [system.start(system.situation(_NEW)), *map(system.step, range(_NEW, _NEW + new))]
-            differ = z3.Or(
-                _unlike(system, now, fresh, _NEXT), _unlike(system, fresh, now, _NEXT)
-            )
+            steps = [system.step(moment) for moment in range(_NEW, _NEW + new)]
+            life = [system.start(system.situation(_NEW)), *steps]
+            differ = z3.Or(_unlike(system, now, fresh, _NEXT), _unlike(system, fresh, now, _NEXT))
             yield Query(
                 f"second-life-{length}-{new}",
                 "claim",

@@ -63,7 +63,10 @@ def _among(
     encoding = journey.encoding
     return any_of(
         [
-            z3.And(encoding.flags == word, encoding.one_of(state, sorted(able[word] & found)))
+            z3.And(
+                encoding.flags == word,
+                encoding.one_of(state, sorted(able.get(word, frozenset()) & found)),
+            )
             for word, devices in journey.reachable[spot]["source"].items()
             if (found := frozenset(name for name, _ in devices))
         ]
@@ -76,8 +79,9 @@ def _all_stream(
     encoding = journey.encoding
     place = journey.places[spot.place or 0]
     others = {
-        word: frozenset(row.name for row in machine.states) - able[word] if able[word] else able[word]
-        for word, machine in encoding.machines.items()
+        word: frozenset(row.name for row in encoding.machines[word].states) - names
+        for word, names in able.items()
+        if names
     }
 
     def explain(model: Model) -> Example:

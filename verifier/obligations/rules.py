@@ -94,9 +94,7 @@ class Rules:
                 equations.append(distance == z3.If(self.is_target(name), zero, best))
         return kinds, equations
 
-    def _onward(
-        self, name: str, known: dict[str, z3.BitVecRef], through: set[str]
-    ) -> z3.BitVecRef:
+    def _onward(self, name: str, known: dict[str, z3.BitVecRef], through: set[str]) -> z3.BitVecRef:
         """How far it is from a state to the target, if a path may lead by it."""
         if name in through and name in known:
             return known[name]
@@ -221,9 +219,7 @@ def no_other_table(encoding: Encoding) -> Iterator[Query]:
     )
     satisfied = z3.And([rules.allowed(name, step) for name, step in ours.items()])
     known = z3.And(rules.column, present)
-    yield Query(
-        "not-this-table", "claim", (known, z3.Not(satisfied)), "unsat", against_the_rules
-    )
+    yield Query("not-this-table", "claim", (known, z3.Not(satisfied)), "unsat", against_the_rules)
     moves = any_of([step != encoding.none for step in ours.values()])
     yield Query("this-table", "witness", (known, satisfied, moves), "sat", this_table)
 

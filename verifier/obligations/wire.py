@@ -480,7 +480,7 @@ WIRE: tuple[Obligation, ...] = (
     Obligation(
         "W9",
         "What ought to be served is served: each command of the specification in every state that "
-        "it is for, and of its features those that report the capabilities and the state and those that log DMA, "
+        "it is for, the reports of capabilities and of the state, and the features that log DMA, "
         "to a client that keeps to the text and asks for no more than a page at a time.",
         _EVERY,
         "induction",

@@ -153,9 +153,7 @@ class ConnectionSystem(System):
             Event("disconnect", now["connected"], self._after_disconnect(now)),
         ]
 
-    def _wrongly_refused(
-        self, now: Situation, message: Message, verdict: Term
-    ) -> dict[str, Term]:
+    def _wrongly_refused(self, now: Situation, message: Message, verdict: Term) -> dict[str, Term]:
         """What a refusal changes that it must not: nothing, unless a fault is asked for."""
         faults, encoding = self.encoding.faults, self.encoding
         found: dict[str, Term] = {}
