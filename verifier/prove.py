@@ -386,13 +386,16 @@ def decide(
         answer = solving.ask(query)
         count += 1
         if query.role == "witness" and answer.answer == "unsat":
+            longest = query.within
             for other in query.instead() if query.instead is not None else ():
                 answer = solving.ask(other)
                 count += 1
+                longest = other.within
                 if answer.answer != "unsat":
                     query = other
                     break
             else:
+                query = dataclasses.replace(query, within=longest)
                 if query.idle:
                     query = dataclasses.replace(query, expect="unsat")
             if taken is not None:
@@ -410,8 +413,7 @@ def decide(
             if query.role == "step":
                 failed_steps.append(query.name)
             else:
-                never = "the premise never happens, so a proof shows nothing"
-                pending.append(f"{query.name}: {query.lacking or never}")
+                pending.append(f"{query.name}: {query.lacking or _not_seen(query, solving)}")
         elif query.role == "witness" and witness is None:
             witness = answer.example or Example(f"nothing: {query.idle}")
     if failed_steps and obligation.search is not None:
@@ -431,6 +433,17 @@ def decide(
     if witness is None and not pending:
         pending.append("there is no witness")
     return verdict("unknown" if pending else "proved")
+
+
+def _not_seen(query: Query, solving: Solving) -> str:
+    """What is known of a premise for which no witness was found."""
+    if query.within is not None and (
+        query.impossible is None or solving.ask(query.impossible()).answer != "unsat"
+    ):
+        return (
+            f"the premise does not happen within {query.within} steps; longer runs were not tried"
+        )
+    return "the premise never happens, so a proof shows nothing"
 
 
 def _variant(encoding: Encoding, rule: RoutingRule, timeout: float | None) -> Variant:

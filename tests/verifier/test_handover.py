@@ -12,8 +12,8 @@ from support import explicit_group, explicit_handover
 from support.samples import sample, sample_where
 from vfio_migration.model import Spec
 from vfio_migration.model.plan import loads_plans
-from vfio_migration.verifier import Encoding
-from vfio_migration.verifier.obligations.handover import HandoverProof
+from vfio_migration.verifier import Encoding, Solving
+from vfio_migration.verifier.obligations.handover import HandoverProof, Part
 from vfio_migration.verifier.systems.handover import Journey, followed
 from vfio_migration.verifier.systems.handover_runs import deciding_runs, shortest
 
@@ -132,3 +132,26 @@ def test_a_run_that_breaks_it_is_reported_as_a_trace(spec: Spec):
         if step.kind == "arc":
             assert step.from_ == where[step.device]
             where[step.device] = step.state
+
+
+EXACTLY: dict[Part, str] = {
+    "both-run": "g7-both-run-for-a-while",
+    "made-of-two": "g7-saved-twice",
+    "given-up": "g7-nobody-goes-back",
+}
+"""Per part of what G7 states a plan that violates this part and no other."""
+
+
+@pytest.mark.parametrize("part", sample_where(EXACTLY, lambda part: part == "given-up"))
+def test_no_part_of_the_statement_can_be_left_out(spec: Spec, part: Part):
+    _, data = explicit_group.broken(explicit_group.BROKEN / f"{EXACTLY[part]}.toml")
+    plans = loads_plans(spec, explicit_group.to_toml(data))
+    journey = Journey.of(Encoding(spec, plans=plans).widest())
+
+    def holds(without: tuple[Part, ...]) -> bool:
+        solving = Solving()
+        queries = HandoverProof(journey, without).queries()
+        return all(solving.ask(query).answer == query.expect for query in queries)
+
+    assert not holds(())
+    assert holds((part,))

@@ -22,7 +22,7 @@ from vfio_migration.verifier import (
 )
 
 FILES = sorted(BROKEN.glob("t*.toml"))
-FAMILY_T = [f"T{number}" for number in range(1, 11)]
+FAMILY_T = [f"T{number}" for number in range(1, 12)]
 
 
 @pytest.fixture(scope="module")

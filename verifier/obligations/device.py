@@ -14,7 +14,7 @@ import z3
 
 from vfio_migration.model.spec import Role, Spec
 from vfio_migration.verifier.obligations.listings import listings
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.explain import Model, asked_trace, decided
 from vfio_migration.verifier.solver.missing_names import lacking
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
@@ -299,7 +299,7 @@ def _d9(encoding: Encoding) -> Iterator[Query]:
             f"{landing or 'nowhere'}, from where none does either "
             f"(capabilities {encoding.set_name(word)})"
         )
-        return Example(text, path_trace(spec, word, [name], text))
+        return Example(text, asked_trace(encoding, word, name, spec.initial, text))
 
     yield Query(
         "stranded", "claim", (known, z3.Not(z3.Or(by_request(state), reset))), "unsat", stranded

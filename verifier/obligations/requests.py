@@ -1,4 +1,4 @@
-"""T10: what becomes of a request, as the rows of `[[requests]]` decide it."""
+"""T10 and T11: what becomes of a request, as the rows of `[[requests]]` decide it."""
 
 from __future__ import annotations
 
@@ -69,6 +69,24 @@ def one_answer(encoding: Encoding) -> Iterator[Query]:
     for name, outcome in (("refused", _REFUSED), ("success", _NOTHING), ("sets-out", _SETS_OUT)):
         explain = _explain(encoding, from_, to, "")
         yield Query(name, "witness", (asked, answered == outcome), "sat", explain)
+
+
+def no_request_for_failure(encoding: Encoding) -> Iterator[Query]:
+    """T11: a request for the state that devices fail into is refused, wherever the device is."""
+    spec = encoding.spec
+    from_, to = pair(encoding)
+    landing = spec.event("arc_failed_for_good").to
+    failed = encoding.one_of(to, [] if landing is None else [landing])
+    answered = answer(encoding, from_, to)
+    asked = z3.And(encoding.universe, encoding.next_facts, encoding.supported(from_), failed)
+    remark = "only a failure leads there, and yet it can be asked for"
+    explain = _explain(encoding, from_, to, remark)
+    yield Query("failure-by-request", "claim", (asked, answered != _REFUSED), "unsat", explain)
+    idle = "" if landing else "arc_failed_for_good leads nowhere in this table"
+    shown = _explain(encoding, from_, to, "")
+    yield Query(
+        "failure-refused", "witness", (asked, answered == _REFUSED), "sat", shown, idle=idle
+    )
 
 
 def _fixed(example: Example) -> Callable[[Model], Example]:

@@ -8,8 +8,8 @@ import z3
 
 from vfio_migration.verifier.obligations.dirty_log import dma_logging
 from vfio_migration.verifier.obligations.session_stream import estimates, segmentation
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, path_trace
-from vfio_migration.verifier.solver.explain import Model
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
+from vfio_migration.verifier.solver.explain import Model, asked_trace
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Bad, Situation, Term
 from vfio_migration.verifier.systems.migration import MigrationSystem
@@ -93,7 +93,8 @@ def _s5(encoding: Encoding) -> Iterator[Query]:
         machine = encoding.machines[word]
         route = machine.route(name, encoding.spec.initial)
         text = f"cancelled in {name} (capabilities {encoding.set_name(word)}): {route}"
-        return Example(text, path_trace(encoding.spec, word, [name, *route.path], text))
+        asked = asked_trace(encoding, word, name, encoding.spec.initial, text, [name, *route.path])
+        return Example(text, asked)
 
     yield Query("no-way-back", "claim", (saving, harmed), "unsat", explain)
 

@@ -12,7 +12,7 @@ import z3
 
 from vfio_migration.model import RoutingRule, Spec
 from vfio_migration.verifier.obligations.listed import as_listed
-from vfio_migration.verifier.obligations.requests import one_answer
+from vfio_migration.verifier.obligations.requests import no_request_for_failure, one_answer
 from vfio_migration.verifier.obligations.rules import no_idle_row, no_other_table
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of, path_trace
 from vfio_migration.verifier.solver.explain import (
@@ -471,8 +471,17 @@ TABLE: tuple[Obligation, ...] = (
         "A client that gets a success believes its device to be where it asked for it.",
         one_answer,
     ),
+    Obligation(
+        "T11",
+        "The state that a device fails into cannot be asked for: such a request is refused, from "
+        "that state too.",
+        "every state and every capability set",
+        "symbolic",
+        "A client that could ask for it would get a success from a device that is lost.",
+        no_request_for_failure,
+    ),
 )
-"""Family T, in the order of DESIGN.md, and T10."""
+"""Family T, in the order of DESIGN.md, and T10 and T11."""
 
 
 def variant_query(encoding: Encoding, rule: RoutingRule) -> tuple[Query, Term, Term]:

@@ -19,8 +19,8 @@ from vfio_migration.verifier.obligations.wire_served import (
     ought_to_be_served,
     wire_listing,
 )
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, path_trace
-from vfio_migration.verifier.solver.explain import Model
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.explain import Model, asked_trace
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Bad, Situation, Term
 from vfio_migration.verifier.systems.connection import ConnectionSystem
@@ -303,7 +303,7 @@ def _left_for_good(encoding: Encoding) -> Iterator[Query]:
             f"a client that finds the device in {name} cannot bring it to {spec.initial}, with a "
             f"reset or without (capabilities {encoding.set_name(word)})"
         )
-        return Example(text, path_trace(spec, word, [name], text))
+        return Example(text, asked_trace(encoding, word, name, spec.initial, text))
 
     known = z3.And(system.facts, encoding.supported(state), message.asked == initial)
     back = z3.Or(by_request(state), reset)

@@ -60,6 +60,10 @@ class Query:
         lacking: Of a witness that the table lacks names for: which, and where to declare them.
         instead: Of a witness: others that show as much, to be asked while this one cannot be met. A
             smaller table may need more events, or have no case of the kind that shows most.
+        within: Of a witness that is a run: of how many steps. That none of so many is found does
+            not show that there is none.
+        impossible: Of a witness that is a run: asks whether its last step can happen in any
+            situation, whether or not a run leads there. If not, the premise never happens.
         idle: Of a witness: what the table shows of why the premise can never happen in it. If the
             witness cannot be met, this is what is said, and the obligation holds of nothing.
     """
@@ -72,6 +76,8 @@ class Query:
     shorter: tuple[z3.BoolRef, ...] = ()
     lacking: str = ""
     instead: Callable[[], Iterable[Query]] | None = None
+    within: int | None = None
+    impossible: Callable[[], Query] | None = None
     idle: str = ""
 
 

@@ -228,7 +228,17 @@ class System(abc.ABC):
             last = events - 1
             good = wanted(self.situation(last), self.event(last), self.situation(events))
             formulas = self.run(events, good, *conditions)
-            return Query(name, "witness", formulas, "sat", self.explaining(events))
+            explain = self.explaining(events)
+            return Query(
+                name, "witness", formulas, "sat", explain, within=events, impossible=anywhere
+            )
+
+        def anywhere() -> Query:
+            step = wanted(self.situation(0), self.event(0), self.situation(1))
+            text = _explained("it can happen")
+            return Query(
+                f"{name}-anywhere", "step", (self.facts, self.step(0), step), "unsat", text
+            )
 
         def longer() -> Iterator[Query]:
             for events in range(length + 1, length + len(self.encoding.names) + 1):
