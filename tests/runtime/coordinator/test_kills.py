@@ -29,12 +29,15 @@ from support.samples import sample, sample_where
 # whether devices can be migrated, and after that.
 APART = {1: (19, 4), 2: (89, 23)}
 OFFLINE = sample_where(MIGRATIONS, lambda migration: migration == "offline")
-ALONE = (("offline", ("edu",)),)
+ALONE = ("offline", ("edu",))
+QUICK = (*ALONE, 2)
+CASES = [QUICK, *((*one, 1) for one in itertools.product(MIGRATIONS, GROUPS))]
+"""A migration, its devices, and how many points of the sample one stands for in `make test`."""
 
 
-def called(value: str | tuple[str, ...]) -> str:
-    """Name a migration, or the kinds of its devices, in the name of a test."""
-    return value if isinstance(value, str) else "-".join(value)
+def called(value: str | int | tuple[str, ...]) -> str:
+    """Name a migration, the kinds of its devices or a share in the name of a test."""
+    return "-".join(value) if isinstance(value, tuple) else str(value)
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +67,15 @@ def tried(pool: RigPool, orders: list[Order]) -> Table:
 
 
 @pytest.mark.parametrize(
-    ("migration", "kinds"),
-    sample_where(itertools.product(MIGRATIONS, GROUPS), lambda one: one in ALONE, spread=True),
+    ("migration", "kinds", "share"),
+    sample_where(CASES, lambda one: one == QUICK, spread=True),
     ids=called,
 )
 def test_one_side_runs_no_matter_who_is_killed(
-    pool: RigPool, migration: str, kinds: tuple[str, ...]
+    pool: RigPool, migration: str, kinds: tuple[str, ...], share: int
 ):
     first, count = boundaries(pool, migration, kinds)
-    looking, moving = APART[len(kinds)]
+    looking, moving = (apart * share for apart in APART[len(kinds)])
     victims = ["coordinator", *names(order(migration, kinds))]
     orders = [
         order(migration, kinds, victims=[victim], at=at)
@@ -130,7 +133,7 @@ def test_the_coordinator_and_a_server_are_killed_at_once(pool: RigPool, migratio
     first, count = boundaries(pool, migration, ("edu",))
     orders = [
         order(migration, ("edu",), victims=["coordinator", also], at=at)
-        for at in (0, *range(first, count, 4))
+        for at in (0, *range(first, count, 6))
     ]
     table = tried(pool, orders)
     ((_, row),) = table.counts.items()
