@@ -112,7 +112,9 @@ def behaviour(machine: Machine, *, failing: bool = False) -> Behaviour:
     spec = machine.spec
     values = [row.value for row in spec.states]
     free = next(value for value in itertools.count() if value not in values)
-    kinds: tuple[InputKind, ...] = ("reset", "reconnect", "stream", *(["fail"] if failing else []))
+    kinds: tuple[InputKind, ...] = ("reset", "reconnect", "stream")
+    if failing:
+        kinds += ("fail",)
     inputs = (
         *(Input("set", value) for value in (*sorted(values), free, *NO_STATE_VALUES)),
         *(Input(kind) for kind in kinds),
@@ -175,7 +177,8 @@ def sequences(tested: Behaviour, hidden_states: int) -> Iterator[tuple[Input, ..
 def tour(tested: Behaviour) -> tuple[Input, ...]:
     """Return one sequence that makes every input in every state."""
     open_ = {(state, one) for state in tested.states for one in tested.inputs}
-    here, made = tested.initial, []
+    here = tested.initial
+    made: list[Input] = []
     while open_:
         way = _nearest(tested, here, open_)
         for one in way:
