@@ -345,11 +345,20 @@ def loads_plans(spec: Spec, text: str | bytes, origin: str | None = None) -> Pla
     Raises:
         SpecError: As `load_plans`.
     """
+    return plans_from(spec, parse(text, origin), origin)
+
+
+def plans_from(spec: Spec, data: Mapping[str, object], origin: str | None = None) -> Plans:
+    """Make plans of plain data, as `tomllib` gives it.
+
+    Raises:
+        SpecError: As `load_plans`.
+    """
 
     def check(data: Mapping[str, object]) -> list[Mistake]:
         return check_plans(data, spec) + check_places(data, spec)
 
-    return typed(Plans, check, parse(text, origin), origin)
+    return typed(Plans, check, data, origin)
 
 
 @functools.cache
