@@ -45,7 +45,7 @@ class DmaLogSystem(System):
         carried: A report that may yet be received made the logger forget the tracking page.
     """
 
-    events = ("write", "report", "received", "lost")
+    events: tuple[str, ...] = ("write", "report", "received", "lost")
     careless = False
     """Whether a report forgets a tracking page of which it covered a part only."""
     eager = False

@@ -34,7 +34,7 @@ class KeptMarksSystem(DmaLogSystem):
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding)
-        self.sorts["logged"] = z3.BoolSort()
+        self.sorts = {**self.sorts, "logged": z3.BoolSort()}
 
     def transitions(self, now: Situation, choose: Callable[[str, z3.SortRef], Term]) -> list[Event]:
         """Besides what a logger does: the ranges change. Nothing else of a write is logged."""

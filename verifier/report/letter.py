@@ -104,9 +104,10 @@ def shortest(letter: Letter) -> Verdict | None:
 
 def text(letter: Letter, width: int = WIDTH) -> list[str]:
     """Return plain text: fit for a cover letter or a reply."""
-    lines = [summary(letter), ""]
-    for mark, verdict in _listed(letter):
-        lines.append(f"  {verdict.id:<4} {mark}: {verdict.statement}")
+    lines = [summary(letter)]
+    if listed := list(_listed(letter)):
+        lines.append("")
+    lines += [f"  {verdict.id:<4} {mark}: {verdict.statement}" for mark, verdict in listed]
     for title, sentences in (
         ("What the source changes:", letter.changed),
         ("Sentences of the source that contradict its table:", letter.findings),
