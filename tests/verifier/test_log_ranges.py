@@ -9,6 +9,8 @@ from vfio_migration.verifier import Encoding, Verdict, decide
 from vfio_migration.verifier.obligations.catalogue import OBLIGATIONS
 from vfio_migration.verifier.obligations.log_ranges import PROPOSED
 
+RUN = "DMA writes to the tracking page; the ranges change; a report covers a part of it"
+
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, Verdict]:
@@ -20,7 +22,7 @@ def test_marks_that_outlive_a_change_lose_nothing(verdicts: dict[str, Verdict]) 
     assert verdicts["R1"].outcome == "proved"
     witness = verdicts["R1"].witness
     assert witness is not None
-    assert "DMA writes 0; the ranges change; a report covers" in witness.text
+    assert witness.text == RUN
 
 
 def test_a_change_that_begins_anew_loses_what_was_written_before(
@@ -29,8 +31,7 @@ def test_a_change_that_begins_anew_loses_what_was_written_before(
     assert verdicts["R2"].outcome == "violated"
     example = verdicts["R2"].example
     assert example is not None
-    run = example.text.partition(": ")[2].split("; ")
-    assert [step.split()[0] for step in run] == ["DMA", "the", "a"]
+    assert example.text == RUN
 
 
 def test_a_proposal_is_no_obligation_of_a_table() -> None:

@@ -11,10 +11,12 @@ from vfio_migration.verifier import verify
 NOTHING = {
     "linux-6.1": {
         "D10": "no arc of this table has a data session at both ends",
+        "G8": "no device of this table can stream while it runs",
         "S3": "no state of this table has a temporary end of stream",
     },
     "linux-5.18-without-p2p": {
         "D10": "no arc of this table has a data session at both ends",
+        "G8": "no device of this table can stream while it runs",
         "S3": "no state of this table has a temporary end of stream",
         "G1": "every device of this table lacks P2P, and plan save is for groups with 1 of those "
         "at most: no group has two devices",

@@ -175,15 +175,6 @@ class DmaLogSystem(System):
             ),
         ]
 
-    def words(self, name: str, written: int, reported: tuple[int, int]) -> str:
-        """Return an event in words."""
-        return {
-            "write": f"DMA writes {written}",
-            "report": f"a report covers {reported[0]} to {reported[1]}",
-            "received": "the client receives the report",
-            "lost": "the report is not sent",
-        }[name]
-
     def example_of(
         self, model: z3.ModelRef, run: Sequence[Situation], events: Sequence[str]
     ) -> Example:
@@ -197,7 +188,14 @@ class DmaLogSystem(System):
             written, low, high = (
                 number(z3.Int(f"{key}@{moment}")) for key in ("written", "low", "high")
             )
-            parts.append(self.words(name, written, (low, high)))
+            parts.append(
+                {
+                    "write": f"DMA writes {written}",
+                    "report": f"a report covers {low} to {high}",
+                    "received": "the client receives the report",
+                    "lost": "the report is not sent",
+                }[name]
+            )
         begin = run[0]
         return Example(
             f"address {number(begin['address'])}, tracked by the page from "
