@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vfio_migration.model import Machine, Spec
     from vfio_migration.model.plan import Plans
     from vfio_migration.model.sources.read import Reading
+    from vfio_migration.model.wire import Wire
 
 PICTURE_FORMATS: Final[tuple[Format, ...]] = ("svg", "png", "pdf", "dot", "mmd", "json")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
@@ -141,8 +142,33 @@ def read_table(path: str | None) -> tuple[Spec, Reading | None]:
         raise
 
 
+def read_wire(name: str) -> Wire | None:
+    """Load a table of the connection: `wire`, `wire-without-OPTION` or a file; None for others.
+
+    Raises:
+        SpecError: It is one, and wrong; or the built-in one has no such option.
+    """
+    from vfio_migration.model.wire_load import load_wire
+
+    whole, _, option = name.partition("-without-")
+    if whole == "wire" and os.sep not in name:
+        wire = load_wire()
+        return wire.without(wire.option(option).name) if option else wire
+    # What is no file but a pipe can be read once, and is left to who takes tables of states.
+    is_wire = Path(name).is_file() and _another_kind(name) == ("the connection", "--wire")
+    return load_wire(name) if is_wire else None
+
+
 def _refuse_another_kind(path: str) -> None:
     """Refuse a table that is none of the migration but of the connection, or of plans."""
+    kind = _another_kind(path)
+    if kind is not None:
+        problem = f"is a table of {kind[0]}, and not one of states and arcs"
+        refuse("SPEC", path, problem, f"give it to a command that takes {kind[1]} FILE")
+
+
+def _another_kind(path: str) -> tuple[str, str] | None:
+    """Return what a file is a table of if not of states, and which option takes it."""
     from vfio_migration.model import SpecError
     from vfio_migration.model.load import parse, read_bytes
     from vfio_migration.model.plan import Plans
@@ -153,13 +179,13 @@ def _refuse_another_kind(path: str) -> None:
     try:
         keys = set(parse(read_bytes(path)))
     except SpecError:
-        return  # that it is not valid TOML has been stated
+        return None  # what it is, or is not, is stated where it is read
     own = set(sections_of(Spec))
     for kind, called, option in ((Wire, "the connection", "--wire"), (Plans, "plans", "--plans")):
         theirs = set(sections_of(kind)) - own
         if len(keys & theirs) > len(keys & own):
-            problem = f"is a table of {called}, and not one of states and arcs"
-            refuse("SPEC", path, problem, f"give it to a command that takes {option} FILE")
+            return called, option
+    return None
 
 
 def read_plans(spec: Spec, path: str | None) -> Plans | None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from vfio_migration.model.errors import Named
@@ -52,6 +53,7 @@ Occasion = Literal[
     "logging_on",
     "logging_off",
     "out_of_session",
+    "nothing_now",
     "map_exists",
     "map_unknown",
     "argument_invalid",
@@ -167,7 +169,8 @@ class Command(Row):
     Attributes:
         sender: Who sends the command; the other side replies.
         before_version: It may come before a version is agreed.
-        does: What it does that the protocol must know of.
+        does: What it does that the protocol must know of. What informs is served where
+            `StreamEnd.precopy_info` of the migration table permits it.
         needs: The option without which it does not exist.
         transfer: What the data session must allow, in the words of `Session.transfer`.
         request_padding: The limit of what may follow a request of a fixed size; it is passed over.
@@ -181,7 +184,7 @@ class Command(Row):
     number: int
     sender: Literal["client", "server"]
     before_version: bool = False
-    does: Literal["negotiate", "reset", "feature", "other"] = "other"
+    does: Literal["negotiate", "reset", "feature", "inform", "other"] = "other"
     request: int
     request_item: int = 0
     request_bound: str | None = None
@@ -238,9 +241,14 @@ class Answer(Row):
 
     "error": an error reply, or silence if none was asked for; "closes": the same, and then the
     connection ends; "ignored": nothing. An occasion without a row is not looked at.
+
+    Attributes:
+        when: The occasion.
+        needs: The option without which nobody looks.
     """
 
     when: Occasion
+    needs: str | None = None
     outcome: Literal["error", "closes", "ignored"]
     errno: str | None = None
     reason: str
@@ -278,6 +286,27 @@ class Wire(Row):
     def answer(self, when: Occasion) -> Answer | None:
         """Return what an occasion comes to, or None if nobody looks."""
         return next((row for row in self.answers if row.when == when), None)
+
+    def agreed_answer(self, when: Occasion, options: Container[str]) -> Answer | None:
+        """Return what an occasion comes to under the options agreed on; None if nobody looks."""
+        row = self.answer(when)
+        return row if row is None or row.needs is None or row.needs in options else None
+
+    def without(self, option: str) -> Wire:
+        """Return the table without an option and whatever needs it: as it was before."""
+        commands = tuple(row for row in self.commands if row.needs != option)
+        names = {row.name for row in commands}
+        words = tuple(row for row in self.words if row.command is None or row.command in names)
+        known = {row.name for row in words}
+        return replace(
+            self,
+            words=words,
+            flags=tuple(row for row in self.flags if row.word in known),
+            choices=tuple(row for row in self.choices if row.word in known),
+            options=tuple(row for row in self.options if row.name != option),
+            commands=commands,
+            answers=tuple(row for row in self.answers if row.needs != option),
+        )
 
     def limit(self, name: str) -> Limit:
         """Return the limit called `name`; raise `UnknownNameError` if there is none."""

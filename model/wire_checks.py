@@ -95,7 +95,8 @@ def _references(table: PlainTable) -> None:
     table.refer_all("words", "command", "commands", "command")
     for section in ("flags", "choices"):
         table.refer_all(section, "word", "words", "flags word")
-    table.refer_all("commands", "needs", "options", "option")
+    for section in ("commands", "answers"):
+        table.refer_all(section, "needs", "options", "option")
     for key in ("adds", "removes"):
         table.refer_all("commands", key, "holdings", "holding")
     table.refer_all("holdings", "limit", "limits", "limit")
@@ -180,7 +181,7 @@ def _roles(table: PlainTable) -> None:
 def _legible(table: PlainTable, section: str, key: str) -> bool:
     """Return whether a key can be read in every row; if not, that row may be the one that lacks."""
     keys = {field.name for field in fields(Command if section == "commands" else Feature)}
-    allowed = ("negotiate", "reset", "feature", "other", True, False, None)
+    allowed = ("negotiate", "reset", "feature", "inform", "other", True, False, None)
     rows = table.data.get(section)
     found = [row for _, row in table.rows(section)]
     return (

@@ -41,7 +41,10 @@ Changes that were proposed on the lists, and a few that nobody proposed, each as
 with the package (`model/tables`): wherever a command takes a table it takes these names, as in
 `vfio-migration diff builtin stop-p2p`. What is violated is what is *newly* violated, against the
 table that the proposal changes. The six definitions of compatibility are in
-[compatibility.md](compatibility.md)."""
+[compatibility.md](compatibility.md).
+
+One more changes no state but the connection, is proposed by this project, and is served already:
+[PRECOPY_INFO and a temporary end of the stream for vfio-user](precopy-info.md)."""
 
 TAIL = """\
 ## What no table of states expresses

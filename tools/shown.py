@@ -28,7 +28,10 @@ from typing import Final
 
 from clean_run import ROOT, run, script
 
-PAGES: Final = tuple(ROOT / name for name in ("README.md", "docs/demo.md", "docs/examples.md"))
+PAGES: Final = tuple(
+    ROOT / name
+    for name in ("README.md", "docs/demo.md", "docs/examples.md", "docs/precopy-info.md")
+)
 NOT_RUN = ("make test",)
 BLOCK = re.compile(
     r"<!-- output(?: \(exit (?P<exit>\d)\))?: (?P<command>[^\n]+?) -->\n"

@@ -9,8 +9,11 @@ from vfio_migration.cli import arguments as options
 from vfio_migration.cli.files import refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vfio_migration.model import Spec
     from vfio_migration.model.sources.read import Reading
+    from vfio_migration.model.wire import Wire
     from vfio_migration.verifier.report.letter import Letter
 
 _HELP = """\
@@ -24,6 +27,9 @@ OLD and NEW are table files, sources that `import` reads (a file, a tree, git:RE
 builtin, linux-7.3, linux-6.2, linux-6.1, linux-5.19, linux-5.18-without-p2p, linux-v1, vfio-user,
 libvfio-user, and those of docs/proposals.md.
 
+Two tables of the connection (files, wire, or wire-without-OPTION) are compared as that: whether
+each side of the one works with each side of the other, as far as VERSION has them agree.
+
 examples:
   vfio-migration diff builtin my_table.toml
   vfio-migration diff linux-6.1 builtin              # what Linux 6.2 changed
@@ -33,6 +39,7 @@ examples:
   vfio-migration diff builtin my_table.toml --require 1 6
   vfio-migration diff builtin my_table.toml --format mail
   vfio-migration diff builtin my_table.toml --json | jq .compatible
+  vfio-migration diff wire-without-precopy_info wire
 """
 
 _FORMATS = ("text", "mail", "md", "json", "sarif")
@@ -73,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json, printable
 
     options.choose_format(arguments)
+    wires = [options.read_wire(name) for name in (arguments.old, arguments.new)]
+    if any(wires):
+        return _wires(arguments, wires)
     (old, _), (new, reading) = options.read_table(arguments.old), options.read_table(arguments.new)
     from vfio_migration.verifier.comparison.definitions import definition
     from vfio_migration.verifier.comparison.report import FORMATS, compare, to_data
@@ -91,6 +101,29 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(to_data(comparison))
     else:
         print(printable("\n".join(FORMATS[arguments.format](comparison))))
+    return {True: YES, False: NO, None: UNKNOWN}[comparison.compatible]
+
+
+def _wires(arguments: argparse.Namespace, wires: Sequence[Wire | None]) -> int:
+    """Compare two tables of the connection."""
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, print_json, printable
+    from vfio_migration.model import load
+    from vfio_migration.verifier.comparison.wires import compare_wires, lines, to_data
+
+    names = (arguments.old, arguments.new)
+    for name, wire, place in zip(names, wires, ("OLD", "NEW"), strict=True):
+        if wire is None:
+            problem = "is not a table of the connection, and the other one is"
+            refuse(place, name, problem, "compare it with another of its kind")
+    if arguments.format not in ("text", "json"):
+        problem = "is not a format of a comparison of two connections"
+        refuse("--format", arguments.format, problem, "leave it out, or take json")
+    old, new = (wire for wire in wires if wire is not None)
+    comparison = compare_wires(old, new, load(), names)
+    if arguments.json:
+        print_json(to_data(comparison))
+    else:
+        print(printable("\n".join(lines(comparison))))
     return {True: YES, False: NO, None: UNKNOWN}[comparison.compatible]
 
 

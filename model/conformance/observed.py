@@ -428,6 +428,12 @@ class Conformance:
         asked, got = command.size or 0, seen.size or 0
         inside = followed.inside(row.transfer)
         if seen.errno is not None:
+            pauses = frozenset(one for one in inside if self._rules.pauses(one.state))
+            answer = self.wire.answer("nothing_now") if row.transfer == "read" else None
+            if pauses and answer is not None and is_errno(seen.errno, answer.errno):
+                device.forget_refusals()
+                followed.points = followed.fed(pauses) | (followed.points - inside)
+                return
             self._transfer_failed(device, row, command, seen)
             return
         if not inside:

@@ -96,6 +96,11 @@ class Rules:
         end = self.spec.stream_end(state)
         return end is not None and end.kind == "final"
 
+    def pauses(self, state: str) -> bool:
+        """Return whether what is read to its end in a state may have more to come."""
+        end = self.spec.stream_end(state)
+        return end is not None and end.kind == "temporary"
+
     def point(self, word: int, state: str, *, fed: bool = False, ended: bool = False) -> Point:
         """Make a point; what means nothing in its state is left out."""
         transfer = self._transfers[state]

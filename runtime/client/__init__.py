@@ -5,7 +5,7 @@ asyncio import it.
 """
 
 from vfio_migration.runtime.client.blocking import Client
-from vfio_migration.runtime.client.calls import Call, RegionInfo
+from vfio_migration.runtime.client.calls import Call, PrecopyLeft, RegionInfo
 from vfio_migration.runtime.client.common import TIMEOUT_S
 from vfio_migration.runtime.client.core import Core, Exchange, Pending, Reachable
 from vfio_migration.runtime.client.errors import (
@@ -34,6 +34,7 @@ __all__ = [
     "PeerDisconnectedError",
     "PeerProtocolError",
     "Pending",
+    "PrecopyLeft",
     "Reachable",
     "RefusedError",
     "RegionInfo",

@@ -295,6 +295,8 @@ class AsyncClient(BaseClient):
 
     capabilities = _does(calls.capabilities)
     data_size = _does(calls.data_size)
+    precopy_info = _does(calls.precopy_info)
+    want_announcements = _does(calls.want_announcements)
     read_data = _does(calls.data_read)
     write_data = _does(calls.data_write)
     reset = _does(calls.reset)

@@ -428,6 +428,8 @@ class Client(BaseClient, Closing):
 
     capabilities = _does(calls.capabilities)
     data_size = _does(calls.data_size)
+    precopy_info = _does(calls.precopy_info)
+    want_announcements = _does(calls.want_announcements)
     read_data = _does(calls.data_read)
     write_data = _does(calls.data_write)
     reset = _does(calls.reset)

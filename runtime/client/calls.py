@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from vfio_migration.model.errors import Named
-from vfio_migration.model.wire import Feature
+from vfio_migration.model.wire import Feature, Occasion
 from vfio_migration.runtime.client.errors import asked
 from vfio_migration.runtime.protocol.connection import Reply
 from vfio_migration.runtime.protocol.faults import MalformedError
-from vfio_migration.runtime.protocol.layout import WIRE, Data, DmaMapFlags, DmaUnmapFlags
+from vfio_migration.runtime.protocol.layout import (
+    WIRE,
+    Data,
+    DmaMapFlags,
+    DmaUnmapFlags,
+    PrecopyInfoFlags,
+)
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
     DeviceGetInfo,
@@ -33,6 +39,7 @@ from vfio_migration.runtime.protocol.messages.catalogue import (
     DmaUnmap,
     MigDataRead,
     MigDataWrite,
+    MigPrecopyInfo,
     RegionRead,
     RegionWrite,
     RegionWriteMulti,
@@ -71,6 +78,8 @@ class Call(Generic[T]):
         no_reply: The server is not to answer: there is no result.
         release: Gives back what a result holds, for one that nobody takes.
         about: What is asked for besides the command, for messages: the feature, the state.
+        instead: Makes the result of an error reply that is a case of the named row of [[answers]],
+            where that row was agreed on. May raise what a sink may raise.
     """
 
     message: Message
@@ -79,11 +88,27 @@ class Call(Generic[T]):
     no_reply: bool = False
     release: Callable[[T], object] | None = None
     about: str = ""
+    instead: tuple[Occasion, Callable[[], T]] | None = None
 
     @property
     def title(self) -> str:
         """What is asked for, in words."""
         return asked(self.message.name, self.about)
+
+
+@dataclass(frozen=True, slots=True)
+class PrecopyLeft:
+    """How much is left to read while the device runs.
+
+    Attributes:
+        initial: Bytes that are to be read before the device is stopped.
+        dirty: Bytes of what was read and has changed since.
+        renewed: New initial data was announced since the last reply.
+    """
+
+    initial: int
+    dirty: int
+    renewed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,20 +425,46 @@ def _data(reply: Reply) -> Data:
 # --- migration data ---
 
 
-def data_read(size: int, sink: Sink) -> Call[int]:
+def precopy_info() -> Call[PrecopyLeft]:
+    """Ask how much is left to read while the device runs, where that was agreed on."""
+
+    def read(reply: Reply) -> PrecopyLeft:
+        message: Any = reply.message
+        is_new = bool(message.flags & PrecopyInfoFlags.REINIT)
+        return PrecopyLeft(message.initial_bytes, message.dirty_bytes, is_new)
+
+    return Call(MigPrecopyInfo(), read)
+
+
+def want_announcements() -> Call[None]:
+    """Ask to be notified of new initial data, until the connection ends."""
+    return _feature("MIG_PRECOPY_INFOv2", _done, set_=True)
+
+
+def data_read(size: int, sink: Sink, pause: Callable[[], object] | None = None) -> Call[int]:
     """Read migration data into `sink`; the result is how many bytes there were.
 
     Fewer than `size` mean that there is no more: for now or for good, as the table specifies for
-        the
-    state.
+    the state. Where `precopy_info` was agreed on, only no bytes at all mean that there are none
+    for now.
+
+    Args:
+        size: How many bytes are asked for.
+        sink: Takes the data.
+        pause: Called in place of `sink` if the server answers that there are none for now.
     """
+
+    def nothing() -> int:
+        if pause is not None:
+            pause()
+        return 0
 
     def read(reply: Reply) -> int:
         data = _data(reply)
         sink(data)
         return len(data)
 
-    return Call(MigDataRead.asking(size), read)
+    return Call(MigDataRead.asking(size), read, instead=("nothing_now", nothing))
 
 
 def data_write(data: Data) -> Call[None]:

@@ -38,7 +38,7 @@ from vfio_migration.runtime.protocol.connection import (
     Reply,
 )
 from vfio_migration.runtime.protocol.faults import CannotSendError, MalformedError
-from vfio_migration.runtime.protocol.layout import HEADER_SIZE, Data
+from vfio_migration.runtime.protocol.layout import HEADER_SIZE, WIRE, Data
 from vfio_migration.runtime.protocol.messages.catalogue import (
     DeviceFeature,
     DmaRead,
@@ -363,6 +363,8 @@ class Core:
                 )
             if broken:
                 pass
+            elif reply.failed and (instead := self._instead(pending.call, reply)) is not None:
+                pending.succeed(instead())
             elif reply.failed:
                 call = pending.call
                 pending.fail(
@@ -390,6 +392,15 @@ class Core:
             pending.fail(PeerProtocolError(self.peer, why))
             # Nothing else that it sends can be trusted.
             self.end(PeerProtocolError(self.peer, f"the server broke the protocol: {why}"))
+
+    def _instead(self, call: Call[T], reply: Reply) -> Callable[[], T] | None:
+        """Return what makes the result of an error reply that is a result."""
+        agreed = self.connection.agreed
+        if call.instead is None or agreed is None:
+            return None
+        occasion, make = call.instead
+        row = WIRE.agreed_answer(occasion, agreed.options())
+        return make if row is not None and row.errno == reply.errno else None
 
     def _serve(self, command: Command) -> Outgoing | None:
         """Answer the server's DMA."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from vfio_migration.model import Spec
 from vfio_migration.model.machine import Machine
-from vfio_migration.runtime.client import Client, ClientError, RefusedError
+from vfio_migration.runtime.client import Client, ClientError, PrecopyLeft, RefusedError
 from vfio_migration.runtime.client.blocking import GRACE_S, CancelDeadline, connected
 from vfio_migration.runtime.client.core import ExchangeObserver
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError
@@ -134,6 +134,8 @@ class Endpoint:
         self._watched: tuple[Process, int] | None = None
         self._machine: Machine | None = None
         self._sizes: bool | None = None
+        self._wants_announcements = False
+        self.renewals = 0
 
     @property
     def label(self) -> str:
@@ -165,6 +167,7 @@ class Endpoint:
             self._client.close()
             self._client, self._ours = None, True
             self._machine = self._sizes = None
+            self._wants_announcements = False
         if self._sock is None:
             self._known.clear()
             self.reached = False
@@ -367,16 +370,45 @@ class Endpoint:
         return self.state
 
     def left(self) -> int | None:
-        """Ask how much is left to read once it is stopped; None if it does not know."""
+        """Ask how much is left to read once it is stopped; None if it does not know.
+
+        One that reports only what is left to read while it runs is taken to have no more than that.
+        """
         client = self.client
         if self._sizes is None:
             self._sizes = client.supports("MIG_DATA_SIZE", get=True)
         if not self._sizes:
-            return None
+            info = self.precopy_left()
+            return None if info is None else info.initial + info.dirty
         try:
             return client.data_size()
         except RefusedError:
             return None
+
+    def precopy_left(self) -> PrecopyLeft | None:
+        """Ask how much is left to read in the present state; None if it does not know.
+
+        What is new in it is counted in `renewals`.
+        """
+        client = self.client
+        end = None if self.state is None else self._spec.stream_end(self.state)
+        if end is None or not end.precopy_info or not self.reports_pauses():
+            return None
+        if not self._wants_announcements:
+            self._wants_announcements = True
+            if client.supports("MIG_PRECOPY_INFOv2", set_=True):
+                with contextlib.suppress(RefusedError):
+                    client.want_announcements()
+        try:
+            info = client.precopy_info()
+        except RefusedError:
+            return None
+        self.renewals += info.renewed
+        return info
+
+    def reports_pauses(self) -> bool:
+        """Return whether a temporary end of its stream is an answer of its own."""
+        return self.client.agreed.precopy_info
 
     def may(self, activity: str) -> bool:
         """Return whether the table permits an activity in the state it was last known to be in."""

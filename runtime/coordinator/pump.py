@@ -66,44 +66,70 @@ class InOrder:
 
     A read that brings less than was asked for states that there is no more. Where that is final
     (see [[stream_ends]]) data behind it proves that it was no end; and a short read is believed
-    only once the read behind it has brought nothing.
+    only once the read behind it has brought nothing. A source that reports pauses has data as long
+    as a read brings any, where the end is not final; where it is, it can report none.
 
     Args:
         take: Is given the data.
         size: How many bytes each read asks for.
         final: Whether the end of the stream is final.
         label: Whose stream it is.
+        reports_pauses: A temporary end is an answer of its own.
 
     Attributes:
         ended: A read was short.
         confirmed: A read brought nothing, so that the end is known.
     """
 
-    def __init__(self, take: Callable[[Data], None], size: int, *, final: bool, label: str) -> None:
+    def __init__(
+        self,
+        take: Callable[[Data], None],
+        size: int,
+        *,
+        final: bool,
+        label: str,
+        reports_pauses: bool = False,
+    ) -> None:
         self._take = take
+        self._least = 1 if reports_pauses and not final else size
         self._size = size
         self._final = final
         self._label = label
         self._asked = self._next = 0
-        self._early: dict[int, bytes] = {}
+        self._early: dict[int, bytes | None] = {}
         self._short = 0
         self.ended = self.confirmed = False
 
-    def sink(self) -> Callable[[Data], None]:
-        """Return where the next read puts its data. The sink raises `StepFailedError`."""
+    def place(self) -> tuple[Callable[[Data], None], Callable[[], None]]:
+        """Return where the next read puts its data, and what it calls instead at a temporary end.
+
+        Both raise `StepFailedError`.
+        """
         number, self._asked = self._asked, self._asked + 1
 
-        def sink(data: Data) -> None:
+        def put(data: Data | None) -> None:
             if number != self._next:
-                self._early[number] = bytes(data)
+                self._early[number] = None if data is None else bytes(data)
                 return
             self._pass_on(data)
             while self._next in self._early:
                 self._pass_on(self._early.pop(self._next))
 
-        return sink
+        return put, lambda: put(None)
 
-    def _pass_on(self, data: Data) -> None:
+    def _pass_on(self, data: Data | None) -> None:
+        if data is None:
+            if self._final:
+                raise StepFailedError(
+                    f"{self._label}: its stream has a temporary end where nothing more can come: "
+                    "MIG_DATA_READ is answered that there is no data now",
+                    [self._label],
+                    [
+                        "its server has to end the stream of a stopped device with a reply that is "
+                        "shorter than asked for (docs/precopy-info.md)"
+                    ],
+                )
+            data = b""
         got = len(data)
         if got and self.ended and self._final:
             raise StepFailedError(
@@ -116,7 +142,7 @@ class InOrder:
                     "(docs/interop/vfio-user.rst: VFIO_USER_MIG_DATA_READ)"
                 ],
             )
-        if got < self._size and not self.ended:
+        if got < self._least and not self.ended:
             self.ended, self._short = True, got
         self.confirmed |= not got
         self._take(data)
@@ -216,6 +242,7 @@ class Stream:
             size,
             final=final,
             label=self.source.label,
+            reports_pauses=self.source.reports_pauses(),
         )
         asked = 0
 
@@ -232,7 +259,7 @@ class Stream:
             while True:
                 while len(reads) < READS and read_on():
                     if self._pay(stop):
-                        reads.append(source.begin(calls.data_read(size, order.sink())))
+                        reads.append(source.begin(calls.data_read(size, *order.place())))
                         asked += size
                 if not reads:
                     break

@@ -77,6 +77,7 @@ class _Worker(threading.Thread):
         self.stream = stream
         self.error: BaseException | None = None
         self.left: int | None = None
+        self.initial = 0
         self.rounds = 0
         self.done = False
         self._stop_all = stop
@@ -102,6 +103,8 @@ class _Worker(threading.Thread):
                     self.left = last
                 elif not self._stop_all.is_set():
                     self.left = None  # it has more, and nobody knows how much
+                info = self.stream.source.precopy_left()
+                self.initial = 0 if info is None else info.initial
                 self.rounds += 1
                 self._news.set()
                 if self.stream.pass_bytes < _LEAST_PASS:
@@ -214,7 +217,7 @@ class Transfer:
             return rounds >= self._settings.max_passes or any(one.bytes >= most for one in streams)
 
         workers += [_Worker(one, stop, news, enough, most) for one in streams]
-        best, useless, seen = float("inf"), 0, 0
+        best, useless, seen, renewals = float("inf"), 0, 0, 0
         try:
             self._begin(workers)
             while True:
@@ -224,10 +227,14 @@ class Transfer:
                 if stop.is_set():
                     break
                 rounds = min(one.rounds for one in workers)
-                if rounds and expected is not None and expected <= self._settings.downtime:
-                    break
-                if rounds and self._is_little(workers):
-                    break
+                # What a device announces is to be read while it runs, if its passes get it done.
+                if rounds and not any(one.initial for one in workers):
+                    if expected is not None and expected <= self._settings.downtime:
+                        break
+                    if self._is_little(workers):
+                        break
+                if renewals != (now := sum(one.source.renewals for one in streams)):
+                    best, useless, renewals = float("inf"), 0, now
                 if rounds > seen:
                     if all(one.left is not None for one in workers):
                         useless = useless + 1 if expected is None or expected >= best * 0.95 else 0
@@ -241,6 +248,9 @@ class Transfer:
                 if bound or rounds >= self._settings.max_passes or useless >= _STALLED:
                     if self._settings.if_slow == "cancel":
                         why = _slow(rounds, expected, self._settings.downtime, bound)
+                        waits = [one.stream.source.label for one in workers if one.initial]
+                        if waits and not bound:
+                            why = _unread(rounds, waits)
                         raise StepFailedError(why, hints=[_MORE])
                     break
         finally:
@@ -390,6 +400,13 @@ def check_downtime(deadline: float, settings: Settings) -> None:
             "allowed, and not all was done by then",
             hints=[_MORE_DOWNTIME],
         )
+
+
+def _unread(rounds: int, labels: Sequence[str]) -> str:
+    return (
+        f"after {rounds} passes {', '.join(labels)} still has initial data that is to be read "
+        "before the devices are stopped"
+    )
 
 
 def _slow(rounds: int, expected: float | None, wanted: float, bound: str | None = None) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from vfio_migration.runtime.engine.callbacks import DisconnectingDevice
-from vfio_migration.runtime.kit.errors import Part, PrecopyInfo
+from vfio_migration.runtime.kit.errors import AnnouncedInfo, Part, PrecopyInfo
 
 if TYPE_CHECKING:
     from vfio_migration.model import Spec
@@ -92,6 +92,13 @@ class DeviceContract(DisconnectingDevice, Protocol):
 
         Raises:
             CommandError: The present state has no stream, or one that cannot grow any more.
+        """
+        ...
+
+    def announced_info(self) -> AnnouncedInfo:
+        """Return the same for a client that asked to be notified of new initial data.
+
+        That there is new initial data is returned once. Raises as `precopy_info`.
         """
         ...
 

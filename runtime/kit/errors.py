@@ -25,6 +25,21 @@ class PrecopyInfo(NamedTuple):
     dirty: int
 
 
+class AnnouncedInfo(NamedTuple):
+    """As `PrecopyInfo`, for a client that asked to be notified of new initial data.
+
+    Attributes:
+        initial: Bytes of what has not been read even once, and of what was announced as new initial
+            data. Rises only with an announcement.
+        dirty: Bytes of what was read and has changed since.
+        reinit: New initial data was announced, and this states it for the first time.
+    """
+
+    initial: int
+    dirty: int
+    reinit: bool
+
+
 class CommandError(Exception):
     """A device does not do what a client asked for, and nothing has changed.
 

@@ -18,7 +18,7 @@ from vfio_migration.model import Arc, Spec
 from vfio_migration.model.spec import Effect, Role, StreamEnd
 from vfio_migration.runtime.engine.errors import ArcError, words
 from vfio_migration.runtime.engine.program import Situation
-from vfio_migration.runtime.kit.errors import CommandError, Part, PrecopyInfo
+from vfio_migration.runtime.kit.errors import AnnouncedInfo, CommandError, Part, PrecopyInfo
 from vfio_migration.runtime.kit.guest_memory import GuestMemory
 from vfio_migration.runtime.kit.interrupts import Interrupts
 from vfio_migration.runtime.kit.pending_work import Work
@@ -108,6 +108,26 @@ class MigratableDevice:
 
     def start(self) -> None:
         """Everything else goes on."""
+
+    def announce_initial(
+        self, memory: TrackedMemory, offset: int = 0, size: int | None = None
+    ) -> None:
+        """Announce new initial data: some of a memory is to be streamed before the device stops.
+
+        For a device that was configured anew while it is migrated, and without this data could not
+        be loaded in good time. All that is left to read then counts as initial. A client that did
+        not ask to be notified is not: to it this is memory that has changed.
+
+        Args:
+            memory: One of `memories`.
+            offset: Where the data begins.
+            size: How much it is; None for all from there.
+        """
+        size = memory.size - offset if size is None else size
+        memory.mark(offset, size)
+        end = self._kit_end()
+        if self._kit_writer is not None and end is not None and end.precopy_info:
+            self._kit_writer.announce()
 
     # --- what a kind of device supplies: `PciDevice` ---
 
@@ -217,10 +237,11 @@ class MigratableDevice:
 
     def precopy_info(self) -> PrecopyInfo:
         """Return how much is left to read; see `DeviceContract`."""
-        end = self._kit_end()
-        if self._kit_writer is None or end is None or not end.precopy_info:
-            raise CommandError("the device is not pre-copying", errno="EINVAL")
-        return self._kit_writer.info()
+        return self._kit_informing().info()
+
+    def announced_info(self) -> AnnouncedInfo:
+        """Return how much is left to read, and whether it began anew; see `DeviceContract`."""
+        return self._kit_informing().announced()
 
     def stop_copy_length(self) -> int:
         """Estimate what is left to read once the device is stopped; see `DeviceContract`."""
@@ -326,6 +347,13 @@ class MigratableDevice:
 
     def _kit_end(self) -> StreamEnd | None:
         return self._kit_ends[self._kit_state]
+
+    def _kit_informing(self) -> StreamWriter:
+        """Return the stream of which the table permits to ask how much is left."""
+        end = self._kit_end()
+        if self._kit_writer is None or end is None or not end.precopy_info:
+            raise CommandError("the device is not pre-copying", occasion="out_of_session")
+        return self._kit_writer
 
     def _kit_still(self) -> bool:
         """Return whether all there is can be streamed now, to the final end of the stream."""

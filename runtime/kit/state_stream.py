@@ -37,8 +37,8 @@ from typing import Any, Final
 from vfio_migration.model import json_text
 from vfio_migration.runtime.engine.errors import ArcError
 from vfio_migration.runtime.files.checksum import crc32, crc32_of_memory
-from vfio_migration.runtime.kit.errors import Part, PrecopyInfo
-from vfio_migration.runtime.kit.tracked_memory import Left, TrackedMemory
+from vfio_migration.runtime.kit.errors import AnnouncedInfo, Part, PrecopyInfo
+from vfio_migration.runtime.kit.tracked_memory import Left, Run, TrackedMemory
 
 MAGIC: Final = b"VFIOMIG\x01"
 """The last byte is the version of the format."""
@@ -54,6 +54,11 @@ Memory is not: a large state belongs there."""
 MAX_HEADER: Final = 1 << 16
 
 _DIGEST: Final = 32
+
+
+# What bytes of a stream are for: what was not streamed even once, new initial data, or again. In
+# the order in which `TrackedMemory.left` returns them.
+_FIRST, _RENEWED, _AGAIN = _KINDS = range(3)
 
 
 class StreamRefusedError(ArcError):
@@ -83,9 +88,10 @@ class StreamWriter:
         self._digest = hashlib.blake2b(MAGIC, digest_size=_DIGEST)
         self._frames = 0
         self._bytes = 0
-        # What is made and not read: (bytes, whether they stand for something streamed before).
-        self._ready: deque[tuple[memoryview, bool]] = deque()
+        # What is made and not read: bytes, and what they are for.
+        self._ready: deque[tuple[memoryview, int]] = deque()
         self._ended = False
+        self._is_renewed = False
         for memory in memories:
             memory.begin()
         self._put(MAGIC)
@@ -104,6 +110,15 @@ class StreamWriter:
             if not memory.tracked:
                 memory.again()
 
+    def announce(self) -> None:
+        """Call new initial data whatever is left to read now."""
+        self._is_renewed = True
+        self._ready = deque(
+            (part, _RENEWED if kind == _AGAIN else kind) for part, kind in self._ready
+        )
+        for memory in self._memories:
+            memory.renew()
+
     def read(self, size: int, *, still: bool) -> list[Part]:
         """Return the next bytes, fewer if there are no more.
 
@@ -113,16 +128,16 @@ class StreamWriter:
                 then handed out as it is, without a copy.
         """
         parts: list[Part] = []
-        taken: list[tuple[memoryview, bool]] = []
+        taken: list[tuple[memoryview, int]] = []
         try:
             while size > 0 and (self._ready or self._make(still)):
-                part, again = self._ready.popleft()
+                part, kind = self._ready.popleft()
                 if len(part) > size:
-                    self._ready.appendleft((part[size:], again))
+                    self._ready.appendleft((part[size:], kind))
                     part = part[:size]
                 size -= len(part)
                 parts.append(part)
-                taken.append((part, again))
+                taken.append((part, kind))
         except BaseException:
             # Nobody gets them: anybody who reads again goes on where this would have begun.
             self._ready.extendleft(reversed(taken))
@@ -130,18 +145,30 @@ class StreamWriter:
         return parts
 
     def info(self) -> PrecopyInfo:
-        """Return what is left to read while the device does not be stopped.
+        """Return what is left to read while the device runs.
 
         Headers of frames that are not made yet are counted: what is left only falls by reading.
         """
-        initial = sum(len(part) for part, again in self._ready if not again)
-        dirty = sum(len(part) for part, again in self._ready if again)
+        left = self._by_kind()
+        return PrecopyInfo(left[_FIRST], left[_RENEWED] + left[_AGAIN])
+
+    def announced(self) -> AnnouncedInfo:
+        """Return the same with what was announced as initial, and whether that is new."""
+        left = self._by_kind()
+        is_renewed, self._is_renewed = self._is_renewed, False
+        initial = left[_FIRST] + left[_RENEWED]
+        return AnnouncedInfo(initial, left[_AGAIN], is_renewed)
+
+    def _by_kind(self) -> list[int]:
+        """Return how many bytes are left to read of each kind."""
+        found = [0 for _ in _KINDS]
+        for part, kind in self._ready:
+            found[kind] += len(part)
         for memory in self._memories:
             if memory.tracked:
-                first, more = memory.left(MAX_RUN)
-                initial += _framed(first)
-                dirty += _framed(more)
-        return PrecopyInfo(initial, dirty)
+                for kind, left in enumerate(memory.left(MAX_RUN)):
+                    found[kind] += _framed(left)
+        return found
 
     def left(self) -> int:
         """Return how many bytes are left to read if the device was stopped now."""
@@ -163,7 +190,7 @@ class StreamWriter:
                     # While the device runs its memory may change before these bytes are sent, and
                     # the checksum made of them now would be wrong.
                     content = view if still else memoryview(bytes(view))
-                    self._frame(MEMORY, number, run.offset, content, again=not run.initial)
+                    self._frame(MEMORY, number, run.offset, content, _kind_of(run))
                 except BaseException:
                     memory.untake(run)  # there was no memory for a copy, say
                     raise
@@ -183,7 +210,7 @@ class StreamWriter:
         return True
 
     def _frame(
-        self, kind: int, block: int, position: int, content: Part, *, again: bool = False
+        self, kind: int, block: int, position: int, content: Part, for_: int = _FIRST
     ) -> None:
         crc = crc32(content) if kind != MEMORY else crc32_of_memory(memoryview(content))
         sequence = self._frames & 0xFFFFFFFF
@@ -192,13 +219,13 @@ class StreamWriter:
         if kind != MEMORY:
             self._digest.update(content)
         self._frames += 1
-        self._put(header, again)
+        self._put(header, for_)
         if len(content):
-            self._put(content, again)
+            self._put(content, for_)
 
-    def _put(self, part: Part, again: bool = False) -> None:
+    def _put(self, part: Part, for_: int = _FIRST) -> None:
         self._bytes += len(part)
-        self._ready.append((memoryview(part), again))
+        self._ready.append((memoryview(part), for_))
 
 
 def stream_length(
@@ -210,6 +237,12 @@ def stream_length(
         for memory in memories
     )
     return len(MAGIC) + FRAME.size + len(_text(header)) + memory + _ending(sections())
+
+
+def _kind_of(run: Run) -> int:
+    if run.initial:
+        return _FIRST
+    return _RENEWED if run.renewed else _AGAIN
 
 
 def _text(header: Mapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ bytes are taken.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -23,11 +24,13 @@ class Run(NamedTuple):
         offset: Where they begin.
         size: How many.
         initial: They are streamed for the first time in this session.
+        renewed: They were announced as new initial data.
     """
 
     offset: int
     size: int
     initial: bool
+    renewed: bool = False
 
 
 class Left(NamedTuple):
@@ -79,6 +82,8 @@ class TrackedMemory:
         self._page = page_size
         self._pages = -(-self.size // page_size)
         self._dirty: bytearray | None = None
+        # The pages of `_dirty` that are new initial data; None as long as none was announced.
+        self._renewed: bytearray | None = None
         self._cursor = 0
         self._filled: bytearray | None = None
         self._prefault = prefault
@@ -106,7 +111,7 @@ class TrackedMemory:
 
     def begin(self) -> None:
         """Start a session: all of it is to be streamed."""
-        self._dirty = bytearray(self._pages)
+        self._dirty, self._renewed = bytearray(self._pages), None
         self._cursor = 0
 
     def again(self) -> None:
@@ -115,7 +120,15 @@ class TrackedMemory:
 
     def end(self) -> None:
         """End the session: changes need not be tracked any more."""
-        self._dirty = None
+        self._dirty = self._renewed = None
+
+    def renew(self) -> None:
+        """Call new initial data what is to be streamed: it comes before what changes from now on.
+
+        What was not streamed even once is initial as it is.
+        """
+        if self._dirty is not None:
+            self._renewed = bytearray(self._dirty)
 
     def take(self, limit: int) -> Run | None:
         """Return what is to be streamed next, at most about `limit` bytes, and call it clean."""
@@ -127,18 +140,26 @@ class TrackedMemory:
             first = self._cursor
             stop = self._cursor = min(self._pages, first + most)
         else:
-            first = self._dirty.find(1)
+            pages = self._dirty
+            if self._renewed is not None and (first := self._renewed.find(1)) >= 0:
+                pages = self._renewed
+            else:
+                self._renewed = None
+                first = pages.find(1)
             if first < 0:
                 return None
-            stop = self._dirty.find(0, first, first + most)
+            stop = pages.find(0, first, first + most)
             if stop < 0:
                 stop = min(self._pages, first + most)
+        renewed = not initial and self._renewed is not None
         self._dirty[first:stop] = bytes(stop - first)
+        if self._renewed is not None:
+            self._renewed[first:stop] = bytes(stop - first)
         offset = first * self._page
         size = min(self.size, stop * self._page) - offset
         if initial and self._prefault is not None:
             self._prefault(offset, size)
-        return Run(offset, size, initial)
+        return Run(offset, size, initial, renewed)
 
     def run_size(self, limit: int) -> int:
         """Return how many bytes `take(limit)` returns at most."""
@@ -150,27 +171,41 @@ class TrackedMemory:
             self._cursor = run.offset // self._page
         else:
             self.mark(run.offset, run.size)
+            if run.renewed and self._dirty is not None:
+                first, stop = run.offset // self._page, -(-(run.offset + run.size) // self._page)
+                self._renewed = self._renewed or bytearray(self._pages)
+                self._renewed[first:stop] = b"\1" * (stop - first)
 
-    def left(self, limit: int) -> tuple[Left, Left]:
+    def left(self, limit: int) -> tuple[Left, Left, Left]:
         """Return what is to be streamed if `take(limit)` is called from now on.
 
         Returns:
-            What is streamed for the first time, and what is streamed again.
+            What is streamed for the first time, what is new initial data, and what else is streamed
+            again.
         """
         if self._dirty is None:
-            return Left(0, 0), Left(0, 0)
+            return Left(0, 0), Left(0, 0), Left(0, 0)
         most = self.run_size(limit) // self._page
         pages = max(0, self._pages - self._cursor)
         initial = Left(max(0, self.size - self._cursor * self._page), -(-pages // most))
-        runs, dirty = 0, 0
-        # The bytes of `_dirty` are 0 or 1; `take` cuts a run of pages after `most` of them.
-        for match in re.finditer(rb"\x01{1,%d}" % most, self._dirty[: self._cursor]):
+        if self._renewed is None:
+            return initial, Left(0, 0), self._marked(self._dirty, most)
+        # What is renewed is dirty too; numbers, for these arrays may have millions of pages.
+        both = (int.from_bytes(marks, "little") for marks in (self._dirty, self._renewed))
+        others = bytearray(operator.xor(*both).to_bytes(self._pages, "little"))
+        return initial, self._marked(self._renewed, most), self._marked(others, most)
+
+    def _marked(self, marks: bytearray, most: int) -> Left:
+        """Return what is to be streamed of the pages that are marked and were streamed before."""
+        runs, pages = 0, 0
+        # A mark is 0 or 1; `take` cuts a run of pages after `most` of them.
+        for match in re.finditer(rb"\x01{1,%d}" % most, marks[: self._cursor]):
             runs += 1
-            dirty += match.end() - match.start()
-        again = dirty * self._page
-        if self._cursor == self._pages and self._pages and self._dirty[-1]:
-            again -= self._pages * self._page - self.size  # the last page may be a short one
-        return initial, Left(again, runs)
+            pages += match.end() - match.start()
+        size = pages * self._page
+        if self._cursor == self._pages and self._pages and marks[-1]:
+            size -= self._pages * self._page - self.size  # the last page may be a short one
+        return Left(size, runs)
 
     # --- for the stream that loads it ---
 

@@ -25,7 +25,7 @@ import errno as errno_module
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple, NoReturn, Self, TypeAlias, cast
 
@@ -705,7 +705,9 @@ class Connection:
         Raises:
             CannotSendError: The peer would have to refuse it.
         """
-        row = _ROWS[message.number]
+        row = _ROWS.get(message.number)
+        if row is None:
+            raise CannotSendError(f"{message.name}: this table has no such command")
         if message.is_reply or not self._mine(row):
             raise CannotSendError(f"{type(message).__name__} is not a command of the {self.role}")
         if not self._goes_here(row):
@@ -754,14 +756,7 @@ class Connection:
             raise CannotSendError("the client has not asked for a twin socket")
         limits = self.agreed
         if twin_fd is None:
-            limits = self.agreed = Limits(
-                max_msg_fds=limits.max_msg_fds,
-                max_data_xfer_size=limits.max_data_xfer_size,
-                max_dma_maps=limits.max_dma_maps,
-                pgsizes=limits.pgsizes,
-                twin_socket=False,
-                write_multiple=limits.write_multiple,
-            )
+            limits = self.agreed = replace(limits, twin_socket=False)
             self._update_accepted()
         minor = min(MINOR, command.message.minor)
         capabilities = limits.reply(command.message.capabilities, None if twin_fd is None else 0)

@@ -79,6 +79,12 @@ class RegionFlags(enum.IntFlag):
     CAPS = WIRE.bits("region_info", "caps").mask
 
 
+class PrecopyInfoFlags(enum.IntFlag):
+    """`MigPrecopyInfoReply.flags`; without bits if the table does not have them."""
+
+    REINIT = WIRE.known_bits("precopy_info")
+
+
 class IrqInfoFlags(enum.IntFlag):
     """`DeviceGetIrqInfoReply.flags`."""
 

@@ -58,6 +58,7 @@ from vfio_migration.runtime.protocol.messages.catalogue import (
     MigDataReadReply,
     MigDataWrite,
     MigDataWriteReply,
+    MigPrecopyInfo,
     RegionRead,
     RegionReadReply,
     RegionWrite,
@@ -132,6 +133,7 @@ class CommandHandlers:
         features: What there is to get, set and probe.
         max_maps: How many maps the present client may have.
         max_fds: How many descriptors a reply to it may carry.
+        options: Which options of the table were agreed on with it.
     """
 
     def __init__(self, device: DeviceContract, *, observers: Iterable[Observer] = ()) -> None:
@@ -146,6 +148,7 @@ class CommandHandlers:
         self._handed: dict[int, int] = {}
         self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
+        self.options: frozenset[str] = frozenset()
         handlers: dict[type[Message], _Handler] = {
             DmaMap: self._dma_map,
             DmaUnmap: self._dma_unmap,
@@ -161,6 +164,7 @@ class CommandHandlers:
             DeviceFeature: self._feature,
             MigDataRead: self._migration_read,
             MigDataWrite: self._migration_write,
+            MigPrecopyInfo: self._precopy_info,
         }
         self._handlers = {kind.number: handler for kind, handler in handlers.items()}
         self._rows: dict[int, Row] = {row.number: row for row in WIRE.commands}
@@ -193,13 +197,14 @@ class CommandHandlers:
         self._maps = 0
         self.max_maps = WIRE.bound("dma_maps")
         self.max_fds = 1
+        self.options = frozenset()
         handed, self._handed = self._handed, {}
         for fd in handed.values():
             os.close(fd)
         self.device.memory.reach = None
         with contextlib.suppress(EngineError):  # it is logged with the event
             self.engine.disconnect()
-        self.features.unsent.drop_ended()
+        self.features.client_disconnected()
 
     @property
     def state(self) -> str:
@@ -367,10 +372,26 @@ class CommandHandlers:
 
     def _migration_read(self, message: MigDataRead, _fds: Sequence[int]) -> Answered:
         pieces = self._stream(message.size)
+        if message.size and not any(map(len, pieces)) and self._states_a_pause():
+            raise CommandError("there is nothing to read now", occasion="nothing_now")
         if self._rows[message.number].forgets != "when_sent":
             return Answered(Streamed(pieces))
         give_back = functools.partial(self.features.unsent.give_back, self.engine.session)
         return Answered(Streamed(pieces), lost=give_back)
+
+    def _states_a_pause(self) -> bool:
+        """Return whether the client gets an error where its stream has come to a temporary end."""
+        end = self.device.spec.stream_end(self.engine.state)
+        row = WIRE.agreed_answer("nothing_now", self.options)
+        return row is not None and end is not None and end.kind == "temporary"
+
+    def _precopy_info(self, _message: MigPrecopyInfo, _fds: Sequence[int]) -> Answered:
+        end = self.device.spec.stream_end(self.engine.state)
+        if end is None or not end.precopy_info:
+            why = f"in {self.engine.state} no more data can come"
+            raise CommandError(why, occasion="out_of_session")
+        reply, lost = self.features.precopy_info()
+        return Answered(reply, lost=lost)
 
     def _feature(self, message: DeviceFeature, _fds: Sequence[int]) -> Answered:
         reply, lost = self.features.answer(message)

@@ -7,6 +7,7 @@ is the order of the checks here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -25,6 +26,7 @@ from vfio_migration.runtime.protocol.layout import (
     LIMITS,
     WIRE,
     Data,
+    PrecopyInfoFlags,
 )
 from vfio_migration.runtime.protocol.messages.features import (
     DeviceFeature,
@@ -34,6 +36,7 @@ from vfio_migration.runtime.protocol.messages.features import (
     FeatureDeviceState,
     FeatureMigration,
     MigDataSize,
+    MigPrecopyInfoReply,
 )
 from vfio_migration.runtime.server.unsent import Unsent
 
@@ -51,11 +54,15 @@ class Features:
     Attributes:
         max_data: How much data a reply may have.
         unsent: What was read of the stream of the device and did not leave.
+        wants_announcements: The client asked to be notified of new initial data.
     """
 
     def __init__(self, device: DeviceContract, engine: Engine) -> None:
         self.max_data = LIMITS["max_data_xfer_size"].value
         self.unsent = Unsent(engine)
+        self.wants_announcements = False
+        # In which session new initial data is still to be announced: a reply was lost.
+        self._unannounced: int | None = None
         self._device = device
         self._engine = engine
         self._values = {row.name: row.value for row in device.spec.states}
@@ -74,9 +81,7 @@ class Features:
             "MIG_DEVICE_STATE": self._move,
             "DMA_LOGGING_START": self._start_logging,
             "DMA_LOGGING_STOP": self._stop_logging,
-            # vfio-user has no message for new initial data: the request is accepted, and there is
-            # nothing to do.
-            "MIG_PRECOPY_INFOv2": lambda data: data,
+            "MIG_PRECOPY_INFOv2": self._want_announcements,
         }
 
         self._gives_back: dict[str, Callable[[Data], Lost]] = {
@@ -137,6 +142,37 @@ class Features:
 
     def _data_size(self, _message: DeviceFeature) -> Data:
         return MigDataSize(self._device.stop_copy_length() + len(self.unsent)).pack()
+
+    def _want_announcements(self, data: Data) -> Data:
+        self.wants_announcements = True
+        return data
+
+    def client_disconnected(self) -> None:
+        """Forget what the client wanted, and what belongs to sessions that have ended."""
+        self.wants_announcements = False
+        self.unsent.drop_ended()
+
+    def precopy_info(self) -> tuple[MigPrecopyInfoReply, Lost | None]:
+        """Return how much is left to read, and what to call if the reply does not leave.
+
+        Raises:
+            CommandError: As `DeviceContract.precopy_info`.
+        """
+        # What did not leave was read from the device: it was counted once, and initial data only
+        # falls.
+        unsent, size = len(self.unsent), MigPrecopyInfoReply.layout.size
+        if not self.wants_announcements:
+            info = self._device.precopy_info()
+            return MigPrecopyInfoReply(size, 0, info.initial, info.dirty + unsent), None
+        announced, session = self._device.announced_info(), self._engine.session
+        is_new = announced.reinit or (session is not None and self._unannounced == session)
+        self._unannounced = None
+        flags = PrecopyInfoFlags.REINIT if is_new else 0
+        reply = MigPrecopyInfoReply(size, flags, announced.initial, announced.dirty + unsent)
+        return reply, functools.partial(self._announce_again, session) if is_new else None
+
+    def _announce_again(self, session: int | None, _payload: Data) -> None:
+        self._unannounced = session
 
     def _unreport(self, data: Data) -> Lost:
         """Return what has the pages of a report be reported again."""

@@ -287,6 +287,7 @@ class Session:
             port.open_twin(self._dma)
         self._handlers.max_maps = connection.agreed.max_dma_maps
         self._handlers.max_fds = connection.peer.max_msg_fds
+        self._handlers.options = connection.agreed.options()
         self._handlers.features.max_data = connection.own.max_data_xfer_size
         self._handlers.device.memory.reach = self
         return None

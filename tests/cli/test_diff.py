@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from support.table_edits import apply, table_data, to_toml
+from support.table_edits import ROOT, apply, table_data, to_toml
 from vfio_migration.cli.main import main
 from vfio_migration.verifier.comparison import report
 
@@ -49,6 +50,40 @@ def test_the_definitions_that_decide_can_be_named(capsys, lenient: str) -> None:
     assert main([*DIFF, "linux-6.1", "builtin", "--require", "1", "(6)"]) == 1
     assert main([*DIFF, "linux-6.1", "builtin", "--require", "7"]) == 2
     assert '--require: "7": is not a definition; there are 1, 2' in capsys.readouterr().err
+
+
+def test_two_tables_of_the_connection_are_compared_as_that(capsys, tmp_path: Path) -> None:
+    assert main(["diff", "wire-without-precopy_info", "wire"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("wire-without-precopy_info to wire: compatible both ways\n")
+    assert "  added: [[answers]] nothing_now, which needs precopy_info\n" in out
+    wire = ROOT / "model/wire.toml"
+    edit = {"set": [{"section": "answers", "row": "nothing_now", "key": "needs"}]}
+    path = tmp_path / "everybody.toml"
+    path.write_text(to_toml(apply(edit, tomllib.loads(wire.read_text("utf-8")))), "utf-8")
+    assert main(["diff", str(wire), str(path), "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["compatible"] is False
+    assert data["changes"] == [
+        {"kind": "changed", "what": "[[answers]] nothing_now, which needs precopy_info is not what "
+         "it was"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wire", "builtin"], 'NEW: "builtin": is not a table of the connection'),
+        (["vfio-user", "wire"], 'OLD: "vfio-user": is not a table of the connection'),
+        (["wire-without-x", "wire"], 'option: "x": there is no such option in this table'),
+        (["wire", "wire", "--format", "mail"], '--format: "mail": is not a format'),
+    ],
+)
+def test_a_table_of_the_connection_is_compared_with_its_kind_only(
+    capsys, arguments: list[str], message: str
+) -> None:
+    assert main(["diff", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_shape_of_the_json(capsys, lenient: str) -> None:

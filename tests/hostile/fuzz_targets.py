@@ -25,7 +25,9 @@ from vfio_migration.runtime.server.session import Session
 HEADER: Final = struct.Struct("=HHIII")
 FLAGS: Final = (0, 0, 0x10, 1, 0x21, 0x11, 2, 0xFFFFFFFF)
 VERSION: Final = HEADER.pack(0, 1, 16 + 4, 0, 0) + bytes(4)
-AGREED: Final = b'\0\0\0\0{"capabilities":{"write_multiple":true,"max_msg_fds":16}}\0'
+AGREED: Final = (
+    b'\0\0\0\0{"capabilities":{"write_multiple":true,"precopy_info":true,"max_msg_fds":16}}\0'
+)
 TWIN: Final = b'\0\0\0\0{"capabilities":{"twin_socket":{"supported":true}}}\0'
 
 

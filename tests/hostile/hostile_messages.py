@@ -21,7 +21,7 @@ from support.raw_client import GET, HEADER, PROBE, SET
 
 _One = TypeVar("_One")
 MIB = 1 << 20
-COMMANDS = (*range(1, 14), 15, 16, 17, 18)
+COMMANDS = (*range(1, 14), 15, 16, 17, 18, 19)
 FEATURES = (1, 2, 6, 7, 8, 9, 12)
 EDGES = (
     *(0, 1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 40, 255, 256, 4095, 4096, 4097, 65535, 65536),
@@ -97,6 +97,7 @@ class Hostile:
             "max_data_xfer_size": chance.choice((0, 1, 1000, MIB, 1 << 40)),
             "max_dma_maps": chance.choice((0, 3, 65535)),
             "write_multiple": True,
+            "precopy_info": chance.random() < 0.5,
             "twin_socket": {"supported": chance.random() < 0.3},
         }
         text = json.dumps({"capabilities": reported}).encode() + b"\0"

@@ -40,6 +40,7 @@ COMMANDS = """
     DEVICE_FEATURE 16 client 8 8
     MIG_DATA_READ 17 client 8 8
     MIG_DATA_WRITE 18 client 8 0
+    MIG_PRECOPY_INFO 19 client 8 24
 """
 
 # From the measurements on Linux: number, and whether PROBE+GET and PROBE+SET succeed.
@@ -92,6 +93,7 @@ def test_the_header_is_sixteen_bytes(wire: Wire):
             "irq_set",
             "data_none data_bool data_eventfd action_mask action_unmask action_trigger",
         ),
+        **bits("precopy_info", "reinit"),
     }
 
 
@@ -113,6 +115,7 @@ def test_every_command_with_a_flags_word_has_a_row_for_it(wire: Wire):
         "DEVICE_GET_IRQ_INFO": "ignored",
         "DEVICE_SET_IRQS": "refused",
         "DEVICE_FEATURE": "refused",
+        "MIG_PRECOPY_INFO": "ignored",
     }
     assert wire.word_of("DMA_MAP") is wire.word("dma_map")
     assert wire.word_of("REGION_READ") is None
@@ -132,6 +135,7 @@ def test_defaults_are_those_of_the_specification(wire: Wire):
         "pgsizes": 4096,
         "twin_socket": 0,
         "write_multiple": 0,
+        "precopy_info": 0,
     }
 
 
@@ -143,6 +147,20 @@ def test_only_version_comes_first(wire: Wire):
 def test_data_goes_the_way_the_command_states(wire: Wire):
     moving = {row.name: row.transfer for row in wire.commands if row.transfer != "none"}
     assert moving == {"MIG_DATA_READ": "read", "MIG_DATA_WRITE": "write"}
+    assert [row.name for row in wire.commands if row.does == "inform"] == ["MIG_PRECOPY_INFO"]
+
+
+def test_without_the_option_the_table_is_what_it_was(wire: Wire):
+    """All that is proposed needs the option; nothing that was there does."""
+    old = wire.without("precopy_info")
+    assert {row.name for row in wire.commands} - {row.name for row in old.commands} == {
+        "MIG_PRECOPY_INFO"
+    }
+    assert {row.when for row in wire.answers} - {row.when for row in old.answers} == {"nothing_now"}
+    for section in ("header", "limits", "holdings", "features", "choices"):
+        assert getattr(old, section) == getattr(wire, section)
+    assert "precopy_info" not in {row.name for row in (*old.options, *old.words)}
+    assert {row.word for row in old.flags} <= {row.name for row in old.words}
 
 
 def test_every_occasion_has_an_answer_with_an_errno(wire: Wire):

@@ -206,6 +206,12 @@ def _w4(system: ConnectionSystem) -> tuple[Bad, Bad]:
     return bad, premise
 
 
+def _pause_options(system: ConnectionSystem) -> list[str]:
+    """Return the variables of the options that an answer of its own for a pause is agreed on by."""
+    listed: list[str] = _listing()["pause"]["options"]
+    return [f"has_{name}" for name in listed if name in system.options]
+
+
 def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
     answers, device, encoding = system.answers, system.device, system.encoding
     ways: tuple[Transfer, ...] = ("read", "write")
@@ -216,10 +222,21 @@ def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
     def bad(now: Situation, event: Term, _then: Situation) -> Formula:
         message = message_of(system, event)
         served = system.is_event(event, "served")
-        turned_away = z3.And(
-            system.is_event(event, "refused"), now["agreed"], _careful(system, now, message)
-        )
-        cases = []
+        refused = system.is_event(event, "refused")
+        pause = answers.comes_from(answers.verdict(now, message), "nothing_now")
+        turned_away = z3.And(refused, now["agreed"], _careful(system, now, message), z3.Not(pause))
+        # To a client that did not agree to it, or where no more can come, it would be a failure.
+        agreed = any_of([now[name] for name in _pause_options(system)])
+        due = z3.And(agreed, answers.pauses(now["state"]))
+        empty = z3.And(served, moving(message, "read"), message.drained, due)
+        informing = answers.commands(message, lambda row: row.does == "inform")
+        denied = z3.And(turned_away, z3.Not(answers.lacks_option(now, message)))
+        informs = answers.informs(now["state"])
+        cases = [
+            z3.And(refused, pause, z3.Not(due)),
+            empty,
+            z3.And(informing, z3.Or(z3.And(served, z3.Not(informs)), z3.And(denied, informs))),
+        ]
         for way in ways:
             streams = device.streams(now["state"], way)
             mismatch = z3.Or(z3.And(served, z3.Not(streams)), z3.And(turned_away, streams))
@@ -439,7 +456,8 @@ WIRE: tuple[Obligation, ...] = (
     Obligation(
         "W5",
         "Migration data is read in exactly the states that stream out, and written in exactly "
-        "those that stream in.",
+        "those that stream in; how much is left is answered where more may come, and there alone "
+        "a client that agreed to it is answered that there is nothing now.",
         _EVERY,
         "induction",
         "Over a socket there is no descriptor to close: the state alone must decide.",

@@ -62,7 +62,8 @@ class ConnectionSystem(System):
         self.wire = wire = encoding.wire
         self.answers = Answers(encoding, wire)
         self.device = self.answers.device
-        self.options = sorted({row.needs for row in wire.commands if row.needs is not None})
+        needs = [row.needs for row in wire.commands] + [row.needs for row in wire.answers]
+        self.options = sorted({name for name in needs if name is not None})
         self.sorts = {
             **dict.fromkeys(("connected", "closing", "agreed", "open", "logging"), BOOL),
             **dict.fromkeys(("versions", "peer", "due", "sent", "work"), INT),

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 
 import z3
 
+from vfio_migration.model.spec import StreamEnd
 from vfio_migration.model.wire import Command, Feature, Occasion, Wire
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.system import Situation, Term
@@ -41,6 +42,7 @@ class Message:
         asked: The state asked for.
         incompatible: The server cannot agree to this version.
         invalid: An argument is out of range; for a map it overlaps, or is not there.
+        drained: There is no migration data to read when it comes.
         added, removed: What it adds to what the server keeps, and takes from it. A served message
             that wants no reply may stand for a flood of messages like it, told as one.
     """
@@ -59,6 +61,7 @@ class Message:
     asked: Term
     incompatible: Formula
     invalid: Formula
+    drained: Formula
     added: Term
     removed: Term
 
@@ -229,7 +232,12 @@ class Answers:
                 feature(message, lambda row: row.logging == "needs"),
                 z3.Not(now["logging"]),
             ),
-            "out_of_session": any_of(transfers),
+            "out_of_session": any_of([*transfers, self.uninformed(now, message)]),
+            "nothing_now": z3.And(
+                command(message, lambda row: row.transfer == "read"),
+                message.drained,
+                self.pauses(now["state"]),
+            ),
             "map_exists": z3.And(
                 message.invalid,
                 command(message, lambda row: row.adds is not None and row.removes is None),
@@ -245,6 +253,25 @@ class Answers:
             "holding_full": self.overfills(now, message),
             "request_refused": z3.And(self.sets(message), self.refusal(now, message) != 0),
         }
+
+    def pauses(self, state: Term) -> Formula:
+        """A stream that is read in this state comes to a temporary end."""
+        return self._ends(state, lambda end: end.kind == "temporary")
+
+    def informs(self, state: Term) -> Formula:
+        """In this state a client may ask how much is left to read."""
+        return self._ends(state, lambda end: end.precopy_info)
+
+    def _ends(self, state: Term, wanted: Callable[[StreamEnd], bool]) -> Formula:
+        spec = self.encoding.spec
+        ends = {row.name: spec.stream_end(row.name) for row in spec.states}
+        names = [name for name, end in ends.items() if end is not None and wanted(end)]
+        return self.encoding.one_of(state, names)
+
+    def uninformed(self, now: Situation, message: Message) -> Formula:
+        """The command asks how much is left to read where no more can come."""
+        asks = self.commands(message, lambda row: row.does == "inform")
+        return z3.And(asks, z3.Not(self.informs(now["state"])))
 
     def lacks_option(self, now: Situation, message: Message) -> Formula:
         """The command belongs to an option that was not agreed on."""
@@ -345,7 +372,10 @@ class Answers:
         verdict: Term = z3.BitVecVal(0, _VERDICT.size())
         for index, row in reversed(list(enumerate(self.wire.answers, start=1))):
             if row.when in occasions:
-                verdict = z3.If(occasions[row.when], z3.BitVecVal(index, _VERDICT.size()), verdict)
+                met = occasions[row.when]
+                if row.needs is not None:
+                    met = z3.And(met, now[f"has_{row.needs}"])
+                verdict = z3.If(met, z3.BitVecVal(index, _VERDICT.size()), verdict)
         return verdict
 
     def comes_to(self, verdict: Term, *outcomes: str) -> Formula:

@@ -27,6 +27,8 @@ from vfio_migration.runtime.protocol.messages.features import (
     MigDataReadReply,
     MigDataWrite,
     MigDataWriteReply,
+    MigPrecopyInfo,
+    MigPrecopyInfoReply,
 )
 from vfio_migration.runtime.protocol.messages.guest_memory import (
     DmaMap,
@@ -52,7 +54,7 @@ from vfio_migration.runtime.protocol.messages.regions import (
     DeviceGetRegionIoFds,
     DeviceGetRegionIoFdsReply,
 )
-from vfio_migration.runtime.protocol.messages.shapes import Message
+from vfio_migration.runtime.protocol.messages.shapes import UNKNOWN, Message
 from vfio_migration.runtime.protocol.messages.version import Version, VersionReply
 
 __all__ = [
@@ -85,6 +87,8 @@ __all__ = [
     "MigDataReadReply",
     "MigDataWrite",
     "MigDataWriteReply",
+    "MigPrecopyInfo",
+    "MigPrecopyInfoReply",
     "RegionRead",
     "RegionReadReply",
     "RegionWrite",
@@ -113,11 +117,14 @@ MESSAGES: Final[tuple[tuple[type[Message], type[Message]], ...]] = (
     (DeviceFeature, DeviceFeatureReply),
     (MigDataRead, MigDataReadReply),
     (MigDataWrite, MigDataWriteReply),
+    (MigPrecopyInfo, MigPrecopyInfoReply),
 )
 """Each command with its reply, in the order of the table."""
 
-COMMANDS: Final = {command.number: command for command, _ in MESSAGES}
+_SERVED: Final = [pair for pair in MESSAGES if pair[0].number != UNKNOWN]
+
+COMMANDS: Final = {command.number: command for command, _ in _SERVED}
 """The class of a command, by number."""
 
-REPLIES: Final = {reply.number: reply for _, reply in MESSAGES}
+REPLIES: Final = {reply.number: reply for _, reply in _SERVED}
 """The class of the reply to a command, by number."""

@@ -293,7 +293,44 @@ class MigDataSize(FeatureData):
     stop_copy_length: int
 
 
-# --- MIG_DATA_READ and MIG_DATA_WRITE -------------------------------------------------------------
+# --- MIG_PRECOPY_INFO, MIG_DATA_READ and MIG_DATA_WRITE -------------------------------------------
+
+_PRECOPY_INFO: Final = struct.Struct("=IIQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class MigPrecopyInfo(Fixed):
+    """Ask how much is left to read; `argsz` is how long a reply the client takes."""
+
+    name = "MIG_PRECOPY_INFO"
+    layout = _FEATURE
+
+    argsz: int = _PRECOPY_INFO.size
+    flags: int = 0
+
+    @classmethod
+    def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:
+        """Read a payload; see `Message.parse`."""
+        if len(payload) < cls.layout.size:
+            raise wrong_size(cls, payload)
+        argsz, flags = cls.layout.unpack_from(payload)
+        if argsz < _PRECOPY_INFO.size:
+            raise small_argsz(cls, argsz, _PRECOPY_INFO.size)
+        return cls(argsz, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class MigPrecopyInfoReply(Fixed):
+    """How much there is: of what was not read even once, and of what has changed since."""
+
+    name = "MIG_PRECOPY_INFO"
+    is_reply = True
+    layout = _PRECOPY_INFO
+
+    argsz: int
+    flags: int
+    initial_bytes: int
+    dirty_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

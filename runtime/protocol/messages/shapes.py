@@ -15,10 +15,13 @@ import operator
 import struct
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Final, Self, cast
 
 from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import WIRE, Data
+
+UNKNOWN: Final = -1
+"""The number of a command that the table does not have, as an older one lacks what was added."""
 
 
 class Message:
@@ -47,8 +50,7 @@ class Message:
         super().__init_subclass__()
         if "name" in cls.__dict__:
             row = WIRE.command(cls.name)
-            assert row is not None, f"{cls.__name__}: no command {cls.name}"
-            cls.number = row.number
+            cls.number = UNKNOWN if row is None else row.number
 
     @classmethod
     def parse(cls, payload: Data, _fds: Sequence[int] = (), /) -> Self:

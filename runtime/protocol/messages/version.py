@@ -44,6 +44,7 @@ class Capabilities:
     pgsizes: int | None = None
     twin_socket: TwinSocket | None = None
     write_multiple: bool | None = None
+    precopy_info: bool | None = None
 
     @classmethod
     def parse(cls, data: Data, *, padded: bool = False) -> Self | None:
@@ -84,8 +85,9 @@ class Capabilities:
         for name in ("max_msg_fds", "max_data_xfer_size", "max_dma_maps", "pgsizes"):
             if name in found:
                 values[name] = _number(name, found[name])
-        if "write_multiple" in found:
-            values["write_multiple"] = _typed("write_multiple", found["write_multiple"], bool)
+        for name in ("write_multiple", "precopy_info"):
+            if name in found:
+                values[name] = _typed(name, found[name], bool)
         if "twin_socket" in found:
             twin = _typed("twin_socket", found["twin_socket"], dict)
             values["twin_socket"] = TwinSocket(
@@ -206,6 +208,7 @@ class Limits:
     pgsizes: int = WIRE.option("pgsizes").default
     twin_socket: bool = True
     write_multiple: bool = True
+    precopy_info: bool = any(row.name == "precopy_info" for row in WIRE.options)
 
     @classmethod
     def of_peer(cls, capabilities: Capabilities | None) -> Self:
@@ -218,6 +221,7 @@ class Limits:
             pgsizes=_or(sent.pgsizes, WIRE.option("pgsizes").default),
             twin_socket=sent.twin_socket is not None and sent.twin_socket.supported,
             write_multiple=bool(sent.write_multiple),
+            precopy_info=bool(sent.precopy_info),
         )
 
     def agreed(self, peer: Limits) -> Limits:
@@ -229,6 +233,7 @@ class Limits:
             pgsizes=self.pgsizes & peer.pgsizes or self.pgsizes,
             twin_socket=self.twin_socket and peer.twin_socket,
             write_multiple=self.write_multiple and peer.write_multiple,
+            precopy_info=self.precopy_info and peer.precopy_info,
         )
 
     def proposal(self) -> Capabilities:
@@ -240,7 +245,12 @@ class Limits:
             pgsizes=self.pgsizes,
             twin_socket=TwinSocket(True) if self.twin_socket else None,
             write_multiple=self.write_multiple or None,
+            precopy_info=self.precopy_info or None,
         )
+
+    def options(self) -> frozenset[str]:
+        """Return which options of the table are agreed on, by name."""
+        return frozenset(row.name for row in WIRE.options if getattr(self, row.name, False) is True)
 
     def reply(self, proposed: Capabilities | None, twin: int | None) -> Capabilities | None:
         """Return what a server replies: these, so far as they were proposed.

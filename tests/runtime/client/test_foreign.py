@@ -59,6 +59,7 @@ def test_a_version_is_agreed_on(foreign, data) -> None:
             "pgsizes",
             "twin_socket",
             "write_multiple",
+            "precopy_info",
         }
         peer.state(2)
 
@@ -66,6 +67,7 @@ def test_a_version_is_agreed_on(foreign, data) -> None:
     assert client.state() == "RUNNING"
     assert not client.agreed.twin_socket
     assert not client.agreed.write_multiple
+    assert not client.agreed.precopy_info
     with pytest.raises(CannotSendError):
         client.do(calls.region_write_multi([(0, 0, b"1")]))
 

@@ -111,8 +111,16 @@ class End:
         self.client = client
         self._final = final
 
+    renewals = 0
+
     def left(self) -> int | None:
         return None
+
+    def precopy_left(self) -> None:
+        return None
+
+    def reports_pauses(self) -> bool:
+        return False
 
     def transfers(self) -> str:
         return "read"

@@ -202,6 +202,9 @@ class End:
     def end_is_final(self) -> bool:
         return True
 
+    def reports_pauses(self) -> bool:
+        return False
+
 
 def stream(pipe: Pipe, chunk: int) -> Stream:
     return Stream(End(pipe), End(pipe), chunk=chunk, bandwidth=Bandwidth(None))

@@ -46,6 +46,9 @@ class Breaking:
     def end_is_final(self) -> bool:
         return True
 
+    def reports_pauses(self) -> bool:
+        return False
+
     def begin(self, _call) -> int:
         self.begun += 1
         return self.begun

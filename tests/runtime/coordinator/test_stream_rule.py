@@ -27,6 +27,8 @@ SIZE = 70
 class Source:
     """A device that brings what a script specifies, read by read; its replies come in any order.
 
+    None in the script is the answer that there is nothing for now.
+
     Attributes:
         asked: How many reads were asked for.
     """
@@ -34,8 +36,16 @@ class Source:
     transfer = SIZE
     name = label = "s0"
 
-    def __init__(self, script: list[int | Exception], *, final: bool, backwards: bool) -> None:
+    def __init__(
+        self,
+        script: list[int | Exception | None],
+        *,
+        final: bool,
+        backwards: bool,
+        reports_pauses: bool = False,
+    ) -> None:
         self.asked = 0
+        self._reports_pauses = reports_pauses
         self._script = iter(script)
         self._final = final
         self._backwards = backwards
@@ -47,6 +57,9 @@ class Source:
 
     def end_is_final(self) -> bool:
         return self._final
+
+    def reports_pauses(self) -> bool:
+        return self._reports_pauses
 
     def begin(self, call) -> Read:
         self.asked += 1
@@ -70,7 +83,7 @@ class Source:
 class Read:
     """A read that is under way."""
 
-    def __init__(self, call, brings: int | Exception) -> None:
+    def __init__(self, call, brings: int | Exception | None) -> None:
         self._call, self._brings = call, brings
         self.answered = False
         self.result: int | None = None
@@ -83,9 +96,12 @@ class Read:
         if isinstance(self._brings, Exception):
             self.error = self._brings
             return
-        data = bytes(self._brings)
-        reply = type("Reply", (), {"message": type("Message", (), {"data": data})})
         try:
+            if self._brings is None:
+                self.result = self._call.instead[1]()
+                return
+            data = bytes(self._brings)
+            reply = type("Reply", (), {"message": type("Message", (), {"data": data})})
             self.result = self._call.read(reply)
         except Exception as error:  # noqa: BLE001 - as a client hands it on
             self.error = error
@@ -112,9 +128,16 @@ class Sink:
         return None
 
 
-def read_all(script: list[int | Exception], *, final: bool = True, backwards: bool = False):
+def read_all(
+    script: list[int | Exception | None],
+    *,
+    final: bool = True,
+    backwards: bool = False,
+    reports_pauses: bool = False,
+):
     """Read a stream; return it, its source, and what was written."""
-    source, sink = Source(script, final=final, backwards=backwards), Sink()
+    source = Source(script, final=final, backwards=backwards, reports_pauses=reports_pauses)
+    sink = Sink()
     stream = Stream(source, sink, chunk=SIZE, bandwidth=Bandwidth(None))  # type: ignore[arg-type]
     stream.run(None, threading.Event())
     return stream, source, sink.written
@@ -162,6 +185,44 @@ def test_a_short_read_in_pre_copy_is_temporary_and_more_may_come(backwards: bool
     assert (stream.whole, written, source.asked) == (False, 14, READS)
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_short_read_is_no_end_where_a_pause_is_an_answer_of_its_own(backwards: bool) -> None:
+    script = [7, 7, 7, 7, None]
+    stream, source, written = read_all(
+        script, final=False, backwards=backwards, reports_pauses=True
+    )
+    assert (stream.whole, written) == (False, 28)
+    assert source.asked >= len(script)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_data_behind_a_pause_is_passed_on_in_its_order(backwards: bool) -> None:
+    """The device had something new before the second of two reads."""
+    _stream, source, written = read_all(
+        [None, 7], final=False, backwards=backwards, reports_pauses=True
+    )
+    assert (written, source.asked) == (7, READS)
+
+
+def test_a_short_read_is_the_final_end_where_no_more_can_come_if_pauses_are_reported_too() -> None:
+    stream, _source, written = read_all([SIZE, 7, 0], reports_pauses=True)
+    assert (stream.whole, written) == (True, SIZE + 7)
+    with pytest.raises(StepFailedError, match="its stream goes on behind its end"):
+        read_all([7, 7], reports_pauses=True)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_pause_where_no_more_can_come_fails(backwards: bool) -> None:
+    with pytest.raises(StepFailedError, match="a temporary end where nothing more can come"):
+        read_all([SIZE, None, 0], backwards=backwards, reports_pauses=True)
+
+
+def test_an_empty_reply_is_a_pause_too() -> None:
+    """The text of old has it so, and nothing is lost by it."""
+    _stream, source, written = read_all([7, 0, 0], final=False, reports_pauses=True)
+    assert (written, source.asked) == (7, 3)
+
+
 @given(
     st.lists(st.integers(0, SIZE), max_size=12),
     st.booleans(),
@@ -174,7 +235,7 @@ def test_in_any_order_of_replies_all_is_passed_on_or_the_rule_is_broken(
     """The verdict depends on what the reads brought, in their order, and on nothing else."""
     passed: list[bytes] = []
     held = InOrder(lambda data: passed.append(bytes(data)), SIZE, final=final, label="s0")
-    sinks = [held.sink() for _ in sizes]
+    sinks = [held.place()[0] for _ in sizes]
     turns = range(len(sizes)) if in_turn else [one for one in order if one < len(sizes)]
     pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
     short = next((at for at, size in enumerate(sizes) if size < SIZE), len(sizes))

@@ -69,7 +69,7 @@ def test_initial_bytes_never_rises_however_a_stream_is_read(
             if not before:
                 break
         for one in memories:
-            initial, _again = one.left(format_.MAX_RUN)
+            initial, *_again = one.left(format_.MAX_RUN)
             assert not initial.size
 
 
@@ -139,3 +139,81 @@ def test_data_that_could_not_be_read_is_still_initial_data(monkeypatch) -> None:
 def test_memory_that_a_client_has_mapped_is_no_initial_data_but_is_left() -> None:
     source = writer(memory(tracked=False))
     assert source.info().initial < PAGE_SIZE < source.left()
+
+
+def test_new_initial_data_comes_before_what_changes_after_it() -> None:
+    """And what was left to read when it was announced is part of it."""
+    ram = memory()
+    source = writer(ram)
+    read(source, 1 << 20, still=False)
+    ram.write(0, b"!")
+    ram.write(3 * PAGE_SIZE, b"!")
+    source.announce()
+    framed = PAGE_SIZE + format_.FRAME.size
+    assert source.announced() == (2 * framed, 0, True)
+    ram.write(PAGE_SIZE, b"!")
+    assert source.announced() == (2 * framed, framed, False)
+    assert source.info() == (0, 3 * framed)
+    for left in (framed, 0):
+        assert read(source, framed, still=False) == framed
+        assert source.announced() == (left, framed, False)
+    assert read(source, framed, still=False) == framed
+    assert source.announced() == (0, 0, False)
+
+
+@given(
+    st.sets(st.integers(0, PAGES - 1)),
+    st.sets(st.integers(0, PAGES - 1)),
+    cuts,
+    st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_was_announced_falls_to_nothing_before_the_rest_does(
+    before: set[int], after: set[int], reads: list[int], pages: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(format_, "MAX_RUN", pages * PAGE_SIZE)
+        ram = memory()
+        source = writer(ram)
+        read(source, 1 << 20, still=False)
+        for page in before:
+            ram.write(page * PAGE_SIZE, b"!")
+        source.announce()
+        for page in after:
+            ram.write(page * PAGE_SIZE, b"!")
+        initial, dirty, _ = source.announced()
+        assert source.info() == (0, initial + dirty)
+        for size in chain(reads, repeat(PAGE_SIZE)):
+            got = read(source, size, still=False)
+            was, initial, dirty = initial, *source.announced()[:2]
+            assert initial == max(0, was - got)
+            assert source.info() == (0, initial + dirty)
+            if not got:
+                break
+        assert (initial, dirty) == (0, 0)
+
+
+def test_an_announcement_in_the_first_pass_adds_nothing_to_it() -> None:
+    source = writer(memory())
+    before = source.info()
+    source.announce()
+    assert source.announced() == (*before, True)
+    assert source.announced() == (*before, False)
+
+
+def test_announced_data_that_could_not_be_read_is_still_announced(monkeypatch) -> None:
+    ram = memory()
+    source = writer(ram)
+    read(source, 1 << 20, still=False)
+    ram.write(0, b"!")
+    source.announce()
+    before = source.announced()[:2]
+
+    def fail(_view: memoryview) -> int:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(format_, "crc32_of_memory", fail)
+        with pytest.raises(MemoryError):
+            source.read(1, still=False)
+    assert source.announced()[:2] == before

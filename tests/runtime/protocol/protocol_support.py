@@ -28,7 +28,10 @@ def wire(message: Message, *, ident: int = 1, flags: int = 0) -> bytes:
 
 
 RESET = raw(13)
-VERSION = raw(1, b"\0\0\0\0" + b'{"capabilities":{"write_multiple":true,"max_msg_fds":16}}\0')
+VERSION = raw(
+    1,
+    b'\0\0\0\0{"capabilities":{"write_multiple":true,"precopy_info":true,"max_msg_fds":16}}\0',
+)
 
 
 def agreed(limits: Limits | None = None, **more: Any) -> Connection:
@@ -113,6 +116,7 @@ CAPABILITIES = st.builds(
     pgsizes=st.none() | U64,
     twin_socket=st.none() | st.builds(vp.TwinSocket, st.booleans(), st.none() | U32),
     write_multiple=st.none() | st.booleans(),
+    precopy_info=st.none() | st.booleans(),
 )
 AREAS = st.lists(st.builds(vp.MmapArea, U64, U64), max_size=4).map(tuple)
 REGION_CAPABILITY = st.one_of(
@@ -187,6 +191,8 @@ MESSAGE: dict[type[Message], st.SearchStrategy[Any]] = {
     vp.MigDataReadReply: st.builds(vp.MigDataReadReply, DATA),
     vp.MigDataWrite: st.builds(vp.MigDataWrite, U32, DATA),
     vp.MigDataWriteReply: st.builds(vp.MigDataWriteReply),
+    vp.MigPrecopyInfo: st.builds(vp.MigPrecopyInfo, st.integers(24, 2**32 - 1), U32),
+    vp.MigPrecopyInfoReply: st.builds(vp.MigPrecopyInfoReply, U32, U32, U64, U64),
 }
 """For every message, all that it can state."""
 

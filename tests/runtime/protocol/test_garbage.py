@@ -141,7 +141,8 @@ def test_any_reply_to_any_command(
     closed: list[int] = []
     client = Connection("client", close_fd=closed.append)
     client.send_version()
-    client.receive(raw(1, b'\0\0\0\0{"capabilities":{"write_multiple":true}}\0', ident=0, flags=1))
+    agreed = b'{"capabilities":{"write_multiple":true,"precopy_info":true}}\0'
+    client.receive(raw(1, b"\0\0\0\0" + agreed, ident=0, flags=1))
     number = kind.number
     if number in (1, 11, 12):
         return

@@ -112,6 +112,8 @@ EXAMPLES: dict[str, Message] = {
     "MigDataReadReply": vp.MigDataReadReply(b"\xaa\xbb\xcc\xdd"),
     "MigDataWrite": vp.MigDataWrite.asking(b"\xaa\xbb\xcc\xdd"),
     "MigDataWriteReply": vp.MigDataWriteReply(),
+    "MigPrecopyInfo": vp.MigPrecopyInfo(),
+    "MigPrecopyInfoReply": vp.MigPrecopyInfoReply(24, 1, 0x100000, 0),
 }
 ONLY_TAKEN = "DmaWriteReply as the text has it, only taken"
 

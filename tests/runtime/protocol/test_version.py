@@ -78,6 +78,7 @@ BOMBS = {
     "a float": caps(max_msg_fds=8.0),
     "a boolean for a number": caps(max_msg_fds=True),
     "a number for a boolean": caps(write_multiple=1),
+    "a text for a boolean": caps(precopy_info="true"),
     "a string for a number": caps(pgsizes="4096"),
     "null": caps(max_dma_maps=None),
     "negative": caps(max_msg_fds=-1),
@@ -199,6 +200,7 @@ def test_a_peer_that_sends_no_limits_has_the_defaults() -> None:
         pgsizes=4096,
         twin_socket=False,
         write_multiple=False,
+        precopy_info=False,
     )
     assert Limits.of_peer(Capabilities()) == Limits.of_peer(None)
 
@@ -211,6 +213,7 @@ def test_our_own_limits_are_those_of_the_table() -> None:
         pgsizes=4096,
         twin_socket=True,
         write_multiple=True,
+        precopy_info=True,
     )
 
 
@@ -226,6 +229,8 @@ def test_a_reply_is_a_subset_of_the_proposal(proposed: Capabilities, twin: bool)
     assert reply.pgsizes != 0
     if reply.write_multiple is not None:
         assert reply.write_multiple == proposed.write_multiple
+    if reply.precopy_info is not None:
+        assert reply.precopy_info == proposed.precopy_info
     assert agreed.reply(None, None) is None
 
 

@@ -59,7 +59,7 @@ class Host:
         thread = threading.Thread(target=self._serve, args=(theirs,))
         thread.start()
         try:
-            with Client(sock=ours) as client:
+            with Client(sock=ours, capabilities=raw.PROPOSED) as client:
                 yield client
         finally:
             thread.join(60)
@@ -163,6 +163,9 @@ SAMPLES: Final = {
     "MIG_DATA_WRITE": Sample(
         raw.MIG_WRITE, reading(len(MAGIC)) + MAGIC, in_state(RESUMING), reads=False
     ),
+    "MIG_PRECOPY_INFO": Sample(
+        raw.PRECOPY_INFO, struct.pack("=II", 24, 0), in_state(PRE_COPY)
+    ),
     "GET MIGRATION": Sample(*feature(GET | 1)),
     "GET MIG_DEVICE_STATE": Sample(*feature(GET | 2)),
     "SET MIG_DEVICE_STATE": Sample(*feature(SET | 2, struct.pack("=Ii", STOP, -1)), reads=False),
@@ -245,6 +248,7 @@ def test_what_is_forgotten_is_in_the_table() -> None:
     rows = {row.name: row.forgets for row in (*WIRE.commands, *WIRE.features)}
     assert {name for name, forgets in rows.items() if forgets != "nothing"} == {
         "MIG_DATA_READ",
+        "MIG_PRECOPY_INFO",
         "DMA_LOGGING_REPORT",
     }
     assert set(rows.values()) == {"nothing", "when_sent"}

@@ -7,6 +7,7 @@ is so in its source; what is stated of its samples is in its `samples/`.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import struct
@@ -33,7 +34,10 @@ from support.raw_client import (
     MIG_WRITE,
     REGION_READ,
     REGION_WRITE,
+    SET,
 )
+
+PRECOPY_INFO, PRECOPY_INFO_V2, REINIT = 19, 12, 1
 
 # --- replies ---
 
@@ -410,6 +414,72 @@ class ReadsShort(Peer):
 
     def read(self, size: int) -> bytes:
         return super().read(max(1, size // 10))
+
+
+# --- precopy_info: a server of another author that has what docs/precopy-info.md proposes ---
+
+
+class ReportsPrecopy(Peer):
+    """MIG_PRECOPY_INFO is answered in PRE_COPY, where the end of the stream is ENOMSG."""
+
+    def version_data(self) -> bytes:
+        return json.dumps(
+            {"capabilities": {"max_data_xfer_size": self.max_transfer, "precopy_info": True}}
+        ).encode()
+
+    def probe(self, feature: int, methods: int) -> None:
+        if (feature, methods) != (PRECOPY_INFO_V2, SET):
+            super().probe(feature, methods)
+
+    def _feature(self, payload: bytes) -> bytes:
+        if struct.unpack_from("=I", payload, 4)[0] == SET | PRECOPY_INFO_V2:
+            return payload
+        return super()._feature(payload)
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        if command != PRECOPY_INFO:
+            return super().answer(command, payload)
+        if self.state != PRE_COPY:
+            raise RefusalError(errno.EINVAL)
+        flags, initial, dirty = self.precopy_info()
+        return struct.pack("=IIQQ", 24, flags, initial, dirty)
+
+    def precopy_info(self) -> tuple[int, int, int]:
+        """Return the flags, initial_bytes and dirty_bytes."""
+        return 0, len(self._left), 0
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        if self.state == PRE_COPY and not data:
+            raise RefusalError(errno.ENOMSG)
+        return data
+
+
+class AnnouncesForever(ReportsPrecopy):
+    """Each reply announces 2**60 bytes of new initial data, and none of it is ever read."""
+
+    def precopy_info(self) -> tuple[int, int, int]:
+        return REINIT, 1 << 60, 1 << 60
+
+
+class PausesWhileStopped(ReportsPrecopy):
+    """The stream of a stopped device comes to a temporary end."""
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        if self.state == STOP_COPY and not data:
+            raise RefusalError(errno.ENOMSG)
+        return data
+
+
+class ReadsShortWhileItRuns(Peer):
+    """In PRE_COPY a MIG_DATA_READ brings a tenth of what was asked for, though there is more.
+
+    Of no peer in particular; Linux's drivers do so, where a short read() means nothing.
+    """
+
+    def read(self, size: int) -> bytes:
+        return super().read(max(1, size // 10) if self.state == PRE_COPY else size)
 
 
 # --- all of a peer ---
