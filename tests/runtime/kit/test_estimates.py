@@ -167,7 +167,7 @@ def test_new_initial_data_comes_before_what_changes_after_it() -> None:
     cuts,
     st.integers(1, 3),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_was_announced_falls_to_nothing_before_the_rest_does(
     before: set[int], after: set[int], reads: list[int], pages: int
 ) -> None:
