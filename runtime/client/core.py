@@ -363,7 +363,7 @@ class Core:
                 )
             if broken:
                 pass
-            elif reply.failed and (instead := self._instead(pending.call, reply)) is not None:
+            elif reply.failed and (instead := self._instead(pending, reply)) is not None:
                 pending.succeed(instead())
             elif reply.failed:
                 call = pending.call
@@ -393,12 +393,12 @@ class Core:
             # Nothing else that it sends can be trusted.
             self.end(PeerProtocolError(self.peer, f"the server broke the protocol: {why}"))
 
-    def _instead(self, call: Call[T], reply: Reply) -> Callable[[], T] | None:
-        """Return what makes the result of an error reply that is a result."""
-        agreed = self.connection.agreed
-        if call.instead is None or agreed is None:
+    def _instead(self, pending: Pending[T], reply: Reply) -> Callable[[], T] | None:
+        """Return what makes the result of an error reply that is a result, if anybody waits."""
+        agreed, instead = self.connection.agreed, pending.call.instead
+        if instead is None or agreed is None or pending.abandoned:
             return None
-        occasion, make = call.instead
+        occasion, make = instead
         row = WIRE.agreed_answer(occasion, agreed.options())
         return make if row is not None and row.errno == reply.errno else None
 

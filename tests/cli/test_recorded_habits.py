@@ -40,6 +40,7 @@ SUSPICIOUS: dict[type[Peer], set[str]] = {
     habits.DiesUponRead: {"ended_upon_command"},
     habits.DiesUponSecondRead: {"ended_upon_command"},
     habits.CLibrary: {"reset_refused"},
+    habits.PausesWhileStopped: {"read_refused"},
 }
 """Habits that are allowed and the sign of a defect, and at least these checks find them."""
 

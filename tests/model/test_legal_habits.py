@@ -111,6 +111,15 @@ def test_reads_that_are_refused_in_a_state_that_streams_are_suspicious() -> None
     assert worst(run.get("STOP_COPY").read(101, "EINVAL")) is None
 
 
+def test_that_there_is_nothing_now_may_be_an_error_where_more_may_come() -> None:
+    """docs/precopy-info.md; where the end is final it is a read that is refused."""
+    run = Script().get("PRE_COPY").read(64, 64).read(64, "ENOMSG").read(64, "ENOMSG").read(64, 64)
+    assert worst(run) is None
+    assert grades(run.set("STOP_COPY").read(64, 9).read(64, "ENOMSG").lines) == [
+        ("suspicious", "read_refused")
+    ]
+
+
 def test_a_connection_that_ends_upon_a_command_is_suspicious() -> None:
     run = Script().get("RUNNING").add("command", id=9, command="DMA_MAP").add("gone", by="server")
     assert grades(run.lines) == [("suspicious", "ended_upon_command")]

@@ -189,6 +189,19 @@ def test_an_announcement_that_did_not_leave_is_none_of_the_next_session(renewed)
         assert info(client)[0] == 0
 
 
+@pytest.mark.parametrize("state", [RUNNING, STOP_COPY])
+def test_what_is_announced_outside_of_pre_copy_is_memory_that_has_changed(
+    memory, state: int
+) -> None:
+    with memory.client(capabilities=raw.PROPOSED) as client:
+        opt_in(client)
+        client.set_state(state)
+        memory.device.announce_initial(memory.device.block("bar2"))
+        client.set_state(RUNNING)
+        client.set_state(PRE_COPY)
+        assert info(client)[0] == 0
+
+
 def test_the_next_client_has_to_opt_in_anew(renewed) -> None:
     with renewed.client(capabilities=raw.PROPOSED) as client:
         opt_in(client)
