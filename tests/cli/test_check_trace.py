@@ -347,7 +347,7 @@ def test_the_keys_of_the_page_are_the_keys_that_are_written(run: Path):
     for line in lines_of(run):
         written |= line.keys()
     agreed = {"max_msg_fds", "max_data_xfer_size", "max_dma_maps", "pgsizes"}
-    assert written - agreed - {"twin_socket", "write_multiple"} <= named
+    assert written - agreed - {"twin_socket", "write_multiple", "precopy_info"} <= named
 
 
 def test_a_server_in_a_process_of_its_own(tmp_path: Path, capsys):

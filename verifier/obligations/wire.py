@@ -208,7 +208,7 @@ def _w4(system: ConnectionSystem) -> tuple[Bad, Bad]:
 
 def _pause_options(system: ConnectionSystem) -> list[str]:
     """Return the variables of the options that an answer of its own for a pause is agreed on by."""
-    listed: list[str] = _listing()["pause"]["options"]
+    listed: list[str] = wire_listing()["pause"]["options"]
     return [f"has_{name}" for name in listed if name in system.options]
 
 

@@ -71,6 +71,12 @@ def _as_listed(
     ]
     if row.get("option") is not None and f"has_{row['option']}" in now:
         conditions.append(now[f"has_{row['option']}"])
+    # A client that agreed to it is answered that there is nothing now: W5.
+    conditions += [
+        z3.Not(z3.And(now[f"has_{option}"], message.drained))
+        for option in row.get("unless_drained", ())
+        if f"has_{option}" in now
+    ]
     if row.get("states") is not None:
         names = [name for name in row["states"] if name in system.encoding.names]
         conditions.append(system.encoding.one_of(now["state"], names))

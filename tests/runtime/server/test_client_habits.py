@@ -67,6 +67,7 @@ def commands() -> dict[int, bytes]:
         raw.REGION_READ: struct.pack("=QII", 0, CONFIG, 4),
         raw.RESET: b"",
         raw.MIG_READ: struct.pack("=II", 8, 0),
+        raw.PRECOPY_INFO: struct.pack("=II", 24, 0),
         raw.DMA_MAP: struct.pack("=IIQQQ", 32, 3, 0, 0, PAGE),
     }
 
@@ -84,8 +85,8 @@ def test_the_commands_here_are_all_that_have_a_fixed_size() -> None:
 @pytest.mark.parametrize("padding", [1, 4, 8, PADDING])
 def test_a_command_longer_than_its_structure_is_served_from_it(serve, command, padding) -> None:
     payload = commands()[command]
-    with serve().client() as client:
-        client.set_state(3)  # so that migration data can be read
+    with serve().client(capabilities=raw.PROPOSED) as client:
+        client.set_state(6)  # so that migration data can be read, and more may come
         expected = client.ask(command, payload)
         if command == raw.DMA_MAP:
             client.dma_unmap(0, 0, 2)
@@ -95,7 +96,7 @@ def test_a_command_longer_than_its_structure_is_served_from_it(serve, command, p
 @pytest.mark.parametrize("command", commands())
 def test_a_command_too_long_by_far_is_refused_and_changes_nothing(serve, command) -> None:
     served = serve()
-    with served.client() as client:
+    with served.client(capabilities=raw.PROPOSED) as client:
         client.dma_map(1 << 20, PAGE)
         client.set_state(3)
         with pytest.raises(RefusedError) as refused:
@@ -172,8 +173,8 @@ def test_descriptors_nobody_asked_for_are_closed_and_the_command_served(
 ) -> None:
     served = serve()
     memory = shared_file(PAGE)
-    with served.client() as client:
-        client.set_state(3)
+    with served.client(capabilities=raw.PROPOSED) as client:
+        client.set_state(6)
         before = len(opened_at_rest())
         for _ in range(20):
             client.ask(command, commands()[command], fds=[memory] * count)
