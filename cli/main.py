@@ -72,6 +72,7 @@ def parser() -> Parser:
     from vfio_migration.cli.commands import (
         check_trace,
         completion,
+        conform,
         diagram,
         diff,
         generate,
@@ -106,6 +107,7 @@ def parser() -> Parser:
         mutate,
         replay,
         check_trace,
+        conform,
         diagram,
         table,
         tables,

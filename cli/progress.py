@@ -45,6 +45,12 @@ class Progress:
         self._done += 1
         self.show()
 
+    def count(self, item: str, done: int, of: int) -> None:
+        """Show how much of one long item is done."""
+        if self._shown:
+            sys.stderr.write(f"{_ERASE}{item} ... {done} of {of}")
+            sys.stderr.flush()
+
     def show(self) -> None:
         """Show which item is waited for."""
         if self._shown and self._done < len(self._items):

@@ -22,6 +22,7 @@ from typing import Final, Literal, NamedTuple
 
 from vfio_migration.model.errors import Mistake, SpecError
 from vfio_migration.model.machine import Machine
+from vfio_migration.model.spec import Spec
 
 InputKind = Literal["set", "reset", "reconnect", "stream", "fail"]
 
@@ -206,6 +207,14 @@ def expected(tested: Behaviour, sequence: Iterable[Input]) -> list[Output]:
         found.append(tested.moves[here, one])
         here = found[-1].state
     return found
+
+
+def in_words(spec: Spec, one: Input) -> str:
+    """Return an input as text: a state is named, if the value is that of one."""
+    if one.kind != "set":
+        return one.kind
+    names = (row.name for row in spec.states if row.value == one.value)
+    return f"set {next(names, one.value)}"
 
 
 def _back(tested: Behaviour, done: Sequence[Input]) -> tuple[Input, ...]:

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from vfio_migration.model.machine import Machine
-from vfio_migration.model.spec import Spec
-from vfio_migration.model.suite import Input, Output, behaviour, expected, whole_run
+from vfio_migration.model.suite import Input, Output, behaviour, expected, in_words, whole_run
 
 
 def suite_text(machine: Machine, hidden_states: int, *, failing: bool = False) -> str:
@@ -57,14 +56,6 @@ def suite_json(machine: Machine, hidden_states: int, *, failing: bool = False) -
         "sequences": [[numbers[one] for one in run] for run in whole_run(tested, hidden_states)],
     }
     return json.dumps(data, separators=(",", ":")) + "\n"
-
-
-def in_words(spec: Spec, one: Input) -> str:
-    """Return an input as text: a state is named, if the value is that of one."""
-    if one.kind != "set":
-        return one.kind
-    names = (row.name for row in spec.states if row.value == one.value)
-    return f"set {next(names, one.value)}"
 
 
 def _input(one: Input) -> dict[str, Any]:
