@@ -60,13 +60,10 @@ def test_the_values_of_version_1_are_its_three_bits() -> None:
     }
 
 
-def test_the_reference_library_routes_as_the_text_and_always_offers_pre_copy() -> None:
+def test_the_reference_library_routes_as_the_text() -> None:
     library, text = named("libvfio-user"), named("vfio-user")
     assert library is not None
     assert text is not None
-    assert [library.names(flags) for flags in library.capability_sets()] == [
-        ("STOP_COPY", "PRE_COPY")
-    ]
     small, whole = library.machine(), text.machine()
     for here in small.states:
         for there in small.states:
