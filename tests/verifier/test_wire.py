@@ -70,6 +70,11 @@ def test_the_vfio_user_profile_is_proved_too():
     assert verify(load(), profile="vfio-user", only=["W"]).outcome == "proved"
 
 
+def test_the_table_without_what_is_only_proposed_is_proved_too():
+    old = load_wire().without("precopy_info")
+    assert {verdict.outcome for verdict in about(load(), old)} == {"proved"}
+
+
 def test_a_ninth_state_is_served_without_a_change_of_code(ninth_state: Spec):
     assert verify(ninth_state, only=["W"]).outcome == "proved"
 

@@ -34,7 +34,12 @@ def message_of(system: ConnectionSystem, event: Term) -> Message:
 
 def ought_to_be_served(system: ConnectionSystem) -> tuple[Bad, Bad]:
     """W9: a message that keeps to the text, at a time when it is for, is not refused."""
-    rows = wire_listing()["served"]
+    # What is no more than proposed a table need not have.
+    rows = [
+        row
+        for row in wire_listing()["served"]
+        if not row.get("proposed") or row["option"] in system.options
+    ]
 
     def refused(now: Situation, event: Term, _then: Situation) -> Formula:
         message = message_of(system, event)
