@@ -62,7 +62,7 @@ def explanation(error: ImportError) -> str | None:
         return (
             f"{package} is installed, but this system lacks the library {lacks[0]} that it needs; "
             "install it as the system does it (Debian's and Ubuntu's minimal images: apt-get "
-            "install libglib2.0-0 libxrender1 libxext6)"
+            "install libglib2.0-0 libxrender1 libxext6 fonts-dejavu-core)"
         )
     absent = isinstance(error, ModuleNotFoundError)
     problem = "is not installed" if absent else f"cannot be imported ({error})"

@@ -38,7 +38,7 @@ class Input(NamedTuple):
     Attributes:
         kind: "set" asks for the state with a value; "reset" resets the device; "reconnect" leaves
             it and comes back; "stream" reads or writes a piece where a session is open; "fail" asks
-            for a step that the device was told to fail for good.
+            for a step that the device was made to fail for good.
         value: The value asked for; 0 for the other kinds.
     """
 
@@ -104,7 +104,7 @@ def behaviour(machine: Machine, *, failing: bool = False) -> Behaviour:
 
     Args:
         machine: The table under a capability set.
-        failing: The device can be told to fail a step, so states that only failures lead to are
+        failing: The device can be made to fail a step, so states that only failures lead to are
             tested too.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ request, the reply and the shortest sequence of inputs that shows it.
 examples:
   vfio-migration conform /run/edu.sock --device-may-be-reset
   vfio-migration conform /run/other.sock --device-may-be-reset --hidden-states 0 --json
-  vfio-migration conform a.sock --device-may-be-reset --restart 'my-server --socket a.sock'
+  vfio-migration conform a.sock --device-may-be-reset --restart ./start-a
 
 exit status: 0 nothing is violated; 1 something is, or the server died; 2 wrong input; 3 nobody
 serves there, or the device does not migrate
@@ -95,12 +96,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
     files.keep_apart({"--junit": arguments.junit}, {"--spec": arguments.spec})
     spec = options.read_spec(arguments.spec)
+    try:
+        restart = tuple(shlex.split(arguments.restart or ""))
+    except ValueError as error:
+        files.refuse("--restart", arguments.restart, f"is not a command: {error}")
     line = Progress([], shown=not arguments.quiet)
 
     def progress(what: str, done: int, of: int) -> None:
         line.count(what, done, of)
 
-    choices = Choices(arguments.hidden_states, arguments.timeout, arguments.restart, progress)
+    choices = Choices(arguments.hidden_states, arguments.timeout, restart, progress)
     try:
         with line:
             report = conform(arguments.socket, spec, choices)

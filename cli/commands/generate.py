@@ -151,7 +151,7 @@ def _add_tests(kinds: Any) -> None:
     parser.add_argument(
         "--failing",
         action="store_true",
-        help="the device can be told to fail a step: that is tried too",
+        help="the device can be made to fail a step: that is tried too",
     )
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="how it is written"

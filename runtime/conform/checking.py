@@ -7,7 +7,6 @@ that it ended is a violation: no client may end a server.
 from __future__ import annotations
 
 import contextlib
-import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -41,13 +40,14 @@ class Choices:
     Attributes:
         hidden_states: The bound of the suite; see `model.suite`.
         timeout_s: How many seconds the server has for each reply.
-        restart: The command that starts the server, or None; it is ended when the test is over.
+        restart: The words of the command that starts the server; none if it is not known. What was
+            started is ended when the test is over.
         progress: Called with what is being done, how much of it is done, and of how much.
     """
 
     hidden_states: int = 1
     timeout_s: float = TIMEOUT_S
-    restart: str | None = None
+    restart: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None
 
 
@@ -61,7 +61,7 @@ def conform(path: str | Path, spec: Spec, choices: Choices | None = None) -> Rep
 
     Raises:
         ServerEndedError: Nobody serves there to begin with.
-        SpecError: `hidden_states` is out of range, or `restart` cannot be run.
+        SpecError: `hidden_states` is out of range.
     """
     choices = choices or Choices()
     report = Report(str(path), hidden_states=choices.hidden_states)
@@ -130,13 +130,13 @@ class _Process:
     """The server as a process, if it is known how to start one.
 
     Args:
-        command: How to start it, as a shell has it, without a shell; None if it is not known.
+        words: The words of the command that starts it; none if it is not known.
         server: The connection to it.
         report: Where it is reported that it ended.
     """
 
-    def __init__(self, command: str | None, server: TestedServer, report: Report) -> None:
-        self._words = [] if command is None else shlex.split(command)
+    def __init__(self, words: tuple[str, ...], server: TestedServer, report: Report) -> None:
+        self._words = words
         self._server, self._report = server, report
         self._running: subprocess.Popen[bytes] | None = None
 

@@ -87,10 +87,13 @@ class SuiteRun:
         runs = list(whole_run(self._tested, hidden_states))
         for done, sequence in enumerate(runs, 1):
             self._server.reset()
+            known, shows = len(self._report.deviations), sequence
             try:
                 self._lead(sequence)
             except Deviates as deviation:
-                self._deviates(sequence[: deviation.index + 1], deviation)
+                shows = self._deviates(sequence[: deviation.index + 1], deviation)
+            for one in self._report.deviations[known:]:
+                one.sequence = one.sequence or shows
             self._report.sequences += 1
             self._report.inputs += len(sequence)
             self._progress(done, len(runs))
@@ -185,7 +188,8 @@ class SuiteRun:
 
     # --- what deviates ---
 
-    def _deviates(self, sequence: tuple[Input, ...], found: Deviates) -> None:
+    def _deviates(self, sequence: tuple[Input, ...], found: Deviates) -> tuple[Input, ...]:
+        """Report a deviation; return the shortest sequence found that shows it."""
         shortest, found = self._shrunk(sequence, found)
         *before, last = shortest
         here = expected(self._tested, before)[-1].state if before else self._tested.initial
@@ -208,6 +212,7 @@ class SuiteRun:
         )
         if not kept.sequence or len(shortest) < len(kept.sequence):
             kept.sequence = shortest
+        return shortest
 
     def _shrunk(
         self, sequence: tuple[Input, ...], found: Deviates

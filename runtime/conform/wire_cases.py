@@ -230,7 +230,8 @@ def _compared(reply: Reply, *, refused: bool) -> str:
 def _grade(source: str) -> Grade:
     """Return how bad it is to differ from what a document states."""
     bound = load_grades().peer(VFIO_USER).bound_by
-    return "violation" if source.startswith(tuple(bound)) else "house rule"
+    binds = any(place.startswith(bound) for place in source.split("; "))
+    return "violation" if binds else "house rule"
 
 
 # --- what takes more than one message ---

@@ -172,10 +172,7 @@ class Engine:
                 observer is notified: a peer sends numbers, so this is a slip of the program.
             ReenteredError: Called by a callback of this engine.
         """
-        # As `_exclusively` does, spelled out: `with` and one more call would make one arc take half
-        # as long again. An interrupt can come between any call and the instruction after it, so
-        # acquire stands inside the `try`: one that arrives when the lock has just been taken must
-        # not leave it taken.
+        # As `_exclusively` does, spelled out: one more call would make one arc take a third longer.
         try:
             self._lock.acquire()
             if self._busy:
@@ -244,14 +241,25 @@ class Engine:
 
     def _exclusively(self, method: str, act: Callable[[*_Args], _T], *arguments: *_Args) -> _T:
         """Wait for one's turn and act; raise `ReenteredError` if this thread is acting already."""
-        with self._lock:
+        # From Python 3.14 on an interrupt can come between `__enter__` and the block of a `with`.
+        # So acquire is inside the `try`: one that arrives when the lock has just been taken must
+        # not leave it taken.
+        try:
+            self._lock.acquire()
             if self._busy:
-                raise ReenteredError(method)
+                raise ReenteredError(method)  # noqa: TRY301 - a function for it costs a call
             self._busy = True
             try:
-                return act(*arguments)
+                result = act(*arguments)
             finally:
                 self._busy = False
+        except BaseException:
+            # There is nothing to release if it was the wait for the lock that was interrupted.
+            with contextlib.suppress(RuntimeError):
+                self._lock.release()
+            raise
+        self._lock.release()
+        return result
 
     def _change_observers(self, change: Callable[[], None]) -> None:
         try:

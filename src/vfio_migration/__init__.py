@@ -28,6 +28,7 @@ The rest, by what it is for:
 - `vfio_migration.runtime.server`: the server; `server.async_server` is the one for asyncio
 - `vfio_migration.runtime.client`: the client; `client.asynchronous` is the one for asyncio
 - `vfio_migration.runtime.coordinator`: live migration; `coordinator.save`, `coordinator.recover`
+- `vfio_migration.runtime.conform`: a server of anybody's, held against the tables
 - `vfio_migration.verifier`: the prover (extra "verify")
 - `vfio_migration.diagrams`: pictures and tables (extra "diagrams")
 - `vfio_migration.generators`: the engine as source, in C, Rust and Python

@@ -41,7 +41,7 @@ def test_a_program_that_knows_nothing_else_can_run_the_json(capsys) -> None:
     assert reached == {"RUNNING", "STOP", "STOP_COPY", "RESUMING"}
 
 
-def test_a_device_that_can_be_told_to_fail_is_led_into_error(capsys) -> None:
+def test_a_device_that_fails_when_it_is_asked_to_is_led_into_error(capsys) -> None:
     assert "fail: ERROR, refused EIO" in made(capsys, "--failing", "--hidden-states", "0")
 
 
