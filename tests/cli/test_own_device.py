@@ -52,8 +52,8 @@ NUMBER = 5
 WHERE = "it is looked for in the current folder and where Python has its packages"
 DERIVE = "derive it from vfio_migration.runtime.kit.pci_device.PciDevice"
 METHODS = (
-    "close, deadline, disconnect, precopy_info, reset, stop_copy_length, stream_read, "
-    "stream_write, take, tick"
+    "announced_info, close, deadline, disconnect, precopy_info, reset, stop_copy_length, "
+    "stream_read, stream_write, take, tick"
 )
 
 
@@ -147,7 +147,9 @@ def test_an_option_is_read_as_its_parameter_is_annotated(cli, here, word, compla
 def test_what_a_function_makes_is_held_to_be_a_device(cli, here) -> None:
     ran = cli("serve", "x", "--device", "own_nic:make")
     assert ran.status == 2
-    assert '"own_nic:make": is not a device: it has no capabilities, close,' in ran.err
+    assert (
+        '"own_nic:make": is not a device: it has no announced_info, capabilities, close,' in ran.err
+    )
 
 
 def test_flags_are_refused_of_a_class_that_does_not_take_them(cli, here) -> None:
