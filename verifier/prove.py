@@ -20,7 +20,7 @@ from vfio_migration.model import RoutingRule, Spec, SpecError
 from vfio_migration.model.errors import Mistake, closest, did_you_mean
 from vfio_migration.model.plan import Plans
 from vfio_migration.model.wire import Wire
-from vfio_migration.verifier.obligations.catalogue import OBLIGATIONS
+from vfio_migration.verifier.obligations.catalogue import OBLIGATIONS, WEIGHT, WEIGHTS
 from vfio_migration.verifier.obligations.table import variant_query
 from vfio_migration.verifier.solver import smtlib, workers
 from vfio_migration.verifier.solver.cvc5 import SecondSolver
@@ -46,9 +46,9 @@ from vfio_migration.verifier.solver.solving import (
 
 __all__ = ["Answer", "Report", "Solver", "Solving", "Variant", "decide", "select", "verify"]
 
-UNIT = 8
-"""How many obligations of a family are decided in one process: they share what is built for them,
-and other processes have something to do meanwhile."""
+UNIT = 20
+"""How much of a family is decided in one process, by the weights of the obligations: they share
+what is built for them, and other processes have something to do meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +247,27 @@ class _Run:
         return len(self.chosen) + len(self.rules)
 
     def units(self) -> list[workers.Unit]:
-        """Up to `UNIT` neighbours of one family to a process, and all rules to another."""
+        """Neighbours of one family to a process, up to `UNIT`, and all rules to another.
+
+        The heaviest come first: what is begun last decides when all is done.
+        """
         units: list[workers.Unit] = []
         for _, group in itertools.groupby(
             range(len(self.chosen)), lambda index: _family(self.chosen[index])
         ):
-            members = tuple(group)
-            units += (members[at : at + UNIT] for at in range(0, len(members), UNIT))
+            members: list[int] = []
+            for index in group:
+                if members and self._weight([*members, index]) > UNIT:
+                    units.append(tuple(members))
+                    members = []
+                members.append(index)
+            units.append(tuple(members))
+        units.sort(key=self._weight, reverse=True)
         rules = tuple(range(len(self.chosen), self.tasks))
         return [*units, rules] if rules else units
+
+    def _weight(self, members: Sequence[int]) -> int:
+        return sum(WEIGHTS.get(self.chosen[index].id, WEIGHT) for index in members)
 
     def here(
         self, total_timeout: float | None

@@ -20,6 +20,7 @@ from vfio_migration.model.plan import Handover, Side
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.terms import all_of
 from vfio_migration.verifier.systems.handover import SIDES, Device, Journey, Spot
 from vfio_migration.verifier.systems.handover_arrival import stranded
 from vfio_migration.verifier.systems.handover_runs import (
@@ -96,19 +97,20 @@ class Crowd:
 
     def runs(self, role: Role, acting: frozenset[str]) -> Formula:
         """A device acts on the state that is migrated."""
-        return z3.And(self.there(role), self.kept(role), self.in_states(role, acting))
+        return all_of(self.there(role), self.kept(role), self.in_states(role, acting))
 
     @functools.cached_property
     def whole(self) -> Formula:
         """Every device holds its state."""
-        return self.every(z3.And(self.there("one"), self.kept("one")))
+        return self.every(all_of(self.there("one"), self.kept("one")))
 
     def among(self, role: Role, sets: Mapping[int, frozenset[Device]]) -> Formula:
         """A device is what its capability set has in `sets`."""
-        return any_of([self._is_one_of(role, word, devices) for word, devices in sets.items()])
+        return any_of([self.is_one_of(role, word, devices) for word, devices in sets.items()])
 
     @functools.cache  # noqa: B019
-    def _is_one_of(self, role: Role, word: int, devices: frozenset[Device]) -> Formula:
+    def is_one_of(self, role: Role, word: int, devices: frozenset[Device]) -> Formula:
+        """A device has this capability set and is one of these."""
         kept, refused = self.kept(role), self.refused(self.device(role))
         cases = []
         for held, holds, refuses in (
@@ -118,8 +120,8 @@ class Crowd:
         ):
             names = frozenset(name for name, what in devices if what is held)
             if names:
-                cases.append(z3.And(holds, refuses, self.in_states(role, names)))
-        return z3.And(self.able(role, word), any_of(cases))
+                cases.append(all_of(holds, refuses, self.in_states(role, names)))
+        return all_of(self.able(role, word), any_of(cases))
 
 
 class Moment:
@@ -154,7 +156,7 @@ class HandoverProof:
             crowd.every(any_of([crowd.able("one", word) for word in self.encoding.machines]))
             for crowd in crowds
         ]
-        self.facts = z3.And(capable)
+        self.facts = all_of(*capable)
         """Every device has a capability set of the profile."""
 
     # --- the invariant ---
@@ -167,7 +169,7 @@ class HandoverProof:
         begun, resumed = source.runs("one", acting), destination.runs("one", acting)
         parts = [self._all_among(now, self.journey.reachable[spot])]
         # Never do both sides run.
-        both = z3.And(begun, resumed)
+        both = all_of(begun, resumed)
         pair = [source.device("one"), destination.device("one")]
         if "both-run" not in self.without:
             parts.append(z3.ForAll(pair, z3.Not(both)))
@@ -178,7 +180,7 @@ class HandoverProof:
             # What the destination was given is what the source still holds.
             parts += [z3.Not(source.ran), source.every(z3.Not(begun))]
         if spot.degraded:
-            return z3.And(parts)
+            return all_of(*parts)
         row = None if place is None else place.row
         if row is not None and row.rolls_back:
             parts.append(now.rolled_back)
@@ -191,20 +193,20 @@ class HandoverProof:
         if spot.holder == "source" or (row is not None and row.winner == "source"):
             # The destination is given up only where it does not hold the whole state, or where
             # nobody knows that it does.
-            parts.append(z3.Not(z3.And(now.known, destination.whole)))
+            parts.append(z3.Not(all_of(now.known, destination.whole)))
         # Nobody runs while another is still being loaded.
-        loading = z3.And(destination.there("other"), destination.in_states("other", writing))
+        loading = all_of(destination.there("other"), destination.in_states("other", writing))
         parts.append(
-            destination.every(z3.Not(z3.And(resumed, loading)), "one", "other"),
+            destination.every(z3.Not(all_of(resumed, loading)), "one", "other"),
         )
-        return z3.And(parts)
+        return all_of(*parts)
 
     def _all_among(
         self, now: Moment, reachable: Mapping[Side, Mapping[int, frozenset[Device]]]
     ) -> Formula:
         """Every device that is alive is what it may be."""
-        return z3.And(
-            [
+        return all_of(
+            *[
                 crowd.every(z3.Implies(crowd.there("one"), crowd.among("one", reachable[side])))
                 for side, crowd in now.crowds.items()
             ]
@@ -217,7 +219,7 @@ class HandoverProof:
         """A device stays what it is."""
         now, then = self.now.crowds[side], self.then.crowds[side]
         one = now.device("one")
-        return z3.And(
+        return all_of(
             now.alive(one) == then.alive(one),
             now.state(one) == then.state(one),
             now.holds(one) == then.holds(one),
@@ -230,24 +232,24 @@ class HandoverProof:
         mover, reachable = now.device("mover"), self.journey.reachable[spot][side]
         moves = any_of(
             [
-                z3.And(
-                    now.among("mover", {word: frozenset({device})}),
-                    then.among("mover", {word: frozenset({after})}),
+                all_of(
+                    now.is_one_of("mover", word, frozenset({device})),
+                    then.is_one_of("mover", word, frozenset({after})),
                 )
                 for word, machine in self.encoding.machines.items()
                 for device in sorted(reachable[word], key=str)
                 for _, after in self.journey.transitions(spot, side, machine, device)
             ]
         )
-        moved = z3.And(now.there("mover"), then.there("mover"), moves)
-        killed = z3.And(
+        moved = all_of(now.there("mover"), then.there("mover"), moves)
+        killed = all_of(
             z3.Not(then.there("mover")),
             then.state(mover) == now.state(mover),
             then.holds(mover) == now.holds(mover),
             then.refused(mover) == now.refused(mover),
         )
         one, other = now.device("one"), OTHER[side]
-        return z3.And(
+        return all_of(
             z3.Or(moved, killed),
             now.every(z3.Or(one == mover, self._same(side))),
             self.now.crowds[other].every(self._same(other)),
@@ -264,10 +266,10 @@ class HandoverProof:
         now, then, journey = self.now.crowds[side], self.then.crowds[side], self.journey
         return any_of(
             [
-                z3.And(
+                all_of(
                     then.there("mover"),
-                    now.among("mover", {word: frozenset({device})}),
-                    then.among("mover", {word: frozenset({after})}),
+                    now.is_one_of("mover", word, frozenset({device})),
+                    then.is_one_of("mover", word, frozenset({after})),
                 )
                 for word, machine in self.encoding.machines.items()
                 for device in sorted(journey.reachable[spot][side][word], key=str)
@@ -286,8 +288,8 @@ class HandoverProof:
         mover = then.device("mover")
         behind = now["source"].ran
         if side == "source":
-            behind = z3.And(now["destination"].ran, z3.Not(self.now.rolled_back))
-        return z3.And(
+            behind = all_of(now["destination"].ran, z3.Not(self.now.rolled_back))
+        return all_of(
             then.there("mover"),
             then.in_states("mover", self.journey.acting),
             then.state(mover) != now[side].state(mover),
@@ -300,7 +302,7 @@ class HandoverProof:
         same = {side: then[side].ran == now[side].ran for side in SIDES}
         known = self.then.known == self.now.known
         left = z3.Not(self.invariant(journey.down(spot), self.then))
-        cases = [z3.And(known, *same.values(), left)]
+        cases = [all_of(known, *same.values(), left)]
         onward = journey.after(spot)
         if onward is not None:
             if journey.begins_rest(spot):
@@ -309,9 +311,9 @@ class HandoverProof:
                 known = self.then.known
             over = self._all_among(self.now, journey.passing(spot, journey.reachable[spot]))
             goes_on = z3.Not(self.invariant(onward, self.then))
-            cases.append(z3.And(over, known, *same.values(), goes_on))
+            cases.append(all_of(over, known, *same.values(), goes_on))
         unchanged = [now[side].every(self._same(side)) for side in SIDES]
-        return z3.And(*unchanged, self.then.rolled_back == self.now.rolled_back, any_of(cases))
+        return all_of(*unchanged, self.then.rolled_back == self.now.rolled_back, any_of(cases))
 
     def _wrong(self, spot: Spot, side: Side) -> Formula:
         """A device is not what the place is for."""
@@ -322,7 +324,7 @@ class HandoverProof:
             for word, devices in self.journey.reachable[spot][side].items()
         }
         crowd = self.now.crowds[side]
-        return z3.And(crowd.there("mover"), crowd.among("mover", wrong))
+        return all_of(crowd.there("mover"), crowd.among("mover", wrong))
 
     # --- who is to run ---
 
@@ -330,13 +332,13 @@ class HandoverProof:
         """A row holds, as far as the devices decide that."""
         crowd, lost = self.now.crowds[row.winner], self.journey.lost
         failed = crowd.in_states("one", frozenset({lost} if lost and not row.failed else ()))
-        fit = crowd.every(z3.And(crowd.there("one"), z3.Not(failed)))
-        return z3.And(fit, *(self._is_stopped(side) for side in row.still))
+        fit = crowd.every(all_of(crowd.there("one"), z3.Not(failed)))
+        return all_of(fit, *(self._is_stopped(side) for side in row.still))
 
     def _is_stopped(self, side: Side) -> Formula:
         """No device of a side is found in a state that permits it anything."""
         crowd = self.now.crowds[side]
-        runs = z3.And(crowd.there("one"), crowd.in_states("one", self.journey.acting))
+        runs = all_of(crowd.there("one"), crowd.in_states("one", self.journey.acting))
         return crowd.every(z3.Not(runs))
 
     def passed_over(self, row: Handover) -> Formula:
@@ -351,7 +353,7 @@ class HandoverProof:
         if row is not None and not row.failed:
             sides = ("destination",) if row.rolls_back else ()
         whole = {side: self.now.crowds[side].whole for side in SIDES}
-        whole["destination"] = z3.And(self.now.known, whole["destination"])
+        whole["destination"] = all_of(self.now.known, whole["destination"])
         return any_of([whole[side] for side in sides])
 
     # --- queries ---
@@ -367,7 +369,7 @@ class HandoverProof:
                 continue
             kept = self.invariant(spot, self.then)
             breaks = [
-                z3.And(
+                all_of(
                     self._happens(spot, side),
                     z3.Or(z3.Not(kept), self._amiss(spot, side), self._torn(spot, side)),
                 )
@@ -391,7 +393,7 @@ class HandoverProof:
         begins, crowds = self.journey.begins, self.now.crowds
         devices = [crowds[side].every(crowds[side].among("one", begins[side])) for side in SIDES]
         nothing = [crowds["destination"].ran, self.now.rolled_back, self.now.known]
-        return z3.And(*devices, *map(z3.Not, nothing))
+        return all_of(*devices, *map(z3.Not, nothing))
 
     def _decisions(self, spot: Spot) -> Iterator[Query]:
         """Every row that may decide leads on, and gives up nothing that is whole."""
@@ -405,7 +407,7 @@ class HandoverProof:
             rolled_back = then.rolled_back == (
                 z3.BoolVal(True) if row.rolls_back else now.rolled_back
             )
-            breaks = z3.And(*unchanged, rolled_back, z3.Not(self.invariant(begun, then)))
+            breaks = all_of(*unchanged, rolled_back, z3.Not(self.invariant(begun, then)))
             if not spot.degraded:
                 breaks = z3.Or(breaks, self._unjust(row))
             text = f"handover {index} decides"

@@ -176,7 +176,7 @@ def _listed_paths(encoding: Encoding, listing: Listing) -> Iterator[Query]:
     cases: list[tuple[Formula, Formula]] = []
     for names, path in listing.paths:
         bits = [_bit(encoding, name) for name in names]
-        if None in bits or not set(path) <= set(encoding.names) or len(path) > len(steps):
+        if None in bits or not set(path) <= set(encoding.names):
             continue
         asked = z3.And(
             from_ == encoding.state(path[0]),
@@ -184,7 +184,8 @@ def _listed_paths(encoding: Encoding, listing: Listing) -> Iterator[Query]:
             *(bit != 0 for bit in bits),
         )
         taken = [term == encoding.state(name) for term, name in zip(steps, path, strict=False)]
-        cases.append((asked, z3.And(taken)))
+        as_long = z3.BoolVal(len(path) <= len(steps))
+        cases.append((asked, z3.And(as_long, *taken)))
     if not cases:
         return
     spoken_of = z3.And(_speaks_of(encoding, listing), encoding.next_facts)

@@ -17,8 +17,15 @@ import z3
 
 from vfio_migration.model.spec import Spec
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Line, Term, any_of
-from vfio_migration.verifier.solver.explain import Model, asked_trace, file_name, landings
+from vfio_migration.verifier.solver.explain import (
+    Model,
+    asked_trace,
+    file_name,
+    landings,
+    request_example,
+)
 from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.terms import all_of
 
 _Kind = tuple[dict[str, z3.BitVecRef], set[str], Formula]
 """Distances to the target, through which states, and for which targets they are stated."""
@@ -59,7 +66,7 @@ class Rules:
         stops = (line.from_, *line.via, line.to)
         rows = [self._state_row[name] for name in stops]
         rows += [self._arc_row[pair] for pair in itertools.pairwise(stops)]
-        return z3.And(self.encoding.along(line), *(self.present[place] for place in rows))
+        return all_of(self.encoding.along(line), *(self.present[place] for place in rows))
 
     def is_target(self, name: str) -> Formula:
         """The column is that of this state."""
@@ -88,7 +95,7 @@ class Rules:
                 best = self.infinite
                 for line, there in self.out[name]:
                     length = self._onward(line.to, known, through) + 1
-                    best = z3.If(z3.And(there, z3.ULT(length, best)), length, best)
+                    best = z3.If(all_of(there, z3.ULT(length, best)), length, best)
                 zero = z3.BitVecVal(0, self._bits)
                 best = z3.If(stated, best, self.infinite)
                 equations.append(distance == z3.If(self.is_target(name), zero, best))
@@ -105,20 +112,25 @@ class Rules:
     def column(self) -> Formula:
         """The distances are those of a column of the table."""
         target = self.encoding.one_of(self.target, self.encoding.names)
-        return z3.And(self.encoding.universe, target, *self._equations)
+        return all_of(self.encoding.universe, target, *self._equations)
 
-    def formula(self) -> Formula:
-        """The column satisfies the rules."""
-        steps = [self.allowed(name, choice) for name, choice in self.choice.items()]
-        return z3.And(self.column, *steps)
-
-    def allowed(self, from_: str, choice: Term) -> Formula:
-        """The rules allow this next step from a state."""
-        encoding, spec = self.encoding, self.encoding.spec
+    def distance(self, from_: str) -> z3.BitVecRef:
+        """How far it is from a state to the target by a path that the rules allow."""
         best: z3.BitVecRef = self.infinite
         for known, _, _ in self._kinds:
             if from_ in known:
                 best = z3.If(z3.ULT(known[from_], best), known[from_], best)
+        return best
+
+    def formula(self) -> Formula:
+        """The column satisfies the rules."""
+        steps = [self.allowed(name, choice) for name, choice in self.choice.items()]
+        return all_of(self.column, *steps)
+
+    def allowed(self, from_: str, choice: Term) -> Formula:
+        """The rules allow this next step from a state."""
+        encoding, spec = self.encoding, self.encoding.spec
+        best = self.distance(from_)
         unasked = [row.name for row in spec.states if not row.settable]
         shut: list[Formula] = [
             best == self.infinite,
@@ -127,16 +139,16 @@ class Rules:
         ]
         for index, row in enumerate(spec.refusals):
             if row.from_ == from_:
-                shut.append(z3.And(self.is_target(row.to), self.present[f"refusals[{index}]"]))
+                shut.append(all_of(self.is_target(row.to), self.present[f"refusals[{index}]"]))
         steps = []
         for line, there in self.out[from_]:
-            good: list[Formula] = [z3.And(self.is_target(line.to), best == 1)]
+            good: list[Formula] = [all_of(self.is_target(line.to), best == 1)]
             for known, through, stated in self._kinds:
                 if from_ in known and line.to in through and line.to in known:
                     # The target itself is at no distance: it is the case above.
-                    inside = z3.And(stated, z3.Not(self.is_target(line.to)))
-                    good.append(z3.And(inside, best == known[line.to] + 1))
-            steps.append(z3.And(choice == encoding.state(line.to), there, any_of(good)))
+                    inside = all_of(stated, z3.Not(self.is_target(line.to)))
+                    good.append(all_of(inside, best == known[line.to] + 1))
+            steps.append(all_of(choice == encoding.state(line.to), there, any_of(good)))
         return z3.If(any_of(shut), choice == encoding.none, any_of(steps))
 
     def ours(self) -> dict[str, Term]:
@@ -153,7 +165,7 @@ class Rules:
                         words.setdefault(step, []).append(word)
                 for step, having in words.items():
                     some = any_of([encoding.flags == word for word in having])
-                    value = z3.If(z3.And(self.is_target(to), some), encoding.state(step), value)
+                    value = z3.If(all_of(self.is_target(to), some), encoding.state(step), value)
             found[from_] = value
         return found
 
@@ -215,13 +227,148 @@ def no_other_table(encoding: Encoding) -> Iterator[Query]:
         return Example(f"the table itself satisfies the rules in all {count} cells")
 
     yield Query(
-        "second-table", "claim", (z3.And(rules.formula(), present), differs), "unsat", other_table
+        "second-table",
+        "claim",
+        (all_of(rules.formula(), present), differs),
+        "unsat",
+        other_table,
     )
     satisfied = z3.And([rules.allowed(name, step) for name, step in ours.items()])
-    known = z3.And(rules.column, present)
+    known = all_of(rules.column, present)
     yield Query("not-this-table", "claim", (known, z3.Not(satisfied)), "unsat", against_the_rules)
     moves = any_of([step != encoding.none for step in ours.values()])
     yield Query("this-table", "witness", (known, satisfied, moves), "sat", this_table)
+
+
+def overlooked_path(encoding: Encoding) -> Query:
+    """No request that sets out has no next step, where the rules allow a path to its target.
+
+    How far it is by the rules decides that, so no path has to be guessed.
+    """
+    rules = Rules(encoding)
+    from_, to = encoding.variable("from"), rules.target
+    arrives = encoding.follow(from_, to)[-1] == to
+    there = any_of(
+        [
+            all_of(from_ == encoding.state(name), rules.distance(name) != rules.infinite)
+            for name in encoding.names
+        ]
+    )
+
+    def another(model: z3.ModelRef, target: str) -> str:
+        word, here = encoding.read_flags(model), encoding.read_state(model, from_) or "?"
+        path = _shortest_legal(encoding, rules, word, here, target)
+        return "another path is " + " -> ".join(path)
+
+    formulas = (
+        all_of(encoding.universe, encoding.accepted(from_, to), encoding.next_facts),
+        all_of(rules.column, rules.without(None), z3.Not(arrives), there),
+    )
+    distances = [
+        any_of(
+            [
+                all_of(from_ == encoding.state(name), rules.distance(name) == length)
+                for name in encoding.names
+            ]
+        )
+        for length in range(1, len(encoding.names))
+    ]
+    explain = request_example(encoding, from_, to, another)
+    return Query("overlooked-path", "claim", formulas, "unsat", explain, shorter=tuple(distances))
+
+
+def second_path(encoding: Encoding) -> Query:
+    """No path that the rules allow is shorter than the table's, or as long and another.
+
+    The table's path is as long as the distance, and at no state on it do the rules allow another
+    step than the one that it takes.
+    """
+    rules = Rules(encoding)
+    from_, to = encoding.variable("from"), rules.target
+    path = encoding.follow(from_, to)
+    begins = [(name, from_ == encoding.state(name)) for name in encoding.names]
+    longer = any_of(
+        [
+            all_of(here, rules.distance(name) == length, path[length] != to)
+            for name, here in begins
+            for length in range(1, len(path))
+        ]
+    )
+    other = encoding.variable("other")
+    elsewhere = any_of(
+        [
+            all_of(
+                any_of([all_of(step == encoding.state(name), step != to) for step in path]),
+                rules.allowed(name, other),
+                other != encoding.none,
+                other != encoding.next_step(encoding.state(name), to),
+            )
+            for name in encoding.names
+        ]
+    )
+
+    def another(model: z3.ModelRef, target: str) -> str:
+        word, here = encoding.read_flags(model), encoding.read_state(model, from_) or "?"
+        found = _other_legal(encoding, rules, word, here, target)
+        return "another path is " + " -> ".join(found)
+
+    formulas = (
+        all_of(encoding.universe, encoding.accepted(from_, to), encoding.next_facts),
+        all_of(rules.column, rules.without(None), path[-1] == to, z3.Or(longer, elsewhere)),
+    )
+    arrivals = tuple(term == to for term in path[1:])
+    explain = request_example(encoding, from_, to, another)
+    return Query("second-path", "claim", formulas, "unsat", explain, shorter=arrivals)
+
+
+def _shortest_legal(
+    encoding: Encoding, rules: Rules, word: int, here: str, target: str
+) -> list[str]:
+    """A shortest path that the routing rule in force allows; where it begins, if there is none."""
+    found = [next(paths, [here]) for paths in _legal_paths(encoding, rules, word, here, target)]
+    return min((path for path in found if path[-1] == target), key=len, default=[here])
+
+
+def _other_legal(encoding: Encoding, rules: Rules, word: int, here: str, target: str) -> list[str]:
+    """A shortest path that the rules allow and that is not the table's."""
+    machine = encoding.machines[word]
+    taken = [here]
+    while taken[-1] != target and (step := machine.next_step(taken[-1], target)) is not None:
+        taken.append(step)
+    ways = _legal_paths(encoding, rules, word, here, target)
+    found = [next((path for path in paths if path != taken), taken) for paths in ways]
+    return min((path for path in found if path != taken), key=len, default=taken)
+
+
+def _legal_paths(
+    encoding: Encoding, rules: Rules, word: int, here: str, target: str
+) -> list[Iterator[list[str]]]:
+    """The paths without a loop that the routing rule in force allows, shortest first.
+
+    Those with nothing guarded inside are apart from those that are wholly guarded.
+    """
+    interior = rules.rule.interior
+    ways: list[set[str]] = [set(encoding.names)]
+    if interior != "always":
+        ways = [set(encoding.names) - rules.guarded]
+        if interior == "whole_path" and {here, target} <= rules.guarded:
+            ways.append(rules.guarded)
+
+    def paths(through: set[str]) -> Iterator[list[str]]:
+        found = [[here]]
+        for path in found:
+            if path[-1] == target:
+                yield path
+                continue
+            found += (
+                [*path, arc.to]
+                for arc in encoding.machines[word].arcs
+                if arc.from_ == path[-1]
+                and arc.to not in path
+                and (arc.to == target or arc.to in through)
+            )
+
+    return [paths(through) for through in ways]
 
 
 def no_idle_row(encoding: Encoding) -> Iterator[Query]:
@@ -277,17 +424,17 @@ def _unused(encoding: Encoding) -> Iterator[Query]:
     interfaces know, and rules of routing that are not in force are variants.
     """
     from_, to = encoding.variable("from"), encoding.variable("to")
-    there = z3.And(encoding.universe, encoding.supported(from_))
+    there = all_of(encoding.universe, encoding.supported(from_))
     written = [
-        z3.And(from_ == encoding.state(row.from_), to == encoding.state(row.step))
+        all_of(from_ == encoding.state(row.from_), to == encoding.state(row.step))
         for row in encoding.spec.next_steps
     ]
-    arc = z3.And(encoding.universe, z3.Or(encoding.arc(from_, to), *written))
+    arc = all_of(encoding.universe, z3.Or(encoding.arc(from_, to), *written))
     for place, title, used, text in _uses(encoding.spec):
         formulas = [there, encoding.one_of(from_, used)]
         if place.startswith("session_effects"):
             pairs = [
-                z3.And(from_ == encoding.state(here), to == encoding.state(onward))
+                all_of(from_ == encoding.state(here), to == encoding.state(onward))
                 for here, onward in itertools.product(used, encoding.names)
                 if title == _move(encoding.spec, here, onward)
             ]

@@ -13,7 +13,12 @@ import z3
 from vfio_migration.model import RoutingRule, Spec
 from vfio_migration.verifier.obligations.listed import as_listed
 from vfio_migration.verifier.obligations.requests import no_request_for_failure, one_answer
-from vfio_migration.verifier.obligations.rules import no_idle_row, no_other_table
+from vfio_migration.verifier.obligations.rules import (
+    no_idle_row,
+    no_other_table,
+    overlooked_path,
+    second_path,
+)
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of, path_trace
 from vfio_migration.verifier.solver.explain import (
     Model,
@@ -205,17 +210,12 @@ def _t4(encoding: Encoding) -> Iterator[Query]:
     from_, to = pair(encoding)
     rule = encoding.spec.routing_rule()
     path = encoding.follow(from_, to)
-    other, walks = encoding.walk(from_, to, "other")
     request = z3.And(encoding.universe, encoding.accepted(from_, to), encoding.next_facts)
     arrives = path[-1] == to
     moves = z3.And(
         [z3.Or(here == to, encoding.arc(here, there)) for here, there in itertools.pairwise(path)]
     )
     legal = z3.And(moves, encoding.legal(rule, path, to))
-
-    def other_path(model: z3.ModelRef, target: str) -> str:
-        names = [encoding.read_state(model, term) or "?" for term in other]
-        return "another path is " + " -> ".join(names[: names.index(target) + 1])
 
     arrivals = tuple(term == to for term in path[1:])
     yield Query(
@@ -226,27 +226,8 @@ def _t4(encoding: Encoding) -> Iterator[Query]:
         request_example(encoding, from_, to, lambda *_: f"the rule {rule.name} forbids this path"),
         shorter=arrivals,
     )
-    # Not later than the table's path, and not the same: a shorter one, or a second shortest.
-    as_early = z3.And(
-        [z3.Implies(mine == to, yours == to) for mine, yours in zip(path, other, strict=True)]
-    )
-    differs = any_of([mine != yours for mine, yours in zip(path, other, strict=True)])
-    yield Query(
-        "second-path",
-        "claim",
-        (request, arrives, walks, encoding.legal(rule, other, to), as_early, differs),
-        "unsat",
-        request_example(encoding, from_, to, other_path),
-        shorter=arrivals,
-    )
-    yield Query(
-        "overlooked-path",
-        "claim",
-        (request, z3.Not(arrives), walks, encoding.legal(rule, other, to)),
-        "unsat",
-        request_example(encoding, from_, to, other_path),
-        shorter=tuple(term == to for term in other[1:]),
-    )
+    yield second_path(encoding)
+    yield overlooked_path(encoding)
     shown = request_example(encoding, from_, to, lambda *_: "")
     long = z3.And(path[2] != to, path[3] == to) if len(path) > 3 else z3.BoolVal(True)
     yield Query(

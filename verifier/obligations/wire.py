@@ -23,6 +23,7 @@ from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.explain import Model, asked_trace
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Bad, Situation, Term
+from vfio_migration.verifier.solver.terms import all_of
 from vfio_migration.verifier.systems.connection import ConnectionSystem
 from vfio_migration.verifier.systems.connection_answers import Message, number_of
 
@@ -116,18 +117,18 @@ def _w1(system: ConnectionSystem) -> tuple[Bad, Bad]:
         message = message_of(system, event)
         negotiates = answers.commands(message, lambda row: row.does == "negotiate")
         served = system.is_event(event, "served", "failed")
-        too_early = z3.And(
+        too_early = all_of(
             z3.Not(now["agreed"]),
-            z3.Or(z3.And(served, z3.Not(negotiates)), system.is_event(event, "ask")),
+            z3.Or(all_of(served, z3.Not(negotiates)), system.is_event(event, "ask")),
         )
-        unwise = z3.And(served, negotiates, message.incompatible)
+        unwise = all_of(served, negotiates, message.incompatible)
         return z3.Or(too_early, unwise, then["versions"] > 1)
 
     def premise(now: Situation, event: Term, then: Situation) -> Formula:
         message = message_of(system, event)
         known = answers.commands(message, lambda row: row.does == "reset")
-        early = z3.And(system.is_event(event, "refused"), z3.Not(now["agreed"]), known)
-        return z3.And(early, _careful(system, now, message), z3.Not(then["closing"]))
+        early = all_of(system.is_event(event, "refused"), z3.Not(now["agreed"]), known)
+        return all_of(early, _careful(system, now, message), z3.Not(then["closing"]))
 
     return bad, premise
 
@@ -138,8 +139,8 @@ def _w2(system: ConnectionSystem) -> tuple[Bad, Bad]:
         reply = system.answers.is_type(message, "reply")
         due = z3.If(z3.Or(message.quiet, reply), z3.IntVal(0), z3.IntVal(1))
         given = then["keeps_replies"] - now["keeps_replies"]
-        lost = z3.And(system.is_event(event, *_MESSAGES), given != due)
-        other = z3.And(
+        lost = all_of(system.is_event(event, *_MESSAGES), given != due)
+        other = all_of(
             system.is_event(event, "ask", "answered", "put_off", "taken_up"),
             then["keeps_replies"] != now["keeps_replies"],
         )
@@ -147,8 +148,8 @@ def _w2(system: ConnectionSystem) -> tuple[Bad, Bad]:
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
         message = message_of(system, event)
-        refused = z3.And(system.is_event(event, "refused"), message.quiet, now["agreed"])
-        return z3.And(refused, _careful(system, now, message))
+        refused = all_of(system.is_event(event, "refused"), message.quiet, now["agreed"])
+        return all_of(refused, _careful(system, now, message))
 
     return bad, premise
 
@@ -168,19 +169,19 @@ def _w3(system: ConnectionSystem) -> tuple[Bad, Bad]:
         beyond = [message.size < wire.header_size]
         if largest is not None:
             beyond.append(message.size > largest)
-        read_on = z3.And(any_of(beyond), z3.Not(then["closing"]))
+        read_on = all_of(any_of(beyond), z3.Not(then["closing"]))
         return z3.Or(
-            z3.And(system.is_event(event, "served", "failed"), too_much),
-            z3.And(system.is_event(event, *_MESSAGES), read_on),
-            z3.And(system.is_event(event, "ask"), message.count > now["peer"]),
+            all_of(system.is_event(event, "served", "failed"), too_much),
+            all_of(system.is_event(event, *_MESSAGES), read_on),
+            all_of(system.is_event(event, "ask"), message.count > now["peer"]),
             *(z3.Not(system.fits(then, row.name)) for row in wire.holdings),
         )
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
         message = message_of(system, event)
         full = answers.occasions(now, message)["holding_full"]
-        one_more = z3.And(message.added == 1, _careful(system, now, message))
-        return z3.And(system.is_event(event, "refused"), now["agreed"], full, one_more)
+        one_more = all_of(message.added == 1, _careful(system, now, message))
+        return all_of(system.is_event(event, "refused"), now["agreed"], full, one_more)
 
     return bad, premise
 
@@ -193,15 +194,15 @@ def _w4(system: ConnectionSystem) -> tuple[Bad, Bad]:
         occasions = system.answers.occasions(now, message_of(system, event))
         # Where the next message begins is lost, or nothing can be agreed on: then it is over.
         hopeless = any_of([occasions[name] for name in _HOPELESS])
-        changed.append(z3.And(then["closing"], z3.Not(now["closing"]), z3.Not(hopeless)))
-        return z3.And(system.is_event(event, "refused", "ignored"), any_of(changed))
+        changed.append(all_of(then["closing"], z3.Not(now["closing"]), z3.Not(hopeless)))
+        return all_of(system.is_event(event, "refused", "ignored"), any_of(changed))
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
         held = [now[f"keeps_{row.name}"] > 0 for row in system.wire.holdings if row.full != "waits"]
         message = message_of(system, event)
-        sets = z3.And(system.answers.sets(message), _careful(system, now, message))
+        sets = all_of(system.answers.sets(message), _careful(system, now, message))
         known = system.encoding.supported(message.asked)
-        return z3.And(system.is_event(event, "refused"), sets, known, any_of(held))
+        return all_of(system.is_event(event, "refused"), sets, known, any_of(held))
 
     return bad, premise
 
@@ -239,8 +240,8 @@ def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
         ]
         for way in ways:
             streams = device.streams(now["state"], way)
-            mismatch = z3.Or(z3.And(served, z3.Not(streams)), z3.And(turned_away, streams))
-            cases.append(z3.And(moving(message, way), mismatch))
+            mismatch = z3.Or(all_of(served, z3.Not(streams)), all_of(turned_away, streams))
+            cases.append(all_of(moving(message, way), mismatch))
         for row in wire_listing()["data"]:
             command = system.wire.command(row["command"])
             if command is None:
@@ -249,13 +250,13 @@ def _w5(system: ConnectionSystem) -> tuple[Bad, Bad]:
                 encoding.one_of(now["state"], [n for n in row[key] if n in encoding.names])
                 for key in ("states", "not_states")
             )
-            mismatch = z3.Or(z3.And(served, elsewhere), z3.And(turned_away, there))
-            cases.append(z3.And(message.number == command.number, mismatch))
+            mismatch = z3.Or(all_of(served, elsewhere), all_of(turned_away, there))
+            cases.append(all_of(message.number == command.number, mismatch))
         return any_of(cases)
 
     def premise(_now: Situation, event: Term, _then: Situation) -> Formula:
         message = message_of(system, event)
-        return z3.And(system.is_event(event, "served"), moving(message, "read"))
+        return all_of(system.is_event(event, "served"), moving(message, "read"))
 
     return bad, premise
 
@@ -265,7 +266,7 @@ def _w6(system: ConnectionSystem) -> tuple[Bad, Bad]:
 
     def reads_state(message: Message) -> Formula:
         moves = answers.features(message, lambda row: row.moves)
-        return z3.And(moves, message.get, z3.Not(message.set), z3.Not(message.probe))
+        return all_of(moves, message.get, z3.Not(message.set), z3.Not(message.probe))
 
     def bad(now: Situation, event: Term, then: Situation) -> Formula:
         message = message_of(system, event)
@@ -275,26 +276,26 @@ def _w6(system: ConnectionSystem) -> tuple[Bad, Bad]:
             z3.Not(system.nothing_kept(then)),
         )
         careful = _careful(system, now, message)
-        first = z3.And(
+        first = all_of(
             z3.Not(now["agreed"]), answers.commands(message, lambda row: row.does == "negotiate")
         )
-        later = z3.And(
+        later = all_of(
             now["agreed"],
             z3.Or(
                 answers.commands(message, lambda row: row.does == "reset"),
                 reads_state(message),
-                z3.And(answers.sets(message), answers.sets_out(now, message)),
+                all_of(answers.sets(message), answers.sets_out(now, message)),
             ),
         )
-        wanted = z3.And(careful, z3.Not(z3.And(message.get, message.set)), z3.Or(first, later))
+        wanted = all_of(careful, z3.Not(all_of(message.get, message.set)), z3.Or(first, later))
         return z3.Or(
-            z3.And(system.is_event(event, "disconnect"), left),
-            z3.And(system.is_event(event, "connect"), z3.Not(system.nothing_kept(then))),
-            z3.And(system.is_event(event, "refused", "ignored"), wanted),
+            all_of(system.is_event(event, "disconnect"), left),
+            all_of(system.is_event(event, "connect"), z3.Not(system.nothing_kept(then))),
+            all_of(system.is_event(event, "refused", "ignored"), wanted),
         )
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
-        return z3.And(system.is_event(event, "disconnect"), now["agreed"], now["open"])
+        return all_of(system.is_event(event, "disconnect"), now["agreed"], now["open"])
 
     return bad, premise
 
@@ -322,7 +323,7 @@ def _left_for_good(encoding: Encoding) -> Iterator[Query]:
         )
         return Example(text, asked_trace(encoding, word, name, spec.initial, text))
 
-    known = z3.And(system.facts, encoding.supported(state), message.asked == initial)
+    known = all_of(system.facts, encoding.supported(state), message.asked == initial)
     back = z3.Or(by_request(state), reset)
     yield Query("stranded", "claim", (known, z3.Not(back)), "unsat", explain)
 
@@ -341,14 +342,14 @@ def _w7(system: ConnectionSystem) -> tuple[Bad, Bad]:
         refused, failed = system.is_event(event, "refused"), system.is_event(event, "failed")
         errno, failure = answers.errno(now, moment), answers.failure(moment)
         named = z3.Int(f"named@{moment}")
-        against_table = z3.And(
+        against_table = all_of(
             now["agreed"],
             _careful(system, now, message),
             answers.sets(message),
             z3.Not(message.get),
             answers.refusal(now, message) != 0,
             system.is_event(event, *_MESSAGES),
-            z3.Not(z3.And(refused, errno == expected)),
+            z3.Not(all_of(refused, errno == expected)),
         )
         # Whatever errno a device has of its own: the state that is read back says enough.
         back = then["state"] == now["state"]
@@ -356,13 +357,13 @@ def _w7(system: ConnectionSystem) -> tuple[Bad, Bad]:
             system.device.on_path(now["state"], message.asked, then["state"]),
             system.device.failed(then["state"]),
         )
-        misread = z3.Or(z3.And(back, then["open"] != now["open"]), z3.Not(there))
+        misread = z3.Or(all_of(back, then["open"] != now["open"]), z3.Not(there))
         taken_for_refusal = any_of([failure == number for number in (0, *refusals)])
         return z3.Or(
-            z3.And(refused, errno == 0),
-            z3.And(failed, failure == 0),
-            z3.And(failed, named == 0, taken_for_refusal),
-            z3.And(failed, misread),
+            all_of(refused, errno == 0),
+            all_of(failed, failure == 0),
+            all_of(failed, named == 0, taken_for_refusal),
+            all_of(failed, misread),
             against_table,
         )
 
@@ -370,7 +371,7 @@ def _w7(system: ConnectionSystem) -> tuple[Bad, Bad]:
         """A device answers as a refusal does, and is found elsewhere."""
         moment = str(event).partition("@")[2]
         like_one = answers.failure(moment) == expected
-        return z3.And(system.is_event(event, "failed"), like_one, then["state"] != now["state"])
+        return all_of(system.is_event(event, "failed"), like_one, then["state"] != now["state"])
 
     return bad, premise
 
@@ -379,14 +380,14 @@ def _w8(system: ConnectionSystem) -> tuple[Bad, Bad]:
     def bad(now: Situation, event: Term, _then: Situation) -> Formula:
         occasions = system.answers.occasions(now, message_of(system, event))
         unknown = any_of([occasions[name] for name in _UNKNOWN])
-        return z3.And(system.is_event(event, "served", "failed"), unknown)
+        return all_of(system.is_event(event, "served", "failed"), unknown)
 
     def premise(now: Situation, event: Term, _then: Situation) -> Formula:
         message = message_of(system, event)
         unknown = system.answers.occasions(now, message)["feature_unknown"]
-        only_get = z3.And(message.get, z3.Not(message.set), z3.Not(message.probe))
-        refused = z3.And(system.is_event(event, "refused"), now["agreed"], unknown)
-        return z3.And(refused, only_get, _careful(system, now, message))
+        only_get = all_of(message.get, z3.Not(message.set), z3.Not(message.probe))
+        refused = all_of(system.is_event(event, "refused"), now["agreed"], unknown)
+        return all_of(refused, only_get, _careful(system, now, message))
 
     return bad, premise
 
@@ -399,7 +400,7 @@ def _w3_queries(encoding: Encoding) -> Iterator[Query]:
     system = ConnectionSystem.of(encoding)
 
     def put_off(_now: Situation, event: Term, then: Situation) -> Formula:
-        return z3.And(system.is_event(event, "put_off"), then["keeps_put_off_fds"] > 0)
+        return all_of(system.is_event(event, "put_off"), then["keeps_put_off_fds"] > 0)
 
     yield system.happens("put-off", put_off, 4)
 

@@ -24,6 +24,7 @@ from vfio_migration.model.plan import Plans, default_plans
 from vfio_migration.model.spec import Condition
 from vfio_migration.model.wire import Wire
 from vfio_migration.model.wire_load import load_wire
+from vfio_migration.verifier.solver.terms import any_of, equal
 
 Made = TypeVar("Made")
 Term: TypeAlias = z3.BitVecRef
@@ -94,6 +95,7 @@ class Encoding:
         self.none: Term = self._values[-1]
         self.state_sort: z3.SortRef = z3.BitVecSort(self._bits)
         self._made: dict[str, object] = {}
+        self._one_of: dict[tuple[int, tuple[str, ...]], tuple[Term, Formula]] = {}
         self.flags: Term = z3.BitVec("flags", self._width)
         self.lines: tuple[Line, ...] = tuple(
             Line(name, tuple(arc.to for arc in line[:-1]), line[-1].to)
@@ -128,7 +130,12 @@ class Encoding:
 
     def one_of(self, term: Term, names: Iterable[str]) -> Formula:
         """`term` is one of these states."""
-        return any_of([term == self.state(name) for name in names])
+        chosen = tuple(names)
+        key = (term.get_id(), chosen)
+        if key not in self._one_of:
+            # With the term, whose number could be given to another if it were forgotten.
+            self._one_of[key] = term, any_of([equal(term, self.state(name)) for name in chosen])
+        return self._one_of[key][1]
 
     # --- the table, over states that are terms ---
 
@@ -291,26 +298,30 @@ class Encoding:
         )
 
     def follow(self, from_: Term, to: Term) -> tuple[Term, ...]:
-        """The path that taking next steps makes: one term more than there can be steps.
+        """The path that taking next steps makes, as long as the longest of all requests.
 
         After its arrival it stays; where there is no next step it is `none` from then on.
         """
         path = [from_]
-        for _ in self.names:
+        for _ in range(self.longest):
             here = path[-1]
             stays = z3.Or(here == to, here == self.none)
             path.append(z3.If(stays, here, self.next_step(here, to)))
         return tuple(path)
 
-    def walk(self, from_: Term, to: Term, prefix: str) -> tuple[tuple[Term, ...], Formula]:
-        """A path the solver chooses: along arcs from one state to the other, then staying."""
-        count = len(self.names)
-        path = (from_, *(self.variable(f"{prefix}{index}") for index in range(1, count + 1)))
-        moves = [
-            z3.If(here == to, there == to, self.arc(here, there))
-            for here, there in itertools.pairwise(path)
-        ]
-        return path, z3.And(*moves, path[-1] == to)
+    @functools.cached_property
+    def longest(self) -> int:
+        """How many steps it takes until every request has arrived or has no next step.
+
+        As many as there are states, if there is one that comes back to where it was. The next-step
+        table is finite and known: no more steps show anything else.
+        """
+        return max(
+            _steps(machine, from_, to, len(self.names))
+            for machine in self.machines.values()
+            for from_ in self.names
+            for to in self.names
+        )
 
     def legal(self, rule: RoutingRule, path: Sequence[Term], to: Term) -> Formula:
         """The routing rule allows this path to `to`."""
@@ -342,14 +353,19 @@ class Encoding:
         return ",".join(self.spec.names(self.spec.capability_type(word)))
 
 
+def _steps(machine: Machine, from_: str, to: str, most: int) -> int:
+    """How many next steps a request takes, up to `most`, and one more that finds none."""
+    here: str | None = from_
+    for count in range(most):
+        if here is None or here == to:
+            return max(count, 1)
+        here = machine.next_step(here, to)
+    return most
+
+
 def scope(spec: Spec, profile: str | None) -> tuple[Profile, ...]:
     """The profiles a run is about: the one named, or all of them, in whatever order they are."""
     return spec.profiles if profile is None else (spec.profile(profile),)
-
-
-def any_of(formulas: Sequence[Formula]) -> Formula:
-    """A disjunction; false if there is nothing to choose from."""
-    return z3.Or(list(formulas)) if formulas else z3.BoolVal(False)
 
 
 def refusal_half_way(spec: Spec) -> str | None:

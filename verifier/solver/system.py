@@ -25,6 +25,7 @@ import z3
 from vfio_migration.model import Step, Trace
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.terms import all_of
 
 Term: TypeAlias = z3.ExprRef
 Situation: TypeAlias = Mapping[str, Term]
@@ -143,7 +144,7 @@ class System(abc.ABC):
                 then[name] == transition.updates.get(name, term) for name, term in now.items()
             ]
             cases.append(
-                z3.And(event == self._event_value(transition.name), transition.guard, *changes)
+                all_of(event == self._event_value(transition.name), transition.guard, *changes)
             )
         return any_of(cases)
 
@@ -156,7 +157,7 @@ class System(abc.ABC):
 
         return any_of(
             [
-                z3.And(event == self._event_value(transition.name), transition.guard)
+                all_of(event == self._event_value(transition.name), transition.guard)
                 for transition in self.transitions(now, choose)
             ]
         )

@@ -21,6 +21,7 @@ from vfio_migration.model import Event as EventRow
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.solver.terms import all_of
 from vfio_migration.verifier.systems.connection_answers import BOOL, INT, Answers, Choose, Message
 from vfio_migration.verifier.systems.connection_trace import traced
 
@@ -89,34 +90,36 @@ class ConnectionSystem(System):
         spec = self.encoding.spec
         zero = [term == 0 for term in now.values() if term.sort() == INT]
         false = [z3.Not(term) for term in now.values() if term.sort() == BOOL]
-        return z3.And(now["state"] == self.encoding.state(spec.initial), *zero, *false)
+        return all_of(now["state"] == self.encoding.state(spec.initial), *zero, *false)
 
     def transitions(self, now: Situation, choose: Choose) -> list[Event]:
         """Everything the client can do to the server, and the server to the client."""
         message = Message.chosen(self.encoding, choose)
         verdict = self.answers.verdict(now, message)
-        there = z3.And(now["connected"], z3.Not(now["closing"]))
-        awaited = z3.And(self.answers.is_type(message, "reply"), now["keeps_server_commands"] > 0)
-        reads = z3.And(
+        there = all_of(now["connected"], z3.Not(now["closing"]))
+        awaited = all_of(self.answers.is_type(message, "reply"), now["keeps_server_commands"] > 0)
+        reads = all_of(
             there, z3.Not(awaited), self._sensible(now, message), self._room(now, "replies")
         )
         single = self._single(message)
-        comes = z3.And(reads, single)
+        comes = all_of(reads, single)
         replies = {**self._owing(now, message), **self._answering(now, message)}
-        served = z3.And(reads, verdict == 0, z3.Or(message.quiet, single))
+        served = all_of(reads, verdict == 0, z3.Or(message.quiet, single))
         done = choose("done", INT)
-        piecemeal = z3.And(
+        piecemeal = all_of(
             self.answers.commands(message, lambda row: not row.whole),
             self.answers.comes_from(verdict, "argument_invalid"),
         )
         return [
             Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),
             Event(
-                "served", z3.And(served, done >= 0), self._served(now, message, choose) | replies
+                "served",
+                all_of(served, done >= 0),
+                self._served(now, message, choose) | replies,
             ),
             Event(
                 "refused",
-                z3.And(comes, done >= 0, self.answers.comes_to(verdict, "error", "closes")),
+                all_of(comes, done >= 0, self.answers.comes_to(verdict, "error", "closes")),
                 {
                     **replies,
                     "closing": self.answers.comes_to(verdict, "closes"),
@@ -127,28 +130,28 @@ class ConnectionSystem(System):
             self._failed(now, message, choose, served, replies),
             Event(
                 "ignored",
-                z3.And(comes, self.answers.comes_to(verdict, "ignored")),
+                all_of(comes, self.answers.comes_to(verdict, "ignored")),
                 self._owing(now, message),
             ),
             Event(
                 "deliver",
-                z3.And(now["connected"], now["keeps_replies"] > 0),
+                all_of(now["connected"], now["keeps_replies"] > 0),
                 {"keeps_replies": now["keeps_replies"] - 1, "sent": now["sent"] + 1},
             ),
             Event(
                 "ask",
-                z3.And(there, self._may_ask(now, message), self._room(now, "server_commands")),
+                all_of(there, self._may_ask(now, message), self._room(now, "server_commands")),
                 {"keeps_server_commands": now["keeps_server_commands"] + 1},
             ),
             Event(
                 "answered",
-                z3.And(there, awaited),
+                all_of(there, awaited),
                 {"keeps_server_commands": now["keeps_server_commands"] - 1},
             ),
-            self._put_off(now, message, z3.And(there, z3.Not(awaited))),
+            self._put_off(now, message, all_of(there, z3.Not(awaited))),
             Event(
                 "taken_up",
-                z3.And(there, now["keeps_server_commands"] == 0),
+                all_of(there, now["keeps_server_commands"] == 0),
                 {f"keeps_{name}": z3.IntVal(0) for name in _PUT_OFF},
             ),
             Event("disconnect", now["connected"], self._after_disconnect(now)),
@@ -181,17 +184,17 @@ class ConnectionSystem(System):
             for name, amount in zip(_PUT_OFF, amounts, strict=True)
         }
         largest = self.wire.largest_request
-        read = z3.And(
+        read = all_of(
             message.size >= self.wire.header_size,
             message.size <= largest if largest is not None else z3.BoolVal(True),
             message.fds >= 0,
             message.fds <= self.wire.limit("max_msg_fds").value,
         )
-        waits = z3.And(now["agreed"], now["keeps_server_commands"] > 0)
+        waits = all_of(now["agreed"], now["keeps_server_commands"] > 0)
         room = [self._fits_in(kept[f"keeps_{name}"], name) for name in _PUT_OFF]
         return Event(
             "put_off",
-            z3.And(comes, waits, self.answers.is_type(message, "command"), read, *room),
+            all_of(comes, waits, self.answers.is_type(message, "command"), read, *room),
             kept,
         )
 
@@ -203,7 +206,7 @@ class ConnectionSystem(System):
             if row.removes is not None
         ]
         counts = (message.size, message.fds, message.count, message.added, message.removed)
-        return z3.And(*(term >= 0 for term in counts), *takes)
+        return all_of(*(term >= 0 for term in counts), *takes)
 
     def _single(self, message: Message) -> Formula:
         """The message stands for itself, and not for a flood of messages like it."""
@@ -223,7 +226,7 @@ class ConnectionSystem(System):
 
     def _owing(self, now: Situation, message: Message) -> dict[str, Term]:
         """A command that did not ask for silence is owed a reply."""
-        owed = z3.And(z3.Not(message.quiet), z3.Not(self.answers.is_type(message, "reply")))
+        owed = all_of(z3.Not(message.quiet), z3.Not(self.answers.is_type(message, "reply")))
         return {"due": now["due"] + z3.If(owed, z3.IntVal(1), z3.IntVal(0))}
 
     def _answering(self, now: Situation, message: Message) -> dict[str, Term]:
@@ -235,12 +238,12 @@ class ConnectionSystem(System):
         encoding = self.encoding
         negotiates = self.answers.commands(message, lambda row: row.does == "negotiate")
         resets = self.answers.commands(message, lambda row: row.does == "reset")
-        setting = z3.And(message.set, z3.Not(message.probe))
-        starts = z3.And(
+        setting = all_of(message.set, z3.Not(message.probe))
+        starts = all_of(
             setting, self.answers.features(message, lambda row: row.logging == "starts")
         )
-        stops = z3.And(setting, self.answers.features(message, lambda row: row.logging == "stops"))
-        moves = z3.And(self.answers.sets(message), self.answers.sets_out(now, message))
+        stops = all_of(setting, self.answers.features(message, lambda row: row.logging == "stops"))
+        moves = all_of(self.answers.sets(message), self.answers.sets_out(now, message))
         arrived = self.answers.reached(now, message)
         reset = self._landing(encoding.spec.event("reset"), now["state"], now["open"])
         forgotten = resets if "reset-ends-logging" in encoding.faults else z3.BoolVal(False)
@@ -261,7 +264,7 @@ class ConnectionSystem(System):
             "open": z3.If(
                 resets, reset["open"], z3.If(moves, self.device.streams(arrived), now["open"])
             ),
-            "logging": z3.And(z3.Or(now["logging"], starts), z3.Not(z3.Or(stops, forgotten))),
+            "logging": all_of(z3.Or(now["logging"], starts), z3.Not(z3.Or(stops, forgotten))),
             "work": now["work"] + choose("done", INT),
         }
 
@@ -277,7 +280,7 @@ class ConnectionSystem(System):
         spec, device = self.encoding.spec, self.device
         stop = choose("stop", self.encoding.state_sort)
         for_good = choose("for_good", BOOL)
-        on_the_way = z3.And(
+        on_the_way = all_of(
             self.answers.sets(message),
             self.answers.sets_out(now, message),
             stop != message.asked,
@@ -295,7 +298,7 @@ class ConnectionSystem(System):
         if "failure-loses-session" in self.encoding.faults:
             landed |= {"open": z3.BoolVal(False)}
         named = choose("named", INT)  # an errno that the device has for it, or 0
-        return Event("failed", z3.And(served, on_the_way, named >= 0), {**replies, **landed})
+        return Event("failed", all_of(served, on_the_way, named >= 0), {**replies, **landed})
 
     def _landing(self, row: EventRow, state: Term, session: Formula) -> dict[str, Term]:
         """What a row of [[events]] makes of a device in this state."""
@@ -313,9 +316,9 @@ class ConnectionSystem(System):
                 within = [message.count <= bound for bound in bounds]
                 early = z3.BoolVal(row.before_version)
                 may.append(
-                    z3.And(message.number == row.number, z3.Or(now["agreed"], early), *within)
+                    all_of(message.number == row.number, z3.Or(now["agreed"], early), *within)
                 )
-        return z3.And(any_of(may), message.count >= 0)
+        return all_of(any_of(may), message.count >= 0)
 
     def _after_disconnect(self, now: Situation) -> dict[str, Term]:
         """Nothing of a connection outlives it but what the disconnect row keeps."""
@@ -353,7 +356,7 @@ class ConnectionSystem(System):
             Lemma(
                 "counted",
                 "each reply that is due was sent or waits to be sent",
-                lambda now: z3.And(
+                lambda now: all_of(
                     now["due"] == now["sent"] + now["keeps_replies"], now["keeps_replies"] >= 0
                 ),
             ),
@@ -362,7 +365,7 @@ class ConnectionSystem(System):
                 "what the server keeps is within its limits",
                 lambda now: z3.And(
                     [
-                        z3.And(now[f"keeps_{row.name}"] >= 0, self.fits(now, row.name))
+                        all_of(now[f"keeps_{row.name}"] >= 0, self.fits(now, row.name))
                         for row in self.wire.holdings
                     ]
                 ),
@@ -386,7 +389,7 @@ class ConnectionSystem(System):
 
     def nothing_kept(self, now: Situation) -> Formula:
         """The server keeps nothing for the client."""
-        return z3.And(
+        return all_of(
             z3.Not(now["agreed"]), *(now[f"keeps_{row.name}"] == 0 for row in self.wire.holdings)
         )
 

@@ -17,6 +17,7 @@ from vfio_migration.model.spec import StreamEnd
 from vfio_migration.model.wire import Command, Feature, Occasion, Wire
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.system import Situation, Term
+from vfio_migration.verifier.solver.terms import all_of
 from vfio_migration.verifier.systems.device import DeviceSystem
 
 Made = TypeVar("Made")
@@ -115,7 +116,7 @@ class Answers:
         """The message is about one of these features."""
         found = [message.feature == row.number for row in self.wire.features if wanted(row)]
         about = self.commands(message, lambda row: row.does == "feature")
-        return z3.And(about, any_of(found))
+        return all_of(about, any_of(found))
 
     def is_type(self, message: Message, name: str) -> Formula:
         """The type bits say this."""
@@ -124,7 +125,7 @@ class Answers:
     def sets(self, message: Message) -> Formula:
         """The message is a SET_STATE."""
         moving = self.features(message, lambda row: row.moves)
-        return z3.And(moving, message.set, z3.Not(message.probe))
+        return all_of(moving, message.set, z3.Not(message.probe))
 
     def sets_out(self, now: Situation, message: Message) -> Formula:
         """No row of [[requests]] stops the request for a state."""
@@ -159,7 +160,7 @@ class Answers:
             if row.when == "pair_refused":
                 decided += [
                     (
-                        z3.And(
+                        all_of(
                             state == encoding.state(pair.from_), asked == encoding.state(pair.to)
                         ),
                         number_of(pair.errno),
@@ -189,10 +190,10 @@ class Answers:
         payload = message.size - wire.header_size
         command, feature = self.commands, self.features
         about = command(message, lambda row: row.does == "feature")
-        unprobed = z3.And(about, z3.Not(message.probe))
-        setting = z3.And(unprobed, message.set)
+        unprobed = all_of(about, z3.Not(message.probe))
+        setting = all_of(unprobed, message.set)
         transfers = [
-            z3.And(
+            all_of(
                 command(message, lambda row, way=way: row.transfer == way),  # type: ignore[misc]
                 z3.Not(self.device.streams(now["state"], way)),
             )
@@ -209,25 +210,25 @@ class Answers:
             ),
             "command_unknown": z3.Not(command(message, lambda _: True)),
             "wrong_direction": command(message, lambda row: row.sender == "server"),
-            "version_first": z3.And(
+            "version_first": all_of(
                 z3.Not(agreed), z3.Not(command(message, lambda row: row.before_version))
             ),
-            "version_again": z3.And(agreed, command(message, lambda row: row.does == "negotiate")),
-            "version_incompatible": z3.And(
+            "version_again": all_of(agreed, command(message, lambda row: row.does == "negotiate")),
+            "version_incompatible": all_of(
                 command(message, lambda row: row.does == "negotiate"), message.incompatible
             ),
             "not_negotiated": self.lacks_option(now, message),
             "size_wrong": self.misfits(message, payload),
             "over_bound": self.over_bound(message, payload),
-            "flags_unknown": z3.And(message.odd, self.looks_at_flags(message)),
-            "feature_flags_clash": z3.And(unprobed, message.get, message.set),
-            "feature_unknown": z3.And(about, z3.Not(feature(message, lambda _: True))),
+            "flags_unknown": all_of(message.odd, self.looks_at_flags(message)),
+            "feature_flags_clash": all_of(unprobed, message.get, message.set),
+            "feature_unknown": all_of(about, z3.Not(feature(message, lambda _: True))),
             "method_unsupported": self.lacks_method(message),
-            "method_missing": z3.And(unprobed, z3.Not(message.get), z3.Not(message.set)),
-            "logging_on": z3.And(
+            "method_missing": all_of(unprobed, z3.Not(message.get), z3.Not(message.set)),
+            "logging_on": all_of(
                 setting, feature(message, lambda row: row.logging == "starts"), now["logging"]
             ),
-            "logging_off": z3.And(
+            "logging_off": all_of(
                 unprobed,
                 feature(message, lambda row: row.logging == "needs"),
                 z3.Not(now["logging"]),
@@ -242,16 +243,16 @@ class Answers:
                 message.invalid,
                 command(message, lambda row: row.adds is not None and row.removes is None),
             ),
-            "map_unknown": z3.And(
+            "map_unknown": all_of(
                 message.invalid,
                 command(message, lambda row: row.removes is not None and row.adds is None),
             ),
-            "argument_invalid": z3.And(
+            "argument_invalid": all_of(
                 message.invalid,
                 command(message, lambda row: (row.adds is None) == (row.removes is None)),
             ),
             "holding_full": self.overfills(now, message),
-            "request_refused": z3.And(self.sets(message), self.refusal(now, message) != 0),
+            "request_refused": all_of(self.sets(message), self.refusal(now, message) != 0),
         }
 
     def pauses(self, state: Term) -> Formula:
@@ -277,7 +278,7 @@ class Answers:
         """The command belongs to an option that was not agreed on."""
         return any_of(
             [
-                z3.And(message.number == row.number, z3.Not(now[f"has_{row.needs}"]))
+                all_of(message.number == row.number, z3.Not(now[f"has_{row.needs}"]))
                 for row in self.wire.commands
                 if row.needs is not None
             ]
@@ -300,10 +301,10 @@ class Answers:
                 message,
                 lambda row, n=fixed: row.request == n and _may_be_longer(row),  # type: ignore[misc]
             )
-            wrong += [z3.And(exact, payload != fixed), z3.And(least, payload < fixed)]
+            wrong += [all_of(exact, payload != fixed), all_of(least, payload < fixed)]
         (carrier,) = (row for row in self.wire.commands if row.does == "feature")
         for row in self.wire.features:
-            about = z3.And(
+            about = all_of(
                 self.features(message, lambda other, this=row: other is this),  # type: ignore[misc]
                 z3.Not(message.probe),
             )
@@ -312,7 +313,7 @@ class Answers:
                 (message.set, row.set_request),
             ):
                 if least_data:
-                    wrong.append(z3.And(about, method, payload < carrier.request + least_data))
+                    wrong.append(all_of(about, method, payload < carrier.request + least_data))
         return any_of(wrong)
 
     def over_bound(self, message: Message, payload: Term, *, unbounded: bool = False) -> Formula:
@@ -330,16 +331,16 @@ class Answers:
                 (row.reply_item, row.reply_bound, message.count),
             ):
                 if item and bound is not None:
-                    over.append(z3.And(here, amount > self.wire.limit(bound).value))
+                    over.append(all_of(here, amount > self.wire.limit(bound).value))
                 elif item and unbounded:
-                    over.append(z3.And(here, amount > 0))
+                    over.append(all_of(here, amount > 0))
         return any_of(over)
 
     def lacks_method(self, message: Message) -> Formula:
         """The feature has not all methods that the flags name."""
         return z3.Or(
-            z3.And(message.get, self.features(message, lambda row: not row.get)),
-            z3.And(message.set, self.features(message, lambda row: not row.set)),
+            all_of(message.get, self.features(message, lambda row: not row.get)),
+            all_of(message.set, self.features(message, lambda row: not row.set)),
         )
 
     def kept(self, now: Situation, message: Message, name: str) -> Term:
@@ -360,7 +361,7 @@ class Answers:
             if row.limit is not None and row.full == "refused":
                 adds = self.commands(message, lambda command, name=row.name: command.adds == name)  # type: ignore[misc]
                 limit = self.wire.limit(row.limit).value
-                full.append(z3.And(adds, self.kept(now, message, row.name) > limit))
+                full.append(all_of(adds, self.kept(now, message, row.name) > limit))
         return any_of(full)
 
     def verdict(self, now: Situation, message: Message) -> Term:

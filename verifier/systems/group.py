@@ -25,6 +25,7 @@ from vfio_migration.model.spec import Role
 from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.system import Event, Situation, System, Term
+from vfio_migration.verifier.solver.terms import all_of, equal
 from vfio_migration.verifier.systems.plan import ACCEPTS, STARTS, Discipline, Sets
 from vfio_migration.verifier.systems.plan_runs import begins, failed, taken
 
@@ -43,8 +44,8 @@ def meets(encoding: Encoding, one: Term, other: Term) -> Formula:
     """
     lost = encoding.spec.event("arc_failed_for_good").to
     failed = encoding.one_of(other, [lost] if lost is not None else [])
-    refuses = z3.And(z3.Not(may(encoding, other, ACCEPTS)), z3.Not(failed))
-    return z3.And(may(encoding, one, STARTS), refuses)
+    refuses = all_of(z3.Not(may(encoding, other, ACCEPTS)), z3.Not(failed))
+    return all_of(may(encoding, one, STARTS), refuses)
 
 
 def too_many(spec: Spec, limit: Limit, devices: int) -> bool:
@@ -72,6 +73,15 @@ class QuantifiedGroup:
         self.sort = z3.DeclareSort("Device")
         self.flags = z3.Function("flags", self.sort, self.encoding.flags.sort())
         self.one, self.other = z3.Consts("one other", self.sort)
+        self._applied: dict[tuple[int, int], tuple[Term, Term]] = {}
+        self._among: dict[tuple[int, int, frozenset[tuple[int, frozenset[str]]]], Formula] = {}
+
+    def of(self, function: z3.FuncDeclRef, device: Term) -> Term:
+        """What a function has for a device: one term, made once."""
+        key = function.get_id(), device.get_id()
+        if key not in self._applied:
+            self._applied[key] = device, function(device)
+        return self._applied[key][1]
 
     def where(self, moment: str) -> z3.FuncDeclRef:
         """Where each device is at a moment."""
@@ -84,7 +94,7 @@ class QuantifiedGroup:
         capable = z3.ForAll(
             [one], any_of([self.flags(one) == word for word in self.encoding.machines])
         )
-        return z3.And(capable, *(self._limited(limit) for limit in self.discipline.plan.limits))
+        return all_of(capable, *(self._limited(limit) for limit in self.discipline.plan.limits))
 
     def _limited(self, limit: Limit) -> Formula:
         """At most so many devices lack a capability; a group of one has no limit.
@@ -98,29 +108,32 @@ class QuantifiedGroup:
         )
         without = [self.flags(device) & bit == 0 for device in devices]
         same = [one == other for one, other in itertools.combinations(devices, 2)]
-        premise = z3.And(without) if limit.count else without[0]
+        premise = all_of(*without) if limit.count else without[0]
         return z3.ForAll(devices, z3.Implies(premise, z3.Or(same)))
 
     def in_states(self, where: z3.FuncDeclRef, device: Term, sets: Sets) -> Formula:
         """A device is in one of the states that its capability set has in `sets`."""
-        return any_of(
-            [
-                z3.And(
-                    self.flags(device) == word,
-                    self.encoding.one_of(where(device), sorted(names)),
-                )
-                for word, names in sets.items()
-            ]
-        )
+        state, flags = self.of(where, device), self.of(self.flags, device)
+        key = state.get_id(), flags.get_id(), frozenset(sets.items())
+        if key not in self._among:
+            self._among[key] = any_of(
+                [
+                    all_of(flags == word, self.encoding.one_of(state, sorted(names)))
+                    for word, names in sets.items()
+                ]
+            )
+        return self._among[key]
 
     def unsafe(self, where: z3.FuncDeclRef, one: Term, other: Term) -> Formula:
         """Of two devices the first may start DMA to the second, which is stopped."""
-        return z3.And(one != other, meets(self.encoding, where(one), where(other)))
+        return all_of(
+            one != other, meets(self.encoding, self.of(where, one), self.of(where, other))
+        )
 
     def holds(self, where: z3.FuncDeclRef, phase: int) -> Formula:
         """The invariant of a phase: where devices are, and that none meets a stopped one."""
         one, other = self.one, self.other
-        return z3.And(
+        return all_of(
             z3.ForAll([one], self.in_states(where, one, self.discipline.reachable[phase])),
             z3.ForAll([one, other], z3.Not(self.unsafe(where, one, other))),
         )
@@ -148,11 +161,12 @@ class QuantifiedGroup:
         mover, one = z3.Const("mover", self.sort), self.one
         row = self.discipline.plan.phases[phase]
         encoding = self.encoding
+        able = {word: self.of(self.flags, mover) == word for word in encoding.machines}
         cases = [
-            z3.And(
-                self.flags(mover) == word,
-                now(mover) == encoding.state(here),
-                then(mover) == encoding.state(there),
+            all_of(
+                able[word],
+                equal(self.of(now, mover), encoding.state(here)),
+                equal(self.of(then, mover), encoding.state(there)),
             )
             for word, machine in encoding.machines.items()
             for here, there in self.discipline.steps(row, machine).items()
@@ -160,15 +174,15 @@ class QuantifiedGroup:
         if self.discipline.failing and self.discipline.lost is not None:
             moving = any_of(
                 [
-                    z3.And(self.flags(mover) == word, now(mover) == encoding.state(here))
+                    all_of(able[word], equal(self.of(now, mover), encoding.state(here)))
                     for word, machine in encoding.machines.items()
                     for here in self.discipline.steps(row, machine)
                 ]
             )
             lost = encoding.state(self.discipline.lost)
-            cases.append(z3.And(moving, then(mover) == lost))
+            cases.append(all_of(moving, then(mover) == lost))
         stay = z3.ForAll([one], z3.Or(one == mover, then(one) == now(one)))
-        return z3.And(any_of(cases), stay)
+        return all_of(any_of(cases), stay)
 
     def inductive(self) -> Iterator[Query]:
         """The invariant of each phase holds when it begins and survives every step of any device.
@@ -239,7 +253,7 @@ class FiniteGroup(System):
         state, flags = now[f"state{device}"], now[f"flags{device}"]
         return any_of(
             [
-                z3.And(flags == word, self.encoding.one_of(state, sorted(names)))
+                all_of(flags == word, self.encoding.one_of(state, sorted(names)))
                 for word, names in sets.items()
             ]
         )
@@ -250,7 +264,7 @@ class FiniteGroup(System):
             bit = _bit(self.encoding.spec, limit)
             without = [now[f"flags{device}"] & bit == 0 for device in range(self.size)]
             too_many = itertools.combinations(without, limit.count + 1) if self.size > 1 else ()
-            yield from (z3.Not(z3.And(some)) for some in too_many)
+            yield from (z3.Not(all_of(*some)) for some in too_many)
 
     def transitions(
         self,
@@ -267,7 +281,7 @@ class FiniteGroup(System):
                 state, flags = now[f"state{device}"], now[f"flags{device}"]
                 for word, machine in discipline.machines():
                     for here, there in discipline.steps(phase, machine).items():
-                        guard = z3.And(
+                        guard = all_of(
                             now["phase"] == index, flags == word, state == encoding.state(here)
                         )
                         events.append(
@@ -278,7 +292,7 @@ class FiniteGroup(System):
                             events.append(Event(f"fail{device}", guard, {f"state{device}": lost}))
             if index + 1 < len(phases):
                 rest = [self._among(now, device, resting) for device in range(self.size)]
-                guard = z3.And(now["phase"] == index, *rest)
+                guard = all_of(now["phase"] == index, *rest)
                 events.append(Event("next_phase", guard, {"phase": now["phase"] + 1}))
         return events
 
