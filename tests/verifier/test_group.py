@@ -19,7 +19,7 @@ from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Verdict, decide, verify
 from vfio_migration.verifier.report.replay import replay
-from vfio_migration.verifier.solver.encoding import any_of
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup
 from vfio_migration.verifier.systems.plan import Discipline, shortest_meeting
 from vfio_migration.verifier.systems.plan_runs import run_to, showing

@@ -14,11 +14,12 @@ import z3
 
 from vfio_migration.model.spec import Role, Spec
 from vfio_migration.verifier.obligations.listings import listings
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.explain import Model, asked_trace, decided
 from vfio_migration.verifier.solver.missing_names import lacking
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Bad, Situation, Term
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.device import CHANGE, DeviceSystem
 
 DEPTH = 7

@@ -16,10 +16,11 @@ from vfio_migration.model.plan import Plan
 from vfio_migration.verifier.obligations.group_arrival import arrivals, loaded_together
 from vfio_migration.verifier.obligations.handover import handovers, handovers_search
 from vfio_migration.verifier.obligations.pre_copy import pre_copied
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Situation
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.group import FiniteGroup, QuantifiedGroup, may, meets, too_many
 from vfio_migration.verifier.systems.handover import followed, handed_over
 from vfio_migration.verifier.systems.plan import ACCEPTS, STARTS, Discipline, shortest_meeting

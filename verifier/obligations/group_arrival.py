@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 import z3
 
 from vfio_migration.model.plan import Phase, Plan
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.handover import followed
 from vfio_migration.verifier.systems.plan import Discipline, Sets, Where
 from vfio_migration.verifier.systems.plan_runs import run_to, showing, taken

@@ -17,10 +17,10 @@ from typing import Literal
 import z3
 
 from vfio_migration.model.plan import Handover, Side
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Query
-from vfio_migration.verifier.solver.terms import all_of
+from vfio_migration.verifier.solver.terms import all_of, any_of
 from vfio_migration.verifier.systems.handover import SIDES, Device, Journey, Spot
 from vfio_migration.verifier.systems.handover_arrival import stranded
 from vfio_migration.verifier.systems.handover_runs import (

@@ -11,10 +11,11 @@ import z3
 
 from vfio_migration.model.spec import Role
 from vfio_migration.verifier.obligations.listings import Allowed, Listing, listings
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term
 from vfio_migration.verifier.solver.explain import Model, pair, request_example, step_example
 from vfio_migration.verifier.solver.missing_names import lacking, renamed
 from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.terms import any_of
 
 
 def as_listed(encoding: Encoding) -> Iterator[Query]:

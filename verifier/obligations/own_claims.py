@@ -27,9 +27,10 @@ import z3
 from vfio_migration.model import SpecError
 from vfio_migration.model.errors import Mistake, closest, did_you_mean, why
 from vfio_migration.verifier.obligations.catalogue import FAMILIES
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example, Method, Obligation, Query
 from vfio_migration.verifier.solver.system import Lemma, Situation, Term
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.device import DeviceSystem
 
 Step: TypeAlias = Callable[[DeviceSystem, Situation, Term, Situation], Formula]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import z3
 
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.explain import Model
 from vfio_migration.verifier.solver.obligation import Example, Query
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.handover import Journey, Spot
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import z3
 
 from vfio_migration.model.spec import Spec
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, Line, Term, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, Line, Term
 from vfio_migration.verifier.solver.explain import (
     Model,
     asked_trace,
@@ -25,7 +25,7 @@ from vfio_migration.verifier.solver.explain import (
     request_example,
 )
 from vfio_migration.verifier.solver.obligation import Example, Query
-from vfio_migration.verifier.solver.terms import all_of
+from vfio_migration.verifier.solver.terms import all_of, any_of
 
 _Kind = tuple[dict[str, z3.BitVecRef], set[str], Formula]
 """Distances to the target, through which states, and for which targets they are stated."""

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import z3
 
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.system import Bad, Event, Lemma, Situation, System, Term
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.migration import MigrationSystem
 
 DEPTH = 7

@@ -19,7 +19,7 @@ from vfio_migration.verifier.obligations.rules import (
     overlooked_path,
     second_path,
 )
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, any_of, path_trace
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, Term, path_trace
 from vfio_migration.verifier.solver.explain import (
     Model,
     arc_rows,
@@ -33,6 +33,7 @@ from vfio_migration.verifier.solver.explain import (
     written_step,
 )
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
+from vfio_migration.verifier.solver.terms import any_of
 
 # --- T1, T2: arcs and neighbours ---
 

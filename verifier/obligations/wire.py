@@ -19,11 +19,11 @@ from vfio_migration.verifier.obligations.wire_served import (
     ought_to_be_served,
     wire_listing,
 )
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.explain import Model, asked_trace
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
 from vfio_migration.verifier.solver.system import Bad, Situation, Term
-from vfio_migration.verifier.solver.terms import all_of
+from vfio_migration.verifier.solver.terms import all_of, any_of
 from vfio_migration.verifier.systems.connection import ConnectionSystem
 from vfio_migration.verifier.systems.connection_answers import Message, number_of
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import z3
 
-from vfio_migration.verifier.solver.encoding import Formula, any_of
+from vfio_migration.verifier.solver.encoding import Formula
 from vfio_migration.verifier.solver.system import Bad, Situation, Term
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.connection import ConnectionSystem
 from vfio_migration.verifier.systems.connection_answers import Message
 

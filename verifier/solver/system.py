@@ -23,9 +23,9 @@ from typing import TypeAlias
 import z3
 
 from vfio_migration.model import Step, Trace
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example, Query
-from vfio_migration.verifier.solver.terms import all_of
+from vfio_migration.verifier.solver.terms import all_of, any_of
 
 Term: TypeAlias = z3.ExprRef
 Situation: TypeAlias = Mapping[str, Term]

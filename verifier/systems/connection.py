@@ -18,10 +18,10 @@ from collections.abc import Sequence
 import z3
 
 from vfio_migration.model import Event as EventRow
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
-from vfio_migration.verifier.solver.terms import all_of
+from vfio_migration.verifier.solver.terms import all_of, any_of
 from vfio_migration.verifier.systems.connection_answers import BOOL, INT, Answers, Choose, Message
 from vfio_migration.verifier.systems.connection_trace import traced
 

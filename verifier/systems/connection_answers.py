@@ -15,9 +15,9 @@ import z3
 
 from vfio_migration.model.spec import StreamEnd
 from vfio_migration.model.wire import Command, Feature, Occasion, Wire
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.system import Situation, Term
-from vfio_migration.verifier.solver.terms import all_of
+from vfio_migration.verifier.solver.terms import all_of, any_of
 from vfio_migration.verifier.systems.device import DeviceSystem
 
 Made = TypeVar("Made")

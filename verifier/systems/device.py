@@ -17,9 +17,10 @@ import z3
 from vfio_migration.model import Event as EventRow
 from vfio_migration.model import Step
 from vfio_migration.model.spec import EventName, Role
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of, refusal_half_way
+from vfio_migration.verifier.solver.encoding import Encoding, Formula, refusal_half_way
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term, run_of
+from vfio_migration.verifier.solver.terms import any_of
 
 CHANGE: Final[Role] = "state_change"
 """What specifications forbid a stopped device: to change its own state (see listings.toml)."""

@@ -22,10 +22,10 @@ import z3
 from vfio_migration.model import Spec, Step, Trace
 from vfio_migration.model.plan import Limit
 from vfio_migration.model.spec import Role
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example, Query
 from vfio_migration.verifier.solver.system import Event, Situation, System, Term
-from vfio_migration.verifier.solver.terms import all_of, equal
+from vfio_migration.verifier.solver.terms import all_of, any_of, equal
 from vfio_migration.verifier.systems.plan import ACCEPTS, STARTS, Discipline, Sets
 from vfio_migration.verifier.systems.plan_runs import begins, failed, taken
 

@@ -23,9 +23,10 @@ from collections.abc import Callable, Sequence
 import z3
 
 from vfio_migration.model import Step
-from vfio_migration.verifier.solver.encoding import Encoding, Formula, any_of
+from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term, run_of
+from vfio_migration.verifier.solver.terms import any_of
 from vfio_migration.verifier.systems.device import DeviceSystem
 
 _DEVICES = ("source", "destination")
