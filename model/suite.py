@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -126,6 +126,14 @@ def behaviour(machine: Machine, *, failing: bool = False) -> Behaviour:
     ways = _ways(spec.initial, inputs, moves)
     reached = tuple(row.name for row in machine.states if row.name in ways)
     return Behaviour(spec.initial, reached, inputs, moves)
+
+
+def without(tested: Behaviour, left_out: Callable[[Input], bool]) -> Behaviour:
+    """Return a behaviour without some inputs, and without the states that only they lead to."""
+    inputs = tuple(one for one in tested.inputs if not left_out(one))
+    ways = _ways(tested.initial, inputs, tested.moves)
+    states = tuple(state for state in tested.states if state in ways)
+    return Behaviour(tested.initial, states, inputs, tested.moves)
 
 
 def output(machine: Machine, state: str, given: Input) -> Output:

@@ -146,7 +146,8 @@ def data(report: Report, spec: Spec) -> dict[str, Any]:
         "inputs": report.inputs,
         "messages": report.messages,
         "cases": report.cases,
-        "restarts": report.restarts,
+        "starts": report.starts,
+        "ends_with_client": report.ends_with_client,
         "seconds": round(report.seconds, 3),
         "died": report.died or None,
         "left_out": report.left_out,
@@ -183,8 +184,10 @@ def lines(report: Report, spec: Spec, *, strict: bool) -> Iterator[str]:
     )
     for why in report.left_out:
         yield f"  not tested: {why}"
-    if report.restarts:
-        yield f"  the server was started again {report.restarts} times"
+    if report.ends_with_client:
+        yield f"  the server ends when its client leaves; it was started {report.starts} times"
+    elif report.starts:
+        yield f"  the server was started {report.starts} times"
     for grade in _GRADES:
         if grade == "house rule" and not strict:
             continue

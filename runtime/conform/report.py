@@ -57,7 +57,8 @@ class Report:
         inputs: How many inputs they have.
         messages: How many messages passed.
         cases: How many cases about messages were tried.
-        restarts: How often the server was started anew.
+        starts: How often the server was started.
+        ends_with_client: It ends when its client leaves, so it was started for each connection.
         seconds: How long it took.
         died: How the server ended, if that ended the test; "" if it did not.
         left_out: What could not be tested, and why.
@@ -72,7 +73,8 @@ class Report:
     inputs: int = 0
     messages: int = 0
     cases: int = 0
-    restarts: int = 0
+    starts: int = 0
+    ends_with_client: bool = False
     seconds: float = 0.0
     died: str = ""
     left_out: list[str] = field(default_factory=list)

@@ -19,9 +19,10 @@ from vfio_migration.model.suite import (
     expected,
     in_words,
     whole_run,
+    without,
 )
 from vfio_migration.runtime.conform.report import Deviation, Report
-from vfio_migration.runtime.conform.tested_server import DATA_BYTES, TestedServer
+from vfio_migration.runtime.conform.tested_server import DATA_BYTES, ServerEndedError, TestedServer
 
 MAX_STREAM_BYTES: Final = 64 << 20
 """How long a stream of the device may be to be written again and again."""
@@ -70,7 +71,7 @@ class SuiteRun:
         self._tested: Behaviour = behaviour(machine)
         self._names = {row.value: row.name for row in self._spec.states}
         self._pieces: list[bytes] = []
-        self._written = 0
+        self._written = self._index = 0
 
     @property
     def stream(self) -> list[bytes]:
@@ -83,26 +84,60 @@ class SuiteRun:
         Raises:
             ServerEndedError: The server did not go on.
         """
+        if self._server.ends_with_client:
+            self._report.left_out.append("reconnecting: the server ends when its client leaves")
+            self._leave_out(lambda one: one.kind == "reconnect")
         self._read_stream()
         runs = list(whole_run(self._tested, hidden_states))
         for done, sequence in enumerate(runs, 1):
-            self._server.reset()
+            if not self._begin():
+                self._report.left_out.append(
+                    f"{len(runs) - done + 1} of {len(runs)} sequences: neither a reset nor a "
+                    f"request leads the device back to {self._tested.initial}"
+                )
+                return
             known, shows = len(self._report.deviations), sequence
             try:
                 self._lead(sequence)
             except Deviates as deviation:
                 shows = self._deviates(sequence[: deviation.index + 1], deviation)
+            except ServerEndedError as ended:
+                shows = sequence[: self._index + 1]
+                self._server.doing = self._step(shows)
+                self._server.recover(ended)
+                for one in self._report.deviations[:known]:
+                    if one.step == self._server.doing and len(one.sequence) > len(shows):
+                        one.sequence = shows
             for one in self._report.deviations[known:]:
                 one.sequence = one.sequence or shows
             self._report.sequences += 1
             self._report.inputs += len(sequence)
             self._progress(done, len(runs))
 
+    def _begin(self) -> bool:
+        """Bring the device to the initial state: by a reset, else a request, else a new process."""
+        self._server.doing = f"going back to {self._tested.initial}"
+        initial = self._spec.state(self._tested.initial).value
+        ways: tuple[Callable[[], object], ...] = (
+            self._server.reset,
+            lambda: self._server.set_state(initial),
+            self._server.reconnect,
+        )
+        for way in ways:
+            try:
+                way()
+                if self._server.state() == initial:
+                    return True
+            except ServerEndedError as ended:
+                self._server.recover(ended)
+        return False
+
     def _lead(self, sequence: Sequence[Input]) -> None:
         here, self._written = self._tested.initial, 0
         for index, (one, right) in enumerate(
             zip(sequence, expected(self._tested, sequence), strict=True)
         ):
+            self._index = index
             seen = self._make(here, one, right)
             if seen != right:
                 raise Deviates(index, right, seen)
@@ -157,13 +192,12 @@ class SuiteRun:
         )
         if final is None:
             return
-        self._server.reset()
+        self._begin()
         for one in self._tested.way_to(final):
             self._server.set_state(one.value)
         data = bytearray()
         while len(data) <= MAX_STREAM_BYTES:
-            reply = self._server.read_data()
-            more = reply.payload[8:] if reply.errno is None else b""
+            more = self._server.data_of(self._server.read_data())
             data += more
             if len(more) < DATA_BYTES:
                 break
@@ -180,19 +214,16 @@ class SuiteRun:
     def _without_judged_sessions(self) -> None:
         """Leave out every request that would open a session of which no stream is known."""
         judged = {row.value for row in self._spec.states if self._spec.session(row.session).judged}
-        tested = self._tested
-        inputs = tuple(one for one in tested.inputs if one.kind != "set" or one.value not in judged)
-        names = {self._names[value] for value in judged}
-        states = tuple(state for state in tested.states if state not in names)
-        self._tested = Behaviour(tested.initial, states, inputs, tested.moves)
+        self._leave_out(lambda one: one.kind == "set" and one.value in judged)
+
+    def _leave_out(self, left_out: Callable[[Input], bool]) -> None:
+        self._tested = without(self._tested, left_out)
 
     # --- what deviates ---
 
     def _deviates(self, sequence: tuple[Input, ...], found: Deviates) -> tuple[Input, ...]:
         """Report a deviation; return the shortest sequence found that shows it."""
         shortest, found = self._shrunk(sequence, found)
-        *before, last = shortest
-        here = expected(self._tested, before)[-1].state if before else self._tested.initial
         right, seen = found.right, found.seen
         parts = []
         if (right.errno is None) != (seen.errno is None):
@@ -206,13 +237,19 @@ class SuiteRun:
             Deviation(
                 grade="house rule",
                 check=CHECK,
-                step=f"{in_words(self._spec, last)} in {here}",
+                step=self._step(shortest),
                 reason="; ".join(parts),
             )
         )
         if not kept.sequence or len(shortest) < len(kept.sequence):
             kept.sequence = shortest
         return shortest
+
+    def _step(self, sequence: Sequence[Input]) -> str:
+        """Return the last input of a sequence in words, and where it is made."""
+        *before, last = sequence
+        here = expected(self._tested, before)[-1].state if before else self._tested.initial
+        return f"{in_words(self._spec, last)} in {here}"
 
     def _shrunk(
         self, sequence: tuple[Input, ...], found: Deviates
@@ -221,7 +258,8 @@ class SuiteRun:
         for tried, shorter in enumerate(self._shorter(sequence)):
             if tried == MAX_SHRINKS:
                 break
-            self._server.reset()
+            if not self._begin():
+                break
             try:
                 self._lead(shorter)
             except Deviates as again:

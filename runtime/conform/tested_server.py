@@ -21,6 +21,13 @@ from vfio_migration.model import Spec, SpecError
 from vfio_migration.model.conformance.findings import Examination, Finding
 from vfio_migration.model.conformance.observation import Observation
 from vfio_migration.runtime.client.capture import Capture
+from vfio_migration.runtime.conform.server_process import (
+    END_TIMEOUT_S,
+    RETRY_S,
+    START_TIMEOUT_S,
+    CannotStartError,
+    ServerProcess,
+)
 from vfio_migration.runtime.protocol.layout import (
     ERROR,
     FEATURE_GET,
@@ -92,8 +99,11 @@ class TestedServer(Closing):
         spec: The migration table.
         found: Called with each finding, the request and the reply it is about, as bytes.
         timeout_s: How many seconds it has for each reply.
+        process: Starts the server where nobody listens.
+        ended: Called with what was being done when a server has ended that has to go on.
 
     Attributes:
+        doing: What is being done, in words.
         messages: How many messages passed.
         observed: Whether messages are held against the tables; set to False for the rest of a
             connection in which something is sent that a recording has no words for.
@@ -107,9 +117,13 @@ class TestedServer(Closing):
         spec: Spec,
         found: Callable[[Finding, bytes, bytes], None],
         timeout_s: float,
+        process: ServerProcess,
+        ended: Callable[[str, str], None],
     ) -> None:
         self.path, self.spec, self.timeout_s = path, spec, timeout_s
-        self._found = found
+        self._found, self._ended, self._process = found, ended, process
+        self._was_there = False
+        self.doing = "connecting"
         self._examination = Examination(spec)
         self._capture = Capture(spec)
         self._socket: socket.socket | None = None
@@ -121,12 +135,47 @@ class TestedServer(Closing):
     # --- connections ---
 
     def connect(self, *, negotiate: bool = True) -> None:
-        """Connect, and agree on a version.
+        """Connect, and agree on a version; start the server if nobody listens and it is known how.
 
         Raises:
             ServerEndedError: Nobody listens, or the version is not agreed on.
         """
         self.close()
+        try:
+            if self._process.ends_with_client:
+                self._start()
+            self._connect()
+        except ServerEndedError as ended:
+            if not self._process.is_known:
+                raise
+            if self._was_there and not self._process.ends_with_client:
+                self._ended(self.doing, f"the server {ended.how}")
+            self._start()
+            self._connect()
+        self._was_there = True
+        if negotiate and self.negotiate().errno is not None:
+            raise ServerEndedError("sends nonsense", "it refuses VERSION 0.0 of a first message")
+
+    def _start(self) -> None:
+        """Start the server, and wait until it listens."""
+        try:
+            self._process.start()
+        except CannotStartError as error:
+            raise ServerEndedError("is not there", str(error)) from None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self._connect()
+            except ServerEndedError:
+                if self._process.has_ended or time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                return
+
+    def _connect(self) -> None:
+        if self._socket is not None:
+            return
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         made.settimeout(self.timeout_s)
         try:
@@ -136,8 +185,6 @@ class TestedServer(Closing):
             raise ServerEndedError("is not there", f"{self.path}: {error.strerror}") from None
         self._socket, self.observed = made, True
         self._capture = Capture(self.spec)
-        if negotiate and self.negotiate().errno is not None:
-            raise ServerEndedError("sends nonsense", "it refuses VERSION 0.0 of a first message")
 
     def negotiate(self, major: int = 0) -> Reply:
         """Send VERSION."""
@@ -150,6 +197,42 @@ class TestedServer(Closing):
             self._socket.close()
             self._socket, self.observed = None, True
             self._note({"from": "client", "what": "gone"})
+            if self._process.ends_with_client:
+                # Another process serves the next connection: nothing of its device is known.
+                self._process.wait()
+                self._examination = Examination(self.spec)
+
+    def meet(self) -> None:
+        """Connect for the first time, and find out whether the server ends when its client leaves.
+
+        Raises:
+            ServerEndedError: Nobody serves there; or it has ended, and cannot be started again.
+        """
+        self.connect()
+        self.close()
+        time.sleep(END_TIMEOUT_S)
+        try:
+            self._connect()
+        except ServerEndedError:
+            if not self._process.is_known:
+                raise ServerEndedError("is not there", "it ends when its client leaves") from None
+            self._process.ends_with_client = True
+        self.connect()
+
+    @property
+    def ends_with_client(self) -> bool:
+        """Whether the server has ended when a client left."""
+        return self._process.ends_with_client
+
+    def recover(self, ended: ServerEndedError) -> None:
+        """Report that it has ended, and connect again.
+
+        Raises:
+            ServerEndedError: That cannot be done.
+        """
+        self._ended(self.doing, f"the server {ended.how}")
+        self._was_there = False
+        self.connect()
 
     def reconnect(self) -> None:
         """Leave and come back."""
@@ -243,6 +326,14 @@ class TestedServer(Closing):
     def reset(self) -> Reply:
         """Reset the device."""
         return self.ask("DEVICE_RESET")
+
+    @staticmethod
+    def data_of(reply: Reply) -> bytes:
+        """Return the data of a reply to MIG_DATA_READ; what follows it is padding."""
+        if reply.errno is not None or len(reply.payload) < _PAIR.size:
+            return b""
+        _, size = _PAIR.unpack_from(reply.payload)
+        return reply.payload[_PAIR.size : _PAIR.size + size]
 
     def read_data(self, size: int = DATA_BYTES) -> Reply:
         """Read migration data."""
