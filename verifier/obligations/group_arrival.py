@@ -274,7 +274,7 @@ def _arrives(encoding: Encoding, plan: Plan, names: list[str]) -> Iterator[Query
     for index, phase in enumerate(plan.phases):
         known = z3.And(encoding.universe, _among(encoding, state, discipline.reachable[index]))
         here: z3.BitVecRef = state
-        for _ in encoding.names:
+        for _ in range(_longest(discipline, phase)):
             here = _one_step(discipline, phase, here)
         at_rest = _one_step(discipline, phase, here) == here
         lost = {
@@ -313,6 +313,19 @@ def _begins(encoding: Encoding, plan: Plan, names: list[str]) -> Query:
         )
 
     return Query(f"{plan.name}-begins", "witness", (begun,), "sat", begun_in)
+
+
+def _longest(discipline: Discipline, phase: Phase) -> int:
+    """How many steps a device takes in a phase at most; as many as states, if it turns in it."""
+    encoding, longest = discipline.encoding, 0
+    for machine in encoding.machines.values():
+        steps = discipline.steps(phase, machine)
+        for begin in steps:
+            here, count = begin, 0
+            while here in steps and steps[here] != here and count < len(encoding.names):
+                here, count = steps[here], count + 1
+            longest = max(longest, count)
+    return longest
 
 
 def _one_step(discipline: Discipline, phase: Phase, here: z3.BitVecRef) -> z3.BitVecRef:
