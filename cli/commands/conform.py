@@ -35,7 +35,7 @@ examples:
   vfio-migration conform a.sock --device-may-be-reset --restart ./start-a
 
 exit status: 0 nothing is violated; 1 something is, or the server died; 2 wrong input; 3 nobody
-serves there, or the device does not migrate
+serves there, or not all could be tested
 """
 
 
@@ -68,6 +68,13 @@ def add(commands: Any) -> None:
         type=options.seconds,
         default=5.0,
         help="how long the server may take for a reply (default 5)",
+    )
+    parser.add_argument(
+        "--total-timeout",
+        metavar="SECONDS",
+        type=options.seconds,
+        default=3600.0,
+        help="how long the whole test may take (default 3600)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="hold it to what our own server keeps to, too"
@@ -105,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
     def progress(what: str, done: int, of: int) -> None:
         line.count(what, done, of)
 
-    choices = Choices(arguments.hidden_states, arguments.timeout, restart, progress)
+    choices = Choices(
+        arguments.hidden_states, arguments.timeout, arguments.total_timeout, restart, progress
+    )
     try:
         with line:
             report = conform(arguments.socket, spec, choices)
@@ -120,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable("\n".join(lines(report, spec, strict=arguments.strict))))
     if not _conforms(report, strict=arguments.strict):
         return NO
-    return YES if report.capabilities else UNKNOWN
+    return YES if report.capabilities and not report.left_out else UNKNOWN
 
 
 def _conforms(report: Report, *, strict: bool) -> bool:

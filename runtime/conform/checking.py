@@ -19,11 +19,17 @@ from vfio_migration.runtime.conform.report import Deviation, Report
 from vfio_migration.runtime.conform.server_process import ServerProcess
 from vfio_migration.runtime.conform.stream_cases import try_streams
 from vfio_migration.runtime.conform.suite_run import SuiteRun
-from vfio_migration.runtime.conform.tested_server import ServerEndedError, TestedServer
+from vfio_migration.runtime.conform.tested_server import (
+    OutOfTimeError,
+    ServerEndedError,
+    TestedServer,
+)
 from vfio_migration.runtime.conform.wire_cases import cases, try_case
 
 TIMEOUT_S: Final = 5.0
 """How many seconds a server has for a reply."""
+TOTAL_TIMEOUT_S: Final = 3600.0
+"""How many seconds the whole test may take: a server may answer each request just in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Choices:
     Attributes:
         hidden_states: The bound of the suite; see `model.suite`.
         timeout_s: How many seconds the server has for each reply.
+        total_timeout_s: How many seconds the whole test may take.
         restart: The words of the command that starts the server; none if it is not known. What was
             started is ended when the test is over.
         progress: Called with what is being done, how much of it is done, and of how much.
@@ -40,6 +47,7 @@ class Choices:
 
     hidden_states: int = 1
     timeout_s: float = TIMEOUT_S
+    total_timeout_s: float = TOTAL_TIMEOUT_S
     restart: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None
 
@@ -87,13 +95,17 @@ def conform(path: str | Path, spec: Spec, choices: Choices | None = None) -> Rep
         )
 
     process = ServerProcess(choices.restart, report)
-    server = TestedServer(str(path), spec, found, choices.timeout_s, process, ended)
+    server = TestedServer(
+        str(path), spec, found, choices.timeout_s, choices.total_timeout_s, process, ended
+    )
     try:
         server.meet()
         try:
             _check(server, spec, choices, report)
         except ServerEndedError as stopped:
             report.died = str(stopped)
+        except OutOfTimeError:
+            report.left_out.append(f"all that takes longer than {choices.total_timeout_s:g} s")
     finally:
         server.close()
         process.end()

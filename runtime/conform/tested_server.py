@@ -74,6 +74,10 @@ class ServerEndedError(Exception):
         self.about = about
 
 
+class OutOfTimeError(Exception):
+    """The time for the whole test is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back.
@@ -99,6 +103,7 @@ class TestedServer(Closing):
         spec: The migration table.
         found: Called with each finding, the request and the reply it is about, as bytes.
         timeout_s: How many seconds it has for each reply.
+        total_timeout_s: How many seconds it has for all together.
         process: Starts the server where nobody listens.
         ended: Called with what was being done when a server has ended that has to go on.
 
@@ -117,11 +122,13 @@ class TestedServer(Closing):
         spec: Spec,
         found: Callable[[Finding, bytes, bytes], None],
         timeout_s: float,
+        total_timeout_s: float,
         process: ServerProcess,
         ended: Callable[[str, str], None],
     ) -> None:
         self.path, self.spec, self.timeout_s = path, spec, timeout_s
         self._found, self._ended, self._process = found, ended, process
+        self._over_at = time.monotonic() + total_timeout_s
         self._was_there = False
         self.doing = "connecting"
         self._examination = Examination(spec)
@@ -267,7 +274,10 @@ class TestedServer(Closing):
 
         Raises:
             ServerEndedError: None comes.
+            OutOfTimeError: The time for the whole test is over.
         """
+        if time.monotonic() > self._over_at:
+            raise OutOfTimeError
         deadline = time.monotonic() + self.timeout_s
         while True:
             head = self._exactly(HEADER_SIZE, deadline)

@@ -24,7 +24,7 @@ NEEDS_A_HIDDEN_STATE = {wrong_servers.HiddenState, wrong_servers.AnotherAfterIts
 def held(tmp_path: Path, spec: Spec, peer: Right, hidden_states: int) -> Report:
     path = tmp_path / "s"
     with serving(path, peer):
-        return conform(path, spec, Choices(hidden_states, timeout_s=20.0))
+        return conform(path, spec, Choices(hidden_states, 20.0))
 
 
 @contextlib.contextmanager
@@ -82,12 +82,22 @@ def test_a_server_that_died_is_started_again_and_the_test_goes_on(
     )
     restart = (sys.executable, "-c", code, str(path))
     with patched_environment():
-        report = conform(path, spec, Choices(0, 20.0, restart))
+        report = conform(path, spec, Choices(0, 20.0, restart=restart))
     assert report.starts == 2
     assert not report.ends_with_client
     assert report.sequences > 98
     assert [one.check for one in report.deviations if one.grade == "violation"] == ["server_ended"]
     assert not report.conforms
+
+
+def test_a_server_that_answers_each_request_just_in_time_is_not_waited_for_without_end(
+    tmp_path: Path, spec: Spec
+) -> None:
+    path = tmp_path / "s"
+    with serving(path, Right()):
+        report = conform(path, spec, Choices(3, 20.0, total_timeout_s=1.0))
+    assert report.left_out == ["all that takes longer than 1 s"]
+    assert report.sequences < 19208
 
 
 def test_there_are_enough_faults_to_count() -> None:
