@@ -14,8 +14,9 @@ from vfio_migration.runtime.kit.errors import CommandError
 OBLIGATIONS: Final = {
     "D1": "A data session is open exactly in the states that stream",
     "D2": "There are never two data sessions, and each new one is distinct from all before",
-    "D3": "A stopped device starts no DMA and raises no interrupt",
-    "D4": "No peer-to-peer DMA starts while the device is quiesced or stopped",
+    "D3": "A stopped device starts no DMA and raises no interrupt: where it may not change its own "
+    "state, where the end of its stream is final and where a stream is judged on leaving",
+    "D4": "No peer-to-peer DMA starts while the device is quiesced or, in the same sense, stopped",
     "D5": (
         "The device's own state does not change while it is stopped, so what STOP_COPY streams "
         "is a snapshot"

@@ -19,6 +19,8 @@ _QUIET = frozenset({"start_dma", "start_p2p_dma", "raise_interrupt", "change_sta
 FORBIDDEN = {
     **dict.fromkeys(("STOP", "STOP_COPY", "RESUMING"), _QUIET),
     **dict.fromkeys(("RUNNING_P2P", "PRE_COPY_P2P"), frozenset({"start_p2p_dma"})),
+    # Of the tables with a column whose device may not change its own state.
+    **dict.fromkeys(("RUNNING_DRAIN", "DRAIN_COPY"), _QUIET),
 }
 """What a device must not do, by state."""
 

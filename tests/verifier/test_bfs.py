@@ -55,7 +55,7 @@ def test_the_prover_finds_a_shortest_run(path):
     (verdict,) = verify(spec_of(data), only=[obligation_id]).verdicts
     assert verdict.example is not None
     lengths = {}
-    for word in WORDS:
+    for word in (int(flags.value) for flags in spec_of(data).capability_sets()):
         shortest = search(
             ExplicitDevice(data, word), sessions=4, changes=3, wanted={obligation_id}
         ).shortest
