@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import c_sources
+from support.git_repository import committed
 from support.samples import sample, sample_where
 from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main, parser
@@ -357,6 +358,7 @@ def test_every_example_in_the_help_is_accepted(tmp_path, command):
 
     shutil.copy(NINTH, tmp_path / "my_table.toml")
     c_sources.tree(tmp_path, c_sources.linux(load()), "linux")
+    committed(tmp_path)  # git:HEAD is a source too
     trace = path_trace(load(), 7, ["RUNNING", "PRE_COPY"], "an example")
     (tmp_path / "run.json").write_text(trace.to_json(), "utf-8")
     ran = 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import c_sources
+from support.git_repository import committed, git
 from support.table_edits import ROOT
 from vfio_migration.model import load
 
@@ -21,20 +22,12 @@ MAIL_COLUMNS = 72
 NO = 1
 
 
-def git(folder: Path, *words: str) -> str:
-    who = ["-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    command = ["git", "-C", str(folder), *who, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture
 def reviewer(tmp_path: Path) -> Path:
     """A folder with a tree of Linux as far as it is read, and the patch that the page names."""
     tree = tmp_path / "linux"
     c_sources.tree(tree, c_sources.linux(load()), "linux", c_sources.header(load()))
-    git(tree, "init", "-q")
-    git(tree, "add", ".")
-    git(tree, "commit", "-qm", "one")
+    committed(tree)
     steps = c_sources.cells(load()) | {("STOP_COPY", "PRE_COPY_P2P"): "PRE_COPY_P2P"}
     source = tree / c_sources.PLACES["linux"]
     # The patch of somebody who forgets the comment.

@@ -125,7 +125,7 @@ def test_a_right_device_passes(tested: Behaviour) -> None:
 
 def test_every_single_fault_is_found_without_hidden_states(tested: Behaviour) -> None:
     tried, left = survivors(faulty.single_faults(tested), tested, 0)
-    assert tried > 500
+    assert tried > 200  # 5 states with STOP_COPY alone
     assert left == []
 
 
