@@ -360,7 +360,6 @@ def test_what_only_loading_refuses_is_little_and_cannot_be_loaded(survey: Survey
     expected = {
         "session-effect": 1,  # a move that arcs make and no row speaks of
         "event-drops": 6,  # drops where nobody would read them
-        "judged": 1,  # judging where nothing is written
         "mandatory": 1,  # a profile would lack it
         "profile": 2,  # a profile without what is mandatory
     }
