@@ -217,6 +217,11 @@ def expected(tested: Behaviour, sequence: Iterable[Input]) -> list[Output]:
     return found
 
 
+def state_after(tested: Behaviour, sequence: Sequence[Input]) -> str:
+    """Return the state that a sequence leads to from the initial one."""
+    return expected(tested, sequence)[-1].state if sequence else tested.initial
+
+
 def in_words(spec: Spec, one: Input) -> str:
     """Return an input as text: a state is named, if the value is that of one."""
     if one.kind != "set":
@@ -227,8 +232,7 @@ def in_words(spec: Spec, one: Input) -> str:
 
 def _back(tested: Behaviour, done: Sequence[Input]) -> tuple[Input, ...]:
     """Return a way from where a sequence ends to the initial state."""
-    end = expected(tested, done)[-1].state if done else tested.initial
-    return _ways(end, tested.inputs, tested.moves)[tested.initial]
+    return _ways(state_after(tested, done), tested.inputs, tested.moves)[tested.initial]
 
 
 def _ways(

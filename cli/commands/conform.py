@@ -108,12 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         files.refuse("--restart", arguments.restart, f"is not a command: {error}")
     line = Progress([], shown=not arguments.quiet)
-
-    def progress(what: str, done: int, of: int) -> None:
-        line.count(what, done, of)
-
     choices = Choices(
-        arguments.hidden_states, arguments.timeout, arguments.total_timeout, restart, progress
+        arguments.hidden_states, arguments.timeout, arguments.total_timeout, restart, line.count
     )
     try:
         with line:

@@ -9,7 +9,7 @@ from typing import Final
 from vfio_migration.runtime.conform.report import Report
 
 START_TIMEOUT_S: Final = 20.0
-"""How many seconds a server has to listen after it was started, and to end when it is told to."""
+"""How many seconds a server has to listen after it was started, and to end when it is asked to."""
 END_TIMEOUT_S: Final = 0.3
 """How many seconds a server that ends with its client is given to do so, the first time."""
 MAX_STARTS: Final = 5000

@@ -18,6 +18,7 @@ from vfio_migration.model.suite import (
     behaviour,
     expected,
     in_words,
+    state_after,
     whole_run,
     without,
 )
@@ -65,8 +66,7 @@ class SuiteRun:
         report: Report,
         progress: Callable[[int, int], None] = lambda _done, _of: None,
     ) -> None:
-        self._server, self._machine, self._report = server, machine, report
-        self._progress = progress
+        self._server, self._report, self._progress = server, report, progress
         self._spec = machine.spec
         self._tested: Behaviour = behaviour(machine)
         self._names = {row.value: row.name for row in self._spec.states}
@@ -248,8 +248,7 @@ class SuiteRun:
     def _step(self, sequence: Sequence[Input]) -> str:
         """Return the last input of a sequence in words, and where it is made."""
         *before, last = sequence
-        here = expected(self._tested, before)[-1].state if before else self._tested.initial
-        return f"{in_words(self._spec, last)} in {here}"
+        return f"{in_words(self._spec, last)} in {state_after(self._tested, before)}"
 
     def _shrunk(
         self, sequence: tuple[Input, ...], found: Deviates
@@ -269,8 +268,7 @@ class SuiteRun:
 
     def _shorter(self, sequence: tuple[Input, ...]) -> Iterator[tuple[Input, ...]]:
         *before, last = sequence
-        here = expected(self._tested, before)[-1].state if before else self._tested.initial
-        direct = (*self._tested.way_to(here), last)
+        direct = (*self._tested.way_to(state_after(self._tested, before)), last)
         candidates: Iterable[tuple[Input, ...]] = (
             direct,
             *(sequence[:at] + sequence[at + 1 :] for at in range(len(sequence) - 1)),

@@ -56,6 +56,8 @@ _CAPABILITIES: Final = {
     "pgsizes": 4096,
     "max_dma_maps": 1024,
 }
+STATE_FEATURE: Final = _FEATURES["MIG_DEVICE_STATE"]
+"""The number of the feature that has the migration state."""
 
 Ended = Literal["closed the connection", "does not answer", "is not there", "sends nonsense"]
 

@@ -15,7 +15,12 @@ from typing import Final
 from vfio_migration.model.conformance.grades import VFIO_USER, Grade, load_grades
 from vfio_migration.model.wire import Occasion
 from vfio_migration.runtime.conform.report import Deviation, Report
-from vfio_migration.runtime.conform.tested_server import Reply, ServerEndedError, TestedServer
+from vfio_migration.runtime.conform.tested_server import (
+    STATE_FEATURE,
+    Reply,
+    ServerEndedError,
+    TestedServer,
+)
 from vfio_migration.runtime.protocol.layout import (
     FEATURE_GET,
     FEATURE_MASK,
@@ -26,6 +31,7 @@ from vfio_migration.runtime.protocol.layout import (
     WIRE,
 )
 
+_GET_STATE: Final = struct.pack("=II", 16, FEATURE_GET | STATE_FEATURE)
 _UNKNOWN_COMMAND: Final = 4000
 _UNKNOWN_FLAG: Final = 1 << 31
 _FEATURE: Final = "docs/interop/vfio-user.rst: VFIO_USER_DEVICE_FEATURE"
@@ -67,8 +73,7 @@ def cases() -> tuple[Case, ...]:
     state = struct.pack("=Ii", 2, -1)
 
     def feature(methods: int, size: int = 16, data: bytes = b"") -> bytes:
-        number = next(row.number for row in WIRE.features if row.name == "MIG_DEVICE_STATE")
-        return struct.pack("=II", size, methods | number) + data
+        return struct.pack("=II", size, methods | STATE_FEATURE) + data
 
     def refused(
         name: str, step: str, occasion: Occasion, send: Callable[[TestedServer], Reply | None],
@@ -268,19 +273,15 @@ def _probe_of_set(server: TestedServer) -> Reply:
 
 
 def _several_at_once(server: TestedServer) -> None:
-    number = next(row.number for row in WIRE.features if row.name == "MIG_DEVICE_STATE")
-    body = struct.pack("=II", 16, FEATURE_GET | number)
-    sent = [server.send("DEVICE_FEATURE", body)[:2] for _ in range(8)]
+    sent = [server.send("DEVICE_FEATURE", _GET_STATE)[:2] for _ in range(8)]
     answered = [server.receive().message[:2] for _ in sent]
     if sorted(sent) != sorted(answered):
         raise WrongAnswer("the replies do not have the message IDs of the commands")
 
 
 def _no_reply(server: TestedServer) -> None:
-    number = next(row.number for row in WIRE.features if row.name == "MIG_DEVICE_STATE")
-    body = struct.pack("=II", 16, FEATURE_GET | number)
-    server.send("DEVICE_FEATURE", body, flags=NO_REPLY)
-    wanted = server.send("DEVICE_FEATURE", body)
+    server.send("DEVICE_FEATURE", _GET_STATE, flags=NO_REPLY)
+    wanted = server.send("DEVICE_FEATURE", _GET_STATE)
     if server.receive().message[:2] != wanted[:2]:
         raise WrongAnswer("the first reply is to the command that wanted none")
 
