@@ -163,6 +163,13 @@ def output(machine: Machine, state: str, given: Input) -> Output:
     return Output(event.to or state, event.errno, session)
 
 
+def check_hidden_states(hidden_states: int) -> None:
+    """Refuse a bound that makes no suite; raise `SpecError` if it is out of range."""
+    if not 0 <= hidden_states <= MAX_HIDDEN_STATES:
+        hint = f"it is 0 to {MAX_HIDDEN_STATES}"
+        raise SpecError([Mistake("hidden states", hidden_states, "is out of range", hint)])
+
+
 def sequences(tested: Behaviour, hidden_states: int) -> Iterator[tuple[Input, ...]]:
     """Yield the sequences that find every deviation, each to be begun in the initial state.
 
@@ -174,9 +181,7 @@ def sequences(tested: Behaviour, hidden_states: int) -> Iterator[tuple[Input, ..
     Raises:
         SpecError: `hidden_states` is out of range.
     """
-    if not 0 <= hidden_states <= MAX_HIDDEN_STATES:
-        hint = f"it is 0 to {MAX_HIDDEN_STATES}"
-        raise SpecError([Mistake("hidden states", hidden_states, "is out of range", hint)])
+    check_hidden_states(hidden_states)
     for state in tested.states:
         way = tested.way_to(state)
         for word in itertools.product(tested.inputs, repeat=hidden_states + 1):

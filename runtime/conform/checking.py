@@ -15,6 +15,7 @@ from typing import Final
 from vfio_migration.model import Spec, SpecError
 from vfio_migration.model.conformance.findings import Finding
 from vfio_migration.model.machine import Machine
+from vfio_migration.model.suite import check_hidden_states
 from vfio_migration.runtime.conform.report import Deviation, Report
 from vfio_migration.runtime.conform.server_process import ServerProcess
 from vfio_migration.runtime.conform.stream_cases import try_streams
@@ -62,9 +63,10 @@ def conform(path: str | Path, spec: Spec, choices: Choices | None = None) -> Rep
 
     Raises:
         ServerEndedError: Nobody serves there to begin with.
-        SpecError: `hidden_states` is out of range.
+        SpecError: `hidden_states` is out of range; nothing was touched.
     """
     choices = choices or Choices()
+    check_hidden_states(choices.hidden_states)
     report = Report(str(path), hidden_states=choices.hidden_states)
     began = time.monotonic()
 

@@ -90,6 +90,17 @@ def test_without_leave_to_reset_the_device_nothing_is_touched(tmp_path: Path, ca
     assert peer.connections == 0
 
 
+def test_a_suite_that_nobody_can_run_is_refused_before_anything_is_touched(
+    tmp_path: Path, capsys
+) -> None:
+    peer = Right()
+    with serving(tmp_path / "s", peer):
+        arguments = ["conform", str(tmp_path / "s"), "--device-may-be-reset"]
+        assert main([*arguments, "--hidden-states", "4"]) == 2
+    assert "hidden states: 4: is out of range; it is 0 to 3" in capsys.readouterr().err
+    assert peer.connections == 0
+
+
 def test_where_nobody_serves_nothing_is_known(tmp_path: Path, capsys) -> None:
     assert main(["conform", str(tmp_path / "none"), *YES]) == 3
     captured = capsys.readouterr()

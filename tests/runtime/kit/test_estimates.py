@@ -119,11 +119,8 @@ def test_dirty_bytes_are_what_is_read_again(reads: list[int]) -> None:
     assert before == 0
 
 
-def test_data_that_could_not_be_read_is_still_initial_data(monkeypatch) -> None:
-    """There was no memory for the copy: what is left is what was left before."""
-    source = writer(memory())
-    read(source, source.info().initial - PAGES * PAGE_SIZE - format_.FRAME.size, still=False)
-    before = source.info()
+def read_without_memory_for_a_copy(source, monkeypatch) -> None:
+    """Read from a stream, which fails."""
 
     def fail(_view: memoryview) -> int:
         raise MemoryError
@@ -132,6 +129,14 @@ def test_data_that_could_not_be_read_is_still_initial_data(monkeypatch) -> None:
         patch.setattr(format_, "crc32_of_memory", fail)
         with pytest.raises(MemoryError):
             source.read(1, still=False)
+
+
+def test_data_that_could_not_be_read_is_still_initial_data(monkeypatch) -> None:
+    """There was no memory for the copy: what is left is what was left before."""
+    source = writer(memory())
+    read(source, source.info().initial - PAGES * PAGE_SIZE - format_.FRAME.size, still=False)
+    before = source.info()
+    read_without_memory_for_a_copy(source, monkeypatch)
     assert source.info() == before
     assert read(source, 1 << 20, still=False) == before.initial
 
@@ -208,12 +213,5 @@ def test_announced_data_that_could_not_be_read_is_still_announced(monkeypatch) -
     ram.write(0, b"!")
     source.announce()
     before = source.announced()[:2]
-
-    def fail(_view: memoryview) -> int:
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(format_, "crc32_of_memory", fail)
-        with pytest.raises(MemoryError):
-            source.read(1, still=False)
+    read_without_memory_for_a_copy(source, monkeypatch)
     assert source.announced()[:2] == before
