@@ -15,6 +15,8 @@ WORKERS ?= 3
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # What the user's shell says about other Pythons is not meant for this one.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
+# Without compiled modules each of the many programs that the tests start compiles all of it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

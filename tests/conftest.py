@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import examples
+from support import examples, samples
 from vfio_migration.model import Spec, load
 
 DATA = Path(__file__).parent / "data"
@@ -21,6 +21,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 examples.register()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    samples.mark_the_rest(items)  # before pytest leaves out what `-m` does not choose
 
 
 def pytest_collection_finish() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from support import check_trace_golden
 from support.recorded_runs import Log, lines_of, running, sweep
-from support.samples import sample
+from support.samples import sample, sampled
 from support.scripted_run import Script
 from support.table_edits import ROOT
 from support.waiting import wait_for
@@ -230,6 +230,7 @@ def test_a_line_that_is_cut_off_is_left_out(run: Path, log: Path, capsys):
         assert "cut off" not in capsys.readouterr().out
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     ("line", "message"),
     [

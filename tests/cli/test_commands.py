@@ -12,7 +12,7 @@ import pytest
 
 from support import c_sources
 from support.git_repository import committed
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main, parser
 from vfio_migration.model.extras import install_command
@@ -132,6 +132,7 @@ def test_wrong_usage_with_json_is_one_object(arguments):
     assert json.loads(done.stdout)["error"]["message"]
 
 
+@sampled(6)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -184,6 +185,7 @@ def test_verify_json_has_the_documented_shape(capsys):
     assert len(variant["cells"]) == 1
 
 
+@sampled(5)
 @pytest.mark.parametrize(
     "path", sample(sorted(BROKEN.glob("*.toml")), 8), ids=lambda path: path.stem
 )
@@ -227,6 +229,7 @@ def test_verify_lists_its_obligations(capsys):
 # --- bad tables, by way of every command that reads one ---
 
 
+@sampled(2)
 @pytest.mark.parametrize("path", sample(BAD, 6), ids=lambda path: path.stem)
 def test_a_malformed_table_exits_with_2_and_no_traceback(capsys, path):
     for command in SPEC_COMMANDS:
@@ -345,6 +348,7 @@ def test_every_example_in_the_help_can_be_read():
 RUN = ("route", "verify", "diagram", "tables", "completion", "replay", "generate")
 
 
+@sampled(4)
 @pytest.mark.parametrize(
     "command",
     sample_where(RUN, lambda command: command not in ("verify", "diagram", "generate")),
@@ -380,6 +384,7 @@ def test_every_example_in_the_help_is_accepted(tmp_path, command):
 # --- start-up and pipes ---
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [

@@ -21,6 +21,7 @@ import pytest
 from cli_support import BIG, SLOW, Gate, masked, until
 
 from support.migration_harness import ALWAYS, FaultyMemory, Harness
+from support.samples import sampled
 from vfio_migration.cli.event_printer import Printer, seconds, size
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event
@@ -98,6 +99,7 @@ def test_it_can_be_done_again(big: Harness, start, cli):
     assert big.hosts["d0"].whole
 
 
+@sampled(3)
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("json", [False, True])
 def test_a_second_time_does_not_wait(harness: Harness, start, cli, elsewhere, json):
@@ -128,6 +130,7 @@ def test_a_second_time_does_not_wait(harness: Harness, start, cli, elsewhere, js
     assert harness.hosts["s0"].whole
 
 
+@sampled(3)
 @pytest.mark.parametrize("arc", [JUDGED, ("STOP", "RUNNING_P2P"), ("RUNNING_P2P", "RUNNING")])
 def test_when_it_is_too_late_the_destination_runs(harness: Harness, start, arc):
     """And the answer is yes: all of the state is there."""
@@ -181,6 +184,7 @@ def full(pipe: Path) -> int:
     return reader
 
 
+@sampled(2)
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_pipe_that_nobody_reads(harness: Harness, start, tmp_path, form):
     harness.serve("s0")
@@ -216,6 +220,7 @@ def test_a_reader_that_has_seen_enough(waiting, start, tmp_path, form):
     assert not Path("s0.migration").exists()
 
 
+@sampled(2)
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_full_disk(waiting, start, form):
     harness, gate = waiting
@@ -300,6 +305,7 @@ def at_a_rate(harness: Harness, count: int) -> list[str]:
     return [name for pair in harness.pairs for name in pair] + ["--bandwidth", f"{count * 600}K"]
 
 
+@sampled(2)
 @pytest.mark.parametrize("count", [1, 2])
 def test_progress_is_in_one_place_and_is_removed_in_the_end(
     harness: Harness, start, terminal, count
@@ -324,6 +330,7 @@ def test_progress_is_in_one_place_and_is_removed_in_the_end(
     assert lines[count + 1] == ""  # between the devices and what becomes of them
 
 
+@sampled(4)
 @pytest.mark.parametrize(
     "how", [["TERM=dumb"], ["-q"], ["--json"], ["file"]], ids=lambda how: how[0]
 )

@@ -11,6 +11,7 @@ import pytest
 from cli_support import complains
 
 from support.migration_harness import Harness
+from support.samples import sampled
 from support.table_edits import ROOT
 
 TABLE = ROOT / "model/vfio_v2.toml"
@@ -180,6 +181,7 @@ def test_a_name_that_is_just_not_too_long(harness: Harness, cli, words, name):
     assert [path.name for path in Path().iterdir()] == [name]
 
 
+@sampled(16)
 @pytest.mark.parametrize("option", ["--junit", "--sarif", "--traces", "--smtlib"])
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 @pytest.mark.parametrize("there", [None, "folder"])

@@ -8,6 +8,7 @@ import pytest
 
 from support import explicit_group
 from support.promela_reader import Model
+from support.samples import sampled
 from support.table_edits import ROOT
 from vfio_migration.cli.main import main
 from vfio_migration.generators import LIKE
@@ -235,6 +236,7 @@ def test_help_of_an_engine_shows_examples_that_work(capsys, kind, tmp_path, monk
 # --- what is there already ---
 
 
+@sampled(2)
 @pytest.mark.parametrize("kind", ["c", "rust", "python"])
 def test_a_file_that_was_not_generated_is_kept_and_nothing_is_written(tmp_path, capsys, kind):
     made = tmp_path / "made"

@@ -106,6 +106,7 @@ def test_a_device_is_migrated_between_servers_that_send_descriptors_with_each_re
         assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.exhaustive
 def test_a_device_is_saved_and_asked_for_its_state(hostile):
     folder, kind = hostile
     with relayed(folder, "source/s", kind) as source:
@@ -115,6 +116,7 @@ def test_a_device_is_saved_and_asked_for_its_state(hostile):
         assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.exhaustive
 def test_both_clients_are_served(hostile):
     folder, kind = hostile
     with relayed(folder, "source/s", kind) as source:
@@ -122,6 +124,7 @@ def test_both_clients_are_served(hostile):
         assert (found.returncode, found.stdout) == (0, "RUNNING\nRUNNING\n")
 
 
+@pytest.mark.exhaustive
 def test_more_descriptors_than_agreed_on_end_the_connection(hostile):
     folder, kind = hostile
     with relayed(folder, "source/s", kind, more=100) as source:

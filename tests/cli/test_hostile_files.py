@@ -22,6 +22,7 @@ from cli_support import Ran
 from support import samples
 from support.hostile_value_server import PciPeer, serving
 from support.recorded_runs import Log, running
+from support.samples import sampled
 from vfio_migration.model import load
 from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.transport.peer_process import Process
@@ -108,6 +109,7 @@ def write_journal(data: Any) -> None:
     Path("s.migration").chmod(0o600)
 
 
+@sampled(2)
 @pytest.mark.parametrize("keep", [(), ("--keep", "source")], ids=["", "keep"])
 def test_every_value_of_a_journal_is_taken_or_refused_with_a_message(
     cli: Callable[..., Ran], keep: tuple[str, ...]
@@ -187,6 +189,7 @@ def header(data: Any, rest: bytes) -> bytes:
     return body + hashlib.blake2b(body, digest_size=32).digest()
 
 
+@pytest.mark.exhaustive
 def test_every_value_of_the_header_of_a_saved_file_is_taken_or_refused_with_a_message(
     cli: Callable[..., Ran],
 ) -> None:
@@ -212,6 +215,7 @@ def test_every_value_of_the_header_of_a_saved_file_is_taken_or_refused_with_a_me
             assert "\x1b" not in ran.err + ran.out, about
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("how_many", samples.sample([2, 8], 2))
 def test_every_value_of_a_recording_is_taken_or_refused_with_file_and_line(
     cli: Callable[..., Ran], how_many: int
@@ -250,6 +254,7 @@ def answer(place: os.stat_result) -> dict[str, Any]:
     }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
 def test_every_value_of_a_status_answer_is_shown_or_refused_with_a_message(
     cli: Callable[..., Ran], form: tuple[str, ...]
@@ -290,6 +295,7 @@ def test_every_value_of_a_status_answer_is_shown_or_refused_with_a_message(
         thread.join(20)
 
 
+@pytest.mark.exhaustive
 def test_every_value_of_a_log_is_taken_or_refused_with_file_and_line(
     cli: Callable[..., Ran],
 ) -> None:

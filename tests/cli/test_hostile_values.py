@@ -15,6 +15,7 @@ from cli_support import Ran
 from support import hostile_value_server
 from support.hostile_value_server import CONFIG, Change, HostilePeer, PciPeer, serving
 from support.raw_client import REGION_READ
+from support.samples import sampled
 
 HELD = bytes(range(200))
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -62,6 +63,7 @@ def holds(ran: Ran, about: str) -> None:
         assert ran.err.startswith("vfio-migration: error: "), f"{about}\n{ran.err}"
 
 
+@sampled(26)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_value_that_no_honest_server_sends_is_answered_with_a_message(

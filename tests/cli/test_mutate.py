@@ -15,6 +15,7 @@ from support.table_edits import BROKEN, broken, to_toml
 from vfio_migration.cli.main import main
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("arguments", "count"),
     sample(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import Harness
+from support.samples import sampled
 from vfio_migration.runtime.files.container import (
     ContainerReader,
     ContainerWriter,
@@ -26,6 +27,7 @@ def raw(text: str) -> bool:
     return any(not char.isprintable() and char not in "\n\t" for char in text)
 
 
+@sampled(2)
 @pytest.mark.parametrize("name", [ESCAPE, BYTES, FORGED])
 def test_sockets(harness: Harness, cli, name):
     harness.serve(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import Harness
-from support.samples import sample
+from support.samples import sample, sampled
 
 COMMANDS = {
     "serve": ("serve", "new"),
@@ -36,6 +36,7 @@ def limited(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@sampled(5)
 @pytest.mark.parametrize(
     ("name", "limit"), sample(itertools.product(COMMANDS, [5, 6, 7]), apart=4, spread=True)
 )
@@ -65,6 +66,7 @@ def test_the_server_is_not_blamed(pair: Harness, limits):
     assert not reported[-1]
 
 
+@pytest.mark.exhaustive
 def test_another_place_is_no_way_out_for_a_journal(pair: Harness):
     reported = [limited(limit, "migrate", "s0", "d0").stderr for limit in range(8, 14)]
     assert all("Too many open files" in one for one in reported)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.cli.main import main
 
 COMMAND = f"{sys.executable} -m vfio_migration.cli.main"
@@ -49,6 +49,7 @@ NO_RUN = (
 )
 
 
+@sampled(6)
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -129,6 +130,7 @@ ENCODINGS = ("utf-8", "ascii", "latin1")
 RUNS = 9
 
 
+@sampled(6)
 @pytest.mark.parametrize(
     ("encoding", "number"),
     sample(itertools.product(ENCODINGS, range(RUNS)), apart=5, spread=True),
@@ -158,6 +160,7 @@ def test_a_device_cannot_state_that_all_is_well(tmp_path, capsys):
     assert first.endswith(": a server's log of a\\nevery step is allowed\\ud800, 1 line")
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("command", "more"),
     sample(
@@ -185,6 +188,7 @@ def test_file_names_that_are_no_text(command, more, tmp_path):
         assert json.loads(ended.stdout)["error"]["mistakes"][0]["value"] == "\udcff.gone"
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("unbuffered", "command"),
     sample(
@@ -211,12 +215,14 @@ def test_a_complaint_on_a_full_disk(unbuffered, command):
     assert shell(f"vm {command} >/dev/full 2>/dev/full").returncode == 2
 
 
+@sampled(3)
 @pytest.mark.parametrize("command", ["check-trace /nowhere", "route", "tables >/dev/full"])
 def test_a_complaint_that_nobody_can_read(command):
     done = shell(f"vm {command} 2>/dev/full")
     assert (done.returncode, done.stderr) == (2, "")
 
 
+@sampled(2)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_complaint_to_a_reader_that_has_ended(unbuffered):
     command = "(sleep 0.2; vm check-trace /nowhere --json; echo $? >&2) | true"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from support.table_edits import ROOT
 from vfio_migration.cli.main import main
 
@@ -31,6 +31,7 @@ def test_a_closed_output_is_no_crash():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("command", "closed"),
     sample(

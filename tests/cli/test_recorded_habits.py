@@ -16,7 +16,7 @@ from support.peer_habits import servers as habits
 from support.peer_habits.base import Peer
 from support.peer_habits.running import running
 from support.recorded_runs import lines_of
-from support.samples import sample
+from support.samples import sample, sampled
 from support.scripted_run import grades
 from vfio_migration.cli.main import main
 from vfio_migration.runtime.client import Client, ClientError
@@ -96,6 +96,7 @@ def tour(path: str, recording: Recording) -> None:
             act(lambda: client.set_state("STOP"), client.state)
 
 
+@sampled(3)
 @pytest.mark.parametrize("habit", sample(EVERY, 4), ids=lambda one: one.__name__)
 def test_no_legal_habit_of_a_server_is_called_a_violation(
     tmp_path: Path, habit: type[Peer]

@@ -10,6 +10,7 @@ import pytest
 from cli_support import BIG, SLOW, Gate, complains, masked, until
 
 from support.migration_harness import FaultyMemory, Harness
+from support.samples import sampled
 
 SOURCE = "The source holds the whole state: the destination never ran on it, or was given up."
 TAKEN = "The destination has taken the whole state over, and may have run."
@@ -51,6 +52,7 @@ def big(harness: Harness) -> Harness:
 # --- after a migration that was killed ---
 
 
+@sampled(2)
 @pytest.mark.parametrize("named", [["s0", "d0"], ["s0"]])
 def test_a_migration_that_was_killed(big: Harness, start, cli, named):
     killed(big, start, {"s0": "PRE_COPY", "d0": "RESUMING"})
@@ -121,6 +123,7 @@ def test_other_pairs_than_those_of_the_journal(big: Harness, start, cli):
     assert Path("elsewhere").exists()
 
 
+@sampled(2)
 @pytest.mark.parametrize("keep", [[], ["--keep", "destination"]])
 @pytest.mark.parametrize("named", [["d0"], ["d0", "s0"]])
 def test_a_destination_in_the_place_of_a_source(big: Harness, start, cli, named, keep):
@@ -387,6 +390,7 @@ def test_a_server_that_hangs(harness: Harness, start, cli):
     assert harness.running == {"s0"}
 
 
+@sampled(2)
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_the_state_is_lost(form, tmp_path, serve, start, cli):
     source, destination = (serve(name, f"memory,size={BIG}") for name in ("s0", "d0"))

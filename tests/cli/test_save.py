@@ -15,6 +15,7 @@ from cli_support import complains, files, masked, until
 from test_migrate import as_documented
 
 from support.migration_harness import ALWAYS, FaultyMemory, Harness
+from support.samples import sampled
 from support.table_edits import ROOT
 from vfio_migration.model import load
 from vfio_migration.model.extras import install_command
@@ -264,6 +265,7 @@ def test_a_codec_that_is_not_installed(harness: Harness, cli, monkeypatch, comma
     assert files() == ["a.save", "d0", "s0"]
 
 
+@sampled(2)
 @pytest.mark.parametrize("more", [[], ["--no-pre-copy"]])
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_disk_that_is_full_in_the_middle(harness: Harness, start, count, more):

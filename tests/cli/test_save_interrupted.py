@@ -10,6 +10,7 @@ import pytest
 from cli_support import Gate, files, until
 
 from support.migration_harness import FaultyMemory, Harness
+from support.samples import sampled
 
 STOPS = ("PRE_COPY_P2P", "STOP_COPY")
 JUDGED = ("RESUMING", "STOP")
@@ -68,6 +69,7 @@ def test_a_destination_that_is_killed(harness: Harness, serve, cli, monkeypatch)
 # --- signals ---
 
 
+@sampled(3)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("arc", [("RUNNING", "PRE_COPY"), STOPS], ids="-".join)
 def test_a_save_that_is_given_up(harness: Harness, start, arc, number):
@@ -119,6 +121,7 @@ def test_a_saver_that_is_killed(harness: Harness, start, cli):
     assert cli("save", "s0", "a.save").status == 0
 
 
+@sampled(3)
 @pytest.mark.parametrize("arc", [("STOP", "RESUMING"), JUDGED], ids="-".join)
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_a_restore_that_is_given_up(harness: Harness, start, cli, arc, form):

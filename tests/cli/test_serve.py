@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.raw_client import GET, Client, RefusedError
+from support.samples import sampled
 
 PROGRAM = [sys.executable, "-m", "vfio_migration.cli.main", "serve"]
 
@@ -80,6 +81,7 @@ def fails(*arguments, **options) -> str:
     return ran.stderr
 
 
+@sampled(4)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("connected", [True, False])
 def test_it_ends_well_and_takes_its_socket_with_it(start, number, connected) -> None:
@@ -178,6 +180,7 @@ def test_a_descriptor_of_a_connected_client(start) -> None:
     assert served.process.wait(60) == 0
 
 
+@sampled(3)
 @pytest.mark.parametrize("flags", ["STOP_COPY", "7", "STOP_COPY,PRE_COPY"])
 def test_each_line_of_the_log_is_an_object(start, flags) -> None:
     served = start("--log-format", "json", "--flags", flags)

@@ -23,6 +23,7 @@ from support.raw_client import (
     Client,
     RefusedError,
 )
+from support.samples import sampled
 from support.server_process import ServerProcess, full_pipe, until
 
 STATES = {"STOP": 1, "STOP_COPY": 3}
@@ -86,6 +87,7 @@ def refusals(client: Client, count: int) -> None:
             client.set_state(100 + number)
 
 
+@sampled(4)
 @pytest.mark.parametrize("stderr", [full_pipe, stopped_terminal, reader_ended, full_disk])
 def test_a_log_that_nobody_reads_stops_neither_the_server_nor_sigterm(folder, stderr) -> None:
     with stderr() as fd, ServerProcess(folder, "--log-level", "debug", stderr=fd) as served:
@@ -139,6 +141,7 @@ def in_a_dma_wait(client: Client) -> None:
         client.exactly(size - 16)
 
 
+@sampled(6)
 @pytest.mark.parametrize(
     "stalled",
     [
@@ -166,6 +169,7 @@ def ask_to_stop(client: Client) -> None:
     client.send(FEATURE, struct.pack("=IIIi", 16, SET | 2, STATES["STOP"], -1))
 
 
+@sampled(2)
 @pytest.mark.parametrize("device", ["Sleeps", "Spins"])
 def test_a_callback_that_hangs_is_named_and_the_process_ended(folder, device) -> None:
     with ServerProcess(folder, "--device", f"hanging:{device}") as served:
@@ -185,6 +189,7 @@ def test_a_device_whose_close_hangs_does_not_keep_the_process(folder) -> None:
         assert 'at="StaysOpen.close (hanging.py line ' in served.log
 
 
+@sampled(2)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_ends_the_process_at_once(folder, number, status) -> None:
     with ServerProcess(folder, "--device", "hanging:Sleeps") as served, served.client() as client:
@@ -203,6 +208,7 @@ def proc_status(served: ServerProcess) -> str:
         return file.read()
 
 
+@pytest.mark.exhaustive
 def test_a_callback_that_hangs_and_a_full_log_together(folder) -> None:
     with (
         full_pipe() as fd,

@@ -13,6 +13,7 @@ import pytest
 from support.peer_habits import servers as habits
 from support.peer_habits.base import RUNNING, STOP, Peer
 from support.peer_habits.running import running
+from support.samples import sampled
 
 SIZE = 10_000
 HARMLESS: tuple[type[Peer], ...] = (
@@ -45,6 +46,7 @@ def test_a_dry_run_leaves_servers_that_exit_before_version(tmp_path: Path, cli) 
         assert (a.state, b.state) == (RUNNING, RUNNING)
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -74,6 +76,7 @@ def test_no_command_hangs_up_before_version(
         assert (a.state, b.state in (STOP, RUNNING)) == (RUNNING, True)
 
 
+@sampled(7)
 @pytest.mark.parametrize("habit", HARMLESS, ids=lambda one: one.__name__)
 def test_a_recording_of_a_migration_accuses_nobody(tmp_path: Path, cli, habit: type[Peer]) -> None:
     recording = tmp_path / "run.jsonl"

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+from support.samples import sampled
 from support.server_process import ServerProcess, full_pipe, until
 
 COMMAND = [sys.executable, "-m", "vfio_migration.cli.main"]
@@ -36,6 +37,7 @@ def waits(process: subprocess.Popen) -> bool:
         return state == "S" and "pipe" in file.read()
 
 
+@sampled(4)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_reader_that_stalls_holds_up_no_signal_and_no_server(command, number) -> None:
     words, served = command
@@ -61,6 +63,7 @@ def is_writing(process: subprocess.Popen) -> bool:
         return waits(process)
 
 
+@sampled(2)
 def test_a_full_disk_is_named(command) -> None:
     words, _served = command
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
@@ -70,6 +73,7 @@ def test_a_full_disk_is_named(command) -> None:
     assert "Traceback" not in ran.stderr
 
 
+@sampled(2)
 def test_a_closed_output_and_a_reader_that_has_ended_are_no_mistake(command) -> None:
     words, _served = command
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *words]

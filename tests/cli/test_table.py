@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.samples import sampled
 from vfio_migration.cli.commands.table import TABLES
 from vfio_migration.cli.main import main
 from vfio_migration.model.edited import edits
@@ -24,6 +25,7 @@ def printed(*options: str) -> bytes:
     return subprocess.run(words, capture_output=True, check=True).stdout
 
 
+@sampled(2)
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_printed_byte_for_byte(name: str) -> None:
     assert printed(f"--{name}") == (MODEL / TABLES[name][0]).read_bytes()

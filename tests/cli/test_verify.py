@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main
 from vfio_migration.model.extras import install_command
@@ -54,6 +54,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # --- --json ---
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("only", sample([["--only", "T", "W"], []], 2), ids=["T and W", "all"])
 def test_json_fits_the_published_schema_whatever_is_found(capsys, bad_table, only):
     status, data = answer(capsys, *only)
@@ -83,6 +84,7 @@ def test_a_timeout_is_unknown_with_the_reason_and_exits_with_3(capsys):
 # --- tables that are valid, and odd ---
 
 
+@sampled(2)
 @pytest.mark.parametrize("path", sample(ODD, 2), ids=lambda path: path.stem)
 @pytest.mark.parametrize("only", sample([["--only", "T"], []], 2), ids=["T", "all"])
 def test_an_odd_table_gets_verdicts_and_files(capsys, tmp_path, path, only):
@@ -352,6 +354,7 @@ def test_progress_is_one_line_on_a_terminal_and_removed_at_the_end():
     assert "\n" not in got
 
 
+@sampled(2)
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
 def test_progress_is_for_people_who_wait(option):
     assert on_a_terminal("--only", "T1", option) == (0, "")

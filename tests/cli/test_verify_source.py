@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import c_sources
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.cli.main import main
 from vfio_migration.model import load
 
@@ -167,6 +167,7 @@ def test_what_no_listing_knows_is_named(capsys) -> None:
     assert "no listing knows the capability POST_COPY: T8 is silent about it" in out
 
 
+@sampled(2)
 @pytest.mark.parametrize("words", [["verify"], ["diff", "builtin"]])
 def test_two_formats_at_once_are_refused_and_two_names_of_one_are_not(
     capsys, patched: str, words: list[str]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from support.samples import sampled
 from vfio_migration.diagrams import (
     FORMATS,
     change_graph,
@@ -104,6 +105,7 @@ def test_an_unknown_format_is_refused(graph):
 # --- the same every time ---
 
 
+@sampled(5)
 @pytest.mark.parametrize("format_", FORMATS)
 def test_same_bytes_in_another_process(graph, format_, tmp_path):
     """Another hash seed, another locale, another day's worth of globals."""

@@ -17,6 +17,7 @@ import pygraphviz
 import pytest
 
 from support.plan_walk import mixtures, pairs
+from support.samples import sampled
 from vfio_migration.diagrams import (
     FORMATS,
     Pair,
@@ -182,6 +183,7 @@ def test_pdf_is_whole_and_has_no_date(mixed):
     assert not re.search(rb"D:20\d\d", pdf)
 
 
+@sampled(6)
 @pytest.mark.parametrize("format_", FORMATS)
 def test_same_bytes_in_another_process(spec, format_, tmp_path):
     program = (

@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from support.plan_walk import NAMES, mixtures, pairs
+from support.samples import sampled
 from vfio_migration.diagrams import PlanView, migration_view
 from vfio_migration.diagrams.drawing.shapes import Box, elide, in_columns
 from vfio_migration.diagrams.plan.layout import NAME, lay_out_plan
@@ -87,6 +88,7 @@ def views(request, spec, name) -> list[PlanView]:
     return [migration_view(spec, pairs(group, LONG), name) for group in mixtures(request.param)]
 
 
+@sampled(11)
 def test_any_group_is_readable(views):
     for view in views:
         layout = lay_out_plan(view)
@@ -116,6 +118,7 @@ def test_nothing_is_lost_on_the_way_to_the_page(views):
         assert [column.stage for column in layout.columns] == list(view.stages)
 
 
+@sampled(2)
 def test_time_runs_to_the_right(views):
     """What happens in a stage is drawn in its column, and columns follow each other."""
     for view in views:

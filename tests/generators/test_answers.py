@@ -10,7 +10,7 @@ import pytest
 
 from support import compilers, generated
 from support.odd_tables import TABLES
-from support.samples import sample_where
+from support.samples import sample_where, sampled
 
 QUICK = ("vfio-v2", "strange-answers")
 """The tables of `make test`; `make exhaustive` takes the others."""
@@ -38,6 +38,7 @@ def test_in_c(table: str, compiler: str, tmp_path: Path) -> None:
     assert_same(compilers.run([generated.c_program(folder, called, "-O2")], folder).stdout, table)
 
 
+@sampled(2)
 @pytest.mark.parametrize("table", tables())
 def test_in_c_under_sanitizers(table: str, tmp_path: Path) -> None:
     called = compilers.c_compiler("gcc")
@@ -46,6 +47,7 @@ def test_in_c_under_sanitizers(table: str, tmp_path: Path) -> None:
     assert_same(compilers.run([program], folder).stdout, table)
 
 
+@sampled(3)
 @pytest.mark.parametrize("table", tables())
 @pytest.mark.parametrize("options", [("-O",), ("-C", "debug-assertions=on")], ids=["-O", "checked"])
 def test_in_rust(table: str, options: tuple[str, ...], tmp_path: Path) -> None:

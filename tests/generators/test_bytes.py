@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from support import compilers, generated
-from support.samples import sample
+from support.samples import sample, sampled
 
 LANGUAGES = ("c", "rust")
 PIECE = 1 << 16
@@ -61,6 +61,7 @@ def changes() -> list[Any]:
     return sample(range(len(table_bytes())), apart=97)
 
 
+@sampled(2)
 @pytest.mark.parametrize("place", changes())
 def test_a_changed_byte_is_noticed(place: int, program: Path, tmp_path: Path) -> None:
     whole = program.read_bytes()

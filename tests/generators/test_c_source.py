@@ -10,6 +10,7 @@ import pytest
 
 from support import compilers, generated
 from support.odd_tables import TABLES
+from support.samples import sampled
 from vfio_migration.generators import c_files, compile_table, like_file
 from vfio_migration.model import load
 from vfio_migration.model.plan import Plans, applying, exceeds, load_plans
@@ -36,6 +37,7 @@ int main(void)
 """
 
 
+@sampled(3)
 @pytest.mark.parametrize("options", [("-O2",), ("-O3",), ("-Os",), ("-O0",)], ids=" ".join)
 @pytest.mark.parametrize("plans", [None, load_plans(load())], ids=["alone", "plans"])
 def test_it_needs_no_other_symbol(

@@ -20,7 +20,7 @@ from hostile_server import Watched
 from support import raw_client as raw
 from support.edu_client import BUFFER, FLAGS_OFF, FLAGS_ON
 from support.raw_client import Client
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.model import Spec
 
 WHOLE = "VFIO_MIGRATION_HOSTILE" in os.environ
@@ -57,6 +57,7 @@ def let_go(client: Client) -> None:
                 return
 
 
+@sampled(4)
 @pytest.mark.parametrize("name", sample(ROWS, 1 if WHOLE else 3))
 def test_sigterm_ends_a_server_in_time_whatever_descriptor_its_client_changes(
     name: str, tmp_path, spec: Spec

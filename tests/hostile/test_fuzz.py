@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fuzz_targets import TARGETS, FakePort, seeds
 
+from support.samples import sampled
 from vfio_migration.runtime.server.session import Port
 
 KEPT = Path(__file__).parents[1] / "data" / "fuzz"
@@ -25,6 +26,7 @@ def loud():
     ours.setLevel(level)
 
 
+@sampled(3)
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_input(target: str) -> None:
     chance = random.Random(f"1 {target}")

@@ -108,6 +108,7 @@ def test_a_flood_on_the_twin_while_replies_wait(roomy, held) -> None:
         held("replies", "messages read ahead", "the message")
 
 
+@pytest.mark.exhaustive
 def test_maps_interrupts_and_a_log(watched, held) -> None:
     with Client(watched.path) as client:
         client.feature(SET | 6, struct.pack("=QII", 4096, 0, 0))
@@ -123,6 +124,7 @@ def test_maps_interrupts_and_a_log(watched, held) -> None:
         held("maps", "messages read ahead", "the message")
 
 
+@pytest.mark.exhaustive
 def test_descriptors_until_there_are_no_more(watched, held) -> None:
     """The limit of the process is reached first: the client is notified of it, no more."""
     with Client(watched.path) as client:
@@ -214,6 +216,7 @@ def test_a_state_that_is_too_long(watched, held) -> None:
         client.reset()
 
 
+@pytest.mark.exhaustive
 def test_a_thousand_descriptors_on_their_way(watched, held) -> None:
     """Sixteen with each byte of messages that never end."""
     chance = random.Random(3)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 from descriptor_catalogue import LIBC, check
 from honest_prober import ends_within
 from hostile_server import MAX_END_S
@@ -63,6 +64,7 @@ def test_sigterm_ends_a_server_that_waits_for_a_squatted_lock(tmp_path) -> None:
         assert took < MAX_END_S
 
 
+@pytest.mark.exhaustive
 def test_a_server_gives_up_a_squatted_lock_and_states_who_holds_it(tmp_path) -> None:
     with waiting_server(tmp_path) as server:
         status, _ = ends_within(server.pid, server.poll, START_TIMEOUT_S + MAX_END_S)

@@ -18,7 +18,7 @@ from support.examples import examples
 from support.explicit_answers import Answers, Anybody
 from support.recorded_runs import cases, lines_of, sweep
 from support.recording_mutations import values, without
-from support.samples import sample
+from support.samples import sample, sampled
 from support.scripted_run import SPEC, Line, Script, first_wrong, place, place_of_violation
 from support.table_edits import table_data
 
@@ -40,6 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {word: place / f"{word}.jsonl" for word in WORDS}
 
 
+@sampled(4)
 @pytest.mark.parametrize("word", WORDS)
 def test_real_runs_hold(runs: dict[int, Path], word: int) -> None:
     lines = lines_of(runs[word])[1:]
@@ -62,6 +63,7 @@ def _plain(line: Line) -> Line:
     return {key: value for key, value in line.items() if key not in ("id", "time")}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("word", sample(WORDS, 4))
 def test_every_change_is_caught_where_it_can_be(runs: dict[int, Path], word: int) -> None:
     """Whatever one line states instead: it is caught at the line where the oracle catches it."""
@@ -75,6 +77,7 @@ def test_every_change_is_caught_where_it_can_be(runs: dict[int, Path], word: int
     assert caught > 2 * allowed
 
 
+@sampled(3)
 @pytest.mark.parametrize("word", WORDS)
 def test_a_command_or_a_reply_too_few_or_too_many(runs: dict[int, Path], word: int) -> None:
     for case in distinct(runs, word)[::5]:
@@ -121,6 +124,7 @@ def test_a_violation_is_what_the_oracle_of_the_text_does_not_allow(steps: list[A
     assert found is None or (strict is not None and strict <= found)
 
 
+@sampled(4)
 @pytest.mark.parametrize("word", WORDS)
 def test_every_change_is_a_violation_where_the_oracle_of_the_text_states_it(
     runs: dict[int, Path], word: int

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from support.examples import examples
 from support.recorded_runs import sweep
+from support.samples import sampled
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import SpecError, Step, Trace, load
 from vfio_migration.model.conformance.followed import Violation
@@ -210,6 +211,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Line]]:
     }
 
 
+@sampled(4)
 @pytest.mark.parametrize("word", WORDS)
 def test_the_log_of_every_run_holds(logs: dict[int, list[Line]], word: int) -> None:
     lines = logs[word]
@@ -261,6 +263,7 @@ def changes(line: Line) -> Iterator[tuple[str, Line]]:
         yield "errno", line | {"errno": "EIO"}
 
 
+@sampled(4)
 @pytest.mark.parametrize("word", WORDS)
 def test_every_change_of_a_log_is_caught(logs: dict[int, list[Line]], word: int) -> None:
     """But for a state that is refused as well, and requests that have the same path so far."""
@@ -421,6 +424,7 @@ def test_a_request_that_is_not_over_or_refused() -> None:
     assert wrong.row == "[[requests]] target_not_settable"
 
 
+@sampled(6)
 @pytest.mark.parametrize("path", sorted(BROKEN.glob("d*.toml")), ids=lambda path: path.stem)
 def test_a_counterexample_is_allowed_by_its_own_table(path: Path) -> None:
     """What a broken table guarantees wrongly it does all the same: the live engine agrees."""

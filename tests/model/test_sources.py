@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pytest
 
 from support import c_sources
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.model import CapabilitySet, Spec, SpecError, bounds, from_data, load, loads
 from vfio_migration.model.history import named
 from vfio_migration.model.machine import decisions
@@ -149,6 +149,7 @@ def looked_up(steps: c_sources.Cells, spec: Spec, flags: CapabilitySet) -> dict[
     return found
 
 
+@sampled(4)
 @pytest.mark.parametrize(("here", "there", "step"), sample(patches(), apart=7, spread=True))
 def test_a_changed_cell_is_exactly_that_change_with_its_line(
     tmp_path: Path, here: str, there: str, step: str

@@ -27,6 +27,7 @@ def test_an_import_that_runs_up_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         rooms_picture.picture()
 
 
+@pytest.mark.exhaustive
 def test_an_import_that_goes_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     before = rooms_picture.picture()
     modules = {

@@ -12,6 +12,7 @@ import pytest
 from repository import ROOT, pyproject
 
 import vfio_migration
+from support.samples import sampled
 
 FACE = ROOT / "src" / "vfio_migration" / "__init__.py"
 
@@ -31,6 +32,7 @@ def test_importing_it_loads_nothing_else() -> None:
     assert {name for name in loaded if not name.startswith("__editable__")} == {"vfio_migration"}
 
 
+@sampled(3)
 @pytest.mark.parametrize("heavy", ["z3", "graphviz", "pygraphviz", "networkx"])
 def test_the_first_names_need_no_extra(heavy: str) -> None:
     assert heavy not in modules_after("from vfio_migration import *")
@@ -68,6 +70,7 @@ def test_a_type_checker_sees_the_names_that_are_there() -> None:
     assert {name for name, _ in imported} | {"__version__"} == set(vfio_migration.__all__)
 
 
+@pytest.mark.exhaustive
 def test_a_type_checker_names_a_misspelt_name(tmp_path: Path) -> None:
     program = tmp_path / "misspelt.py"
     program.write_text("import vfio_migration\nvfio_migration.Engin\nvfio_migration.Engine\n")

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from repository import FACE, ROOT, clean_environment, pyproject, rooms
 
+from support.samples import sampled
+
 # Per contract: an import that must break this contract, and all it breaks. It is planted in a file,
 # or in the __init__ of a folder.
 PLANTED = {
@@ -151,6 +153,7 @@ def imports(path: Path) -> Iterator[str]:
             yield str(node.module).partition(".")[0]
 
 
+@sampled(3)
 @pytest.mark.parametrize("room", OUTSIDE)
 def test_a_room_imports_no_other_package(room: str) -> None:
     allowed = OUTSIDE[room] | sys.stdlib_module_names | {"vfio_migration"}

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT, files, rooms
 
+from support.samples import sampled
+
 INSTEAD = {
     "obligation, trace": ["promise", "promises", "promised", "story", "happening", "happenings"],
     "notify, report, record": ["tell", "tells", "told", "telling", "untold", "say", "says", "said"],
@@ -100,6 +102,7 @@ def test_names_are_made_of_the_words_of_the_field(path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@sampled(3)
 @pytest.mark.parametrize("room", rooms())
 def test_messages_are_made_of_the_words_of_the_field(room: str) -> None:
     wrong = [

@@ -1,15 +1,41 @@
 """Which cases of a test run in `make test`, and which only in `make exhaustive`.
 
-A test over many cases stands in both: its sample carries no mark, every other case is marked
+A test over many cases is part of both: its sample carries no mark, every other case is marked
 `exhaustive`. So the two targets together run each case once, and no case is left out.
+
+`@sampled(8)` above a test is the usual way. `sample` and `sample_where` mark the values of one
+parameter, where it matters which of them `make test` tries.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+
+
+def sampled(apart: int) -> pytest.MarkDecorator:
+    """Mark a test: `make test` runs its first case and every `apart`-th after it.
+
+    Args:
+        apart: how many cases one of the sample stands for.
+    """
+    return pytest.mark.sampled(apart)
+
+
+def mark_the_rest(items: Iterable[pytest.Item]) -> None:
+    """Mark `exhaustive` the cases of tests with `sampled` that are not in the sample."""
+    counted: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is None or item.get_closest_marker("exhaustive") is not None:
+            continue
+        test, _, _ = item.nodeid.partition("[")
+        if counted[test] % mark.args[0]:
+            item.add_marker("exhaustive")
+        counted[test] += 1
 
 
 def sample(values: Iterable[Any], apart: int, *, spread: bool = False) -> list[Any]:

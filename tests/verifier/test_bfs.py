@@ -11,6 +11,7 @@ import functools
 import pytest
 
 from support.explicit_device import BAD, ExplicitDevice, search
+from support.samples import sampled
 from support.table_edits import BROKEN, broken, spec_of, table_data
 from vfio_migration.model import Spec
 from vfio_migration.verifier import verify
@@ -48,6 +49,7 @@ def test_the_table_has_no_bad_run_in_all_that_can_be_reached(word: int):
     assert found.situations > reached[word]
 
 
+@sampled(6)
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_the_prover_finds_a_shortest_run(path):
     edit, data = broken(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from support.table_edits import apply, spec_of, table_data
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.history import forms, named
@@ -199,6 +199,7 @@ MUTANTS = {mutant.id: mutant for mutant in mutants(load())}
 FOLLOWS = (("1", "2"), ("2", "3"), ("4", "2"), ("4", "5"), ("5", "2"))
 
 
+@sampled(2)
 @pytest.mark.parametrize("name", sample(MUTANTS, apart=40))
 def test_live_engines_agree_about_every_single_edit(name: str) -> None:
     mutant = MUTANTS[name]

@@ -19,7 +19,7 @@ import pytest
 import z3
 
 from support.engine_comparison import OWN, Comparison, Relation, Seen, alike, compare
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec
 from vfio_migration.runtime import Engine, Situation
@@ -34,6 +34,7 @@ def differences(found: Comparison) -> dict[tuple[str, str], tuple[set[Any], set[
     return {(title, now.state): runs for (title, now), runs in found.differences.items()}
 
 
+@sampled(2)
 @pytest.mark.parametrize("word", sample(TRIED, 2))
 def test_the_engine_does_what_the_relation_allows_and_nothing_else(spec: Spec, word: int):
     found = compare(spec, word)
@@ -41,6 +42,7 @@ def test_the_engine_does_what_the_relation_allows_and_nothing_else(spec: Spec, w
     assert (found.tried, found.points) == TRIED[word]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("word", sample([1, 7], 2))
 def test_the_ninth_state_needs_no_change_of_code(ninth_state: Spec, word: int):
     assert "STOP_P2P" in {row.name for row in ninth_state.machine(word).states}
@@ -150,6 +152,7 @@ class RefusesNothing(Engine):
         return () if refused is not None else super()._look_up(target)
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     ("wrong", "title"),
     sample(
@@ -169,6 +172,7 @@ def test_a_wrong_engine_is_noticed(spec: Spec, wrong: type[Engine], title: str):
     assert title in {title for title, _ in differences(found)}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "word"),
     sample_where(
@@ -192,6 +196,7 @@ def test_another_table_is_noticed_and_its_own_engine_is_not(spec: Spec, name: st
     assert differences(compare(other, word)) == {}
 
 
+@pytest.mark.exhaustive
 def test_a_request_that_leads_nowhere_is_the_one_thing_reported_differently(spec: Spec):
     """A table on which T6 and D8 fail: the relation sets out, as Linux does; the engine refuses.
 

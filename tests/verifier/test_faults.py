@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.samples import sampled
 from vfio_migration.model import Spec
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Solving, decide
 from vfio_migration.verifier.systems.faults import FAULTS, Fault
@@ -24,6 +25,7 @@ def test_each_fault_has_an_obligation_that_notices_it():
     assert NOTICED.keys() == FAULTS.keys()
 
 
+@sampled(8)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_noticed_by_one_obligation_and_by_no_other(spec: Spec, fault: Fault):
     noticing = NOTICED[fault]

@@ -25,6 +25,7 @@ def report(request):
     return verify(load(), only=request.param)
 
 
+@pytest.mark.exhaustive
 def test_the_findings_page_is_as_it_would_be_made(report):
     assert (ROOT / "docs/findings.md").read_text("utf-8") == module.findings_page(report)
 

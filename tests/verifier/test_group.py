@@ -14,7 +14,7 @@ import pytest
 import z3
 
 from support import explicit_group, table_edits
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from vfio_migration.model import Spec, load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Report, Verdict, decide, verify
@@ -106,6 +106,7 @@ SAMPLE = {
 }
 
 
+@sampled(6)
 @pytest.mark.parametrize(
     "path", sample_where(FILES, lambda path: path.stem in SAMPLE), ids=lambda path: path.stem
 )
@@ -304,6 +305,7 @@ def _sat(*formulas: z3.BoolRef) -> bool:
     return answer == z3.sat
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", SOUND)
 @pytest.mark.parametrize("failing", [False, True])
 def test_in_every_phase_the_invariant_can_hold_and_somebody_can_move(name: str, failing: bool):
@@ -369,6 +371,7 @@ def test_a_limit_means_what_it_states(spec: Spec, count: int):
         assert _sat(finite.start(now), *given) == admitted, (size, lacking)
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", SOUND)
 @pytest.mark.parametrize("words", [(1, 7), (3, 5)], ids=str)
 def test_the_quantified_moves_are_the_moves_of_the_plan(name: str, words: tuple[int, int]):

@@ -12,7 +12,7 @@ import pytest
 from support import explicit_group
 from support.explicit_handover import HandoverModel
 from support.explicit_handover_runs import follow
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from vfio_migration.model import Spec, Trace, load
 from vfio_migration.model.plan import loads_plans
 from vfio_migration.verifier import Encoding
@@ -99,6 +99,7 @@ def checked(data: dict[str, Any], words: tuple[int, ...]) -> str | None:
     return reported
 
 
+@sampled(5)
 @pytest.mark.parametrize("path", sample(FILES, 4), ids=lambda path: path.stem)
 def test_every_step_of_a_run_is_one_the_broken_plans_let_happen(path):
     edit, data = explicit_group.broken(path)
@@ -137,6 +138,7 @@ def test_a_single_edit_of_the_plans_is_reported_as_it_happens(name: str):
     checked(EDITS[name], (7,))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("apart", sample([3, 1], 2))
 def test_the_single_edits_are_reported_in_every_way_there_is(apart: int):
     tried = list(EDITS.values())[::apart]

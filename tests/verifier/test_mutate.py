@@ -188,6 +188,7 @@ def test_a_field_that_is_new_is_compared_without_being_named_anywhere():
     assert not equivalent(painted("red"), painted("blue"))
 
 
+@pytest.mark.exhaustive
 def test_mutants_that_are_equivalent_move_an_engine_alike(survey: Survey):
     """A second opinion: what the engine compiles from the two tables, by name and by value."""
     specs = {mutant.id: mutant.spec for mutant in ALL}

@@ -79,6 +79,7 @@ def test_activities_may_be_called_anything():
     assert verify(spec, only=only).outcome == "proved"
 
 
+@pytest.mark.exhaustive
 def test_all_states():
     names = ("ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "PRE_COPY")
     found = reasons(verify(renamed(**{name: f"X_{name}" for name in names}), only=["T", "D"]))

@@ -12,6 +12,7 @@ import pytest
 
 from support import explicit_group
 from support.promela_reader import Model
+from support.samples import sampled
 from support.table_edits import ROOT
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.model.plan import default_plans, loads_plans
@@ -69,6 +70,7 @@ SIZES = [(plan["name"], size) for plan in DATA["plans"] for size in (1, 2, 3)
          if size < 3 or "before" in plan]  # fmt: skip
 
 
+@sampled(4)
 @pytest.mark.parametrize(("name", "size"), SIZES)
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_model_does_what_the_plan_does(name: str, failing: bool, size: int):

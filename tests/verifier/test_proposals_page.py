@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.samples import sampled
 from support.table_edits import ROOT
 from vfio_migration.model import load
 from vfio_migration.model.edited import apply, proposals
@@ -40,6 +41,7 @@ def test_what_no_table_of_states_expresses_is_as_the_verdicts_make_it() -> None:
         assert outcome in done.stdout
 
 
+@sampled(2)
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_reset_among_stopped_devices_is_what_a_changed_plan_does_wrong(path: Path) -> None:
     group = tomllib.loads((ROOT / "model/group_plan.toml").read_text("utf-8"))

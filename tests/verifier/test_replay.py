@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from support.table_edits import BROKEN, broken, spec_of, table_data
 from vfio_migration.model import Spec, SpecError, Step, Trace, load
 from vfio_migration.model.trace import StepKind
@@ -290,6 +290,7 @@ CONTRADICTIONS = [
 ]
 
 
+@sampled(2)
 @pytest.mark.parametrize("id_", sample(CONTRADICTIONS, 4))
 def test_where_rows_contradict_each_other_the_run_shown_is_what_the_engine_does(id_: str):
     """An arc that a row refuses to let anybody ask for: no trace claims that it is taken."""

@@ -28,6 +28,7 @@ NOTHING = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sample_where(NOTHING, lambda name: "5.18" in name))
 def test_a_table_of_history_is_proved_and_what_shows_nothing_states_why(name: str) -> None:
     spec = named(name)

@@ -15,7 +15,7 @@ import pytest
 import z3
 
 from support import environment
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec, SpecError, load
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Obligation, Solving, decide, verify
@@ -49,6 +49,7 @@ def answers() -> dict[str, str]:
 # --- the second opinion on everything ---
 
 
+@sampled(29)
 @pytest.mark.parametrize("obligation", SAMPLE, ids=lambda obligation: obligation.id)
 def test_cvc5_agrees_on_every_query(obligation: Obligation, encoding: Encoding, answers):
     second = SecondSolver()
@@ -62,6 +63,7 @@ def test_cvc5_agrees_on_every_query(obligation: Obligation, encoding: Encoding, 
         assert answers[text] == query.expect, (obligation.id, query.name)
 
 
+@sampled(15)
 @pytest.mark.parametrize("obligation", SAMPLE, ids=lambda obligation: obligation.id)
 def test_every_file_reads_back_and_is_decided_as_it_states(obligation, encoding: Encoding):
     queries = list(obligation.queries(encoding))
@@ -82,6 +84,7 @@ SHARED = ["T3", "D4", "S1", "G3"]
 ALL: list[str] = []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("first", sample([["D9", *SHARED, "W1"], ALL], 2), ids=len)
 def test_a_text_does_not_depend_on_what_was_built_before_it(first: list[str]):
     """Two processes, other hash seeds, other work before: the same bytes."""
@@ -185,6 +188,7 @@ def test_cvc5_out_of_words_is_unknown():
     assert SecondSolver().decide("(set-logic ALL)\n") == Decision("unknown", "it gave no answer")
 
 
+@sampled(4)
 @pytest.mark.parametrize("solver", ["both", "cvc5"])
 @pytest.mark.parametrize("name", ["t4-two-shortest-paths", "d5-stopped-device-moves"])
 def test_a_violation_is_found_by_both_and_shown_by_z3(solver, name):
@@ -399,6 +403,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@sampled(3)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_child_outlives_its_parent(number):

@@ -21,7 +21,7 @@ import z3
 
 from support.explicit_device import ExplicitDevice
 from support.explicit_stream import Migrations, cannot_cancel, estimates, segments
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from support.table_edits import BROKEN, ROOT, apply, broken, spec_of, table_data
 from vfio_migration.model import load
 from vfio_migration.model.wire import Wire
@@ -63,6 +63,7 @@ def test_every_obligation_about_the_table_is_broken_by_some():
     assert {broken(path)[0]["breaks"] for path in FILES} == set(FAMILY_S) - {"S6"}
 
 
+@sampled(3)
 @pytest.mark.parametrize("path", sample(FILES, 3), ids=lambda path: path.stem)
 def test_a_broken_table_is_refuted_by_the_obligation_it_breaks(path):
     edit, data = broken(path)
@@ -161,6 +162,7 @@ def test_the_run_of_a_broken_wire_is_a_shortest_one():
 # --- the real table, searched ---
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("word", sample(WORDS, 4))
 def test_nothing_bad_is_found_in_all_that_can_be_reached(word: int):
     table = ExplicitDevice(table_data(), word)
@@ -279,6 +281,7 @@ CARELESS: dict[str, tuple[str, type, Sequence[object]]] = {
 FRESH = "VFIO_MIGRATION_FRESH_PROCESS"
 
 
+@sampled(4)
 @pytest.mark.parametrize("who", sample(CARELESS, 3))
 def test_the_model_can_lose_what_is_guaranteed(who: str, monkeypatch):
     obligation_id, kind, changes = CARELESS[who]

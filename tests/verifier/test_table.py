@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.model import Spec, load
 from vfio_migration.verifier import (
@@ -62,6 +62,7 @@ def test_the_vfio_user_profile_is_proved_too():
     assert sorted(Encoding(load(), "vfio-user").machines) == [1, 5]
 
 
+@sampled(5)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_broken_table_is_refuted_by_the_obligation_it_breaks(path):
     edit, _ = broken(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.samples import sample
+from support.samples import sample, sampled
 from support.table_edits import ROOT, apply, spec_of, table_data
 from vfio_migration.model import Spec, load
 from vfio_migration.model.wire import Answer, Wire
@@ -45,6 +45,7 @@ def test_the_family_is_complete():
     assert [o.id for o in OBLIGATIONS if o.id.startswith("W")] == FAMILY
 
 
+@sampled(2)
 @pytest.mark.parametrize("name", FAMILY)
 def test_each_is_proved_with_a_witness(report: Report, name: str):
     verdict = next(verdict for verdict in report.verdicts if verdict.id == name)
@@ -79,6 +80,7 @@ def test_a_ninth_state_is_served_without_a_change_of_code(ninth_state: Spec):
     assert verify(ninth_state, only=["W"]).outcome == "proved"
 
 
+@sampled(4)
 @pytest.mark.parametrize("path", sample(FILES, 5), ids=lambda path: path.stem)
 def test_broken_tables_are_refuted_by_the_obligation_they_break(path: Path):
     edit, spec, wire = broken_tables(path)
@@ -94,6 +96,7 @@ def test_every_obligation_is_broken_by_some_tables():
     assert {broken_tables(path)[0]["breaks"] for path in FILES} == set(FAMILY)
 
 
+@sampled(2)
 @pytest.mark.parametrize("row", sample(load_wire().answers, 14), ids=lambda row: row.when)
 def test_no_row_of_the_answers_can_be_spared(row: Answer):
     """What a server does not look at, some obligation finds out."""

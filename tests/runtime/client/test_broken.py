@@ -26,6 +26,7 @@ from client_support import (
     until,
 )
 
+from support.samples import sampled
 from vfio_migration.runtime.client import (
     PeerDisconnectedError,
     PeerProtocolError,
@@ -95,6 +96,7 @@ def test_a_twin_socket_that_is_none(foreign, what) -> None:
         foreign(script)
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("call", "answer"),
     [

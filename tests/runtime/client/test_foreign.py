@@ -23,6 +23,7 @@ from client_support import (
     memfd,
 )
 
+from support.samples import sampled
 from vfio_migration.runtime.client import (
     AddressSpace,
     RefusedError,
@@ -35,6 +36,7 @@ from vfio_migration.runtime.protocol import CannotSendError
 ANSWERS = {GET_INFO: struct.pack("=IIII", 16, 3, 9, 5)}
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     "data",
     [
@@ -127,6 +129,7 @@ def test_flags_that_mean_nothing_are_not_looked_at(foreign) -> None:
     assert foreign(script).info().num_irqs == 5
 
 
+@sampled(2)
 @pytest.mark.parametrize("payload", [b"", bytes(16)])
 @pytest.mark.parametrize(
     ("number", "name", "reported"),

@@ -21,6 +21,7 @@ from client_support import (
     memfd,
 )
 
+from support.samples import sampled
 from vfio_migration.runtime.client import ClientError, TimedOutError, calls
 
 MIB = 1 << 20
@@ -44,6 +45,7 @@ class Zeroes:
         pass
 
 
+@sampled(4)
 @pytest.mark.parametrize("twin", [True, False])
 def test_a_server_that_asks_for_memory_and_reads_none(foreign, twin) -> None:
     """2048 commands fit one read, and each has an answer of a MiB."""
@@ -70,6 +72,7 @@ def test_a_server_that_asks_for_memory_and_reads_none(foreign, twin) -> None:
     assert 1 <= memory.reads < 64
 
 
+@sampled(2)
 def test_a_server_that_sends_nonsense_and_reads_no_answers(foreign) -> None:
     def script(peer) -> None:
         peer.handshake({})
@@ -299,6 +302,7 @@ def test_a_server_that_reads_nothing(foreign) -> None:
             client.finish(one)
 
 
+@sampled(2)
 def test_garbage_is_survived(kind) -> None:
     """Whatever a server sends, a client raises what is documented and leaves nothing behind."""
     import random

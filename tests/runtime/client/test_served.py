@@ -12,6 +12,7 @@ import time
 import pytest
 from client_support import attach, until
 
+from support.samples import sampled
 from vfio_migration.model import UnknownNameError, load
 from vfio_migration.runtime.client import (
     AddressSpace,
@@ -34,6 +35,7 @@ BUFFER = 0x40000
 SETS = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY", "STOP_COPY,P2P,PRE_COPY"]
 
 
+@sampled(3)
 @pytest.mark.parametrize("flags", SETS)
 def test_every_request_does_what_the_table_states(kind, serve, flags) -> None:
     machine = SPEC.machine(flags)
@@ -106,6 +108,7 @@ def test_features_are_asked_for(kind, serve) -> None:
             client.logging_report(0, 4096, 4096)
 
 
+@sampled(3)
 @pytest.mark.parametrize("twin", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
 def test_dma_reaches_memory_and_is_logged(kind, serve, shared, twin) -> None:

@@ -21,6 +21,7 @@ from client_support import (
     no_leak,
 )
 
+from support.samples import sampled
 from vfio_migration.runtime.client import ClientError, PeerDisconnectedError, TimedOutError, calls
 from vfio_migration.runtime.client.async_interrupts import AsyncInterrupts
 from vfio_migration.runtime.client.asynchronous import AsyncClient
@@ -101,6 +102,7 @@ def late(peer) -> None:
         peer.send(ident, GET_INFO, INFO)
 
 
+@sampled(2)
 @pytest.mark.parametrize("how", ["do", "begin", "begin in a task", "not awaited", "not begun"])
 def test_a_late_reply_of_a_cancelled_call_is_disposed_of(how) -> None:
     async def scene(client) -> None:

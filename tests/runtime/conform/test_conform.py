@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import environment, wrong_servers
+from support.samples import sampled
 from support.wrong_servers import FAULTS, Right, WithoutP2p, serving
 from vfio_migration.model import Spec
 from vfio_migration.model.suite import in_words
@@ -39,6 +40,7 @@ def patched_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+@sampled(2)
 @pytest.mark.parametrize("peer", [Right, WithoutP2p])
 def test_a_server_that_is_right_breaks_nothing(
     tmp_path: Path, spec: Spec, peer: type[Right]
@@ -49,6 +51,7 @@ def test_a_server_that_is_right_breaks_nothing(
     assert report.capabilities == spec.names(spec.capability_set(peer.offers))
 
 
+@sampled(30)
 @pytest.mark.parametrize("peer", FAULTS, ids=lambda peer: peer.__name__)
 def test_a_fault_is_found(tmp_path: Path, spec: Spec, peer: type[Right]) -> None:
     report = held(tmp_path, spec, peer(), 1 if peer in NEEDS_A_HIDDEN_STATE else 0)

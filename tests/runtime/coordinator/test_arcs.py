@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import ALWAYS, SPEC, FaultyEdu, FaultyMemory, Harness
+from support.samples import sampled
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import MigrationFailedError
 from vfio_migration.runtime.protocol.messages.features import (
@@ -59,6 +60,7 @@ def how(request) -> tuple[int, bool]:
     return HOW[request.param]
 
 
+@sampled(2)
 @pytest.mark.parametrize("arc", SOURCES, ids="-".join)
 def test_of_the_source(harness: Harness, arc, how):
     if how is ONCE or (how is AGAIN and arc[1] != "STOP_COPY"):
@@ -106,6 +108,7 @@ def test_of_a_source_that_fails_for_good_when_it_is_retired(harness: Harness):
     assert harness.hosts["d0"].whole
 
 
+@sampled(4)
 @pytest.mark.parametrize("arc", PREPARES, ids="-".join)
 def test_of_a_destination_before_it_is_loaded(harness: Harness, arc, how):
     failure = failing(harness, "d0", arc, how)
@@ -171,6 +174,7 @@ def test_a_destination_does_not_start(harness: Harness, arc, how):
         assert last_of_d0 < first_back
 
 
+@sampled(5)
 @pytest.mark.parametrize("who", ["s0", "s1", "d0", "d1"])
 @pytest.mark.parametrize("for_good", [False, True])
 def test_one_of_two_fails(harness: Harness, who: str, for_good: bool):

@@ -14,6 +14,7 @@ import pytest
 from support.hostile_value_server import DATA_SIZE, PciPeer, serving
 from support.peer_habits.base import PRE_COPY, RESUMING, RUNNING, STOP, STOP_COPY
 from support.raw_client import FEATURE, GET, MIG_WRITE
+from support.samples import sampled
 from vfio_migration.runtime.client.blocking import GRACE_S, CancelDeadline
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,
@@ -171,6 +172,7 @@ def test_one_byte_for_each_read_is_a_pass_like_any_other() -> None:
         assert (source.state, destination.state) == (STOP, RUNNING)
 
 
+@sampled(3)
 @pytest.mark.parametrize("kind", [EndlessOnceStopped, LateWhileStopped])
 @pytest.mark.parametrize("migration", ["live", "offline"])
 def test_a_stream_without_an_end_holds_the_devices_still_no_longer_than_is_allowed(

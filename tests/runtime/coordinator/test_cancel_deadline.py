@@ -16,6 +16,7 @@ import pytest
 
 from support import forked_servers
 from support.migration_harness import Harness
+from support.samples import sampled
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.client.blocking import GRACE_S
 from vfio_migration.runtime.coordinator import (
@@ -70,6 +71,7 @@ class Gate(threading.Event):
         return super().wait(timeout)
 
 
+@sampled(4)
 @pytest.mark.parametrize(
     ("who", "arc", "outcome"),
     [
@@ -140,6 +142,7 @@ def test_who_answers_may_take_long_on_the_way_back(harness: Harness):
     gate.join()
 
 
+@sampled(2)
 @pytest.mark.parametrize("owned", [False, True], ids=["ours", "somebody else's"])
 def test_a_server_that_serves_another_client(harness: Harness, owned: bool):
     """Nothing was begun then, and nothing is left to do."""
@@ -167,6 +170,7 @@ def test_a_server_that_serves_another_client(harness: Harness, owned: bool):
     assert not Path("s0.migration").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_save_and_a_restore(harness: Harness):
     gate, loads = Gate(), Gate()
     harness.serve("s0", gate={("RUNNING", "PRE_COPY"): gate})
@@ -263,6 +267,7 @@ def streaming(
             server.join(60)
 
 
+@sampled(2)
 @pytest.mark.parametrize(("hangs", "outcome"), [(0, "undecided"), (1, "source")], ids=["s0", "d0"])
 def test_control_c_while_a_server_hangs(tmp_path: Path, hangs: int, outcome: str):
     with streaming(tmp_path, hangs, "a second of grace") as (names, process):
@@ -272,6 +277,7 @@ def test_control_c_while_a_server_hangs(tmp_path: Path, hangs: int, outcome: str
         assert Path(f"{names[0]}.migration").exists()
 
 
+@sampled(2)
 @pytest.mark.parametrize("hangs", [0, 1], ids=["s0", "d0"])
 def test_a_second_control_c_does_not_wait(tmp_path: Path, hangs: int):
     with streaming(tmp_path, hangs) as (names, process):
@@ -283,6 +289,7 @@ def test_a_second_control_c_does_not_wait(tmp_path: Path, hangs: int):
         assert Path(f"{names[0]}.migration").exists()
 
 
+@sampled(2)
 @pytest.mark.parametrize("hangs", [0, 1], ids=["s0", "d0"])
 def test_an_interrupt_does_not_wait_for_threads(tmp_path: Path, hangs: int):
     """Of a program that takes control-C as Python does."""

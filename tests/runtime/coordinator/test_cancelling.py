@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import SPEC, FaultyEdu, FaultyMemory, Harness
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Hooks, MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as journals
@@ -46,6 +46,7 @@ class Cancels:
         self._seen += 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("migration", sample(["offline", "live"], 2))
 def test_at_every_boundary(harness: Harness, migration: str):
     """The source runs, until the destination has all of it: then it is too late, and it runs.
@@ -159,6 +160,7 @@ def test_too_slow_and_stopped_all_the_same(harness: Harness):
     assert harness.states == {"s0": "STOP", "d0": "RUNNING"}
 
 
+@sampled(2)
 @pytest.mark.parametrize("downtime", [0.5, 5.0])
 def test_a_device_that_is_idle_is_not_slow(harness: Harness, downtime: float):
     """It has nothing to stream, which takes no bandwidth: that is no reason to give up."""

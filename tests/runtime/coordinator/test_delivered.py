@@ -18,6 +18,7 @@ from support.peer_habits import servers as habits
 from support.peer_habits.base import RESUMING, RUNNING, STOP, STOP_COPY, Peer
 from support.peer_habits.running import SIZE, Running, pair, running
 from support.raw_client import DMA_UNMAP, RESET
+from support.samples import sampled
 from vfio_migration.model import load
 from vfio_migration.model.plan import Plans, loads_plans
 from vfio_migration.runtime.client import Client
@@ -90,6 +91,7 @@ def restarted(folder: Path, server: Running, name: str) -> Running:
 # --- who runs ---
 
 
+@sampled(2)
 @pytest.mark.parametrize("command", ["MIG_DATA_READ", "MIG_DATA_WRITE"])
 def test_after_a_coordinator_killed_before_all_was_delivered_the_source_runs(
     tmp_path: Path, command: str
@@ -119,6 +121,7 @@ def test_after_a_coordinator_killed_once_all_was_delivered_the_destination_runs(
         assert b.held == held
 
 
+@sampled(2)
 @pytest.mark.parametrize("source", [(), (habits.RunsOnceItsClientHangsUp,)])
 def test_a_destination_that_its_server_has_reset_is_not_taken_for_the_state(
     tmp_path: Path, source: tuple[type[Peer], ...]
@@ -316,6 +319,7 @@ def test_by_the_rows_of_before_a_blank_destination_runs(
         assert b.held != held
 
 
+@sampled(2)
 @pytest.mark.parametrize("command", ["MIG_DATA_READ", "MIG_DATA_WRITE"])
 def test_by_the_rows_of_before_a_recovery_starts_a_blank_destination(
     tmp_path: Path, command: str
@@ -404,6 +408,7 @@ def test_keep_claims_nothing_of_what_the_side_holds(tmp_path: Path, keep: str) -
         )
 
 
+@sampled(2)
 @pytest.mark.parametrize("keep", ["source", "destination"])
 def test_keep_states_it_if_the_server_was_started_after_the_migration_began(
     tmp_path: Path, keep: str

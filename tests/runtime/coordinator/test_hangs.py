@@ -9,6 +9,7 @@ import pytest
 
 from support.kill_points import RigPool
 from support.migration_harness import SPEC, Harness
+from support.samples import sampled
 from vfio_migration.model.plan import default_plans
 
 _, TAKEN, SOURCE, *_ = (row.summary for row in default_plans(SPEC).handovers)
@@ -29,6 +30,7 @@ def hanging(harness: Harness, who: str, arc: tuple[str, str]) -> threading.Event
     return event
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("arc", "where"),
     [
@@ -70,6 +72,7 @@ def test_a_source_that_hangs_when_it_is_retired(harness: Harness):
     assert not Path("s0.migration").exists()
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("arc", "where"),
     [
@@ -94,6 +97,7 @@ def test_a_destination_that_hangs_before_it_may_run(
     assert not Path("s0.migration").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("arc", "phase"), [(("STOP", "RUNNING_P2P"), "wake"), (("RUNNING_P2P", "RUNNING"), "run")]
 )
@@ -169,6 +173,7 @@ def hung(pool: RigPool, *victims: str) -> list[tuple[str | None, str]]:
     return recorded
 
 
+@pytest.mark.exhaustive
 def test_the_process_of_a_source_is_stopped(pool: RigPool):
     recorded = hung(pool, "s0")
     assert recorded[0] == ("undecided", "undecided")
@@ -181,6 +186,7 @@ def test_the_process_of_a_destination_is_stopped(pool: RigPool):
     assert recorded[-1] == ("undecided", "undecided")  # when it was asked for the last time
 
 
+@pytest.mark.exhaustive
 def test_a_process_is_stopped_and_the_coordinator_killed(pool: RigPool):
     """The recovery knows from the journal alone that a destination may run unseen."""
     assert hung(pool, "coordinator", "s0")[0] == (None, "undecided")

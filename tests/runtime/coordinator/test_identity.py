@@ -16,7 +16,7 @@ import pytest
 
 from support import forked_servers
 from support.migration_harness import MARK, SPEC, Harness
-from support.samples import sample, sample_where
+from support.samples import sample, sample_where, sampled
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import MigrationFailedError
 from vfio_migration.runtime.coordinator import journal as journals
@@ -121,6 +121,7 @@ def left_behind(pair: tuple[str, str], at: str, *more: str) -> None:
     assert Path(f"{pair[0]}.migration").exists()
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     ("at", "winner"),
     sample([("stopped", "s0"), (LOADED, "d0"), (WAKES, "d0")], apart=2, spread=True),
@@ -136,6 +137,7 @@ def test_a_server_behind_a_socket_of_its_manager(manager: Manager, at: str, winn
     assert manager.whole(winner)
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("at", "killed", "outcome"),
     sample_where(
@@ -236,6 +238,7 @@ def relayed(harness: Harness) -> Iterator[tuple[Harness, tuple[str, str]]]:
 UNIDENTIFIED = "it is not known whether the server that answers is the one that was there"
 
 
+@sampled(3)
 @pytest.mark.parametrize("at", ["stopped", LOADED, WAKES])
 def test_who_is_behind_a_relay_is_not_known(relayed, at: str):
     """So the caller has to state which side is to run; until then nobody is moved."""
@@ -373,6 +376,7 @@ def again(servers, tmp_path: Path, name: str) -> None:
     forked_servers.wait_for(tmp_path / name)
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     ("anew", "more"),
     sample_where(

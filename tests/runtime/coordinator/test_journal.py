@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from support import environment
 from support.migration_harness import SPEC, Harness
+from support.samples import sampled
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
 from vfio_migration.runtime.coordinator import journal as journals
 from vfio_migration.runtime.coordinator import ownership as claims
@@ -274,6 +275,7 @@ os._exit(0)
 """
 
 
+@sampled(2)
 @pytest.mark.parametrize("fails", [False, True], ids=["all is well", "the destination fails"])
 def test_a_full_file_system_holds_nobody_up(tmp_path: Path, fails: bool):
     """A real one, which is full from the first move to the last."""

@@ -127,6 +127,7 @@ def test_nobody_begins_the_killed_server_anew(pool: RigPool, migration: str):
     tried(pool, orders)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("migration", OFFLINE)
 @pytest.mark.parametrize("also", sample(["s0", "d0"], 2))
 def test_the_coordinator_and_a_server_are_killed_at_once(pool: RigPool, migration: str, also: str):
@@ -151,6 +152,7 @@ def test_both_ends_are_killed_at_once(pool: RigPool, apart: int):
     assert [one.outcome for _, one in pool.verdicts(orders)] == ["lost"] * len(orders)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("migration", OFFLINE)
 def test_recoveries_are_killed_too(pool: RigPool, migration: str):
     """Two in a row, at boundaries that move through each other; then one that is not."""
@@ -169,6 +171,7 @@ def test_recoveries_are_killed_too(pool: RigPool, migration: str):
     assert sum(row["lost"] for row in table.counts.values()) == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("also", sample(["d0", "s0"], 2))
 def test_a_server_is_killed_while_it_is_recovered(pool: RigPool, also: str):
     first, count = boundaries(pool, "offline", ("edu",))
@@ -197,6 +200,13 @@ def test_without_a_journal_some_points_are_broken(pool: RigPool):
     assert any("recovery does not state who runs" in str(one) for one in broken)
 
 
+@pytest.fixture(scope="module")
+def killed(pool: RigPool) -> tuple[Order, dict]:
+    """A destination killed in the stream, and what was found afterwards."""
+    point = order("offline", ("edu",), victims=["d0"], at=70)
+    return point, pool.find(point)
+
+
 def _doctored(found: dict, change: Callable[[dict], object]) -> dict:
     found = copy.deepcopy(found)
     change(found)
@@ -219,9 +229,8 @@ def _doctored(found: dict, change: Callable[[dict], object]) -> dict:
         (lambda found: found["migration"]["reported"].update(hints=[]), "what to do"),
     ],
 )
-def test_the_judge_can_state_no(pool: RigPool, change, why: str):
-    point = order("offline", ("edu",), victims=["d0"], at=70)
-    found = pool.find(point)
+def test_the_judge_can_state_no(killed: tuple[Order, dict], change, why: str):
+    point, found = killed
     assert judge(point, found).outcome == "source"
     assert found["migration"]["journal"]
     with pytest.raises(BrokenRunError, match=why):

@@ -16,7 +16,7 @@ import pytest
 from workload import Workload
 
 from support.forked_servers import servers
-from support.samples import sample_where
+from support.samples import sample_where, sampled
 from vfio_migration.model import load
 from vfio_migration.model.plan import Move, Phase, Plans, default_plans
 from vfio_migration.runtime.client import Client
@@ -165,6 +165,7 @@ def is_consistent(client: Client) -> None:
     assert got == memory.contents(seed, size, changes)[:]
 
 
+@sampled(5)
 @pytest.mark.parametrize("group", sample_where(GROUPS, quick), ids=called)
 def test_there_and_back_twice(tmp_path: Path, group: list[tuple[str, str]]) -> None:
     devices = [

@@ -105,6 +105,7 @@ def test_a_hook_that_raises(two: Harness, hook: str):
     assert not Path("s0.migration").exists()
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_left_open(two: Harness):
     """Of many migrations and refusals, in this process: not one descriptor, not one thread."""
 

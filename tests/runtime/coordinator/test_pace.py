@@ -14,6 +14,7 @@ from support.migration_harness import FaultyMemory, Harness
 from support.peer_habits import servers as habits
 from support.peer_habits.base import RUNNING, Peer
 from support.peer_habits.running import running
+from support.samples import sampled
 from vfio_migration.runtime.coordinator import (
     CannotMigrateError,
     Coordinator,
@@ -233,6 +234,7 @@ def test_the_bandwidth_is_kept_of_a_little(harness: Harness, migration: str) -> 
     assert harness.hosts["d0"].whole
 
 
+@sampled(3)
 @pytest.mark.parametrize("size", [1, 30_000, 200_000])
 def test_what_was_sent_is_paid_for_when_a_run_is_over(size: int) -> None:
     pipe = Pipe(some(size))

@@ -61,6 +61,7 @@ def two(harness: Harness) -> Harness:
     return harness
 
 
+@pytest.mark.exhaustive
 def test_without_a_journal_in_every_combination_of_states(two: Harness):
     """Nothing is done that a wrong guess would make worse; 64 combinations."""
     recorded: dict[str, int] = {"source": 0, "destination": 0, "refused": 0}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import SPEC, FaultyEdu, FaultyMemory, Harness
+from support.samples import sampled
 from vfio_migration.model import UnknownNameError
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, Coordinator
@@ -208,6 +209,7 @@ def test_capabilities_that_the_table_does_not_know(harness: Harness, unknown: in
 SETS = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY", "STOP_COPY,P2P,PRE_COPY"]
 
 
+@sampled(9)
 @pytest.mark.parametrize("there", SETS)
 @pytest.mark.parametrize("here", SETS)
 @pytest.mark.parametrize("migration", ["live", "offline"])

@@ -10,6 +10,7 @@ import pytest
 
 from support import forked_servers
 from support.migration_harness import ALWAYS, SPEC, FaultyMemory, Harness
+from support.samples import sampled
 from vfio_migration.runtime.client import Client
 from vfio_migration.runtime.coordinator import CannotMigrateError, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.save import Restorer, Saver
@@ -55,6 +56,7 @@ def saved(harness: Harness) -> Harness:
 # --- arcs that fail ---
 
 
+@sampled(2)
 @pytest.mark.parametrize("arc", SAVES, ids="-".join)
 def test_an_arc_of_a_save_fails(harness: Harness, arc, how):
     harness.serve("s0", faults={arc: how})
@@ -83,6 +85,7 @@ def test_an_arc_of_a_save_fails(harness: Harness, arc, how):
         assert harness.hosts["s0"].whole
 
 
+@sampled(2)
 @pytest.mark.parametrize("then", ["stop", "run"])
 def test_an_arc_fails_when_all_is_in_the_file(harness: Harness, then, how):
     """The file is there and whole. What did not follow is reported, and is no success."""
@@ -122,6 +125,7 @@ def test_a_device_that_does_not_answer_when_all_is_in_the_file(harness: Harness)
     event.set()
 
 
+@sampled(9)
 @pytest.mark.parametrize("arc", LOADS, ids="-".join)
 def test_an_arc_of_a_restore_fails(saved: Harness, arc, how):
     saved.serve("d0", faults={arc: how})

@@ -15,6 +15,7 @@ import pytest
 from support.peer_habits import servers as habits
 from support.peer_habits.base import RUNNING, STOP, Peer
 from support.peer_habits.running import SIZE, pair, running
+from support.samples import sampled
 from vfio_migration.runtime.client import Client, ClientError
 from vfio_migration.runtime.coordinator import Coordinator, MigrationFailedError, Settings
 from vfio_migration.runtime.coordinator.errors import CannotMigrateError, CoordinatorError
@@ -52,6 +53,7 @@ def named(these: tuple[type[Peer], ...]) -> str:
     return "-".join(one.__name__ for one in these) or "none"
 
 
+@sampled(7)
 @pytest.mark.parametrize("these", HARMLESS, ids=named)
 def test_a_device_is_migrated_and_back(tmp_path: Path, these: tuple[type[Peer], ...]) -> None:
     with pair(tmp_path, these, these) as (a, b, held):
@@ -64,6 +66,7 @@ def test_a_device_is_migrated_and_back(tmp_path: Path, these: tuple[type[Peer], 
         assert not b.ended
 
 
+@sampled(7)
 @pytest.mark.parametrize("these", HARMLESS, ids=named)
 def test_a_device_is_saved_and_restored(tmp_path: Path, these: tuple[type[Peer], ...]) -> None:
     with pair(tmp_path, these, these) as (a, b, held):
@@ -73,6 +76,7 @@ def test_a_device_is_saved_and_restored(tmp_path: Path, these: tuple[type[Peer],
         assert b.held == held
 
 
+@sampled(6)
 @pytest.mark.parametrize("these", HARMLESS, ids=named)
 def test_a_migration_given_up_half_way_is_recovered(
     tmp_path: Path, these: tuple[type[Peer], ...]
@@ -154,6 +158,7 @@ def test_data_behind_a_short_read_is_not_saved(tmp_path: Path) -> None:
 DEATHS = [habits.DiesUponRead, habits.DiesUponSecondRead, habits.EndsSlowlyUponRead]
 
 
+@sampled(3)
 @pytest.mark.parametrize("dies", DEATHS)
 @pytest.mark.parametrize("settings", [Settings(), OFFLINE], ids=["live", "offline"])
 def test_a_source_that_dies_before_the_end_of_its_stream_is_a_lost_state(
@@ -180,6 +185,7 @@ def test_a_destination_that_dies_upon_a_write_leaves_the_source_running(
         assert a.held == held
 
 
+@sampled(6)
 @pytest.mark.parametrize("options", [(), ("--no-pre-copy",)], ids=["live", "offline"])
 @pytest.mark.parametrize(
     ("source", "destination"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.migration_harness import SPEC, FaultyEdu, FaultyMemory, Harness
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.model.plan import default_plans
 from vfio_migration.runtime.coordinator import Event, Hooks, MigrationFailedError
 from vfio_migration.runtime.files import compression
@@ -76,6 +76,7 @@ def size_of(harness: Harness) -> int:
     return size
 
 
+@sampled(4)
 @pytest.mark.parametrize("how", [flip, cut, drop, double], ids=lambda how: how.__name__)
 @pytest.mark.parametrize("kind", sample(KINDS, 2))
 def test_a_damaged_stream_is_refused(harness: Harness, kind: str, how: Callable[[int], Mangle]):
@@ -165,6 +166,7 @@ def test_a_codec_that_is_not_there(harness: Harness):
     assert harness.arcs == []
 
 
+@sampled(9)
 @pytest.mark.parametrize("chunk", [1, 7, 4096, 1 << 20, 1 << 30])
 @pytest.mark.parametrize("migration", ["live", "offline"])
 def test_any_chunk(harness: Harness, chunk: int, migration: str):

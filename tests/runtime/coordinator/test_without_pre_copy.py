@@ -12,6 +12,7 @@ from support.peer_habits import servers as habits
 from support.peer_habits.base import PRE_COPY, RUNNING, STOP, Peer
 from support.peer_habits.running import running
 from support.raw_client import MIG_READ
+from support.samples import sampled
 from vfio_migration.model.plan import default_plans, loads_plans
 from vfio_migration.model.spec import SpecError
 from vfio_migration.runtime.client import Client
@@ -36,6 +37,7 @@ REFUSES: tuple[tuple[type[Peer], ...], ...] = (
 )
 
 
+@sampled(3)
 @pytest.mark.parametrize("judges", [True, False], ids=["judges", "judges nothing"])
 @pytest.mark.parametrize("these", REFUSES, ids=str)
 def test_a_source_that_refuses_pre_copy_is_stopped_and_migrated(

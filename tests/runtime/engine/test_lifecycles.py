@@ -123,6 +123,7 @@ LifeCycles.TestCase.settings = SETTINGS
 TestLifeCycles = LifeCycles.TestCase
 
 
+@pytest.mark.exhaustive
 def test_the_invariants_can_fail() -> None:
     # On a table whose closing arcs close nothing the engine does as given, and is found out.
     rows = [

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from engine_support import WAYS, Oracle, at, bring, paired, rig, sweep
 
+from support.samples import sampled
 from vfio_migration.model import Spec, load
 from vfio_migration.runtime import (
     DisconnectFailedError,
@@ -52,6 +53,7 @@ def test_there_are_as_many_places_as_states_in_each_set() -> None:
     assert [sum(flags == other for other, _ in PLACES) for flags in FLAGS] == [5, 6, 6, 8]
 
 
+@sampled(3)
 @pytest.mark.parametrize("observed", [False, True], ids=["unobserved", "observed"])
 @pytest.mark.parametrize(("flags", "state"), PLACES)
 def test_every_request_and_every_failing_step(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from engine_support import Oracle, ScriptedDevice, paired, rig
 
+from support.samples import sampled
 from vfio_migration.model import Spec
 from vfio_migration.runtime import (
     ArcError,
@@ -78,6 +79,7 @@ class Careful(ScriptedDevice):
         self.script = []
 
 
+@sampled(2)
 @pytest.mark.usefixtures("eager_switching")
 @pytest.mark.parametrize("observed", [False, True])
 @pytest.mark.parametrize("seed", range(4))

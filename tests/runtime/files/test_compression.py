@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.samples import sampled
 from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.compression import NAMES, BadDataError, codec
 
@@ -111,6 +112,7 @@ except BadDataError as refused:
 """
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("name", "honest", "reported", "answer"),
     [

@@ -24,6 +24,7 @@ from container_support import (
 )
 
 from support.open_descriptors import opened, opened_at_rest
+from support.samples import sampled
 from vfio_migration.model.extras import install_command
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
@@ -67,6 +68,7 @@ def test_the_files_are_right_before_they_are_damaged(name: str, tmp_path: Path) 
         reader.check()
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", SMALL)
 def test_every_change_of_a_byte_is_found(name: str, tmp_path: Path) -> None:
     """Every byte, to every other value of one bit and to four more."""
@@ -96,6 +98,7 @@ def test_every_truncation_is_found(name: str, tmp_path: Path) -> None:
         assert size < int(reported[2]) <= len(data)
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", SMALL)
 def test_everything_put_in_or_taken_out_is_found(name: str, tmp_path: Path) -> None:
     data, path = SMALL[name], tmp_path / "x"

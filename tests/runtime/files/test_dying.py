@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from container_support import DYING
 
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.runtime.files.atomic_file import PREFIX
 
 # Whether a file is there already, and whether the new one has a name while it is written.
@@ -30,6 +30,7 @@ def lives(folder: Path, kind: str, old: bool, nameless: bool) -> list[dict[str, 
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@sampled(2)
 @pytest.mark.parametrize(("old", "nameless"), WAYS)
 def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
     old: bool, nameless: bool, tmp_path: Path
@@ -55,6 +56,7 @@ def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
             assert len(life["left"]) <= 1
 
 
+@sampled(2)
 @pytest.mark.parametrize(("old", "nameless"), WAYS)
 def test_a_file_that_may_not_grow_leaves_nothing(old: bool, nameless: bool, tmp_path: Path) -> None:
     """The limit for the size of files, at every byte."""

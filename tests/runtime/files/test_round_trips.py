@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.examples import examples
+from support.samples import sampled
 from vfio_migration.runtime.files.compression import NAMES
 from vfio_migration.runtime.files.container import (
     MAX_BLOCK,
@@ -51,6 +52,7 @@ PIECES = st.lists(st.tuples(st.integers(0, 1), SIZES, st.booleans()), max_size=6
 NOISE = random.Random(1).randbytes(2 * MAX_BLOCK)
 
 
+@sampled(3)
 @pytest.mark.parametrize("codec", NAMES)
 @examples(25)
 @given(pieces=PIECES)
@@ -153,6 +155,7 @@ def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
     assert restored(tmp_path / "x") == [piece * 40] * 4
 
 
+@sampled(3)
 @pytest.mark.parametrize("codec", NAMES)
 def test_memory_is_bounded(codec: str, tmp_path: Path) -> None:
     """64 MiB go through; what is held is a few blocks."""

@@ -9,7 +9,7 @@ import pytest
 from bad_devices import BAD
 from sample_device import Sample, drive_sample
 
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.model import Spec
 from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.checks import CHECKS, Check
@@ -52,6 +52,7 @@ def test_the_good_one_breaks_nothing(spec: Spec) -> None:
     assert list(find_problems(Sample, spec, drive=drive_sample)) == []
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     "device",
     sample([one for one in BAD if one not in lives.WORDS], 18),
@@ -76,6 +77,7 @@ def test_every_check_can_fail() -> None:
     assert list(EXAMPLES) == list(CHECKS)
 
 
+@sampled(3)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_check_fails(check: Check, spec: Spec) -> None:
     with pytest.raises(ObligationViolatedError):

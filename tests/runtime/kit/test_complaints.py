@@ -16,7 +16,7 @@ from bad_devices import BAD
 from good_devices import FEATURES, LEGAL, Copies, Msix, drive_that_writes_to_the_guest
 from sample_device import Sample, drive_sample
 
-from support.samples import sample
+from support.samples import sample, sampled
 from vfio_migration.model import Spec
 from vfio_migration.runtime import ArcError
 from vfio_migration.runtime.kit.pci_device import PciDevice
@@ -46,6 +46,7 @@ def nothing_left_open() -> Iterator[None]:
 # --- about whom they complain ---
 
 
+@sampled(3)
 @pytest.mark.parametrize("device", bad_lives.WORDS, ids=lambda device: device.__name__)
 def test_what_goes_wrong_after_a_good_first_life_is_found_and_stated_in_words(
     device: type[Sample], spec: Spec
@@ -172,6 +173,7 @@ def test_a_check_that_cannot_be_made_states_which_callback_raised_and_where(spec
     assert "Raises in `bar_read`: a device with STOP_COPY,P2P,PRE_COPY is in" in problem.place
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     "device", sample([*list(BAD)[:6], good_devices.Numbers], 6), ids=lambda device: device.__name__
 )

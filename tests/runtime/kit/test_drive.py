@@ -15,6 +15,7 @@ from forgetful_devices import (
 )
 from sample_device import Sample
 
+from support.samples import sampled
 from vfio_migration.model import Spec
 from vfio_migration.runtime.kit.pci_device import Bar, PciDevice
 from vfio_migration.runtime.kit.region import Area
@@ -43,6 +44,7 @@ def found(
 # --- what it finds ---
 
 
+@sampled(7)
 @pytest.mark.parametrize(("bar", "offset"), [(0, at) for at in (0, 8, 24, 64, 100, 256, 516)])
 def test_a_register_that_is_not_saved(bar: int, offset: int, spec: Spec) -> None:
     problem = found(ForgetsTheSecond, spec, bar, offset)
@@ -50,12 +52,14 @@ def test_a_register_that_is_not_saved(bar: int, offset: int, spec: Spec) -> None
     assert problem.words.startswith(f"BAR {bar} at {offset:#x}")
 
 
+@sampled(6)
 @pytest.mark.parametrize(("bar", "offset"), [(0, LOOK - 4), (5, 12)])
 @pytest.mark.parametrize("flags", [1, 3, 5, 7])
 def test_the_last_register_of_a_bar(flags: int, bar: int, offset: int, spec: Spec) -> None:
     assert found(ForgetsTheSecond, spec, bar, offset, flags=flags).obligation == "S1"
 
 
+@sampled(4)
 @pytest.mark.parametrize(("width", "offset"), [(1, 3), (2, 6), (4, 24), (4, 516), (8, 512)])
 def test_a_register_of_one_width(width: int, offset: int, spec: Spec) -> None:
     problem = found(ForgetsTheSecond, spec, 0, offset, width=width)
@@ -64,12 +68,14 @@ def test_a_register_of_one_width(width: int, offset: int, spec: Spec) -> None:
     assert problem.words.startswith(f"BAR 0 at {offset:#x}{shown}: source 0x")
 
 
+@sampled(3)
 @pytest.mark.parametrize("offset", [0, 8, 48, 64, 512])
 def test_a_register_that_is_saved_too_narrow(offset: int, spec: Spec) -> None:
     problem = found(SavesTheSecondTooNarrow, spec, 0, offset)
     assert "4294967295" in problem.words or "argument out of range" in problem.words
 
 
+@sampled(3)
 @pytest.mark.parametrize("offset", [0, 8, 100, 512])
 def test_a_register_that_only_acts(offset: int, spec: Spec) -> None:
     problem = found(HidesTheSecond, spec, 0, offset)

@@ -23,6 +23,7 @@ from protocol_support import (
 
 import vfio_migration.runtime.protocol as vp
 from support.examples import examples
+from support.samples import sampled
 from vfio_migration.runtime.protocol import CannotSendError, Connection, Limits
 
 MAP = wire(vp.DmaMap.asking(0, 4096, flags=3))
@@ -102,6 +103,7 @@ def test_of_a_header_that_has_only_begun() -> None:
         os.close(fd)
 
 
+@sampled(3)
 @pytest.mark.parametrize("kind", COMMANDS)
 @pytest.mark.parametrize("count", [1, 2, 16])
 @given(data=st.data())

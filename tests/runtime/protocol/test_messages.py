@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol_support import DATA, MESSAGE, U64, plain
 
 import vfio_migration.runtime.protocol as vp
+from support.samples import sampled
 from vfio_migration.runtime.protocol import MalformedError, Message
 
 KINDS = sorted(MESSAGE, key=lambda kind: kind.__name__)
@@ -19,6 +20,7 @@ def test_there_is_a_strategy_for_every_message() -> None:
     assert set(MESSAGE) == {kind for both in vp.MESSAGES for kind in both}
 
 
+@sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_there_and_back(kind: type[Message], data: st.DataObject) -> None:

@@ -13,6 +13,7 @@ from protocol_support import COMMANDS, HOSTILE, MESSAGE, RESET, agreed, plain, w
 
 import vfio_migration.runtime.protocol as vp
 from support.examples import examples
+from support.samples import sampled
 from vfio_migration.runtime.protocol import Connection
 
 
@@ -79,6 +80,7 @@ def test_both_ways_of_taking_in_can_be_mixed() -> None:
     assert bytes(command.message.data) == b"12345678"
 
 
+@sampled(2)
 @pytest.mark.parametrize("mode", ["receive", "buffer"])
 def test_byte_by_byte_takes_time_in_proportion(mode: str) -> None:
     """Eight times the bytes take about eight times as long, and not 64 times."""

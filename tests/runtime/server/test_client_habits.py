@@ -16,6 +16,7 @@ from support.edu_client import descriptors, eventfd, until
 from support.open_descriptors import opened_at_rest
 from support.peer_habits.clients import CLibraryClient, RustVmmClient, SpdkClient, shared_file
 from support.raw_client import RefusedError
+from support.samples import sampled
 from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 
@@ -81,6 +82,7 @@ def test_the_commands_here_are_all_that_have_a_fixed_size() -> None:
     assert set(commands()) == fixed
 
 
+@sampled(3)
 @pytest.mark.parametrize("command", commands())
 @pytest.mark.parametrize("padding", [1, 4, 8, PADDING])
 def test_a_command_longer_than_its_structure_is_served_from_it(serve, command, padding) -> None:
@@ -166,6 +168,7 @@ def test_spdk_unmaps_with_the_descriptor_that_it_mapped_with(serve) -> None:
     os.close(memory)
 
 
+@sampled(6)
 @pytest.mark.parametrize("command", commands())
 @pytest.mark.parametrize("count", [1, 2, 16])
 def test_descriptors_nobody_asked_for_are_closed_and_the_command_served(

@@ -13,6 +13,7 @@ import pytest
 
 from support.edu_client import BUFFER, dma
 from support.raw_client import FEATURE, GET, HEADER, Client
+from support.samples import sampled
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server.async_server import AsyncServer
 from vfio_migration.runtime.server.server import Server
@@ -100,6 +101,7 @@ def ended(client: Client) -> bool:
     return True
 
 
+@sampled(6)
 @pytest.mark.parametrize("act", [nothing, half_a_message, not_reading_replies])
 @pytest.mark.parametrize("version", [True, False])
 def test_an_idle_client_is_disconnected_and_the_state_kept(

@@ -15,6 +15,7 @@ from support import raw_client as raw
 from support.edu_client import BUFFER, dma, dma_done, until
 from support.open_descriptors import opened_at_rest
 from support.raw_client import SET, Client, RefusedError
+from support.samples import sampled
 from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu
 from vfio_migration.runtime.server import pending_commands
@@ -111,6 +112,7 @@ def eventfds() -> Iterator[list[int]]:
         os.close(fd)
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", LIMITS)
 def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
     serve, most, stopped_reading, eventfds, name: str
@@ -143,6 +145,7 @@ def test_on_a_twin_socket_no_more_is_read_than_is_put_off_and_then_all_is_done(
         assert len(opened_at_rest()) <= before + OPENED_BY_CHANNEL
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", LIMITS)
 def test_on_one_socket_the_access_fails_once_its_reply_cannot_be_read(
     serve, most, eventfds, name: str

@@ -119,6 +119,7 @@ def test_no_more_lines_are_written_than_the_burst_and_the_rest_is_counted_by_eve
     assert [row["event"] for row in rows[-2:]] == ["left_out", "disconnected"]
 
 
+@pytest.mark.exhaustive
 def test_in_the_long_run_there_are_so_many_lines_a_second(lines) -> None:
     for _ in range(60 * 10):
         for _ in range(100):

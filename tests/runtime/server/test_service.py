@@ -73,6 +73,7 @@ def test_replies_keep_their_order_and_only_wanted_ones_come(serve) -> None:
         assert client.state == 2
 
 
+@pytest.mark.exhaustive
 def test_nothing_leaks_over_a_thousand_connections(serve) -> None:
     served = serve()
     memory = os.memfd_create("guest")

@@ -11,6 +11,7 @@ import struct
 import pytest
 
 from support.raw_client import GET, PROBE, SET, RefusedError
+from support.samples import sampled
 from vfio_migration.model import load
 from vfio_migration.runtime import Engine, RequestFailedError, RequestRefusedError
 from vfio_migration.runtime.kit.devices import Edu
@@ -55,6 +56,7 @@ def quiet(caplog):
     caplog.set_level("CRITICAL")
 
 
+@sampled(4)
 @pytest.mark.parametrize("flags", SETS)
 def test_each_transition_answers_as_engine_and_linux(serve, linux_paths, flags, quiet) -> None:
     """All 8 x 8, and every other value, for one capability set."""
@@ -93,6 +95,7 @@ def test_each_transition_answers_as_engine_and_linux(serve, linux_paths, flags, 
                 assert client.state == VALUES[start]
 
 
+@sampled(2)
 @pytest.mark.parametrize("flags", SETS)
 def test_the_socket_and_a_bare_engine_state_the_same(serve, flags, quiet) -> None:
     """A long walk of requests and resets, step for step against an engine of its own."""
@@ -217,6 +220,7 @@ def test_other_features_do_not_exist(serve, feature) -> None:
             assert refused.value.errno == errno.ENOTTY
 
 
+@sampled(2)
 @pytest.mark.parametrize("flags", SETS)
 @pytest.mark.parametrize("step", [1, 7, 4096, 1 << 20])
 def test_a_device_migrates_and_is_the_same_afterwards(serve, flags, step) -> None:

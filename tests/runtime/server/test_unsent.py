@@ -22,6 +22,7 @@ from support import raw_client as raw
 from support.edu_client import until
 from support.open_descriptors import opened
 from support.raw_client import GET, PROBE, SET, Client, RefusedError
+from support.samples import sampled
 from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit.devices import Edu, MemoryDevice
 from vfio_migration.runtime.kit.state_stream import MAGIC
@@ -197,6 +198,7 @@ def test_there_is_a_sample_of_every_command_and_every_method_of_every_feature() 
     assert commands | methods <= SAMPLES.keys()
 
 
+@sampled(4)
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_command_whose_reply_nobody_wants_takes_nothing_from_the_next_one(
@@ -218,6 +220,7 @@ def test_a_command_whose_reply_nobody_wants_takes_nothing_from_the_next_one(
             assert client.ask(sample.command, sample.payload) == expected
 
 
+@sampled(7)
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_client_that_dies_before_its_reply_leaves_takes_nothing_from_the_next_one(
@@ -269,6 +272,7 @@ def whole(host: Callable[..., Host]) -> bytes:
         return drain(client)
 
 
+@sampled(6)
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("known", [False, True], ids=["first", "known"])
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "once the replies are made"])

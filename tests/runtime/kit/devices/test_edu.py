@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from edu_rig import RAM, EduRig, carry, drive_edu
 
+from support.samples import sampled
 from vfio_migration.model import Spec
 from vfio_migration.runtime.kit.devices import DEVICES, Edu, MemoryDevice
 from vfio_migration.runtime.kit.devices.edu import (
@@ -360,6 +361,7 @@ def test_what_a_peer_wrote_is_streamed() -> None:
 # --- the rest ---
 
 
+@sampled(4)
 @pytest.mark.parametrize("register", ["liveness", "status", "irq_status", "dma_count"])
 def test_the_kit_sees_what_is_not_saved(register: str, spec: Spec) -> None:
     class Forgetful(Edu):
