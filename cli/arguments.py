@@ -6,9 +6,9 @@ import argparse
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from vfio_migration.cli.files import refuse
 
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from vfio_migration.model.sources.read import Reading
     from vfio_migration.model.wire import Wire
 
-PICTURE_FORMATS: Final[tuple[Format, ...]] = ("svg", "png", "pdf", "dot", "mmd", "json")
+_PICTURE_ENDINGS: Final[dict[Format, str]] = {
+    "svg": "svg",
+    "png": "png",
+    "pdf": "pdf",
+    "dot": "dot",
+    "mmd": "mmd",
+    "json": "json",
+    "text": "txt",
+    "ascii": "txt",
+}
+PICTURE_FORMATS: Final[tuple[Format, ...]] = tuple(_PICTURE_ENDINGS)
+Name = TypeVar("Name", bound=str)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", re.ASCII)
@@ -237,25 +248,42 @@ def present_state(machine: Machine, given: str | int) -> str:
 
 def picture_format(output: str | None, given: Format | None) -> Format:
     """Return the format that was asked for, or that the ending of a file says."""
+    return file_format(output, given, _PICTURE_ENDINGS, "dot")
+
+
+def file_format(
+    output: str | None, given: Name | None, endings: Mapping[Name, str], default: Name
+) -> Name:
+    """Return the format that was asked for, or that the ending of a file says.
+
+    Args:
+        output: The file; None for the standard output.
+        given: What `--format` asks for, or None.
+        endings: The formats, each with the ending of its files.
+        default: The format where there is neither.
+
+    Raises:
+        SpecError: The two contradict each other, or the ending is that of no format.
+    """
     if output is None:
-        return given or "dot"
+        return given or default
     suffix = Path(output).suffix.lstrip(".").lower()
-    found = next((name for name in PICTURE_FORMATS if name == suffix), None)
+    found = [name for name, ending in endings.items() if ending == suffix]
     if given is not None:
         # A PNG that is called x.svg opens nowhere; an ending that states nothing is another matter.
-        if found not in (None, given):
-            hint = f"leave it out, or end the name in .{given}"
+        if found and given not in found:
+            hint = f"leave it out, or end the name in .{endings[given]}"
             refuse("--format", given, f"contradicts the name of the file, {output}", hint)
         return given
-    if found is None:
-        endings = " ".join(f".{name}" for name in PICTURE_FORMATS)
+    if not found:
+        known = " ".join(f".{ending}" for ending in dict.fromkeys(endings.values()))
         refuse(
             "--output",
             output,
             "has an ending that no format has",
-            f"end it in one of {endings}, or give --format",
+            f"end it in one of {known}, or give --format",
         )
-    return found
+    return found[0]
 
 
 def seconds(text: str) -> float:

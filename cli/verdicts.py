@@ -33,8 +33,9 @@ def letter_of(
         reading: What its source reports, if it is made of one.
         command: The command that states this.
     """
+    from vfio_migration.diagrams.mail import mail_picture
     from vfio_migration.model import load
-    from vfio_migration.verifier.report.letter import Letter
+    from vfio_migration.verifier.report.letter import WIDTH, Letter
 
     base: Spec | None = None
     if against is not None:
@@ -45,13 +46,13 @@ def letter_of(
         name=name,
         report=report,
         obligations=obligations,
-        base=base,
         against=against,
         changed=[f"{one.place}: {one.value} {one.problem}" for one in reading.changed]
         if reading is not None
         else [],
         findings=[str(one) for one in reading.findings] if reading is not None else [],
         command=command,
+        picture=mail_picture(report.spec, base, WIDTH),
         of_source=reading is not None,
     )
 

@@ -7,21 +7,23 @@
     >>> svg = render(picture, "svg")
 
 `machine_graph` and `trace_graphs` make a neutral `Graph`, `change_graph` one of what two machines
-have otherwise, `migration_view` a neutral `PlanView` of
-what each device of a group does in a migration; `render` turns either into a file of any of
-`FORMATS`, `to_text` a plan into text for a terminal, `to_dot`, `to_mermaid` and `to_json` a graph
-into text; `tables` writes a whole table out for a manual. Pictures in SVG, PNG, PDF and DOT need
-the extra "diagrams", which is imported only when one is drawn; without it they raise
-`MissingExtraError`. JSON, Mermaid, text and tables need nothing.
+have otherwise, `migration_view` a neutral `PlanView` of what each device of a group does in a
+migration; `render` turns either into a file of any of `FORMATS`, `to_text` a plan into text for a
+terminal, `text_lines` a graph into text of boxes and arrows, `to_dot`, `to_mermaid` and `to_json` a
+graph into text for programs; `tables` writes a whole table out for a manual. Pictures in SVG, PNG,
+PDF and DOT need the extra "diagrams", which is imported only when one is drawn; without it they
+raise `MissingExtraError`. JSON, Mermaid, text and tables need nothing.
 
 `python tools/pictures.py` keeps the committed pictures and tables up to date.
 """
 
+from vfio_migration.diagrams.comment import COMMENTS, Comment
 from vfio_migration.diagrams.drawing.palette import Theme
 from vfio_migration.diagrams.machine.changes import change_graph
 from vfio_migration.diagrams.machine.dot import to_dot
 from vfio_migration.diagrams.machine.extract import machine_graph, trace_graphs
 from vfio_migration.diagrams.machine.graph import Edge, Graph, Heading, LegendEntry, Mark, Node
+from vfio_migration.diagrams.machine.text import text_lines
 from vfio_migration.diagrams.plain import to_json, to_mermaid
 from vfio_migration.diagrams.plan.extract import Pair, PlanError, migration_view
 from vfio_migration.diagrams.plan.text import render as to_text
@@ -30,8 +32,10 @@ from vfio_migration.diagrams.render import FORMATS, Format, render
 from vfio_migration.diagrams.tables import TABLE_FORMATS, TableFormat, tables
 
 __all__ = [
+    "COMMENTS",
     "FORMATS",
     "TABLE_FORMATS",
+    "Comment",
     "Edge",
     "Format",
     "Graph",
@@ -49,6 +53,7 @@ __all__ = [
     "migration_view",
     "render",
     "tables",
+    "text_lines",
     "to_dot",
     "to_json",
     "to_mermaid",

@@ -11,43 +11,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+from vfio_migration.diagrams import comment as comments
+from vfio_migration.diagrams.comment import Comment
 from vfio_migration.diagrams.drawing import svg
 from vfio_migration.diagrams.drawing.palette import Theme
 from vfio_migration.diagrams.drawing.printable import printable
 from vfio_migration.diagrams.machine.dot import draw
 from vfio_migration.diagrams.machine.graph import Graph
+from vfio_migration.diagrams.machine.text import text_lines
 from vfio_migration.diagrams.plain import to_json, to_mermaid
 from vfio_migration.diagrams.plan.dot import draw_plan
 from vfio_migration.diagrams.plan.mermaid import plan_to_mermaid
+from vfio_migration.diagrams.plan.text import render as plan_text
 from vfio_migration.diagrams.plan.view import PlanView
 from vfio_migration.model.extras import from_extra
 
-Format = Literal["svg", "png", "pdf", "dot", "mmd", "json"]
+Format = Literal["svg", "png", "pdf", "dot", "mmd", "json", "text", "ascii"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-"""The formats `render` knows, by the usual ending of a file name."""
+"""The formats `render` knows: the usual endings of file names, and two kinds of plain text."""
 
 PNG_DPI = 144
 """Twice the dots of a plain screen, so that a manual in print or on a sharp screen looks well."""
 
 
-def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "auto") -> bytes:  # noqa: A002
+def render(
+    picture: Graph | PlanView,
+    format: Format = "svg",  # noqa: A002
+    theme: Theme = "auto",
+    comment: Comment | None = None,
+) -> bytes:
     """Return a picture as the bytes of a file.
 
-    The bytes of SVG, DOT, Mermaid and JSON are the same on every machine. PNG and PDF are drawn
-    with the fonts that are there.
+    The bytes of all formats but PNG and PDF, which are drawn with the fonts that are there, are the
+    same on every machine.
 
     Args:
         picture: What to draw: a machine, or the plan of a migration.
         format: One of `FORMATS`.
         theme: The colours. "auto" makes an SVG that follows its reader's setting; other formats
             cannot and are light.
+        comment: For "text" and "ascii": what they are wrapped for. The lines are at most `WIDTH`
+            columns wide, what wraps them included.
 
     Raises:
         MissingExtraError: If the packages of the extra "diagrams" are not installed.
         ValueError: If the format is none of `FORMATS`.
     """
     picture = printable(picture)
+    if format == "text" or format == "ascii":
+        return _as_text(picture, comment, ascii_only=format == "ascii").encode()
     if format == "json":
         return to_json(picture).encode()
     if format == "mmd":
@@ -65,6 +78,15 @@ def render(picture: Graph | PlanView, format: Format = "svg", theme: Theme = "au
     if format == "svg":
         return svg.finish(drawn, drawing, theme)
     return _undated(drawn) if format == "pdf" else drawn
+
+
+def _as_text(picture: Graph | PlanView, comment: Comment | None, *, ascii_only: bool) -> str:
+    width = comments.room(comment)
+    if isinstance(picture, Graph):
+        lines = text_lines(picture, width, ascii_only=ascii_only)
+    else:
+        lines = plan_text(picture, width, ascii_only=ascii_only).splitlines()
+    return "\n".join(comments.wrapped(lines, comment)) + "\n"
 
 
 # --- Graphviz ---

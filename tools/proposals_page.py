@@ -18,6 +18,7 @@ from typing import Any
 
 from made_page import write_or_compare
 
+from vfio_migration.diagrams.mail import mail_picture
 from vfio_migration.model import Spec, load
 from vfio_migration.model.edited import Edit, apply, proposals
 from vfio_migration.model.history import named
@@ -135,8 +136,8 @@ def section(edit: Edit, bases: dict[str, tuple[Spec, Report]]) -> Iterator[str]:
         name=edit.name,
         report=verify(spec, jobs=JOBS),
         obligations=select(None),
-        base=base,
         against=(edit.base, bases[edit.base][1]),
+        picture=mail_picture(spec, base, letters.WIDTH),
     )
     comparison = comparisons.compare(base, spec, (edit.base, edit.name))
     yield f"## {edit.name}: {edit.title}"

@@ -32,6 +32,8 @@ examples:
   vfio-migration diagram -o live.svg --migration live
   vfio-migration diagram -o live.svg --migration live --devices STOP_COPY,P2P:STOP_COPY
   vfio-migration diagram --format mmd              # Mermaid text to standard output
+  vfio-migration diagram --format text             # boxes and arrows, in 78 columns
+  vfio-migration diagram --format ascii --comment c --flags STOP_COPY
 """
 
 
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
     )
     options.spec_argument(parser)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write; .svg .png .pdf .dot .mmd .json"
+        "-o", "--output", metavar="FILE", help="where to write; .svg .png .pdf .dot .mmd .json .txt"
     )
     parser.add_argument(
         "--format",
@@ -54,6 +56,12 @@ def add(commands: Any) -> None:
         choices=("auto", "light", "dark"),
         default="auto",
         help="the colours; auto is light, but an SVG follows its reader",
+    )
+    parser.add_argument(
+        "--comment",
+        choices=("c", "rst", "md"),
+        help="wrap text or ascii for a comment in C, a literal block in reStructuredText, or a "
+        "fenced block in Markdown",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -92,6 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     spec = options.read_spec(arguments.spec)
     chosen = options.picture_format(arguments.output, arguments.format)
+    if arguments.comment is not None and chosen not in ("text", "ascii"):
+        problem = f"wraps text, and not {chosen}"
+        refuse("--comment", arguments.comment, problem, "add --format text, or --format ascii")
     flags = options.read_flags(arguments.flags)
     for option in ("devices", "plans"):
         given = getattr(arguments, option)
@@ -152,7 +163,7 @@ def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespa
     from vfio_migration.cli.output import YES, printable
     from vfio_migration.diagrams import render
 
-    data = render(picture, chosen, theme=arguments.theme)
+    data = render(picture, chosen, theme=arguments.theme, comment=arguments.comment)
     if arguments.output is None:
         if chosen in ("png", "pdf") and sys.stdout.isatty():
             refuse(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from vfio_migration.diagrams.drawing.ascii import to_ascii
 from vfio_migration.diagrams.drawing.printable import printable
 from vfio_migration.diagrams.plan.view import SIDES, PlanView, Stage
 
@@ -14,7 +15,7 @@ NARROWEST = 40
 _INDENT = " " * 6
 
 
-def render(view: PlanView, width: int = 80) -> str:
+def render(view: PlanView, width: int = 80, *, ascii_only: bool = False) -> str:
     """Return the plan as text.
 
     Words are not broken: a name longer than a line gets one of its own.
@@ -22,8 +23,13 @@ def render(view: PlanView, width: int = 80) -> str:
     Args:
         view: The plan.
         width: How long a line may be; at least `NARROWEST` is used.
+        ascii_only: Write it in ASCII alone.
     """
     view, width = printable(view), max(width, NARROWEST)
+    if ascii_only:
+        # Wrapped anew, for what is more than one character in ASCII.
+        lines = [to_ascii(line) for line in render(view, width).splitlines()]
+        return "".join(f"{part}\n" for line in lines for part in _folded(line, width))
     lines = [*_wrapped(f"{view.title}. {view.summary}", "", "", width), ""]
     lines += _devices(view, width)
     digits = len(str(len(view.stages)))
@@ -131,6 +137,11 @@ def _afterwards(view: PlanView, width: int) -> Iterator[str]:
 
 def _rule(text: str, width: int) -> str:
     return f"──── {text} ".ljust(min(width, 72), "─")
+
+
+def _folded(line: str, width: int) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return _wrapped(line, "", f"{indent}  ", width) if len(line) > width else [line]
 
 
 def _wrapped(text: str, start: str, then: str, width: int) -> list[str]:

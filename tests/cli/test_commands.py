@@ -271,6 +271,26 @@ def test_diagram_writes_each_format(tmp_path, ending):
     assert len(list(tmp_path.iterdir())) == 1  # no temporary file is left behind
 
 
+def test_diagram_draws_with_characters_and_wraps_them_for_a_comment(tmp_path, capsys):
+    assert main(["diagram", "--format", "text"]) == 0
+    assert "│ PRE_COPY_P2P ├──────►│" in capsys.readouterr().out
+    header = tmp_path / "machine.h"
+    assert main(["diagram", "-o", str(header), "--format", "ascii", "--comment", "c"]) == 0
+    lines = header.read_text("ascii").splitlines()
+    assert (lines[0], lines[-1]) == ("/*", " */")
+    assert main(["diagram", "--migration", "live", "-o", str(tmp_path / "live.txt")]) == 0
+    assert (tmp_path / "live.txt").read_text("utf-8").startswith("Migration live: 2 devices.")
+
+
+def test_diagram_refuses_a_comment_around_a_picture_that_is_not_text(tmp_path, capsys):
+    assert main(["diagram", "-o", str(tmp_path / "x.svg"), "--comment", "c"]) == 2
+    assert capsys.readouterr().err == (
+        'vfio-migration: error: --comment: "c": wraps text, and not svg; '
+        "add --format text, or --format ascii\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_diagram_leaves_the_old_picture_if_it_fails(tmp_path):
     target = tmp_path / "machine.svg"
     target.write_text("old", "utf-8")

@@ -62,7 +62,7 @@ def test_the_page_leads_from_a_patch_to_a_mail(reviewer: Path, more: str) -> Non
         "T2 newly violated:",
         "STOP_COPY -> PRE_COPY_P2P steps to PRE_COPY_P2P; in the base table it is refused",
         "lists as refused STOP_COPY -> PRE_COPY_P2P, which is an arc of the table",
-        "+ STOP_COPY -> PRE_COPY_P2P is a new arc",
+        "+ STOP_COPY ==> PRE_COPY_P2P is new",
         "Live engines of both tables did this.",
     ):
         assert part in flowing

@@ -10,15 +10,16 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vfio_migration.model import Spec
 from vfio_migration.verifier.obligations.listings import LISTED, unlisted
 from vfio_migration.verifier.prove import Report
 from vfio_migration.verifier.report import blamed_rows as rows
-from vfio_migration.verifier.report.grid import WIDTH, grid
 from vfio_migration.verifier.report.replay import second_opinion
 from vfio_migration.verifier.report.text import steps
 from vfio_migration.verifier.report.verdict_changes import VerdictChange, verdict_changes
 from vfio_migration.verifier.solver.obligation import Example, Obligation, Outcome, Verdict
+
+WIDTH = 72
+"""How wide a line of a mail is, at most."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,22 @@ class Letter:
         name: What the table is called.
         report: Its verdicts.
         obligations: The obligations that were decided.
-        base: The table it is drawn against: OLD, or the one a source was made with; or None.
         against: What the other table is called, with its verdicts; or None.
         changed: What a source changes, a sentence each.
         findings: Sentences of a source that contradict its table.
         command: The command that states this.
+        picture: The table as a picture in text. It is shown if something changed or is violated.
         of_source: The table was made of a source, whose lines are named and not its own rows.
     """
 
     name: str
     report: Report
     obligations: Sequence[Obligation]
-    base: Spec | None = None
     against: tuple[str, Report] | None = None
     changed: Sequence[str] = ()
     findings: Sequence[str] = ()
     command: str = ""
+    picture: Sequence[str] = ()
     of_source: bool = False
     changes: tuple[VerdictChange, ...] = field(init=False)
 
@@ -118,8 +119,8 @@ def text(letter: Letter, width: int = WIDTH) -> list[str]:
     if found is not None and found.example is not None:
         lines += ["", f"The shortest counterexample, to {found.id}:", ""]
         lines += [f"  {line}" for line in _counterexample(letter, found, found.example)]
-    if letter.base is not None or letter.violated:
-        lines += ["", *grid(letter.report.spec, letter.base)]
+    if shown := list(_shown(letter)):
+        lines += ["", *shown]
     if others := list(_others(letter)):
         lines += ["", *others]
     if letter.command:
@@ -143,8 +144,8 @@ def markdown(letter: Letter) -> list[str]:
     if found is not None and found.example is not None:
         lines += ["", f"The shortest counterexample, to {found.id}:", "", "```text"]
         lines += [*_counterexample(letter, found, found.example), "```"]
-    if letter.base is not None or letter.violated:
-        lines += ["", "```text", *grid(letter.report.spec, letter.base), "```"]
+    if shown := list(_shown(letter)):
+        lines += ["", "```text", *shown, "```"]
     lines += ["", *_others(letter)]
     if letter.command:
         lines += ["", f"Made by: `{letter.command}`"]
@@ -156,6 +157,12 @@ def _listed(letter: Letter) -> Iterator[tuple[str, Verdict]]:
         yield from ((change.kind, change.verdict) for change in letter.changes)
     else:
         yield from (("violated", verdict) for verdict in letter.violated)
+
+
+def _shown(letter: Letter) -> Iterator[str]:
+    if letter.against is not None or letter.of_source or letter.violated:
+        yield from letter.picture
+        yield from (f"  ! the request {row}" for row in letter.report.spec.next_steps)
 
 
 def _counterexample(letter: Letter, verdict: Verdict, example: Example) -> Iterator[str]:
