@@ -118,7 +118,7 @@ interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder
 		VFIO_MIGRATION_RECORD=$(RECORD) $(BIN)/python -m pytest --no-header tests/interop $(ARGS)
 
 .PHONY: sources
-sources: setup ## `import` reads the sources of Linux that Debian packages (network, once, 300 MB)
+sources: setup ## `import` and the tests for Linux, on sources that Debian packages (network, once, 300 MB)
 	@sources=$$(tests/sources/setup) && VFIO_MIGRATION_SOURCES="$$sources" \
 		$(BIN)/python -m pytest --no-header tests/sources $(ARGS)
 

@@ -1,8 +1,9 @@
-"""The engine as source: C, Rust and Python that other programs take in, and the proof that it fits.
+"""The engine as source in C, Rust and Python, with the proof that it fits; and tests for Linux.
 
 `compile_table` turns a table into what every language needs; `c_files`, `rust_file` and
 `python_file` write it down; `answers` has the engine of this package answer every request there is,
-and a program beside each engine gives the same answers, byte for byte.
+and a program beside each engine gives the same answers, byte for byte. `kunit_file` and
+`kselftest_file` write what asks the function and the drivers of Linux.
 """
 
 from vfio_migration.generators.answers import answers
@@ -10,6 +11,8 @@ from vfio_migration.generators.c_engine import c_files
 from vfio_migration.generators.c_evidence import c_evidence
 from vfio_migration.generators.c_like import LIKE, like_file
 from vfio_migration.generators.compiled import Compiled, compile_table
+from vfio_migration.generators.kselftest import kselftest_file
+from vfio_migration.generators.kunit import kunit_file
 from vfio_migration.generators.python_engine import python_evidence, python_file
 from vfio_migration.generators.rust_engine import rust_evidence, rust_file
 
@@ -20,6 +23,8 @@ __all__ = [
     "c_evidence",
     "c_files",
     "compile_table",
+    "kselftest_file",
+    "kunit_file",
     "like_file",
     "python_evidence",
     "python_file",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vfio_migration.generators import names
+from vfio_migration.generators import linux_names, names
 from vfio_migration.generators.answers import ANSWERS_FILE
 from vfio_migration.generators.c_engine import prefixed, state
 from vfio_migration.generators.cases import OWN_ERRNO, SEED, WALK_STEPS, Cases, find_cases
@@ -68,17 +68,14 @@ def _wrapped(items: Iterable[str], per_line: int = 8) -> str:
 def _assertions(compiled: Compiled) -> Iterable[str]:
     """Yield what holds of the numbers of the header; newer ones are behind their flag."""
     for row in compiled.capabilities:
-        yield f"#ifdef VFIO_MIGRATION_{names.constant(row.name)}"
-        yield (
-            f"_Static_assert(PREFIX_CAPABILITY_{names.constant(row.name)} == "
-            f'VFIO_MIGRATION_{names.constant(row.name)}, "{row.name}");'
-        )
+        constant = linux_names.capability(row.name)
+        yield f"#ifdef {constant}"
+        name = names.constant(row.name)
+        yield f'_Static_assert(PREFIX_CAPABILITY_{name} == {constant}, "{row.name}");'
         yield "#endif"
     for one in compiled.states:
-        needed = [f"defined(VFIO_MIGRATION_{names.constant(name)})" for name in one.requires]
+        needed = [f"defined({linux_names.capability(name)})" for name in one.requires]
         yield f"#if {' && '.join(needed) or '1'}"
-        yield (
-            f"_Static_assert((int){state(one.name)} == (int)VFIO_DEVICE_STATE_"
-            f'{names.constant(one.name)}, "{one.name}");'
-        )
+        constant = linux_names.state(one.name)
+        yield f'_Static_assert((int){state(one.name)} == (int){constant}, "{one.name}");'
         yield "#endif"

@@ -139,9 +139,9 @@ def find_cases(compiled: Compiled) -> Cases:
     """Return what is asked of the engines of a table."""
     values = [row.value for row in compiled.states]
     words = [int(machine.capabilities.value) for machine in compiled.machines]
-    absent = _absent(set(values))
+    absent = absent_values(set(values))
     return Cases(
-        flags=(*words, *_other_words(compiled, set(words))),
+        flags=(*words, *other_words(compiled, set(words))),
         states=(*values, absent[0], absent[-1]),
         targets=(*values, *absent),
         places=tuple(
@@ -150,7 +150,7 @@ def find_cases(compiled: Compiled) -> Cases:
     )
 
 
-def _absent(values: set[int]) -> list[int]:
+def absent_values(values: set[int]) -> list[int]:
     """Return some values that no state has: the next ones, and where a narrower type would wrap."""
     around = {value + step for value in values for step in (-1, 1)}
     wrapped = {256 + min(values), 65536 + max(values), (1 << 31) - 1, 1 << 31, (1 << 32) - 1}
@@ -159,7 +159,7 @@ def _absent(values: set[int]) -> list[int]:
     )
 
 
-def _other_words(compiled: Compiled, words: set[int]) -> list[int]:
+def other_words(compiled: Compiled, words: set[int]) -> list[int]:
     """Return flags words of no device: without what is mandatory, and with bits of nothing."""
     known = compiled.all_flags
     free = next(1 << bit for bit in range(64) if not known >> bit & 1)

@@ -26,7 +26,7 @@ _RUST_WORDS: Final = frozenset((
 # fmt: on
 _C_HEADERS: Final = frozenset(("stdbool", "stddef", "stdint"))
 _TEMPLATES: Final = Path(__file__).parent / "templates"
-_PLACE: Final = re.compile(r"^( *)@(\w+)@\n|@(\w+)@", re.MULTILINE)
+_PLACE: Final = re.compile(r"^([ \t]*)@(\w+)@\n|@(\w+)@", re.MULTILINE)
 
 
 def constant(name: str) -> str:

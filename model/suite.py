@@ -209,7 +209,7 @@ def whole_run(tested: Behaviour, hidden_states: int) -> Iterator[tuple[Input, ..
     part of it.
     """
     once = tour(tested)
-    yield (*once, *_back(tested, once), *once)
+    yield (*once, *way_back(tested, once), *once)
     yield from sequences(tested, hidden_states)
 
 
@@ -227,17 +227,17 @@ def state_after(tested: Behaviour, sequence: Sequence[Input]) -> str:
     return expected(tested, sequence)[-1].state if sequence else tested.initial
 
 
+def way_back(tested: Behaviour, done: Sequence[Input]) -> tuple[Input, ...]:
+    """Return a shortest way from where a sequence ends to the initial state."""
+    return _ways(state_after(tested, done), tested.inputs, tested.moves)[tested.initial]
+
+
 def in_words(spec: Spec, one: Input) -> str:
     """Return an input as text: a state is named, if the value is that of one."""
     if one.kind != "set":
         return one.kind
     names = (row.name for row in spec.states if row.value == one.value)
     return f"set {next(names, one.value)}"
-
-
-def _back(tested: Behaviour, done: Sequence[Input]) -> tuple[Input, ...]:
-    """Return a way from where a sequence ends to the initial state."""
-    return _ways(state_after(tested, done), tested.inputs, tested.moves)[tested.initial]
 
 
 def _ways(

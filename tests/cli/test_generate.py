@@ -134,6 +134,8 @@ def made(folder) -> dict[str, str]:
         (["c", "--like", "libvfio-user"], {"migration_tables.h"}),
         (["rust"], {"vfio_v2.rs"}),
         (["python", "--module", "machine"], {"machine.py"}),
+        (["kunit"], {"vfio_mig_kunit.c"}),
+        (["kselftest", "--capabilities", "STOP_COPY,P2P"], {"vfio_mig_test.c"}),
     ],
 )
 def test_an_engine_is_written_into_a_folder_and_found_true(capsys, tmp_path, arguments, files):
@@ -201,6 +203,7 @@ def test_the_evidence_has_a_program_and_the_same_answers(tmp_path, kind, files):
         (["rust", "--module", "mod"], '--module: "mod": cannot be the name of a module'),
         (["c", "--like", "linux", "--plans"], '--like: "linux": goes without --plans; leave'),
         (["c", "--capabilities", "P2P"], 'flags: "P2P": lacks STOP_COPY'),
+        (["kunit", "--capabilities", "P2P"], 'flags: "P2P": lacks STOP_COPY'),
         (["c", "--capabilities", "P2Q"], 'did you mean "P2P"?'),
         (["c", "--plans", "/no/such/plans.toml"], "/no/such/plans.toml"),
         (["python", "--spec", "/no/such/table.toml"], "/no/such/table.toml"),
@@ -220,7 +223,7 @@ def test_a_folder_that_cannot_be_made_is_named(capsys, tmp_path):
     assert "--output:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["c", "rust", "python"])
+@pytest.mark.parametrize("kind", ["c", "rust", "python", "kunit", "kselftest"])
 def test_help_of_an_engine_shows_examples_that_work(capsys, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:

@@ -14,6 +14,8 @@ from support.table_edits import spec_of, table_data
 from vfio_migration.generators import (
     c_files,
     compile_table,
+    kselftest_file,
+    kunit_file,
     like_file,
     python_file,
     rust_file,
@@ -60,6 +62,14 @@ def c(spec: Spec) -> None:
     c_files(compile_table(spec), "engine", "a test", "0")
 
 
+def kunit(spec: Spec) -> None:
+    kunit_file(compile_table(spec), "a test")
+
+
+def kselftest(spec: Spec) -> None:
+    kselftest_file(compile_table(spec), "a test")
+
+
 def rust(spec: Spec) -> None:
     rust_file(compile_table(spec), "engine", "a test", "0")
 
@@ -79,6 +89,14 @@ def python(spec: Spec) -> None:
         ),
         (rust, lambda: with_state_called("stop-copy"), "becomes State::StopCopy in Rust"),
         (rust, lambda: with_state_called("Running-P2P"), "as the state RUNNING_P2P does"),
+        (kunit, lambda: with_state_called("nr"), "becomes VFIO_DEVICE_STATE_NR in C, as the count"),
+        (kselftest, lambda: with_state_called("stop-copy"), "as the state STOP_COPY does"),
+        (kunit, lambda: with_value((1 << 32) - 1), "4294967295: does not fit an enumerator of C"),
+        (
+            kselftest,
+            TABLES["gaps"],
+            "does not fit the 32 bits of a flags word in Linux; leave a capability out",
+        ),
         (c, lambda: with_value((1 << 32) - 1), "4294967295: does not fit an int, as every enum"),
         (c, too_many, "make 4718592 cells: 2048 capability sets of 48 states; there may be"),
         (

@@ -60,7 +60,7 @@ def test_a_tree_is_the_table_in_every_cell_arc_and_sentence(
 
 
 def test_the_header_that_programs_are_compiled_with_states_the_same() -> None:
-    found = reading(SOURCES / "linux-6.12" / MAIN, SOURCES / "vfio.h")
+    found = reading(SOURCES / "linux-6.12" / MAIN, SOURCES / "linux/vfio.h")
     assert {row.name: row.value for row in found.spec.states} == {
         row.name: row.value for row in load().states
     }
