@@ -151,9 +151,13 @@ def _obligations() -> Iterator[str]:
             if row.id.rstrip("0123456789") != letter:
                 continue
             yield ""
-            yield f"**{row.id}.** {row.statement}"
+            yield f"### {row.id}: {row.title}"
+            yield ""
+            yield row.statement
             yield ""
             yield f"Over {row.ranges_over}; {row.method}. {row.why}"
+            yield ""
+            yield f"*Not shown:* {row.not_shown}"
 
 
 def pages(spec: Spec) -> dict[str, str]:

@@ -335,6 +335,7 @@ class _Run:
             Verdict(
                 id=obligation.id,
                 statement=obligation.statement,
+                title=obligation.heading,
                 outcome="unknown",
                 method=obligation.method,
                 seconds=0.0,
@@ -383,6 +384,7 @@ def decide(
         return Verdict(
             id=obligation.id,
             statement=obligation.statement,
+            title=obligation.heading,
             outcome=outcome,
             method=obligation.method,
             seconds=time.perf_counter() - begun,

@@ -241,11 +241,12 @@ def _claims(path: str | None) -> tuple[Obligation, ...]:
 
 def _list(chosen: Sequence[Obligation], json: bool) -> None:
     from vfio_migration.cli.output import print_json
+    from vfio_migration.verifier.report.text import obligation_lines
 
     if not json:
-        print("\n".join(f"{o.id:<4} {o.statement}\n     over {o.ranges_over}" for o in chosen))
+        print("\n".join(line for one in chosen for line in obligation_lines(one)))
         return
-    names = ("id", "statement", "ranges_over", "method", "why")
+    names = ("id", "title", "statement", "ranges_over", "method", "why", "not_shown")
     print_json({"obligations": [{name: getattr(o, name) for name in names} for o in chosen]})
 
 

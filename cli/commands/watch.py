@@ -180,7 +180,7 @@ class _Watch:
                 is_new = known is not None and verdict.id not in known
                 if is_new and verdict.outcome == "violated":
                     progress.clear()
-                    _print(f"violated: {verdict.id} {verdict.statement}")
+                    _print(f"violated: {verdict.id} {verdict.title}")
                 progress.advance()
 
             report = verify(

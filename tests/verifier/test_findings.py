@@ -18,6 +18,9 @@ NAMED = [
     if any(name in finding.decided_by for finding in module.findings())
 ]
 
+MAX_TITLE = 56
+"""Characters: with identifier, outcome and time in front it is one line of a terminal."""
+
 
 @pytest.fixture(scope="module", params=sample([NAMED, None], 2), ids=["named", "all"])
 def report(request):
@@ -36,7 +39,20 @@ def test_the_obligations_page_is_as_it_would_be_made():
 
 def test_every_obligation_is_listed():
     page = module.obligations_page()
-    assert all(f"**{row.id}.** {row.statement}" in page for row in OBLIGATIONS)
+    for row in OBLIGATIONS:
+        assert f"\n### {row.id}: {row.title}\n\n{row.statement}\n" in page
+
+
+def test_of_every_obligation_it_is_stated_what_a_proof_does_not_show():
+    page = module.obligations_page()
+    assert len({row.title for row in OBLIGATIONS}) == len(OBLIGATIONS)
+    for row in OBLIGATIONS:
+        assert row.not_shown.endswith(".")
+        assert f"\n*Not shown:* {row.not_shown}\n" in page
+
+
+def test_a_title_fits_into_a_line():
+    assert max(len(row.title) for row in OBLIGATIONS) <= MAX_TITLE
 
 
 def test_a_finding_whose_obligation_is_not_proved_is_not_published(report):

@@ -457,9 +457,22 @@ def _obligation(
     lemmas: Sequence[str],
     witness: int,
     about: Collection[Role] | None = None,
+    *,
+    title: str,
+    not_shown: str,
 ) -> Obligation:
     queries, search = _inductive(formulas, lemmas, witness, about)
-    return Obligation(id_, statement, _EVERY_RUN, "induction", why, queries, search)
+    return Obligation(
+        id_,
+        statement,
+        _EVERY_RUN,
+        "induction",
+        why,
+        queries,
+        search,
+        title=title,
+        not_shown=not_shown,
+    )
 
 
 DEVICE: tuple[Obligation, ...] = (
@@ -470,6 +483,8 @@ DEVICE: tuple[Obligation, ...] = (
         _d1,
         ("supported", "under-way", "one-session"),
         2,
+        title="A session is open where states stream",
+        not_shown="That reads and writes of the session are served there: W5 and W9.",
     ),
     _obligation(
         "D2",
@@ -478,6 +493,9 @@ DEVICE: tuple[Obligation, ...] = (
         _d2,
         ("supported", "under-way", "one-session", "numbered"),
         6,
+        title="Sessions are never mixed up",
+        not_shown="Sessions of several devices: each device has its own here, and G7 has a stream "
+        "for each.",
     ),
     _obligation(
         "D3",
@@ -488,6 +506,9 @@ DEVICE: tuple[Obligation, ...] = (
         (),
         3,
         _STARTED,
+        title="A stopped device starts nothing",
+        not_shown="Hardware that breaks the rule; and writes that were begun before the stop: an "
+        "arc is taken at one moment here.",
     ),
     _obligation(
         "D4",
@@ -497,6 +518,9 @@ DEVICE: tuple[Obligation, ...] = (
         (),
         3,
         _TO_PEERS,
+        title="A quiesced device starts no DMA to peers",
+        not_shown="Peers of another kind than VFIO devices, and what was begun before the device "
+        "was quiesced.",
     ),
     _obligation(
         "D5",
@@ -507,6 +531,9 @@ DEVICE: tuple[Obligation, ...] = (
         (),
         4,
         (CHANGE,),
+        title="A stopped device does not change",
+        not_shown="What others write into its memory from outside: a register access of the "
+        "guest, a peer that still runs (G1 is about those).",
     ),
     _obligation(
         "D6",
@@ -516,6 +543,8 @@ DEVICE: tuple[Obligation, ...] = (
         _d6,
         ("supported", "under-way"),
         4,
+        title="The failed state is left by a reset only",
+        not_shown="That the reset succeeds: one that fails leads to the failed state again.",
     ),
     _obligation(
         "D7",
@@ -524,6 +553,8 @@ DEVICE: tuple[Obligation, ...] = (
         _d7,
         ("supported", "under-way"),
         3,
+        title="A failed request ends on its path",
+        not_shown="Which state on the path; the client reads that back.",
     ),
     _obligation(
         "D8",
@@ -532,6 +563,9 @@ DEVICE: tuple[Obligation, ...] = (
         _d8,
         ("supported", "under-way", "setting-out"),
         1,
+        title="A refused request changes nothing",
+        not_shown="A driver that does more than the table states before it refuses: `conform` "
+        "looks for those.",
     ),
     Obligation(
         "D9",
@@ -540,6 +574,8 @@ DEVICE: tuple[Obligation, ...] = (
         "symbolic",
         "A device without a way back is lost to its guest until the host intervenes.",
         _d9,
+        title="There is a way back from everywhere",
+        not_shown="That the arcs on it succeed, and when: nothing here is about time.",
     ),
     Obligation(
         "D10",
@@ -548,6 +584,8 @@ DEVICE: tuple[Obligation, ...] = (
         "symbolic",
         "Between the two there would be no moment at which the stream can be judged.",
         _d10,
+        title="No arc closes one session and opens another",
+        not_shown="Sessions of one kind that a single request closes and opens on a longer path.",
     ),
     _obligation(
         "D11",
@@ -556,6 +594,9 @@ DEVICE: tuple[Obligation, ...] = (
         _d11,
         (),
         4,
+        title="A failed arc leaves things as they were",
+        not_shown="Effects on the hardware half-way through an arc: an arc is taken, or not, at "
+        "one moment.",
     ),
     Obligation(
         "D12",
@@ -565,6 +606,9 @@ DEVICE: tuple[Obligation, ...] = (
         "A flag set by the first migration and never cleared makes the second one skip a check.",
         _d12,
         _search_d12,
+        title="A second life is like the first",
+        not_shown="Memory of a device that no callback of the engine can see; the kit and "
+        "`conform` test for it.",
     ),
 )
 """Family D, in the order of DESIGN.md."""

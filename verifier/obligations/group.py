@@ -233,6 +233,8 @@ GROUP: tuple[Obligation, ...] = (
         "Peer-to-peer DMA to a stopped device is lost, or changes a state already copied.",
         _g1,
         _g1_search,
+        title="Nobody running meets somebody stopped",
+        not_shown="Devices that are not in the group, and DMA begun before a device was quiesced.",
     ),
     Obligation(
         "G2",
@@ -242,6 +244,8 @@ GROUP: tuple[Obligation, ...] = (
         "bounded",
         "The obvious loop over the devices is wrong; the specification nowhere states it.",
         _g2,
+        title="The obvious loops are unsafe",
+        not_shown="That every group that is moved so comes to harm: one run that does is shown.",
     ),
     Obligation(
         "G3",
@@ -254,6 +258,9 @@ GROUP: tuple[Obligation, ...] = (
         "QEMU refuses groups with any such device; the model shows that only a second one is too "
         "many.",
         _g3,
+        title="Two that cannot be quiesced cannot be moved safely",
+        not_shown="That such devices do send DMA to each other; some never will, and nobody can "
+        "see that from their capabilities.",
     ),
     Obligation(
         "G4",
@@ -264,6 +271,8 @@ GROUP: tuple[Obligation, ...] = (
         "A reset device runs at once: where others are stopped, that is one too early.",
         _g4,
         _g4_search,
+        title="Failures meet nobody either",
+        not_shown="A reset that fails among running devices: see G5.",
     ),
     Obligation(
         "G5",
@@ -274,6 +283,9 @@ GROUP: tuple[Obligation, ...] = (
         "quantified",
         "A manager that was killed half-way must never leave a group without a way on.",
         arrivals,
+        title="There is a way on from everywhere",
+        not_shown="How long it takes, and that the devices answer: one that hangs is given up by "
+        "whoever waits.",
     ),
     Obligation(
         "G6",
@@ -284,6 +296,9 @@ GROUP: tuple[Obligation, ...] = (
         "As long as nothing at the destination has run, a refused stream leaves the source to go "
         "back to.",
         loaded_together,
+        title="A destination is loaded whole",
+        not_shown="Devices that run before their state is complete by design, as post-copy would "
+        "have it.",
     ),
     Obligation(
         "G7",
@@ -301,6 +316,10 @@ GROUP: tuple[Obligation, ...] = (
         "A machine that runs twice, or not at all, is the worst a migration can do.",
         handovers,
         handovers_search,
+        title="One side runs, with the whole state",
+        not_shown="Faults of disks and of memory, a journal that is lost or copied, a server that "
+        "lies about its state, and hosts that cannot reach each other: there a person "
+        "decides with --keep.",
     ),
     Obligation(
         "G8",
@@ -310,6 +329,9 @@ GROUP: tuple[Obligation, ...] = (
         "symbolic",
         "A plan that only stops and copies is safe, and takes the guest's time for all of it.",
         pre_copied,
+        title="Pre-copy happens",
+        not_shown="That it helps: a device that changes faster than it is read gains nothing by "
+        "it.",
     ),
 )
 """Family G, in the order of DESIGN.md, and G8."""

@@ -150,6 +150,9 @@ STREAM: tuple[Obligation, ...] = (
         "induction",
         "A page that changed after it was sent and was not sent again is silent corruption.",
         *_S1_QUERIES,
+        title="The destination has the whole state",
+        not_shown="What the device does not stream: a register that its author forgot is in no "
+        "model. The kit's tests look for those.",
     ),
     Obligation(
         "S2",
@@ -161,6 +164,9 @@ STREAM: tuple[Obligation, ...] = (
         "A driver that lost its position between two saving states sent the wrong bytes; a server "
         "moved on for a reply that nobody got.",
         *segmentation(),
+        title="A session is one stream",
+        not_shown="That the bytes mean the same to both sides: another version of the device may "
+        "read them otherwise.",
     ),
     Obligation(
         "S3",
@@ -171,6 +177,8 @@ STREAM: tuple[Obligation, ...] = (
         "induction",
         "A client that takes a pause for the end leaves state behind.",
         *estimates(),
+        title="The ends of a stream are told apart",
+        not_shown="Estimates: that precopy_bytes is near to what will come. It may be anything.",
     ),
     Obligation(
         "S4",
@@ -179,6 +187,9 @@ STREAM: tuple[Obligation, ...] = (
         "induction",
         "Drivers accept a truncated stream if the writer ignored an error.",
         *_S4_QUERIES,
+        title="A bad stream never runs",
+        not_shown="Damage that a checksum does not notice, and a sender who means harm and "
+        "computes the checksum anew.",
     ),
     Obligation(
         "S5",
@@ -190,6 +201,9 @@ STREAM: tuple[Obligation, ...] = (
         "Cancelling must always be safe, or nobody dares to start.",
         _s5,
         _s5_search,
+        title="A cancelled migration harms nobody",
+        not_shown="That the request to return succeeds: an arc that fails for good costs the "
+        "device a reset (G5).",
     ),
     Obligation(
         "S6",
@@ -202,6 +216,9 @@ STREAM: tuple[Obligation, ...] = (
         "A page that was written and not reported is a page of guest memory that is lost, and so "
         "is one that was reported to nobody.",
         *dma_logging(),
+        title="DMA logging misses nothing",
+        not_shown="Bits reported that nobody wrote: reporting too much is allowed. Writes by "
+        "others than the device.",
     ),
 )
 """Family S, in the order of DESIGN.md."""

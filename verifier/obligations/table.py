@@ -372,6 +372,9 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "An arc changes what a device does or what is streamed, never both, and by one step.",
         _t1,
+        title="Arcs are single steps",
+        not_shown="That the arcs are the ones the specification draws (T2 and T8 do), or that a "
+        "driver takes no others.",
     ),
     Obligation(
         "T2",
@@ -380,6 +383,8 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "Silence would leave each implementation its own answer, and so would two answers.",
         _t2,
+        title="Every neighbour is decided",
+        not_shown="Requests over more than one step; those are T4 and T10.",
     ),
     Obligation(
         "T3",
@@ -388,6 +393,8 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "A state that nobody can reach is of no use to anybody.",
         _t3,
+        title="Every state can be reached",
+        not_shown="That a request leads there on a given device: an arc may fail each time.",
     ),
     Obligation(
         "T4",
@@ -396,6 +403,9 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "Two implementations that follow the rule take a device through the same states.",
         _t4,
+        title="Paths are legal, shortest and unique",
+        not_shown="That a driver follows the path: D7 is about the engine, `conform` about the "
+        "driver of others.",
     ),
     Obligation(
         "T5",
@@ -404,6 +414,9 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "The rules leave no slack: they are a specification, not a hint.",
         no_other_table,
+        title="The rules allow one next-step table",
+        not_shown="That the rules are the best ones: another rule can give another table that is "
+        "unique too.",
     ),
     Obligation(
         "T6",
@@ -414,6 +427,8 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "Linux looped for ever on a refused request, which an unprivileged client could send.",
         _t6,
+        title="Next steps end",
+        not_shown="How long an arc takes, or that it ends: only that their number is bounded.",
     ),
     Obligation(
         "T7",
@@ -422,6 +437,8 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "A client is never shown a state that its flags do not declare.",
         _t7,
+        title="Unsupported states are not visited",
+        not_shown="What a device does that declares a capability it does not have.",
     ),
     Obligation(
         "T8",
@@ -432,6 +449,9 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "Two statements of one fact are compared, by a solver and not by eye.",
         as_listed,
+        title="The listings of the specifications agree",
+        not_shown="Anything that no listing names, and that a listing was read off its source "
+        "rightly: a person did that, or `import`.",
     ),
     Obligation(
         "T9",
@@ -442,6 +462,8 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "A row that changes nothing misleads its reader.",
         no_idle_row,
+        title="No row is dead",
+        not_shown="That a row is right; only that something depends on it.",
     ),
     Obligation(
         "T10",
@@ -452,6 +474,8 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "A client that gets a success believes its device to be where it asked for it.",
         one_answer,
+        title="Every request has its answer",
+        not_shown="That the answer reaches the client: that is W2 and W7.",
     ),
     Obligation(
         "T11",
@@ -461,6 +485,9 @@ TABLE: tuple[Obligation, ...] = (
         "symbolic",
         "A client that could ask for it would get a success from a device that is lost.",
         no_request_for_failure,
+        title="The failed state cannot be asked for",
+        not_shown="That a device fails into that state when it should; the device decides what a "
+        "failure is.",
     ),
 )
 """Family T, in the order of DESIGN.md, and T10 and T11."""

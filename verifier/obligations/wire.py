@@ -424,6 +424,8 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "Sizes and bounds mean nothing until both sides have agreed on them.",
         *_about(_w1, ("agreed-once",), 2),
+        title="The version comes first",
+        not_shown="That the two versions agreed on mean the same to both.",
     ),
     Obligation(
         "W2",
@@ -433,6 +435,8 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "A client that waits for a reply that never comes hangs; one that gets two is out of step.",
         *_about(_w2, ("counted",), 3),
+        title="One reply to each command",
+        not_shown="When it comes; a callback of the device may take any time.",
     ),
     Obligation(
         "W3",
@@ -443,6 +447,9 @@ WIRE: tuple[Obligation, ...] = (
         "What a client can make grow without bound, a hostile one will.",
         _w3_queries,
         _W3_SEARCH,
+        title="What a client can ask for is bounded",
+        not_shown="The memory of the process as such: a bound is on counts and sizes that the "
+        "table names.",
     ),
     Obligation(
         "W4",
@@ -453,6 +460,9 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "A client that was refused must be able to go on as if it had not asked.",
         *_about(_w4, (), 4),
+        title="A refused command changes nothing",
+        not_shown="The log, and the counters of the status socket: both note that something was "
+        "refused.",
     ),
     Obligation(
         "W5",
@@ -463,6 +473,8 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "Over a socket there is no descriptor to close: the state alone must decide.",
         *_about(_w5, (), 4),
+        title="Data moves where states stream",
+        not_shown="The content of the data, which S is about.",
     ),
     Obligation(
         "W6",
@@ -474,6 +486,9 @@ WIRE: tuple[Obligation, ...] = (
         "A server whose client was killed in mid-migration once refused every later client.",
         _w6_queries,
         _W6_SEARCH,
+        title="A client that goes leaves no trace",
+        not_shown="A client that hangs and keeps its connection; the idle timeout of the server "
+        "is for that one.",
     ),
     Obligation(
         "W7",
@@ -486,6 +501,9 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "After a refusal nothing has changed; after a failure the state must be read back.",
         *_about(_w7, (), 3),
+        title="The errno and the state tell what happened",
+        not_shown="Devices with an errno of their own that equals a refusal's: there the state "
+        "that is read back decides.",
     ),
     Obligation(
         "W8",
@@ -495,6 +513,9 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "A number that is looked up past the end of a table is how servers are taken over.",
         *_about(_w8, (), 3),
+        title="Only what has a meaning is served",
+        not_shown="That the code looks at nothing else: the server is held to this by tests with "
+        "hostile messages.",
     ),
     Obligation(
         "W9",
@@ -505,6 +526,8 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "A server that refuses everything breaks no rule, and is of no use.",
         *_about(ought_to_be_served, (), 3),
+        title="What ought to be served is served",
+        not_shown="Commands that a device may lack: they are listed as such and may be refused.",
     ),
     Obligation(
         "W10",
@@ -514,6 +537,9 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "What is written while nobody logs is never reported, and a client does not notice.",
         *_about(logging_kept, (), 4),
+        title="Logging lasts from START to STOP",
+        not_shown="What is logged meanwhile: S6. And writes between the start of the device and "
+        "START.",
     ),
 )
 """Family W; W8 to W10 beside what DESIGN.md asks."""

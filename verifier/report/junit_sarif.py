@@ -85,7 +85,7 @@ def _case(suite: ET.Element, verdict: Verdict, report: Report, context: Context)
         "testcase",
         {
             "classname": f"{report.spec.name}.{verdict.id.rstrip('0123456789')}",
-            "name": _xml(f"{verdict.id} {verdict.statement}"),
+            "name": _xml(f"{verdict.id} {verdict.title}"),
             "time": f"{verdict.seconds:.6f}",
         },
     )
@@ -193,7 +193,7 @@ def sarif(report: Report, context: Context, shown: Collection[str] | None = None
 def _rule(obligation: Obligation) -> dict[str, Any]:
     return {
         "id": obligation.id,
-        "shortDescription": {"text": obligation.statement},
+        "shortDescription": {"text": obligation.heading},
         "fullDescription": {"text": f"{obligation.statement} Over {obligation.ranges_over}."},
         "help": {"text": obligation.why},
         "defaultConfiguration": {"level": "error"},

@@ -34,6 +34,7 @@ def _verdict_data(spec: Spec, verdict: Verdict) -> dict[str, Any]:
     blamed = rows.blamed(spec, example) if example else None
     return {
         "id": verdict.id,
+        "title": verdict.title,
         "statement": verdict.statement,
         "outcome": verdict.outcome,
         "method": verdict.method,
@@ -71,10 +72,20 @@ def _variant_data(spec: Spec, variant: Variant) -> dict[str, Any]:
     }
 
 
+def obligation_lines(obligation: Obligation) -> Iterator[str]:
+    """Write out an obligation as `verify --list` does: what it is, and what it is not."""
+    yield f"{obligation.id:<4} {obligation.heading}"
+    if obligation.title:
+        yield f"     {obligation.statement}"
+    yield f"     over {obligation.ranges_over}"
+    if obligation.not_shown:
+        yield f"     not shown: {obligation.not_shown}"
+
+
 def verdict_line(verdict: Verdict) -> str:
     """Return a verdict in one line."""
     took = f"{verdict.seconds * 1000:.0f} ms"
-    return f"{verdict.id:<4} {verdict.outcome:<9} {took:>7}  {verdict.statement}"
+    return f"{verdict.id:<4} {verdict.outcome:<9} {took:>7}  {verdict.title}"
 
 
 def violation(

@@ -93,7 +93,9 @@ class Obligation:
         why: Why a user should care that it holds.
         queries: From the encoding of a table to the queries that decide it.
         search: From the encoding to claims about runs from the start, shortest first, to be asked
-            if a step of the induction fails; None where every claim stands for itself.
+            if a step of the induction fails; None where every claim is asked of all there is.
+        title: The statement in a few words, for a line of a list and the head of a picture.
+        not_shown: What a reader might take it for and a proof of it does not show, in sentences.
     """
 
     id: str
@@ -103,6 +105,13 @@ class Obligation:
     why: str
     queries: Callable[[Encoding], Iterable[Query]] = field(repr=False)
     search: Callable[[Encoding], Iterable[Query]] | None = field(default=None, repr=False)
+    title: str = field(default="", kw_only=True)
+    not_shown: str = field(default="", kw_only=True, repr=False)
+
+    @property
+    def heading(self) -> str:
+        """The title; of a claim without one the statement."""
+        return self.title or self.statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,7 @@ class Verdict:
     Attributes:
         id: The obligation.
         statement: Its sentence.
+        title: Its title.
         outcome: Proved, violated or unknown.
         method: How it was decided.
         seconds: Wall time.
@@ -152,3 +162,4 @@ class Verdict:
     reason: str | None = None
     queries: int = 0
     disagreements: tuple[Disagreement, ...] = ()
+    title: str = ""
