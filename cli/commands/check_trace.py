@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
     from vfio_migration.model import CapabilitySet, Spec, SpecError
     from vfio_migration.model.conformance.findings import Examination, Finding
     from vfio_migration.model.conformance.followed import Violation
+    from vfio_migration.model.field_logs.table import Format
 
 _HELP = """\
-Hold a recorded run against the specification, and name every step that it does not allow. Four
-kinds of file are distinguished by what is in them: a recording (--record), a capture of the wire,
-    the
-log of a server (serve --log-format json), and a trace (replay, verify --traces).
+Hold a recorded run against the specification, and name every step that it does not allow. What
+kind of file it is follows from what is in it: a recording (--record), a capture of the wire, the
+log of a server (serve --log-format json), a trace (replay, verify --traces), or the log of another
+program: QEMU's trace events or monitor, libvfio-user, SPDK, Linux's ftrace, strace. --format names
+whose log it is where that does not follow.
 
-What is found in a recording or a capture has one of three grades:
+What is found in a recording, a capture or another program's log has one of three grades:
   violation    the specification does not allow it, and the section that states it is named
   suspicious   it is allowed, and the sign of a known defect
   house rule   our own server would not do it; nobody else is held to that (--strict)
@@ -35,10 +38,12 @@ file.
 examples:
   vfio-migration check-trace run.jsonl
   vfio-migration check-trace server.log --flags STOP_COPY,P2P
-  vfio-migration check-trace - --json          # from standard input
+  vfio-migration check-trace qemu.log
+  vfio-migration check-trace - --format ftrace --json          # from standard input
 
 exit status: 0 there is no violation (with --strict: and no house rule is broken), 1 there is one,
-2 wrong input: no such file, or a damaged line
+2 wrong input: no such file, or a damaged line, 3 unknown: nothing in another program's log states
+what a device did
 """
 
 _MAX_LINE_BYTES = 1 << 20
@@ -55,7 +60,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="a recording, a capture, a server's log or a trace; - for standard input",
+        help="a recording, a capture, a log or a trace; - for standard input",
     )
     options.spec_option(parser)
     parser.add_argument(
@@ -68,6 +73,11 @@ def add(commands: Any) -> None:
         "--strict",
         action="store_true",
         help="hold the devices to what our own server keeps to, too",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="whose log it is: qemu, qmp, libvfio-user, spdk, ftrace or strace",
     )
     options.json_option(parser)
     parser.set_defaults(run=run)
@@ -96,21 +106,27 @@ class Result:
 
     Attributes:
         kind: What kind of file it is.
+        log: What it is, if it is another program's log.
         devices: The devices it reports.
         lines: How many lines, or steps, were read.
         held: How many of which kind were held against the tables.
         unrestricted: How many of which kind no table restricts.
         cut: The last line is not whole, and was left out.
+        unknown: Of another program's log, the first lines of which nothing can be made, by number.
+        unknown_lines: How many those are.
         found: What was found, in the order in which it was.
         left_out: How many more of which grade were found than are kept.
     """
 
     kind: str
+    log: str = ""
     devices: tuple[str, ...] = ()
     lines: int = 0
     held: Counter[str] = field(default_factory=Counter)
     unrestricted: Counter[str] = field(default_factory=Counter)
     cut: bool = False
+    unknown: dict[int, str] = field(default_factory=dict)
+    unknown_lines: int = 0
     found: dict[tuple[str, ...], Placed] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -135,27 +151,44 @@ class Result:
         counts = ("violation", "house rule") if strict else ("violation",)
         return next((one for one in self.found.values() if one.finding.grade in counts), None)
 
+    def passed_over(self, line: int, text: str) -> None:
+        """Nothing can be made of a line."""
+        self.unknown_lines += 1
+        if len(self.unknown) < _SHOWN_LINES:
+            self.unknown[line] = text[:_SHOWN_CHARS]
+
+    @property
+    def nothing_held(self) -> bool:
+        """Whether it is another program's log that states nothing of what a device did."""
+        return bool(self.log) and not self.held
+
 
 _FINDINGS = 1000
 """How many different findings are kept."""
+_SHOWN_LINES, _SHOWN_CHARS = 3, 100
+"""How many lines are shown of which nothing can be made, and how much of each."""
+_HEAD_BYTES = 4 << 20
+"""How much of a file is looked at to find out whose log it is."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; 0 if every step is allowed, 1 if one is not."""
-    from vfio_migration.cli.output import NO, YES, encodable, one_line, print_json
+    from vfio_migration.cli.output import NO, UNKNOWN, YES, encodable, one_line, print_json
 
     spec = options.read_spec(arguments.spec)
     flags = options.read_flags(arguments.flags)
     capabilities = None if flags is None else spec.capability_set(flags)
     name = _STDIN if arguments.file == "-" else arguments.file
     with _open(arguments.file) as file:
-        result = check(file, spec, capabilities, name)
+        result = check(file, spec, capabilities, name, arguments.format)
     if arguments.json:
         print_json(_data(result, spec, strict=arguments.strict))
     else:
         for line in _report_lines(name, result, spec, strict=arguments.strict):
             print(encodable(one_line(line)))
-    return YES if result.worst(strict=arguments.strict) is None else NO
+    if result.worst(strict=arguments.strict) is not None:
+        return NO
+    return UNKNOWN if result.nothing_held else YES
 
 
 _STDIN = "standard input"
@@ -179,7 +212,11 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 def check(
-    file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None, name: str = "FILE"
+    file: BinaryIO,
+    spec: Spec,
+    capabilities: CapabilitySet | None,
+    name: str = "FILE",
+    format_: str | None = None,
 ) -> Result:
     """Describe what kind of file it is, and hold it against the specification.
 
@@ -188,15 +225,16 @@ def check(
         spec: The table.
         capabilities: What the devices offer, if that is known.
         name: What the file is called in messages.
+        format_: Whose log it is, if that is known.
 
     Raises:
-        SpecError: It is none of the four, or a line is damaged.
+        SpecError: It is none of these, a line is damaged, or there is no such format.
     """
     from vfio_migration.model import SpecError
     from vfio_migration.model.errors import Mistake, escaped
 
     try:
-        return _checked(file, spec, capabilities)
+        return _checked(file, spec, capabilities, format_)
     except OSError as error:
         raise _wrong(_FILE, name, f"cannot be read: {why(error)}") from None
     except SpecError as error:
@@ -217,7 +255,14 @@ _FILE = "FILE"
 """The place of a mistake that is about the whole file."""
 
 
-def _checked(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> Result:
+def _checked(
+    file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None, format_: str | None
+) -> Result:
+    from vfio_migration.model.field_logs.table import load_field_logs
+
+    if format_ is not None:
+        row = load_field_logs().by_name[format_]
+        return _field_log(row, _lines(file, _line(file, 1), _MAX_LINE_BYTES), spec, capabilities)
     first = _line(file, 1)
     head = _object(first, 1)
     if head is not None and head.get("kind") == "recording":
@@ -226,7 +271,23 @@ def _checked(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> 
         return _capture(first, file, spec, capabilities)
     if head is not None and "event" in head and "level" in head:
         return _log(first, file, spec, capabilities)
-    text = first + _rest(first, head, file)
+    begun, begins = first, first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if begins != b"{" or (head is not None and "steps" not in head):
+        lines = _lines(file, first, _MAX_LINE_BYTES)
+        start, size = [], 0
+        for line in lines:
+            start.append(line)
+            size += len(line)
+            if size >= _HEAD_BYTES:
+                break
+        found = load_field_logs().recognised([_text(line) for line in start])
+        if found is not None:
+            return _field_log(found, itertools.chain(start, lines), spec, capabilities)
+        begun, begins = b"".join(start), b"".join(start).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    # A trace is one object: it begins with a brace, and what it begins in the first line goes on.
+    if begins not in (b"", b"{") or (head is not None and "steps" not in head):
+        raise _no_run()
+    text = begun + _rest(begun, file)
     if not text.strip():
         raise _wrong(_FILE, None, "is empty")
     whole = _object(text)
@@ -235,14 +296,10 @@ def _checked(file: BinaryIO, spec: Spec, capabilities: CapabilitySet | None) -> 
     return _trace(text, spec, capabilities)
 
 
-def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
-    """Return what follows the first line of what may be a trace; whatever else may have no end."""
-    # A trace is one object: it begins with a brace, and what it begins in the first line goes on.
-    begins = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    if begins not in (b"", b"{") or (head is not None and "steps" not in head):
-        raise _no_run()
-    rest = file.read(MAX_TRACE_BYTES + 1 - len(first))
-    if len(first) + len(rest) > MAX_TRACE_BYTES:
+def _rest(begun: bytes, file: BinaryIO) -> bytes:
+    """Return what follows the beginning of what may be a trace; whatever else may have no end."""
+    rest = file.read(max(0, MAX_TRACE_BYTES + 1 - len(begun)))
+    if len(begun) + len(rest) > MAX_TRACE_BYTES:
         raise _wrong(
             _FILE, None, f"is longer than {MAX_TRACE_BYTES} bytes, the most a trace may have"
         )
@@ -252,7 +309,7 @@ def _rest(first: bytes, head: dict[str, Any] | None, file: BinaryIO) -> bytes:
 def _no_run() -> SpecError:
     hint = (
         "give a recording (migrate --record), a capture of the wire, a log "
-        "(serve --log-format json) or a trace"
+        "(serve --log-format json), a trace, or another program's log; --format names whose"
     )
     return _wrong("line 1", None, "is not how a run begins", hint)
 
@@ -340,6 +397,45 @@ def _log(first: bytes, file: BinaryIO, spec: Spec, capabilities: CapabilitySet |
     return result
 
 
+def _field_log(
+    format_: Format, lines: Iterable[bytes], spec: Spec, capabilities: CapabilitySet | None
+) -> Result:
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.conformance.findings import Examination
+    from vfio_migration.model.conformance.observation import Observation
+    from vfio_migration.model.field_logs.reader import Reader
+    from vfio_migration.runtime.client.strace import Messages
+
+    examination = Examination(spec, capabilities=capabilities, kind=format_.peer, house=False)
+    reader, messages = Reader(format_.name, spec), Messages(spec)
+    result = Result(format_.name, format_.log)
+    for line in lines:
+        if not line.endswith(b"\n"):
+            result.cut = True  # a state may be half of the name of another
+            break
+        result.lines += 1
+        text, seen, known = _text(line), None, True
+        try:
+            if format_.messages and (of_messages := messages.lines(text)) is not None:
+                seen = [Observation.of(one, spec) for one in of_messages]
+        except SpecError as error:
+            raise _at(result.lines, error) from None
+        if seen is None:
+            seen, known = reader.read(text)
+        if not known and text.strip():
+            result.passed_over(result.lines, text)
+        for one in seen:
+            for finding in examination.observe(one):
+                result.add(finding, result.lines)
+    _count(result, examination)
+    return result
+
+
+def _text(line: bytes) -> str:
+    """Return a line of another program's log; what is no UTF-8 in it is of no meaning to us."""
+    return line.decode("utf-8", "replace").rstrip("\r\n\t ")
+
+
 def _trace(text: bytes, spec: Spec, capabilities: CapabilitySet | None) -> Result:
     from dataclasses import replace
 
@@ -352,7 +448,7 @@ def _trace(text: bytes, spec: Spec, capabilities: CapabilitySet | None) -> Resul
     devices = tuple(f"device {number}" for number in range(len(trace.start)))
     found = check_trace(trace, spec)
     steps = trace.steps if found is None else trace.steps[: found[0]]
-    result = Result("trace", devices, len(steps))
+    result = Result("trace", devices=devices, lines=len(steps))
     for step in steps:
         result.held[step.kind] += 1
     if found is not None:
@@ -444,7 +540,7 @@ _GRADES = ("violation", "suspicious", "house rule")
 def _data(result: Result, spec: Spec, *, strict: bool) -> dict[str, Any]:
     worst = result.worst(strict=strict)
     return {
-        "holds": worst is None,
+        "holds": None if worst is None and result.nothing_held else worst is None,
         "kind": result.kind,
         "spec": spec.name,
         "devices": list(result.devices),
@@ -452,6 +548,10 @@ def _data(result: Result, spec: Spec, *, strict: bool) -> dict[str, Any]:
         "cut": result.cut,
         "held": dict(result.held),
         "unrestricted": dict(result.unrestricted),
+        "unknown": {
+            "lines": result.unknown_lines,
+            "first": [{"line": line, "text": text} for line, text in result.unknown.items()],
+        },
         "violation": None if worst is None else _placed(result, worst),
         "findings": [_placed(result, one) | {"times": one.times} for one in result.found.values()],
         "left_out": sum(result.left_out.values()),
@@ -468,12 +568,16 @@ def _report_lines(name: str, result: Result, spec: Spec, *, strict: bool) -> Ite
     unit = "step" if result.kind == "trace" else "line"
     lines = f"{result.lines} {unit}{'' if result.lines == 1 else 's'}"
     devices = ", ".join(result.devices) or "no device"
-    yield f"{name}: {_KINDS[result.kind]} of {devices}, {lines}"
+    yield f"{name}: {result.log or _KINDS[result.kind]} of {devices}, {lines}"
     if result.cut:
         yield "  the last line is cut off, and left out"
     yield f"  held against {spec.name}: {_counted(result.held)}"
     if result.unrestricted:
         yield f"  not restricted by it: {_counted(result.unrestricted)}"
+    if result.unknown_lines:
+        yield f"  of no known kind: {_number(result.unknown_lines, 'line')}, the first of them:"
+        for line, text in result.unknown.items():
+            yield f"    {line}: {text}"
     for grade in _GRADES:
         if grade == "house rule" and not strict:
             continue
@@ -510,6 +614,8 @@ def _sum(result: Result, *, strict: bool) -> str:
     for one in result.found.values():
         counts[one.finding.grade] += one.times
     parts = []
+    if result.nothing_held and not any(counts.values()):
+        return "unknown: no line states what a device did"
     if counts["violation"]:
         parts.append(_number(counts["violation"], "violation"))
     else:

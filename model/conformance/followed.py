@@ -136,11 +136,13 @@ class Followed:
         self._flags: int | None = None
         self.fates: set[tuple[bool, bool]] = set()
         self.points = rules.anywhere(words)
+        self._before: Points = frozenset()
         self.because = UNKNOWN
 
     def forget(self) -> None:
         """Know nothing of it any more."""
         self.points, self.because = self._rules.anywhere(self._words), UNKNOWN
+        self._before = frozenset()
 
     def reported(self, state: str | int) -> None:
         """Take a device of which nothing is known to be where it reports."""
@@ -239,6 +241,101 @@ class Followed:
                 source = "" if arc is None else arc.source
                 return Because(asked, f"[[arcs]] {from_} -> {to}", source, "state_after_success")
         return nothing_to_do(self._spec)._replace(reason=asked, check="state_after_success")
+
+    # --- what a log states ---
+
+    def arrived(self, state: str | int) -> None:
+        """It has come to a state, by a request for it that succeeded or by a reset."""
+        rules = self._rules
+        ways = [(point, rules.way(point, state)) for point in sorted(self.points, reverse=True)]
+        asked = frozenset[Point]().union(*(self._ends(*way, state, None) for way in ways))
+        found = asked | {one for one in self._after("reset", self.points) if one.state == state}
+        if not found:
+            broken = self._not_so(state, None, ways)
+            reset = (f"{one.state}, by a reset" for one in self._after("reset", self.points))
+            allowed = (*broken.allowed, *reset)
+            raise FirstViolationError(f"it comes to {state}", broken.because, allowed)
+        self.points = found
+        self.because = Because(f"it came to {state}, and nothing has moved it", check="state_moved")
+
+    def stepped(
+        self, at: str | int | None, to: str | int | None, target: str | int | None, errno: Errno
+    ) -> None:
+        """A step was chosen and is taken, or there is none.
+
+        Args:
+            at: Where the device is, if that is stated.
+            to: Where the step leads, if that is stated.
+            target: What was asked for, if that is stated.
+            errno: Why there is no step, or None. If no request is stated either, the last step may
+                have failed.
+        """
+        here = self.points
+        if at is not None:
+            # A reset does not take steps, so that one may have come before this one, unseen.
+            here = self.reported_state(at, here | self._after("reset", here))
+        step = "the next step" if to is None else f"the step to {to}"
+        step += "" if target is None else f" for SET_STATE {target}"
+        if errno is not None:
+            if target is None:
+                self._failed()
+                return
+            self._no_step(here, target, f"{step} is refused ({outcome(errno)})")
+            return
+        found = frozenset(one for one in here if self._leads(one, to, target))
+        if not found:
+            raise self._not_a_step(here, target, step)
+        rules = self._rules
+        ends = {
+            rules.point(
+                one.word, str(rules.next_state(one, target or "") if to is None else to), fed=True
+            )
+            for one in found
+        }
+        self._before = found
+        self.points = frozenset(ends)
+        if at is not None or target is not None:
+            self._failed()  # whether it succeeded, nobody states
+        self.because = Because(f"{step} was taken", check="state_moved")
+
+    def _failed(self) -> None:
+        """The last step may have failed."""
+        self.points = self.points.union(*(self._rules.failed(one) for one in self._before))
+
+    def _leads(self, point: Point, to: str | int | None, target: str | int | None) -> bool:
+        """Return whether a step is one that a device may take that is there."""
+        rules = self._rules
+        if target is None:
+            return to in rules.next_states(point)
+        next_state = rules.next_state(point, target)
+        if isinstance(next_state, Refused):
+            return not self.judge.holds("refusal_succeeds", next_state.source)
+        return to in (None, next_state)
+
+    def _no_step(self, here: Points, target: str | int, step: str) -> None:
+        """There is no next step: the request is refused, and so is it by the table."""
+        next_state = self._rules.next_state
+        found = frozenset(one for one in here if isinstance(next_state(one, target), Refused))
+        if not found and self.judge.holds("step_refused"):
+            words = sorted({str(next_state(one, target)) for one in here})
+            because = Because("the table accepts this request", check="step_refused")
+            raise FirstViolationError(step, because, [f"the step to {one}" for one in words])
+        self.points = found or here
+
+    def _not_a_step(self, here: Points, target: str | int | None, step: str) -> FirstViolationError:
+        rules = self._rules
+        first = max(here)
+        if target is None:
+            allowed = sorted({one for point in here for one in rules.next_states(point)})
+            because = Because("there is no such arc", "[[arcs]]", check="step_unknown")
+            return FirstViolationError(step, because, [f"a step to {one}" for one in allowed])
+        next_state = rules.next_state(first, target)
+        if isinstance(next_state, Refused):
+            because = refusal(next_state, first.state, target)._replace(check="refusal_succeeds")
+            return FirstViolationError(step, because, [f"refused ({next_state.errno})"])
+        because = Because("it is not the next one of its path", "[[arcs]]", check="step_off_path")
+        allowed = sorted({str(rules.next_state(one, target)) for one in here})
+        return FirstViolationError(step, because, [f"the step to {one}" for one in allowed])
 
     # --- events ---
 

@@ -24,6 +24,9 @@ Grade = Literal["violation", "suspicious", "house rule"]
 VFIO_USER: Final = "vfio-user"
 """The kind of device that a recording shows: anybody's server."""
 
+LINUX: Final = "linux"
+"""The kind of device that Linux serves: its drivers."""
+
 HOUSE: Final = "house"
 """Our own server, which keeps to every row."""
 

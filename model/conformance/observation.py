@@ -26,6 +26,14 @@ MAX_LINE_BYTES: Final = 1 << 20
 What = Literal["connected", "command", "reply", "served", "gone", "device", "note"]
 """What a line is about; the first five are `runtime.client.Exchange.what`."""
 
+FromLog = Literal["step", "arrived", "lost"]
+"""What only the log of another program states: that a device takes a step, or that the next one of
+a request was chosen; that it has come to a state, by a request or by a reset; that lines are
+missing."""
+
+CAPABILITIES: Final = "MIGRATION"
+"""The feature that holds the capabilities of a device."""
+
 Errno: TypeAlias = str | int | None
 """What was answered: None is success; an error is its name, or its number if it has none where that
 was recorded. 0 is an error without an errno, which the text allows."""
@@ -40,13 +48,16 @@ class Observation:
     Attributes:
         device: Which device: what the client calls it.
         what: What the line is about.
+        at: For a step, where the device is before it, if that is stated.
+        target: For a step, the request that it belongs to, if that is stated.
         connection: Which connection of the device, counted from 1.
         id: The id of the message.
         command: Its command.
         no_reply: For a command, that no reply is asked for.
         feature: For DEVICE_FEATURE, which: by name, or by number if the wire table has none.
         methods: For DEVICE_FEATURE, the words of PROBE, GET and SET.
-        state: A migration state, asked for or returned: by name, or by number if no state has it.
+        state: A migration state, asked for or returned, or where a step leads: by name, or by
+            number if no state has it.
         flags: A capability set that was reported: names, or a number if they are not the table's.
         size: How much data the message holds; in MIG_DATA_READ, how much it asks for.
         count: The same, for commands that call it so.
@@ -61,7 +72,9 @@ class Observation:
     """
 
     device: str = ""
-    what: What
+    what: What | FromLog
+    at: str | int | None = None
+    target: str | int | None = None
     connection: int = 1
     id: int = -1
     command: str = ""

@@ -30,7 +30,7 @@ from vfio_migration.model.conformance.followed import (
     outcome,
 )
 from vfio_migration.model.conformance.grades import HOUSE
-from vfio_migration.model.conformance.observation import Observation
+from vfio_migration.model.conformance.observation import CAPABILITIES, Observation
 from vfio_migration.model.conformance.situations import Points, Rules, known_sets
 from vfio_migration.model.conformance.stream_comparison import StreamComparison
 from vfio_migration.model.spec import CapabilitySet, Spec
@@ -205,6 +205,9 @@ class Conformance:
         if seen.what == "note":
             self.notes += 1
             return None
+        if seen.what == "lost":
+            self._lost(seen.device)
+            return None
         if seen.what == "device":
             self.stream_comparison.takes_part(seen.device, seen.pair)
         device = self._device(seen.device)
@@ -223,6 +226,13 @@ class Conformance:
                 self._disconnected(device)
             elif seen.what == "served":
                 self.unrestricted["DMA by messages"] += 1
+            elif seen.what == "step":
+                self.held["steps"] += 1
+                device.followed.stepped(seen.at, seen.state, seen.target, seen.errno)
+            elif seen.what == "arrived":
+                self.held["states reached"] += 1
+                assert seen.state is not None
+                device.followed.arrived(seen.state)
         except FirstViolationError as broken:
             violation = Violation(
                 device=seen.device,
@@ -243,6 +253,14 @@ class Conformance:
             device.changing = []
             return violation
         return None
+
+    def _lost(self, name: str) -> None:
+        """Know nothing any more of a device, or of any if it has no name."""
+        self.unrestricted["changes that are not shown"] += 1
+        for device in self._devices.values() if not name else (self._device(name),):
+            device.followed.forget()
+            device.drop()
+            device.changing, device.logging = [], None
 
     def _device(self, name: str) -> _Device:
         device = self._devices.get(name)
@@ -587,7 +605,7 @@ class Conformance:
         return absent
 
     def _got(self, device: _Device, row: Feature, sent: _Sent, seen: Observation) -> None:
-        command, capabilities = sent.command, row.name == "MIGRATION"
+        command, capabilities = sent.command, row.name == CAPABILITIES
         if row.moves or capabilities:
             self._must_succeed(row, command, seen)
         if seen.errno is None:

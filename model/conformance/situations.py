@@ -133,6 +133,17 @@ class Rules:
 
     # --- what leads where ---
 
+    def next_states(self, point: Point) -> tuple[str, ...]:
+        """Return where one step leads, and where the device is: to stay there is no step."""
+        return (point.state, *(arc.to for arc in self.machine(point.word).arcs_from(point.state)))
+
+    def next_state(self, point: Point, target: str | int) -> str | Refused:
+        """Return where the first step for a request leads, or why there is none."""
+        route = self._route(point, target)
+        if isinstance(route, Refused):
+            return route
+        return route.arcs[0].to if route.arcs else point.state
+
     def _way(self, point: Point, target: str | int) -> Way:
         """Return what a request leads to."""
         route = self._route(point, target)

@@ -2,9 +2,10 @@
 
 A capture has a line for each message, in the order in which they passed somebody who stood between
 a client and a server: an object with `from`, "client" or "server", and `message`, the bytes of the
-message in hexadecimal digits; `descriptors` states how many came with it. A line without a message
-whose `what` begins with "gone" states who ended the connection. `Capture.lines` makes of each line
-those of a recording, for `vfio_migration.model.conformance.observation`.
+message in hexadecimal digits; `descriptors` states how many came with it, and `cut` that zeros
+stand for a part of it that was not seen. A line without a message whose `what` begins with "gone"
+states who ended the connection. `Capture.lines` makes of each line those of a recording, for
+`vfio_migration.model.conformance.observation`.
 
 What the client itself has made up is not judged: a command of which nothing can be made is known by
 its name alone.
@@ -40,6 +41,8 @@ DEVICE: Final = "server"
 """What the device of a capture is called: a capture has no name for it."""
 
 _SIDES: Final = ("client", "server")
+_OF_THE_WHOLE: Final = ("malformed", "crc")
+"""What is stated of a message only if all of it was seen."""
 _SAME_ID: Final = 64
 """How many commands of one id are remembered for their replies."""
 
@@ -86,14 +89,17 @@ class Capture:
         count = data.get("descriptors", 0)
         if type(count) is not int or count < 0:
             raise _wrong("descriptors", count, "is not a number of descriptors")
-        kind = flags & TYPE_MASK
+        kind, cut = flags & TYPE_MASK, bool(data.get("cut"))
         if kind == TYPE_COMMAND and not flags & ERROR:
-            yield from self._command(sender, ident, number, flags, payload, count)
+            lines = self._command(sender, ident, number, flags, payload, count)
         elif kind == TYPE_REPLY:
-            yield from self._reply(sender, ident, number, flags, code, payload)
+            lines = self._reply(sender, ident, number, flags, code, payload)
         else:
             # Neither: what it answers, if anything, it does not state in the words of the text.
             yield {"what": "note", "event": "a message that is neither command nor reply"}
+            return
+        for line in lines:
+            yield {key: line[key] for key in line if not cut or key not in _OF_THE_WHOLE}
 
     def _command(
         self, sender: str, ident: int, number: int, flags: int, payload: bytes, count: int
