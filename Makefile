@@ -122,6 +122,11 @@ sources: setup ## `import` and the tests for Linux, on sources that Debian packa
 	@sources=$$(tests/sources/setup) && VFIO_MIGRATION_SOURCES="$$sources" \
 		$(BIN)/python -m pytest --no-header tests/sources $(ARGS)
 
+.PHONY: browser
+browser: setup ## a Chromium clicks and steps through a report (apt-get install chromium); SHOTS=folder keeps pictures
+	@chromium=$$(tests/browser/setup) && VFIO_MIGRATION_CHROMIUM="$$chromium" \
+		VFIO_MIGRATION_SHOTS=$(SHOTS) $(BIN)/python -m pytest --no-header tests/browser $(ARGS)
+
 ##@ Change
 .PHONY: format
 format: setup ## put imports and layout right

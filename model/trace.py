@@ -8,7 +8,7 @@ back unchanged.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -96,6 +96,23 @@ class Trace:
         """Return a step in one line, and of which device it is if there are several."""
         alone = len(self.start) == 1 or (step.kind == "note" and self.names)
         return str(step) if alone else f"{self.name(step.device)}: {step}"
+
+    def changes(self) -> Iterator[tuple[Step, tuple[str, ...]]]:
+        """Yield each step, with what it changed in words: the state, the data session."""
+        state = list(self.start)
+        session: dict[int, int | None] = {}
+        for step in self.steps:
+            changed = []
+            if step.state != state[step.device]:
+                changed.append(f"state {state[step.device]} => {step.state}")
+            before = session.get(step.device)
+            if step.session != before and not (step.kind == "request" and before is None):
+                changed.append(
+                    f"session {step.session} open" if step.session else f"session {before} closed"
+                )
+            state[step.device] = step.state
+            session[step.device] = step.session
+            yield step, tuple(changed)
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON; what is None is left out."""

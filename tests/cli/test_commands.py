@@ -365,13 +365,13 @@ def test_every_example_in_the_help_can_be_read():
     assert read == set(commands.choices)
 
 
-RUN = ("route", "verify", "diagram", "tables", "completion", "replay", "generate")
+RUN = ("route", "verify", "diagram", "tables", "completion", "replay", "generate", "report")
 
 
 @sampled(4)
 @pytest.mark.parametrize(
     "command",
-    sample_where(RUN, lambda command: command not in ("verify", "diagram", "generate")),
+    sample_where(RUN, lambda command: command not in ("verify", "diagram", "generate", "report")),
 )
 def test_every_example_in_the_help_is_accepted(tmp_path, command):
     """Each is run as a user runs it, in an empty folder with the files it names."""
@@ -389,7 +389,7 @@ def test_every_example_in_the_help_is_accepted(tmp_path, command):
     for of, line, words in examples():
         if of != command or words[0] != command:
             continue
-        if "verify" in words and "--only" not in words:
+        if words[0] in ("verify", "report") and "--only" not in words:
             # What all obligations say of these tables is asked elsewhere, once for all options.
             words += ["--only", "T1", "D1", "W1"]
         if "replay" in words and "--spec" in words:

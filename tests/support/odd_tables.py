@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,46 @@ RENAMED = {
 def strange_names() -> Spec:
     """Words of C, Rust and Python as names of states."""
     return spec_of(_renamed(table_data(), RENAMED))
+
+
+def markup() -> Spec:
+    """Names and texts that would end a script, a style sheet, an attribute or a comment.
+
+    No file gives a state such a name: it is made without checks, as a program may.
+    """
+    data = table_data()
+    for section in ("states", "arcs", "operations", "sessions", "activities", "refusals"):
+        for row in data[section]:
+            for key in ("summary", "source", "reason"):
+                if key in row:
+                    row[key] = f"</script></style>--><b onclick='alert(6)'>{row[key]}"
+    data["title"] = "</title><script>alert(7)</script>"
+    spec = spec_of(data)
+    hostile = {
+        "STOP": "</script><script>alert(1)</script>",
+        "RUNNING": '"><img src=x onerror=alert(2)>',
+        "STOP_COPY": "</style><svg onload=alert(3)>",
+        "RESUMING": "<!-- <script> ]]> -->",
+        "RUNNING_P2P": "' onclick='alert(4)",
+        "PRE_COPY": "&lt;b&gt; \\u003c",
+        "PRE_COPY_P2P": "javascript:alert(5)",
+        "ERROR": "__proto__",
+    }
+
+    def renamed(row: Any) -> Any:
+        keys = [key for key in ("from_", "to") if getattr(row, key) is not None]
+        return replace(row, **{key: hostile[getattr(row, key)] for key in keys})
+
+    return replace(
+        spec,
+        initial=hostile[spec.initial],
+        states=tuple(replace(row, name=hostile[row.name]) for row in spec.states),
+        arcs=tuple(map(renamed, spec.arcs)),
+        refusals=tuple(map(renamed, spec.refusals)),
+        events=tuple(
+            replace(row, to=None if row.to is None else hostile[row.to]) for row in spec.events
+        ),
+    )
 
 
 def gaps() -> Spec:

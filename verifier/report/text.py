@@ -131,23 +131,11 @@ def violation(
 def steps(trace: Trace) -> Iterator[str]:
     """Number the steps of a trace; after each, only what changed."""
     several = len(trace.start) > 1
-    state = dict(enumerate(trace.start))
-    session: dict[int, int | None] = {}
     width = len(str(len(trace.steps)))
-    for device, start in state.items():
+    for device, start in enumerate(trace.start):
         who = f"{trace.name(device)} " if several else ""
         yield f"{0:>{width}}. {who}{start} ({','.join(trace.capabilities[device])})"
-    for number, step in enumerate(trace.steps, 1):
-        changes = []
-        if step.state != state[step.device]:
-            changes.append(f"state {state[step.device]} => {step.state}")
-        before = session.get(step.device)
-        if step.session != before and not (step.kind == "request" and before is None):
-            changes.append(
-                f"session {step.session} open" if step.session else f"session {before} closed"
-            )
-        state[step.device] = step.state
-        session[step.device] = step.session
+    for number, (step, changes) in enumerate(trace.changes(), 1):
         changed = f"   [{', '.join(changes)}]" if changes else ""
         yield f"{number:>{width}}. {trace.describe(step)}{changed}"
 
