@@ -6,33 +6,83 @@ own but backquotes around names, so that Markdown and reStructuredText say the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from vfio_migration.diagrams import markup
-from vfio_migration.diagrams.markup import Section
+from vfio_migration.diagrams.markup import Document, Section
 from vfio_migration.model import Machine, Spec
+from vfio_migration.model.spec import CapabilitySet
 
-TableFormat = Literal["md", "rst"]
+TableFormat = Literal["md", "rst", "html", "csv", "json"]
 
 TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 """The formats `tables` knows."""
 
 NONE = "\N{EM DASH}"
 STAYS = "stays"
+LEVEL = 2
+"""The level of the headings, unless another one is asked for."""
 
 
-def tables(spec: Spec, format: TableFormat = "md") -> str:  # noqa: A002
-    """Return all tables of a specification as one document, "md" or "rst".
+def tables(
+    spec: Spec,
+    format: TableFormat = "md",  # noqa: A002
+    *,
+    only: Collection[str] | None = None,
+    flags: str | int | None = None,
+    level: int = LEVEL,
+    more: Iterable[Section] = (),
+) -> str:
+    """Return the tables of a specification as one document.
+
+    Args:
+        spec: The specification.
+        format: One of `TABLE_FORMATS`.
+        only: The kinds of tables that are wanted; by default all, under a title.
+        flags: Of what follows for each capability set, only this one.
+        level: The level of the headings, 1 to 6; 0 for none.
+        more: Tables from elsewhere, after those of the specification.
 
     Raises:
-        ValueError: If the format is none of `TABLE_FORMATS`.
+        SpecError: The capability set is none of the specification.
+        ValueError: If the format is none of `TABLE_FORMATS`, a kind of table is not known, or
+            several tables are to be one file of CSV.
     """
     if format not in TABLE_FORMATS:
         known = ", ".join(TABLE_FORMATS)
         raise ValueError(f"{format!r} is not a format of a document: it is one of {known}")
-    write = markup.markdown if format == "md" else markup.restructured_text
-    return write(spec.title, sections(spec), _intro(spec))
+    sets = [spec.capability_set(flags)] if flags is not None else spec.capability_sets()
+    found = (*_sections(spec, sets), *more)
+    if only is not None:
+        known_keys = dict.fromkeys(section.key for section in found if section.key)
+        for key in only:
+            if key not in known_keys:
+                raise ValueError(f"{key!r} is not a kind of table: there are {list(known_keys)}")
+        found = tuple(replace(one, depth=1) for one in found if one.key in only)
+    if format == "json":
+        return markup.to_json(found, spec.name)
+    if format == "csv":
+        if len(found) != 1:
+            raise ValueError(f"a file of CSV is one table, and these are {len(found)}")
+        return markup.comma_separated(found[0], NONE)
+    has_title = only is None and level != 1
+    document = Document(
+        sections=found,
+        title=spec.title if has_title and level else "",
+        intro=_intro(spec) if has_title else "",
+        level=level,
+    )
+    return _WRITERS[format](document)
+
+
+_WRITERS: dict[str, Callable[[Document], str]] = {
+    "md": markup.markdown,
+    "rst": markup.restructured_text,
+    "html": markup.web_page_part,
+}
 
 
 def _intro(spec: Spec) -> str:
@@ -49,7 +99,11 @@ def _intro(spec: Spec) -> str:
 
 def sections(spec: Spec) -> tuple[Section, ...]:
     """Return all tables in their neutral form."""
-    return (
+    return _sections(spec, spec.capability_sets())
+
+
+def _sections(spec: Spec, sets: Iterable[CapabilitySet]) -> tuple[Section, ...]:
+    found = (
         _states(spec),
         _operations(spec),
         _sessions(spec),
@@ -62,8 +116,14 @@ def sections(spec: Spec) -> tuple[Section, ...]:
         _events(spec),
         _capabilities(spec),
         _profiles(spec),
-        *_capability_sets(spec),
+        *_capability_sets(spec, sets),
     )
+    return tuple(replace(one, label=label(spec.name, one.label or one.key)) for one in found)
+
+
+def label(name: str, key: str) -> str:
+    """Return what a table is referred to by, of the name of the specification and what it is."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{name} {key}".lower()).strip("-")
 
 
 def _code(name: object) -> str:
@@ -75,15 +135,20 @@ def _codes(names: Iterable[object]) -> str:
 
 
 def _table(
-    title: str, text: str, header: Sequence[str], rows: Iterable[Sequence[str]], depth: int = 1
+    key: str, title: str, text: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> Section:
     return Section(
+        key=key,
         title=title,
         text=text,
         header=tuple(header),
         rows=tuple(tuple(row) for row in rows),
-        depth=depth,
     )
+
+
+def _of_set(section: Section, machine: Machine) -> Section:
+    """Return a table of one capability set, below the heading of them all."""
+    return replace(section, depth=2, label=f"{section.key} {' '.join(machine.names)}")
 
 
 # --- one function for each section ---
@@ -91,6 +156,7 @@ def _table(
 
 def _states(spec: Spec) -> Section:
     return _table(
+        "states",
         "States",
         "A state is a point on a grid: what the device does and what is streamed. "
         f"A device begins in {_code(spec.initial)}.",
@@ -117,6 +183,7 @@ def _operations(spec: Spec) -> Section:
         f"{_code(row.name)} (role {_code(row.role)}): {row.summary}" for row in spec.activities
     )
     return _table(
+        "operations",
         "What a device may do",
         text,
         ("Operation", *(_code(row.name) for row in spec.activities), "Meaning", "Source"),
@@ -134,6 +201,7 @@ def _operations(spec: Spec) -> Section:
 
 def _sessions(spec: Spec) -> Section:
     return _table(
+        "sessions",
         "Data sessions",
         "What can be streamed in a state follows from the session of the state.",
         ("Session", "The client", "Can grow while the device may", "Judged", "Meaning", "Source"),
@@ -153,6 +221,7 @@ def _sessions(spec: Spec) -> Section:
 
 def _stream_ends(spec: Spec) -> Section:
     return _table(
+        "stream-ends",
         "Ends of the stream",
         "How a client learns that there is nothing to read, and where.",
         ("End", "In", "Linux", "vfio-user", "Pre-copy information", "Meaning", "Source"),
@@ -173,6 +242,7 @@ def _stream_ends(spec: Spec) -> Section:
 
 def _arcs(spec: Spec) -> Section:
     return _table(
+        "arcs",
         "Arcs",
         "The steps a device takes. Everything else a request leads to is a path of these.",
         ("From", "To", "Data session", "Meaning", "Source"),
@@ -195,6 +265,7 @@ def _effect(effect: str) -> str:
 
 def _effects(spec: Spec) -> Section:
     return _table(
+        "effects",
         "What a step does to the data session",
         "It follows from the sessions of its two ends.",
         ("From session", "To session", "Effect", "Source"),
@@ -207,6 +278,7 @@ def _effects(spec: Spec) -> Section:
 
 def _requests(spec: Spec) -> Section:
     return _table(
+        "requests",
         "How a request is decided",
         "The first row that holds decides. If none does, the device sets out.",
         ("Condition", "Outcome", "Error", "Reason", "Source"),
@@ -231,6 +303,7 @@ def _by_pair(value: str | None, outcome: str, *, code: bool = False) -> str:
 
 def _refusals(spec: Spec) -> Section:
     return _table(
+        "refusals",
         "Pairs refused by name",
         "These are refused even where a path around exists.",
         ("From", "To", "Error", "Reason", "Source"),
@@ -243,6 +316,7 @@ def _refusals(spec: Spec) -> Section:
 
 def _routing(spec: Spec) -> Section:
     return _table(
+        "routing",
         "Routing",
         "The path of a request is a shortest one among those that the rule in force allows.",
         ("Rule", "In force", "Guarded session", "May be inside a path", "Meaning", "Source"),
@@ -266,6 +340,7 @@ def _routing(spec: Spec) -> Section:
 
 def _events(spec: Spec) -> Section:
     return _table(
+        "events",
         "Events",
         "What else can move a device.",
         ("Event", "To", "Data session", "Error", "Forgets", "Meaning", "Source"),
@@ -286,6 +361,7 @@ def _events(spec: Spec) -> Section:
 
 def _capabilities(spec: Spec) -> Section:
     return _table(
+        "capabilities",
         "Capabilities",
         "What a device may offer, and the bit that means it.",
         ("Capability", "Flag", "Mandatory", "Meaning", "Source"),
@@ -304,6 +380,7 @@ def _capabilities(spec: Spec) -> Section:
 
 def _profiles(spec: Spec) -> Section:
     return _table(
+        "profiles",
         "Profiles",
         "The capabilities that each interface knows.",
         ("Profile", "Capabilities", "Meaning", "Source"),
@@ -314,21 +391,23 @@ def _profiles(spec: Spec) -> Section:
 # --- what follows for each capability set ---
 
 
-def _capability_sets(spec: Spec) -> Iterator[Section]:
+def _capability_sets(spec: Spec, sets: Iterable[CapabilitySet]) -> Iterator[Section]:
     yield Section(
+        label="capability sets",
         title="Capability sets",
         text="What follows for each set of capabilities. A set that lacks a capability lacks the "
         "states that require it; arcs along a straight line through such states join.",
     )
-    for capabilities in spec.capability_sets():
+    for capabilities in sets:
         machine = spec.machine(capabilities)
         name = ", ".join(map(_code, machine.names))
-        yield _joined_arcs(machine, name)
-        yield _next_steps(machine, name)
+        yield _of_set(_joined_arcs(machine, name), machine)
+        yield _of_set(_next_steps(machine, name), machine)
 
 
 def _joined_arcs(machine: Machine, name: str) -> Section:
     return _table(
+        "arcs-of-a-set",
         f"Arcs with {name}",
         f"{len(machine.states)} states and {len(machine.arcs)} arcs.",
         ("From", "To", "Passes over", "Data session", "Source"),
@@ -342,19 +421,18 @@ def _joined_arcs(machine: Machine, name: str) -> Section:
             )
             for arc in machine.arcs
         ),
-        depth=2,
     )
 
 
 def _next_steps(machine: Machine, name: str) -> Section:
     states = [row.name for row in machine.states]
     return _table(
+        "next-steps",
         f"Next steps with {name}",
         "The row is the present state, the column the state asked for; the cell is the next state "
         f"on the way, {NONE} a request that is refused, {STAYS} one with nothing to do.",
         ("From / to", *map(_code, states)),
         ((_code(start), *(_step(machine, start, to) for to in states)) for start in states),
-        depth=2,
     )
 
 

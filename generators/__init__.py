@@ -3,13 +3,15 @@
 `compile_table` turns a table into what every language needs; `c_files`, `rust_file` and
 `python_file` write it down; `answers` has the engine of this package answer every request there is,
 and a program beside each engine gives the same answers, byte for byte. `kunit_file` and
-`kselftest_file` write what asks the function and the drivers of Linux.
+`kselftest_file` write what asks the function and the drivers of Linux, `next_steps_comment` and
+`next_steps_array` the next steps alone, as Linux has them.
 """
 
 from vfio_migration.generators.answers import answers
 from vfio_migration.generators.c_engine import c_files
 from vfio_migration.generators.c_evidence import c_evidence
 from vfio_migration.generators.c_like import LIKE, like_file
+from vfio_migration.generators.c_next_steps import next_steps_array, next_steps_comment
 from vfio_migration.generators.compiled import Compiled, compile_table
 from vfio_migration.generators.kselftest import kselftest_file
 from vfio_migration.generators.kunit import kunit_file
@@ -26,6 +28,8 @@ __all__ = [
     "kselftest_file",
     "kunit_file",
     "like_file",
+    "next_steps_array",
+    "next_steps_comment",
     "python_evidence",
     "python_file",
     "rust_evidence",

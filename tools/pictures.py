@@ -18,7 +18,7 @@ from vfio_migration.diagrams.machine.changes import change_graph
 from vfio_migration.diagrams.machine.extract import machine_graph
 from vfio_migration.diagrams.plan.extract import migration_view, unnamed
 from vfio_migration.diagrams.render import Format, render
-from vfio_migration.diagrams.tables import TABLE_FORMATS, tables
+from vfio_migration.diagrams.tables import TableFormat, tables
 from vfio_migration.model import Machine, Spec, load
 from vfio_migration.model.edited import proposals
 from vfio_migration.model.history import named
@@ -28,6 +28,7 @@ PICTURES = "diagrams"
 """The folder of the pictures. Nothing else may be in it."""
 
 _PICTURE_FORMATS: tuple[Format, ...] = ("svg", "mmd")
+_TABLE_FORMATS: tuple[TableFormat, ...] = ("md", "rst")
 
 
 def slug(machine: Machine) -> str:
@@ -54,7 +55,7 @@ def generate(spec: Spec) -> dict[str, bytes]:
         view = migration_view(spec, unnamed([None, None]), migration, plans)
         for format_ in _PICTURE_FORMATS:
             files[f"{PICTURES}/migration-{migration.name}.{format_}"] = render(view, format_)
-    for document in TABLE_FORMATS:
+    for document in _TABLE_FORMATS:
         files[f"tables.{document}"] = tables(spec, document).encode()
     return files
 

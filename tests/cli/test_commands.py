@@ -14,8 +14,12 @@ from support import c_sources
 from support.git_repository import committed
 from support.samples import sample, sample_where, sampled
 from support.table_edits import BROKEN, ROOT, broken, to_toml
+from vfio_migration.cli.commands.tables import KINDS
 from vfio_migration.cli.main import main, parser
+from vfio_migration.diagrams.tables import sections
+from vfio_migration.model import load
 from vfio_migration.model.extras import install_command
+from vfio_migration.verifier import OBLIGATIONS
 
 BAD = sorted(path for path in (ROOT / "tests/data/bad_tables").glob("*.toml"))
 NINTH = ROOT / "tests/data/ninth_state.toml"
@@ -256,6 +260,53 @@ def test_the_ninth_state_is_verified_routed_drawn_and_listed(tmp_path, capsys, o
     capsys.readouterr()
     assert main(["tables", str(NINTH), "--format", "rst"]) == 0
     assert "STOP_P2P" in capsys.readouterr().out
+
+
+# --- tables ---
+
+
+def test_tables_are_written_in_pieces_to_a_file(tmp_path, capsys):
+    part = tmp_path / "part.rst"
+    assert main(["tables", "--only", "states", "arcs", "--level", "3", "-o", str(part)]) == 0
+    assert capsys.readouterr().out == ""
+    text = part.read_text("utf-8")
+    assert "\n.. _vfio-v2-states:\n\nStates\n~~~~~~\n" in text
+    assert "\n.. _vfio-v2-arcs:\n\nArcs\n~~~~\n" in text
+
+
+def test_tables_has_a_name_for_each_kind_of_table_and_no_other():
+    kinds = {section.key for section in sections(load()) if section.key}
+    assert kinds | {"obligations"} == set(KINDS)
+
+
+def test_tables_lists_the_obligations_that_are_decided(capsys):
+    assert main(["tables", "--only", "obligations", "--format", "json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert [row[0] for row in table["rows"]] == [row.id for row in OBLIGATIONS]
+    assert [row[2] for row in table["rows"]] == [row.statement for row in OBLIGATIONS]
+
+
+def test_tables_writes_the_next_steps_as_linux_has_them(tmp_path, capsys):
+    assert main(["tables", "--only", "next-steps", "--format", "c-comment", "--flags", "1"]) == 0
+    assert " *         RUNNING -> STOP -> STOP_COPY\n" in capsys.readouterr().out
+    array = tmp_path / "next.c"
+    assert main(["tables", "--only", "next-steps", "-o", str(array)]) == 0
+    assert array.read_text("ascii").startswith("static const u8 vfio_from_fsm_table[")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "csv"], "is one table a file, and these are several; choose one with --only"),
+        (["--only", "next-steps", "--format", "csv"], "these are several"),
+        (["--only", "states", "--format", "c-array"], "add --only next-steps, and nothing else"),
+        (["--only", "states", "--flags", "P2P"], "STOP_COPY"),
+        (["-o", "x.tex"], "end it in one of .md .rst .html .csv .json .h .c, or give --format"),
+    ],
+)
+def test_tables_states_what_is_wrong(words, message, capsys):
+    assert main(["tables", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 # --- diagram, completion, help ---

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import json
 import re
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
 
 from vfio_migration.diagrams import tables
-from vfio_migration.diagrams.markup import markdown, restructured_text
+from vfio_migration.diagrams.markup import RST_UNDERLINES, Document, markdown, restructured_text
 from vfio_migration.diagrams.tables import Section, sections
+from vfio_migration.generators import next_steps_array, next_steps_comment
+from vfio_migration.model import SpecError
+
+MAX_COLUMNS = 78
 
 
 def markdown_tables(text: str) -> dict[str, list[list[str]]]:
@@ -127,12 +135,12 @@ def test_markup_in_a_table_stays_text():
         header=("`a|b`", "- no list"),
         rows=(("trailing_ word_", "1. no list"), ("back\\slash", "two\nlines")),
     )
-    text = markdown("T", [section])
+    text = markdown(Document(title="T", sections=(section,)))
     assert "| `a\\|b` | - no list |" in text
     assert "\\*not\\* bold, \\<not> markup, `code`" in text
     assert "| trailing\\_ word\\_ | 1. no list |" in text
     assert "| back\\\\slash | two lines |" in text
-    text = restructured_text("T", [section])
+    text = restructured_text(Document(title="T", sections=(section,)))
     assert "   * - ``a|b``\n     - \\- no list\n" in text
     assert "   * - trailing\\_ word\\_\n     - \\1. no list\n" in text
     assert "\\*not\\* bold" in text
@@ -150,7 +158,8 @@ def test_rst_is_valid(spec, ninth_state):
 
 def test_an_unknown_format_is_refused(spec):
     with pytest.raises(
-        ValueError, match="'tex' is not a format of a document: it is one of md, rst"
+        ValueError,
+        match="'tex' is not a format of a document: it is one of md, rst, html, csv, json",
     ):
         tables(spec, "tex")
 
@@ -181,3 +190,140 @@ def test_a_newcomer_learns_what_it_is(spec, form):
     assert "for each set of them, which state comes next" in before
     # What the words speak of is there.
     assert "Source" in rest.partition("States")[2]
+
+
+# --- in pieces ---
+
+
+def test_a_piece_is_the_tables_that_were_asked_for_and_no_title(spec):
+    found = markdown_tables(tables(spec, only=["arcs", "refusals"]))
+    whole = markdown_tables(tables(spec))
+    assert found == {name: whole[name] for name in ("Arcs", "Pairs refused by name")}
+    text = tables(spec, only=["arcs"])
+    assert spec.title not in text
+    assert "\n## Arcs\n" in text
+
+
+def test_of_the_next_steps_one_capability_set_can_be_chosen(spec):
+    found = markdown_tables(tables(spec, only=["next-steps"], flags="STOP_COPY,P2P"))
+    assert list(found) == ["Next steps with `STOP_COPY`, `P2P`"]
+    with pytest.raises(SpecError):
+        tables(spec, only=["next-steps"], flags="P2P")
+
+
+def test_a_kind_that_there_is_not_is_refused(spec):
+    with pytest.raises(ValueError, match="'arc' is not a kind of table: there are"):
+        tables(spec, only=["arc"])
+
+
+@pytest.mark.parametrize("level", range(1, 6))
+def test_headings_have_the_level_that_was_asked_for(spec, level):
+    text = tables(spec, only=["states", "next-steps"], level=level)
+    headings = {line.split(" ")[0] for line in text.splitlines() if line.startswith("#")}
+    assert headings == {"#" * level}
+    html = tables(spec, "html", only=["states", "next-steps"], level=level)
+    assert set(re.findall(r"<(h\d)>", html)) == {f"h{level}"}
+    rst = tables(spec, "rst", only=["states", "next-steps"], level=level)
+    underlines = {line[0] for line in rst.splitlines() if re.fullmatch(r"([=\-~^\"])\1+", line)}
+    assert underlines == {RST_UNDERLINES[level - 1]}
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_every_label_of_a_manual_can_be_referred_to(spec, level):
+    """Read by docutils: each label names a section, or without headings a table."""
+    core = pytest.importorskip("docutils.core")
+    labels = [section.label for section in sections(spec) if section.header]
+    assert len(set(labels)) == len(labels)
+    wanted = ["states", "refusals", "next-steps"]
+    labels = [section.label for section in sections(spec) if section.key in wanted]
+    text = tables(spec, "rst", only=wanted, level=level)
+    tree = core.publish_doctree(
+        text + "".join(f"\n{label}_\n" for label in labels),
+        settings_overrides={"halt_level": 2, "report_level": 2},
+    )
+    named = {
+        name: node.tagname
+        for node in tree.findall(lambda node: hasattr(node, "attributes"))
+        for name in node.attributes.get("names", ())
+    }
+    assert {named[label] for label in labels} == {"section" if level else "table"}
+    html = tables(spec, "html", only=wanted, level=level)
+    assert re.findall(r'id="([^"]+)"', html) == labels
+    markdown = tables(spec, only=wanted, level=level)
+    assert re.findall(r'id="([^"]+)"', markdown) == labels
+
+
+def test_html_is_whole_and_states_the_same(spec):
+    root = ET.fromstring(f"<div>{tables(spec, 'html').partition('-->')[2]}</div>")
+    found = {
+        "".join(section[0].itertext()): [
+            ["".join(cell.itertext()) for cell in row] for row in section.iter("tr")
+        ]
+        for section in root.iter("section")
+        if section.find("table") is not None
+    }
+    wanted = {
+        bare(section.title): [
+            [bare(cell) for cell in row] for row in (section.header, *section.rows)
+        ]
+        for section in sections(spec)
+        if section.header
+    }
+    assert found == wanted
+
+
+def bare(text: str) -> str:
+    return " ".join(text.split()).replace("`", "")
+
+
+def test_csv_and_json_state_the_same(spec):
+    for section in sections(spec):
+        if section.depth > 1 or not section.header:
+            continue
+        rows = list(csv.reader(io.StringIO(tables(spec, "csv", only=[section.key]))))
+        (table,) = json.loads(tables(spec, "json", only=[section.key]))["tables"]
+        assert (table["key"], table["label"]) == (section.key, section.label)
+        assert table["rows"] == [[bare(cell) for cell in row] for row in section.rows]
+        cells = [["" if cell == "—" else cell for cell in row] for row in table["rows"]]
+        assert rows == [table["header"], *cells]
+
+
+def test_several_tables_are_not_one_file_of_csv(spec):
+    with pytest.raises(ValueError, match="a file of CSV is one table, and these are 4"):
+        tables(spec, "csv", only=["next-steps"])
+
+
+# --- as Linux has them ---
+
+
+def ways_of(comment: str, states: list[str]) -> list[list[str]]:
+    """The lists of states in a comment, with "any" spelled out."""
+    found = []
+    for line in re.findall(r"^ \* {9}(.*)$", comment, re.MULTILINE):
+        way = line.split(" -> ")
+        if way[0] == "any state":
+            found += [[state, way[1]] for state in states]
+        elif way[1] == "any other state":
+            found += [[way[0], state] for state in states if state != way[0]]
+        else:
+            found.append(way)
+    return found
+
+
+def test_what_is_written_as_linux_has_it_is_read_back(spec, ninth_state):
+    cell = re.compile(r"^\t\t\[VFIO_DEVICE_STATE_(\w+)\] = VFIO_DEVICE_STATE_(\w+),$", re.MULTILINE)
+    for table in (spec, ninth_state):
+        for capabilities in table.capability_sets():
+            machine = table.machine(capabilities)
+            states = [row.name for row in machine.states]
+            routes = [machine.route(start, to) for start in states for to in states]
+            comment = next_steps_comment(machine)
+            assert max(map(len, comment.splitlines())) <= MAX_COLUMNS
+            arcs = [[arc.from_, arc.to] for arc in machine.arcs]
+            longer = [[route.from_, *route.path] for route in routes if len(route.arcs) > 1]
+            refused = [[route.from_, route.to] for route in routes if route.refused is not None]
+            assert sorted(ways_of(comment, states)) == sorted(arcs + longer + refused)
+            assert cell.findall(next_steps_array(machine)) == [
+                (route.to, "ERROR" if route.refused else next(iter(route.path), route.from_))
+                for route in routes
+            ]
