@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import z3
 
 from support.samples import sample
 from support.table_edits import BROKEN, ROOT, broken, spec_of
@@ -154,14 +155,31 @@ def test_a_false_lemma_of_ones_own_proves_nothing(spec: Spec):
 def test_a_claim_about_nothing_is_unknown(spec: Spec):
     claim = never(
         "C1",
-        "No client reads from a stopped device that runs.",
-        bad=lambda device, now, event, _then: device.is_event(event, "stuck"),
-        premise=lambda device, now, event, _then: device.is_event(event, "stuck"),
+        "No request leads nowhere from a state that the device does not support.",
+        bad=lambda _device, _now, _event, _then: z3.BoolVal(False),
+        premise=lambda device, now, _event, _then: z3.Not(device.encoding.supported(now["state"])),
+        lemmas=["supported", "under-way"],
         depth=3,
     )
     verdict = decide(claim, Encoding(spec))
     assert verdict.outcome == "unknown"
     assert verdict.reason == "premise: the premise never happens, so a proof shows nothing"
+
+
+def test_a_premise_that_takes_longer_than_was_searched_is_not_called_impossible(spec: Spec):
+    """A second session needs a first one, with the arcs into it, out of it and in again."""
+    claim = never(
+        "C1",
+        "No device fails in its second session.",
+        bad=lambda device, now, event, _then: z3.BoolVal(False),
+        premise=lambda _device, now, _event, _then: now["session"] == 2,
+        depth=3,
+    )
+    verdict = decide(claim, Encoding(spec))
+    assert verdict.outcome == "unknown"
+    assert verdict.reason == (
+        "premise: the premise does not happen within 3 steps; longer runs were not tried"
+    )
 
 
 def test_a_lemma_there_is_not_is_named():

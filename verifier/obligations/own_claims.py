@@ -87,7 +87,7 @@ def never(
         held = [device.lemmas[one] if isinstance(one, str) else one(device) for one in lemmas]
         yield from device.inductive(held)
         yield from device.never("broken", of(device, bad), held)
-        yield _witness(device, of(device, premise), depth)
+        yield _witness(device, of(device, premise), held, depth)
 
     def search(encoding: Encoding) -> Iterator[Query]:
         device = DeviceSystem.of(encoding)
@@ -98,7 +98,10 @@ def never(
 
 
 def _witness(
-    device: DeviceSystem, premise: Callable[[Situation, Term, Situation], Formula], depth: int
+    device: DeviceSystem,
+    premise: Callable[[Situation, Term, Situation], Formula],
+    lemmas: Sequence[Lemma],
+    depth: int,
 ) -> Query:
     """Find the shortest run that shows the premise. Every run can go on, so `depth` covers all."""
     run = [device.situation(moment) for moment in range(depth + 1)]
@@ -113,8 +116,21 @@ def _witness(
         ]
         return device.example_of(model, run[: last + 2], fired)
 
-    formulas = device.run(depth, any_of(shown))
-    return Query("premise", "witness", formulas, "sat", explain, shorter=tuple(shown))
+    def anywhere() -> Query:
+        held = [lemma.formula(run[0]) for lemma in lemmas]
+        step = (device.facts, device.step(0), *held, shown[0])
+        return Query("premise-anywhere", "step", step, "unsat", lambda _: Example("it can happen"))
+
+    return Query(
+        "premise",
+        "witness",
+        device.run(depth, any_of(shown)),
+        "sat",
+        explain,
+        shorter=tuple(shown),
+        within=depth,
+        impossible=anywhere,
+    )
 
 
 # --- reading a file of claims ---
