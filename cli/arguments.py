@@ -171,7 +171,16 @@ def read_wire(name: str) -> Wire | None:
 
 
 def _refuse_another_kind(path: str) -> None:
-    """Refuse a table that is none of the migration but of the connection, or of plans."""
+    """Refuse a table of the connection or of plans, and a file that is only an edit of a table."""
+    from vfio_migration.model.edited import edits
+
+    if "base" in (keys := _keys(path)) and keys & {"remove", "add", "set"}:
+        name = Path(path).name.removesuffix(".toml")
+        known = name in {edit.name for edit in edits()}
+        hint = f"it comes with the package: give its name, {name}, and not its file"
+        if not known:
+            hint = "write the table with `vfio-migration table`, and change that"
+        refuse("SPEC", path, "states how a table differs from another, and is none itself", hint)
     kind = _another_kind(path)
     if kind is not None:
         problem = f"is a table of {kind[0]}, and not one of states and arcs"
@@ -180,23 +189,28 @@ def _refuse_another_kind(path: str) -> None:
 
 def _another_kind(path: str) -> tuple[str, str] | None:
     """Return what a file is a table of if not of states, and which option takes it."""
-    from vfio_migration.model import SpecError
-    from vfio_migration.model.load import parse, read_bytes
     from vfio_migration.model.plan import Plans
     from vfio_migration.model.raw_rows import sections_of
     from vfio_migration.model.spec import Spec
     from vfio_migration.model.wire import Wire
 
-    try:
-        keys = set(parse(read_bytes(path)))
-    except SpecError:
-        return None  # what it is, or is not, is stated where it is read
-    own = set(sections_of(Spec))
+    keys, own = _keys(path), set(sections_of(Spec))
     for kind, called, option in ((Wire, "the connection", "--wire"), (Plans, "plans", "--plans")):
         theirs = set(sections_of(kind)) - own
         if len(keys & theirs) > len(keys & own):
             return called, option
     return None
+
+
+def _keys(path: str) -> set[str]:
+    """Return the keys at the top of a file; none of one that is not read."""
+    from vfio_migration.model import SpecError
+    from vfio_migration.model.load import parse, read_bytes
+
+    try:
+        return set(parse(read_bytes(path)))
+    except SpecError:
+        return set()  # what it is, or is not, is stated where it is read
 
 
 def read_plans(spec: Spec, path: str | None) -> Plans | None:

@@ -10,6 +10,7 @@ import pytest
 
 from support import c_sources
 from support.samples import sample, sampled
+from support.table_edits import ROOT
 from vfio_migration.cli.main import main
 from vfio_migration.model import load
 
@@ -133,6 +134,20 @@ def test_a_table_of_another_kind_is_named_as_what_it_is(capsys, tmp_path: Path) 
         err = capsys.readouterr().err
         assert "and not one of states and arcs" in err
         assert f"takes {option} FILE" in err
+
+
+def test_a_file_that_only_edits_a_table_is_named_as_what_it_is(capsys, tmp_path: Path) -> None:
+    name = "bus-master"
+    own = tmp_path / "mine.toml"
+    own.write_bytes((ROOT / f"model/tables/{name}.toml").read_bytes())
+    for path, hint in (
+        (ROOT / f"model/tables/{name}.toml", f"give its name, {name}, and not its file"),
+        (own, "write the table with `vfio-migration table`, and change that"),
+    ):
+        assert main(["verify", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert "states how a table differs from another, and is none itself" in err
+        assert hint in err
 
 
 def test_a_hole_of_the_grid_is_named_with_two_ways_out(capsys) -> None:
