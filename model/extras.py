@@ -16,7 +16,6 @@ EXTRAS: Final = {
     "graphviz": "diagrams",
     "pygraphviz": "diagrams",
     "networkx": "graph",
-    "hypothesis": "testing",
     "zstandard": "compress",
     "tree_sitter": "import",
     "tree_sitter_c": "import",

@@ -19,6 +19,7 @@ from vfio_migration.runtime.engine.errors import (
     ResetFailedError,
 )
 from vfio_migration.runtime.kit.contract import DeviceContract
+from vfio_migration.runtime.testing.complete_suite import check_complete_suite
 from vfio_migration.runtime.testing.foreign_streams import check_foreign_states
 from vfio_migration.runtime.testing.guest import GUEST_AT, GUEST_SIZE
 from vfio_migration.runtime.testing.lives import check_descriptors, check_lives_that_differ
@@ -381,5 +382,6 @@ CHECKS: tuple[Check, ...] = (
     check_descriptors,
     check_foreign_states,
     check_dma_log,
+    check_complete_suite,
 )
 """All of them."""

@@ -72,12 +72,15 @@ class Setup:
         spec: The table.
         flags: The capability set.
         drive: What a driver does.
+        hidden_states: How many states more than the table a device is assumed to have at most:
+            `model.suite.sequences`.
     """
 
     factory: Callable[..., DeviceContract]
     spec: Spec
     flags: int
     drive: Drive = fuzz
+    hidden_states: int = 1
     _good: bytes | None = field(default=None, repr=False)
 
     @property

@@ -63,7 +63,6 @@ OUTSIDE = {
 }
 # Files that may import one more: each only when it is used, and never from another file.
 OUTSIDE_FILES = {
-    "runtime/testing/suite.py": {"hypothesis"},
     "runtime/files/compression.py": {"zstandard"},
     "runtime/files/checksum.py": {"zlib_ng"},
     "model/sources/c_source.py": {"tree_sitter", "tree_sitter_c"},

@@ -75,6 +75,22 @@ class FlagNeverCleared(Sample):
             self.found_good = True
 
 
+@breaks("D9")
+class RefusesAfterItsThirdReset(Sample):
+    """A second life that differs, late: nothing is taken in any more."""
+
+    resets = 0
+
+    def reset(self) -> None:
+        super().reset()
+        self.resets += 1
+
+    def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:
+        if self.resets >= 3 and self.spec.state(arc.to).session == "resuming":
+            raise ArcError("it has been reset too often", for_good=False)
+        super().take(arc, session, effect)
+
+
 @breaks("S4")
 class TakesHalfAStream(Sample):
     """8, virtio and mlx5: leaving the resuming state cannot fail."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import select
 import struct
 from pathlib import Path
@@ -20,14 +19,12 @@ from vfio_migration.runtime.kit.guest_memory import NotPermittedError
 from vfio_migration.runtime.kit.interrupts import ACTION_TRIGGER, DATA_EVENTFD, INTX, MSI, MSIX
 from vfio_migration.runtime.kit.pci_device import Bar, Identity, PciDevice
 from vfio_migration.runtime.kit.state_stream import StreamRefusedError
-from vfio_migration.runtime.testing import checks
 from vfio_migration.runtime.testing.suite import (
     Clock,
     Setup,
     Trial,
     device_test_suite,
     find_problems,
-    run_random_walks,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -60,10 +57,8 @@ class Counter(PciDevice):
 
 WIDEST = "STOP_COPY,P2P,PRE_COPY"
 SMALLER = ["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY"]
-TestCounter = device_test_suite(Counter, capabilities=[WIDEST], examples=10, steps=20)
-TestSmallerCounter = pytest.mark.exhaustive(
-    device_test_suite(Counter, capabilities=SMALLER, examples=10, steps=20)
-)
+TestCounter = device_test_suite(Counter, capabilities=[WIDEST])
+TestSmallerCounter = pytest.mark.exhaustive(device_test_suite(Counter, capabilities=SMALLER))
 
 
 def engine(device: PciDevice) -> Engine:
@@ -398,16 +393,7 @@ def test_no_state_is_known_by_name() -> None:
             assert not [one for one in quoted if one in text], (file, name)
 
 
-# --- the kit for testing, without hypothesis ---
-
-
-def test_without_hypothesis_the_walks_state_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, spec: Spec
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "hypothesis", None)
-    with pytest.raises(ImportError, match=r"\[testing\]"):
-        run_random_walks(Setup(Counter, spec, 7))
-    checks.check_gates(Setup(Counter, spec, 7))  # the checks need none
+# --- the kit for testing ---
 
 
 def test_the_suite_names_its_tests_by_check_and_capabilities() -> None:
@@ -415,4 +401,3 @@ def test_the_suite_names_its_tests_by_check_and_capabilities() -> None:
     names = {name for name in both if name.startswith("test_")}
     assert "test_two_lives_with_stop_copy_p2p_pre_copy" in names
     assert len(names) == 4 * 21
-    assert random.Random(1).random()

@@ -36,16 +36,13 @@ TestEdu = device_test_suite(
     Edu,
     drive=drive_edu,
     capabilities=["STOP_COPY,P2P,PRE_COPY"],
-    examples=25,
-    steps=25,
+    hidden_states=0,
 )
 TestSmallerEdu = pytest.mark.exhaustive(
     device_test_suite(
         Edu,
         drive=drive_edu,
         capabilities=["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY"],
-        examples=25,
-        steps=25,
     )
 )
 

@@ -53,20 +53,16 @@ Small = functools.partial(MemoryDevice, size=SIZE, rate=PAGE * 100)
 Mappable = functools.partial(Small, mappable=True)
 
 # The widest set is the sample.
-TestMemory = device_test_suite(
-    Small, drive=drive_memory, capabilities=[BOTH], examples=15, steps=20
-)
+TestMemory = device_test_suite(Small, drive=drive_memory, capabilities=[BOTH], hidden_states=0)
 TestSmallerMemory = pytest.mark.exhaustive(
     device_test_suite(
         Small,
         drive=drive_memory,
         capabilities=["STOP_COPY", "STOP_COPY,P2P", "STOP_COPY,PRE_COPY"],
-        examples=15,
-        steps=20,
     )
 )
 TestMappable = pytest.mark.exhaustive(
-    device_test_suite(Mappable, drive=drive_memory, capabilities=[BOTH], examples=5, steps=20)
+    device_test_suite(Mappable, drive=drive_memory, capabilities=[BOTH])
 )
 
 
