@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import signal
@@ -34,6 +35,8 @@ Name = TypeVar("Name", bound=str)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)([kKMG]?)(?:i?B)?(?:/s)?", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", re.ASCII)
+_WIDTH = re.compile(r"(\d+(?:\.\d+)?)(pt|px|mm|cm|in)", re.ASCII)
+_POINTS = {"pt": 1.0, "px": 0.75, "mm": 72 / 25.4, "cm": 720 / 25.4, "in": 72.0}
 _UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -318,6 +321,25 @@ def duration(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a time; 300ms and 1.5s are")
     return value
+
+
+def page_width(text: str) -> float:
+    """Read the width of a page, as 455pt, 736px or 160mm; return it in whole points."""
+    from vfio_migration.diagrams.drawing.page import WIDEST
+
+    found = _WIDTH.fullmatch(text)
+    if found is None:
+        units = ", ".join(_POINTS)
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a width, which is a number and a unit, as 455pt; the units are {units}"
+        )
+    # Graphviz draws on whole points, and a picture may not be wider than was asked for.
+    points = math.floor(float(found[1]) * _POINTS[found[2]] + 1e-6)
+    if not 1 <= points <= WIDEST:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not the width of a page, which has between 1pt and {WIDEST:g}pt"
+        )
+    return points
 
 
 def byte_rate(text: str) -> int:

@@ -14,10 +14,12 @@ from typing import Literal, get_args
 from vfio_migration.diagrams import comment as comments
 from vfio_migration.diagrams.comment import Comment
 from vfio_migration.diagrams.drawing import svg
+from vfio_migration.diagrams.drawing.page import WHOLE, Page
 from vfio_migration.diagrams.drawing.palette import Theme
 from vfio_migration.diagrams.drawing.printable import printable
 from vfio_migration.diagrams.machine.dot import draw
 from vfio_migration.diagrams.machine.graph import Graph
+from vfio_migration.diagrams.machine.plain_dot import plain_dot
 from vfio_migration.diagrams.machine.text import text_lines
 from vfio_migration.diagrams.plain import to_json, to_mermaid
 from vfio_migration.diagrams.plan.dot import draw_plan
@@ -39,7 +41,10 @@ def render(
     picture: Graph | PlanView,
     format: Format = "svg",  # noqa: A002
     theme: Theme = "auto",
+    page: Page = WHOLE,
+    *,
     comment: Comment | None = None,
+    plain: bool = False,
 ) -> bytes:
     """Return a picture as the bytes of a file.
 
@@ -53,10 +58,14 @@ def render(
             cannot and are light.
         comment: For "text" and "ascii": what they are wrapped for. The lines are at most `WIDTH`
             columns wide, what wraps them included.
+        page: How wide the picture is, and what is in it; of no account for JSON and Mermaid.
+        plain: For DOT, whether the text leaves places, font and colours to the Graphviz that draws
+            it; for a machine only, and the theme and the page are of no account then.
 
     Raises:
+        TooNarrowError: If the page is too narrow for type that can be read.
         MissingExtraError: If the packages of the extra "diagrams" are not installed.
-        ValueError: If the format is none of `FORMATS`.
+        ValueError: If the format is none of `FORMATS`, or nothing plain can be made.
     """
     picture = printable(picture)
     if format == "text" or format == "ascii":
@@ -71,7 +80,15 @@ def render(
         raise ValueError(
             f"{format!r} is not a format of a picture: it is one of {', '.join(FORMATS)}"
         )
-    drawing = draw(picture, theme) if isinstance(picture, Graph) else draw_plan(picture, theme)
+    if plain:
+        if format != "dot" or not isinstance(picture, Graph):
+            raise ValueError("what is plain is a machine as DOT")
+        return plain_dot(picture).encode()
+    drawing = (
+        draw(picture, theme, page)
+        if isinstance(picture, Graph)
+        else draw_plan(picture, theme, page)
+    )
     if format == "dot":
         return drawing.dot.encode()
     drawn = _draw(drawing.dot, format)

@@ -18,6 +18,9 @@ from vfio_migration.model.errors import Mistake, SpecError, closest, did_you_mea
 FORMAT = 1
 """The version of the JSON form; a reader refuses a higher one."""
 
+LONGEST_HEADING = 72
+"""How many characters a line above a picture, or in a list, has room for."""
+
 StepKind = Literal[
     "request", "arc", "refused", "arc_failed", "arc_failed_for_good", "reset", "disconnect", "note"
 ]
@@ -76,6 +79,7 @@ class Trace:
         start: The state in which each device begins.
         steps: What happens, in order.
         title: What the run shows, in one sentence.
+        heading: The same in a few words, for a picture or a list.
         names: What each device is called, or nothing. Where devices have names, a note states
             itself
             whom it is about: a device, or nobody but their coordinator.
@@ -86,11 +90,22 @@ class Trace:
     start: tuple[str, ...]
     steps: tuple[Step, ...]
     title: str = ""
+    heading: str = ""
     names: tuple[str, ...] = ()
 
     def name(self, device: int) -> str:
         """What a device is called: by its number, where the run does not state."""
         return self.names[device] if self.names else f"device {device}"
+
+    def called(self, otherwise: str) -> str:
+        """What the run is called in a few words: its heading, or a title that a line holds.
+
+        Args:
+            otherwise: What it is called if it has neither.
+        """
+        if self.heading:
+            return self.heading
+        return self.title if 0 < len(self.title) <= LONGEST_HEADING else otherwise
 
     def describe(self, step: Step) -> str:
         """Return a step in one line, and of which device it is if there are several."""
@@ -120,6 +135,7 @@ class Trace:
             "format": FORMAT,
             "spec": self.spec,
             "title": self.title,
+            **({"heading": self.heading} if self.heading else {}),
             **({"names": list(self.names)} if self.names else {}),
             "capabilities": [list(names) for names in self.capabilities],
             "start": list(self.start),
@@ -152,6 +168,7 @@ class Trace:
             hint = f"this version reads {FORMAT}"
             raise _wrong("format", version, "is not a trace format that is known", hint)
         spec, title = top.text("spec"), top.text("title", "")
+        heading = top.text("heading", "")
         capabilities = tuple(
             tuple(_texts(f"capabilities[{device}]", names))
             for device, names in enumerate(top.list("capabilities"))
@@ -168,6 +185,7 @@ class Trace:
         return cls(
             spec=spec,
             title=title,
+            heading=heading,
             capabilities=capabilities,
             start=start,
             names=names,

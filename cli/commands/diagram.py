@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vfio_migration.cli import arguments as options
 from vfio_migration.cli import files
@@ -34,6 +34,8 @@ examples:
   vfio-migration diagram --format mmd              # Mermaid text to standard output
   vfio-migration diagram --format text             # boxes and arrows, in 78 columns
   vfio-migration diagram --format ascii --comment c --flags STOP_COPY
+  vfio-migration diagram -o column.pdf --width 455pt --no-title --no-legend --caption column.txt
+  vfio-migration diagram -o machine.dot --plain    # small, for a manual that runs Graphviz itself
 """
 
 
@@ -55,7 +57,7 @@ def add(commands: Any) -> None:
         "--theme",
         choices=("auto", "light", "dark"),
         default="auto",
-        help="the colours; auto is light, but an SVG follows its reader",
+        help="the colours; auto is light, but an SVG follows the setting of its reader's system",
     )
     parser.add_argument(
         "--comment",
@@ -63,6 +65,7 @@ def add(commands: Any) -> None:
         help="wrap text or ascii for a comment in C, a literal block in reStructuredText, or a "
         "fenced block in Markdown",
     )
+    _page_options(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--route", nargs=2, metavar=("FROM", "TO"), help="highlight the path of a request"
@@ -87,10 +90,41 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _page_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--width",
+        metavar="WIDTH",
+        type=options.page_width,
+        help="lay the picture out for a page this wide (455pt, 736px, 160mm), with type of at "
+        "least 7 points",
+    )
+    for part, what in (
+        ("title", "the title and the sentence below it"),
+        ("legend", "what explains the lines and colours"),
+        ("steps", "the list of the steps of a route, a run or a migration"),
+    ):
+        parser.add_argument(f"--no-{part}", action="store_true", help=f"leave out {what}")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="with the format dot: a small text that any Graphviz lays out and draws, in its own "
+        "font and without a colour",
+    )
+    parser.add_argument(
+        "--caption",
+        metavar="FILE",
+        help="write a caption: the title, and the legend in words if it is left out",
+    )
+    parser.add_argument(
+        "--alt", metavar="FILE", help="write the text for who does not see the picture"
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture; 0 if it is written."""
+    written = {f"--{name}": getattr(arguments, name) for name in ("output", "caption", "alt")}
     files.keep_apart(
-        {"--output": arguments.output},
+        written,
         {
             "SPEC": arguments.spec,
             "--trace": arguments.trace,
@@ -103,6 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.comment is not None and chosen not in ("text", "ascii"):
         problem = f"wraps text, and not {chosen}"
         refuse("--comment", arguments.comment, problem, "add --format text, or --format ascii")
+    _check_page(arguments, chosen)
     flags = options.read_flags(arguments.flags)
     for option in ("devices", "plans"):
         given = getattr(arguments, option)
@@ -114,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     trace: Trace | None = None
     if arguments.trace is not None:
         trace = _read_trace(spec, arguments.trace)
+        if len(trace.start) > 1:
+            return _draw(_run_of_group(spec, arguments, trace), chosen, arguments)
         flags = ",".join(trace.capabilities[0]) if flags is None else flags
     machine = spec.machine(flags)
     route = None
@@ -127,9 +164,31 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         picture = machine_graph(machine, route=route, trace=trace)
     except ValueError as error:
-        hint = "a run is drawn on one machine: all its devices need the same capabilities"
-        refuse("--trace", arguments.trace, str(error), hint)
+        refuse("--trace", arguments.trace, str(error))
     return _draw(picture, chosen, arguments)
+
+
+def _check_page(arguments: argparse.Namespace, chosen: Format) -> None:
+    """Refuse what has no meaning for a format."""
+    if arguments.plain and chosen != "dot":
+        hint = "end the name of the file in .dot, or give --format dot"
+        refuse("--plain", None, f"has no meaning for {chosen}", hint)
+    if arguments.plain and arguments.migration is not None:
+        _refuse_plain()
+    given = [
+        name
+        for name in ("width", "no_title", "no_legend", "no_steps")
+        if getattr(arguments, name) and (arguments.plain or chosen not in _DRAWN)
+    ]
+    if given:
+        what = "--plain" if arguments.plain else chosen
+        option = f"--{given[0].replace('_', '-')}"
+        hint = "whatever draws it decides that"
+        refuse(option, None, f"has no meaning for {what}", hint)
+
+
+_DRAWN = ("svg", "png", "pdf", "dot")
+"""The formats in which everything has its place."""
 
 
 def _old(arguments: argparse.Namespace, new: Machine) -> Machine:
@@ -159,11 +218,52 @@ def _migration(spec: Spec, arguments: argparse.Namespace, flags: str | int | Non
         refuse(place, value, str(error))
 
 
+def _run_of_group(spec: Spec, arguments: argparse.Namespace, trace: Trace) -> PlanView:
+    """Return the time line of a run of several devices."""
+    from vfio_migration.diagrams import run_view
+
+    if arguments.flags is not None:
+        hint = "leave it out: the run states what each of its devices has"
+        refuse("--flags", arguments.flags, "has no meaning for a run of several devices", hint)
+    if arguments.plain:
+        _refuse_plain()
+    try:
+        return run_view(spec, trace)
+    except ValueError as error:
+        refuse("--trace", arguments.trace, str(error))
+
+
+def _refuse_plain() -> NoReturn:
+    hint = "leave out --plain, or draw it as text: --format mmd"
+    refuse("--plain", None, "draws a machine and not a time line", hint)
+
+
 def _draw(picture: Graph | PlanView, chosen: Format, arguments: argparse.Namespace) -> int:
     from vfio_migration.cli.output import YES, printable
-    from vfio_migration.diagrams import render
+    from vfio_migration.diagrams import Page, TooNarrowError, alternative, caption, render
+    from vfio_migration.diagrams.drawing.page import SMALLEST
 
-    data = render(picture, chosen, theme=arguments.theme, comment=arguments.comment)
+    page = Page(
+        width=arguments.width,
+        title=not arguments.no_title,
+        legend=not arguments.no_legend,
+        steps=not arguments.no_steps,
+    )
+    try:
+        data = render(
+            picture, chosen, arguments.theme, page, plain=arguments.plain, comment=arguments.comment
+        )
+    except TooNarrowError as error:
+        hint = f"it needs {error.needed}pt, for type of {SMALLEST:g} points"
+        refuse("--width", f"{arguments.width:g}pt", "is too narrow for this picture", hint)
+    words = {
+        "--caption": caption(picture, page, plain=arguments.plain),
+        "--alt": alternative(picture),
+    }
+    for option, text in words.items():
+        path = getattr(arguments, option.removeprefix("--"))
+        if path is not None:
+            files.write_whole(option, Path(path), text.encode())
     if arguments.output is None:
         if chosen in ("png", "pdf") and sys.stdout.isatty():
             refuse(

@@ -144,6 +144,17 @@ STYLES: dict[EdgeKind, LineStyle] = {
     "event": LineStyle(style="dashed", width=1.2, head="vee"),
 }
 
+LOOKS: dict[EdgeKind, str] = {
+    "moves": "solid line",
+    "opens": "line with a dot at its beginning",
+    "keeps": "double line",
+    "closes": "dashed line",
+    "refused": "dotted line with a bar at its end",
+    "fails": "dotted line with an arrow",
+    "event": "thin dashed line",
+}
+"""What the line of each kind looks like, in words, without its colour."""
+
 CHANGE_STYLES: dict[Change, LineStyle] = {
     "same": LineStyle(width=1.1),
     "added": LineStyle(width=2.8),
@@ -151,6 +162,22 @@ CHANGE_STYLES: dict[Change, LineStyle] = {
     "changed": LineStyle(width=1.1, double=True),
 }
 """How a line of a picture of changes is drawn: all of it but its ends, which are its kind's."""
+
+CHANGE_LOOKS: dict[Change, str] = {
+    "same": "thin line",
+    "added": "thick line with a plus sign",
+    "removed": "dashed line with a minus sign",
+    "changed": "double line with a tilde",
+}
+"""What each looks like, in words, without its colour."""
+
+BAR_STYLES: dict[Liveness, str] = {
+    "all": "filled,rounded",
+    "some": "filled,rounded,dashed",
+    "none": "filled",
+    "off_grid": "filled,diagonals",
+}
+"""How the bar of a state is drawn: how much it permits is seen without its colour."""
 
 SIGNS: dict[Change, str] = {"same": "", "added": "+", "removed": "\N{MINUS SIGN}", "changed": "~"}
 """What is written on what became so."""

@@ -26,13 +26,16 @@ _FADED = "48"  # the alpha of what is off the route
 class Pen:
     """Writes one page. Raises `MissingExtraError` without the graphviz package."""
 
-    def __init__(self, name: str, width: float, height: float, palette: Palette) -> None:
+    def __init__(
+        self, name: str, width: float, height: float, palette: Palette, arrow: float = ARROW
+    ) -> None:
         with from_extra():
             import graphviz
         self.graphviz = graphviz
         self.width = width
         self.height = height
         self.palette = palette
+        self.arrow = arrow
         self.dot: Digraph = graphviz.Digraph(name)
         self.dot.attr(
             "graph",
@@ -46,7 +49,7 @@ class Pen:
         )
         font = {"fontname": FONT, "fontsize": number(TEXT_SIZE), "fontcolor": palette.text}
         self.dot.attr("node", fixedsize="true", margin="0", **font)
-        self.dot.attr("edge", arrowsize=number(ARROW), **font)
+        self.dot.attr("edge", arrowsize=number(arrow), **font)
         page = Box.between(0, 0, width, height)
         self.cluster(self.dot, "page", page, palette.page, palette.page)
 
@@ -90,8 +93,8 @@ class Pen:
             width += 0.3 if look.double else 0.9
         if emphasis == "dim":
             colour += _FADED
-        head = 4.0 if look.head == "tee" else 10 * ARROW
-        tail = 8 * ARROW if look.tail else 0.0
+        head = 4.0 if look.head == "tee" else 10 * self.arrow
+        tail = 8 * self.arrow if look.tail else 0.0
         points = line.shortened(tail, head).bezier()
         ends = [f"s,{self.pair(line.start)}"] if look.tail else []
         ends.append(f"e,{self.pair(line.end)}")
@@ -105,9 +108,15 @@ class Pen:
         }
 
     def badge(
-        self, name: str, box: Box, text: str, failed: bool = False, change: Change | None = None
+        self,
+        name: str,
+        box: Box,
+        text: str,
+        failed: bool = False,
+        change: Change | None = None,
+        size: float = TEXT_SIZE,
     ) -> None:
-        """Draw the number of a step, or the sign of a change."""
+        """Draw the number of a step, or the sign of a change; a failed step has cut corners."""
         colour = self.palette.alarm if failed else self.palette.strong
         if change is not None:
             colour = self.palette.change(change)
@@ -115,12 +124,13 @@ class Pen:
             name,
             label=self.plain(text),
             id=name,
-            shape="box",
-            style="filled,rounded",
+            shape="octagon" if failed else "box",
+            style="filled" if failed else "filled,rounded",
             fillcolor=colour,
             color=self.palette.page,
             fontcolor=self.palette.badge_text,
             fontname=f"{FONT}-Bold",
+            **({} if size == TEXT_SIZE else {"fontsize": number(size)}),
             **self.place(box),
             **{"class": classes("badge", "failed" if failed else "", change or "")},
         )

@@ -158,7 +158,8 @@ def _colours(palette: Palette) -> Rules:
         ".cluster.legend path": {"stroke": palette.rule},
         ".state path": {"fill": palette.node, "stroke": palette.border},
         ".state.strong path": {"fill": palette.strong_fill, "stroke": palette.strong},
-        ".state.alarm path": {"fill": palette.alarm_fill, "stroke": palette.alarm},
+        ".state.alarm polygon": {"fill": palette.alarm_fill, "stroke": palette.alarm},
+        ".state.alarm polyline": {"stroke": palette.alarm},
         ".state.dim path": {"stroke": palette.rule},
         ".state text": {"fill": palette.text},
         ".state text + text": {"fill": palette.muted},
@@ -166,7 +167,7 @@ def _colours(palette: Palette) -> Rules:
         ".text text": {"fill": palette.text},
         ".text.muted text": {"fill": palette.muted},
         ".badge path": {"fill": palette.strong, "stroke": palette.page},
-        ".badge.failed path": {"fill": palette.alarm},
+        ".badge.failed polygon": {"fill": palette.alarm, "stroke": palette.page},
         ".badge text": {"fill": palette.badge_text},
     }
     colours = {f".edge.{kind}": palette.edge(kind) for kind in STYLES}

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
-from vfio_migration.diagrams.drawing.kinds import Emphasis
+from vfio_migration.diagrams.drawing.kinds import Change, Emphasis
+from vfio_migration.diagrams.drawing.page import WHOLE, Page
 from vfio_migration.diagrams.drawing.palette import (
     CHANGE_STYLES,
     PALETTES,
@@ -22,10 +23,10 @@ from vfio_migration.diagrams.drawing.palette import (
     Palette,
     Theme,
 )
-from vfio_migration.diagrams.drawing.pen import Pen, classes
+from vfio_migration.diagrams.drawing.pen import Pen, classes, number
 from vfio_migration.diagrams.drawing.shapes import Box
 from vfio_migration.diagrams.drawing.svg import Drawing, Group, Rules, line_rules
-from vfio_migration.diagrams.machine.graph import Edge, Graph
+from vfio_migration.diagrams.machine.graph import Edge, Graph, Node
 from vfio_migration.diagrams.machine.layout import (
     Layout,
     PlacedEdge,
@@ -38,18 +39,20 @@ from vfio_migration.diagrams.machine.layout import (
 if TYPE_CHECKING:
     from graphviz import Digraph
 
-NAME_SIZE = 13
-CAPTION_SIZE = 10
-
 
 def to_dot(graph: Graph, theme: Theme = "light") -> str:
     """Return the DOT text; raise `MissingExtraError` without the graphviz package."""
     return draw(graph, theme).dot
 
 
-def draw(graph: Graph, theme: Theme = "light") -> Drawing:
-    """Return a graph, drawn. Raises `MissingExtraError` without the graphviz package."""
-    layout = lay_out(graph)
+def draw(graph: Graph, theme: Theme = "light", page: Page = WHOLE) -> Drawing:
+    """Return a graph, drawn for a page.
+
+    Raises:
+        MissingExtraError: The graphviz package is not installed.
+        TooNarrowError: The page is too narrow for type that can be read.
+    """
+    layout = lay_out(graph, page)
     ids = {node.name: identifier(node.name, node.value) for node in graph.nodes}
     return Drawing(
         dot=_Writer(graph, layout, PALETTES[theme]).source(),
@@ -93,7 +96,7 @@ def edge_id(edge: Edge, ids: Mapping[str, str]) -> str:
 
 class _Writer(Pen):
     def __init__(self, graph: Graph, layout: Layout, palette: Palette) -> None:
-        super().__init__(graph.name, layout.width, layout.height, palette)
+        super().__init__(graph.name, layout.width, layout.height, palette, layout.measures.arrow)
         self.layout = layout
         self.ids = {node.name: identifier(node.name, node.value) for node in graph.nodes}
 
@@ -111,29 +114,34 @@ class _Writer(Pen):
         for index, edge in enumerate(layout.edges):
             if edge.badge is not None:
                 failed = any(mark.failed for mark in edge.edge.marks)
-                self.badge(
-                    f"badge-{index}", edge.badge, badge_text(edge.edge), failed, edge.edge.change
-                )
+                steps = badge_text(edge.edge, layout.measures.labels)
+                self._badge(f"badge-{index}", edge.badge, steps, failed, edge.edge.change)
         for node in layout.nodes:
             change = node.node.change
             if change is not None and SIGNS[change]:
-                self.badge(
-                    f"sign-{self.ids[node.node.name]}", _corner(node), SIGNS[change], change=change
-                )
+                name = f"sign-{self.ids[node.node.name]}"
+                self._badge(name, self.layout.corner(node), SIGNS[change], change=change)
         for index, text in enumerate(layout.texts):
             self.text(f"text-{index}", text)
-        with self.dot.subgraph(name="cluster_legend") as legend:
-            self.cluster_attributes(
-                legend, "legend", layout.legend, "transparent", self.palette.rule
-            )
-            for index, sample in enumerate(layout.samples):
-                self._sample(legend, f"legend-{index}", sample)
+        if layout.legend is not None:
+            self._legend(layout.legend)
         return str(self.dot.source)
+
+    def _legend(self, box: Box) -> None:
+        with self.dot.subgraph(name="cluster_legend") as legend:
+            self.cluster_attributes(legend, "legend", box, "transparent", self.palette.rule)
+            for index, sample in enumerate(self.layout.samples):
+                self._sample(legend, f"legend-{index}", sample)
+
+    def _badge(
+        self, name: str, box: Box, text: str, failed: bool = False, change: Change | None = None
+    ) -> None:
+        self.badge(name, box, text, failed, change, self.layout.measures.digit)
 
     # --- states ---
 
     def _state(self, placed: PlacedNode) -> None:
-        node, palette = placed.node, self.palette
+        node, palette, measures = placed.node, self.palette, self.layout.measures
         border, fill = _node_colours(node.emphasis, palette)
         is_changed = node.change is not None and node.change != "same"
         if node.change is not None:
@@ -143,11 +151,11 @@ class _Writer(Pen):
         self.dot.node(
             self.ids[node.name],
             label=_two_lines(
-                (node.name, NAME_SIZE, text, "B"), (node.caption, CAPTION_SIZE, muted, "")
+                (node.name, measures.name, text, "B"), (node.caption, measures.caption, muted, "")
             ),
             id=f"state-{self.ids[node.name]}",
             shape="box",
-            style="filled,rounded,dashed" if node.change == "removed" else "filled,rounded",
+            style=_node_style(node),
             fillcolor=fill,
             color=border,
             penwidth="2.6" if node.initial else "2" if is_changed else "1.2",
@@ -170,6 +178,7 @@ class _Writer(Pen):
             style="rounded,dashed",
             color=self.palette.muted,
             fontcolor=self.palette.muted,
+            fontsize=number(self.layout.measures.caption),
             penwidth="1",
             **self.place(box),
             **{"class": "hole"},
@@ -202,7 +211,8 @@ class _Writer(Pen):
     def _sample(self, legend: Digraph, name: str, sample: Sample) -> None:
         box, kind = sample.box, sample.entry.kind
         if kind in ("step", "failed_step"):
-            self.badge(name, Box(box.x, box.y, 18, 18), "n", kind == "failed_step")
+            side = self.layout.measures.badge
+            self._badge(name, Box(box.x, box.y, side, side), "n", kind == "failed_step")
         elif kind == "initial":
             legend.node(
                 name,
@@ -213,25 +223,28 @@ class _Writer(Pen):
                 fillcolor=self.palette.node,
                 color=self.palette.border,
                 penwidth="2.6",
-                **self.place(Box(box.x, box.y, 28, 14)),
+                **self.place(Box(box.x, box.y, 2 * box.height, box.height)),
                 **{"class": "state initial legend"},
             )
         elif kind in CHANGE_STYLES:
             self.sample_line(legend, name, "moves", box, kind)
             if SIGNS[kind]:
-                self.badge(f"{name}-sign", _sample_sign(box), SIGNS[kind], change=kind)
+                self._badge(f"{name}-sign", _sample_sign(box), SIGNS[kind], change=kind)
         elif kind in STYLES:
             is_change = any(node.node.change is not None for node in self.layout.nodes)
             self.sample_line(legend, name, kind, box, "same" if is_change else None)
 
 
-def _corner(placed: PlacedNode) -> Box:
-    """Return where the sign of a state is: on its upper left corner."""
-    return Box(placed.box.left + 3, placed.box.top + 3, 18, 18)
-
-
 def _sample_sign(box: Box) -> Box:
-    return Box(box.left + 8, box.y, 15, 15)
+    side = box.height * 15 / 14
+    return Box(box.left + side / 2 + 0.5, box.y, side, side)
+
+
+def _node_style(node: Node) -> str:
+    """Return how the frame of a state is drawn: where something failed is seen without colour."""
+    if node.emphasis == "alarm":
+        return "filled,diagonals"
+    return "filled,rounded,dashed" if node.change == "removed" else "filled,rounded"
 
 
 def _node_colours(emphasis: Emphasis, palette: Palette) -> tuple[str, str]:
@@ -259,15 +272,17 @@ def _two_lines(*lines: tuple[str, float, str, str]) -> str:
 def _groups(layout: Layout, ids: Mapping[str, str]) -> dict[str, Group]:
     """Return what is known of the groups of the SVG, and where measured texts belong."""
     groups = {}
+    m = layout.measures
     for placed in layout.nodes:
         node, box = placed.node, placed.box
         groups[f"state-{ids[node.name]}"] = Group(
             title=f"{node.name}: {node.summary}",
             data={"state": node.name, "value": str(node.value)},
-            pins=[(box.x, box.y - 3), (box.x, box.y + 12.5)],
+            pins=[(box.x, box.y - 3 * m.name / 13), (box.x, box.y + 12.5 * m.drop)],
         )
-        corner = _corner(placed)
-        groups[f"sign-{ids[node.name]}"] = Group(data={}, pins=[(corner.x, corner.y + 3.3)])
+        corner = layout.corner(placed)
+        sign = (corner.x, corner.y + 0.33 * m.digit)
+        groups[f"sign-{ids[node.name]}"] = Group(data={}, pins=[sign])
     for index, box in enumerate(layout.holes):
         groups[f"hole-{index}"] = Group(data={}, pins=[(box.x, box.y + 3.3)])
     for index, edge in enumerate(layout.edges):
@@ -276,11 +291,14 @@ def _groups(layout: Layout, ids: Mapping[str, str]) -> dict[str, Group]:
             data={"from": edge.edge.from_ or "", "to": edge.edge.to, "kind": edge.edge.kind},
         )
         if edge.badge is not None:
-            groups[f"badge-{index}"] = Group(data={}, pins=[(edge.badge.x, edge.badge.y + 3.3)])
+            middle = (edge.badge.x, edge.badge.y + 0.33 * m.digit)
+            groups[f"badge-{index}"] = Group(data={}, pins=[middle])
     for index, sample in enumerate(layout.samples):
-        groups[f"legend-{index}"] = Group(data={}, pins=[(sample.box.x, sample.box.y + 3.3)])
-        sign = _sample_sign(sample.box)
-        groups[f"legend-{index}-sign"] = Group(data={}, pins=[(sign.x, sign.y + 3.3)])
+        down = 0.33 * m.digit
+        middle = (sample.box.x, sample.box.y + down)
+        groups[f"legend-{index}"] = Group(data={}, pins=[middle])
+        box = _sample_sign(sample.box)
+        groups[f"legend-{index}-sign"] = Group(data={}, pins=[(box.x, box.y + down)])
     return groups
 
 

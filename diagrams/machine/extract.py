@@ -312,7 +312,7 @@ def _with_trace(machine: Machine, graph: Graph, trace: Trace, device: int | None
         raise ValueError(f"{', '.join(sorted(unknown))}: no state of {machine!r}")
     return replace(
         graph,
-        title=trace.title or f"{graph.title}: a run",
+        title=trace.called(f"{graph.title}\nA run from {trace.start[devices[0]]}"),
         subtitle=f"{trace.spec}, {', '.join(machine.names)}.",
         nodes=tuple(
             replace(

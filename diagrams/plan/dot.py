@@ -6,16 +6,24 @@ bar of the source to one of the destination; headings are nodes of class "text".
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from vfio_migration.diagrams.drawing.kinds import Liveness
-from vfio_migration.diagrams.drawing.palette import PALETTES, STYLES, Palette, Theme
+from vfio_migration.diagrams.drawing.page import SMALLEST, WHOLE, Page
+from vfio_migration.diagrams.drawing.palette import (
+    BAR_STYLES,
+    PALETTES,
+    STYLES,
+    Palette,
+    Theme,
+)
 from vfio_migration.diagrams.drawing.pen import FONT, Pen, classes, number
 from vfio_migration.diagrams.drawing.shapes import Box, Line
 from vfio_migration.diagrams.drawing.svg import Drawing, Group, Rules, line_rules
 from vfio_migration.diagrams.plan.layout import (
-    NAME,
     Column,
     PlacedBar,
     PlacedFlow,
@@ -24,6 +32,7 @@ from vfio_migration.diagrams.plan.layout import (
     PlanSample,
     lay_out_plan,
 )
+from vfio_migration.diagrams.plan.measures import FULL
 from vfio_migration.diagrams.plan.text import render as plan_text
 from vfio_migration.diagrams.plan.view import PlanView, ShownState
 
@@ -33,9 +42,14 @@ if TYPE_CHECKING:
 _SHADE = "59"  # the alpha of the downtime, which lies over the lanes
 
 
-def draw_plan(view: PlanView, theme: Theme = "light") -> Drawing:
-    """Return a plan, drawn. Raises `MissingExtraError` without the graphviz package."""
-    layout = lay_out_plan(view)
+def draw_plan(view: PlanView, theme: Theme = "light", page: Page = WHOLE) -> Drawing:
+    """Return a plan, drawn for a page.
+
+    Raises:
+        MissingExtraError: The graphviz package is not installed.
+        TooNarrowError: The page is too narrow for type that can be read.
+    """
+    layout = lay_out_plan(view, page)
     writer = _Writer(view, layout, PALETTES[theme])
     return Drawing(
         dot=writer.source(),
@@ -58,8 +72,11 @@ def _rules(palette: Palette) -> Rules:
     }
     for liveness in get_args(Liveness):
         fill, border = palette.bar_colours(liveness)
-        rules[f".bar.{liveness} path"] = {"fill": fill, "stroke": border}
+        shapes = ("path", "polygon")
+        rules |= {f".bar.{liveness} {shape}": {"fill": fill, "stroke": border} for shape in shapes}
+    rules[".bar.off_grid polyline"] = {"stroke": palette.alarm}
     rules[".bar.streams path"] = {"stroke": palette.keeps}
+    rules[".bar.streams polygon"] = {"stroke": palette.keeps}
     return {
         **rules,
         **line_rules(".edge.flow", palette.strong),
@@ -68,9 +85,22 @@ def _rules(palette: Palette) -> Rules:
     }
 
 
+def _numbered(name: str) -> Iterator[str]:
+    """Yield a name for the first part of something, and one for each part after it."""
+    yield name
+    for count in itertools.count(1):
+        yield f"{name}-{count}"
+
+
+def _inner(box: Box) -> Box:
+    """Return the box of the bar in a sample."""
+    return Box(box.x, box.y, box.width - 6, box.height)
+
+
 class _Writer(Pen):
     def __init__(self, view: PlanView, layout: PlanLayout, palette: Palette) -> None:
-        super().__init__(f"migration-{view.name}", layout.width, layout.height, palette)
+        name = f"migration-{view.name}"
+        super().__init__(name, layout.width, layout.height, palette, layout.measures.head)
         self.view = view
         self.layout = layout
         self.groups: dict[str, Group] = {}
@@ -85,8 +115,8 @@ class _Writer(Pen):
         layout, palette = self.layout, self.palette
         for index, group in enumerate(layout.groups):
             self.cluster(self.dot, f"side-{index}", group, palette.band, palette.rule)
-        if layout.downtime is not None:
-            self._shade(self.dot, "downtime", layout.downtime)
+        for name, box in zip(_numbered("downtime"), layout.downtime, strict=False):
+            self._shade(self.dot, name, box)
         for column in layout.columns:
             if column.stage.flows:
                 self._transfer(column)
@@ -107,16 +137,20 @@ class _Writer(Pen):
             self._held(f"held-{index}", held.holder, held.box)
         for index, text in enumerate(layout.texts):
             self.text(f"text-{index}", text)
-        with self.dot.subgraph(name="cluster_legend") as legend:
-            self.cluster_attributes(legend, "legend", layout.legend, "transparent", palette.rule)
-            for index, sample in enumerate(layout.samples):
-                self._sample(legend, f"legend-{index}", sample)
+        if layout.legend is not None:
+            self._legend(layout.legend)
         return str(self.dot.source)
+
+    def _legend(self, box: Box) -> None:
+        with self.dot.subgraph(name="cluster_legend") as legend:
+            self.cluster_attributes(legend, "legend", box, "transparent", self.palette.rule)
+            for index, sample in enumerate(self.layout.samples):
+                self._sample(legend, f"legend-{index}", sample)
 
     # --- what is behind ---
 
     def _transfer(self, column: Column) -> None:
-        top, bottom = self.layout.groups[0].top, self.layout.groups[-1].bottom
+        top, bottom = column.groups[0].top, column.groups[-1].bottom
         box = Box.between(column.box.left, top + 1, column.box.right, bottom - 1)
         fill = self.palette.strong_fill
         self.cluster(self.dot, f"transfer-{column.stage.number}", box, fill, fill)
@@ -128,14 +162,16 @@ class _Writer(Pen):
     def _column(self, column: Column) -> None:
         name = f"stage-{column.stage.number}"
         x = column.box.left
-        for index, group in enumerate(self.layout.groups):
+        for index, group in enumerate(column.groups):
             line = Line(((x, group.top + 3), (x, group.bottom - 3)))
             self._stroke(self.dot, f"{name}-{index}", line, "rule", "rule")
-        self.badge(name, column.badge, str(column.stage.number))
+        digit = self.layout.measures.label
+        text = column.stage.label or str(column.stage.number)
+        self.badge(name, column.badge, text, column.stage.failed, size=digit)
         self.groups[name] = Group(
             title=f"{column.stage.number}. {column.stage.name}: {column.stage.summary}",
             data={"stage": str(column.stage.number), "name": column.stage.name},
-            pins=[(column.badge.x, column.badge.y + 3.3)],
+            pins=[(column.badge.x, column.badge.y + 0.33 * digit)],
         )
 
     # --- bars, steps, streams ---
@@ -147,11 +183,11 @@ class _Writer(Pen):
             title=f"{lane.label}: {state.name}. {state.summary}",
             data={
                 "lane": str(bar.lane),
-                "side": lane.side,
+                "side": lane.side or "",
                 "stage": str(bar.stage),
                 "state": state.name,
             },
-            pins=[(bar.box.x, bar.box.y + 3.3)],
+            pins=[(bar.box.x, bar.box.y + 3.3 * self.layout.measures.name / FULL.name)],
         )
 
     def _state(
@@ -164,12 +200,12 @@ class _Writer(Pen):
             label=self.plain(label),
             id=name,
             shape="box",
-            style="filled,rounded",
+            style=BAR_STYLES[state.liveness],
             fillcolor=fill,
             color=palette.keeps if state.streams else border,
             penwidth="2.2" if state.streams else "1",
             fontname=f"{FONT}-Bold",
-            fontsize=number(NAME),
+            fontsize=number(self.layout.measures.name),
             tooltip=self.plain(state.summary),
             **self.place(box),
             **{"class": classes("bar", state.liveness, "streams" * state.streams, legend)},
@@ -244,11 +280,14 @@ class _Writer(Pen):
             style="filled",
             fillcolor=self.palette.band,
             color=self.palette.rule,
-            fontsize="9",
+            fontsize=number(max(SMALLEST, self.layout.measures.heading - 0.5)),
             **self.place(box),
             **{"class": "held"},
         )
-        self.groups[name] = Group(data={"holder": holder}, pins=[(box.x, box.y + 3)])
+        self.groups[name] = Group(
+            data={"holder": holder},
+            pins=[(box.x, box.y + 3 * self.layout.measures.heading / FULL.heading)],
+        )
 
     # --- the legend ---
 
@@ -256,10 +295,10 @@ class _Writer(Pen):
         box, kind = sample.box, sample.kind
         if isinstance(kind, ShownState):
             plain = replace(kind, streams=False)
-            self._state(legend, name, plain, Box(box.x, box.y, 34, 14), "", "legend")
+            self._state(legend, name, plain, _inner(box), "", "legend")
         elif kind == "session":
             state = next(row for row in self.view.states if row.streams)
-            self._state(legend, name, state, Box(box.x, box.y, 34, 14), "", "legend")
+            self._state(legend, name, state, _inner(box), "", "legend")
         elif kind == "downtime":
             self._shade(legend, "downtime-sample", box)
         elif kind in ("flow", "no_return"):

@@ -189,18 +189,16 @@ class _Walk:
                 self._keep(stage)
         names = {lane.state for lane in self.lanes}
         names |= {hop.to for stage in self.stages for hop in stage.hops}
-        rows = [row for row in self.spec.states if row.name in names]
+        states = tuple(
+            shown_state(self.spec, row.name) for row in self.spec.states if row.name in names
+        )
         count = len(self.lanes) // len(SIDES)
         return PlanView(
             name=self.migration.name,
             title=f"Migration {self.migration.name}: {count} device{'s' * (count > 1)}",
             summary=self.migration.summary,
-            states=tuple(self._shown_state(row.name) for row in rows),
-            operations=tuple(
-                Heading(name=row.name, summary=row.summary, source=row.source)
-                for row in self.spec.operations
-                if any(state.operation == row.name for state in rows)
-            ),
+            states=states,
+            operations=shown_operations(self.spec, states),
             lanes=tuple(self.lanes),
             stages=tuple(self.stages),
             idle=tuple(self.idle),
@@ -316,26 +314,6 @@ class _Walk:
 
     # --- what is read off it ---
 
-    def _shown_state(self, name: str) -> ShownState:
-        row = self.spec.state(name)
-        operation = self.spec.operation(row.operation)
-        liveness: Liveness = "some"
-        if operation.off_grid:
-            liveness = "off_grid"
-        elif not operation.may:
-            liveness = "none"
-        elif len(operation.may) == len(self.spec.activities):
-            liveness = "all"
-        return ShownState(
-            name=name,
-            value=row.value,
-            operation=operation.name,
-            session=row.session,
-            liveness=liveness,
-            streams=self._session(name).transfer != "none",
-            summary=row.summary,
-        )
-
     def _is_final(self, holder: Holder) -> bool:
         """Return whether no row leads back to the source as it was: from here on it is too late."""
         back = [row for row in self.plans.handovers if row.winner == SIDES[0]]
@@ -375,3 +353,34 @@ class _Walk:
             last=None if last is None else max(first, last),
             activities=activities,
         )
+
+
+def shown_state(spec: Spec, name: str) -> ShownState:
+    """Return what is shown of a state of the table."""
+    row = spec.state(name)
+    operation = spec.operation(row.operation)
+    liveness: Liveness = "some"
+    if operation.off_grid:
+        liveness = "off_grid"
+    elif not operation.may:
+        liveness = "none"
+    elif len(operation.may) == len(spec.activities):
+        liveness = "all"
+    return ShownState(
+        name=name,
+        value=row.value,
+        operation=operation.name,
+        session=row.session,
+        liveness=liveness,
+        streams=spec.session(row.session).transfer != "none",
+        summary=row.summary,
+    )
+
+
+def shown_operations(spec: Spec, states: Collection[ShownState]) -> tuple[Heading, ...]:
+    """Return the operations of states, in the order of the table."""
+    return tuple(
+        Heading(name=row.name, summary=row.summary, source=row.source)
+        for row in spec.operations
+        if any(state.operation == row.name for state in states)
+    )

@@ -32,17 +32,20 @@ def plan_to_mermaid(view: PlanView) -> str:
         f"    accTitle: {words(view.title)}",
         f"    accDescr: {words(view.summary)}",
     ]
-    for side in SIDES:
-        lines.append(f"    box transparent {side}")
+    for side in view.sides:
+        if side is not None:
+            lines.append(f"    box transparent {side}")
         for lane in view.lanes:
             if lane.side == side:
-                label = f"{lane.device + 1} {elide(lane.label, LABEL)}"
+                number = "" if side is None else f"{lane.device + 1} "
+                label = f"{number}{elide(lane.label, LABEL)}"
                 offers = ", ".join(lane.capabilities)
                 lines.append(
-                    f"    participant {_id(view, view.lane(side, lane.device))} as "
+                    f"    participant {_id(view, view.lanes.index(lane))} as "
                     f"{words(label)}<br/>{words(offers)}"
                 )
-        lines.append("    end")
+        if side is not None:
+            lines.append("    end")
     everyone = ",".join(dict.fromkeys([_id(view, 0), _id(view, len(view.lanes) - 1)]))
     for index, lane in enumerate(view.lanes):
         lines.append(f"    Note over {_id(view, index)}: {words(lane.state)}")
@@ -52,7 +55,7 @@ def plan_to_mermaid(view: PlanView) -> str:
             lines += [f"    rect {_SHADE}", f"    Note over {everyone}: downtime begins"]
         if stage.number == view.no_return:
             lines.append(f"    Note over {everyone}: point of no return")
-        text = f"{stage.number}. {headline(stage)}"
+        text = f"{stage.label or stage.number}. {headline(stage)}"
         if holder is not None and stage.holder != holder:
             text += f", {holds(stage)}"
         holder = stage.holder
@@ -78,4 +81,4 @@ def _messages(view: PlanView, stage: Stage) -> Iterator[str]:
 
 
 def _id(view: PlanView, lane: int) -> str:
-    return f"{view.lanes[lane].side}{view.lanes[lane].device + 1}"
+    return f"{view.lanes[lane].side or 'device'}{view.lanes[lane].device + 1}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from vfio_migration.diagrams.drawing.ascii import to_ascii
 from vfio_migration.diagrams.drawing.printable import printable
-from vfio_migration.diagrams.plan.view import SIDES, PlanView, Stage
+from vfio_migration.diagrams.plan.view import PlanView, Stage
 
 NARROWEST = 40
 """Narrower lines would hold a state's name and nothing else."""
@@ -32,6 +32,10 @@ def render(view: PlanView, width: int = 80, *, ascii_only: bool = False) -> str:
         return "".join(f"{part}\n" for line in lines for part in _folded(line, width))
     lines = [*_wrapped(f"{view.title}. {view.summary}", "", "", width), ""]
     lines += _devices(view, width)
+    if view.steps:
+        for step in view.steps:
+            lines += _wrapped(step, "", "    ", width)
+        return "\n".join(lines) + "\n"
     digits = len(str(len(view.stages)))
     holder = None
     for stage in view.stages:
@@ -62,8 +66,10 @@ def holds(stage: Stage) -> str:
 
 def headline(stage: Stage) -> str:
     """Return what a stage is called: its name, and whose it is."""
-    if stage.side is None:
+    if stage.transfer is not None:
         return f"{stage.name} (transfer)"
+    if stage.side is None:
+        return stage.name
     return f"{stage.name} ({stage.side}, plan {stage.plan})"
 
 
@@ -85,12 +91,12 @@ def movements(view: PlanView, stage: Stage) -> Iterator[tuple[tuple[int, ...], t
 def _devices(view: PlanView, width: int) -> Iterator[str]:
     digits = len(str(view.devices))
     for device in range(view.devices):
-        pair = [view.lanes[view.lane(side, device)] for side in SIDES]
+        pair = [view.lanes[view.lane(side, device)] for side in view.sides]
         offers = [", ".join(lane.capabilities) for lane in pair]
-        names = f"{pair[0].label} → {pair[1].label}"
-        start = f"  {device + 1:>{digits}}  "
+        names = " → ".join(lane.label for lane in pair)
+        start = "  " if pair[0].side is None else f"  {device + 1:>{digits}}  "
         yield from _wrapped(names, start, " " * len(start), width)
-        line = offers[0] if offers[0] == offers[1] else " → ".join(offers)
+        line = " → ".join(dict.fromkeys(offers))
         yield from _wrapped(line, " " * len(start), " " * len(start), width)
 
 

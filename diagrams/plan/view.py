@@ -45,14 +45,14 @@ class Lane:
     """One device on one side.
 
     Attributes:
-        side: Which side.
+        side: Which side; None in a run that knows no sides.
         device: Its number in the group, from 0; the other side has a device of the same number.
         label: What it is called: its socket, say.
         capabilities: What it offers, in the order of the table.
         state: Where it is before the first stage.
     """
 
-    side: Side
+    side: Side | None
     device: int
     label: str
     capabilities: tuple[str, ...]
@@ -61,7 +61,7 @@ class Lane:
     @property
     def name(self) -> str:
         """What it is called where there is no room for its label."""
-        return f"{self.side} {self.device + 1}"
+        return self.label if self.side is None else f"{self.side} {self.device + 1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +100,8 @@ class Stage:
         hops: The steps, device by device. Those of different devices come in any order.
         flows: The numbers of the devices whose data flows.
         states_after: Where the device of each lane is afterwards.
+        label: What it is numbered with in a picture; None for its number.
+        failed: Whether something goes wrong in it.
     """
 
     number: int = 0
@@ -112,6 +114,8 @@ class Stage:
     hops: tuple[Hop, ...] = ()
     flows: tuple[int, ...] = ()
     states_after: tuple[str, ...]
+    label: str | None = None
+    failed: bool = False
 
     def path(self, lane: int) -> tuple[Hop, ...]:
         """Return the steps of one device."""
@@ -161,6 +165,7 @@ class PlanView:
         downtime: While the guest is not served; None if it always is.
         no_return: The number of the first stage from which nothing leads back to the source without
             a loss, whatever is killed; None if there is none.
+        steps: What is listed in place of the stages, line by line.
     """
 
     name: str
@@ -173,13 +178,25 @@ class PlanView:
     idle: tuple[Idle, ...]
     downtime: Downtime | None
     no_return: int | None
+    steps: tuple[str, ...] = ()
+
+    @property
+    def sides(self) -> tuple[Side | None, ...]:
+        """The sides there are, the one that is copied first."""
+        return tuple(dict.fromkeys(lane.side for lane in self.lanes))
+
+    @property
+    def common(self) -> str:
+        """What all devices offer, as a sentence; empty if they differ."""
+        offers = {lane.capabilities for lane in self.lanes}
+        return f"Each device has {', '.join(*offers)}." if len(offers) == 1 else ""
 
     @property
     def devices(self) -> int:
         """How many devices are migrated."""
         return len({lane.device for lane in self.lanes})
 
-    def lane(self, side: Side, device: int) -> int:
+    def lane(self, side: Side | None, device: int) -> int:
         """Return the place of a device's lane."""
         return next(
             index

@@ -88,7 +88,8 @@ def test_svg_shows_the_plan(view):
     drawn = [
         group.attrib
         for group in root.iter(f"{SVG}g")
-        if group.find(f"{SVG}path") is not None and group.get("id")
+        if any(group.find(f"{SVG}{shape}") is not None for shape in ("path", "polygon"))
+        and group.get("id")
     ]
     hops, flows = [], []
     for row in drawn:
