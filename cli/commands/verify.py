@@ -312,9 +312,10 @@ def _write(
         except OSError as error:
             files.refuse("--traces", str(folder), f"cannot be made: {error.strerror}")
         for verdict in report.verdicts:
-            if verdict.example is not None and verdict.example.trace is not None:
+            run = verdict.run
+            if run is not None:
                 path = folder / f"{verdict.id}.json"
-                files.write_whole("--traces", path, verdict.example.trace.to_json().encode())
+                files.write_whole("--traces", path, run.to_json().encode())
                 saved[verdict.id] = str(path)
     context = dataclasses.replace(context_of(chosen, arguments.spec, reading), saved=saved)
     if arguments.junit is not None:

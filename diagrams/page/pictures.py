@@ -59,7 +59,8 @@ def active(graph: Graph, name: str, states: Mapping[str, int]) -> Picture:
     # What of it is shown beside the steps of a run: all but the legend.
     layout = lay_out(_untitled(graph))
     root.set("data-whole", root.get("viewBox", ""))
-    root.set("data-short", f"0 0 {layout.width:.2f} {layout.legend.top - 6:.2f}")
+    height = layout.height if layout.legend is None else layout.legend.top - 6
+    root.set("data-short", f"0 0 {layout.width:.2f} {height:.2f}")
     for group in root.iter("g"):
         node = nodes.get(group.get("id", ""))
         if node is not None:

@@ -40,7 +40,7 @@ def _verdict_data(spec: Spec, verdict: Verdict) -> dict[str, Any]:
         "method": verdict.method,
         "seconds": round(verdict.seconds, 6),
         "witness": verdict.witness.text if verdict.witness else None,
-        "trace": example.trace.to_data() if example and example.trace else None,
+        "trace": verdict.run.to_data() if verdict.run else None,
         "violation": example.text if example else None,
         "row": blamed[1] if blamed else None,
         "engine": second_opinion(example, spec) or None if example else None,

@@ -10,7 +10,7 @@ There are exactly three outcomes. Nothing turns "unknown" into one of the others
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from vfio_migration.model import Trace
@@ -163,3 +163,11 @@ class Verdict:
     queries: int = 0
     disagreements: tuple[Disagreement, ...] = ()
     title: str = ""
+
+    @property
+    def run(self) -> Trace | None:
+        """The run that breaks it, headed by what it breaks; None if there is none."""
+        if self.example is None or self.example.trace is None:
+            return None
+        name = f"{self.id} violated: {self.title}" if self.title else f"{self.id} violated"
+        return replace(self.example.trace, heading=name)
