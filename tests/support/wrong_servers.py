@@ -389,6 +389,19 @@ class AcceptsEveryStream(Right):
         return
 
 
+class JudgesNoStreamAfterAGoodOne(Right):
+    """hisi_acc: a flag of the first migration is never cleared."""
+
+    finds = "stream_accepted"
+    grade = "suspicious"
+    found_good = False
+
+    def judge(self, stream: bytes) -> None:
+        if not self.found_good:
+            super().judge(stream)
+        self.found_good = True
+
+
 class AnotherAfterItsSecondReset(Right):
     """RUNNING_P2P -> PRE_COPY_P2P goes on to PRE_COPY; only in a second life."""
 

@@ -94,7 +94,7 @@ def test_memory_of_the_guest_that_a_drive_writes_is_not_the_devices_doing(spec: 
 
 def test_the_obligations_are_stated_as_in_the_documentation() -> None:
     page = (DOCS / "obligations.md").read_text("utf-8")
-    rows = re.findall(r"^\*\*([DS]\d+)\.\*\* (.*)\.$", page, re.MULTILINE)
+    rows = re.findall(r"^### ([DS]\d+): .*\n\n(.*)\.$", page, re.MULTILINE)
     assert dict(rows) == OBLIGATIONS
     assert in_words("?") == ""
 
