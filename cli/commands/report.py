@@ -176,6 +176,7 @@ def _finding(
     change = next((one.kind for one in letter.changes if one.verdict.id == verdict.id), None)
     return Finding(
         id=verdict.id,
+        title=verdict.title,
         statement=verdict.statement,
         outcome=verdict.outcome,
         method=verdict.method,
@@ -184,6 +185,7 @@ def _finding(
         reason=verdict.reason,
         counterexample=_counterexample(verdict, letter, origin),
         change=change,
+        not_shown=obligation.not_shown,
     )
 
 

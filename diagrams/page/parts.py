@@ -252,8 +252,9 @@ def verdicts(view: ReportView) -> ET.Element:
 
 
 def _verdict(one: Finding) -> ET.Element:
-    details = [f"Decided by: {_words(one.method)}.", f"Why it matters: {one.why}"]
+    details = [one.statement, f"Decided by: {_words(one.method)}.", f"Why it matters: {one.why}"]
     details += [f"Witness: {one.witness}"] if one.witness else []
+    details += [f"Not shown: {one.not_shown}"] if one.not_shown else []
     details += [f"Unknown: {one.reason}"] if one.reason else []
     link: Child = None
     if one.counterexample is not None:
@@ -269,7 +270,7 @@ def _verdict(one: Finding) -> ET.Element:
             "td",
             element(
                 "details",
-                element("summary", one.statement),
+                element("summary", one.title),
                 [element("p", text) for text in details],
             ),
             link,
@@ -305,7 +306,8 @@ def _counterexample(finding: Finding, found: Counterexample) -> ET.Element:
     ]
     return element(
         "article",
-        element("h3", f"{finding.id} is violated: {finding.statement}"),
+        element("h3", f"{finding.id} is violated: {finding.title}"),
+        element("p", finding.statement),
         element("p", found.text) if found.text and not has_steps else None,
         element(
             "button",
@@ -367,9 +369,7 @@ def changes(view: ReportView, picture: ET.Element | None) -> ET.Element | None:
             element("figcaption", f"What is otherwise than in {against.name}."),
             class_="picture",
         ),
-        element(
-            "ul", [element("li", f"{one.id}, {one.change}: {one.statement}") for one in changed]
-        )
+        element("ul", [element("li", f"{one.id}, {one.change}: {one.title}") for one in changed])
         if changed
         else None,
         _facts(against),

@@ -39,6 +39,7 @@ class Finding:
 
     Attributes:
         id: The obligation.
+        title: It in a few words.
         statement: Its sentence.
         outcome: What was found.
         method: How it was decided.
@@ -47,9 +48,11 @@ class Finding:
         reason: Why it is unknown, or None.
         counterexample: What breaks it, or None.
         change: What became of it since the other table, as "newly violated", or None.
+        not_shown: What a proof of it does not show; empty if that is not known.
     """
 
     id: str
+    title: str
     statement: str
     outcome: Outcome
     method: str
@@ -58,6 +61,7 @@ class Finding:
     reason: str | None = None
     counterexample: Counterexample | None = None
     change: str | None = None
+    not_shown: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ def page_of(spec: Spec, verdicts: Sequence[Verdict] = ()) -> bytes:
     findings = [
         Finding(
             id=one.id,
+            title=one.title,
             statement=one.statement,
             outcome=one.outcome,
             method=one.method,

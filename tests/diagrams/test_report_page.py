@@ -77,6 +77,7 @@ def view_of(spec: Spec, *findings: Finding, **more: Any) -> ReportView:
 def violated(trace: Trace | None, number: str = "D4") -> Finding:
     return Finding(
         id=number,
+        title="Nothing happens",
         statement="Nothing of the kind happens.",
         outcome="violated",
         method="induction",
