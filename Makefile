@@ -135,7 +135,7 @@ format: setup ## put imports and layout right
 
 .PHONY: docs
 docs: setup ## write the generated files anew: diagrams, tables, what pages show
-	@$(BIN)/python tools/pictures.py
+	@$(BIN)/vfio-migration publish
 	@$(BIN)/python tools/rooms_picture.py
 	@$(BIN)/python tools/findings_page.py
 	@$(BIN)/python tools/groups_page.py

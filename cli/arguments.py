@@ -40,6 +40,15 @@ _POINTS = {"pt": 1.0, "px": 0.75, "mm": 72 / 25.4, "cm": 720 / 25.4, "in": 72.0}
 _UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
+class Output(str):
+    """A path that a command writes to: what is given to an option of this type.
+
+    `publish` knows by it what to write elsewhere.
+    """
+
+    __slots__ = ()
+
+
 def _own_file(parser: argparse.ArgumentParser, name: str, what: str, instead: str) -> None:
     parser.add_argument(name, metavar="FILE", help=f"{what} of your own instead of {instead}")
 
@@ -288,7 +297,7 @@ def file_format(
     found = [name for name, ending in endings.items() if ending == suffix]
     if given is not None:
         # A PNG that is called x.svg opens nowhere; an ending that states nothing is another matter.
-        if found and given not in found:
+        if suffix in endings and given not in found:
             hint = f"leave it out, or end the name in .{endings[given]}"
             refuse("--format", given, f"contradicts the name of the file, {output}", hint)
         return given

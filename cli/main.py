@@ -79,6 +79,7 @@ def parser() -> Parser:
         import_,
         migrate,
         mutate,
+        publish,
         recover,
         replay,
         report,
@@ -121,6 +122,7 @@ def parser() -> Parser:
         generate,
     ):
         module.add(commands)
+    publish.add(commands, parser)
     completion.add(commands, parser)
     return top
 

@@ -16,7 +16,7 @@ manual. Pictures in SVG, PNG, PDF and DOT need the extra "diagrams", which is im
 is drawn; without it they raise `MissingExtraError`. JSON, Mermaid, text, plain DOT and tables need
 nothing.
 
-`python tools/pictures.py` keeps the committed pictures and tables up to date.
+`vfio-migration publish` keeps the pictures and tables that a tree embeds up to date.
 """
 
 from vfio_migration.diagrams.comment import COMMENTS, Comment

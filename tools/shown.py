@@ -30,7 +30,10 @@ from clean_run import ROOT, run, script
 
 PAGES: Final = tuple(
     ROOT / name
-    for name in ("README.md", "docs/demo.md", "docs/examples.md", "docs/precopy-info.md")
+    for name in (
+        *("README.md", "docs/demo.md", "docs/examples.md", "docs/precopy-info.md"),
+        "docs/publishing.md",
+    )
 )
 NOT_RUN = ("make test",)
 BLOCK = re.compile(

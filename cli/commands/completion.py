@@ -134,7 +134,10 @@ _KINDS: Final[Mapping[str, str]] = {
 }
 """Of what each placeholder of the help is one."""
 _FILES: Final = frozenset(
-    {"FILE", "SOURCE", "DIR", "FOLDER", "TRACE", "PATH", "SOCKET", "DST", "SRC DST", "SRC FILE"}
+    (
+        *("FILE", "SOURCE", "DIR", "FOLDER", "TRACE", "PATH", "MANIFEST"),
+        *("SOCKET", "DST", "SRC DST", "SRC FILE"),
+    )
 )
 _OR_FILES: Final = frozenset({"tables"})
 """Of which kinds a file can be in place of a name."""

@@ -46,7 +46,11 @@ def add(commands: Any) -> None:
     )
     options.spec_argument(parser)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write; .svg .png .pdf .dot .mmd .json .txt"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=options.Output,
+        help="where to write; .svg .png .pdf .dot .mmd .json .txt",
     )
     parser.add_argument(
         "--format",
@@ -113,10 +117,14 @@ def _page_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--caption",
         metavar="FILE",
+        type=options.Output,
         help="write a caption: the title, and the legend in words if it is left out",
     )
     parser.add_argument(
-        "--alt", metavar="FILE", help="write the text for who does not see the picture"
+        "--alt",
+        metavar="FILE",
+        type=options.Output,
+        help="write the text for who does not see the picture",
     )
 
 

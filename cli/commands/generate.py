@@ -124,7 +124,9 @@ def add(commands: Any) -> None:
     options.plans_option(promela)
     options.flags_option(promela)
     options.spec_option(promela)
-    promela.add_argument("-o", "--output", metavar="FILE", help="where to write it")
+    promela.add_argument(
+        "-o", "--output", metavar="FILE", type=options.Output, help="where to write it"
+    )
     promela.set_defaults(run=run_promela)
 
 
@@ -180,7 +182,9 @@ def _add_tests(kinds: Any) -> None:
     )
     options.flags_option(parser)
     options.spec_option(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write it")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=options.Output, help="where to write it"
+    )
     parser.set_defaults(run=run_tests)
 
 
@@ -194,6 +198,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evidence",
         metavar="FOLDER",
+        type=options.Output,
         help="write there a program that asks the engine everything, and what it is to answer",
     )
     _add_written(parser)
@@ -207,7 +212,14 @@ def _add_written(parser: argparse.ArgumentParser) -> None:
         "the table has",
     )
     options.spec_option(parser)
-    parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="where to write it")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=options.Output,
+        required=True,
+        help="where to write it",
+    )
     parser.add_argument(
         "--check",
         action="store_true",

@@ -80,7 +80,9 @@ def add(commands: Any) -> None:
         "underlines them: = - ~ ^ and a double quote (default: 2)",
     )
     options.flags_option(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=options.Output, help="where to write"
+    )
     parser.set_defaults(run=run)
 
 

@@ -175,8 +175,8 @@ class AtomicFile:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Give the file its name, or remove all trace of it if there was an exception."""
         try:
-            if kind is None:
-                self._commit()
+            if kind is None and not self.placed:
+                self.commit()
         finally:
             self.discard()
 
@@ -246,7 +246,8 @@ class AtomicFile:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         self._fd = os.open(self._name, flags, _MODE, dir_fd=self._folder)
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Give the file its name now; the end of the block then only closes it."""
         if not self._whole:
             raise self._broken()
         try:
