@@ -534,7 +534,6 @@ _KINDS = {
     "log": "a server's log",
     "trace": "a trace",
 }
-_GRADES = ("violation", "suspicious", "house rule")
 
 
 def _data(result: Result, spec: Spec, *, strict: bool) -> dict[str, Any]:
@@ -565,6 +564,8 @@ def _placed(result: Result, one: Placed) -> dict[str, Any]:
 
 
 def _report_lines(name: str, result: Result, spec: Spec, *, strict: bool) -> Iterator[str]:
+    from vfio_migration.model.conformance.grades import GRADES
+
     unit = "step" if result.kind == "trace" else "line"
     lines = f"{result.lines} {unit}{'' if result.lines == 1 else 's'}"
     devices = ", ".join(result.devices) or "no device"
@@ -578,7 +579,7 @@ def _report_lines(name: str, result: Result, spec: Spec, *, strict: bool) -> Ite
         yield f"  of no known kind: {_number(result.unknown_lines, 'line')}, the first of them:"
         for line, text in result.unknown.items():
             yield f"    {line}: {text}"
-    for grade in _GRADES:
+    for grade in GRADES:
         if grade == "house rule" and not strict:
             continue
         for one in result.graded(grade):
@@ -610,7 +611,9 @@ def _finding(head: str, one: Placed, unit: str, states: int) -> Iterator[str]:
 
 def _sum(result: Result, *, strict: bool) -> str:
     """Return in one line what came of it."""
-    counts = Counter({grade: result.left_out[grade] for grade in _GRADES})
+    from vfio_migration.model.conformance.grades import GRADES
+
+    counts = Counter({grade: result.left_out[grade] for grade in GRADES})
     for one in result.found.values():
         counts[one.finding.grade] += one.times
     parts = []

@@ -66,14 +66,12 @@ def add(commands: Any) -> None:
         "--timeout",
         metavar="SECONDS",
         type=options.seconds,
-        default=5.0,
         help="how long the server may take for a reply (default 5)",
     )
     parser.add_argument(
         "--total-timeout",
         metavar="SECONDS",
         type=options.seconds,
-        default=3600.0,
         help="how long the whole test may take (default 3600)",
     )
     parser.add_argument(
@@ -108,8 +106,12 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         files.refuse("--restart", arguments.restart, f"is not a command: {error}")
     line = Progress([], shown=not arguments.quiet)
+    given = {"timeout_s": arguments.timeout, "total_timeout_s": arguments.total_timeout}
     choices = Choices(
-        arguments.hidden_states, arguments.timeout, arguments.total_timeout, restart, line.count
+        hidden_states=arguments.hidden_states,
+        restart=restart,
+        progress=line.count,
+        **{name: seconds for name, seconds in given.items() if seconds is not None},
     )
     try:
         with line:
@@ -175,11 +177,10 @@ def data(report: Report, spec: Spec) -> dict[str, Any]:
     }
 
 
-_GRADES = ("violation", "suspicious", "house rule")
-
-
 def lines(report: Report, spec: Spec, *, strict: bool) -> Iterator[str]:
     """Yield a report as text."""
+    from vfio_migration.model.conformance.grades import GRADES
+
     offers = ", ".join(report.capabilities) or "no migration"
     yield f"{report.path}: {offers}"
     yield (
@@ -193,7 +194,7 @@ def lines(report: Report, spec: Spec, *, strict: bool) -> Iterator[str]:
         yield f"  the server ends when its client leaves; it was started {report.starts} times"
     elif report.starts:
         yield f"  the server was started {report.starts} times"
-    for grade in _GRADES:
+    for grade in GRADES:
         if grade == "house rule" and not strict:
             continue
         for one in report.deviations:
@@ -201,7 +202,7 @@ def lines(report: Report, spec: Spec, *, strict: bool) -> Iterator[str]:
                 yield from _deviation(one, spec)
     if report.died:
         yield f"the test ended early: {report.died}"
-    counts = Counter({grade: report.more[grade] for grade in _GRADES})
+    counts = Counter({grade: report.more[grade] for grade in GRADES})
     counts.update(one.grade for one in report.deviations)
     yield (
         f"{counts['violation']} violations, {counts['suspicious']} suspicious, "
@@ -230,6 +231,8 @@ def junit(report: Report, spec: Spec) -> str:
     """Return a report as JUnit XML: a test case for each deviation, and one for the whole."""
     import xml.etree.ElementTree as ET
 
+    from vfio_migration.model.xml_text import xml_text
+
     violations = sum(one.grade == "violation" for one in report.deviations)
     top = ET.Element(
         "testsuite",
@@ -242,20 +245,15 @@ def junit(report: Report, spec: Spec) -> str:
     )
     for one in report.deviations:
         case = ET.SubElement(top, "testcase", {"classname": "conform"})
-        case.set("name", _printable(f"{one.check}: {one.step}"))
+        case.set("name", xml_text(f"{one.check}: {one.step}"))
         if one.grade == "violation":
-            failure = ET.SubElement(case, "failure", {"message": _printable(one.reason)})
-            failure.text = _printable("\n".join(_deviation(one, spec)))
+            failure = ET.SubElement(case, "failure", {"message": xml_text(one.reason)})
+            failure.text = xml_text("\n".join(_deviation(one, spec)))
         else:
-            ET.SubElement(case, "system-out").text = _printable(f"{one.grade}: {one.reason}")
+            ET.SubElement(case, "system-out").text = xml_text(f"{one.grade}: {one.reason}")
     case = ET.SubElement(top, "testcase", {"classname": "conform"})
     case.set("name", "the server is there to the end")
     if report.died:
-        ET.SubElement(case, "failure", {"message": _printable(report.died)})
+        ET.SubElement(case, "failure", {"message": xml_text(report.died)})
     ET.indent(top)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(top, "unicode") + "\n"
-
-
-def _printable(text: str) -> str:
-    """Return text without the characters that XML cannot hold; a server had a part in it."""
-    return "".join(char if char == "\n" or char.isprintable() else "\ufffd" for char in text)

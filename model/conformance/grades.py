@@ -11,7 +11,7 @@ import functools
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from vfio_migration.model.errors import Mistake, Named
 from vfio_migration.model.load import parse, typed
@@ -20,6 +20,9 @@ from vfio_migration.model.spec import Row
 TABLE: Final = "conformance.toml"
 
 Grade = Literal["violation", "suspicious", "house rule"]
+
+GRADES: Final[tuple[Grade, ...]] = get_args(Grade)
+"""The worst first."""
 
 VFIO_USER: Final = "vfio-user"
 """The kind of device that a recording shows: anybody's server."""

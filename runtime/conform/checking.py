@@ -16,6 +16,7 @@ from vfio_migration.model import Spec, SpecError
 from vfio_migration.model.conformance.findings import Finding
 from vfio_migration.model.machine import Machine
 from vfio_migration.model.suite import check_hidden_states
+from vfio_migration.runtime.conform.logging_cases import logging_cases
 from vfio_migration.runtime.conform.report import Deviation, Report
 from vfio_migration.runtime.conform.server_process import ServerProcess
 from vfio_migration.runtime.conform.stream_cases import try_streams
@@ -118,7 +119,7 @@ def conform(path: str | Path, spec: Spec, choices: Choices | None = None) -> Rep
 
 def _check(server: TestedServer, spec: Spec, choices: Choices, report: Report) -> None:
     machine = _machine(server, spec, report)
-    every = cases()
+    every = (*logging_cases(), *cases())
     for done, case in enumerate(every, 1):
         server.doing = case.step
         try:

@@ -13,7 +13,7 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -250,22 +250,33 @@ class TestedServer(Closing):
 
     # --- messages ---
 
-    def send(self, command: str | int, payload: bytes = b"", *, flags: int = 0) -> bytes:
-        """Send a command and return its bytes."""
+    def send(
+        self,
+        command: str | int,
+        payload: bytes = b"",
+        *,
+        flags: int = 0,
+        descriptors: Sequence[int] = (),
+    ) -> bytes:
+        """Send a command, with descriptors if there are any, and return its bytes."""
         number = command if isinstance(command, int) else _COMMANDS[command]
         self._id = (self._id + 1) & 0xFFFF
         message = HEADER.pack(self._id, number, HEADER_SIZE + len(payload), flags, 0) + payload
         self._request = message
-        self.send_bytes(message)
-        self._note({"from": "client", "message": message.hex()})
+        self.send_bytes(message, descriptors)
+        about = {"descriptors": len(descriptors)}
+        self._note({"from": "client", "message": message.hex()} | about)
         return message
 
-    def send_bytes(self, data: bytes) -> None:
+    def send_bytes(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send bytes that need not be a message."""
         if self._socket is None:
             raise ServerEndedError("closed the connection", "before this request")
         try:
-            self._socket.sendall(data)
+            sent = 0
+            if descriptors:
+                sent = socket.send_fds(self._socket, [data], descriptors)
+            self._socket.sendall(data[sent:])
         except TimeoutError:
             raise ServerEndedError("does not answer", "it reads nothing") from None
         except OSError:
@@ -296,9 +307,16 @@ class TestedServer(Closing):
             errno = errno_module.errorcode.get(code, code) if flags & ERROR else None
             return Reply(errno, message[HEADER_SIZE:], self._request, message)
 
-    def ask(self, command: str | int, payload: bytes = b"", *, flags: int = 0) -> Reply:
+    def ask(
+        self,
+        command: str | int,
+        payload: bytes = b"",
+        *,
+        flags: int = 0,
+        descriptors: Sequence[int] = (),
+    ) -> Reply:
         """Send a command and return its reply."""
-        self.send(command, payload, flags=flags)
+        self.send(command, payload, flags=flags, descriptors=descriptors)
         return self.receive()
 
     # --- what is asked of a device ---

@@ -17,6 +17,7 @@ from support.wrong_servers import (
     serving,
 )
 from vfio_migration.cli.main import main
+from vfio_migration.runtime.conform.checking import TIMEOUT_S, TOTAL_TIMEOUT_S
 
 YES = ("--device-may-be-reset", "--hidden-states", "0")
 
@@ -119,3 +120,11 @@ def test_a_command_that_cannot_be_run_is_named(tmp_path: Path, capsys) -> None:
     arguments = ["conform", str(tmp_path / "none"), *YES, "--restart", "/no/such/program"]
     assert main(arguments) == 3
     assert "/no/such/program cannot be started" in capsys.readouterr().err
+
+
+def test_help_states_the_timeouts_that_are_taken(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["conform", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"may take for a reply (default {TIMEOUT_S:g})" in shown
+    assert f"may take (default {TOTAL_TIMEOUT_S:g})" in shown

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from support.peer_habits.base import (
     ERROR,
+    LOGGING_REPORT,
+    LOGGING_START,
     PRE_COPY,
     PRE_COPY_P2P,
     RESUMING,
@@ -81,9 +83,39 @@ class Right(Peer):
             raise RefusalError(errno.EINVAL)
         if not flags & PROBE and ((flags & GET and flags & SET) or not flags & (GET | SET)):
             raise RefusalError(errno.EINVAL)
-        reply = super()._feature(payload)
+        number, methods = flags & 0xFFFF, flags & (GET | SET)
+        if number in (LOGGING_START, LOGGING_REPORT) and not flags & PROBE:
+            reply = self._logged(payload, number, methods)
+        else:
+            reply = super()._feature(payload)
         room = struct.unpack_from("=I", payload)[0]
         return reply if len(reply) <= room else struct.pack("=II", len(reply), flags)
+
+    def _logged(self, payload: bytes, number: int, methods: int) -> bytes:
+        data = payload[8:]
+        if number == LOGGING_START:
+            if methods != SET or len(data) < 16:
+                raise RefusalError(errno.EINVAL)
+            self.start(*struct.unpack_from("=QI", data), data[16:])
+            return payload
+        if methods != GET or len(data) < 24:
+            raise RefusalError(errno.EINVAL)
+        _, length, page_size = struct.unpack_from("=QQQ", data)
+        reported = data[:24] + self.report(length, page_size)
+        return payload[:8] + reported
+
+    def start(self, page_size: int, count: int, ranges: bytes) -> None:
+        """DMA_LOGGING_START."""
+        if len(ranges) < 16 * count or page_size & (page_size - 1):
+            raise RefusalError(errno.EINVAL)
+        self.start_logging()
+
+    def report(self, length: int, page_size: int) -> bytes:
+        """Return the bitmap of DMA_LOGGING_REPORT: nothing was written."""
+        if not self.logging or not page_size or page_size & (page_size - 1):
+            raise RefusalError(errno.EINVAL)
+        pages = -(-length // page_size)
+        return bytes(8 * -(-pages // 64))
 
     def arc(self, to: int) -> None:
         if self.state == RESUMING:
@@ -387,6 +419,98 @@ class AcceptsEveryStream(Right):
 
     def judge(self, stream: bytes) -> None:
         return
+
+
+class ReportsWithoutLogging(Right):
+    finds = "report_before_start"
+
+    def report(self, length: int, page_size: int) -> bytes:
+        self.logging = True
+        return super().report(length, page_size)
+
+
+class ReportsAfterStop(Right):
+    finds = "report_after_stop"
+    was_started = False
+
+    def start(self, page_size: int, count: int, ranges: bytes) -> None:
+        super().start(page_size, count, ranges)
+        self.was_started = True
+
+    def report(self, length: int, page_size: int) -> bytes:
+        self.logging = self.logging or self.was_started
+        return super().report(length, page_size)
+
+
+class LogsNoMoreThanRanges(Right):
+    finds = "logging_of_everything"
+
+    def start(self, page_size: int, count: int, ranges: bytes) -> None:
+        if not count:
+            raise RefusalError(errno.EINVAL)
+        super().start(page_size, count, ranges)
+
+
+class LogsOneRangeOnly(Right):
+    finds = "logging_of_several_ranges"
+
+    def start(self, page_size: int, count: int, ranges: bytes) -> None:
+        if count > 1:
+            raise RefusalError(errno.E2BIG)
+        super().start(page_size, count, ranges)
+
+
+class TakesRangesThatAreNotThere(Right):
+    finds = "ranges_missing"
+
+    def start(self, page_size: int, count: int, ranges: bytes) -> None:
+        super().start(page_size, min(count, len(ranges) // 16), ranges)
+
+
+class StartsLoggingTwice(Right):
+    finds = "logging_started_twice"
+    grade = "house rule"
+
+    def start_logging(self) -> None:
+        self.logging = True
+
+
+class CannotLogAgain(Right):
+    finds = "logging_started_again"
+    once = False
+
+    def start(self, page_size: int, count: int, ranges: bytes) -> None:
+        if self.once:
+            raise RefusalError(errno.EBUSY)
+        super().start(page_size, count, ranges)
+        self.once = True
+
+
+class ReportsOnePageTooMany(Right):
+    finds = "report_of_a_range"
+
+    def report(self, length: int, page_size: int) -> bytes:
+        whole = bytearray(super().report(length, page_size))
+        pages = -(-length // page_size)
+        whole[pages // 8] |= 1 << pages % 8
+        return bytes(whole)
+
+
+class ReportsInItsOwnPagesOnly(Right):
+    finds = "report_of_larger_pages"
+
+    def report(self, length: int, page_size: int) -> bytes:
+        if page_size != 4096:
+            raise RefusalError(errno.EINVAL)
+        return super().report(length, page_size)
+
+
+class ReportsInPagesOfAnySize(Right):
+    finds = "page_size_odd"
+    grade = "house rule"
+
+    def report(self, length: int, page_size: int) -> bytes:
+        return super().report(length, 4096 if page_size % 4096 else page_size)
 
 
 class JudgesNoStreamAfterAGoodOne(Right):

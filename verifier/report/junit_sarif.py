@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vfio_migration.model.xml_text import xml_text
 from vfio_migration.verifier.obligations.catalogue import FAMILIES
 from vfio_migration.verifier.prove import Report
 from vfio_migration.verifier.report import blamed_rows as rows
@@ -72,7 +73,7 @@ def junit(report: Report, context: Context) -> str:
         suite.set("time", f"{sum(verdict.seconds for verdict in verdicts):.6f}")
         properties = ET.SubElement(suite, "properties")
         for key, value in _properties(report, context).items():
-            ET.SubElement(properties, "property", {"name": key, "value": _xml(value)})
+            ET.SubElement(properties, "property", {"name": key, "value": xml_text(value)})
         for verdict in verdicts:
             _case(suite, verdict, report, context)
     ET.indent(top)
@@ -85,21 +86,23 @@ def _case(suite: ET.Element, verdict: Verdict, report: Report, context: Context)
         "testcase",
         {
             "classname": f"{report.spec.name}.{verdict.id.rstrip('0123456789')}",
-            "name": _xml(f"{verdict.id} {verdict.title}"),
+            "name": xml_text(f"{verdict.id} {verdict.title}"),
             "time": f"{verdict.seconds:.6f}",
         },
     )
     if verdict.outcome == "violated":
         message = verdict.example.text if verdict.example else verdict.statement
-        attributes = {"message": _xml(message), "type": "violated"}
-        ET.SubElement(case, "failure", attributes).text = _xml(context.described(report, verdict))
+        attributes = {"message": xml_text(message), "type": "violated"}
+        ET.SubElement(case, "failure", attributes).text = xml_text(
+            context.described(report, verdict)
+        )
     elif verdict.outcome == "unknown":
         kind = "disagreement" if verdict.disagreements else "unknown"
-        attributes = {"message": _xml(verdict.reason or "unknown"), "type": kind}
+        attributes = {"message": xml_text(verdict.reason or "unknown"), "type": kind}
         text = [verdict.reason or "unknown", *disagreement_lines(verdict)]
-        ET.SubElement(case, "error", attributes).text = _xml("\n".join(text))
+        ET.SubElement(case, "error", attributes).text = xml_text("\n".join(text))
     if verdict.witness is not None:
-        ET.SubElement(case, "system-out").text = _xml(f"witness: {verdict.witness.text}")
+        ET.SubElement(case, "system-out").text = xml_text(f"witness: {verdict.witness.text}")
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[str, str]:
@@ -119,11 +122,6 @@ def _properties(report: Report, context: Context) -> dict[str, str]:
         "solver": report.solver,
         "version": context.version,
     }
-
-
-def _xml(text: str) -> str:
-    """Text without the characters that XML cannot hold, however they are written."""
-    return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
 # --- SARIF ---
