@@ -127,6 +127,19 @@ browser: setup ## a Chromium clicks and steps through a report (apt-get install 
 	@chromium=$$(tests/browser/setup) && VFIO_MIGRATION_CHROMIUM="$$chromium" \
 		VFIO_MIGRATION_SHOTS=$(SHOTS) $(BIN)/python -m pytest --no-header tests/browser $(ARGS)
 
+# Sphinx is no development dependency: only this needs it, and it comes with twenty packages.
+.PHONY: site
+site: setup build/site/installed ## the manual as a site, into out/site; LINKS=1 follows links that lead outside, too
+	@PYTHONPATH=build/site/packages $(BIN)/python tools/manual_site.py $(if $(LINKS),--links)
+	@PYTHONPATH=build/site/packages VFIO_MIGRATION_SITE=out/site $(BIN)/python -m pytest --quiet \
+		--no-header tests/site $(ARGS)
+
+build/site/installed: requirements/site.txt $(VENV)/where
+	@rm -rf build/site/packages
+	@$(PIP) install --no-deps --require-hashes --target build/site/packages \
+		--requirement requirements/site.txt
+	@touch $@
+
 ##@ Change
 .PHONY: format
 format: setup ## put imports and layout right
@@ -151,16 +164,20 @@ wheel: setup ## build the wheel into dist/
 	@ls dist/*.whl
 
 # uv resolves for all Pythons at once. It is no development dependency: only these two need it.
-LOCK = --universal --python-version 3.11 --extra dev --generate-hashes \
-	--custom-compile-command 'make lock' --output-file requirements/dev.txt pyproject.toml
+LOCK = --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+	pyproject.toml
+DEV := --extra dev --output-file requirements/dev.txt
+SITE := --extra site --output-file requirements/site.txt
 
 .PHONY: lock
-lock: build/lock/bin/uv ## bring requirements/dev.txt in line with pyproject.toml (network)
-	@build/lock/bin/uv pip compile --quiet $(LOCK) >/dev/null
+lock: build/lock/bin/uv ## bring requirements/*.txt in line with pyproject.toml (network)
+	@build/lock/bin/uv pip compile --quiet $(LOCK) $(DEV) >/dev/null
+	@build/lock/bin/uv pip compile --quiet $(LOCK) $(SITE) >/dev/null
 
 .PHONY: upgrade
-upgrade: build/lock/bin/uv ## move every pin in requirements/dev.txt to its newest release (network)
-	@build/lock/bin/uv pip compile --quiet --upgrade $(LOCK) >/dev/null
+upgrade: build/lock/bin/uv ## move every pin in requirements/*.txt to its newest release (network)
+	@build/lock/bin/uv pip compile --quiet --upgrade $(LOCK) $(DEV) >/dev/null
+	@build/lock/bin/uv pip compile --quiet --upgrade $(LOCK) $(SITE) >/dev/null
 
 build/lock/bin/uv:
 	@python=$$(requirements/find-python $(if $(PYTHON),"$(PYTHON)")) && "$$python" -m venv build/lock

@@ -20,6 +20,7 @@ EXTRAS: Final = {
     "tree_sitter": "import",
     "tree_sitter_c": "import",
     "docutils": "import",
+    "sphinx": "sphinx",
 }
 """The extra that brings a package, by the name under which the package is imported."""
 _NAME: Final = "vfio-migration"

@@ -9,15 +9,17 @@ What most people need first can be imported from here; each name is loaded when 
     >>> Engine(spec, "STOP_COPY", NullDevice()).set_state("STOP_COPY")
     Situation(state='STOP_COPY', session=1)
 
-| Name                     | What it is                                                    |
-|--------------------------|---------------------------------------------------------------|
-| `load`                   | reads a table; the built-in one if none is named              |
-| `Spec`, `Machine`        | the table, and the table for one capability set               |
-| `SpecError`              | what is wrong with a table                                    |
-| `Engine`                 | the live state machine; calls a `Device`, say a `NullDevice`  |
-| `PciDevice`              | to derive a whole PCI device from, which migrates             |
-| `Server`, `Client`       | the two ends of a vfio-user socket                            |
-| `Coordinator`            | moves the devices of one set of servers to another            |
+========================  =============================================================
+Name                      What it is
+========================  =============================================================
+`load`                    reads a table; the built-in one if none is named
+`Spec`, `Machine`         the table, and the table for one capability set
+`SpecError`               what is wrong with a table
+`Engine`                  the live state machine; calls a `Device`, say a `NullDevice`
+`PciDevice`               to derive a whole PCI device from, which migrates
+`Server`, `Client`        the two ends of a vfio-user socket
+`Coordinator`             moves the devices of one set of servers to another
+========================  =============================================================
 
 The rest, by what it is for:
 
