@@ -151,6 +151,7 @@ docs: setup ## write the generated files anew: diagrams, tables, what pages show
 	@$(BIN)/vfio-migration publish
 	@$(BIN)/python tools/rooms_picture.py
 	@$(BIN)/python tools/findings_page.py
+	@$(BIN)/python tools/adopt_page.py
 	@$(BIN)/python tools/groups_page.py
 	@$(BIN)/python tools/checks_page.py
 	@$(BIN)/python tools/mutants_page.py

@@ -108,14 +108,12 @@ def _plan_legend(view: PlanView) -> Iterator[str]:
 def _graph_parts(graph: Graph) -> list[str]:
     parts = [graph.subtitle]
     for index, row in enumerate(graph.rows):
-        names = [node.name for node in graph.nodes if node.place and node.place[1] == index]
-        columns = [
-            graph.columns[node.place[0]].name
+        placed = sorted(
+            (node.place[0], node.name)
             for node in graph.nodes
-            if node.place and node.place[1] == index
-        ]
-        pairs = zip(names, columns, strict=True)
-        states = ", ".join(f"{name} ({column})" for name, column in pairs)
+            if node.place is not None and node.place[1] == index
+        )
+        states = ", ".join(f"{name} ({graph.columns[column].name})" for column, name in placed)
         parts.append(f"Session {row.name}: {states}.")
     off = [node.name for node in graph.nodes if node.place is None]
     if off:

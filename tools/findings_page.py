@@ -77,7 +77,7 @@ def _findings(report: Report) -> Iterator[str]:
     )
     yield ""
     for finding in findings():
-        yield f"- [{finding.title}](#{_anchor(finding.title)})"
+        yield f"- [{finding.title}](#{anchor(finding.title)})"
     for finding in findings():
         yield ""
         yield f"## {finding.title}"
@@ -105,7 +105,7 @@ def _findings(report: Report) -> Iterator[str]:
             yield "```"
 
 
-def _anchor(title: str) -> str:
+def anchor(title: str) -> str:
     """The name under which a heading is linked to."""
     kept = "".join(char for char in title.lower() if char.isalnum() or char in " -_")
     return kept.replace(" ", "-")
