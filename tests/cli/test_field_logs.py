@@ -65,7 +65,41 @@ def test_the_samples_are_what_the_format_strings_make() -> None:
     for file, text in made.items():
         assert (FOLDER / file).read_text("utf-8") == text, file
     there = {path.name for path in FOLDER.glob("*.log")}
-    assert there == made.keys() | {f"strace-{kind}.log" for kind in ("allowed", "illegal", "ioctl")}
+    real = {f"strace-{kind}.log" for kind in ("allowed", "illegal", "ioctl")} | REAL.keys()
+    assert there == made.keys() | real
+
+
+REAL = {
+    "qemu-real.log": {"resets": 1},
+    "ftrace-real.log": {
+        "capabilities returned": 1,
+        "resets": 3,
+        "states returned": 25,
+        "steps": 26,
+        "requests for a state": 23,
+    },
+}
+
+
+@pytest.mark.parametrize("file", REAL)
+def test_what_qemu_and_linux_really_wrote_passes(file: str) -> None:
+    result = looked_at((FOLDER / file).read_bytes(), flags=None)
+    assert result.graded("violation") == []
+    assert (dict(result.held), result.unknown_lines) == (REAL[file], 0)
+
+
+def test_each_answer_of_linux_that_is_turned_around_is_found() -> None:
+    lines = (FOLDER / "ftrace-real.log").read_text("utf-8").splitlines()
+    turned = 0
+    for at, line in enumerate(lines):
+        other = line.replace("next=0 ret=-22", "next=1 ret=0")
+        if other == line and "vfio_next_state" in line:
+            other = re.sub(r"next=\d ret=0", "next=0 ret=-22", line)
+        if other != line:
+            changed = [*lines[:at], other, *lines[at + 1 :]]
+            assert violations(looked_at(changed, flags=None))[0][0] == at + 1
+            turned += 1
+    assert turned == REAL["ftrace-real.log"]["steps"]
 
 
 @pytest.mark.parametrize("name", NAMES)

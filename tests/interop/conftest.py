@@ -55,7 +55,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def boot(guest: Path) -> Callable[..., Run]:
     """Starts a machine with the guest and one more device, and waits until the guest is done."""
 
-    def boot(device: str, *, shared_memory: bool = True) -> Run:
+    def boot(device: str, *, shared_memory: bool = True, trace: str = "") -> Run:
         arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"]
         arguments += ["-machine", "pc", "-m", str(MEMORY), "-bios", str(guest)]
         arguments += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-debugcon", "stdio"]
@@ -63,6 +63,8 @@ def boot(guest: Path) -> Callable[..., Run]:
             memory = f"memory-backend-memfd,id=ram,size={MEMORY}M,share=on"
             arguments += ["-object", memory, "-machine", "memory-backend=ram"]
         arguments += ["-device", device]
+        if trace:
+            arguments += ["-trace", trace]
         assert QEMU
         try:
             ran = subprocess.run(

@@ -6,7 +6,11 @@ shows that the guest is right, and with ours, which may not differ in anything t
 
 from __future__ import annotations
 
+import json
+
 import pytest
+
+from vfio_migration.cli.main import main
 
 PASSED = 33  # QEMU's exit status when the guest reports that all was right
 
@@ -68,3 +72,12 @@ def test_qemu_maps_what_a_region_states_can_be_mapped(server, vfio_user, mapped,
         begin, _, end = line.split()[0].partition("-")
         found.append(int(end, 16) - int(begin, 16))
     assert found == sizes
+
+
+def test_check_trace_reads_what_qemu_traces(boot, server, vfio_user, tmp_path, capsys) -> None:
+    log = tmp_path / "qemu.log"
+    log.write_text(boot(vfio_user(server), trace="vfio*").complaints, "utf-8")
+    assert main(["check-trace", str(log), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["kind"], answer["unknown"]["lines"]) == ("qemu", 0)
+    assert answer["held"]["resets"] >= 1
