@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, get_args
 
 from vfio_migration.diagrams import comment as comments
@@ -58,7 +59,8 @@ def render(
             cannot and are light.
         comment: For "text" and "ascii": what they are wrapped for. The lines are at most `WIDTH`
             columns wide, what wraps them included.
-        page: How wide the picture is, and what is in it; of no account for JSON and Mermaid.
+        page: How wide the picture is, and what is in it; of no account for JSON and Mermaid. In
+            text it leaves out what is to be left out of a machine, and its width is of no account.
         plain: For DOT, whether the text leaves places, font and colours to the Graphviz that draws
             it; for a machine only, and the theme and the page are of no account then.
 
@@ -69,7 +71,7 @@ def render(
     """
     picture = printable(picture)
     if format == "text" or format == "ascii":
-        return _as_text(picture, comment, ascii_only=format == "ascii").encode()
+        return _as_text(picture, page, comment, ascii_only=format == "ascii").encode()
     if format == "json":
         return to_json(picture).encode()
     if format == "mmd":
@@ -97,13 +99,26 @@ def render(
     return _undated(drawn) if format == "pdf" else drawn
 
 
-def _as_text(picture: Graph | PlanView, comment: Comment | None, *, ascii_only: bool) -> str:
+def _as_text(
+    picture: Graph | PlanView, page: Page, comment: Comment | None, *, ascii_only: bool
+) -> str:
     width = comments.room(comment)
     if isinstance(picture, Graph):
-        lines = text_lines(picture, width, ascii_only=ascii_only)
+        lines = text_lines(_without(picture, page), width, ascii_only=ascii_only)
     else:
         lines = plan_text(picture, width, ascii_only=ascii_only).splitlines()
     return "\n".join(comments.wrapped(lines, comment)) + "\n"
+
+
+def _without(graph: Graph, page: Page) -> Graph:
+    """Return a machine without what a page leaves out."""
+    return replace(
+        graph,
+        title=graph.title if page.title else "",
+        subtitle=graph.subtitle if page.title else "",
+        legend=graph.legend if page.legend else (),
+        steps=graph.steps if page.steps else (),
+    )
 
 
 # --- Graphviz ---

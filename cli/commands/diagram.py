@@ -183,10 +183,13 @@ def _check_page(arguments: argparse.Namespace, chosen: Format) -> None:
         refuse("--plain", None, f"has no meaning for {chosen}", hint)
     if arguments.plain and arguments.migration is not None:
         _refuse_plain()
+    is_text = chosen in ("text", "ascii") and arguments.migration is None
     given = [
         name
         for name in ("width", "no_title", "no_legend", "no_steps")
-        if getattr(arguments, name) and (arguments.plain or chosen not in _DRAWN)
+        if getattr(arguments, name)
+        and (arguments.plain or chosen not in _DRAWN)
+        and not (is_text and name != "width")
     ]
     if given:
         what = "--plain" if arguments.plain else chosen

@@ -74,6 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vfio_migration.runtime.files.atomic_file import CannotWriteError
 
     path = Path(arguments.manifest)
+    if not path.exists():
+        hint = "write one, as `vfio-migration publish --help` shows it, or name its place"
+        files.refuse("MANIFEST", arguments.manifest, "does not exist", hint)
     manifest = read_manifest(path)
     with contextlib.chdir(path.parent):
         places = _places(manifest, path, arguments.whole())

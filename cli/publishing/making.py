@@ -88,7 +88,9 @@ def _parsed(figure: Figure, place: str, parser: argparse.ArgumentParser) -> argp
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
             arguments, strange = parser.parse_known_args(words)
-    except SystemExit:
+    except SystemExit as ended:
+        if not ended.code:
+            _refuse(place, figure, "prints how a command is used, and makes nothing", None)
         last = complaint.getvalue().strip().split("\n")[-1]
         _refuse(place, figure, re.sub(r"^vfio-migration.*?: error: ", "", last), None)
     if strange:

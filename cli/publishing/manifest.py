@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from vfio_migration.cli.publishing.marked import NAME as MARKER
 from vfio_migration.model.errors import Mistake
 from vfio_migration.model.load import parse, read_bytes, typed
 from vfio_migration.model.spec import Row
@@ -64,6 +65,11 @@ def _mistakes(data: Mapping[str, object]) -> list[Mistake]:
         if "marker" in row and "into" not in row:
             hint = "add into = the file with the two lines"
             found.append(Mistake(f"figures[{index}].marker", row["marker"], "is in no file", hint))
+        marker = row.get("marker")
+        if isinstance(marker, str) and not MARKER.fullmatch(marker):
+            hint = "take letters, digits, and . _ - between them"
+            problem = "cannot be the name of a marker"
+            found.append(Mistake(f"figures[{index}].marker", marker, problem, hint))
         if isinstance(row.get("into"), str):
             found += outside(f"figures[{index}].into", row["into"])
     folders = data.get("folders")

@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-_MARKER: Final = re.compile(rb"vfio-figure: (begin|end) ([A-Za-z0-9][A-Za-z0-9._-]*)")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a marker may be called."""
+
+_MARKER: Final = re.compile(
+    rb"vfio-figure:[ \t]*(begin|end)[ \t]+(" + NAME.pattern.encode() + rb")"
+)
 _INDENT: Final = re.compile(rb"[ \t]*")
 _IN_COMMENT: Final = re.compile(rb"[ \t]*(?:\*[ \t]+)?")
 _PARAGRAPHS: Final = (".rst", ".md", ".txt")

@@ -333,6 +333,16 @@ def test_diagram_draws_with_characters_and_wraps_them_for_a_comment(tmp_path, ca
     assert (tmp_path / "live.txt").read_text("utf-8").startswith("Migration live: 2 devices.")
 
 
+def test_diagram_leaves_out_of_text_what_is_to_be_left_out(capsys):
+    words = ["diagram", "--format", "text", "--route", "RUNNING", "STOP"]
+    assert main([*words, "--no-title", "--no-legend", "--no-steps"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "running" in lines[0]
+    assert "refused (EINVAL)" in lines[-1]
+    assert main(["diagram", "--format", "text", "--migration", "live", "--no-title"]) == 2
+    assert "--no-title: has no meaning for text" in capsys.readouterr().err
+
+
 def test_diagram_refuses_a_comment_around_a_picture_that_is_not_text(tmp_path, capsys):
     assert main(["diagram", "-o", str(tmp_path / "x.svg"), "--comment", "c"]) == 2
     assert capsys.readouterr().err == (

@@ -20,7 +20,7 @@ PAGE = "Before.\n\n.. vfio-figure: begin arcs\n.. vfio-figure: end arcs\n\nAfter
 """A page without a newline at its end."""
 PART = '{ make = "tables --only arcs --format rst --level 0", into = "page.rst", marker = "arcs" }'
 GRID = '{ make = "diagram --format ascii", into = "grid.txt" }'
-PICTURE = '{ make = "diagram --format dot -o pictures/machine.dot" }'
+PICTURE = '{ make = "diagram --format mmd -o pictures/machine.mmd" }'
 UTF_16 = "utf-16"
 
 
@@ -42,7 +42,7 @@ def published(tree: Path, capsys) -> Path:
     Path("page.rst").write_text(PAGE, "utf-8")
     assert main(["publish"]) == 0
     assert capsys.readouterr().out == (
-        "page.rst: written\ngrid.txt: written\npictures/machine.dot: written\n"
+        "page.rst: written\ngrid.txt: written\npictures/machine.mmd: written\n"
         "3 files with figures, 3 of them written\n"
     )
     return tree
@@ -68,7 +68,7 @@ def refusal(capsys) -> str:
 def test_what_is_written_is_what_the_command_writes(published: Path, capsys) -> None:
     for command, path in (
         (["diagram", "--format", "ascii"], "grid.txt"),
-        (["diagram", "--format", "dot"], "pictures/machine.dot"),
+        (["diagram", "--format", "mmd"], "pictures/machine.mmd"),
     ):
         assert main(command) == 0
         assert capsys.readouterr().out == Path(path).read_text("utf-8")
@@ -170,7 +170,7 @@ def drift(capsys) -> str:
     return printed
 
 
-@pytest.mark.parametrize("path", ["grid.txt", "page.rst", "pictures/machine.dot"])
+@pytest.mark.parametrize("path", ["grid.txt", "page.rst", "pictures/machine.mmd"])
 def test_check_fails_on_a_byte_and_shows_it(published: Path, capsys, path: str) -> None:
     content = Path(path).read_bytes()
     place = content.index(b"RUNNING_P2P")
@@ -192,13 +192,13 @@ def test_check_fails_on_a_cut_file_a_carriage_return_and_what_is_not_text(
 
 
 def test_check_fails_on_a_missing_file(published: Path, capsys) -> None:
-    Path("pictures/machine.dot").unlink()
-    assert drift(capsys).startswith("pictures/machine.dot: is missing\n")
+    Path("pictures/machine.mmd").unlink()
+    assert drift(capsys).startswith("pictures/machine.mmd: is missing\n")
     Path("page.rst").unlink()
     assert "page.rst: is missing; make it, with the two lines for each marker\n" in drift(capsys)
 
 
-@pytest.mark.parametrize("name", ["old.svg", "deeper/old.dot", ".hidden"])
+@pytest.mark.parametrize("name", ["deeper/old.dot", ".hidden"])
 def test_check_fails_on_a_stray_file_and_nobody_removes_it(published, capsys, name: str) -> None:
     path = Path("pictures") / name
     path.parent.mkdir(exist_ok=True)
@@ -207,38 +207,36 @@ def test_check_fails_on_a_stray_file_and_nobody_removes_it(published, capsys, na
     assert f"{path}: is not a figure; remove it, or list what makes it" in refusal(capsys)
 
 
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
-        ("nothing\n", "page.rst: has no line with `vfio-figure: begin arcs`; add two lines around"),
-        (PAGE.replace("begin arcs", "begin arc"), "page.rst:4: ends arcs, which has not begun"),
-        (PAGE.replace(": end arcs", ""), "page.rst:3: begins arcs, which does not end; add"),
-        (
-            PAGE.replace("begin", "b").replace("end", "begin").replace("b ", "end "),
-            "page.rst:3: ends",
-        ),
-        (PAGE + "\n" + PAGE, "page.rst:9: begins arcs again, which begins in line 3 too; give one"),
-        (
-            PAGE.replace(".. vfio-figure: end", ".. vfio-figure: begin x\n.. vfio-figure: end"),
-            "page.rst:4: begins x inside arcs, which begins in line 3; add `vfio-figure: end arcs`",
-        ),
-        (
-            PAGE + "\n.. vfio-figure: begin x\n.. vfio-figure: end x\n",
-            "page.rst:7: has a marker of no figure, `vfio-figure: begin x`; remove it, or add",
-        ),
-        (
-            "vfio-figure: begin arcs vfio-figure: end arcs",
-            "page.rst:1: has two markers in one line",
-        ),
-    ],
-)
-def test_a_wrong_marker_is_named_with_its_line_and_nothing_is_written(
-    published: Path, capsys, page: str, message: str
-) -> None:
-    Path("page.rst").write_text(page)
+WRONG_MARKERS = [
+    ("nothing\n", "page.rst: has no line with `vfio-figure: begin arcs`; add two lines around"),
+    (PAGE.replace("begin arcs", "begin arc"), "page.rst:4: ends arcs, which has not begun"),
+    (PAGE.replace(": end arcs", ""), "page.rst:3: begins arcs, which does not end; add"),
+    (
+        PAGE.replace("begin", "b").replace("end", "begin").replace("b ", "end "),
+        "page.rst:3: ends",
+    ),
+    (PAGE + "\n" + PAGE, "page.rst:9: begins arcs again, which begins in line 3 too; give one"),
+    (
+        PAGE.replace(".. vfio-figure: end", ".. vfio-figure: begin x\n.. vfio-figure: end"),
+        "page.rst:4: begins x inside arcs, which begins in line 3; add `vfio-figure: end arcs`",
+    ),
+    (
+        PAGE + "\n.. vfio-figure: begin x\n.. vfio-figure: end x\n",
+        "page.rst:7: has a marker of no figure, `vfio-figure: begin x`; remove it, or add",
+    ),
+    (
+        "vfio-figure: begin arcs vfio-figure: end arcs",
+        "page.rst:1: has two markers in one line",
+    ),
+]
+
+
+def test_a_wrong_marker_is_named_with_its_line_and_nothing_is_written(published, capsys) -> None:
     Path("grid.txt").unlink()
-    assert message in drift(capsys)
-    assert message in refusal(capsys)
+    for page, message in WRONG_MARKERS:
+        Path("page.rst").write_text(page)
+        assert message in drift(capsys)
+        assert message in refusal(capsys)
 
 
 # --- files of every kind ---
@@ -330,16 +328,16 @@ def test_if_the_last_file_cannot_be_written_the_first_is_put_back(
 ) -> None:
     Path("page.rst").write_text(PAGE)
     Path("grid.txt").unlink()
-    Path("pictures/machine.dot").write_text("old")
+    Path("pictures/machine.mmd").write_text("old")
     commit = AtomicFile.commit
 
     def fail(file: AtomicFile) -> None:
-        if file.path == Path("pictures/machine.dot").resolve():
+        if file.path == Path("pictures/machine.mmd").resolve():
             raise CannotWriteError(file.path, "cannot be written: no", "make room")
         commit(file)
 
     monkeypatch.setattr(AtomicFile, "commit", fail)
-    assert "pictures/machine.dot cannot be written: no; make room" in refusal(capsys)
+    assert "pictures/machine.mmd cannot be written: no; make room" in refusal(capsys)
     assert not list(Path().rglob("*.part"))
 
 
@@ -363,6 +361,11 @@ def test_if_the_last_file_cannot_be_written_the_first_is_put_back(
         ('{ make = "diagram" }', "is put nowhere; add -o FILE to it, or a key into = its file"),
         ('{ make = "diagram -o x.dot", into = "x.txt" }', "leave out one of them"),
         ('{ make = "route RUNNING STOP", marker = "x" }', "figures[0].marker"),
+        (
+            '{ make = "route STOP STOP", into = "x", marker = "a b" }',
+            "cannot be the name of a marker",
+        ),
+        ('{ make = "diagram --help" }', "prints how a command is used, and makes nothing"),
         ('{ make = "generate python -o x --check" }', "ends with the exit status 1"),
         ('{ mkae = "diagram" }', 'did you mean "make"?'),
         ("{ make = 1 }", "is a whole number where a string is expected"),
@@ -401,7 +404,7 @@ def test_what_is_read_is_not_written(tree: Path, capsys) -> None:
 
 
 def test_a_manifest_that_cannot_be_read_is_named(tree: Path, capsys) -> None:
-    assert "vfio-figures.toml" in refusal(capsys)
+    assert 'MANIFEST: "vfio-figures.toml": does not exist; write one, as' in refusal(capsys)
     Path("vfio-figures.toml").write_text("figures = [")
     assert "is not valid TOML" in refusal(capsys)
 
