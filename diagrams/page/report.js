@@ -88,6 +88,27 @@
     mark(drawn.parentNode, box.x + box.width - 10 - 24 * place, box.y, text, "device");
   }
 
+  // A step that no line of the picture is for: a dashed line behind the states, and its number.
+  function markJump(picture, before, after, text, name) {
+    const [from, to] = [before, after].map((state) => picture.states.get(state));
+    if (!from || !to) return;
+    const [a, b] = [from, to].map((one) => {
+      const box = one.getBBox();
+      return [box.x + box.width / 2, box.y + box.height / 2];
+    });
+    if (from === to) {
+      mark(to.parentNode, b[0] - to.getBBox().width / 2 + 12, b[1] - to.getBBox().height / 2, text, name);
+      return;
+    }
+    const space = "http://www.w3.org/2000/svg";
+    const line = document.createElementNS(space, "path");
+    line.setAttribute("d", `M${a[0]},${a[1]}L${b[0]},${b[1]}`);
+    line.setAttribute("class", `mark jump ${name}`);
+    line.setAttribute("aria-hidden", "true");
+    to.parentNode.insertBefore(line, picture.states.values().next().value);
+    mark(to.parentNode, (a[0] + b[0]) / 2, (a[1] + b[1]) / 2, text, name);
+  }
+
   // --- texts ---
 
   const nameOf = (state) => data.states[state];
@@ -241,14 +262,16 @@
       const place = count.get(key) || 0;
       count.set(key, place + 1);
       picture.figure.classList.add("dim");
-      run.steps.slice(1, view.step + 1).forEach((earlier, before) => {
+      run.steps.slice(1, view.step + 1).forEach((earlier, count) => {
         if (earlier.device !== index || earlier.edge === undefined || earlier.edge === null) return;
-        const isNow = before + 1 === view.step;
+        const isNow = count + 1 === view.step;
         const name = `${isNow ? "on" : "taken"}${earlier.failed && isNow ? " failed" : ""}`;
         markEdge(picture, earlier.edge, isNow ? String(view.step) : "", name);
       });
-      if (view.step && step.device === index && run.steps[view.step - 1].at[index] !== step.at[index])
-        markState(picture, run.steps[view.step - 1].at[index], "was");
+      const before = view.step ? run.steps[view.step - 1].at[index] : step.at[index];
+      if (before !== step.at[index]) markState(picture, before, "was");
+      if (step.device === index && step.edge === null && (step.failed || before !== step.at[index]))
+        markJump(picture, before, step.at[index], String(view.step), step.failed ? "failed" : "on");
       markState(picture, step.at[index], "now", several ? String(index) : undefined, place);
       if (step.failed && step.device === index)
         markState(picture, step.at[index], "failed");

@@ -13,7 +13,7 @@ from support import odd_tables
 from support.table_edits import BROKEN, broken, spec_of
 from vfio_migration.diagrams.page.view import Counterexample, Finding, ReportView
 from vfio_migration.diagrams.page.write import write_page
-from vfio_migration.model import Spec, Trace, load
+from vfio_migration.model import Spec, Step, Trace, load
 from vfio_migration.verifier import Verdict, verify
 
 SHOTS = os.environ.get("VFIO_MIGRATION_SHOTS")
@@ -212,6 +212,41 @@ def test_a_counterexample_is_stepped_forwards_and_backwards(
     tab.click("#run-close")
     assert not tab.is_seen("#run")
     assert tab.eval("document.activeElement.dataset.run") == of
+
+
+def test_a_step_that_no_line_of_the_picture_is_for_is_drawn_all_the_same(
+    open_page, quiesced, tmp_path
+) -> None:
+    trace = Trace(
+        spec=quiesced.name,
+        capabilities=(quiesced.machine().names,),
+        start=("PRE_COPY",),
+        steps=(
+            Step(kind="reset", state="RUNNING"),
+            Step(kind="refused", to=99, state="RUNNING", errno="EINVAL"),
+        ),
+    )
+    finding = Finding(
+        id="D12",
+        title="A reset",
+        statement="A reset leads there.",
+        outcome="violated",
+        method="induction",
+        why="It matters.",
+        counterexample=Counterexample(trace=trace),
+    )
+    view = ReportView(name="t.toml", spec=quiesced, summary="a summary", findings=(finding,))
+    (tmp_path / "reset.html").write_bytes(write_page(view))
+    tab = open_page(tmp_path / "reset.html")
+    tab.click("[data-run]")
+    tab.press("ArrowRight")
+    assert tab.eval(f"document.querySelectorAll('{SHOWN} .jump.on').length") == 1
+    assert marked(tab, quiesced, "was") == {"PRE_COPY"}
+    shoot(tab, "reset")
+    tab.press("ArrowRight")
+    assert tab.eval(f"document.querySelectorAll('{SHOWN} .jump').length") == 0
+    marks = f"[...document.querySelectorAll('{SHOWN} .mark.failed')].map(one => one.textContent)"
+    assert tab.eval(marks) == ["2"]
 
 
 # --- the keyboard alone ---
