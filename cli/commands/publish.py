@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             count = len(differing) + len(stray)
             if count:
                 again = " ".join(["vfio-migration publish", *_named(arguments.manifest)])
-                print(f"{count} of the figures differ; write them with: {again}")
+                what = "file differs" if count == 1 else "files differ"
+                print(f"{count} {what}; write with: {again}")
             return NO if count else YES
         mistakes = [one for place in differing for one in place.mistakes]
         hint = "remove it, or list what makes it"
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             files.refuse("MANIFEST", arguments.manifest, problem, error.hint)
     for place in differing:
         print(printable(f"{place.path}: written"))
-    print(f"{len(places)} files with figures, {len(differing)} of them written")
+    print(f"{len(differing)} of {len(places)} files with figures written")
     return YES
 
 

@@ -7,7 +7,7 @@ comment is there:
     /* vfio-figure: begin machine */         ` * vfio-figure: begin machine`
 
 What is put between them is moved in as far as the first marker is; inside a comment of C each line
-begins as the marker does.
+begins as the marker does, and what is a comment itself loses its first line and its last.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def _between(path: str, content: bytes, marker: bytes, text: str) -> list[bytes]
     is_prose = PurePosixPath(path).suffix in _PARAGRAPHS
     before = (_INDENT if is_prose else _IN_COMMENT).match(marker)
     prefix = before[0] if before else b""
+    if b"*" in prefix:
+        text = _without_comment(text)
     if b"*" in prefix and "*/" in text:
         hint = "put the markers into comments of their own, /* ... */"
         raise MarkerError(None, "is a comment that `*/` would end, which the figure has", hint)
@@ -147,6 +149,14 @@ def _between(path: str, content: bytes, marker: bytes, text: str) -> list[bytes]
     if is_prose:
         lines = [b"", *lines, b""]
     return [(prefix + line).rstrip() + newline for line in lines]
+
+
+def _without_comment(text: str) -> str:
+    """Return what is in a comment of C; a text that is none as it is."""
+    first, *lines, last = text.rstrip("\n").split("\n") if text.count("\n") > 1 else ("", "")
+    if (first, last) != ("/*", " */") or not all(line.startswith(" *") for line in lines):
+        return text
+    return "".join(f"{line[3:]}\n" for line in lines)
 
 
 def _is_utf8(content: bytes) -> bool:
