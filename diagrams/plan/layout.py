@@ -215,7 +215,11 @@ class _Page:
         """Return how wide the names of the devices are, as far as there is room for them."""
         m = self.measures
         longest = max(len(f"0  {lane.label}") for lane in self.view.lanes)
-        return min((longest + 2) * m.label * CHARACTER + 2 * m.pad, 1.35 * m.labels)
+        wide = (longest + 2) * m.label * CHARACTER
+        if not self.common:
+            offers = max(len(", ".join(lane.capabilities)) for lane in self.view.lanes)
+            wide = max(wide, (offers + 1) * m.offers * 0.625)
+        return min(wide + 2 * m.pad, 1.35 * m.labels)
 
     def _strips(self, room: float | None) -> list[_Strip]:
         """Break the plan into strips, each as long as there is room for."""

@@ -55,7 +55,7 @@ def plan_to_mermaid(view: PlanView) -> str:
             lines += [f"    rect {_SHADE}", f"    Note over {everyone}: downtime begins"]
         if stage.number == view.no_return:
             lines.append(f"    Note over {everyone}: point of no return")
-        text = f"{stage.label or stage.number}. {headline(stage)}"
+        text = f"{stage.label or stage.number}. {headline(stage)}".rstrip()
         if holder is not None and stage.holder != holder:
             text += f", {holds(stage)}"
         holder = stage.holder

@@ -33,6 +33,7 @@ def render(view: PlanView, width: int = 80, *, ascii_only: bool = False) -> str:
     lines = [*_wrapped(f"{view.title}. {view.summary}", "", "", width), ""]
     lines += _devices(view, width)
     if view.steps:
+        lines.append("")
         for step in view.steps:
             lines += _wrapped(step, "", "    ", width)
         return "\n".join(lines) + "\n"
@@ -94,6 +95,8 @@ def _devices(view: PlanView, width: int) -> Iterator[str]:
         pair = [view.lanes[view.lane(side, device)] for side in view.sides]
         offers = [", ".join(lane.capabilities) for lane in pair]
         names = " → ".join(lane.label for lane in pair)
+        if pair[0].side is None:
+            names += f", in {pair[0].state}"
         start = "  " if pair[0].side is None else f"  {device + 1:>{digits}}  "
         yield from _wrapped(names, start, " " * len(start), width)
         line = " → ".join(dict.fromkeys(offers))

@@ -333,8 +333,12 @@ def test_a_run_of_several_devices_is_a_time_line(spec, meeting):
         readable_plan.assert_joined(layout)
         lines = " ".join(text.text for text in layout.texts)
         assert "8. device 0 may start DMA to device 1" in lines
-    for format_ in ("svg", "mmd", "json"):
-        assert render(view, format_)
+    assert render(view, "svg")
+    assert render(view, "json")
+    mermaid = render(view, "mmd").decode().split("\n")
+    assert "    Note over device1,device2: 4–5." in mermaid  # noqa: RUF001
+    text = render(view, "text").decode()
+    assert "  device 1, in RUNNING\n  STOP_COPY\n\n1. phase" in text
 
 
 def test_a_run_is_called_by_its_heading_or_by_a_title_that_a_line_holds(spec, meeting):
