@@ -117,6 +117,12 @@ interop: setup ## a guest in a real QEMU drives the served device; RECORD=folder
 	@qemu=$$(tests/interop/setup) && VFIO_MIGRATION_QEMU="$$qemu" \
 		VFIO_MIGRATION_RECORD=$(RECORD) $(BIN)/python -m pytest --no-header tests/interop $(ARGS)
 
+.PHONY: kernel
+kernel: setup ## Debian's newest kernel in QEMU, held against the table (network, once, 180 MB); RECORD=file
+	@qemu=$$(tests/interop/setup) && kernel=$$(tests/kernel/setup) && \
+		VFIO_MIGRATION_QEMU="$$qemu" VFIO_MIGRATION_KERNEL="$$kernel" \
+		VFIO_MIGRATION_RECORD=$(RECORD) $(BIN)/python -m pytest --no-header tests/kernel $(ARGS)
+
 .PHONY: sources
 sources: setup ## `import` and the tests for Linux, on sources that Debian packages (network, once, 300 MB)
 	@sources=$$(tests/sources/setup) && VFIO_MIGRATION_SOURCES="$$sources" \

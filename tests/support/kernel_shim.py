@@ -70,16 +70,16 @@ def headers(folder: Path, spec: Spec) -> None:
     include = folder / "include/linux"
     for name in _ELSEWHERE:
         (include / f"{name}.h").write_text("#include <linux/kernel.h>\n", "utf-8")
-    (include / "iommufd.h").write_text("/* Nothing of it is needed. */\n", "utf-8")
     flags = (f"{linux_names.capability(row.name)} = {row.value}" for row in spec.capabilities)
     states = (f"{linux_names.state(row.name)} = {row.value}" for row in spec.states)
     (include / "vfio.h").write_text(
-        _HEADER.format(flags=", ".join(flags), states=", ".join(states), shim=_shim_states(spec)),
+        _HEADER.format(flags=", ".join(flags), states=", ".join(states), shim=state_rows(spec)),
         "utf-8",
     )
 
 
-def _shim_states(spec: Spec) -> str:
+def state_rows(spec: Spec) -> str:
+    """Return of each state its value, what is transferred in it and how that ends."""
     rows = []
     for row in spec.states:
         end = spec.stream_end(row.name)
