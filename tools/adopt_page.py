@@ -11,7 +11,7 @@ import argparse
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,10 +28,14 @@ from vfio_migration.diagrams import (
     render,
     tables,
 )
+from vfio_migration.diagrams.tables import sections
 from vfio_migration.model import Machine, load
 
 COLUMNS = 76
 """How long a line of a page may be, unless a word is longer."""
+
+SHOWN = ("Operation", "Session", "Settable", "Source")
+"""The columns that are left out, for which no manual has room: most of it is in the figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +123,22 @@ def _page(tree: Tree, graph: Graph, machine: Machine, *, is_rst: bool) -> Iterat
             yield from _figure(part, graph)
         if "table" in part:
             yield ""
-            kinds = [part["table"]]
-            document: TableFormat = "rst" if is_rst else "md"
-            word = int(machine.capabilities.value)
-            text = tables(machine.spec, document, only=kinds, flags=word, level=2)
-            yield from text.rstrip("\n").split("\n")
+            yield from _table(part["table"], machine, is_rst=is_rst)
+
+
+def _table(kind: str, machine: Machine, *, is_rst: bool) -> list[str]:
+    """Return a table without the columns of what the figure shows."""
+    whole = next((one for one in sections(machine.spec) if one.key == kind), None)
+    more = []
+    if whole is not None and not set(SHOWN).isdisjoint(whole.header):
+        kept = [index for index, name in enumerate(whole.header) if name not in SHOWN]
+        header, *rows = (tuple(row[index] for index in kept) for row in (whole.header, *whole.rows))
+        kind = f"{kind}-in-short"
+        more = [replace(whole, key=kind, header=header, rows=tuple(rows))]
+    document: TableFormat = "rst" if is_rst else "md"
+    word = int(machine.capabilities.value)
+    text = tables(machine.spec, document, only=[kind], flags=word, level=2, more=more)
+    return text.rstrip("\n").split("\n")
 
 
 def _heading(text: str, line: str, is_rst: bool) -> list[str]:
@@ -142,7 +157,9 @@ def _figure(part: dict[str, str], graph: Graph) -> Iterator[str]:
         words = caption(graph, Page(legend=False), plain=True)
         yield from textwrap.wrap(words, COLUMNS, initial_indent="   ", subsequent_indent="   ")
     elif part["figure"] == "ascii":
-        yield from render(graph, "ascii", comment="rst").decode().rstrip("\n").split("\n")
+        lines = render(graph, "ascii", comment="rst").decode().rstrip("\n").split("\n")
+        # Of a plain literal block Sphinx takes the words for those of Python.
+        yield from (".. code-block:: text", *lines[1:])
     else:
         yield "```mermaid"
         yield from render(graph, "mmd").decode().rstrip("\n").split("\n")

@@ -10,6 +10,8 @@ import adopt_page
 import pygraphviz
 import pytest
 
+from vfio_migration.diagrams import tables
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [tree.name for tree in adopt_page.trees()]
 
@@ -75,3 +77,10 @@ def test_a_finding_that_is_answered_is_on_the_page_of_findings(tree):
         assert f"## {finding.title}" in headings
     proposed = [part["proposal"] for part in tree.parts if "proposal" in part]
     assert set(proposed) <= {finding.id for finding in tree.findings}
+
+
+def test_the_next_steps_are_those_of_a_device_with_everything(tree, whole):
+    document = "rst" if tree.page.endswith(".rst") else "md"
+    wanted = tables(whole.spec, document, only=["next-steps"], flags=7)
+    asked = any(part.get("table") == "next-steps" for part in tree.parts)
+    assert (wanted.strip() in adopt_page.added(tree, whole)[tree.page]) == asked
