@@ -43,8 +43,13 @@ _LETTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f", "0": "
 _SENDING: Final = ("sendmsg", "sendto", "send", "write", "writev")
 _RECEIVING: Final = ("recvmsg", "recvfrom", "recv", "read", "readv")
 _VERSION: Final = next(row.number for row in WIRE.commands if row.does == "negotiate")
-_MAX_OPEN: Final = 1000
-"""How many connections and calls are followed at a time."""
+_MAX_UNFINISHED: Final = 1000
+"""How many calls are remembered whose end is to come."""
+_MAX_OPEN: Final = 16
+"""How many connections are followed at a time."""
+_MAX_MESSAGE_BYTES: Final = 4 << 20
+"""How long a message may be: what strace does not show is zeros here, and a log may claim anything.
+"""
 
 
 @dataclass(slots=True)
@@ -120,7 +125,7 @@ class Messages:
         """Return a call in one line, or None if the rest of it is to come."""
         unfinished = _UNFINISHED.fullmatch(text)
         if unfinished is not None:
-            if len(self._unfinished) >= _MAX_OPEN:
+            if len(self._unfinished) >= _MAX_UNFINISHED:
                 self._unfinished.clear()
             self._unfinished[_thread(unfinished)] = unfinished["text"]
             return None
@@ -175,14 +180,15 @@ class Messages:
             problem = f"{len(shown)} bytes of a message are shown, and its header has {HEADER_SIZE}"
             hint = "have strace show more of it: -s 64"
             raise SpecError([Mistake("message", None, problem, hint)])
+        if len(stream.data) + got > _MAX_MESSAGE_BYTES:
+            yield from self._lost(connection)
+            return
         stream.data += shown + bytes(got - len(shown))
         stream.cut += got - len(shown)
         while len(stream.data) >= HEADER_SIZE:
             ident, number, size, flags, _ = HEADER.unpack_from(stream.data)
-            if size < HEADER_SIZE:
-                # What follows is not cut at the messages: nothing more can be made of it.
-                stream.data.clear()
-                yield {"what": "lost", "device": connection.name}
+            if not HEADER_SIZE <= size <= _MAX_MESSAGE_BYTES:
+                yield from self._lost(connection)
                 return
             if len(stream.data) < size:
                 return
@@ -200,6 +206,11 @@ class Messages:
             data = {"from": sender, "message": message.hex(), "cut": cut}
             for line in connection.capture.lines(data):
                 yield line | ({"device": connection.name} if "device" in line else {})
+
+    def _lost(self, connection: _Connection) -> Iterator[dict[str, Any]]:
+        """What follows is not cut at the messages, or is too long: follow it no more."""
+        self._open = {fd: one for fd, one in self._open.items() if one is not connection}
+        yield {"what": "gone", "device": connection.name}
 
     def _ended(self, connection: _Connection, by: str) -> Iterator[dict[str, Any]]:
         if connection.client is False:

@@ -405,6 +405,16 @@ def test_a_message_of_which_strace_shows_too_little_names_the_way_out(
     assert "have strace show more of it: -s 64" in capsys.readouterr().err
 
 
+def test_a_message_that_claims_a_size_that_nobody_has_ends_what_is_known() -> None:
+    whole = (FOLDER / "strace-illegal.log").read_text("utf-8").splitlines()
+    at = next(n for n, line in enumerate(whole) if " sendto(3, " in line and n > 10)
+    for claim in ("4294967295", "99999999999999"):
+        torn = re.sub(r" = \d+$", f" = {claim}", whole[at])
+        result = looked_at([*whole[:at], torn, *whole[at + 1 :]])
+        assert violations(result) == []
+        assert result.held["disconnections"] >= 1
+
+
 # --- logs that are damaged ---
 
 
