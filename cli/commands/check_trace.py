@@ -46,6 +46,9 @@ exit status: 0 there is no violation (with --strict: and no house rule is broken
 what a device did
 """
 
+FORMATS = ("qemu", "qmp", "libvfio-user", "spdk", "ftrace", "strace")
+"""The logs of other programs, as `model/field_logs.toml` has them: reading it takes too long to
+parse a command line with."""
 _MAX_LINE_BYTES = 1 << 20
 """How many bytes a line may have. `/dev/zero` is one line without an end."""
 _MAX_MESSAGE_BYTES = 4 << 20
@@ -75,9 +78,7 @@ def add(commands: Any) -> None:
         help="hold the devices to what our own server keeps to, too",
     )
     parser.add_argument(
-        "--format",
-        metavar="NAME",
-        help="whose log it is: qemu, qmp, libvfio-user, spdk, ftrace or strace",
+        "--format", choices=FORMATS, help="whose log it is, where that does not follow from it"
     )
     options.json_option(parser)
     parser.set_defaults(run=run)
