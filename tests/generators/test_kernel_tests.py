@@ -30,6 +30,7 @@ FAULTS = {
     "state-once": {3},
     "refused-moves": {3},
     "reopened": {10},
+    "accepts-anything": {2},
 }
 """What a device does wrong, and the numbers of the lines that state it."""
 
