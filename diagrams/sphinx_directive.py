@@ -18,8 +18,9 @@ and on a page:
 
 The argument is a table, as a path from the folder of the page; without it, the table of this
 package is drawn. `route` is one request, `migration` the name of a plan (`live`), `flags` the
-capabilities. What is indented is the caption. The alternative text is the picture in words, unless
-`alt` has another one. HTML gets an SVG, LaTeX a PDF.
+capabilities; `no-title`, `no-legend` and `no-steps` leave out what the page has already, and
+`width` is how wide it is shown. What is indented is the caption. The alternative text is the
+picture in words, unless `alt` has another one. HTML gets an SVG, LaTeX a PDF.
 
 A manual that cannot load extensions takes files: `vfio-migration diagram -o` writes them.
 """
@@ -35,6 +36,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
+from vfio_migration.diagrams.drawing.page import Page
 from vfio_migration.diagrams.machine.extract import machine_graph
 from vfio_migration.diagrams.machine.graph import Graph
 from vfio_migration.diagrams.plan.extract import PlanError, migration_view, unnamed
@@ -60,6 +62,9 @@ class VfioFigure(SphinxDirective):
         "alt": directives.unchanged,
         "name": directives.unchanged,
         "width": directives.length_or_percentage_or_unitless,
+        "no-title": directives.flag,
+        "no-legend": directives.flag,
+        "no-steps": directives.flag,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -104,14 +109,19 @@ class VfioFigure(SphinxDirective):
         """Draw it in every format that a builder may take; return where, for all of them."""
         folder = Path(self.env.doctreedir) / "vfio-figures"
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = {name: render(picture, name) for name in _FORMATS}
+        page = Page(
+            title="no-title" not in self.options,
+            legend="no-legend" not in self.options,
+            steps="no-steps" not in self.options,
+        )
+        drawn = {name: render(picture, name, page=page) for name in _FORMATS}
         stem = f"vfio-{hashlib.sha256(drawn['svg']).hexdigest()[:16]}"
         for name, data in drawn.items():
             path = folder / f"{stem}.{name}"
             if not path.exists():
                 path.write_bytes(data)
-        page = (Path(self.env.srcdir) / self.env.docname).parent
-        return f"{os.path.relpath(folder, page)}/{stem}.*"
+        beside = (Path(self.env.srcdir) / self.env.docname).parent
+        return f"{os.path.relpath(folder, beside)}/{stem}.*"
 
 
 def _in_words(picture: Graph | PlanView) -> str:

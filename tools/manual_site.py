@@ -50,6 +50,7 @@ _SAMPLES: Final = {
         "",
         ".. vfio-figure::",
         "   :route: PRE_COPY STOP_COPY",
+        "   :no-title:",
         "",
         "   What a request for STOP_COPY leads to in PRE_COPY.",
     ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
+from vfio_migration.diagrams.drawing.page import Page
 from vfio_migration.diagrams.drawing.svg import SVG
 from vfio_migration.diagrams.machine.dot import edge_id, identifier
 from vfio_migration.diagrams.machine.graph import Graph
@@ -15,6 +16,8 @@ from vfio_migration.diagrams.render import render
 
 LEAST: Final = 0.74
 """How many pixels of a screen a point of a picture has at least."""
+_PAGE: Final = Page(title=False)
+"""The page around it has the title."""
 _SPACE: Final = f"{{{SVG}}}"
 
 
@@ -57,7 +60,7 @@ def active(graph: Graph, name: str, states: Mapping[str, int]) -> Picture:
     edges = {edge_id(edge, ids): index for index, edge in enumerate(graph.edges)}
     root.set("role", "group")
     # What of it is shown beside the steps of a run: all but the legend.
-    layout = lay_out(_untitled(graph))
+    layout = lay_out(graph, _PAGE)
     root.set("data-whole", root.get("viewBox", ""))
     height = layout.height if layout.legend is None else layout.legend.top - 6
     root.set("data-short", f"0 0 {layout.width:.2f} {height:.2f}")
@@ -80,7 +83,7 @@ def active(graph: Graph, name: str, states: Mapping[str, int]) -> Picture:
 
 def _drawn(graph: Graph) -> tuple[ET.Element, str]:
     """Return the SVG of a graph without its title, which the page has, and without its sheet."""
-    root = ET.fromstring(render(_untitled(graph), "svg", "auto"))
+    root = ET.fromstring(render(graph, "svg", "auto", _PAGE))
     for made in root.iter():
         made.tag = made.tag.removeprefix(_SPACE)
     sheet = ""
@@ -90,16 +93,12 @@ def _drawn(graph: Graph) -> tuple[ET.Element, str]:
         if child.tag in ("style", "title"):
             root.remove(child)
     # At least so wide that its smallest words can be read; the page may draw it wider.
-    root.set("width", f"{lay_out(_untitled(graph)).width * LEAST:.0f}")
+    root.set("width", f"{lay_out(graph, _PAGE).width * LEAST:.0f}")
     root.attrib.pop("height", None)
     description = root.find("desc")
     if description is not None:
         description.text = graph.description
     return root, sheet
-
-
-def _untitled(graph: Graph) -> Graph:
-    return replace(graph, title="", subtitle="")
 
 
 def _rename(root: ET.Element, name: str) -> None:

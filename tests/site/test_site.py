@@ -27,6 +27,8 @@ A manual
    :flags: STOP_COPY
    :alt: From running to saving
    :name: a-path
+   :no-title:
+   :no-legend:
 
    The *path*, and :ref:`itself <a-path>`.
 
@@ -98,6 +100,10 @@ def test_the_directive_draws_for_html(build: Build, tmp_path: Path) -> None:
     assert len(pictures) == 3
     assert {path.suffix for path in pictures} == {".svg"}
     assert all(path.name in page for path in pictures)
+    texts = [path.read_text("utf-8") for path in pictures]
+    assert sum(">STOP_COPY</text>" in text for text in texts) >= 2
+    with_legend = [">arc that opens a data session</text>" in text for text in texts]
+    assert sum(with_legend) == 2  # one of the three is drawn without
     assert 'alt="From running to saving"' in page
     assert "State STOP_COPY, value 3, stopped, session saving." in page
 
