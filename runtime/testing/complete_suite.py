@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from vfio_migration.model.suite import Behaviour, Input, Output, behaviour, expected, whole_run
-from vfio_migration.runtime.engine.errors import RequestFailedError, RequestRefusedError
-from vfio_migration.runtime.testing.trial import Setup, Trial, require
-from vfio_migration.runtime.testing.wording import fails, where_in_words
+from vfio_migration.runtime.engine.errors import (
+    RequestFailedError,
+    RequestRefusedError,
+    ResetFailedError,
+)
+from vfio_migration.runtime.testing.trial import MAX_TRIES, Setup, Trial, require
+from vfio_migration.runtime.testing.wording import described, fails, in_hook, where_in_words
 
 _PIECES: Final = 8
 """In how many parts a stream is written, if each is asked for."""
@@ -60,7 +64,15 @@ class _Run:
             self._trial.coherent(f"after {one}")
 
     def reset(self) -> None:
-        self._trial.engine.reset()
+        """Reset the device, once more if it fails: it may, but not time after time."""
+        for left in reversed(range(MAX_TRIES)):
+            try:
+                self._trial.engine.reset()
+            except ResetFailedError as error:
+                words = f"a reset fails{in_hook(error)}: {described(error.__cause__)}"
+                require("D9", left, words)
+            else:
+                break
         self._written, self._ended = 0, False
 
     def _live(self) -> None:

@@ -81,8 +81,8 @@ class RefusesAfterItsThirdReset(Sample):
 
     resets = 0
 
-    def reset(self) -> None:
-        super().reset()
+    def reset(self, to: Situation, /) -> None:
+        super().reset(to)
         self.resets += 1
 
     def take(self, arc: Arc, session: int | None, effect: Any, /) -> None:

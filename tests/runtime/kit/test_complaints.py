@@ -79,7 +79,7 @@ TestMsix = pytest.mark.exhaustive(device_test_suite(Msix))
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("device", LEGAL, ids=lambda device: device.__name__)
 def test_a_device_that_fails_as_it_may_is_not_accused(device: type[PciDevice], spec: Spec) -> None:
-    found = find_problems(device, spec, drive=drive_sample, capabilities=[ALL])
+    found = find_problems(device, spec, drive=drive_sample, capabilities=[ALL], hidden_states=0)
     assert list(map(str, found)) == []
 
 
