@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import threading
 
@@ -25,6 +26,7 @@ from vfio_migration.runtime.coordinator.endpoint import Endpoint, Shape
 from vfio_migration.runtime.coordinator.group import Group
 from vfio_migration.runtime.coordinator.pump import Meter, Stream
 from vfio_migration.runtime.coordinator.transfer import Transfer
+from vfio_migration.runtime.transport.peer_process import NOBODY, Process
 
 # --- the limit ---
 
@@ -266,6 +268,21 @@ def test_when_little_is_left(left, settings, overhead: float, little: bool):
     transfer = Transfer([], Settings(downtime=0.3, **settings), print, threading.Event())
     transfer._overhead = overhead
     assert transfer._is_little([Left(one) for one in left]) == little
+
+
+# --- one device ---
+
+
+def test_of_a_process_that_is_not_watched_it_is_not_known_whether_it_has_ended(harness: Harness):
+    harness.serve("s0")
+    end = Endpoint("s0", "source", SPEC, timeout_s=20)
+    here = Process.of(os.getpid())
+    assert end.has_ended(here) is None, "nobody was noted"
+    served_by = end.note()
+    assert end.has_ended(served_by) in (False, None), "None: older than Linux 6.5"
+    assert end.has_ended(NOBODY) is None, "another one"
+    end.close()
+    assert end.has_ended(served_by) is None
 
 
 # --- groups ---

@@ -407,3 +407,27 @@ def test_interrupts_anywhere_leave_a_sound_engine(spec: Spec, act: str, observed
     finally:
         gc.enable()
     assert rung > 30
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_device_that_is_being_reset_is_where_it_was_until_its_callback_is_done(
+    spec: Spec, fails: bool
+) -> None:
+    """Another thread must not read that it runs while the device is half-way."""
+    seen: list[Situation] = []
+
+    class Reads(NullDevice):
+        def reset(self, to: Situation) -> None:
+            seen.append(engine.situation)
+            if fails:
+                raise ArcError("stuck")
+
+    engine = Engine(spec, None, Reads())
+    before = engine.set_state("STOP_COPY")
+    if fails:
+        with pytest.raises(DeviceFailedError):
+            engine.reset()
+    else:
+        engine.reset()
+    assert seen == [before]
+    assert engine.situation != before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 
 import pytest
 from hypothesis import given
@@ -139,6 +140,21 @@ def test_frames_left_out_put_in_or_swapped_are_refused(rng: random.Random) -> No
             edited[one] = all_[other]
     bad = MAGIC + b"".join(edited)
     assert bad == stream or refused(bad)
+
+
+def test_a_stream_in_which_each_frame_alone_is_right_is_refused_by_the_digest_of_its_end() -> None:
+    """Another section, with a checksum of its own that is right: only the digest notices it."""
+    edited = frames(whole())
+    index = next(at for at, frame in enumerate(edited) if frame[0] == SECTION)
+    kind, reserved, block, length, position, _, sequence = FRAME.unpack_from(edited[index])
+    other = bytes(length)
+    assert edited[index][FRAME.size :] != other
+    crc = zlib.crc32(other)
+    edited[index] = FRAME.pack(kind, reserved, block, length, position, crc, sequence) + other
+    sink = reader(memory())
+    sink.write(MAGIC + b"".join(edited[:-1]))
+    with pytest.raises(StreamRefusedError, match="the stream before it was damaged"):
+        sink.write(edited[-1])
 
 
 @given(st.binary(max_size=400))
