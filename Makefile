@@ -108,6 +108,16 @@ fuzz: setup build/fuzz/atheris ## coverage-guided, with atheris (network, once);
 build/fuzz/atheris:
 	@$(PIP) install --no-deps --target $@ atheris
 
+# cosmic-ray is no development dependency either: 64 MB with what it needs. Another release of it
+# makes other edits, so it is one of them.
+.PHONY: mutate-code
+mutate-code: setup build/mutate-code/packages ## does a test notice each edit of our code? FILES="runtime/kit/dirty_log.py", MOST=n, AGAIN=1
+	@PYTHONPATH=build/mutate-code/packages $(BIN)/python tools/mutate_code.py $(FILES) \
+		$(if $(MOST),--most $(MOST)) $(if $(AGAIN),--again)
+
+build/mutate-code/packages:
+	@$(PIP) install --target $@ cosmic-ray==8.7.0
+
 .PHONY: kill
 kill: setup ## kill each process at every message boundary of a migration, then recover; takes minutes
 	@$(BIN)/python -m pytest --quiet --no-header tests/runtime/coordinator/every_kill.py $(ARGS)

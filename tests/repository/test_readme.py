@@ -40,7 +40,8 @@ def commands() -> list[tuple[str, str]]:
 
 def targets() -> set[str]:
     """The targets that `make` lists."""
-    return set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    text = (ROOT / "Makefile").read_text("utf-8")
+    return set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
 
 
 def headings() -> list[str]:

@@ -260,6 +260,14 @@ def test_a_request_the_table_is_silent_about_changes_nothing(spec: Spec, observe
     assert made.engine.reset() == Situation("RUNNING")
 
 
+def test_where_the_table_is_silent_about_one_request_the_others_are_served(spec: Spec) -> None:
+    silent = [row for row in spec.requests if row.when not in ("target_not_settable", "no_path")]
+    engine = Engine(replace(spec, requests=tuple(silent)), None, NullDevice())
+    with pytest.raises(SpecError, match="has no path"):
+        engine.set_state("ERROR")
+    assert engine.set_state("STOP") == Situation("STOP")
+
+
 def test_engines_of_one_machine_share_what_is_compiled() -> None:
     spec = replace(load(), name="mine")
     programs = {
