@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vfio_migration.model import Machine, Spec, SpecError, UnknownNameError
+from vfio_migration.model import machine as machines
 
 FLAGS = (1, 3, 5, 7)
 
@@ -334,3 +335,30 @@ def test_a_state_of_no_device_is_refused_as_a_start(spec: Spec) -> None:
         'from: "PRE_COPY": is not a state of a device with STOP_COPY; it requires '
         "STOP_COPY,PRE_COPY"
     )
+
+
+def test_a_route_and_why_it_is_refused_cannot_be_changed(spec: Spec) -> None:
+    """They are kept and handed out again."""
+    route = spec.machine(7).route("STOP_COPY", "PRE_COPY")
+    assert route.refused is not None
+    for kept, name in ((route, "to"), (route.refused, "errno")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(kept, name, "another")
+
+
+def test_a_rule_names_the_guarded_session_by_its_text(spec: Spec, machine: Machine) -> None:
+    """With the arcs in another order, too: of two paths that are as long one is refused."""
+    rule = spec.routing_rule()
+    same = dataclasses.replace(rule, guarded="".join(list(rule.guarded)))
+    assert same.guarded is not rule.guarded
+    turned = dataclasses.replace(spec, arcs=spec.arcs[::-1]).machine(machine.capabilities)
+    for state in machine.states:
+        wanted = machine.first_steps(state.name, rule)
+        assert turned.first_steps(state.name, same) == wanted
+
+
+def test_a_line_begins_where_it_is_asked_for_and_goes_on_in_one_direction(spec: Spec) -> None:
+    found = [[str(arc) for arc in line] for line in machines.lines(spec, "RUNNING")]
+    for arc in spec.arcs:
+        assert ([str(arc)] in found) == (arc.from_ == "RUNNING")
+    assert ["RUNNING -> RUNNING_P2P", "RUNNING_P2P -> STOP"] in found

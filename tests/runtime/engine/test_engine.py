@@ -21,6 +21,7 @@ from vfio_migration.runtime import (
     DeviceFailedError,
     Engine,
     NullDevice,
+    Record,
     RequestFailedError,
     RequestRefusedError,
     Situation,
@@ -368,11 +369,15 @@ def test_an_interrupt_in_the_device_is_for_good_and_goes_on(spec: Spec, observed
             signal.raise_signal(signal.SIGALRM)
 
     engine = Engine(spec, None, Interrupted("RUNNING"))
+    failed: list[Record] = []
     if observed:
-        engine.add_observer(lambda record: None)
+        engine.add_observer(lambda record: failed.append(record) if record.errno else None)
     with pytest.raises(Alarm) as interrupt:
         engine.set_state("PRE_COPY")
     assert interrupt.value.__cause__ is None
+    for record in failed:
+        assert record.error is interrupt.value, "what is recorded is what the caller gets"
+    assert [record.kind for record in failed] == (["arc", "request"] if observed else [])
     assert engine.situation == Situation("ERROR")
     assert engine.reset() == Situation("RUNNING")
 

@@ -12,6 +12,8 @@ from vfio_migration.model.wire_load import load_wire
 from vfio_migration.runtime.kit import dirty_log
 from vfio_migration.runtime.kit.dirty_log import MAX_BITMAP, DirtyLog
 from vfio_migration.runtime.kit.errors import CommandError
+from vfio_migration.runtime.protocol.layout import LIMITS
+from vfio_migration.runtime.protocol.messages.features import DmaLoggingReport
 
 SPACE = 1 << 19
 BASE = 0xFFFF_FFFF_FFF0_0000  # near the end of all addresses, where sums go wrong
@@ -91,6 +93,31 @@ def test_the_page_size_is_a_hint(hint: int, taken: int) -> None:
     assert DirtyLog().start(hint) == taken
 
 
+def test_pages_are_those_of_4_kib_until_logging_is_on() -> None:
+    assert DirtyLog().page_size == 4096
+
+
+def test_the_longest_bitmap_fills_a_message_with_what_is_before_it() -> None:
+    longest = DmaLoggingReport(0, 4096, 4096, bytes(MAX_BITMAP)).pack()
+    assert len(longest) == LIMITS["max_data_xfer_size"].value
+
+
+def test_a_write_of_nothing_marks_nothing() -> None:
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(1, 0)
+    assert not any(log.report(0, 4096, 4096))
+
+
+def test_a_report_in_larger_pages_has_one_bit_for_each_of_them() -> None:
+    """Also where it begins at a border of one."""
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(5 * 4096, 1)
+    assert bits(log.report(0, 16 * 4096, 4 * 4096), 4) == [0, 1, 0, 0]
+    assert not any(log.report(0, 16 * 4096, 4096))
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     log = DirtyLog()
     cases = [
@@ -99,6 +126,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: log.start(4097), "argument_invalid"),
         (lambda: log.start(4096, [(0, 0)]), "argument_invalid"),
         (lambda: log.start(4096, [(1, (1 << 64) - 0)]), "argument_invalid"),
+        (lambda: log.start(4096, [((1 << 64) - 4096, 8192)]), "argument_invalid"),
+        (lambda: log.start(4096, [(-4096, 8192)]), "argument_invalid"),
     ]
     for act, occasion in cases:
         with pytest.raises(CommandError) as refusal:
@@ -110,6 +139,9 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: log.start(4096), "logging_on"),
         (lambda: log.report(0, 0, 4096), "argument_invalid"),
         (lambda: log.report(0, 4096, 3), "argument_invalid"),
+        (lambda: log.report(0, 4096, 5), "argument_invalid"),
+        (lambda: log.report(-4096, 8192, 4096), "argument_invalid"),
+        (lambda: log.report((1 << 64) - 4096, 8192, 4096), "argument_invalid"),
         (lambda: log.report(1, 1 << 64, 1 << 62), "argument_invalid"),
         (lambda: log.report(0, MAX_BITMAP * 8 * 4096 + 1, 4096), "over_bound"),
         (lambda: log.report(0, 1 << 64, 1), "over_bound"),
@@ -118,6 +150,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         with pytest.raises(CommandError) as refusal:
             act()
         assert refusal.value.occasion == occasion
+    with pytest.raises(CommandError, match=f"a bitmap of {MAX_BITMAP + 8} bytes"):
+        log.report(0, MAX_BITMAP * 8 * 4096 + 1, 4096)
     log.wrote(0, 4096)
     log.stop()
     log.stop()
@@ -140,6 +174,8 @@ def test_what_nobody_sees_is_not_forgotten() -> None:
     log.wrote(0, 1)
     assert not any(log.report(0, 128 * 4096, 4096, room=15))
     assert bits(log.report(0, 128 * 4096, 4096, room=16), 1) == [1]
+    log.wrote(0, 1)
+    assert bits(log.report(0, 128 * 4096, 4096, room=1000), 1) == [1]
     assert not any(log.report(0, 128 * 4096, 4096, room=16))
 
 
@@ -222,3 +258,38 @@ def test_pieces_of_the_log_in_which_nothing_is_marked_are_not_kept() -> None:
 def test_the_bound_of_the_log_is_the_tables() -> None:
     row = load_wire().holding("log_chunks")
     assert (row.full, load_wire().bound("log_chunks")) == ("widened", dirty_log._MAX_CHUNKS)
+
+
+@pytest.mark.parametrize("base", [0, 1 << 20, BASE])
+def test_a_lost_report_marks_the_pages_it_had_and_no_others(base: int) -> None:
+    log = DirtyLog()
+    log.start(4096)
+    for page in (2, 3, 9, 17):
+        log.wrote(base + page * 4096, 1)
+    bitmap = log.report(base, 20 * 4096, 4096)
+    assert not any(log.report(base, 32 * 4096, 4096))
+    log.unreport(base, 20 * 4096, 4096, bitmap)
+    found = bits(log.report(base, 32 * 4096, 4096), 32)
+    assert [page for page, is_set in enumerate(found) if is_set] == [2, 3, 9, 17]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+def test_a_last_page_of_which_a_part_is_reported_is_not_forgotten(page: int) -> None:
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(page * 4096, 1)
+    for length in (page * 4096 + 256, page * 4096 + 4096):
+        assert bits(log.report(0, length, 4096), page + 1)[page] == 1
+    assert not any(log.report(0, 4 * 4096, 4096))
+
+
+def test_a_log_that_is_full_reports_whole_pages_of_its_ranges_and_no_more(monkeypatch) -> None:
+    monkeypatch.setattr(dirty_log, "_MAX_CHUNKS", 1)
+    log = DirtyLog()
+    log.start(4096, [(FAR + 256, 4096), (5 * FAR, 2 * 4096)])
+    log.wrote(FAR + 256, 1)
+    log.wrote(5 * FAR, 1)
+    for start, pages in ((FAR, 2), (5 * FAR, 2)):
+        found = bits(log.report(start - 4096, 6 * 4096, 4096), 6)
+        assert found == [0] + [1] * pages + [0] * (5 - pages)
+        assert bits(log.report(start - 8192, 6 * 8192, 8192), 6)[1] == 1
