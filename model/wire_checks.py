@@ -51,6 +51,7 @@ def check_wire(data: Data) -> list[Mistake]:
     _references(table)
     _choices(table)
     _items(table)
+    _unused(table)
     _answers(table)
     _roles(table)
     _needed(table)
@@ -138,6 +139,23 @@ def _items(table: PlainTable) -> None:
                 place = f"commands[{index}].{part}_bound"
                 hint = f"add {part}_item = BYTES, or remove it"
                 table.report(place, bound, f"bounds nothing: the {part} has a fixed size", hint)
+
+
+def _unused(table: PlainTable) -> None:
+    """Report what a reply forgets that carries nothing, and how a server does its own commands."""
+    for section in ("commands", "features"):
+        for index, row in table.rows(section):
+            once = (
+                row.get("logging") == "needs"
+                or row.get("transfer") == "read"
+                or row.get("does") == "inform"
+            )
+            if row.get("forgets") in ("when_served", "when_sent") and not once:
+                problem = "is never used: its reply has nothing that no other will carry"
+                table.report(f"{section}[{index}].forgets", row["forgets"], problem, "remove it")
+            if row.get("whole") is False and row.get("sender") == "server":
+                problem = "is never used: it is the client that does it"
+                table.report(f"{section}[{index}].whole", False, problem, "remove it")
 
 
 def _answers(table: PlainTable) -> None:

@@ -111,9 +111,10 @@ def _definitions() -> Iterable[str]:
 def _edits() -> Iterable[str]:
     try:
         from vfio_migration.verifier.mutation.edits import KINDS
+        from vfio_migration.verifier.mutation.wire_edits import WIRE_KINDS
     except ImportError:
         return ()
-    return [kind.name for kind in KINDS]
+    return [*(kind.name for kind in KINDS), *WIRE_KINDS]
 
 
 _WORDS: Final[Mapping[str, Callable[[], Iterable[str]]]] = {

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from support.samples import sample
-from support.table_edits import BROKEN, broken, to_toml
+from support.table_edits import BROKEN, ROOT, broken, to_toml
 from vfio_migration.cli.main import main
 
 
@@ -82,10 +82,35 @@ def test_the_mutants_are_listed(capsys):
     }
 
 
+def test_the_table_of_the_connection_is_mutated_if_asked_for(capsys, tmp_path):
+    arguments = ["mutate", "--only", "header", "options", "--against", "W11", "--jobs", "1"]
+    assert main([*arguments, "--table", "wire", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["spec"] == "vfio-user"
+    assert data["mutants"] == data["killed"] == data["kills"]["W11"] + data["kills"]["load"]
+    assert list(data["kinds"]) == ["header", "options"]
+    assert data["argued"] == data["equivalents"] == data["survivors"] == []
+    path = tmp_path / "wire.toml"
+    path.write_text((ROOT / "model/wire.toml").read_text("utf-8"), "utf-8")
+    assert main([*arguments, "--wire", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: vfio-user, version 0.0\n")
+
+
+def test_what_is_argued_is_shown_with_its_reason(capsys):
+    arguments = ["--table", "wire", "--only", "features", "--against", "W11", "--jobs", "1"]
+    assert main(["mutate", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "argued" in out.splitlines()[2]
+    assert "argued: no obligation is to speak of these edits:" in out
+    assert "  features[5] (MIG_DATA_SIZE) removed (the row is in no text of vfio-user" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--only", "arc-remove"], 'did you mean "arc-removed"?'),
+        (["--table", "wire", "--only", "commandos"], 'did you mean "commands"?'),
+        (["--table", "states", "--wire", "wire.toml"], "contradicts --wire"),
         (["--against", "T99"], "there is no such obligation or family"),
         (["--jobs", "0"], "is not a number of processes"),
         (["--timeout", "soon"], "is not a number of seconds"),

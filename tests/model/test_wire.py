@@ -266,6 +266,15 @@ EDITS = {
     "commands[9].request_padding: \"max_padding\": pads nothing": (
         "commands", 9, "request_padding", "max_padding"
     ),
+    "commands[1].forgets: \"when_sent\": is never used: its reply has nothing that no other will": (
+        "commands", 1, "forgets", "when_sent"
+    ),
+    "features[0].forgets: \"when_served\": is never used": (
+        "features", 0, "forgets", "when_served"
+    ),
+    "commands[10].whole: false: is never used: it is the client that does it": (
+        "commands", 10, "whole", False
+    ),
     "features: has no row with moves = true": ("features", 1, "moves", False),
     "holdings: has no row with name = \"replies\"": ("holdings", 4, "name", "answers"),
     "commands[1].sned: is a key that nothing reads": ("commands", 1, "sned", 1),

@@ -19,9 +19,12 @@ from vfio_migration.model.spec import Arc, Row
 from vfio_migration.runtime.engine.program import Program
 from vfio_migration.verifier import OBLIGATIONS, Encoding, Example, Obligation, Query, verify
 from vfio_migration.verifier.mutation import mutate as module
-from vfio_migration.verifier.mutation.edits import KINDS, LABELS, Mutant, mutants
+from vfio_migration.verifier.mutation import subjects
+from vfio_migration.verifier.mutation.edits import KINDS, LABELS, mutants
 from vfio_migration.verifier.mutation.equivalence import equivalent
-from vfio_migration.verifier.mutation.mutate import LOAD, Survey, as_data, can_be_loaded, mutate
+from vfio_migration.verifier.mutation.mutants import Mutant
+from vfio_migration.verifier.mutation.mutate import LOAD, Survey, mutate
+from vfio_migration.verifier.mutation.subjects import as_data, can_be_loaded
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = load()
@@ -78,7 +81,7 @@ def test_each_field_of_the_table_is_mutated_or_excused():
 def test_a_kind_changes_the_fields_it_states_and_no_other(kind):
     made = [mutant for mutant in ALL if mutant.kind == kind.name]
     assert made
-    touched = set().union(*(changed(SPEC, mutant.spec) for mutant in made))
+    touched = set().union(*(changed(SPEC, mutant.table) for mutant in made))
     if kind.name in MOVING:
         return
     sections = {name.partition(".")[0] for name in kind.fields}
@@ -91,10 +94,10 @@ def test_no_two_mutants_are_the_same():
     for values in (
         [mutant.id for mutant in ALL],
         [mutant.sentence for mutant in ALL],
-        [mutant.spec for mutant in ALL],
+        [mutant.table for mutant in ALL],
     ):
         assert len(set(values)) == len(values)
-    assert SPEC not in {mutant.spec for mutant in ALL}
+    assert SPEC not in {mutant.table for mutant in ALL}
 
 
 def test_the_edits_of_the_issue_are_complete():
@@ -160,13 +163,13 @@ def test_no_field_is_overlooked(name: str):
     """Of the edits of each field, some change behaviour: it is part of what is compared."""
     kinds = {kind.name for kind in KINDS if name in kind.fields}
     for mutant in ALL:
-        if mutant.kind in kinds and can_be_loaded(mutant.spec):
-            touched = changed(SPEC, mutant.spec)
+        if mutant.kind in kinds and can_be_loaded(mutant.table):
+            touched = changed(SPEC, mutant.table)
             whole = name.partition(".")[0] in touched
-            if (name in touched or whole) and not equivalent(mutant.spec, SPEC):
+            if (name in touched or whole) and not equivalent(mutant.table, SPEC):
                 return
     if name == "requests.when":  # only order and absence of rows can be edited, and files need all
-        assert any(not equivalent(m.spec, SPEC) for m in ALL if m.kind == "request-order")
+        assert any(not equivalent(m.table, SPEC) for m in ALL if m.kind == "request-order")
         return
     if name in ("session_effects.from_", "session_effects.to", "stream_ends.kind"):
         return  # an edit of one of these makes a table that means nothing
@@ -191,7 +194,7 @@ def test_a_field_that_is_new_is_compared_without_being_named_anywhere():
 @pytest.mark.exhaustive
 def test_mutants_that_are_equivalent_move_an_engine_alike(survey: Survey):
     """A second opinion: what the engine compiles from the two tables, by name and by value."""
-    specs = {mutant.id: mutant.spec for mutant in ALL}
+    specs = {mutant.id: mutant.table for mutant in ALL}
     equal = [specs[fate.id] for fate in survey.of("equivalent")]
     assert len(equal) > (5 if survey.tried == FAMILY_T else 10)
     for spec in equal:
@@ -263,7 +266,7 @@ def test_the_number_of_processes_makes_no_difference():
 def planted(monkeypatch: pytest.MonkeyPatch, queries) -> None:
     """Let there be one obligation only, which asks these queries."""
     only = Obligation("X1", "It holds.", "everything", "symbolic", "A test.", queries)
-    monkeypatch.setattr(module, "select", lambda _names: (only,))
+    monkeypatch.setattr(subjects, "select", lambda _names: (only,))
 
 
 def test_an_exception_is_no_kill(monkeypatch: pytest.MonkeyPatch):
@@ -304,7 +307,7 @@ def test_a_solver_that_gives_up_has_killed_nothing(monkeypatch: pytest.MonkeyPat
 def test_a_table_that_is_not_proved_is_not_mutated():
     (wrong,) = [mutant for mutant in ALL if mutant.id == "arc-removed:arcs[3]"]
     with pytest.raises(SpecError, match="is not a table to mutate: T2 is violated of it"):
-        mutate(wrong.spec, jobs=1)
+        mutate(wrong.table, jobs=1)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +369,7 @@ def test_what_only_loading_refuses_is_little_and_cannot_be_loaded(survey: Survey
     }
     found = collections.Counter(by_load.values())
     assert found == {kind: count for kind, count in expected.items() if kind in kinds}
-    assert not any(can_be_loaded(mutant.spec) for mutant in ALL if mutant.id in by_load)
+    assert not any(can_be_loaded(mutant.table) for mutant in ALL if mutant.id in by_load)
 
 
 def rows_of_kinds(text: str) -> list[str]:
@@ -395,7 +398,7 @@ def killed_by(survey: Survey) -> dict[str, Mutant]:
     specs = {mutant.id: mutant for mutant in ALL}
     found: dict[str, Mutant] = {}
     for fate in survey.of("killed"):
-        if can_be_loaded(specs[fate.id].spec):
+        if can_be_loaded(specs[fate.id].table):
             found.setdefault(fate.by[0], specs[fate.id])
     return found
 
@@ -405,7 +408,7 @@ def test_a_kill_is_a_violation_that_a_user_would_see(survey: Survey):
     found = killed_by(survey)
     assert len(found) > (3 if survey.tried == FAMILY_T else 15)
     for name, mutant in found.items():
-        (verdict,) = verify(mutant.spec, only=[name], jobs=1).verdicts
+        (verdict,) = verify(mutant.table, only=[name], jobs=1).verdicts
         assert verdict.outcome == "violated", (name, mutant.sentence)
         assert verdict.example is not None
         assert verdict.example.text

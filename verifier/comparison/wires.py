@@ -67,7 +67,7 @@ def compare_wires(
         for one, other in ((new, old), (old, new))
     )
     changed = tuple(_changes(_common(old, new), _common(new, old)))
-    return WireComparison(names, added, removed, changed, _differing(old, new, spec))
+    return WireComparison(names, added, removed, changed, differing(old, new, spec))
 
 
 def lines(comparison: WireComparison) -> Iterator[str]:
@@ -150,7 +150,7 @@ def _called(section: str, row: Any) -> str:
     return f"[[{section}]] {name}{about}"
 
 
-def _differing(old: Wire, new: Wire, spec: Spec) -> Answer:
+def differing(old: Wire, new: Wire, spec: Spec) -> Answer:
     """Ask for a message that is answered differently with no option but those that both have."""
     encoding, moment = Encoding(spec, wire=new), 0
     system = ConnectionSystem.of(encoding)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from vfio_migration.model import Arc, Refusal, Spec
 from vfio_migration.model.spec import Effect, Role, Transfer
+from vfio_migration.verifier.mutation.mutants import Mutant, shown
 
 _SECTIONS = tuple(field.name for field in dataclasses.fields(Spec) if field.type != "str")
 _NO_SUMMARY = ("session_effects", "refusals", "requests", "next_steps")
@@ -48,23 +49,6 @@ _MADE_UP = "made up by mutation"
 
 
 @dataclass(frozen=True, slots=True)
-class Mutant:
-    """A table with one edit.
-
-    Attributes:
-        id: Unique among the mutants of a table: its kind, the place, and what was written there.
-        kind: Which kind of edit made it.
-        sentence: The edit, for people.
-        spec: The edited table; nothing has checked it.
-    """
-
-    id: str
-    kind: str
-    sentence: str
-    spec: Spec
-
-
-@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of edit.
 
@@ -84,7 +68,7 @@ class Kind:
 Edit = tuple[str, str, str, Spec]
 
 
-def mutants(spec: Spec, kinds: Iterable[str] | None = None) -> tuple[Mutant, ...]:
+def mutants(spec: Spec, kinds: Iterable[str] | None = None) -> tuple[Mutant[Spec], ...]:
     """Return every mutant of a table, of some kinds or of all; always in the same order."""
     wanted = None if kinds is None else set(kinds)
     return tuple(
@@ -120,8 +104,8 @@ def _change(
         if value == present:
             continue
         place = f"{section}[{index}].{key}"
-        sentence = f"{place} ({_title(row)}) {_shown(present)} => {_shown(value)}"
-        yield place, f"={_shown(value)}", sentence, _put(spec, section, index, **{field: value})
+        sentence = f"{place} ({_title(row)}) {shown(present)} => {shown(value)}"
+        yield place, f"={shown(value)}", sentence, _put(spec, section, index, **{field: value})
 
 
 def _toggle(spec: Spec, section: str, field: str, members: Sequence[str]) -> Iterator[Edit]:
@@ -160,12 +144,6 @@ def _title(row: Any) -> str:
         return f"{row.from_} -> {row.to}"
     title = row.when if hasattr(row, "when") else row.kind if hasattr(row, "kind") else row.name
     return str(title)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "nothing" if value is None else str(value)
 
 
 def _names(rows: Iterable[Any]) -> list[str]:

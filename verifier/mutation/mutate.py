@@ -1,6 +1,7 @@
-"""Mutation of the table: is every single edit caught by an obligation, or proved to change nothing?
+"""Mutation of a table: is every single edit caught by an obligation, or proved to change nothing?
 
-Each mutant (`vfio_migration.verifier.mutation.edits`) is a table with one edit. In this order:
+Each mutant is a table with one edit. Those of the table of states and arcs are of
+`vfio_migration.verifier.mutation.edits`; in this order:
 
 1. Family T, which is about the rows, is tried on it: in the order of the catalogue, T9 last, as it
    asks a question for every row. The first obligation that is violated has killed it.
@@ -9,11 +10,17 @@ Each mutant (`vfio_migration.verifier.mutation.edits`) is a table with one edit.
 3. The other families are tried on it, in the order of the catalogue. The first obligation that is
    violated has killed it.
 4. If no file with this edit can be loaded, nobody can use it: "load" has killed it.
-5. Otherwise it has survived: there is an edit that no obligation speaks of.
+5. If the table states what no specification does, and an obligation is to hold whatever is chosen
+   there, it is "argued": the reason is with the mutant.
+6. Otherwise it has survived: there is an edit that no obligation speaks of.
 
 An exception of ours kills nothing: a mutant that no other obligation kills and that can be loaded
 is then "broken". A mutant that a solver gave up on, and nothing else kills, is "unknown". Both are
 failures, as a survivor is.
+
+Of the table of the connection (`vfio_migration.verifier.mutation.wire_edits`) what cannot be loaded
+is found first: most edits of a name are of that kind. Then comes what a solver proves to be
+answered alike, and then the obligations that are about the connection, listings before the rest.
 
 The original is asked everything first. A query that an edit leaves as it was, word for word, has
 the answer it had; only the others are put to the solver.
@@ -25,28 +32,24 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
-from vfio_migration.model import Mistake, Spec, SpecError, from_data
-from vfio_migration.model.errors import closest, did_you_mean
-from vfio_migration.verifier.mutation.edits import KINDS, Mutant, mutants
-from vfio_migration.verifier.mutation.equivalence import behaviour
-from vfio_migration.verifier.prove import Answer, Solving, decide, select
+from vfio_migration.model import Mistake, Spec, SpecError
+from vfio_migration.model.wire import Wire
+from vfio_migration.verifier.mutation.mutants import Mutant, Table
+from vfio_migration.verifier.mutation.subjects import Subject, states_subject, wire_subject
+from vfio_migration.verifier.prove import Answer, Solving, decide
 from vfio_migration.verifier.solver import workers
-from vfio_migration.verifier.solver.encoding import Encoding
-from vfio_migration.verifier.solver.obligation import Example, Obligation, Query
+from vfio_migration.verifier.solver.obligation import Example, Query
 
-Outcome = Literal["killed", "equivalent", "survived", "unknown", "broken"]
-OUTCOMES: tuple[Outcome, ...] = ("killed", "equivalent", "survived", "unknown", "broken")
+Outcome = Literal["killed", "equivalent", "argued", "survived", "unknown", "broken"]
+OUTCOMES: tuple[Outcome, ...] = (
+    *("killed", "equivalent", "argued"),
+    *("survived", "unknown", "broken"),
+)
 
 LOAD = "load"
 """What has killed a mutant that no file can hold."""
-
-_ROWS = "T"
-"""The family about the rows of the table; all others are about what they determine."""
-
-_LAST = ("T9",)
-"""The obligations that are tried after all others of their family."""
 
 TIMEOUT = 10.0
 """Seconds a single query about a mutant may take, by default."""
@@ -66,7 +69,7 @@ class Fate:
         outcome: What became of it.
         by: The obligations that are violated by it, in the order in which they were tried (the
             first only, unless all were), or `LOAD`.
-        reason: For unknown and broken, why.
+        reason: For argued, unknown and broken, why.
     """
 
     id: str
@@ -82,14 +85,18 @@ class Survey:
     """What became of all mutants of a table.
 
     Attributes:
-        spec: The table.
+        name: The name of the table.
+        title: Its title.
+        kinds: Every kind of edit there is for such a table, with what it does.
         fates: One per mutant, in the order in which the mutants are made.
         tried: The obligations, in the order of the catalogue.
         full: Every obligation was tried on every mutant.
         seconds: Wall time.
     """
 
-    spec: Spec
+    name: str
+    title: str
+    kinds: Mapping[str, str]
     fates: tuple[Fate, ...]
     tried: tuple[str, ...]
     full: bool
@@ -129,6 +136,7 @@ class Survey:
 def mutate(
     spec: Spec,
     *,
+    wire: Wire | None = None,
     kinds: Sequence[str] | None = None,
     against: Sequence[str] | None = None,
     full: bool = False,
@@ -140,8 +148,9 @@ def mutate(
 
     Args:
         spec: The table; every obligation that is tried must be proved of it.
+        wire: The table of the connection, to mutate this one in place of `spec`.
         kinds: The kinds of edit; all by default.
-        against: The obligations or families to try; all by default.
+        against: The obligations or families to try; by default all that are about the table.
         full: Go on after the first obligation that kills.
         jobs: How many processes; by default as many as there are processors. The result does not
             depend on it.
@@ -151,11 +160,22 @@ def mutate(
     Raises:
         SpecError: If there is no such kind or obligation, or the table itself is not proved.
     """
+    if wire is None:
+        return _survey(states_subject(spec, against), kinds, full, jobs, timeout, progress)
+    return _survey(wire_subject(spec, wire, against), kinds, full, jobs, timeout, progress)
+
+
+def _survey(
+    subject: Subject[Table],
+    kinds: Sequence[str] | None,
+    full: bool,
+    jobs: int | None,
+    timeout: float,
+    progress: Callable[[int, int], None],
+) -> Survey:
     begun = time.perf_counter()
-    check_kinds(kinds)
-    made = mutants(spec, kinds)
-    chosen = select(against)
-    trial = _Trial(spec, made, chosen, full, timeout)
+    made = subject.mutants_of(kinds)
+    trial = _Trial(subject, made, full, timeout)
     jobs = jobs or workers.processors()
     run = trial.spread(jobs) if jobs > 1 and workers.can_fork() else trial.here()
     fates: dict[int, Fate] = {}
@@ -163,25 +183,14 @@ def mutate(
         fates[index] = fate
         progress(len(fates), len(made))
     return Survey(
-        spec,
+        subject.name,
+        subject.title,
+        subject.kinds,
         tuple(fate for _, fate in sorted(fates.items())),
-        tuple(obligation.id for obligation in chosen),
+        tuple(obligation.id for obligation in subject.chosen),
         full,
         time.perf_counter() - begun,
     )
-
-
-def check_kinds(kinds: Sequence[str] | None) -> None:
-    """Refuse names that are no kinds of edit.
-
-    Raises:
-        SpecError: If one is.
-    """
-    known = [kind.name for kind in KINDS]
-    for name in kinds or ():
-        if name not in known:
-            hint = did_you_mean(closest(name, known)) or f"there are {', '.join(known)}"
-            raise SpecError([Mistake("--only", name, "is not a kind of edit", hint)])
 
 
 # --- one mutant ---
@@ -217,7 +226,7 @@ _Key = tuple[int, ...]
 _NO_EXAMPLE = Example("")
 
 
-class _Trial:
+class _Trial(Generic[Table]):
     """The mutants of a table, and what they are held against.
 
     Raises:
@@ -225,29 +234,21 @@ class _Trial:
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        made: Sequence[Mutant],
-        obligations: Sequence[Obligation],
-        full: bool,
-        timeout: float,
+        self, subject: Subject[Table], made: Sequence[Mutant[Table]], full: bool, timeout: float
     ) -> None:
+        self.subject = subject
         self.mutants = made
-        rows = [obligation for obligation in obligations if obligation.id.startswith(_ROWS)]
-        self.about_rows = sorted(rows, key=lambda obligation: obligation.id in _LAST)
-        self.about_behaviour = [each for each in obligations if each not in rows]
         self.full = full
         self.timeout = timeout
-        self.behaviour = behaviour(spec)
         # Without a limit: it would start threads, and a process with threads is not to be forked.
         self._original = _Remembering(None, {})
-        encoding = Encoding(spec)
-        for obligation in (*self.about_rows, *self.about_behaviour):
+        encoding = subject.encode(subject.original)
+        for obligation in (*subject.first, *subject.then):
             verdict = decide(obligation, encoding, self._original)
             if verdict.outcome != "proved":
                 problem = f"is not a table to mutate: {obligation.id} is {verdict.outcome} of it"
                 raise SpecError(
-                    [Mistake("table", spec.name, problem, "run `vfio-migration verify` first")]
+                    [Mistake("table", subject.name, problem, "run `vfio-migration verify` first")]
                 )
 
     def here(self) -> Iterator[tuple[int, Fate]]:
@@ -266,29 +267,34 @@ class _Trial:
             else:
                 yield index, result
 
-    def fate(self, mutant: Mutant) -> Fate:
+    def fate(self, mutant: Mutant[Table]) -> Fate:
         """Try one mutant."""
+        if self.subject.loaded_first and not self.subject.loads(mutant.table):
+            return _fate(mutant, "killed", (LOAD,))
         found = _Found()
         try:
-            self._try(mutant.spec, found)
+            self._try(mutant.table, found)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not pass for a kill
             found.broken = f"{type(error).__name__}: {error}"
         if found.killers:
             return _fate(mutant, "killed", tuple(found.killers), found.broken)
         if found.equivalent:
             return _fate(mutant, "equivalent")
-        if not can_be_loaded(mutant.spec):
+        if not self.subject.loads(mutant.table):
             return _fate(mutant, "killed", (LOAD,))
         if found.broken is not None:
             return _fate(mutant, "broken", reason=found.broken)
         if found.unknown:
             return _fate(mutant, "unknown", reason="; ".join(found.unknown))
+        argument = self.subject.argued(mutant)
+        if argument is not None:
+            return _fate(mutant, "argued", reason=argument)
         return _fate(mutant, "survived")
 
-    def _try(self, spec: Spec, found: _Found) -> None:
-        encoding = Encoding(spec)
+    def _try(self, table: Table, found: _Found) -> None:
+        encoding = self.subject.encode(table)
         solving = _Remembering(self.timeout, self._original.answers)
-        for obligations in (self.about_rows, self.about_behaviour):
+        for obligations in (self.subject.first, self.subject.then):
             for obligation in obligations:
                 verdict = decide(obligation, encoding, solving)
                 if verdict.outcome == "violated":
@@ -297,7 +303,7 @@ class _Trial:
                         return
                 elif verdict.outcome == "unknown":
                     found.unknown.append(f"{obligation.id}: {verdict.reason}")
-            if obligations is self.about_rows and behaviour(spec) == self.behaviour:
+            if obligations is self.subject.first and self.subject.equivalent(table):
                 found.equivalent = True
                 if not self.full:
                     return
@@ -314,33 +320,6 @@ class _Found:
 
 
 def _fate(
-    mutant: Mutant, outcome: Outcome, by: tuple[str, ...] = (), reason: str | None = None
+    mutant: Mutant[Any], outcome: Outcome, by: tuple[str, ...] = (), reason: str | None = None
 ) -> Fate:
     return Fate(mutant.id, mutant.kind, mutant.sentence, outcome, by, reason)
-
-
-# --- what can be loaded ---
-
-
-def can_be_loaded(spec: Spec) -> bool:
-    """Return whether a file that holds this table is accepted."""
-    try:
-        from_data(as_data(spec))
-    except SpecError:
-        return False
-    return True
-
-
-def as_data(spec: Spec) -> dict[str, Any]:
-    """Return a table as the plain data of a file."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(spec).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        # What is in no file: keys that are left out, and what is computed.
-        kept = {k: v for k, v in value.items() if v is not None and (k, v) != ("via", ())}
-        return {key.rstrip("_"): _plain(item) for key, item in kept.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -12,6 +12,10 @@ FAILURES: Final = {
     "broken": "broken: the verifier failed on these, which is a fault of ours",
     "unknown": "unknown: a solver gave up on these",
 }
+_LISTED: Final = {
+    "argued": "argued: no obligation is to speak of these edits",
+    **FAILURES,
+}
 
 
 def to_data(survey: Survey) -> dict[str, Any]:
@@ -20,6 +24,7 @@ def to_data(survey: Survey) -> dict[str, Any]:
         "mutants": len(survey.fates),
         "killed": len(survey.of("killed")),
         "equivalent": len(survey.of("equivalent")),
+        "argued": [_fate_data(fate) for fate in survey.of("argued")],
         "survivors": [_fate_data(fate) for fate in survey.of("survived")],
         "kills": survey.kills,
         "unknown": [_fate_data(fate) for fate in survey.of("unknown")],
@@ -27,7 +32,7 @@ def to_data(survey: Survey) -> dict[str, Any]:
         "equivalents": [_fate_data(fate) for fate in survey.of("equivalent")],
         "kinds": survey.by_kind(),
         "violations": survey.violations if survey.full else None,
-        "spec": survey.spec.name,
+        "spec": survey.name,
         "seconds": round(survey.seconds, 6),
     }
 
@@ -58,9 +63,9 @@ def survey_lines(survey: Survey) -> Iterator[str]:
         yield f"violated by: {', '.join(found)}"
     for outcome in OUTCOMES:
         fates = survey.of(outcome)
-        if outcome in FAILURES and fates:
+        if outcome in _LISTED and fates:
             yield ""
-            yield f"{FAILURES[outcome]}:"
+            yield f"{_LISTED[outcome]}:"
             yield from (
                 f"  {fate.sentence}" + (f" ({fate.reason})" if fate.reason else "")
                 for fate in fates

@@ -13,6 +13,7 @@ import z3
 
 from vfio_migration.model.spec import Transfer
 from vfio_migration.model.wire import Occasion
+from vfio_migration.verifier.obligations.wire_listed import as_listed
 from vfio_migration.verifier.obligations.wire_served import (
     logging_kept,
     message_of,
@@ -541,5 +542,19 @@ WIRE: tuple[Obligation, ...] = (
         not_shown="What is logged meanwhile: S6. And writes between the start of the device and "
         "START.",
     ),
+    Obligation(
+        "W11",
+        "The table of the connection has what the specifications list: the fields of the header, "
+        "commands, features, flags and options, with their numbers, sizes, methods, descriptors "
+        "and defaults, and the errnos that a source states; and no limit is so small that it "
+        "shuts out a peer that keeps to the text, or has the server wait for ever.",
+        "each listed row, cell by cell",
+        "exhaustive",
+        "A table with another number proves everything else, and no peer understands its server.",
+        as_listed,
+        title="Numbers and sizes are as listed",
+        not_shown="What is our own decision, as how much the server keeps: any number will do "
+        "that leaves room.",
+    ),
 )
-"""Family W; W8 to W10 beside what DESIGN.md asks."""
+"""Family W; W8 to W11 beside what DESIGN.md asks."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import z3
 
 from vfio_migration.model import Event as EventRow
+from vfio_migration.model.wire import Occasion
 from vfio_migration.verifier.solver.encoding import Encoding, Formula
 from vfio_migration.verifier.solver.obligation import Example
 from vfio_migration.verifier.solver.system import Event, Lemma, Situation, System, Term
@@ -106,9 +107,10 @@ class ConnectionSystem(System):
         replies = {**self._owing(now, message), **self._answering(now, message)}
         served = all_of(reads, verdict == 0, z3.Or(message.quiet, single))
         done = choose("done", INT)
+        invalid: tuple[Occasion, ...] = ("argument_invalid", "map_exists", "map_unknown")
         piecemeal = all_of(
             self.answers.commands(message, lambda row: not row.whole),
-            self.answers.comes_from(verdict, "argument_invalid"),
+            any_of([self.answers.comes_from(verdict, when) for when in invalid]),
         )
         return [
             Event("connect", z3.Not(now["connected"]), {"connected": z3.BoolVal(True)}),
