@@ -293,3 +293,12 @@ def test_a_log_that_is_full_reports_whole_pages_of_its_ranges_and_no_more(monkey
         found = bits(log.report(start - 4096, 6 * 4096, 4096), 6)
         assert found == [0] + [1] * pages + [0] * (5 - pages)
         assert bits(log.report(start - 8192, 6 * 8192, 8192), 6)[1] == 1
+
+
+def test_pages_on_both_sides_of_a_report_stay_marked_where_they_are() -> None:
+    log = DirtyLog()
+    log.start(4096)
+    log.wrote(0, 101 * 4096)
+    assert all(bits(log.report(3 * 4096, 95 * 4096, 4096), 95))
+    found = bits(log.report(0, 128 * 4096, 4096), 128)
+    assert [page for page, is_set in enumerate(found) if is_set] == [0, 1, 2, 98, 99, 100]
