@@ -135,7 +135,8 @@ def _plural(words: str) -> str:
 
 
 def _edge(edge: Edge) -> str:
-    text = f"{edge.from_ or 'any state'} to {edge.to}"
+    # An event is drawn from one state, and can happen in every one.
+    text = f"{'any state' if edge.events else edge.from_} to {edge.to}"
     more = [edge.event_text] if edge.events else []
     more += [f"step {mark.label}" for mark in edge.marks]
     if edge.change is not None and _differs(edge.change):

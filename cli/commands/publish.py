@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
             if count:
                 again = " ".join(["vfio-migration publish", *_named(arguments.manifest)])
                 what = "file differs" if count == 1 else "files differ"
-                print(f"{count} {what}; write with: {again}")
+                in_the_way = stray or any(place.mistakes for place in differing)
+                print(f"{count} {what}" + ("" if in_the_way else f"; write with: {again}"))
             return NO if count else YES
         mistakes = [one for place in differing for one in place.mistakes]
         hint = "remove it, or list what makes it"

@@ -54,6 +54,12 @@ class _Part:
     end: int
 
 
+def first_marker(content: bytes) -> int | None:
+    """Return the number of the first line that is a marker, from 1 on; None if there is none."""
+    found = _MARKER.search(content)
+    return None if found is None else content.count(b"\n", 0, found.start()) + 1
+
+
 def exchanged(path: str, content: bytes, parts: Mapping[str, str]) -> bytes:
     """Return a file with what is between its markers exchanged.
 

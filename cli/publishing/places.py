@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import signal
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from vfio_migration.cli.publishing.marked import MarkerError, exchanged
+from vfio_migration.cli.publishing.marked import MarkerError, exchanged, first_marker
 from vfio_migration.model.errors import Mistake, why
 from vfio_migration.runtime.files.atomic_file import (
     AtomicFile,
@@ -51,6 +52,7 @@ class Place:
             self.found = self._read()
             if self.whole is not None:
                 self.wanted = self.whole
+                self._look_whole()
             elif self.found is None:
                 self._complain(None, "is missing", "make it, with the two lines for each marker")
             else:
@@ -60,8 +62,18 @@ class Place:
         except (OSError, ValueError) as error:
             self._complain(None, f"cannot be read: {why(error)}", "name another file")
 
+    def _look_whole(self) -> None:
+        """Complain if somebody writes this file by hand, as far as that can be seen."""
+        line = None if self.found in (None, self.whole) else first_marker(self.found or b"")
+        if line is not None:
+            problem = "has markers, and a figure is to be all of the file"
+            self._complain(line, problem, "give the figure `into` and `marker`, or remove the file")
+
     def _read(self) -> bytes | None:
         real = Path(os.path.realpath(self.path))
+        if ".git" in real.parts:
+            self._complain(None, "is git's own", "name another file")
+            return None
         if not real.is_relative_to(Path.cwd().resolve()):
             hint = "name the file that it leads to, or list it in a manifest there"
             self._complain(None, "leads out of the folder of the manifest", hint)
@@ -128,8 +140,8 @@ def write(places: Iterable[Place]) -> None:
     """Write all of them, or none.
 
     All are written out beside their places first, which finds a full disk or a folder that cannot
-    be written to. Only then they get their names, one after the other; if one cannot, those that
-    were replaced are put back.
+    be written to. Only then they get their names, one after the other, and a signal waits until
+    all have them; if one cannot, those that were replaced are put back.
 
     Raises:
         CannotWriteError: One cannot be written.
@@ -152,14 +164,27 @@ def write(places: Iterable[Place]) -> None:
             assert place.wanted is not None
             file.write(place.wanted)
             files.append((place, file))
-        try:
-            for place, file in files:
-                file.commit()
-                done.append(place)
-        except CannotWriteError:
-            for place in done:
-                _put_back(place)
-            raise
+        with _signals_wait():
+            try:
+                for place, file in files:
+                    file.commit()
+                    done.append(place)
+            except CannotWriteError:
+                for place in done:
+                    _put_back(place)
+                raise
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let what would end this process come only afterwards."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _put_back(place: Place) -> None:

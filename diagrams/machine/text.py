@@ -333,6 +333,7 @@ class _Grid:
                 head = f"{self._glyphs.heads['left']}{body} {other}: {edge.event_text}"
             else:
                 head = f"{body}{self._glyphs.heads['right']} {other}: {edge.event_text}"
+                head += " (from any state)"
             if left + columns(head) <= self._width:
                 if not into:
                     tail = self._glyphs.tail("right", _stroke(node), stroke)
