@@ -23,6 +23,7 @@ TABLES: Final = {
     "wire": ("wire.toml", "what the vfio-user connection guarantees: commands, features, answers"),
     "conformance": ("conformance.toml", "what check-trace holds a recorded run against"),
     "history": ("history.toml", "earlier and smaller forms of the machine, for diff"),
+    "field-logs": ("field_logs.toml", "how the logs of other programs are read by check-trace"),
 }
 """Each built-in table by its option: the file in `model`, and what stands in it."""
 _SCHEMA: Final = "schema"

@@ -7,7 +7,7 @@ that it ended is a violation: no client may end a server.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from vfio_migration.runtime.conform.server_process import ServerProcess
 from vfio_migration.runtime.conform.stream_cases import try_streams
 from vfio_migration.runtime.conform.suite_run import SuiteRun
 from vfio_migration.runtime.conform.tested_server import (
+    Ended,
     OutOfTimeError,
     ServerEndedError,
     TestedServer,
@@ -32,6 +33,17 @@ TIMEOUT_S: Final = 5.0
 """How many seconds a server has for a reply."""
 TOTAL_TIMEOUT_S: Final = 3600.0
 """How many seconds the whole test may take: a server may answer each request just in time."""
+
+
+_THE_NEXT_CLIENT: Final = (
+    "Client Disconnection",
+    "the server keeps the device for the client that comes next",
+)
+_NO_CLIENT_MAY: Final[Mapping[Ended, tuple[str, str]]] = {
+    "does not answer": ("Header", "a command that does not set No_reply is replied to"),
+    "sends nonsense": ("Header", "a message begins with a header, and has the size it states"),
+}
+"""Which sentence a server breaks that is there and does not go on; else it is the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +97,16 @@ def conform(path: str | Path, spec: Spec, choices: Choices | None = None) -> Rep
             )
         )
 
-    def ended(doing: str, how: str) -> None:
+    def ended(doing: str, how: Ended) -> None:
+        source, text = _NO_CLIENT_MAY.get(how, _THE_NEXT_CLIENT)
         report.add(
             Deviation(
                 grade="violation",
                 check="server_ended",
                 step=doing,
-                reason=how,
-                source="docs/interop/vfio-user.rst: Client Disconnection",
-                text="the server keeps the device for the client that comes next",
+                reason=f"the server {how}",
+                source=f"docs/interop/vfio-user.rst: {source}",
+                text=text,
             )
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from vfio_migration.model.machine import Machine
 from vfio_migration.model.suite import Input, behaviour
 from vfio_migration.runtime.conform.report import Deviation, Report
-from vfio_migration.runtime.conform.tested_server import TestedServer
+from vfio_migration.runtime.conform.tested_server import DATA_BYTES, TestedServer
 
 
 def damaged(pieces: Sequence[bytes]) -> Iterator[tuple[str, list[bytes]]]:
@@ -52,7 +52,14 @@ def try_streams(
         server.reset()
         for one in way:
             server.set_state(one.value)
-        written = [server.write_data(piece).errno for piece in stream if piece]
+        if server.state() != spec.state(judged).value:
+            report.left_out.append(f"damaged streams: the device does not come to {judged}")
+            break
+        written = [
+            server.write_data(piece[at : at + DATA_BYTES]).errno
+            for piece in stream
+            for at in range(0, len(piece), DATA_BYTES)
+        ]
         left = server.set_state(leave.value)
         report.cases += 1
         if all(errno is None for errno in written) and left.errno is None:

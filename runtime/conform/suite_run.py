@@ -7,9 +7,11 @@ rest before a request that leaves the session.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from vfio_migration.model.conformance.grades import load_grades
 from vfio_migration.model.machine import Machine
 from vfio_migration.model.suite import (
     Behaviour,
@@ -71,6 +73,8 @@ class SuiteRun:
         self._tested: Behaviour = behaviour(machine)
         self._names = {row.value: row.name for row in self._spec.states}
         self._pieces: list[bytes] = []
+        self._refusals: Counter[tuple[str, int]] = Counter()
+        self._taken: set[tuple[str, int]] = set()
         self._written = self._index = 0
 
     @property
@@ -113,6 +117,22 @@ class SuiteRun:
             self._report.sequences += 1
             self._report.inputs += len(sequence)
             self._progress(done, len(runs))
+        self._report_what_never_works()
+
+    def _report_what_never_works(self) -> None:
+        """Report requests that the table accepts and that failed each time they were made."""
+        check = load_grades().by_name["path_refused_again"]
+        for (here, value), times in sorted(self._refusals.items()):
+            if (here, value) not in self._taken and times >= check.times:
+                self._report.add(
+                    Deviation(
+                        grade="suspicious",
+                        check=check.name,
+                        step=f"{in_words(self._spec, Input('set', value))} in {here}",
+                        reason=f"it failed each of the {times} times it was asked for",
+                        text=f"{check.text}; this is the sign of {check.sign_of}",
+                    )
+                )
 
     def _begin(self) -> bool:
         """Bring the device to the initial state: by a reset, else a request, else a new process."""
@@ -153,6 +173,10 @@ class SuiteRun:
             if right.errno is None and "closes" in right.session:
                 self._finish_stream(here)
             refused = self._server.set_state(one.value).errno
+            if right.errno is None and refused is None:
+                self._taken.add((here, one.value))
+            elif right.errno is None:
+                self._refusals[here, one.value] += 1
         elif one.kind == "reset":
             refused = self._server.reset().errno
         elif one.kind == "reconnect":
@@ -199,7 +223,7 @@ class SuiteRun:
         while len(data) <= MAX_STREAM_BYTES:
             more = self._server.data_of(self._server.read_data())
             data += more
-            if len(more) < DATA_BYTES:
+            if not more:  # a short read alone is no end: the next one may bring more
                 break
         if len(data) > MAX_STREAM_BYTES:
             self._report.left_out.append(

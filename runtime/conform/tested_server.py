@@ -49,6 +49,7 @@ _FAULT: Final = errno_module.EFAULT
 _PAIR: Final = struct.Struct("=II")
 _STATE: Final = struct.Struct("=Ii")
 _COMMANDS: Final = {row.name: row.number for row in WIRE.commands}
+_NAMES: Final = {row.number: row.name for row in WIRE.commands}
 _FEATURES: Final = {row.name: row.number for row in WIRE.features}
 _CAPABILITIES: Final = {
     "max_msg_fds": 1,
@@ -126,7 +127,7 @@ class TestedServer(Closing):
         timeout_s: float,
         total_timeout_s: float,
         process: ServerProcess,
-        ended: Callable[[str, str], None],
+        ended: Callable[[str, Ended], None],
     ) -> None:
         self.path, self.spec, self.timeout_s = path, spec, timeout_s
         self._found, self._ended, self._process = found, ended, process
@@ -158,7 +159,7 @@ class TestedServer(Closing):
             if not self._process.is_known:
                 raise
             if self._was_there and not self._process.ends_with_client:
-                self._ended(self.doing, f"the server {ended.how}")
+                self._ended(self.doing, ended.how)
             self._start()
             self._connect()
         self._was_there = True
@@ -239,7 +240,7 @@ class TestedServer(Closing):
         Raises:
             ServerEndedError: That cannot be done.
         """
-        self._ended(self.doing, f"the server {ended.how}")
+        self._ended(self.doing, ended.how)
         self._was_there = False
         self.connect()
 
@@ -400,7 +401,10 @@ class TestedServer(Closing):
         return bytes(parts)
 
     def _about(self) -> str:
-        return f"after {self._request[:64].hex(' ', 4)}" if self._request else "at once"
+        if len(self._request) < HEADER_SIZE:
+            return "at once"
+        number = HEADER.unpack_from(self._request)[1]
+        return f"after {_NAMES.get(number, f'command {number}')}"
 
     def _note(self, line: dict[str, Any], message: bytes = b"") -> None:
         """Hold a message against the tables."""

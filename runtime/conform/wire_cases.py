@@ -21,6 +21,7 @@ from vfio_migration.runtime.conform.tested_server import (
     ServerEndedError,
     TestedServer,
 )
+from vfio_migration.runtime.protocol.faults import MalformedError
 from vfio_migration.runtime.protocol.layout import (
     FEATURE_GET,
     FEATURE_MASK,
@@ -201,6 +202,8 @@ def try_case(case: Case, server: TestedServer, report: Report) -> None:
         reply = case.send(server)
     except WrongAnswer as answer:
         wrong = str(answer)
+    except MalformedError as error:
+        wrong = f"the reply cannot be read: {error.why}"
     except ServerEndedError as ended:
         allowed = row is not None and (row.outcome == "closes" or row.source == "decision")
         if ended.how != "closed the connection" or not allowed:

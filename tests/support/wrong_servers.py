@@ -162,6 +162,29 @@ class WithoutP2p(Right):
     offers = 5
 
 
+class WithMuchState(Right):
+    """The stream is longer than one message may be.
+
+    Attributes:
+        longest: The longest payload that came.
+    """
+
+    state_bytes = HELD * 1100
+    longest = 0
+
+    def answer(self, command: int, payload: bytes) -> bytes:
+        self.longest = max(self.longest, len(payload))
+        return super().answer(command, payload)
+
+    def judge(self, stream: bytes) -> None:
+        if stream[8:] != self.state_bytes:
+            raise RefusalError(errno.EBADMSG)
+
+    def reset(self) -> None:
+        super().reset()
+        self.held[:] = self.state_bytes
+
+
 # --- faults: each has one ---
 
 
@@ -173,6 +196,47 @@ class RefusesThePresentState(Right):
         if target == self.state:
             raise RefusalError(errno.EINVAL)
         super()._request(target)
+
+
+class NeverStartsAgain(Right):
+    """The arc STOP -> RUNNING_P2P fails whenever it is asked for alone."""
+
+    finds = "path_refused_again"
+    grade = "suspicious"
+
+    def _request(self, target: int) -> None:
+        if (self.state, target) == (STOP, RUNNING_P2P):
+            raise RefusalError(errno.EBUSY)
+        super()._request(target)
+
+
+class NeverResumes(Right):
+    finds = "path_refused_again"
+    grade = "suspicious"
+
+    def _request(self, target: int) -> None:
+        if target == RESUMING:
+            raise RefusalError(errno.EBUSY)
+        super()._request(target)
+
+
+class ReportsInAFewBytes(Right):
+    """The reply to DMA_LOGGING_REPORT ends within its fixed part."""
+
+    finds = "report_of_a_range"
+
+    def _logged(self, payload: bytes, number: int, methods: int) -> bytes:
+        reply = super()._logged(payload, number, methods)
+        return reply[:20] if number == LOGGING_REPORT else reply
+
+
+class ReadsAFewBytesAtATime(Right):
+    """A read that is shorter than asked for, which is the final end, and data behind it."""
+
+    finds = "after_the_end"
+
+    def read(self, size: int) -> bytes:
+        return super().read(min(size, 200))
 
 
 class AcceptsStopCopyToPreCopy(Right):

@@ -204,7 +204,7 @@ FOLLOWS = (("1", "2"), ("2", "3"), ("4", "2"), ("4", "5"), ("5", "2"))
 def test_live_engines_agree_about_every_single_edit(name: str) -> None:
     mutant = MUTANTS[name]
     try:
-        comparison = compare(load(), mutant.spec)
+        comparison = compare(load(), mutant.table)
     except SpecError:
         return  # no engine runs such a table either
     found = verdicts(comparison)
@@ -254,7 +254,7 @@ def kinds() -> list[Mutant]:
 
 @pytest.mark.parametrize("mutant", sample(kinds(), apart=6), ids=lambda mutant: mutant.kind)
 def test_the_shortest_sequence_is_the_one_that_trying_out_finds(mutant: Mutant) -> None:
-    old, new = load(), mutant.spec
+    old, new = load(), mutant.table
     try:
         [judged] = [j for j in compare(old, new).judgements if j.definition.id == "1"]
     except SpecError:

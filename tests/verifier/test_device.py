@@ -86,13 +86,13 @@ def test_a_request_that_leads_nowhere_from_where_it_begins_is_no_unknown(id_: st
     which session was open where a request sets out.
     """
     (mutant,) = (one for one in mutants(load()) if one.id == id_)
-    verdicts = verify(mutant.spec, only=["D1", "D2", "D8", "D9"]).verdicts
+    verdicts = verify(mutant.table, only=["D1", "D2", "D8", "D9"]).verdicts
     assert {v.id: v.outcome for v in verdicts} == dict.fromkeys(["D1", "D2", "D8", "D9"], "proved")
 
 
 def test_a_table_that_needs_no_reset_has_a_way_back_all_the_same():
     (mutant,) = (one for one in mutants(load()) if one.id == "arc-added:ERROR->RUNNING")
-    (verdict,) = verify(mutant.spec, only=["D9"]).verdicts
+    (verdict,) = verify(mutant.table, only=["D9"]).verdicts
     assert verdict.outcome == "proved"
     assert verdict.witness is not None
     assert "a request leads back" in verdict.witness.text

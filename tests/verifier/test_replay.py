@@ -295,9 +295,9 @@ CONTRADICTIONS = [
 def test_where_rows_contradict_each_other_the_run_shown_is_what_the_engine_does(id_: str):
     """An arc that a row refuses to let anybody ask for: no trace claims that it is taken."""
     (mutant,) = (one for one in mutants(load()) if one.id == id_)
-    verdicts = [v for v in verify(mutant.spec, only=["T"]).verdicts if v.outcome == "violated"]
+    verdicts = [v for v in verify(mutant.table, only=["T"]).verdicts if v.outcome == "violated"]
     assert verdicts
-    opinions = {v.id: second_opinion(v.example, mutant.spec) for v in verdicts if v.example}
+    opinions = {v.id: second_opinion(v.example, mutant.table) for v in verdicts if v.example}
     assert all(
         text.startswith("the live engine does the same") for text in opinions.values() if text
     )

@@ -19,6 +19,7 @@ from vfio_migration.model.suite import in_words
 from vfio_migration.runtime.conform.checking import Choices, conform
 from vfio_migration.runtime.conform.report import Report
 
+MAX_TRANSFER = 1 << 20
 NEEDS_A_HIDDEN_STATE = {wrong_servers.HiddenState, wrong_servers.AnotherAfterItsSecondReset}
 
 
@@ -51,7 +52,23 @@ def test_a_server_that_is_right_breaks_nothing(
     assert report.capabilities == spec.names(spec.capability_set(peer.offers))
 
 
-@sampled(30)
+@pytest.mark.exhaustive
+def test_a_stream_longer_than_a_message_is_written_in_pieces(tmp_path: Path, spec: Spec) -> None:
+    peer = wrong_servers.WithMuchState(wrong_servers.WithMuchState.state_bytes)
+    report = held(tmp_path, spec, peer, 0)
+    assert [(one.grade, one.step, one.reason) for one in report.deviations] == []
+    assert len(peer.state_bytes) > MAX_TRANSFER > peer.longest
+
+
+def test_of_a_device_that_cannot_resume_nothing_is_stated_about_damaged_streams(
+    tmp_path: Path, spec: Spec
+) -> None:
+    report = held(tmp_path, spec, wrong_servers.NeverResumes(), 0)
+    assert "stream_accepted" not in {one.check for one in report.deviations}
+    assert "damaged streams: the device does not come to RESUMING" in report.left_out
+
+
+@sampled(33)
 @pytest.mark.parametrize("peer", FAULTS, ids=lambda peer: peer.__name__)
 def test_a_fault_is_found(tmp_path: Path, spec: Spec, peer: type[Right]) -> None:
     report = held(tmp_path, spec, peer(), 1 if peer in NEEDS_A_HIDDEN_STATE else 0)
