@@ -208,6 +208,7 @@ def test_a_damaged_line_of_a_capture_is_named_with_its_file(
     assert capsys.readouterr().err == f"vfio-migration: error: {path}: line 3: {why}\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("apart", sample([205, 41], 2))
 def test_any_byte_of_a_capture_may_be_another(tmp_path: Path, apart: int) -> None:
     lines = QEMU.read_bytes().splitlines(keepends=True)[:20]

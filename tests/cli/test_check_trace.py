@@ -190,6 +190,7 @@ def test_only_violations_and_with_strict_house_rules_are_a_reason_for_status_1(
     capsys.readouterr()
 
 
+@pytest.mark.exhaustive
 def test_so_many_findings_are_kept_and_the_rest_is_counted(tmp_path: Path, capsys):
     run = Script()
     for number in range(1100):

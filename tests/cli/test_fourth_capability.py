@@ -93,6 +93,7 @@ def test_it_is_proved(only: list[str]) -> None:
     assert main(["verify", SPEC, "--plans", PLANS, "--wire", str(WIRE), "-q", *only]) == 0
 
 
+@pytest.mark.exhaustive
 def test_its_plans_are_what_is_proved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Plans that start every device before any is quiesced are refuted by the same command."""
     wrong = tmp_path / "plans.toml"
@@ -151,6 +152,7 @@ def test_it_is_led_through_its_states(start: Start, capfd: pytest.CaptureFixture
     assert {event.get("to") for event in events} >= HELD
 
 
+@pytest.mark.exhaustive
 def test_it_is_saved_and_restored(start: Start, tmp_path: Path) -> None:
     source, target = (start(name, "--spec", SPEC, "--flags", FLAGS) for name in ("a", "b"))
     options = ["--spec", SPEC, "--plans", PLANS]
@@ -159,6 +161,7 @@ def test_it_is_saved_and_restored(start: Start, tmp_path: Path) -> None:
     assert (state(source), state(target)) == ("STOP", "RUNNING")
 
 
+@pytest.mark.exhaustive
 def test_it_is_recovered(start: Start) -> None:
     source, target = (start(name, "--spec", SPEC, "--flags", FLAGS) for name in ("a", "b"))
     with Client(source) as client:

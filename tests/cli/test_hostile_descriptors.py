@@ -96,6 +96,7 @@ def ran(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out)
 
 
+@pytest.mark.exhaustive
 def test_a_device_is_migrated_between_servers_that_send_descriptors_with_each_reply(hostile):
     folder, kind = hostile
     with (

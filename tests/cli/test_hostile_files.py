@@ -22,7 +22,6 @@ from cli_support import Ran
 from support import samples
 from support.hostile_value_server import PciPeer, serving
 from support.recorded_runs import Log, running
-from support.samples import sampled
 from vfio_migration.model import load
 from vfio_migration.runtime.coordinator.journal import Entry, Journal
 from vfio_migration.runtime.transport.peer_process import Process
@@ -109,7 +108,7 @@ def write_journal(data: Any) -> None:
     Path("s.migration").chmod(0o600)
 
 
-@sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("keep", [(), ("--keep", "source")], ids=["", "keep"])
 def test_every_value_of_a_journal_is_taken_or_refused_with_a_message(
     cli: Callable[..., Ran], keep: tuple[str, ...]

@@ -41,6 +41,7 @@ def test_what_survives_is_reported_and_exits_with_1(capsys):
     assert "survived: no obligation speaks of these edits:\n  arcs[0] RUNNING -> RUNNING_P2P" in out
 
 
+@pytest.mark.exhaustive
 def test_the_shape_of_the_json(capsys):
     arguments = ["--only", "arc-removed", "requires", "--against", "T1", "T8", "--json"]
     assert main(["mutate", *arguments]) == 1
@@ -56,6 +57,7 @@ def test_the_shape_of_the_json(capsys):
     assert set(data["equivalents"][0]) == {"id", "kind", "sentence"}
 
 
+@pytest.mark.exhaustive
 def test_all_violations_are_counted_if_asked_for(capsys):
     arguments = ["--only", "routing", "--against", "T4", "T8", "--full", "--json"]
     assert main(["mutate", *arguments]) in (0, 1)

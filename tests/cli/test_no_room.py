@@ -57,6 +57,7 @@ def test_too_many_open_files(pair: Harness, cli, name, limit):
     assert not Path("file").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("limits", sample([(7, 10, 32), (*range(7, 14), 32)], 2), ids=len)
 def test_the_server_is_not_blamed(pair: Harness, limits):
     """A descriptor that finds no room is dropped by the kernel: the twin socket came to nobody."""

@@ -50,6 +50,7 @@ def test_a_closed_stream_is_no_crash(command, closed):
     assert bool(done.stdout) == (not closed.startswith(">&-"))
 
 
+@pytest.mark.exhaustive
 def test_a_complaint_with_nowhere_to_go_is_not_put_into_the_output():
     for words in ("route A B", "route", "replay nowhere", "serve /no/such/folder/socket"):
         shell = f"{sys.executable} -m vfio_migration.cli.main {words} 2>&-"

@@ -119,6 +119,7 @@ def test_a_stale_socket_is_replaced(start, tmp_path) -> None:
     assert served.stop() == 0
 
 
+@pytest.mark.exhaustive
 def test_a_live_socket_and_any_other_file_are_left_alone(start, tmp_path) -> None:
     served = start()
     assert "somebody listens there already" in fails(served.path)

@@ -84,7 +84,7 @@ def test_a_timeout_is_unknown_with_the_reason_and_exits_with_3(capsys):
 # --- tables that are valid, and odd ---
 
 
-@sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("path", sample(ODD, 2), ids=lambda path: path.stem)
 @pytest.mark.parametrize("only", sample([["--only", "T"], []], 2), ids=["T", "all"])
 def test_an_odd_table_gets_verdicts_and_files(capsys, tmp_path, path, only):
@@ -370,6 +370,7 @@ def test_quiet_states_what_is_not_proved_and_the_outcome(capsys, bad_table):
     assert "D7 is violated" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("jobs", sample(["2", "1", "64"], 3))
 def test_verdicts_come_in_the_catalogues_order(capsys, jobs):
     from vfio_migration.verifier import OBLIGATIONS

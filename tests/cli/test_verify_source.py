@@ -86,6 +86,7 @@ def test_json_has_what_the_source_changes(capsys, patched: str) -> None:
     assert data["source"]["changed"][0].startswith(f"{patched}:{line_of(patched)}: ")
 
 
+@pytest.mark.exhaustive
 def test_against_another_table_only_what_changed_is_shown(capsys, patched: str) -> None:
     assert main(["verify", patched, "--against", "builtin", "--only", "T1", "T4", "T5"]) == 1
     out = capsys.readouterr().out
@@ -100,6 +101,7 @@ def test_against_another_table_only_what_changed_is_shown(capsys, patched: str) 
     assert "1 still violated" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_a_comparison_names_the_obligations_that_are_newly_violated(capsys, patched: str) -> None:
     assert main(["diff", "builtin", patched, "--only", "T1", "T4", "--format", "mail"]) == 1
     lines = capsys.readouterr().out.splitlines()

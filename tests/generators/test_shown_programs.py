@@ -109,6 +109,7 @@ QUIESCING = ("disk: PRE_COPY -> PRE_COPY_P2P", "nic: RUNNING -> RUNNING_P2P")
 STOPPING = ("disk: PRE_COPY_P2P -> STOP_COPY", "nic: RUNNING_P2P -> STOP")
 
 
+@pytest.mark.exhaustive
 def test_its_makefile_makes_it_and_notices_a_change(tmp_path: Path) -> None:
     compilers.c_compiler("gcc")
     make = compilers.tool("make", "apt-get install make")

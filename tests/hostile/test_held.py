@@ -236,6 +236,7 @@ def test_a_thousand_descriptors_on_their_way(watched, held) -> None:
     held("the message")
 
 
+@pytest.mark.exhaustive
 def test_the_largest_commands(watched, held) -> None:
     with Client(watched.path) as client:
         count = (MIB // 24) - 1

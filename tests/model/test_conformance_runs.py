@@ -124,7 +124,7 @@ def test_a_violation_is_what_the_oracle_of_the_text_does_not_allow(steps: list[A
     assert found is None or (strict is not None and strict <= found)
 
 
-@sampled(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("word", WORDS)
 def test_every_change_is_a_violation_where_the_oracle_of_the_text_states_it(
     runs: dict[int, Path], word: int

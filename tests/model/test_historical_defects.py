@@ -74,6 +74,7 @@ def test_a_real_defect_that_a_client_can_see_is_found_with_one_hidden_state(
     assert found(defect, tested, whole_run(tested, 1))
 
 
+@pytest.mark.exhaustive
 def test_the_page_states_by_which_bound_each_is_found(tested: Behaviour) -> None:
     page = PAGE.read_text("utf-8")
     missing = [row for row in rows(tested) if row not in page]

@@ -18,6 +18,7 @@ def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     assert rooms_picture.page(text) == text
 
 
+@pytest.mark.exhaustive
 def test_an_import_that_runs_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upward = tmp_path / "arc.py"
     upward.write_text("from vfio_migration.runtime.server import Server\n")

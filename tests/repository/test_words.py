@@ -91,10 +91,15 @@ def replaced(message: str) -> list[str]:
     return [] if message == RECORDED else found + [hit[0] for hit in IS_NO.finditer(message)]
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_names_are_made_of_the_words_of_the_field(path: Path) -> None:
+FOLDERS = sorted({path.relative_to(ROOT).parts[0] for path in sources()})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_are_made_of_the_words_of_the_field(folder: str) -> None:
     wrong = [
-        f"line {line}: {name}: write {REPLACED.get(word, 'MAX_...')}"
+        f"{path.relative_to(ROOT)}:{line}: {name}: write {REPLACED.get(word, 'MAX_...')}"
+        for path in sources()
+        if path.relative_to(ROOT).parts[0] == folder
         for line, name in (*names(path.read_text("utf-8")), (0, path.stem))
         for word in words_of(name)
         if word in REPLACED or CONSTANT.search(name)

@@ -152,7 +152,7 @@ class RefusesNothing(Engine):
         return () if refused is not None else super()._look_up(target)
 
 
-@sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("wrong", "title"),
     sample(
@@ -211,6 +211,7 @@ def test_a_request_that_leads_nowhere_is_the_one_thing_reported_differently(spec
     assert Seen("refused", "RUNNING_P2P", None) in {run[-1] for run in relation}
 
 
+@pytest.mark.exhaustive
 def test_a_row_of_requests_that_is_changed_changes_both(spec: Spec):
     """In the failed state every request does nothing, successfully: the engine does so."""
     rows = tuple(

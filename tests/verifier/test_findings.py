@@ -55,6 +55,7 @@ def test_a_title_fits_into_a_line():
     assert max(len(row.title) for row in OBLIGATIONS) <= MAX_TITLE
 
 
+@pytest.mark.exhaustive
 def test_a_finding_whose_obligation_is_not_proved_is_not_published(report):
     verdicts = tuple(
         dataclasses.replace(row, outcome="unknown") if row.id == "G3" else row
@@ -64,6 +65,7 @@ def test_a_finding_whose_obligation_is_not_proved_is_not_published(report):
         module.findings_page(dataclasses.replace(report, verdicts=verdicts))
 
 
+@pytest.mark.exhaustive
 def test_a_finding_whose_row_is_missing_is_not_published(report):
     routing = tuple(row for row in report.spec.routing if row.name != "whole-path")
     spec = dataclasses.replace(report.spec, routing=routing)

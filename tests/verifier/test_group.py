@@ -138,6 +138,7 @@ def test_a_broken_plan_is_refuted_by_the_obligation_it_breaks(spec: Spec, path):
     assert explicit_group.unsafe(tuple(where))
 
 
+@pytest.mark.exhaustive
 def test_of_a_table_whose_devices_never_fail_it_is_stated_why_some_handovers_never_decide():
     data = table_edits.table_data()
     data["states"] = [row for row in data["states"] if row["name"] != "ERROR"]

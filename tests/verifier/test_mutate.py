@@ -345,6 +345,7 @@ def mutants_in(survey: Survey) -> list[Mutant]:
     return [one for one in ALL if survey.tried != FAMILY_T or one.kind in DECIDED_BY_T]
 
 
+@pytest.mark.exhaustive
 def test_every_mutant_has_its_fate(survey: Survey):
     assert [fate.id for fate in survey.fates] == [mutant.id for mutant in mutants_in(survey)]
     assert survey.tried in (FAMILY_T, tuple(obligation.id for obligation in OBLIGATIONS))
@@ -403,6 +404,7 @@ def killed_by(survey: Survey) -> dict[str, Mutant]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_a_kill_is_a_violation_that_a_user_would_see(survey: Survey):
     """The survey asks without building examples; `verify` finds the same and shows one."""
     found = killed_by(survey)

@@ -72,6 +72,7 @@ def test_an_activity_that_is_forbidden_while_stopped():
     assert 'the role "peer_dma", which this table lacks' in verdict.example.text
 
 
+@pytest.mark.exhaustive
 def test_activities_may_be_called_anything():
     names = ("start_dma", "raise_interrupt", "change_state", "accept_p2p_dma")
     spec = renamed(**{name: f"x_{name}" for name in names})

@@ -109,6 +109,7 @@ def _anywhere(plan, words):
     return {where for where in itertools.product(*places) if not explicit_group.unsafe(where)}
 
 
+@pytest.mark.exhaustive
 def test_the_recovery_of_three_devices_is_safe_and_arrives():
     seen = Model((GOLDEN / "recover-failing-3.pml").read_text("utf-8")).run()
     assert len(seen.situations) > 3000

@@ -188,7 +188,7 @@ def test_cvc5_out_of_words_is_unknown():
     assert SecondSolver().decide("(set-logic ALL)\n") == Decision("unknown", "it gave no answer")
 
 
-@sampled(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("solver", ["both", "cvc5"])
 @pytest.mark.parametrize("name", ["t4-two-shortest-paths", "d5-stopped-device-moves"])
 def test_a_violation_is_found_by_both_and_shown_by_z3(solver, name):
@@ -256,6 +256,7 @@ def test_an_interrupt_inside_z3_is_an_interrupt(encoding: Encoding):
 # --- children ---
 
 
+@pytest.mark.exhaustive
 def test_children_find_the_same_in_the_same_order(spec: Spec):
     only = ["T1", "T3", "T4", "D1"]
     seen: list[str] = []

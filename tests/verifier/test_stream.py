@@ -281,7 +281,7 @@ CARELESS: dict[str, tuple[str, type, Sequence[object]]] = {
 FRESH = "VFIO_MIGRATION_FRESH_PROCESS"
 
 
-@sampled(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("who", sample(CARELESS, 3))
 def test_the_model_can_lose_what_is_guaranteed(who: str, monkeypatch):
     obligation_id, kind, changes = CARELESS[who]

@@ -140,12 +140,14 @@ def test_a_proof_without_a_witness_is_unknown(spec: Spec):
     assert "can be compared once it is declared by that name" in verdict.reason
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("only", sample([["T", "D"], None], 2), ids=["T and D", "all"])
 def test_ninth_state_is_verified_without_a_change_of_code(ninth_state: Spec, only):
     report = verify(ninth_state, only=only)
     assert report.outcome == "proved", [v for v in report.verdicts if v.outcome != "proved"]
 
 
+@pytest.mark.exhaustive
 def test_traces_of_violations_survive_json():
     from vfio_migration.model import Trace
 

@@ -73,10 +73,12 @@ def test_all_four_capability_sets_are_covered():
     assert sorted(Encoding(load()).machines) == [1, 3, 5, 7]
 
 
+@pytest.mark.exhaustive
 def test_the_vfio_user_profile_is_proved_too():
     assert verify(load(), profile="vfio-user", only=["W"]).outcome == "proved"
 
 
+@pytest.mark.exhaustive
 def test_the_table_without_what_is_only_proposed_is_proved_too():
     old = load_wire().without("precopy_info")
     assert {verdict.outcome for verdict in about(load(), old)} == {"proved"}

@@ -127,6 +127,7 @@ def test_an_edit_of_anything_but_the_answers_is_never_taken_for_equivalent():
     assert not answered_alike(WIRE, BY_ID["holdings[0].full=waits"].table, load())
 
 
+@pytest.mark.exhaustive
 def test_numbers_sizes_and_methods_are_caught_by_what_is_listed():
     survey = mutate(load(), wire=WIRE, kinds=["header", "features"], against=["W11"], jobs=1)
     assert survey.kills["W11"] > survey.kills[LOAD]

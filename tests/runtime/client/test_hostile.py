@@ -302,7 +302,7 @@ def test_a_server_that_reads_nothing(foreign) -> None:
             client.finish(one)
 
 
-@sampled(2)
+@pytest.mark.exhaustive
 def test_garbage_is_survived(kind) -> None:
     """Whatever a server sends, a client raises what is documented and leaves nothing behind."""
     import random

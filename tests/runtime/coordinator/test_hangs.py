@@ -180,6 +180,7 @@ def test_the_process_of_a_source_is_stopped(pool: RigPool):
     assert recorded[-1] == ("done", "destination")  # when it was to be retired
 
 
+@pytest.mark.exhaustive
 def test_the_process_of_a_destination_is_stopped(pool: RigPool):
     recorded = hung(pool, "d0")
     assert recorded[0] == ("source", "source")

@@ -137,7 +137,7 @@ def test_a_server_behind_a_socket_of_its_manager(manager: Manager, at: str, winn
     assert manager.whole(winner)
 
 
-@sampled(3)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("at", "killed", "outcome"),
     sample_where(
@@ -167,6 +167,7 @@ def test_a_server_that_its_manager_started_anew(
     assert manager.whole(winner) == (outcome != "lost")
 
 
+@pytest.mark.exhaustive
 def test_a_save_of_a_server_that_its_manager_started_anew(manager: Manager):
     def watch(exchange) -> None:
         if exchange.what == "reply" and exchange.command.name == "MIG_DATA_READ" and not seen:

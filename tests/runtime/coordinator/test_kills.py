@@ -99,6 +99,7 @@ def test_one_side_runs_no_matter_who_is_killed(
     assert "source" in outcomes["destination"]
 
 
+@pytest.mark.exhaustive
 def test_the_last_boundaries(pool: RigPool):
     """One boundary further, and who is killed has no part in the migration any more."""
     _, count = boundaries(pool, "offline", ("edu",))

@@ -76,7 +76,7 @@ def size_of(harness: Harness) -> int:
     return size
 
 
-@sampled(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("how", [flip, cut, drop, double], ids=lambda how: how.__name__)
 @pytest.mark.parametrize("kind", sample(KINDS, 2))
 def test_a_damaged_stream_is_refused(harness: Harness, kind: str, how: Callable[[int], Mangle]):

@@ -68,7 +68,7 @@ def test_the_files_are_right_before_they_are_damaged(name: str, tmp_path: Path) 
         reader.check()
 
 
-@sampled(3)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", SMALL)
 def test_every_change_of_a_byte_is_found(name: str, tmp_path: Path) -> None:
     """Every byte, to every other value of one bit and to four more."""

@@ -56,7 +56,7 @@ def test_killed_at_any_call_it_leaves_the_old_file_or_nothing(
             assert len(life["left"]) <= 1
 
 
-@sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("old", "nameless"), WAYS)
 def test_a_file_that_may_not_grow_leaves_nothing(old: bool, nameless: bool, tmp_path: Path) -> None:
     """The limit for the size of files, at every byte."""

@@ -65,6 +65,7 @@ def test_what_goes_wrong_after_a_good_first_life_is_found_and_stated_in_words(
 # --- about whom they do not ---
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("device", sample(FEATURES, 10), ids=lambda device: device.__name__)
 def test_a_device_with_this_feature_passes_the_whole_suite(
     device: type[PciDevice], spec: Spec
@@ -83,6 +84,7 @@ def test_a_device_that_fails_as_it_may_is_not_accused(device: type[PciDevice], s
     assert list(map(str, found)) == []
 
 
+@pytest.mark.exhaustive
 def test_memory_of_the_guest_that_a_drive_writes_is_not_the_devices_doing(spec: Spec) -> None:
     setup = Setup(Sample, spec, ALL, drive_that_writes_to_the_guest)
     for check in (checks.check_gates, checks.check_dma_log, checks.check_failing_hooks):
@@ -168,7 +170,7 @@ def test_a_check_that_cannot_be_made_states_which_callback_raised_and_where(spec
     assert "Raises in `bar_read`: a device with STOP_COPY,P2P,PRE_COPY is in" in problem.place
 
 
-@sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "device", sample([*list(BAD)[:6], good_devices.Numbers], 6), ids=lambda device: device.__name__
 )

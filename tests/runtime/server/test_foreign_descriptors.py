@@ -325,6 +325,7 @@ def outstanding(sock: socket.socket) -> int:
     return struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
 
 
+@pytest.mark.exhaustive
 def test_sigterm_ends_a_server_whose_clients_wait_with_sockets_that_linger(
     tmp_path: Path, lingering: LingeringSockets
 ) -> None:
