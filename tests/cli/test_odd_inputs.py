@@ -45,7 +45,8 @@ LONG = "is longer than 1048576 bytes"
 LINE_2 = "standard input: line 2: "
 NO_RUN = (
     "standard input: line 1: is not how a run begins; give a recording (migrate --record), "
-    "a capture of the wire, a log (serve --log-format json) or a trace"
+    "a capture of the wire, a log (serve --log-format json), a trace, or another program's log; "
+    "--format names whose"
 )
 
 
