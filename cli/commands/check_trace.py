@@ -168,8 +168,8 @@ _FINDINGS = 1000
 """How many different findings are kept."""
 _SHOWN_LINES, _SHOWN_CHARS = 3, 100
 """How many lines are shown of which nothing can be made, and how much of each."""
-_HEAD_BYTES = 4 << 20
-"""How much of a file is looked at to find out whose log it is."""
+_HEAD_BYTES, _HEAD_LINES = 4 << 20, 10_000
+"""How much of a file is looked at to find out whose log it is, and how many lines of it."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -279,7 +279,7 @@ def _checked(
         for line in lines:
             start.append(line)
             size += len(line)
-            if size >= _HEAD_BYTES:
+            if size >= _HEAD_BYTES or len(start) >= _HEAD_LINES:
                 break
         found = load_field_logs().recognised([_text(line) for line in start])
         if found is not None:
