@@ -285,7 +285,7 @@ GROUP: tuple[Obligation, ...] = (
         arrivals,
         title="There is a way on from everywhere",
         not_shown="How long it takes, and that the devices answer: one that hangs is given up by "
-        "whoever waits.",
+        "the one that waits.",
     ),
     Obligation(
         "G6",

@@ -177,7 +177,7 @@ STREAM: tuple[Obligation, ...] = (
         "induction",
         "A client that takes a pause for the end leaves state behind.",
         *estimates(),
-        title="The ends of a stream are told apart",
+        title="The ends of a stream are distinguished",
         not_shown="Estimates: that precopy_bytes is near to what will come. It may be anything.",
     ),
     Obligation(

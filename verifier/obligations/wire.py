@@ -502,7 +502,7 @@ WIRE: tuple[Obligation, ...] = (
         "induction",
         "After a refusal nothing has changed; after a failure the state must be read back.",
         *_about(_w7, (), 3),
-        title="The errno and the state tell what happened",
+        title="The errno and the state show what happened",
         not_shown="Devices with an errno of their own that equals a refusal's: there the state "
         "that is read back decides.",
     ),
