@@ -258,7 +258,7 @@ def _passes(
 ) -> bool | None:
     """Return whether the tests pass with this text in the copy; None if they take too long."""
     copy.write_text(text, "utf-8")
-    # Compiled modules are told apart by size and time, in seconds.
+    # Compiled modules are distinguished by size and time, in seconds.
     os.utime(copy, (number + 1, number + 1))
     child = os.fork()
     if child == 0:

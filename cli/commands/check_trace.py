@@ -284,7 +284,8 @@ def _checked(
         found = load_field_logs().recognised([_text(line) for line in start])
         if found is not None:
             return _field_log(found, itertools.chain(start, lines), spec, capabilities)
-        begun, begins = b"".join(start), b"".join(start).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        begun = b"".join(start)
+        begins = begun.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     # A trace is one object: it begins with a brace, and what it begins in the first line goes on.
     if begins not in (b"", b"{") or (head is not None and "steps" not in head):
         raise _no_run()

@@ -121,12 +121,13 @@ class SuiteRun:
 
     def _report_what_never_works(self) -> None:
         """Report requests that the table accepts and that failed each time they were made."""
-        check = load_grades().by_name["path_refused_again"]
+        grades = load_grades()
+        check = grades.check("path_refused_again")
         for (here, value), times in sorted(self._refusals.items()):
             if (here, value) not in self._taken and times >= check.times:
                 self._report.add(
                     Deviation(
-                        grade="suspicious",
+                        grade=grades.grade(check.name),
                         check=check.name,
                         step=f"{in_words(self._spec, Input('set', value))} in {here}",
                         reason=f"it failed each of the {times} times it was asked for",
